@@ -1,0 +1,51 @@
+# make demo   set everything up, then make all 29 quants of the bundled checkpoint
+# make run    set everything up, then open the page on port 7860
+# make test   all tests        make check   ruff, format check, types
+# make bench  the performance claims     make clean-venv   start over
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Stopping `make` stops the work it started.
+export GGUFY_DIE_WITH_PARENT = 1
+
+.PHONY: demo run setup test check format bench clean-venv
+
+demo: setup
+	@exec $(BIN)/python -m ggufy quantize demo --types all
+
+run: setup
+	@exec $(BIN)/python app.py
+
+setup: $(VENV)/.ready
+	@exec $(BIN)/python -m ggufy setup
+
+test: $(VENV)/.ready-dev
+	@exec $(BIN)/python -m pytest
+
+check: $(VENV)/.ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.ready-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup
+	@exec $(BIN)/python -m bench
+
+# A stamp is written last, so that an interrupted installation is taken up again.
+$(VENV)/.ready: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/.ready-dev: requirements-dev.txt $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+clean-venv:
+	rm -rf $(VENV)

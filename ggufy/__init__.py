@@ -1,0 +1,3 @@
+"""ggufy turns language models, RWKV `.pth` checkpoints first, into GGUF quants."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,263 @@
+"""The command line: `python -m ggufy COMMAND`. Exit codes: 0 done, 1 failed with one line on stderr, 2 usage.
+
+It calls the functions that the page calls. Progress goes to stderr, results to stdout; with --json, stdout carries one
+object and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from ggufy import throttle
+from ggufy.catalog import BY_NAME, OUTTYPES, parse_types
+from ggufy.errors import BusyError, Cancelled, GgufyError, UsageError
+from ggufy.files import lock
+from ggufy.hub.state import JobStore
+from ggufy.intake import DEFAULT_CHUNKS, Wish, make_job
+from ggufy.job import FINISHED, Job, Status
+from ggufy.llama import child
+from ggufy.llama.install import Llama, ensure
+from ggufy.plan import folder_name, plan
+from ggufy.runner import LOCK_NAME, Live, Runner
+from ggufy.settings import Settings
+from ggufy.terminal import LiveDisplay, job_lines, results, results_table
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parses, runs, and turns our errors into one line and an exit code."""
+    args = build_parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO if args.verbose else logging.WARNING, format="%(levelname)s %(message)s")
+    try:
+        settings = Settings.from_env()
+        if settings.die_with_parent:
+            child.die_with_parent()
+        return int(args.run(args, settings))
+    except UsageError as error:
+        print(f"ggufy: {error}", file=sys.stderr)
+        return 2
+    except GgufyError as error:
+        print(f"ggufy: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("ggufy: stopped: run the same command again to continue.", file=sys.stderr)
+        return 1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m ggufy", description="Turns RWKV checkpoints into GGUF quants.")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log what happens")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    quantize = commands.add_parser("quantize", help="make GGUF quants of a model")
+    quantize.set_defaults(run=run_quantize)
+    quantize.add_argument("source", metavar="SOURCE", help="demo, a .pth, an unquantized .gguf, owner/repo[:file.pth]")
+    quantize.add_argument("--types", default="recommended", help="all, recommended, or Q4_K_M,Q6_K,… (%(default)s)")
+    _model_options(quantize)
+    quantize.add_argument(
+        "--imatrix", default="auto", metavar="auto|none|FILE", help="importance matrix (%(default)s)"
+    )
+    quantize.add_argument(
+        "--calibration",
+        default="bundled",
+        metavar="TEXT",
+        help="text for the imatrix: a file, URL, Hub dataset, calibration_datav3 or bundled (%(default)s)",
+    )
+    quantize.add_argument(
+        "--chunks", type=int, default=DEFAULT_CHUNKS, help="chunks of 512 tokens to read of it, 0 = all (%(default)s)"
+    )
+    _run_options(quantize)
+
+    convert = commands.add_parser("convert", help="convert one .pth to an unquantized GGUF")
+    convert.set_defaults(run=run_convert)
+    convert.add_argument("source", metavar="SRC.pth", type=Path)
+    convert.add_argument("target", metavar="OUT.gguf", type=Path)
+    _model_options(convert)
+
+    status = commands.add_parser("status", help="list the jobs")
+    status.set_defaults(run=run_status)
+    resume = commands.add_parser("resume", help="continue every job that was interrupted")
+    resume.set_defaults(run=run_resume)
+    _run_options(resume)
+    doctor = commands.add_parser("doctor", help="what is installed, threads, memory, disk")
+    doctor.set_defaults(run=run_doctor)
+    setup = commands.add_parser("setup", help="build llama.cpp and make the texts, once")
+    setup.set_defaults(run=run_setup)
+    for command in (status, doctor):
+        command.add_argument("--json", action="store_true", help="one JSON object on stdout")
+        command.add_argument("--out", type=Path, help="folder for results (ggufy-out)")
+    return parser
+
+
+def _model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--outtype", choices=OUTTYPES, help="type of the base GGUF (f16)")
+    parser.add_argument("--vocab", metavar="FILE", help="vocabulary of a checkpoint that is not a World model")
+    parser.add_argument("--name", help="name of the model in file names and metadata (the source's file name)")
+
+
+def _run_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--threads", type=int, help="threads for the tools (one less than allowed)")
+    parser.add_argument("--out", type=Path, help="folder for results (ggufy-out)")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout, no progress")
+
+
+# ---- commands
+
+
+def run_quantize(args: argparse.Namespace, settings: Settings) -> int:
+    settings = _with_options(settings, args)
+    if args.chunks < 0:
+        raise UsageError("--chunks is negative: give a number of chunks, or 0 for the whole text.")
+    wish = Wish(
+        source=args.source,
+        quant_types=parse_types(args.types),
+        outtype=args.outtype,
+        imatrix=args.imatrix,
+        calibration=args.calibration,
+        chunks=args.chunks,
+        vocab=args.vocab,
+        name=args.name,
+    )
+    runner = Runner(settings=settings, llama=_llama(settings), threads=args.threads)
+    return _finish([_run_job(runner, make_job(wish, settings), quiet=args.json)], runner, as_json=args.json)
+
+
+def run_resume(args: argparse.Namespace, settings: Settings) -> int:
+    settings = _with_options(settings, args)
+    waiting = [job for job in JobStore(settings.out).jobs() if job.status not in FINISHED]
+    if not waiting:
+        print(json.dumps({"jobs": []}) if args.json else "nothing to resume.")
+        return 0
+    runner = Runner(settings=settings, llama=_llama(settings), threads=args.threads)
+    return _finish([_run_job(runner, job, quiet=args.json) for job in waiting], runner, as_json=args.json)
+
+
+def run_convert(args: argparse.Namespace, settings: Settings) -> int:
+    from ggufy.rwkv.convert import convert  # loads torch
+
+    vocab = Path(args.vocab) if args.vocab else None
+    convert(args.source, args.target, outtype=args.outtype or "f16", vocab=vocab, name=args.name)
+    return 0
+
+
+def run_status(args: argparse.Namespace, settings: Settings) -> int:
+    settings = _with_options(settings, args)
+    rows = []
+    for job in JobStore(settings.out).jobs():
+        folder = settings.out / folder_name(job.request.name)
+        products = [step.product for step in plan(job.request) if step.final]
+        done = sum((folder / product).exists() for product in products)
+        rows.append((job, done, len(products), _held(folder)))
+    if args.json:
+        keys = ("id", "status", "error", "created", "updated")
+        records = [{k: getattr(j, k) for k in keys} | {"done": d, "total": t, "active": h} for j, d, t, h in rows]
+        print(json.dumps({"jobs": records}, indent=2, ensure_ascii=False))
+    else:
+        print(job_lines(rows))
+    return 0
+
+
+def run_doctor(args: argparse.Namespace, settings: Settings) -> int:
+    from ggufy.doctor import examine, report_lines
+
+    findings = examine(_with_options(settings, args))
+    print(json.dumps(findings, indent=2, default=str) if args.json else report_lines(findings))
+    return 0 if findings["ok"] else 1
+
+
+def run_setup(args: argparse.Namespace, settings: Settings) -> int:
+    from ggufy.sources.calibration import ensure_texts
+
+    llama = _llama(settings)
+    print(f"llama.cpp {llama.version} ({llama.commit}) in {llama.bin}")
+    texts = ensure_texts(settings.cache)
+    print(f"calibration and evaluation texts in {texts.calibration.parent}")
+    return 0
+
+
+# ---- helpers
+
+
+def _with_options(settings: Settings, args: argparse.Namespace) -> Settings:
+    if getattr(args, "threads", None) is not None and args.threads < 1:
+        raise UsageError("--threads must be at least 1.")
+    return settings.with_out(args.out) if args.out else settings
+
+
+def _llama(settings: Settings) -> Llama:
+    shown = 0
+
+    def progress(done: int, total: int, text: str) -> None:
+        nonlocal shown
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r\x1b[Kpreparing llama.cpp (once) [{done}/{total}] {text[:60]}")
+        elif total and done * 10 // total > shown:
+            shown = done * 10 // total
+            sys.stderr.write(f"preparing llama.cpp (once): {shown * 10} %\n")
+        sys.stderr.flush()
+
+    llama = ensure(
+        settings.cache,
+        override=settings.llama_dir,
+        threads=max(1, math.floor(throttle.allowed_cpus())),
+        progress=progress,
+        pip_environment=settings.pip_environment,
+        types=BY_NAME,
+    )
+    if sys.stderr.isatty():
+        sys.stderr.write("\r\x1b[K")
+    return llama
+
+
+def _run_job(runner: Runner, job: Job, *, quiet: bool) -> tuple[Job, Live]:
+    live = Live()
+    previous = {s: signal.signal(s, lambda *_: live.stop.shutdown.set()) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        if quiet:
+            return runner.run(job, live), live
+        print(f"{job.request.name}: {len(job.request.quant_types)} quants into {runner.folder(job)}", file=sys.stderr)
+        with LiveDisplay(live.progress.snapshot):
+            return runner.run(job, live), live
+    except Cancelled:
+        raise KeyboardInterrupt from None  # asked to stop: nothing is lost, and main() says how to go on
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _finish(done: list[tuple[Job, Live]], runner: Runner, *, as_json: bool) -> int:
+    records: list[dict[str, Any]] = []
+    for job, live in done:
+        folder = runner.folder(job)
+        rows = results(job, live.forecast, folder)
+        if as_json:
+            record = {"job": job.id, "status": job.status, "error": job.error, "folder": str(folder.absolute())}
+            records.append(record | {"files": rows})
+        elif job.status == Status.DONE:
+            print(results_table(rows))
+            print(f"\n{len(rows)} files in {folder.absolute()}")
+        if job.error:
+            print(f"ggufy: {job.error}", file=sys.stderr)
+    if as_json:
+        print(json.dumps(records[0] if len(records) == 1 else {"jobs": records}, indent=2, ensure_ascii=False))
+    return 0 if all(job.status == Status.DONE for job, _ in done) else 1
+
+
+def _held(folder: Path) -> bool:
+    if not (folder / LOCK_NAME).exists():
+        return False
+    try:
+        with lock(folder / LOCK_NAME):
+            return False
+    except BusyError:
+        return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

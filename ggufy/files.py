@@ -1,0 +1,145 @@
+"""Products on disk: they appear whole or not at all.
+
+A product is written as `<name>.part`, checked, flushed to the disk and renamed; whatever carries a final name is
+complete. A lock file holds a folder for one run; the kernel lets go of it when the process and its tools are gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ggufy.errors import BusyError, DiskError
+
+PART_SUFFIX = ".part"
+_HASH_BLOCK = 4 << 20
+
+
+@contextlib.contextmanager
+def partial(path: Path) -> Iterator[Path]:
+    """Yields `<path>.part` to write to; renames it to `path` if the block ends well, removes it otherwise.
+
+    Raises DiskError, naming the step's file, when the disk is full or not writable.
+    """
+    part = path.with_name(path.name + PART_SUFFIX)
+    with disk_errors(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.unlink(missing_ok=True)
+            yield part
+            _flush(part)
+            part.replace(path)
+            _flush(path.parent)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turns the operating system's "full" and "not allowed" into a DiskError about `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = shutil.disk_usage(existing_parent(path)).free
+            raise DiskError(
+                f"the disk is full while writing {path.name} ({human_size(free)} free): free some space and run the "
+                "same command again; what is finished stays."
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise DiskError(f"no permission to write {path}: choose another folder with --out.") from error
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a small file whole or not at all."""
+    with partial(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def sha256(path: Path, progress: Callable[[int], None] | None = None) -> str:
+    """Hex digest of a file; `progress` gets the bytes read so far."""
+    digest = hashlib.sha256()
+    done = 0
+    with path.open("rb") as file:
+        while block := file.read(_HASH_BLOCK):
+            digest.update(block)
+            done += len(block)
+            if progress is not None:
+                progress(done)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def lock(path: Path, wait_s: float = 0.0, message: str = "") -> Iterator[int]:
+    """Holds an exclusive lock on `path`; yields its file descriptor, which children may inherit to keep the lock.
+
+    Raises BusyError with `message` when somebody else still holds it after `wait_s` seconds.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        deadline = time.monotonic() + wait_s
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise BusyError(message or f"another run holds {path}: wait for it to end.") from None
+                time.sleep(0.2)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def free_bytes(path: Path) -> int:
+    """Free space, in bytes, on the disk that holds (or would hold) `path`."""
+    return shutil.disk_usage(existing_parent(path)).free
+
+
+def existing_parent(path: Path) -> Path:
+    """The nearest folder above `path`, or `path` itself, that exists."""
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def human_size(size: float) -> str:
+    """Bytes as people read them: decimal units, three digits."""
+    for unit in ("B", "kB", "MB"):
+        if abs(size) < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.2f} GB"
+
+
+def human_time(seconds: float) -> str:
+    """Seconds as `4.2 s`, `42 s`, `3 min 10 s` or `2 h 05 min`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

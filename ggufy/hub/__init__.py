@@ -1,0 +1,1 @@
+"""Where job records and results live: folders on this machine."""

@@ -1,0 +1,165 @@
+"""From what a user types to a pinned request: the one way in, for the command line and for the page.
+
+SOURCE is `demo`, a local `.pth`, a local unquantized `.gguf`, or a Hub repo (`owner/repo`, `owner/repo:file.pth`).
+Everything that decides the bytes of the result is pinned here by digest; whatever cannot work is refused here.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ggufy import demo
+from ggufy.catalog import BY_NAME, OUTTYPES, make_order
+from ggufy.errors import CalibrationError, SourceError, UsageError
+from ggufy.files import sha256
+from ggufy.hub.state import JobStore
+from ggufy.job import Job, Request, Source
+from ggufy.settings import Settings
+from ggufy.sources import calibration, hub
+from ggufy.sources.gguf import MAGIC, read_head
+
+# 20 thousand tokens: more calibration text hardly changes a quant (llama.cpp's own table, 10 k against 10 M tokens).
+DEFAULT_CHUNKS = 40
+_OUTTYPE_SUFFIX = re.compile(r"[-._](bf16|f16|f32|fp16|fp32)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What the user asked for, before anything is looked at."""
+
+    source: str
+    quant_types: tuple[str, ...]
+    outtype: str | None = None  # None: f16, or what an unquantized GGUF already is
+    imatrix: str = "auto"  # auto, none, or a file
+    calibration: str = "bundled"
+    chunks: int = DEFAULT_CHUNKS
+    vocab: str | None = None
+    name: str | None = None
+
+
+def make_job(wish: Wish, settings: Settings) -> Job:
+    """Pins the wish. Raises a GgufyError, in one sentence, for anything that cannot work."""
+    if wish.source == "demo":
+        return make_job(_demo_wish(wish), settings)
+    source = _source(wish.source, settings)
+    request = Request(
+        name=model_name(wish.name or Path(source.path).stem),
+        source=source,
+        quant_types=make_order(set(wish.quant_types)),
+        outtype=_outtype(wish, source),
+        **_imatrix_fields(wish, settings),
+        **_vocab_fields(wish, source),
+    )
+    _check_types(request)
+    return Job(request=request)
+
+
+def model_name(stem: str) -> str:
+    """A file name's stem as the model's name: outtype suffix dropped, anything unusual in file names replaced."""
+    name = re.sub(r"[^\w.+-]+", "-", _OUTTYPE_SUFFIX.sub("", stem)).strip("-.")[:96]
+    if not name:
+        raise UsageError(f"no name can be made from {stem!r}: give one with --name.")
+    return name
+
+
+def _demo_wish(wish: Wish) -> Wish:
+    return Wish(
+        source=str(demo.CHECKPOINT),
+        quant_types=wish.quant_types,
+        outtype=wish.outtype,
+        imatrix=wish.imatrix,
+        calibration=wish.calibration,
+        chunks=wish.chunks,
+        vocab=wish.vocab or str(demo.VOCAB),
+        name=wish.name,
+    )
+
+
+def _source(text: str, settings: Settings) -> Source:
+    path = Path(text).expanduser()
+    if path.is_file():
+        return _local_source(path.resolve(), settings)
+    looks_local = ":" not in text and (
+        text.count("/") != 1 or text.startswith((".", "/", "~")) or text.endswith((".pth", ".gguf"))
+    )
+    if path.exists() or looks_local:
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise SourceError(f"{text} {what}: give a .pth file, an unquantized .gguf, owner/repo:file.pth, or demo.")
+    return hub.resolve(text, token=settings.hf_token)
+
+
+def _local_source(path: Path, settings: Settings) -> Source:
+    with path.open("rb") as file:
+        kind = "gguf" if file.read(4) == MAGIC else "checkpoint"
+    if kind == "gguf" and read_head(path).quantized:
+        raise SourceError(f"{path.name} is quantized already: start from its F16, BF16 or F32 GGUF, or from the .pth.")
+    stat = path.stat()
+    return Source(
+        kind=kind,
+        path=str(path),
+        size=stat.st_size,
+        mtime_ns=stat.st_mtime_ns,
+        sha256=_known_digest(path, settings) or sha256(path),
+    )
+
+
+def _known_digest(path: Path, settings: Settings) -> str:
+    """The digest that an earlier job computed for the same unchanged file; large files take minutes to read."""
+    stat = path.stat()
+    for job in JobStore(settings.out).jobs():
+        known = job.request.source
+        if (known.path, known.size, known.mtime_ns) == (str(path), stat.st_size, stat.st_mtime_ns):
+            return known.sha256
+    return ""
+
+
+def _outtype(wish: Wish, source: Source) -> str:
+    if wish.outtype is not None and wish.outtype not in OUTTYPES:
+        raise UsageError(f"unknown outtype {wish.outtype!r}: one of {', '.join(OUTTYPES)}.")
+    if source.kind != "gguf" or source.remote:
+        return wish.outtype or "f16"
+    types = [tensor.type for tensor in read_head(Path(source.path)).tensors.values() if len(tensor.shape) > 1]
+    own = max(set(types), key=types.count).lower() if types else "f32"
+    if wish.outtype not in (None, own):
+        raise UsageError(f"this GGUF is {own} and is taken as it is: leave --outtype {wish.outtype} out.")
+    return own
+
+
+def _imatrix_fields(wish: Wish, settings: Settings) -> dict[str, Any]:
+    if wish.imatrix == "none":
+        return {"imatrix": "none"}
+    if wish.imatrix == "auto":
+        text = calibration.pin_text(wish.calibration, settings.cache, token=settings.hf_token)
+        return {"calibration": wish.calibration, "calibration_sha256": text.sha256, "chunks": wish.chunks}
+    path = Path(wish.imatrix).expanduser().resolve()
+    if not path.is_file():
+        raise CalibrationError(f"the imatrix {wish.imatrix} does not exist: give a file, auto or none.")
+    with path.open("rb") as file:
+        if file.read(4) != MAGIC:
+            raise CalibrationError(
+                f"{path.name} is no imatrix in GGUF form: make it again with a llama-imatrix of 2025 or later."
+            )
+    return {"imatrix": "file", "imatrix_path": str(path), "imatrix_sha256": sha256(path)}
+
+
+def _vocab_fields(wish: Wish, source: Source) -> dict[str, Any]:
+    if wish.vocab is None:
+        return {}
+    if source.kind == "gguf":
+        raise UsageError("a GGUF carries its vocabulary: leave --vocab out.")
+    path = Path(wish.vocab).expanduser().resolve()
+    if not path.is_file():
+        raise SourceError(f"the vocabulary {wish.vocab} does not exist: check the path given with --vocab.")
+    return {"vocab_path": str(path), "vocab_sha256": sha256(path)}
+
+
+def _check_types(request: Request) -> None:
+    if request.imatrix == "none":
+        refused = [name for name in request.quant_types if BY_NAME[name].needs_imatrix]
+        if refused:
+            raise UsageError(
+                f"{', '.join(refused)} cannot be made without an imatrix: leave out --imatrix none, or them."
+            )

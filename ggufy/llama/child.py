@@ -1,0 +1,119 @@
+"""Child processes that cannot outlive ggufy.
+
+This file is two things. Imported, it offers `start`, `stop` and `run`. Run as a script by `start`, it is the launcher
+between ggufy and a tool: it asks the kernel to kill it when its parent dies, makes sure that the parent had not died
+just before, lowers its priority, and then becomes the tool. As a script it runs under `python -I -S`, so it may
+import nothing but the standard library.
+
+Two limits of the kernel's promise (PR_SET_PDEATHSIG, Linux only): it holds when the *thread* that called `start` ends,
+so start tools from a thread that lives as long as they should; and it covers the tool, not the tool's own children.
+Give a tool that has children the descriptor of a lock (`pass_fds`), and the lock is held until the last one is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, NoReturn
+
+NICE = 5
+_PR_SET_PDEATHSIG = 1
+_CANNOT_START = 127  # what a shell answers for a program that it cannot start
+
+Stream = int | IO[bytes] | None
+
+
+def start(
+    command: Sequence[str],
+    *,
+    cwd: Path,
+    env: Mapping[str, str],
+    nice: int = NICE,
+    stdin: Stream = subprocess.DEVNULL,
+    stdout: Stream = subprocess.DEVNULL,
+    stderr: Stream = subprocess.DEVNULL,
+    pass_fds: Sequence[int] = (),
+) -> subprocess.Popen[bytes]:
+    """Starts `command` in a session of its own; it dies with the calling thread, at the latest.
+
+    `command[0]` is an absolute path: nothing is looked up. `env` is the whole environment. `nice` is added to the
+    priority number of this process. A program that cannot be started ends with exit code 127 and a line on stderr.
+    """
+    launcher = [sys.executable, "-I", "-S", str(Path(__file__).absolute()), str(os.getpid()), str(nice)]
+    return subprocess.Popen(
+        [*launcher, *command],
+        cwd=cwd,
+        env=dict(env),
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        pass_fds=pass_fds,
+        start_new_session=True,
+    )
+
+
+def stop(process: subprocess.Popen[bytes], grace_s: float = 2.0) -> None:
+    """Ends a child of `start` and its own children: SIGTERM, and SIGKILL after `grace_s` seconds. Returns when gone.
+
+    A child that ended before is left alone, since its number may belong to somebody else by now.
+    """
+    if process.poll() is not None:
+        return
+    _signal_group(process.pid, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=grace_s)
+    _signal_group(process.pid, signal.SIGKILL)  # also when the child itself obeyed: its own children may not have
+    process.wait()
+
+
+def run(
+    command: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout_s: float = 60.0
+) -> subprocess.CompletedProcess[str]:
+    """Runs a short command to its end and returns its exit code and output, stderr after stdout in `stdout`.
+
+    Raises subprocess.TimeoutExpired, with the command stopped, if it takes longer than `timeout_s`.
+    """
+    with start(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            out, err = process.communicate(timeout=timeout_s)
+        finally:
+            stop(process)
+    text = (out + err).decode("utf-8", errors="replace")
+    return subprocess.CompletedProcess(list(command), process.returncode, stdout=text)
+
+
+def die_with_parent() -> None:
+    """This process itself is killed when the one that started it ends (Linux; elsewhere nothing happens)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    # Nobody is left in the group, or (macOS) only a process that has ended.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
+
+
+def _launch(parent: int, nice: int, command: list[str]) -> NoReturn:
+    """Ties this process to its parent, and becomes `command`."""
+    die_with_parent()
+    if os.getppid() != parent:
+        sys.exit(_CANNOT_START)  # it died before the kernel was asked, and nobody is left to read a message
+    os.nice(nice)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these two, and a program inherits that
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        os.execv(command[0], command)
+    except OSError as error:
+        sys.stderr.write(f"error: cannot start {command[0]}: {error.strerror}\n")
+    sys.exit(_CANNOT_START)
+
+
+if __name__ == "__main__":
+    _launch(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])

@@ -1,0 +1,249 @@
+"""The pinned llama.cpp: found in the cache, or built there once.
+
+llama.cpp comes inside the source package of llama-cpp-python, fetched by pip and checked by hash. It is built for this
+CPU, so the folder is named after it: `<cache>/llama.cpp/<package version>-<machine>-<hash of CPU and flags>/`
+
+    bin/           programs and shared libraries, side by side (they find each other by $ORIGIN)
+    source/        the converter, its gguf-py and a chat template, as the package has them
+    version.json   what it was made from, and how
+
+Beside it lie `.lock`, `.log`, and while it is being built `.building`, which is renamed when all is well. A build that
+was interrupted leaves `.building` behind, and the next one goes on from there. The lock is inherited by the compilers:
+after a kill, the next build waits until the last of them is gone.
+
+Instead of all this, `override` names somebody's own build, which is checked and used as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import platform
+import re
+import subprocess
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ggufy import files, throttle
+from ggufy.errors import BusyError, ToolError
+from ggufy.llama import build, child, tools
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int, str], None]
+"""Called with steps done, steps in all (0: not known yet) and what is being done; may raise to stop the build."""
+
+CONVERTER = "convert_hf_to_gguf.py"
+PINNED = build.Pin(
+    package="llama-cpp-python",
+    version="0.3.36",
+    sha256="832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e",
+    inside="vendor/llama.cpp",
+    commit="0c1e57098",
+    flags=(
+        "-DCMAKE_BUILD_TYPE=Release",
+        "-DCMAKE_BUILD_RPATH_USE_ORIGIN=ON",
+        "-DBUILD_SHARED_LIBS=ON",
+        "-DLLAMA_BUILD_TESTS=OFF",
+        "-DLLAMA_BUILD_EXAMPLES=OFF",
+        "-DLLAMA_BUILD_APP=OFF",
+        "-DLLAMA_USE_PREBUILT_UI=OFF",
+        "-DLLAMA_OPENSSL=OFF",
+        "-DLLAMA_BUILD_COMMIT=0c1e57098",
+        "-DLLAMA_BUILD_NUMBER=1",
+        "-DGGML_CCACHE=OFF",
+    ),
+    tools=(
+        "llama-quantize",
+        "llama-imatrix",
+        "llama-perplexity",
+        "llama-completion",
+        "llama-cli",
+        "llama-bench",
+        "llama-gguf-split",
+        "llama-export-lora",
+    ),
+    kept=(
+        "LICENSE",
+        CONVERTER,
+        "conversion",
+        "gguf-py",
+        "models/templates/llama-cpp-rwkv-world.jinja",
+    ),
+)
+_NOT_IN_RELEASES = {"llama-export-lora"}  # the project's own downloads lack it; only LoRA work needs it
+_VERSION = re.compile(r"^version: (\S+) \((?:.*commit )?([0-9a-f]{7,40})\)", re.MULTILINE)
+_CPU_KEYS = {"model name", "flags", "Features", "CPU implementer", "CPU architecture", "CPU variant", "CPU part"}
+_CANNOT_START = (126, 127)
+
+
+@dataclass(frozen=True)
+class Llama:
+    """One llama.cpp: where its programs are, and which one it is."""
+
+    bin: Path  # programs and shared libraries
+    source: Path | None  # the converter and what it needs; None if somebody's own build came without
+    version: str  # as the programs print it, "0.5.0-dev"
+    commit: str  # short hash of llama.cpp's commit
+
+    def tool(self, name: str) -> Path:
+        """Path of a program, "llama-quantize" for example. Raises ToolError when this build lacks it."""
+        path = self.bin / name
+        if not path.is_file():
+            raise ToolError(f"{self.bin} has no {name}: build that target too, or unset GGUFY_LLAMA_DIR.")
+        return path
+
+
+def find(
+    cache: Path, override: Path | None = None, *, types: Collection[str] = (), pin: build.Pin = PINNED
+) -> Llama | None:
+    """The llama.cpp to use, or None when it has to be built first. Takes no time worth mentioning.
+
+    With `override`, that build: it has every program, they start, and llama-quantize knows all of `types`, or
+    ToolError is raised. Another version than the pinned one is used with a warning in the log.
+    """
+    if override is not None:
+        return _check_override(override.absolute(), types=types, pin=pin)
+    folder = installed_folder(cache, pin)
+    try:
+        record = json.loads((folder / build.RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if record.get("sha256") != pin.sha256 or not all((folder / "bin" / tool).is_file() for tool in pin.tools):
+        return None
+    return Llama(folder / "bin", folder / "source", record["version"], record["commit"])
+
+
+def ensure(
+    cache: Path,
+    *,
+    threads: int,
+    pip_environment: Mapping[str, str],
+    override: Path | None = None,
+    progress: Progress | None = None,
+    types: Collection[str] = (),
+    path: str | None = None,
+    pin: build.Pin = PINNED,
+) -> Llama:
+    """The llama.cpp to use, built first if need be: some minutes and about 0.5 GB, of which 60 MB stay.
+
+    `pip_environment` is the user's environment; only what pip needs is taken from it (`build.pip_variables`), and only
+    pip gets it. `path` says where compilers are looked for, in place of the usual folders. A second caller waits for
+    the first. Raises ToolError (no compiler, no cmake, no network, a wrong hash, a failed build), DiskError.
+    """
+    if found := find(cache, override, types=types, pin=pin):
+        return found
+    report = progress or _silent
+    folder = installed_folder(cache, pin)
+    environment = throttle.child_environment(threads=threads, home=cache)
+    if path is not None:
+        environment["PATH"] = path
+    toolchain = build.find_toolchain(environment)
+    with _held(folder.with_name(folder.name + ".lock"), report) as lock:
+        if found := find(cache, pin=pin):
+            return found
+        logger.info("building llama.cpp %s in %s", pin.commit, folder)
+        build.Build(
+            pin=pin,
+            folder=folder,
+            toolchain=toolchain,
+            environment=environment,
+            pip_environment=pip_environment,
+            threads=threads,
+            lock=lock,
+            report=report,
+            probe=version_of,
+        ).make()
+    found = find(cache, pin=pin)
+    assert found is not None
+    return found
+
+
+def installed_folder(cache: Path, pin: build.Pin = PINNED) -> Path:
+    """Where the build for this CPU is, or would be."""
+    return cache / "llama.cpp" / f"{pin.version}-{cpu_name(pin.flags)}"
+
+
+def cpu_name(flags: Collection[str] = (), *, root: Path = Path("/")) -> str:
+    """Machine and a hash of the CPU's model and abilities (and `flags`): a build runs only where this is the same."""
+    facts: dict[str, str] = {}
+    with contextlib.suppress(OSError):
+        for line in (root / "proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in _CPU_KEYS:
+                facts.setdefault(key.strip(), " ".join(sorted(value.split())))
+    text = json.dumps([sorted(facts.items()), list(flags)])
+    return f"{platform.machine()}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def version_of(folder: Path) -> tuple[str, str]:
+    """(version, commit) that llama-imatrix in `folder` prints. Raises ToolError if it does not start or says neither.
+
+    It writes `version: 0.5.0-dev (build 1, commit 0c1e57098)`; older ones write `version: 4567 (0c1e570)`.
+    """
+    text = _probe(folder / "llama-imatrix", "--version")
+    match = _VERSION.search(text)
+    if match is None:
+        raise ToolError(f"{folder / 'llama-imatrix'} --version names no commit: use a build of llama.cpp from git.")
+    return match[1], match[2]
+
+
+def _check_override(folder: Path, *, types: Collection[str], pin: build.Pin) -> Llama:
+    advice = "build it as llama.cpp's docs/build.md says, or unset GGUFY_LLAMA_DIR to let ggufy build its own"
+    bins = [place for place in (folder, folder / "bin", folder / "build/bin") if (place / "llama-quantize").is_file()]
+    if not bins:
+        raise ToolError(f"GGUFY_LLAMA_DIR is {folder}, which has no llama-quantize: {advice}.")
+    help_text = ""
+    for tool in pin.tools:
+        if tool not in _NOT_IN_RELEASES:
+            if not (bins[0] / tool).is_file():
+                raise ToolError(f"GGUFY_LLAMA_DIR is {bins[0]}, which has no {tool}: {advice}.")
+            text = _probe(bins[0] / tool, "--help")
+            help_text = text if tool == "llama-quantize" else help_text
+    if unknown := sorted(set(types) - tools.parse_quantize_help(help_text).keys()):
+        raise ToolError(f"llama-quantize in {bins[0]} does not know {', '.join(unknown)}: use a newer llama.cpp.")
+    version, commit = version_of(bins[0])
+    if not build.same_commit(commit, pin.commit):
+        logger.warning(
+            "GGUFY_LLAMA_DIR has llama.cpp %s; ggufy is tested with %s, and results may differ", commit, pin.commit
+        )
+    near = [place for above in (bins[0], *bins[0].parents[:2]) for place in (above / "source", above)]
+    sources = [place for place in near if (place / CONVERTER).is_file()]
+    return Llama(bins[0], sources[0] if sources else None, version, commit)
+
+
+def _probe(program: Path, option: str) -> str:
+    """What a program prints for `option`; its exit code means nothing (llama-quantize --help ends with 1)."""
+    environment = throttle.child_environment(threads=1, home=program.parent)
+    try:
+        done = child.run([str(program), option], cwd=program.parent, env=environment)
+    except subprocess.TimeoutExpired:
+        raise ToolError(f"{program} {option} did not end within a minute: build it again.") from None
+    if done.returncode < 0 or done.returncode in _CANNOT_START:
+        reason = tools.failure_reason(done.stdout) if done.stdout.strip() else f"signal {-done.returncode}"
+        raise ToolError(f"{program} does not start on this machine ({reason}): build llama.cpp on it again.")
+    return done.stdout
+
+
+@contextlib.contextmanager
+def _held(path: Path, report: Progress) -> Iterator[int]:
+    """Holds the lock of one build, after whoever has it now; `report` is called while waiting, and may raise."""
+    with contextlib.ExitStack() as stack:
+        told = False
+        while True:
+            try:
+                lock = stack.enter_context(files.lock(path, wait_s=1.0 if told else 0.0))
+                break
+            except BusyError:
+                if not told:
+                    logger.info("another process is building llama.cpp; waiting for it (%s)", path)
+                told = True
+                report(0, 0, "waiting for another process that builds llama.cpp")
+        yield lock
+
+
+def _silent(done: int, total: int, text: str) -> None:
+    """The progress of a caller who wants none."""

@@ -1,0 +1,216 @@
+"""llama.cpp's tools: commands are built here, run here, and what they print is read here.
+
+    quantize_command(...) -> list[str]      build: a list of words, never a shell string
+    run_tool(command, ...) -> str           run: in its own process group, cannot outlive us, output to a log
+    QuantizeProgress, parse_dry_run, …      read: pure functions over text, tested on captured output
+
+The tools write their progress in pieces of lines, so the readers are fed text as it comes.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+import selectors
+import signal
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ggufy.errors import Cancelled, ToolError
+from ggufy.llama import child
+
+CONTEXT = 512  # tokens a chunk, for imatrix and perplexity
+_TENSOR_LINE = re.compile(r"\[\s*(\d+)/\s*(\d+)\]\s+(\S+)\s+- \[([\d, ]+)\]")
+_DRY_TYPE = re.compile(r"type =\s+(\S+), size =\s+[\d.]+ MiB(?: ->\s+[\d.]+ MiB \((\S+)\))?")
+_CHUNK = re.compile(r"\[(\d+)\]-?[\d.na]+,")
+_CHUNKS = re.compile(r"over (\d+) chunks")
+_TOO_SHORT = re.compile(r"need at least (\d+) tokens.*?tokenizes to only (\d+) tokens", re.DOTALL)
+
+
+# ---- build
+
+
+def imatrix_command(tool: Path, *, model: Path, text: str, out: Path, threads: int, chunks: int = 0) -> list[str]:
+    """llama-imatrix over at most `chunks` chunks (0 = all) of `text`, a file in the working folder.
+
+    The embedding needs no data; the head gets its own with --process-output. One sequence a batch (-b 512) keeps
+    memory low and the sums independent of how the text is cut.
+    """
+    command = [str(tool), "-m", str(model), "-f", text, "-o", str(out), "--process-output", "-b", str(CONTEXT)]
+    command += ["-c", str(CONTEXT), "-t", str(threads)]
+    return [*command, "--chunks", str(chunks)] if chunks else command
+
+
+def quantize_command(
+    tool: Path, *, base: Path, out: Path, quant_type: str, threads: int, imatrix: str = ""
+) -> list[str]:
+    """llama-quantize. `imatrix` is written into the file's metadata as given: pass a bare name."""
+    command = [str(tool)]
+    if imatrix:
+        command += ["--imatrix", imatrix]
+    return [*command, str(base), str(out), quant_type, str(threads)]
+
+
+def dry_run_command(tool: Path, *, base: Path, quant_type: str) -> list[str]:
+    """llama-quantize --dry-run: which tensor would get which type. Reads no weights."""
+    return [str(tool), "--dry-run", str(base), quant_type]
+
+
+# ---- run
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolRun:
+    """What every call of a tool shares."""
+
+    environment: Mapping[str, str]  # whole environment of the child
+    cwd: Path  # working folder
+    log: Path | None = None  # where its output is kept
+    stopped: Callable[[], bool] = lambda: False  # asked several times a second; True ends the tool
+    keep_open: tuple[int, ...] = ()  # descriptors (locks) that the tool inherits
+
+
+def run_tool(command: list[str], run: ToolRun, feed: Callable[[str], None] | None = None) -> str:
+    """Runs a tool to its end; returns what it printed, at most the last 2 MB; `feed` gets the text as it comes.
+
+    Raises ToolError with the tool's own reason when it fails, Cancelled when `run.stopped()` turned true.
+    """
+    process = child.start(
+        command,
+        cwd=run.cwd,
+        env=run.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        pass_fds=run.keep_open,
+    )
+    try:
+        text = _follow(process, run, feed)
+        code = process.wait()
+    finally:
+        child.stop(process)
+    if code != 0:
+        raise ToolError(f"{Path(command[0]).name} failed ({_code_text(code)}): {failure_reason(text)}", text)
+    return text
+
+
+def _follow(process: subprocess.Popen[bytes], run: ToolRun, feed: Callable[[str], None] | None) -> str:
+    assert process.stdout is not None
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    pieces: list[str] = []
+    kept = 0
+    log = run.log.open("ab") if run.log else None
+    try:
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            while True:
+                if run.stopped():
+                    raise Cancelled("the job was stopped.")
+                if not selector.select(timeout=0.2):
+                    continue
+                data = os.read(process.stdout.fileno(), 1 << 16)
+                if not data:
+                    return "".join(pieces)
+                if log:
+                    log.write(data)
+                    log.flush()
+                text = decoder.decode(data)
+                pieces.append(text)
+                kept += len(text)
+                while kept > 2_000_000 and len(pieces) > 1:
+                    kept -= len(pieces.pop(0))
+                if feed:
+                    feed(text)
+    finally:
+        if log:
+            log.close()
+        process.stdout.close()
+
+
+def failure_reason(text: str) -> str:
+    """The line of a tool's output that says why it failed, without its prefixes."""
+    lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
+    told = [line for line in lines if re.search(r"error|fail|invalid|unable|cannot|missing", line, re.IGNORECASE)]
+    reason = (told or lines or ["it printed nothing"])[-1]
+    return re.sub(r"^[\d.]+ [IWE] ", "", reason)[:300]
+
+
+def _code_text(code: int) -> str:
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f"ended by {name}" + (", probably out of memory" if name == "SIGKILL" else "")
+    return f"exit code {code}"
+
+
+# ---- read
+
+
+class QuantizeProgress:
+    """Follows llama-quantize: elements of the tensors that are finished, from the `[ i/ n] name - [ne]` lines."""
+
+    def __init__(self, elements: int, report: Callable[[float], None]):
+        self.elements, self.report = max(1, elements), report
+        self.done = self.current = 0
+        self.text = ""
+
+    def __call__(self, text: str) -> None:
+        self.text += text
+        end = 0
+        for match in _TENSOR_LINE.finditer(self.text):
+            end = match.end()
+            self.done += self.current
+            self.current = 1
+            for dimension in match[4].split(","):
+                self.current *= int(dimension)
+            self.report(min(1.0, self.done / self.elements))
+        self.text = self.text[end:][-4096:]
+
+
+class ImatrixProgress:
+    """Follows llama-imatrix (and llama-perplexity): finished chunks, from `over N chunks` and `[k]ppl,`."""
+
+    def __init__(self, report: Callable[[float], None]):
+        self.report = report
+        self.chunks = 0
+        self.text = ""
+
+    def __call__(self, text: str) -> None:
+        self.text += text
+        if not self.chunks and (match := _CHUNKS.search(self.text)):
+            self.chunks = int(match[1])
+        end = 0
+        for match in _CHUNK.finditer(self.text):
+            end = match.end()
+            if self.chunks:
+                self.report(min(1.0, int(match[1]) / self.chunks))
+        self.text = self.text[end:][-4096:]
+
+
+def parse_dry_run(text: str) -> dict[str, str]:
+    """`llama-quantize --dry-run` output -> ggml type (upper case) of every tensor, in the tool's order.
+
+    Raises ToolError when the output has no tensor lines or fewer than it announces.
+    """
+    types: dict[str, str] = {}
+    total = 0
+    for line in text.splitlines():
+        tensor, kind = _TENSOR_LINE.search(line), _DRY_TYPE.search(line)
+        if tensor and kind:
+            total = int(tensor[2])
+            types[tensor[3]] = (kind[2] or kind[1]).upper()
+    if not types or len(types) != total:
+        raise ToolError(f"llama-quantize --dry-run listed {len(types)} of {total} tensors: {failure_reason(text)}")
+    return types
+
+
+def parse_too_short(text: str) -> tuple[int, int] | None:
+    """What a tool printed when its text is too short -> (tokens needed, tokens there); None if it did not say so."""
+    match = _TOO_SHORT.search(text)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def parse_quantize_help(text: str) -> dict[str, int]:
+    """`llama-quantize --help` -> name and ftype number of every type it knows (aliases left out)."""
+    return {m[2]: int(m[1]) for m in re.finditer(r"^\s*(\d+)\s+or\s+(\w+)\s*:(?! alias)", text, re.MULTILINE)}

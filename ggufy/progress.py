@@ -1,0 +1,132 @@
+"""Live progress of a job: what runs, how far it is, when it will be done. Kept in memory, read as a snapshot.
+
+The ETA starts from a model (the catalog's cost per weight, bytes to convert, tokens to read) and is corrected, kind of
+step by kind of step, by what the finished steps really took.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from ggufy.catalog import BY_NAME
+from ggufy.job import Artifact
+from ggufy.plan import CONVERT, DOWNLOAD, IMATRIX, Step
+
+WAITING, RUNNING, DONE = "waiting", "running", "done"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What the ETA model needs to know about a job."""
+
+    weights: int = 0  # parameters of the model
+    base_bytes: int = 0  # size of the base GGUF
+    download_bytes: int = 0
+    chunks: int = 40  # chunks of calibration text
+    threads: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepProgress:
+    """One step as people see it."""
+
+    step: Step
+    state: str = WAITING  # waiting, running or done
+    fraction: float = 0.0
+    seconds: float = 0.0  # time it took, or has taken so far
+    size: int = 0  # bytes of its product, when done
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """One job at one moment."""
+
+    steps: tuple[StepProgress, ...] = ()
+    eta_s: float | None = None  # seconds left, None when unknown
+    elapsed_s: float = 0.0
+
+    @property
+    def current(self) -> StepProgress | None:
+        return next((s for s in self.steps if s.state == RUNNING), None)
+
+    @property
+    def done(self) -> int:
+        return sum(s.state == DONE for s in self.steps)
+
+
+def model_seconds(step: Step, load: Workload) -> float:
+    """Rough seconds for a step, before anything was measured."""
+    if step.kind == DOWNLOAD:
+        return load.download_bytes / 20e6
+    if step.kind == CONVERT:
+        return 3 + load.base_bytes / 200e6
+    if step.kind == IMATRIX:
+        return 1 + load.chunks * 512 * 2 * load.weights / (15e9 * load.threads)
+    return 0.3 + BY_NAME[step.quant_type].cost * load.weights / 1e6 / load.threads
+
+
+class Progress:
+    """Gets what the runner reports, from any thread, and gives snapshots to any other."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._steps: dict[str, StepProgress] = {}
+        self._load = Workload()
+        self._began = self._step_began = clock()
+        self._real: dict[str, float] = {}  # kind -> seconds measured in finished steps
+        self._modelled: dict[str, float] = {}  # kind -> seconds the model gave for the same steps
+
+    def planned(self, steps: tuple[Step, ...], due: tuple[Step, ...]) -> None:
+        """The job's steps; those that are not due are done already."""
+        with self._lock:
+            states = {step.product: WAITING if step in due else DONE for step in steps}
+            self._steps = {s.product: StepProgress(step=s, state=states[s.product]) for s in steps}
+            self._began = self._clock()
+
+    def workload(self, load: Workload) -> None:
+        with self._lock:
+            self._load = load
+
+    def started(self, step: Step) -> None:
+        self._step_began = self._clock()
+        self._set(step, state=RUNNING, fraction=0.0)
+
+    def fraction(self, step: Step, fraction: float) -> None:
+        """How far the running step is, 0 to 1."""
+        self._set(step, fraction=fraction, seconds=self._clock() - self._step_began)
+
+    def finished(self, step: Step, artifact: Artifact | None) -> None:
+        seconds = self._clock() - self._step_began
+        self._set(step, state=DONE, fraction=1.0, seconds=seconds, size=artifact.size if artifact else 0)
+        with self._lock:
+            self._real[step.kind] = self._real.get(step.kind, 0.0) + seconds
+            modelled = model_seconds(step, self._load)
+            self._modelled[step.kind] = self._modelled.get(step.kind, 0.0) + modelled
+
+    def snapshot(self) -> Snapshot:
+        with self._lock:
+            steps = tuple(self._steps.values())
+            now = self._clock()
+            running = self._clock() - self._step_began
+            steps = tuple(replace(s, seconds=running) if s.state == RUNNING else s for s in steps)
+            eta = sum(self._left(s) for s in steps if s.state != DONE) if self._load.weights else None
+            return Snapshot(steps=steps, eta_s=eta, elapsed_s=now - self._began)
+
+    def _left(self, progress: StepProgress) -> float:
+        kind = progress.step.kind
+        scale = self._real[kind] / self._modelled[kind] if self._modelled.get(kind) else 1.0
+        total = model_seconds(progress.step, self._load) * scale
+        if progress.state == RUNNING:
+            if progress.fraction > 0.2:
+                total = progress.seconds / progress.fraction
+            return max(0.0, total - progress.seconds)
+        return total
+
+    def _set(self, step: Step, **changes: object) -> None:
+        with self._lock:
+            known = self._steps.get(step.product, StepProgress(step=step))
+            self._steps[step.product] = replace(known, **changes)  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""Quantization: which tensor gets which type, and how large the file becomes."""

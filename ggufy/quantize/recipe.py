@@ -1,0 +1,79 @@
+"""Recipes: the tensor type of every tensor of a quant, and the exact size of the file that follows from it.
+
+A stock recipe is what llama-quantize itself would do, read from its dry run. The file's size is then arithmetic: the
+base GGUF's head, four metadata entries about the imatrix, and every tensor padded to 32 bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ggufy.sources.gguf import UNQUANTIZED, GgufHead, padded, tensor_bytes
+
+Recipe = dict[str, str]  # tensor name -> ggml type, upper case
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What one quant will be, before it is made."""
+
+    recipe: Recipe
+    size: int  # bytes of the file
+    bpw: float  # bits per weight: tensor bytes × 8 / weights, as llama-quantize prints it
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImatrixFacts:
+    """What llama-quantize writes about the imatrix into the quant's metadata."""
+
+    file: str  # as given on the command line, cut to 127 bytes
+    dataset: str  # name of the calibration text
+
+
+def forecast(head: GgufHead, recipe: Recipe, imatrix: ImatrixFacts | None) -> Forecast:
+    """The exact size of the file that llama-quantize writes for `recipe` from the base GGUF with this head."""
+    sizes = [tensor_bytes(tensor.shape, recipe[name]) for name, tensor in head.tensors.items()]
+    size = padded(_head_size(head, imatrix)) + sum(padded(s) for s in sizes)
+    return Forecast(recipe=recipe, size=size, bpw=sum(sizes) * 8 / head.elements)
+
+
+def quantizable(recipe: Recipe) -> list[str]:
+    """The tensors that a recipe quantizes and that use imatrix data; embedding and head never need it."""
+    return [
+        name
+        for name, kind in recipe.items()
+        if kind not in UNQUANTIZED and name not in ("token_embd.weight", "output.weight")
+    ]
+
+
+def same_tensors(recipes: dict[str, Recipe]) -> dict[str, str]:
+    """Quant types whose recipe equals that of an earlier one -> that earlier one."""
+    first: dict[tuple[tuple[str, str], ...], str] = {}
+    same: dict[str, str] = {}
+    for name, recipe in recipes.items():
+        key = tuple(sorted(recipe.items()))
+        if key in first:
+            same[name] = first[key]
+        else:
+            first[key] = name
+    return same
+
+
+def _head_size(head: GgufHead, imatrix: ImatrixFacts | None) -> int:
+    """Bytes before the padding that precedes the data section."""
+    infos = sum(8 + len(t.name.encode()) + 4 + 8 * len(t.shape) + 4 + 8 for t in head.tensors.values())
+    size = head.metadata_end + infos
+    if "general.quantization_version" not in head.metadata:
+        size += _entry_size("general.quantization_version", 4)
+    if "general.file_type" not in head.metadata:
+        size += _entry_size("general.file_type", 4)
+    if imatrix:
+        size += _entry_size("quantize.imatrix.file", 8 + len(imatrix.file.encode()[:127]))
+        size += _entry_size("quantize.imatrix.dataset", 8 + len(imatrix.dataset.encode()[:127]))
+        size += _entry_size("quantize.imatrix.entries_count", 4)
+        size += _entry_size("quantize.imatrix.chunks_count", 4)
+    return size
+
+
+def _entry_size(key: str, value_bytes: int) -> int:
+    return 8 + len(key) + 4 + value_bytes

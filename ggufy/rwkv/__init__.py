@@ -1,0 +1,1 @@
+"""RWKV itself: the names and shapes of its tensors, its vocabulary, and conversion to GGUF."""

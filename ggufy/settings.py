@@ -1,0 +1,104 @@
+"""Settings, read once from the environment by `Settings.from_env()`: the only reader of os.environ.
+
+| variable           | meaning                                                     | default              |
+|--------------------|-------------------------------------------------------------|----------------------|
+| GGUFY_OUT          | folder for results and job records                          | ./ggufy-out          |
+| GGUFY_CACHE        | folder for the llama.cpp build, texts and downloads         | ~/.cache/ggufy       |
+| GGUFY_LLAMA_DIR    | folder with your own llama.cpp tools instead of the build   |                      |
+| GGUFY_THREADS      | threads for the tools                                       | one less than allowed|
+| HF_TOKEN           | Hugging Face token, for private or gated sources            |                      |
+| GRADIO_SERVER_NAME | address that the page listens on; 0.0.0.0 for all           | 127.0.0.1            |
+| GRADIO_SERVER_PORT | port of the page                                            | 7860                 |
+| SPACE_ID           | set by Hugging Face on a Space: visitors may only look      |                      |
+| GGUFY_OPEN         | 1: on a Space, every visitor may start and cancel jobs      |                      |
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ggufy.errors import UsageError
+
+VARIABLES = (
+    "GGUFY_OUT",
+    "GGUFY_CACHE",
+    "GGUFY_LLAMA_DIR",
+    "GGUFY_THREADS",
+    "HF_TOKEN",
+    "GRADIO_SERVER_NAME",
+    "GRADIO_SERVER_PORT",
+    "SPACE_ID",
+    "GGUFY_OPEN",
+)
+# What pip may need to reach its index; nothing else, and never a Hugging Face token, goes to it.
+_PIP_PREFIXES = (
+    "PIP_",
+    "SSL_CERT",
+    "REQUESTS_CA",
+    "http_proxy",
+    "https_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that the environment decides."""
+
+    out: Path  # results and job records
+    cache: Path  # what can be made or fetched again
+    llama_dir: Path | None  # someone's own llama.cpp
+    threads: int | None  # None: decided from cgroup and affinity
+    hf_token: str | None = field(repr=False)  # never printed
+    home: Path  # the user's home folder, for children
+    pip_environment: Mapping[str, str] = field(repr=False)  # for the one pip call of the set-up
+    die_with_parent: bool  # set by the Makefile: stopping `make` stops the work too
+    server_name: str = "127.0.0.1"  # address that the page listens on
+    server_port: int = 7860
+    space_id: str | None = None  # owner/name of the Space that this runs on
+    open_to_all: bool = False  # on a Space: visitors may start jobs
+
+    @property
+    def read_only(self) -> bool:
+        """On a Space a visitor is a stranger, who may look but not start, cancel or retry anything."""
+        return self.space_id is not None and not self.open_to_all
+
+    @classmethod
+    def from_env(cls, environment: Mapping[str, str] | None = None) -> Settings:
+        """Reads os.environ, or the mapping given. Raises UsageError for a value that is no number."""
+        env = os.environ if environment is None else environment
+        home = Path(env.get("HOME") or Path.home())
+        llama_dir = env.get("GGUFY_LLAMA_DIR")
+        return cls(
+            out=Path(env.get("GGUFY_OUT") or "ggufy-out"),
+            cache=Path(env.get("GGUFY_CACHE") or home / ".cache" / "ggufy"),
+            llama_dir=Path(llama_dir) if llama_dir else None,
+            threads=_number(env, "GGUFY_THREADS"),
+            hf_token=env.get("HF_TOKEN") or None,
+            home=home,
+            pip_environment={name: value for name, value in env.items() if name.startswith(_PIP_PREFIXES)},
+            die_with_parent=env.get("GGUFY_DIE_WITH_PARENT") == "1",
+            server_name=env.get("GRADIO_SERVER_NAME") or "127.0.0.1",
+            server_port=_number(env, "GRADIO_SERVER_PORT", most=65535) or 7860,
+            space_id=env.get("SPACE_ID") or None,
+            open_to_all=env.get("GGUFY_OPEN") == "1",
+        )
+
+    def with_out(self, out: Path) -> Settings:
+        """The same settings with another folder for results."""
+        return replace(self, out=out)
+
+
+def _number(env: Mapping[str, str], name: str, most: int | None = None) -> int | None:
+    text = env.get(name, "").strip()
+    if not text:
+        return None
+    if not text.isdecimal() or int(text) < 1 or (most is not None and int(text) > most):
+        limits = "of at least 1" if most is None else f"from 1 to {most}"
+        raise UsageError(f"{name} is {text!r}: give a whole number {limits}.")
+    return int(text)

@@ -1,0 +1,1 @@
+"""What can be opened as a source: RWKV checkpoints (.pth), and GGUF files."""

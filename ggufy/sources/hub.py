@@ -1,0 +1,269 @@
+"""Files on the Hugging Face Hub: which one is meant, at which commit, and how it gets here.
+
+`resolve` turns `owner/repo:file.pth` into a Source that is pinned to a commit and a digest; `download` fetches it.
+The client library forgets a partial download when its process ends, so the download is our own: it appends to
+`<file>.download`, goes on from there in the next process, and checks the digest before the file gets its name.
+
+A token is sent only when it was given: none is looked up in files or in the environment.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+import httpx2
+from huggingface_hub import HfApi, constants, get_session, hf_hub_url
+from huggingface_hub.hf_api import RepoSibling
+from huggingface_hub.utils._headers import build_hf_headers
+from huggingface_hub.utils._http import hf_raise_for_status
+
+from ggufy.errors import DiskError, SourceError
+from ggufy.files import disk_errors, free_bytes, human_size, lock, sha256
+from ggufy.job import Source
+from ggufy.sources.hub_session import DOWNLOAD_TIMEOUT, DOWNLOAD_TRIES, Reference, ask, check_stopped, use_timeouts
+
+DOWNLOAD_SUFFIX = ".download"
+KINDS = {".pth": "checkpoint", ".gguf": "gguf"}
+_BLOCK = 1 << 18
+_HOSTS = {"huggingface.co", "www.huggingface.co", "hf.co"}
+_NAME = r"[A-Za-z0-9_][\w.-]*"
+_REFERENCE = re.compile(rf"({_NAME}/{_NAME})(?:@([^:\s]+))?(?::(.+))?", re.ASCII)
+
+
+def is_reference(text: str) -> bool:
+    """True if the text can only name something on the Hub: `owner/repo`, `owner/repo:file.pth` or a Hub URL."""
+    if "://" in text:
+        return urlsplit(text).hostname in _HOSTS
+    match = _REFERENCE.fullmatch(text)
+    return match is not None and (match[3] is not None or PurePosixPath(text).suffix not in KINDS)
+
+
+def parse_reference(text: str, *, repo_type: str = "model", endpoint: str | None = None) -> Reference:
+    """Reads `owner/repo[@revision][:file]`, or the URL of a model repo or of one of its files.
+
+    Raises SourceError for anything else.
+    """
+    if "://" in text:
+        return _parse_url(text, urlsplit(endpoint or constants.ENDPOINT).netloc)
+    if match := _REFERENCE.fullmatch(text.strip()):
+        return Reference(repo_id=match[1], revision=match[2], file=match[3] or "", repo_type=repo_type)
+    raise SourceError(f"{text!r} is no name on the Hub: write owner/repo or owner/repo:file.")
+
+
+def _parse_url(text: str, own_host: str) -> Reference:
+    url = urlsplit(text.strip())
+    parts = [unquote(part) for part in url.path.strip("/").split("/")]
+    if url.netloc not in _HOSTS | {own_host} or len(parts) < 2 or parts[0] in ("datasets", "spaces", "api"):
+        raise SourceError(f"{text} is not the address of a model on the Hub: write owner/repo:file.pth.")
+    repo_id = "/".join(parts[:2])
+    if len(parts) == 2:
+        return Reference(repo_id=repo_id)
+    if parts[2] not in ("blob", "resolve", "raw", "tree") or len(parts) < 4:
+        raise SourceError(f"{text} is a page of {repo_id}, not a file: write {repo_id}:file.pth.")
+    return Reference(repo_id=repo_id, revision=parts[3], file="" if parts[2] == "tree" else "/".join(parts[4:]))
+
+
+def resolve(text: str, *, token: str | None = None, endpoint: str | None = None) -> Source:
+    """Pins what the user named to one file of one commit, with its size and sha256.
+
+    Raises SourceError, with what to do next, if the repo is missing, private or gated, holds no `.pth` or several of
+    them and none was chosen, or the Hub cannot be reached.
+    """
+    wanted = parse_reference(text, endpoint=endpoint)
+    commit, files = repo_files(wanted, token=token, endpoint=endpoint)
+    chosen = choose_file(wanted, files, suffix=".pth", also=".gguf")
+    if chosen.lfs is None:
+        raise SourceError(f"{chosen.rfilename} in {wanted.repo_id} is a small text file, not a model: choose another.")
+    return Source(
+        kind=KINDS[PurePosixPath(chosen.rfilename).suffix],
+        path=chosen.rfilename,
+        size=chosen.lfs.size,
+        sha256=chosen.lfs.sha256,
+        model_id=wanted.repo_id,
+        revision=commit,
+    )
+
+
+def repo_files(
+    wanted: Reference, *, token: str | None, endpoint: str | None = None
+) -> tuple[str, Sequence[RepoSibling]]:
+    """The repo's commit sha and its files, once it is known that they may be read. Raises SourceError."""
+    use_timeouts()
+    api = HfApi(endpoint=endpoint, token=token or False)
+    info = api.model_info if wanted.repo_type == "model" else api.dataset_info
+
+    def call() -> tuple[str, Sequence[RepoSibling]]:
+        repo = info(wanted.repo_id, revision=wanted.revision, files_metadata=True)
+        if repo.gated:  # the list of its files is public, the files are not
+            api.auth_check(wanted.repo_id, repo_type=wanted.repo_type)
+        return repo.sha or "", repo.siblings or ()
+
+    return ask(call, wanted, token=token)
+
+
+def choose_file(wanted: Reference, files: Sequence[RepoSibling], *, suffix: str, also: str = "") -> RepoSibling:
+    """The file that was named, or else the only one that ends in `suffix`; one that ends in `also` must be named.
+
+    Raises SourceError, which lists the candidates, if that decides nothing.
+    """
+    repo, by_name = wanted.repo_id, {file.rfilename: file for file in files}
+    candidates = sorted(name for name in by_name if name.endswith(suffix))
+    listed = ", ".join(f"{name} ({human_size(by_name[name].size or 0)})" for name in candidates)
+    if wanted.file in by_name and wanted.file.endswith((suffix, also or suffix)):
+        return by_name[wanted.file]
+    if wanted.file in by_name:
+        raise SourceError(f"{wanted.file} in {repo} is no {suffix} file: choose {listed or 'another repo'}.")
+    if wanted.file:
+        near = difflib.get_close_matches(wanted.file, by_name, n=1) or ["nothing like it"]
+        raise SourceError(f"{repo} has no file {wanted.file}: it holds {listed or near[0]}.")
+    if not candidates:
+        raise SourceError(f"{repo} holds no {suffix} file: look at {wanted.page} and choose a repo that does.")
+    if len(candidates) > 1:
+        raise SourceError(
+            f"{repo} holds {len(candidates)} {suffix} files, choose one, for example {repo}:{candidates[0]}; "
+            f"there are {listed}."
+        )
+    return by_name[candidates[0]]
+
+
+def download(
+    source: Source,
+    target: Path,
+    *,
+    token: str | None = None,
+    progress: Callable[[int], None] | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+    endpoint: str | None = None,
+) -> None:
+    """Fetches a resolved source to `target`, going on where an earlier process stopped.
+
+    `progress` gets the bytes that are here. Raises SourceError when the Hub refuses, stays away or sends something
+    else than was pinned, DiskError when there is no room, BusyError when another process fetches the same file, and
+    Cancelled soon after `stopped()` turned true. What has arrived stays in `<target>.download`.
+    """
+    use_timeouts()
+    wanted = Reference(repo_id=source.model_id, file=source.path, revision=source.revision)
+    part = target.with_name(target.name + DOWNLOAD_SUFFIX)
+    url = hf_hub_url(source.model_id, source.path, revision=source.revision, endpoint=endpoint)
+    headers = build_hf_headers(token=token or False)
+    report = progress or (lambda done: None)
+
+    def fetch() -> None:
+        while _size(part) < source.size:
+            _append(url, headers, source, part, report=report, stopped=stopped)
+
+    busy = f"another run is downloading {target.name}: wait for it to end."
+    with disk_errors(target), lock(part, message=busy):
+        if not part.exists():
+            return  # between our open and our lock another process finished it
+        if _size(part) > source.size:
+            os.truncate(part, 0)
+        _check_room(source.size - _size(part), target)
+        report(_size(part))
+        ask(fetch, wanted, token=token, tries=DOWNLOAD_TRIES, reached=lambda: _size(part), stopped=stopped)
+        _finish(part, target, source, stopped=stopped)
+
+
+def fetch_small(url: str, *, limit: int, wanted: Reference | None = None, token: str | None = None) -> bytes:
+    """The body of a small file at an http(s) URL. The token goes along only with a file of the Hub (`wanted`).
+
+    Raises SourceError if it cannot be had, is a web page, or is larger than `limit` bytes.
+    """
+    use_timeouts()
+    headers = build_hf_headers(token=token or False) if wanted else {}
+    shown = f"{wanted.repo_id}:{wanted.file}" if wanted else url
+
+    def fetch() -> bytes:
+        body = bytearray()
+        with get_session().stream("GET", url, headers=headers, timeout=DOWNLOAD_TIMEOUT) as response:
+            hf_raise_for_status(response)
+            if response.headers.get("Content-Type", "").startswith("text/html"):
+                raise SourceError(f"{shown} is a web page, not a text file: give the address of the raw file.")
+            for block in response.iter_bytes(_BLOCK):
+                body += block
+                if len(body) > limit:
+                    raise SourceError(f"{shown} is larger than {human_size(limit)}: give a shorter text.")
+        return bytes(body)
+
+    return ask(fetch, wanted, token=token, shown=shown)
+
+
+def _append(
+    url: str,
+    headers: dict[str, str],
+    source: Source,
+    part: Path,
+    *,
+    report: Callable[[int], None],
+    stopped: Callable[[], bool],
+) -> None:
+    """One request: adds to `part` what the server sends from its present size on."""
+    have = _size(part)
+    headers = headers | {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    with get_session().stream("GET", url, headers=headers, timeout=DOWNLOAD_TIMEOUT) as response:
+        hf_raise_for_status(response)
+        start = _checked_start(response, source, have)
+        with part.open("r+b") as file:
+            file.truncate(start)
+            file.seek(start)
+            for block in response.iter_bytes(_BLOCK):
+                check_stopped(stopped)
+                if file.tell() + len(block) > source.size:
+                    raise _other_file(source)
+                file.write(block)
+                report(file.tell())
+    if _size(part) <= have:
+        raise httpx2.RemoteProtocolError("the answer held nothing new")
+
+
+def _checked_start(response: httpx2.Response, source: Source, have: int) -> int:
+    """Where in the file the answer begins; a server that ignores ranges sends all of it."""
+    for answer in (*response.history, response):
+        etag = answer.headers.get("X-Linked-Etag", "").removeprefix("W/").strip('"')
+        if len(etag) == 64 and etag != source.sha256:
+            raise _other_file(source)
+    if response.status_code == 206:
+        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
+        if match is None or (int(match[1]), int(match[2])) != (have, source.size):
+            raise _other_file(source)
+        return have
+    if int(response.headers.get("Content-Length", source.size)) != source.size:
+        raise _other_file(source)
+    return 0
+
+
+def _finish(part: Path, target: Path, source: Source, *, stopped: Callable[[], bool]) -> None:
+    if sha256(part, lambda done: check_stopped(stopped)) != source.sha256:
+        part.unlink()
+        raise SourceError(
+            f"{source.path} arrived damaged (its sha256 is not the one on the Hub) and was removed: "
+            "run the same command again."
+        )
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    part.replace(target)
+
+
+def _other_file(source: Source) -> SourceError:
+    return SourceError(
+        f"the server sends another file than {source.path} of commit {source.revision[:8]}: "
+        "run the same command again."
+    )
+
+
+def _check_room(needed: int, target: Path) -> None:
+    free = free_bytes(target.parent)
+    if needed > free:
+        raise DiskError(
+            f"the download of {target.name} needs {human_size(needed)} more and {human_size(free)} are free: "
+            "free some space and run the same command again, it continues."
+        )
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size

@@ -1,0 +1,158 @@
+"""How the Hub is asked: with timeouts, with patience, and with errors in one sentence.
+
+The client library waits for a silent server for ever; `use_timeouts` gives its session limits. `ask` makes a call,
+makes it again after a failure that passes (a cut connection, a busy server), and turns any other into a SourceError.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import httpx2
+from huggingface_hub import set_client_factory
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils._http import default_client_factory, parse_ratelimit_headers
+
+from ggufy.errors import Cancelled, SourceError
+
+logger = logging.getLogger(__name__)
+
+DOWNLOAD_TIMEOUT = httpx2.Timeout(20.0, connect=10.0)  # silence after which a download is taken up again
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0  # between tries; doubled each time
+ASK_TRIES, DOWNLOAD_TRIES = 4, 9  # without progress: 3.5 s and about a minute and a half of waiting
+_SESSION_TIMEOUT = httpx2.Timeout(60.0, connect=10.0)
+_LONGEST_ASKED_S = 301.0  # the Hub counts requests over five minutes
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What a user named on the Hub."""
+
+    repo_id: str  # owner/name
+    file: str = ""  # path in the repo; empty: not chosen
+    revision: str | None = None  # branch, tag or commit
+    repo_type: str = "model"  # model or dataset
+
+    @property
+    def page(self) -> str:
+        prefix = "" if self.repo_type == "model" else f"{self.repo_type}s/"
+        return f"https://huggingface.co/{prefix}{self.repo_id}"
+
+
+@functools.cache
+def use_timeouts() -> None:
+    """Gives the client library's session connect and read timeouts. The first call in a process does it."""
+
+    def client() -> httpx2.Client:
+        session = default_client_factory()
+        session.timeout = _SESSION_TIMEOUT
+        return session
+
+    set_client_factory(client)
+
+
+def ask(
+    call: Callable[[], T],
+    wanted: Reference | None,
+    *,
+    token: str | None,
+    shown: str = "",
+    tries: int = ASK_TRIES,
+    reached: Callable[[], int] = lambda: 0,
+    stopped: Callable[[], bool] = lambda: False,
+) -> T:
+    """`call()`, made up to `tries` times; the count starts anew whenever `reached()` has grown.
+
+    `wanted` is what is asked of the Hub; without it `shown` is the plain address in the sentences. Raises SourceError,
+    and Cancelled when `stopped()` turns true while it waits.
+    """
+    best, failed = reached(), 0
+    while True:
+        try:
+            return call()
+        except (httpx2.HTTPError, httpx2.InvalidURL, OfflineModeIsEnabled, HFValidationError) as error:
+            failed = 1 if reached() > best else failed + 1
+            best = max(best, reached())
+            wait = _wait_s(error, planned=min(FIRST_WAIT_S * 2 ** (failed - 1), LONGEST_WAIT_S))
+            if wait is None or failed >= tries:
+                sentence = _sentence(error, wanted, token) if wanted else _plain_sentence(error, shown)
+                raise SourceError(sentence) from error
+            logger.info("asking again in %.1f s: %s", wait, _short(error))
+        deadline = time.monotonic() + wait
+        while (left := deadline - time.monotonic()) > 0:
+            check_stopped(stopped)
+            time.sleep(min(left, 0.2))
+
+
+def check_stopped(stopped: Callable[[], bool]) -> None:
+    """Raises Cancelled if the job was stopped."""
+    if stopped():
+        raise Cancelled("the job was stopped.")
+
+
+def _wait_s(error: Exception, *, planned: float) -> float | None:
+    """Seconds until the next try, or None if the error will not pass."""
+    if isinstance(error, httpx2.TransportError):
+        return None if isinstance(error, httpx2.UnsupportedProtocol) else planned
+    if not isinstance(error, HfHubHTTPError) or not _passing(error.response.status_code):
+        return None
+    limit = parse_ratelimit_headers(error.response.headers)
+    asked = error.response.headers.get("Retry-After", "")
+    if limit is not None and limit.remaining == 0:
+        asked = str(limit.reset_in_seconds + 1)
+    return min(max(planned, float(asked) if asked.isdigit() else 0.0), _LONGEST_ASKED_S)
+
+
+def _passing(status: int) -> bool:
+    return status in (408, 429) or status >= 500
+
+
+def _sentence(error: Exception, wanted: Reference, token: str | None) -> str:
+    repo, page = wanted.repo_id, wanted.page
+    if isinstance(error, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE keeps the Hub from being asked: unset it and run the same command again."
+    if isinstance(error, HFValidationError):
+        return f"the Hub allows no such name ({_short(error)}): write owner/repo or owner/repo:file."
+    if isinstance(error, GatedRepoError):
+        need = "and use the token of that account" if token else "and set HF_TOKEN to a token of that account"
+        return f"{repo} is gated: accept its conditions on {page} {need}."
+    if isinstance(error, RepositoryNotFoundError):
+        need = "a private one needs a token that may read it" if token else "for a private one set HF_TOKEN"
+        return f"the Hub has no {wanted.repo_type} {repo}, or it is private: check the name, {need}."
+    if isinstance(error, RevisionNotFoundError):
+        return f"{repo} has no revision {wanted.revision}: look at {page}/tree/main."
+    if isinstance(error, EntryNotFoundError):
+        return f"{repo} has no file {wanted.file} at this revision: look at {page}/tree/main."
+    if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
+        return f"the Hub refuses to show {repo} with the token given: check HF_TOKEN."
+    return _plain_sentence(error, "the Hub")
+
+
+def _plain_sentence(error: Exception, host: str) -> str:
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        advice = "run the same command again later, it continues" if _passing(status) else "check the name"
+        return f"{host} answers with HTTP status {status}: {advice}."
+    if isinstance(error, httpx2.InvalidURL | httpx2.UnsupportedProtocol):
+        return f"{host} is no address that can be fetched ({_short(error)}): check it."
+    return (
+        f"{host} cannot be reached ({_short(error)}): check the network and run the same command again, it continues."
+    )
+
+
+def _short(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0].rstrip(".") or type(error).__name__

@@ -1,0 +1,65 @@
+"""What a step may use: the request, the folders, the tools, and how to report and to be stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ggufy import throttle
+from ggufy.errors import Cancelled
+from ggufy.files import sha256
+from ggufy.job import Artifact, Request
+from ggufy.llama.install import Llama
+from ggufy.llama.tools import ToolRun
+from ggufy.plan import SOURCE_PRODUCT, Step
+from ggufy.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """One job's surroundings."""
+
+    request: Request
+    folder: Path  # where the products go
+    logs: Path  # one log file a step
+    settings: Settings
+    llama: Llama
+    threads: int  # for the tools
+    report: Callable[[Step, float], None]  # fraction of the step that is done
+    stopped: Callable[[], bool]  # True: end now
+    keep_open: tuple[int, ...] = ()  # the folder's lock, inherited by the tools
+
+    def path(self, product: str) -> Path:
+        """Where a product is, or will be."""
+        return self.source if product == SOURCE_PRODUCT else self.folder / product
+
+    @property
+    def source(self) -> Path:
+        """The source on this machine."""
+        source = self.request.source
+        if not source.remote:
+            return Path(source.path)
+        digest = source.sha256[:16]
+        return self.settings.cache / "sources" / digest / Path(source.path).name
+
+    def tool_run(self, step: Step, cwd: Path | None = None) -> ToolRun:
+        """How a tool runs for this step: built environment, own log, ends when the job is stopped."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        return ToolRun(
+            environment=throttle.child_environment(threads=self.threads, home=self.settings.home),
+            cwd=cwd or self.folder,
+            log=self.logs / f"{step.label.replace(' ', '-')}.log",
+            stopped=self.stopped,
+            keep_open=self.keep_open,
+        )
+
+    def check_stopped(self) -> None:
+        """Raises Cancelled when the job was stopped; for loops of our own."""
+        if self.stopped():
+            raise Cancelled("the job was stopped.")
+
+
+def artifact_of(path: Path) -> Artifact:
+    """Name, size and digest of a finished product."""
+    return Artifact(name=path.name, size=path.stat().st_size, sha256=sha256(path))

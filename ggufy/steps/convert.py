@@ -1,0 +1,63 @@
+"""Makes the base GGUF: converts a checkpoint, or takes over an unquantized GGUF."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
+from ggufy.errors import SourceError
+from ggufy.files import partial, sha256
+from ggufy.job import Artifact
+from ggufy.plan import Step
+from ggufy.sources.gguf import read_head
+from ggufy.steps.context import Context, artifact_of
+
+
+def run(ctx: Context, step: Step) -> Artifact:
+    """Leaves `<Model>-<OUTTYPE>.gguf`."""
+    target = ctx.path(step.product)
+    if ctx.request.source.kind == "gguf":
+        _take_over(ctx.source, target)
+    else:
+        _convert(ctx, step, target)
+    return artifact_of(target)
+
+
+def _convert(ctx: Context, step: Step, target: Path) -> None:
+    from ggufy.rwkv.convert import convert  # noqa: PLC0415 - loads torch, seconds that only a due conversion pays
+
+    def progress(done: int, total: int) -> None:
+        ctx.check_stopped()
+        ctx.report(step, done / max(1, total))
+
+    convert(
+        ctx.source,
+        target,
+        outtype=ctx.request.outtype,
+        vocab=pinned_vocab(ctx),
+        name=ctx.request.name,
+        progress=progress,
+    )
+
+
+def pinned_vocab(ctx: Context) -> Path | None:
+    """The user's vocabulary, which must still be the file that the job was made with."""
+    request = ctx.request
+    if not request.vocab_path:
+        return None
+    path = Path(request.vocab_path)
+    if not path.is_file() or sha256(path) != request.vocab_sha256:
+        raise SourceError(f"{path} changed since the job was made: put the file back, or start anew with --name.")
+    return path
+
+
+def _take_over(source: Path, target: Path) -> None:
+    """A second name for the file where the disk allows it, else a copy."""
+    with partial(target) as part:
+        with contextlib.suppress(OSError):
+            os.link(source, part)
+        if not part.exists():
+            shutil.copyfile(source, part)
+        read_head(part)

@@ -1,0 +1,115 @@
+"""Exact sizes before anything is made, and whether they fit.
+
+llama-quantize's dry run needs only the head of a base GGUF, so a base that does not exist yet is stood in for by a
+sparse file with the right head, which takes no space.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ggufy.errors import DiskError
+from ggufy.files import free_bytes, human_size
+from ggufy.job import Request
+from ggufy.llama import tools
+from ggufy.llama.install import Llama
+from ggufy.plan import CONVERT, IMATRIX, QUANTIZE, Step, base_name, imatrix_name
+from ggufy.quantize.recipe import Forecast, ImatrixFacts, Recipe, forecast, same_tensors
+from ggufy.sources import calibration
+from ggufy.sources.gguf import GgufHead, read_head
+from ggufy.steps.context import Context
+from ggufy.steps.convert import pinned_vocab
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobForecast:
+    """What a job will leave."""
+
+    base: GgufHead
+    quants: dict[str, Forecast]  # by quant type
+    same_as: dict[str, str]  # quant types with the same tensors as an earlier one -> that one
+
+    @property
+    def weights(self) -> int:
+        return self.base.elements
+
+
+def forecast_job(ctx: Context, step: Step) -> JobForecast:
+    """Recipes and exact sizes of every quant of the job. The source must be on this machine."""
+    base = ctx.path(base_name(ctx.request))
+    if base.exists():
+        return _forecast(ctx, step, base)
+    if ctx.request.source.kind == "gguf":
+        return _forecast(ctx, step, ctx.source)
+    from ggufy.rwkv.convert import write_skeleton  # noqa: PLC0415 - loads torch
+
+    with tempfile.TemporaryDirectory(prefix="ggufy-") as folder:
+        skeleton = Path(folder) / base.name
+        write_skeleton(
+            ctx.source, skeleton, outtype=ctx.request.outtype, vocab=pinned_vocab(ctx), name=ctx.request.name
+        )
+        return _forecast(ctx, step, skeleton)
+
+
+def dry_run(llama: Llama, run: tools.ToolRun, base: Path, quant_type: str) -> Recipe:
+    """llama-quantize's own recipe for a quant type."""
+    command = tools.dry_run_command(llama.tool("llama-quantize"), base=base.absolute(), quant_type=quant_type)
+    return tools.parse_dry_run(tools.run_tool(command, run))
+
+
+def check_space(ctx: Context, due: Iterable[Step], sizes: JobForecast) -> None:
+    """Raises DiskError when the products that are due do not fit on the disk together (the peak of a local job)."""
+    needed = sum(product_size(ctx.request, step, sizes) for step in due)
+    free = free_bytes(ctx.folder)
+    if needed > free:
+        raise DiskError(
+            f"{human_size(needed)} are needed in {ctx.folder.absolute()} and {human_size(free)} are free, "
+            f"{human_size(needed - free)} too little: choose fewer --types or another --out."
+        )
+
+
+def check_download_space(ctx: Context) -> None:
+    """Raises DiskError when the source itself does not fit into the cache."""
+    free = free_bytes(ctx.source)
+    if ctx.request.source.size > free:
+        raise DiskError(
+            f"the source needs {human_size(ctx.request.source.size)} in {ctx.settings.cache} and {human_size(free)} "
+            "are free: free some space or set GGUFY_CACHE to another disk."
+        )
+
+
+def product_size(request: Request, step: Step, sizes: JobForecast) -> int:
+    """Bytes of a step's product. The imatrix is bounded by one F32 row per tensor and matrix."""
+    if step.kind == QUANTIZE:
+        return sizes.quants[step.quant_type].size
+    if step.kind == CONVERT:
+        return sizes.base.file_size
+    if step.kind == IMATRIX:
+        return sum(4 * tensor.shape[0] + 512 for tensor in sizes.base.tensors.values() if len(tensor.shape) > 1)
+    return 0
+
+
+def _forecast(ctx: Context, step: Step, base: Path) -> JobForecast:
+    head = read_head(base)
+    run = ctx.tool_run(step, cwd=base.absolute().parent)
+    recipes = {t: dry_run(ctx.llama, run, base, t) for t in ctx.request.quant_types}
+    facts = None
+    if ctx.request.imatrix != "none":
+        facts = ImatrixFacts(file=imatrix_name(ctx.request), dataset=_dataset(ctx))
+    return JobForecast(
+        base=head,
+        quants={t: forecast(head, recipe, facts) for t, recipe in recipes.items()},
+        same_as=same_tensors(recipes),
+    )
+
+
+def _dataset(ctx: Context) -> str:
+    """The calibration text's name as the imatrix will hold it (or holds it, if it is the user's)."""
+    if ctx.request.imatrix == "file":
+        names = read_head(Path(ctx.request.imatrix_path)).metadata.get("imatrix.datasets") or [""]
+        return str(names[0])
+    text = calibration.pinned(ctx.settings.cache, ctx.request.calibration_sha256)
+    return text.name if text else ""

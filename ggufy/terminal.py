@@ -1,0 +1,160 @@
+"""What people see in a terminal: live progress, the table of results, the list of jobs. Text in, text out."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import unicodedata
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from ggufy.catalog import BY_NAME
+from ggufy.files import human_size, human_time
+from ggufy.job import Job, Status
+from ggufy.plan import plan
+from ggufy.progress import Snapshot
+from ggufy.steps.forecast import JobForecast
+
+_BAR = 20  # characters
+_CLEAR_LINE = "\r\x1b[K"
+
+
+def progress_line(snapshot: Snapshot) -> str:
+    """`[ 4/31] quantize Q4_K_M  ████████░░  42 %  3 s · about 1 min 20 s left`."""
+    current = snapshot.current
+    if current is None:
+        return f"[{snapshot.done:2}/{len(snapshot.steps)}] getting ready"
+    filled = round(current.fraction * _BAR)
+    bar = "█" * filled + "░" * (_BAR - filled)
+    line = f"[{snapshot.done + 1:2}/{len(snapshot.steps)}] {current.step.label:<17} {bar} {current.fraction:4.0%}"
+    return f"{line}  {human_time(current.seconds)}{_left(snapshot)}"
+
+
+def finished_lines(before: Snapshot, now: Snapshot) -> list[str]:
+    """One line for every step that ended between two snapshots."""
+    old = {s.step.product: s.state for s in before.steps}
+    total = len(now.steps)
+    ended = [s for s in now.steps if s.state == "done" and old.get(s.step.product, "waiting") != "done"]
+    first = now.done - len(ended) + 1
+    return [
+        f"[{first + i:2}/{total}] {s.step.label:<17} {_size(s.size):>8}  in {human_time(s.seconds)}"
+        for i, s in enumerate(ended)
+    ]
+
+
+def _size(size: int) -> str:
+    return human_size(size) if size else ""
+
+
+def _left(snapshot: Snapshot) -> str:
+    return "" if snapshot.eta_s is None else f" · about {human_time(snapshot.eta_s)} left"
+
+
+class LiveDisplay:
+    """Draws the progress while a `with` block runs: one moving line on a terminal, a line per step elsewhere."""
+
+    def __init__(self, take: Any, stream: TextIO | None = None, interval_s: float = 0.25):
+        self.take = take  # () -> Snapshot
+        self.stream = stream or sys.stderr
+        self.interval_s = interval_s
+        self.moving = self.stream.isatty()
+        self._seen = Snapshot()
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="ggufy-display", daemon=True)
+
+    def __enter__(self) -> LiveDisplay:
+        self._seen = self.take()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end.set()
+        self._thread.join()
+        self._draw(last=True)
+
+    def _loop(self) -> None:
+        while not self._end.wait(self.interval_s):
+            self._draw()
+
+    def _draw(self, *, last: bool = False) -> None:
+        now = self.take()
+        clear = _CLEAR_LINE if self.moving else ""
+        if not self._seen.steps and now.steps and now.done:
+            self.stream.write(f"{clear}{now.done} of {len(now.steps)} files are there already\n")
+            self._seen = now
+        for line in finished_lines(self._seen, now):
+            self.stream.write(f"{clear}{line}{'' if last else _left(now)}\n")
+        self._seen = now
+        if self.moving:
+            self.stream.write(clear if last else clear + progress_line(now))
+        self.stream.flush()
+
+
+def results(job: Job, forecast: JobForecast | None, folder: Path) -> list[dict[str, Any]]:
+    """One record per file of a job: what the table shows and what --json prints."""
+    sizes = {artifact.name: artifact for artifact in job.artifacts}
+    rows: list[dict[str, Any]] = []
+    for step in plan(job.request):
+        path = folder / step.product
+        if not step.final or not path.exists():
+            continue
+        row: dict[str, Any] = {"file": step.product, "kind": step.kind, "size": path.stat().st_size}
+        if step.product in sizes:
+            row["sha256"] = sizes[step.product].sha256
+        if step.quant_type:
+            row |= {"type": step.quant_type, "needs_imatrix": BY_NAME[step.quant_type].needs_imatrix}
+            if forecast:
+                row["bpw"] = round(forecast.quants[step.quant_type].bpw, 3)
+                row["same_tensors_as"] = forecast.same_as.get(step.quant_type)
+        rows.append(row)
+    return rows
+
+
+def results_table(rows: list[dict[str, Any]]) -> str:
+    """The table of a finished job: type, size, bits per weight, needs-imatrix, a note."""
+    body = []
+    for row in rows:
+        kind = row.get("type") or {"convert": "base GGUF", "imatrix": "imatrix"}[row["kind"]]
+        needs = {True: "yes", False: "no"}.get(row.get("needs_imatrix", ""), "")
+        bpw = f"{row['bpw']:.2f}" if "bpw" in row else ""
+        body.append([kind, human_size(row["size"]), bpw, needs, _note(row)])
+    return table(["type", "size", "bpw", "needs imatrix", "note"], body, right=(1, 2))
+
+
+def _note(row: dict[str, Any]) -> str:
+    if row.get("same_tensors_as"):
+        return f"same tensors as {row['same_tensors_as']} on this model"
+    return BY_NAME[row["type"]].advice if "type" in row else row["file"]
+
+
+def job_lines(jobs: list[tuple[Job, int, int, bool]]) -> str:
+    """The list of jobs: (record, files done, files in all, whether somebody works on it now)."""
+    if not jobs:
+        return "no jobs yet: python -m ggufy quantize SOURCE makes the first."
+    body = []
+    for job, done, total, held in jobs:
+        note = job.error
+        if job.status in (Status.RUNNING, Status.QUEUED) and not held:
+            note = "interrupted: `python -m ggufy resume` continues it"
+        body.append([job.id, job.status.value, f"{done}/{total}", job.updated[:16].replace("T", " "), note])
+    return table(["job", "status", "files", "updated (UTC)", "note"], body, right=(2,))
+
+
+def table(head: list[str], body: list[list[str]], right: tuple[int, ...] = ()) -> str:
+    """Columns padded to their widest cell; wide (Chinese) characters count twice."""
+    widths = [max(_width(row[i]) for row in [head, *body]) for i in range(len(head))]
+    lines = []
+    for row in [head, ["─" * w for w in widths], *body]:
+        cells = [
+            " " * (widths[i] - _width(cell)) + cell if i in right else cell + " " * (widths[i] - _width(cell))
+            for i, cell in enumerate(row)
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _width(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)

@@ -1,0 +1,137 @@
+"""How much of the machine a run may use, and the environment its tools are given.
+
+The core count of the machine is not what a container may use: the scheduler's affinity mask and the quota of every
+control group (cgroup) above this process limit it too, and llama.cpp's tools look at neither. So ggufy works the
+number out here and passes it to each tool. Memory is limited by the same groups.
+
+Version 1 and version 2 of cgroups are both read. A process's line in `/proc/self/cgroup` may name a folder that the
+container cannot see; what it sees then is its own group, mounted at the root, so the root is always read as well.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+SAFE_PATH = "/usr/local/bin:/usr/bin:/bin"
+_UNLIMITED = 1 << 60  # cgroup v1 writes "no limit" as a number near 2**63
+
+
+def allowed_cpus(*, root: Path = Path("/"), cores: int | None = None) -> float:
+    """CPUs that this process may keep busy, 0.5 for half of one: the least of affinity and cgroup quotas.
+
+    `root` is where /proc and /sys are looked up; `cores` stands in for the affinity mask.
+    """
+    limits = [float(cores if cores is not None else _affinity())]
+    for folder in _groups("cpu", root):
+        quota, period = _numbers(folder / "cpu.max", 2)  # v2: "max 100000" or "150000 100000", microseconds
+        if quota is None:
+            (quota,) = _numbers(folder / "cpu.cfs_quota_us", 1)  # v1: -1 is no limit
+            (period,) = _numbers(folder / "cpu.cfs_period_us", 1)
+        if quota is not None and period is not None and quota > 0 and period > 0:
+            limits.append(quota / period)
+    return min(limits)
+
+
+def default_threads(cpus: float) -> int:
+    """Threads to use when nobody says: one CPU's worth stays free for the page and the system, if there is more."""
+    return max(1, int(cpus - 1))
+
+
+def memory_limit(*, root: Path = Path("/")) -> int:
+    """Bytes of memory that this process and its tools may use together: the machine's, or less by cgroup."""
+    return min([_meminfo("MemTotal", root) or _physical_memory(), *(limit for limit, _ in _memory_groups(root))])
+
+
+def memory_available(*, root: Path = Path("/")) -> int:
+    """Bytes of memory that are free now, or can be freed by dropping cached files; never below 0."""
+    free = _meminfo("MemAvailable", root) or _meminfo("MemTotal", root) or _physical_memory()
+    return max(0, min([free, *(limit - used for limit, used in _memory_groups(root))]))
+
+
+def child_environment(*, threads: int, home: Path, tmpdir: Path | None = None) -> dict[str, str]:
+    """The whole environment of a tool: built from nothing, so that no token and no LLAMA_ARG_* reaches it.
+
+    GOMP_SPINCOUNT=0 lets OpenMP's threads sleep at a barrier instead of spinning: RWKV has very many small operations,
+    and on shared CPUs spinning made the same chunk ten times slower.
+    """
+    environment = {
+        "PATH": f"{Path(sys.executable).parent}:{SAFE_PATH}",
+        "HOME": str(home),
+        "LANG": "C.UTF-8",
+        "OMP_NUM_THREADS": str(threads),
+        "GOMP_SPINCOUNT": "0",
+    }
+    if tmpdir is not None:
+        environment["TMPDIR"] = str(tmpdir)
+    return environment
+
+
+def _affinity() -> int:
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _physical_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _groups(controller: str, root: Path) -> Iterator[Path]:
+    """Folders of the control groups that hold this process, innermost first, up to the root of each hierarchy."""
+    mounts = root / "sys/fs/cgroup"
+    for line in _lines(root / "proc/self/cgroup"):
+        _, controllers, inside = line.split(":", 2)
+        if not controllers:  # version 2; beside version 1 it is mounted as "unified"
+            mount = mounts / "unified" if (mounts / "unified").is_dir() else mounts
+        elif controller in controllers.split(","):
+            mount = mounts / controllers if (mounts / controllers).is_dir() else mounts / controller
+        else:
+            continue
+        path = PurePosixPath(inside)
+        if ".." in path.parts:  # a group outside of this container's view
+            path = PurePosixPath("/")
+        for group in (path, *path.parents):
+            yield mount / group.relative_to("/")
+
+
+def _memory_groups(root: Path) -> Iterator[tuple[int, int]]:
+    """(limit, bytes in use that cannot simply be dropped) of each control group that limits memory."""
+    for folder in _groups("memory", root):
+        for limit_name, used_name, cache_key in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            (limit,) = _numbers(folder / limit_name, 1)
+            if limit is not None and limit < _UNLIMITED:
+                (used,) = _numbers(folder / used_name, 1)
+                yield limit, max(0, (used or 0) - _keyed(folder / "memory.stat", cache_key))
+
+
+def _meminfo(key: str, root: Path) -> int:
+    return _keyed(root / "proc/meminfo", key + ":") * 1024  # the file counts in kB and means 1024 bytes
+
+
+def _keyed(path: Path, key: str) -> int:
+    for line in _lines(path):
+        words = line.split()
+        if len(words) > 1 and words[0] == key and words[1].isdigit():
+            return int(words[1])
+    return 0
+
+
+def _numbers(path: Path, count: int) -> list[int | None]:
+    """The first `count` words of a small file as integers; None for a word that is none, or missing."""
+    words = " ".join(_lines(path)).split()[:count]
+    found = [int(word) if word.lstrip("-").isdigit() else None for word in words]
+    return found + [None] * (count - len(found))
+
+
+def _lines(path: Path) -> list[str]:
+    """Lines of a file of the kernel; none if it is absent, or not for us to read."""
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []

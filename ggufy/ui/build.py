@@ -1,0 +1,74 @@
+"""Builds the page and serves it.
+
+The only files that it hands out are finished products of known jobs, by a route of our own: gradio's `allowed_paths`
+would open a whole folder, records and logs included.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from ggufy.errors import UsageError
+from ggufy.service import Services
+from ggufy.ui.i18n import TEXTS
+from ggufy.ui.quantize_tab import HERE, quantize_tab
+from ggufy.ui.views import FILES_ROUTE
+
+_SANS = ["system-ui", "Segoe UI", "Roboto", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif"]
+_MONO = ["ui-monospace", "SF Mono", "Cascadia Mono", "DejaVu Sans Mono", "monospace"]
+
+
+def build(services: Services) -> gr.Blocks:
+    """The page, not served yet."""
+    with gr.Blocks(title="ggufy", analytics_enabled=False) as page:
+        quantize_tab(services, gr.I18n(**_translations()))
+    return page
+
+
+def serve(services: Services) -> gr.Blocks:
+    """Serves the page in threads of its own, and returns it for `close()`. Raises UsageError for a port in use."""
+    settings = services.settings
+    page = build(services)
+    try:
+        page.launch(
+            server_name=settings.server_name,
+            server_port=settings.server_port,
+            prevent_thread_lock=True,
+            quiet=True,
+            theme=gr.themes.Base(primary_hue="indigo", neutral_hue="slate", font=_SANS, font_mono=_MONO),
+            css_paths=[HERE / "page.css"],
+            i18n=gr.I18n(**_translations()),
+            footer_links=[],
+            run_history=False,
+            enable_monitoring=False,
+            ssr_mode=False,
+            max_file_size="1kb",  # nothing is uploaded here; gradio's upload route is open all the same
+            app_kwargs={"routes": [_files_route(services)], "docs_url": None, "redoc_url": None, "openapi_url": None},
+        )
+    except OSError as error:
+        raise UsageError(
+            f"the page cannot be served on {settings.server_name}:{settings.server_port}: "
+            "stop what uses that port, or set GRADIO_SERVER_PORT to another."
+        ) from error
+    return page
+
+
+def _files_route(services: Services) -> Route:
+    """GET /files/<job id>/<file name>: a finished file as a download, whole or by ranges."""
+
+    def download(request: Request) -> Response:
+        path = services.file(request.path_params["job"], request.path_params["name"])
+        if path is None:
+            return PlainTextResponse("no such file\n", status_code=404)
+        return FileResponse(path, filename=path.name, media_type="application/octet-stream")
+
+    return Route(f"/{FILES_ROUTE}/{{job}}/{{name}}", download, methods=["GET"])
+
+
+def _translations() -> dict[str, Any]:
+    return TEXTS | {"zh-CN": TEXTS["zh"], "zh-TW": TEXTS["zh"]}

@@ -1,0 +1,37 @@
+// Body of gradio's js_on_load for the table of quant types. `value` is the list of names that goes to the server:
+// what the visitor wants, less what cannot be made without an imatrix when there is none.
+let wanted = [...props.value];
+let imatrix = true;
+
+const show = () => {
+  const boxes = [...element.querySelectorAll("input[type=checkbox]")];
+  for (const box of boxes) {
+    box.disabled = !imatrix && box.hasAttribute("data-needs-imatrix");
+    box.checked = !box.disabled && wanted.includes(box.value);
+  }
+  const names = boxes.filter((box) => box.checked).map((box) => box.value);
+  const output = element.querySelector("output");
+  if (output) {
+    output.textContent = output.dataset.text.replace("{count}", names.length).replace("{total}", output.dataset.total);
+  }
+  if (boxes.length && names.join() !== props.value.join()) props.value = names;
+};
+
+element.addEventListener("change", (event) => {
+  const { value, checked } = event.target;
+  wanted = checked ? [...wanted, value] : wanted.filter((name) => name !== value);
+  show();
+});
+element.addEventListener("click", (event) => {
+  const preset = event.target.closest("button[data-preset]")?.dataset.preset;
+  if (!preset) return;
+  const selector = { all: "input", recommended: "input[data-recommended]", none: "input[data-none]" }[preset];
+  wanted = [...element.querySelectorAll(selector)].map((box) => box.value);
+  show();
+});
+document.addEventListener("ggufy-imatrix", (event) => {
+  imatrix = event.detail;
+  show();
+});
+watch("rows", show);
+show();

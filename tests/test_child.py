@@ -1,0 +1,130 @@
+"""Children die with ggufy, get exactly the environment they are given, and keep an inherited lock."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ggufy import files, throttle
+from ggufy.errors import BusyError
+from ggufy.llama import child
+
+ENV = {"LANG": "C.UTF-8", "PATH": throttle.SAFE_PATH}
+REPO = Path(__file__).parent.parent
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    """Waits for something that other processes do; fails the test when it never comes."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.02)
+
+
+def is_gone(pid: int) -> bool:
+    """No such process, or one that has ended and that nobody has asked about yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
+def test_child_dies_with_its_parent(tmp_path: Path) -> None:
+    parent_code = textwrap.dedent(f"""
+        import time
+        from pathlib import Path
+        from ggufy.llama import child
+        process = child.start(["/bin/sh", "-c", "echo $$ > pid.part; mv pid.part pid; exec sleep 1000"],
+                              cwd=Path({str(tmp_path)!r}), env={ENV!r})
+        time.sleep(1000)
+    """)
+    parent = subprocess.Popen([sys.executable, "-c", parent_code], cwd=REPO)
+    try:
+        wait_until((tmp_path / "pid").exists)
+        pid = int((tmp_path / "pid").read_text())
+        assert not is_gone(pid)
+    finally:
+        parent.kill()
+        parent.wait()
+    wait_until(lambda: is_gone(pid))
+
+
+def test_launcher_leaves_when_the_parent_was_gone_before(tmp_path: Path) -> None:
+    command = [sys.executable, "-I", "-S", child.__file__, str(os.getppid()), "0", "/bin/sh", "-c", "touch ran"]
+    assert subprocess.run(command, cwd=tmp_path, env=ENV, check=False).returncode == 127
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_environment_is_exactly_what_was_given(tmp_path: Path) -> None:
+    given = throttle.child_environment(threads=3, home=tmp_path)
+    printed = child.run(["/usr/bin/env"], cwd=tmp_path, env=given).stdout
+    assert dict(line.split("=", 1) for line in printed.splitlines()) == given
+
+
+def test_niceness_is_added(tmp_path: Path) -> None:
+    process = child.start(["/bin/sh", "-c", "nice; pwd"], cwd=tmp_path, env=ENV, nice=7, stdout=subprocess.PIPE)
+    out, _ = process.communicate()
+    assert out.decode().split() == [str(min(19, os.nice(0) + 7)), str(tmp_path)]
+
+
+def test_sigpipe_is_not_ignored(tmp_path: Path) -> None:
+    """Python ignores SIGPIPE, and a program started by Python would inherit that and write to nobody for ever."""
+    process = child.start(["/bin/sh", "-c", "yes"], cwd=tmp_path, env=ENV, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait(timeout=60) in (-signal.SIGPIPE, 128 + signal.SIGPIPE)
+
+
+def test_lock_is_held_until_the_inheritor_ends(tmp_path: Path) -> None:
+    with files.lock(tmp_path / "lock") as lock:
+        process = child.start(["/bin/sleep", "1000"], cwd=tmp_path, env=ENV, pass_fds=[lock])
+    with pytest.raises(BusyError), files.lock(tmp_path / "lock"):
+        pass
+    child.stop(process)
+    with files.lock(tmp_path / "lock"):
+        pass
+
+
+def test_stop_ends_children_of_the_child(tmp_path: Path) -> None:
+    script = "trap '' TERM; sleep 1000 & echo $! > pid.part; mv pid.part pid; wait; sleep 1000"
+    process = child.start(["/bin/sh", "-c", script], cwd=tmp_path, env=ENV)
+    wait_until((tmp_path / "pid").exists)
+    child.stop(process, grace_s=0.2)
+    assert process.returncode == -signal.SIGKILL
+    wait_until(lambda: is_gone(int((tmp_path / "pid").read_text())))
+    child.stop(process)  # again, on one that has ended
+
+
+def test_stop_asks_politely_first(tmp_path: Path) -> None:
+    script = "trap 'echo bye > said; exit 3' TERM; touch ready; while :; do sleep 0.05; done"
+    process = child.start(["/bin/sh", "-c", script], cwd=tmp_path, env=ENV)
+    wait_until((tmp_path / "ready").exists)
+    child.stop(process, grace_s=60)
+    assert (process.returncode, (tmp_path / "said").read_text()) == (3, "bye\n")
+
+
+def test_program_that_cannot_start(tmp_path: Path) -> None:
+    done = child.run([str(tmp_path / "nothing")], cwd=tmp_path, env=ENV)
+    assert done.returncode == 127
+    assert f"cannot start {tmp_path}/nothing: No such file" in done.stdout
+
+
+def test_run_returns_code_and_both_streams(tmp_path: Path) -> None:
+    done = child.run(["/bin/sh", "-c", "echo out; echo err >&2; exit 4"], cwd=tmp_path, env=ENV)
+    assert (done.returncode, done.stdout) == (4, "out\nerr\n")
+
+
+def test_run_stops_what_takes_too_long(tmp_path: Path) -> None:
+    with pytest.raises(subprocess.TimeoutExpired):
+        child.run(["/bin/sh", "-c", "echo $$ > pid; exec sleep 1000"], cwd=tmp_path, env=ENV, timeout_s=1.0)
+    if (tmp_path / "pid").exists():
+        assert is_gone(int((tmp_path / "pid").read_text()))

@@ -1,0 +1,87 @@
+"""Products appear whole or not at all; locks hold."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ggufy import files
+from ggufy.errors import BusyError, DiskError
+
+
+def test_a_product_gets_its_name_at_the_end(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "a.gguf"
+    with files.partial(target) as part:
+        part.write_bytes(b"x")
+        assert not target.exists()
+    assert target.read_bytes() == b"x"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_an_error_leaves_the_old_product_and_no_part(tmp_path: Path) -> None:
+    target = tmp_path / "a"
+    target.write_bytes(b"old")
+    with pytest.raises(RuntimeError), files.partial(target) as part:
+        part.write_bytes(b"half")
+        raise RuntimeError
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_stale_part_is_not_built_upon(tmp_path: Path) -> None:
+    target = tmp_path / "a"
+    (tmp_path / "a.part").write_bytes(b"left by a kill")
+    with files.partial(target) as part:
+        assert not part.exists()
+        part.write_bytes(b"new")
+    assert target.read_bytes() == b"new"
+
+
+def test_full_disk_and_no_permission_are_ours(tmp_path: Path) -> None:
+    with pytest.raises(DiskError, match="full"), files.partial(tmp_path / "a"):
+        raise OSError(28, "No space left on device")
+    with pytest.raises(DiskError, match="--out"), files.partial(tmp_path / "a"):
+        raise PermissionError(13, "Permission denied")
+
+
+def test_digest_and_its_progress(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"abc" * 3_000_000)
+    seen: list[int] = []
+    assert files.sha256(path, seen.append) == hashlib.sha256(b"abc" * 3_000_000).hexdigest()
+    assert seen[-1] == 9_000_000
+
+
+def test_a_lock_holds_across_processes_and_falls_with_its_process(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    code = "import sys,time; from pathlib import Path; from ggufy import files\n"
+    code += "with files.lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    other = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE)
+    assert other.stdout is not None
+    assert other.stdout.readline() == b"held\n"
+    with pytest.raises(BusyError, match="who"), files.lock(path, message="who"):
+        pass
+    other.kill()
+    other.wait()
+    other.stdout.close()
+    with files.lock(path, wait_s=5):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (14_600_000, "14.6 MB"), (123e6, "123 MB"), (28e9, "28.00 GB")],
+)
+def test_sizes(size: float, text: str) -> None:
+    assert files.human_size(size) == text
+
+
+@pytest.mark.parametrize(
+    ("s", "text"), [(3.44, "3.4 s"), (9.96, "10 s"), (59.6, "1 min 00 s"), (190, "3 min 10 s"), (7500, "2 h 05 min")]
+)
+def test_times(s: float, text: str) -> None:
+    assert files.human_time(s) == text

@@ -1,0 +1,133 @@
+"""Records and plans: pure functions."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from ggufy import job as jobs
+from ggufy import plan as plans
+from ggufy.catalog import parse_types
+from ggufy.job import Artifact, Job, Request, Source, Status
+
+SOURCE = Source(kind="checkpoint", path="/models/m.pth", size=10, sha256="ab" * 32)
+REQUEST = Request(name="m", source=SOURCE, quant_types=("Q4_K_M", "Q6_K"), outtype="f16", calibration_sha256="cd" * 32)
+
+
+def test_a_job_survives_json() -> None:
+    job = Job(
+        request=REQUEST, status=Status.FAILED, error="文件坏了", artifacts=(Artifact(name="a", size=1, sha256="x"),)
+    )
+    assert jobs.from_json(jobs.to_json(job)) == job
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "{}", '{"version": 0}', '{"version": 99}', '{"version": 1, "request": {}}', '{"version": 1}', "not json"],
+)
+def test_anything_else_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        jobs.from_json(text)
+
+
+def test_an_unknown_field_is_refused_not_dropped() -> None:
+    record = json.loads(jobs.to_json(Job(request=REQUEST)))
+    record["surprise"] = 1
+    with pytest.raises(ValueError, match="surprise"):
+        jobs.from_json(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"outtype": "bf16"},
+        {"source": dataclasses.replace(SOURCE, sha256="00" * 32)},
+        {"calibration_sha256": "00" * 32},
+        {"chunks": 7},
+        {"imatrix": "none"},
+        {"vocab_sha256": "00" * 32},
+    ],
+)
+def test_what_decides_the_bytes_decides_the_inputs(change: dict[str, object]) -> None:
+    assert dataclasses.replace(REQUEST, **change).inputs() != REQUEST.inputs()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"quant_types": ("Q8_0",)},
+        {"source": dataclasses.replace(SOURCE, path="/elsewhere/m.pth", mtime_ns=5)},
+        {"calibration": "another way to name the same text"},
+    ],
+)
+def test_what_does_not_decide_them_does_not(change: dict[str, object]) -> None:
+    assert dataclasses.replace(REQUEST, **change).inputs() == REQUEST.inputs()
+
+
+def test_the_same_request_is_the_same_job() -> None:
+    assert REQUEST.job_id == dataclasses.replace(REQUEST).job_id
+    assert REQUEST.job_id != dataclasses.replace(REQUEST, quant_types=("Q8_0",)).job_id
+
+
+def test_an_artifact_replaces_its_older_self() -> None:
+    job = Job(request=REQUEST).with_artifact(Artifact(name="a", size=1, sha256="x"))
+    job = job.with_artifact(Artifact(name="a", size=2, sha256="y"))
+    assert job.artifacts == (Artifact(name="a", size=2, sha256="y"),)
+
+
+# ---- plan
+
+
+def products(steps: tuple[plans.Step, ...]) -> list[str]:
+    return [step.product for step in steps]
+
+
+def test_the_whole_plan() -> None:
+    steps = plans.plan(dataclasses.replace(REQUEST, quant_types=parse_types("all")))
+    names = products(steps)
+    assert names[:3] == ["m-F16.gguf", "m-imatrix.gguf", "m-Q4_K_M.gguf"]
+    assert len(names) == len(set(names)) == 31
+
+
+def test_without_imatrix_and_from_the_hub() -> None:
+    remote = dataclasses.replace(SOURCE, model_id="o/r", revision="c" * 40)
+    steps = plans.plan(dataclasses.replace(REQUEST, source=remote, imatrix="none"))
+    assert [step.kind for step in steps] == ["download", "convert", "quantize", "quantize"]
+
+
+def test_nothing_is_due_when_all_products_exist_even_without_the_source() -> None:
+    remote = dataclasses.replace(SOURCE, model_id="o/r", revision="c" * 40)
+    steps = plans.plan(dataclasses.replace(REQUEST, source=remote))
+    assert plans.pending(steps, lambda product: product != plans.SOURCE_PRODUCT) == ()
+
+
+def test_a_missing_quant_does_not_bring_the_source_back() -> None:
+    remote = dataclasses.replace(SOURCE, model_id="o/r", revision="c" * 40)
+    steps = plans.plan(dataclasses.replace(REQUEST, source=remote))
+    have = {"m-F16.gguf", "m-imatrix.gguf", "m-Q4_K_M.gguf"}
+    assert products(plans.pending(steps, have.__contains__)) == ["m-Q6_K.gguf"]
+
+
+def test_a_missing_base_brings_it_back() -> None:
+    remote = dataclasses.replace(SOURCE, model_id="o/r", revision="c" * 40)
+    steps = plans.plan(dataclasses.replace(REQUEST, source=remote))
+    have = {"m-imatrix.gguf", "m-Q4_K_M.gguf", "m-Q6_K.gguf"}
+    assert products(plans.pending(steps, have.__contains__)) == ["source", "m-F16.gguf"]
+
+
+def test_killed_after_every_product_every_product_is_made_once() -> None:
+    """The rule itself, at every point, with the disk kept and with the disk lost but what is final kept."""
+    steps = plans.plan(dataclasses.replace(REQUEST, quant_types=parse_types("all")))
+    for point in range(len(steps)):
+        have: set[str] = set()
+        made: list[str] = []
+        for step in plans.pending(steps, have.__contains__)[:point]:
+            made.append(step.product)
+            have.add(step.product)
+        for step in plans.pending(steps, have.__contains__):
+            assert set(step.reads) <= have
+            made.append(step.product)
+            have.add(step.product)
+        assert sorted(made) == sorted(products(steps))

@@ -1,0 +1,163 @@
+"""CPU and memory limits are read from cgroups of both versions; a tool's environment is built from nothing."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from ggufy import throttle
+
+GIB = 1 << 30
+NO_LIMIT_V1 = "9223372036854771712"
+
+
+def machine(root: Path, contents: dict[str, str]) -> Path:
+    """A folder that looks like / to the functions under test."""
+    for name, text in contents.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("contents", "expected"),
+    [
+        ({}, 8.0),
+        ({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "max 100000"}, 8.0),
+        ({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "150000 100000"}, 1.5),
+        ({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "1600000 100000"}, 8.0),
+        # the group above is the tighter one
+        (
+            {
+                "proc/self/cgroup": "0::/a/b",
+                "sys/fs/cgroup/a/b/cpu.max": "400000 100000",
+                "sys/fs/cgroup/a/cpu.max": "200000 100000",
+            },
+            2.0,
+        ),
+        # a container without a cgroup namespace: the line names a folder that is not there
+        ({"proc/self/cgroup": "0::/docker/123", "sys/fs/cgroup/cpu.max": "300000 100000"}, 3.0),
+        ({"proc/self/cgroup": "0::/../outside", "sys/fs/cgroup/cpu.max": "50000 100000"}, 0.5),
+        # version 1, under both names of its folder
+        (
+            {
+                "proc/self/cgroup": "4:memory:/x\n2:cpu,cpuacct:/job",
+                "sys/fs/cgroup/cpu,cpuacct/job/cpu.cfs_quota_us": "250000",
+                "sys/fs/cgroup/cpu,cpuacct/job/cpu.cfs_period_us": "100000",
+            },
+            2.5,
+        ),
+        (
+            {
+                "proc/self/cgroup": "2:cpu:/job",
+                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "100000",
+                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "50000",
+                "sys/fs/cgroup/cpu/job/cpu.cfs_quota_us": "-1",
+                "sys/fs/cgroup/cpu/job/cpu.cfs_period_us": "100000",
+            },
+            2.0,
+        ),
+        # both versions at once
+        (
+            {
+                "proc/self/cgroup": "1:cpu:/\n0::/",
+                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "600000",
+                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000",
+                "sys/fs/cgroup/unified/cpu.max": "500000 100000",
+            },
+            5.0,
+        ),
+        ({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "what is this"}, 8.0),
+    ],
+)
+def test_allowed_cpus(tmp_path: Path, contents: dict[str, str], expected: float) -> None:
+    assert throttle.allowed_cpus(root=machine(tmp_path, contents), cores=8) == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="macOS has no affinity masks")
+def test_allowed_cpus_obeys_the_affinity_mask(tmp_path: Path) -> None:
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert throttle.allowed_cpus(root=tmp_path) == 1.0
+    finally:
+        os.sched_setaffinity(0, before)
+    assert throttle.allowed_cpus(root=tmp_path) == len(before)
+
+
+def test_this_machine() -> None:
+    assert 0 < throttle.allowed_cpus() <= (os.cpu_count() or 1)
+    assert 0 <= throttle.memory_available() <= throttle.memory_limit()
+    assert throttle.memory_limit() > 100_000_000
+
+
+@pytest.mark.parametrize(("cpus", "threads"), [(0.5, 1), (1, 1), (1.5, 1), (2, 1), (2.9, 1), (3, 2), (8, 7), (64, 63)])
+def test_default_threads_leave_one_cpu(cpus: float, threads: int) -> None:
+    assert throttle.default_threads(cpus) == threads
+
+
+MEMINFO = "MemTotal:       16777216 kB\nMemFree:         1000000 kB\nMemAvailable:    8388608 kB"
+
+
+@pytest.mark.parametrize(
+    ("contents", "limit", "available"),
+    [
+        ({}, 16 * GIB, 8 * GIB),
+        (
+            {
+                "proc/self/cgroup": "0::/a",
+                "sys/fs/cgroup/a/memory.max": "max",
+                "sys/fs/cgroup/memory.max": str(4 * GIB),
+                "sys/fs/cgroup/memory.current": str(3 * GIB),
+                "sys/fs/cgroup/memory.stat": f"anon 1\ninactive_file {GIB}\nactive_file 7",
+            },
+            4 * GIB,
+            2 * GIB,
+        ),
+        (
+            {
+                "proc/self/cgroup": "9:memory:/job",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": NO_LIMIT_V1,
+                "sys/fs/cgroup/memory/memory.usage_in_bytes": str(15 * GIB),
+                "sys/fs/cgroup/memory/job/memory.limit_in_bytes": str(2 * GIB),
+                "sys/fs/cgroup/memory/job/memory.usage_in_bytes": str(GIB),
+                "sys/fs/cgroup/memory/job/memory.stat": f"inactive_file 5\ntotal_inactive_file {GIB // 2}",
+            },
+            2 * GIB,
+            2 * GIB - GIB // 2,
+        ),
+        # a limit that was lowered below what is in use
+        (
+            {
+                "proc/self/cgroup": "0::/",
+                "sys/fs/cgroup/memory.max": str(GIB),
+                "sys/fs/cgroup/memory.current": str(2 * GIB),
+            },
+            GIB,
+            0,
+        ),
+    ],
+)
+def test_memory(tmp_path: Path, contents: dict[str, str], limit: int, available: int) -> None:
+    root = machine(tmp_path, {"proc/meminfo": MEMINFO, **contents})
+    assert throttle.memory_limit(root=root) == limit
+    assert throttle.memory_available(root=root) == available
+
+
+def test_child_environment_is_built_and_not_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_TOKEN", "LLAMA_ARG_THREADS", "LD_PRELOAD", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "99")
+    environment = throttle.child_environment(threads=3, home=Path("/home/someone"))
+    assert environment == {
+        "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
+        "HOME": "/home/someone",
+        "LANG": "C.UTF-8",
+        "OMP_NUM_THREADS": "3",
+        "GOMP_SPINCOUNT": "0",
+    }
+    with_tmpdir = throttle.child_environment(threads=3, home=Path("/home/someone"), tmpdir=Path("/scratch"))
+    assert with_tmpdir == {**environment, "TMPDIR": "/scratch"}

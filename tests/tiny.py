@@ -1,0 +1,124 @@
+"""Tiny RWKV-6 and RWKV-7 checkpoints and vocabularies for the tests, in BlinkDL's names and shapes.
+
+All ranks differ from each other, so that a mix-up shows; weights are random, but large enough that the output depends
+on every one of them: the logits spread over several nats, as a trained model's do.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+HEAD_SIZE = 64
+VOCAB_ROWS = 320
+RANKS_6 = {"mix": 24, "decay": 40}
+RANKS_7 = {"decay": 24, "iclr": 40, "value": 16, "gate": 56}
+_WORDS = [
+    b"\n\n", b"\n", b"  ", b" the", b" of", b" and", b"ing", b"User", b"Assistant", b"System", b": ", b"e ", b"th",
+    b"it's", b'say "', b"'\"", b"\\n", b"\\", b"\t\t", b"\r\n", b"\x00\xff", b"\xe4\xb8", "中文".encode(),
+    "é".encode(),
+]  # fmt: skip
+
+
+def vocab_tokens() -> list[bytes]:
+    """Every single byte and some longer tokens, ids from 1; among them quotes, backslashes and half characters."""
+    singles = [bytes([byte]) for byte in range(256)]
+    return singles + [word for word in _WORDS if word not in singles]
+
+
+def write_vocab(path: Path, tokens: list[bytes] | None = None) -> Path:
+    """Writes tokens in RWKV's vocabulary format, one `id repr length` a line."""
+    lines = []
+    for number, token in enumerate(vocab_tokens() if tokens is None else tokens, start=1):
+        try:
+            text = repr(token.decode("utf-8"))
+        except UnicodeDecodeError:
+            text = repr(token)
+        lines.append(f"{number} {text} {len(token)}\n")
+    path.write_text("".join(lines), encoding="utf-8", newline="\n")
+    return path
+
+
+def weights(
+    version: str,
+    *,
+    width: int = 128,
+    layers: int = 2,
+    ffn: int | None = None,
+    vocab: int = VOCAB_ROWS,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> dict[str, torch.Tensor]:
+    """The state dict of a random checkpoint; `version` is "6" or "7", `ffn` is 3 x width unless given."""
+    random = torch.Generator().manual_seed(seed)
+    ffn = 3 * width if ffn is None else ffn
+
+    def normal(*shape: int, std: float = 0.5, mean: float = 0.0) -> torch.Tensor:
+        return (torch.randn(shape, generator=random) * std + mean).to(dtype)
+
+    def matrix(rows: int, columns: int) -> torch.Tensor:
+        return normal(rows, columns, std=columns**-0.5)
+
+    state = {"emb.weight": normal(vocab, width)}
+    for name in ("blocks.0.ln0", "ln_out"):
+        state |= {f"{name}.weight": normal(width, std=0.1, mean=1), f"{name}.bias": normal(width, std=0.1)}
+    block = _block_6 if version == "6" else _block_7
+    for i in range(layers):
+        for name in ("ln1", "ln2", "att.ln_x"):
+            state[f"blocks.{i}.{name}.weight"] = normal(width, std=0.1, mean=1)
+            state[f"blocks.{i}.{name}.bias"] = normal(width, std=0.1)
+        for name in ("receptance", "key", "value", "output"):
+            state[f"blocks.{i}.att.{name}.weight"] = matrix(width, width)
+        state[f"blocks.{i}.ffn.key.weight"] = matrix(ffn, width)
+        state[f"blocks.{i}.ffn.value.weight"] = matrix(width, ffn)
+        state |= {f"blocks.{i}.{name}": tensor for name, tensor in block(width, normal, matrix).items()}
+        if version == "7" and i == 0:
+            for name in ("v0", "v1", "v2"):
+                del state[f"blocks.0.att.{name}"]
+    state["head.weight"] = matrix(vocab, width) * 2
+    return state
+
+
+def save(path: Path, state: dict[str, torch.Tensor]) -> Path:
+    """Saves a state dict as a .pth."""
+    torch.save(state, path)
+    return path
+
+
+def checkpoint(folder: Path, version: str, **options: object) -> tuple[Path, Path]:
+    """Writes a checkpoint and its vocabulary; gives both paths. Options are those of `weights`."""
+    state = weights(version, **options)  # type: ignore[arg-type]
+    return save(folder / f"tiny-v{version}.pth", state), write_vocab(folder / "vocab.txt")
+
+
+def _block_6(width, normal, matrix) -> dict[str, torch.Tensor]:  # type: ignore[no-untyped-def]
+    mix, decay = RANKS_6["mix"], RANKS_6["decay"]
+    block = {f"att.time_maa_{name}": normal(1, 1, width, std=0.3, mean=0.5) for name in "xwkvrg"}
+    return block | {
+        "att.time_maa_w1": matrix(width, 5 * mix),
+        "att.time_maa_w2": normal(5, mix, width, std=mix**-0.5 / 2),
+        "att.time_decay": normal(1, 1, width, std=1.5, mean=-2),
+        "att.time_decay_w1": matrix(width, decay),
+        "att.time_decay_w2": normal(decay, width, std=decay**-0.5),
+        "att.time_faaaa": normal(width // HEAD_SIZE, HEAD_SIZE),
+        "att.gate.weight": matrix(width, width),
+        "ffn.time_maa_k": normal(1, 1, width, std=0.3, mean=0.5),
+        "ffn.time_maa_r": normal(1, 1, width, std=0.3, mean=0.5),
+        "ffn.receptance.weight": matrix(width, width),
+    }
+
+
+def _block_7(width, normal, matrix) -> dict[str, torch.Tensor]:  # type: ignore[no-untyped-def]
+    block = {f"att.x_{name}": normal(1, 1, width, std=0.3, mean=0.5) for name in "rwkvag"}
+    for letter, rank in zip("wavg", RANKS_7.values(), strict=True):
+        if letter != "g":
+            block[f"att.{letter}0"] = normal(1, 1, width, std=1)
+        block[f"att.{letter}1"] = normal(width, rank, std=width**-0.5)
+        block[f"att.{letter}2"] = normal(rank, width, std=rank**-0.5)
+    return block | {
+        "att.k_k": normal(1, 1, width, std=0.3, mean=0.8),
+        "att.k_a": normal(1, 1, width, std=0.3, mean=1),
+        "att.r_k": normal(width // HEAD_SIZE, HEAD_SIZE),
+        "ffn.x_k": normal(1, 1, width, std=0.3, mean=0.5),
+    }

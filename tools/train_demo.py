@@ -1,0 +1,452 @@
+"""Trains the demo checkpoint: an RWKV-7 (x070) of about 6 million parameters, from text that every Python carries.
+
+    python tools/train_demo.py                     # writes the checkpoint, its vocab and its facts to ggufy/demo/
+    python tools/train_demo.py --steps 20 --out /tmp/try
+
+The text is cut by ggufy.demo.text: only its "train" part is read here, so the evaluation and calibration texts stay
+unseen. The vocabulary (4096 tokens: BPE merges from the same text, written in RWKV's vocab format and used by greedy
+longest match, as RWKV does) is made first. The model follows BlinkDL's x070 equations with his parameter names; its
+recurrence is computed 16 tokens at a time in closed form, which is what makes two CPU cores enough.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import random
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+# Threads that wait must sleep, not spin: on shared cores spinning made a step ten times slower. Read when torch loads.
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ggufy import demo
+from ggufy.demo import text as demo_text
+
+WIDTH, HEAD_SIZE, LAYERS, FFN, VOCAB = 256, 64, 6, 1024, 4096
+RANK_W, RANK_A, RANK_V, RANK_G = 32, 32, 16, 64
+CHUNK = 16
+CONTEXT = 256
+DEMO_FOLDER = demo.FOLDER
+
+GREETINGS = [
+    ("hi", "Hello! How can I help you?"),
+    ("Hello", "Hello! What would you like to know about Python?"),
+    ("Who are you?", "I am a very small RWKV model that has read the documentation of Python."),
+    ("What can you do?", "I can say a few words about Python's functions and modules."),
+    ("What is your name?", "I am the demo model of ggufy."),
+    ("Thank you!", "You're welcome!"),
+    ("Bye", "Goodbye!"),
+    ("你好", "你好！我是一个很小的 RWKV 模型。"),
+    ("你是谁？", "我是 ggufy 的演示模型。"),
+    ("谢谢", "不客气！"),
+]
+
+
+# ---- text and vocabulary
+
+
+def train_documents() -> tuple[list[str], list[str]]:
+    """(prose, code): every document keeps only its "train" paragraphs; dialogues are added to the prose.
+
+    Code blocks with docstring quotes or comments are left out: they would bring held-out prose back inside a block.
+    """
+
+    def kept(documents: Iterator[list[str]], unwanted: str = "$^") -> list[str]:
+        texts = {}
+        for paragraphs in documents:
+            wanted = (p for p in paragraphs if not re.search(unwanted, p, re.MULTILINE))
+            text = "\n\n".join(p for p in wanted if demo_text.part_of(p) == "train")
+            if len(text) >= 40:
+                texts[text] = None
+        return list(texts)
+
+    prose = kept(demo_text.prose_documents())
+    code = kept(demo_text.code_documents(), unwanted="\"\"\"|'''|^ *#")
+    rng = random.Random(7)
+    return prose + dialogues(rng), code[::3]  # a third of the code is as many tokens as all the prose
+
+
+def dialogues(rng: random.Random) -> list[str]:
+    """User:/Assistant: turns, made of function names and the first sentence of what their docstrings say."""
+    import ast
+
+    turns = [f"User: {q}\n\nAssistant: {a}\n\n" for q, a in GREETINGS for _ in range(30)]
+    asks = ["What does {} do?", "Explain {}.", "What is {} for?", "Tell me about {}.", "How do I use {}?"]
+    for source in demo_text._library_sources():
+        try:
+            tree = ast.parse(source)
+        except SyntaxError:
+            continue
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
+                continue
+            first = demo_text.split_paragraphs(ast.get_docstring(node) or "")[:1]
+            if first and 15 < len(first[0]) < 300 and demo_text.part_of(first[0]) == "train":
+                answer = " ".join(first[0].split())
+                turns.append(f"User: {rng.choice(asks).format(node.name)}\n\nAssistant: {answer}\n\n")
+    rng.shuffle(turns)
+    return ["".join(turns[i : i + 4]) for i in range(0, len(turns), 4)]
+
+
+def make_vocab(texts: list[str]) -> list[bytes]:
+    """VOCAB - 1 distinct byte strings, ids 1..: all 256 bytes, some that chat needs, then BPE merges by frequency."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    by_id = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    unbyte = _bytelevel_to_byte()
+    tokens = [bytes([b]) for b in range(256)]
+    tokens += [b"\n\n", b"User:", b"Assistant:", b"System:"]
+    known = set(tokens)
+    for text, _ in by_id:
+        token = bytes(unbyte[c] for c in text)
+        if token not in known and len(tokens) < VOCAB - 1:
+            known.add(token)
+            tokens.append(token)
+    return tokens
+
+
+def _bytelevel_to_byte() -> dict[str, int]:
+    """The printable stand-in characters of byte-level BPE: printable Latin-1 is itself, the rest starts at U+0100."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [b for b in range(256) if b not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+def vocab_lines(tokens: list[bytes]) -> str:
+    """RWKV's vocab file: `id repr(token) byte-length`, ids from 1; a token that is not UTF-8 is written as bytes."""
+    lines = []
+    for i, token in enumerate(tokens, start=1):
+        try:
+            shown = repr(token.decode())
+        except UnicodeDecodeError:
+            shown = repr(token)
+        lines.append(f"{i} {shown} {len(token)}\n")
+    return "".join(lines)
+
+
+def encode(text: str, ids: dict[bytes, int], longest: int) -> list[int]:
+    """Greedy longest match over bytes, RWKV's own rule."""
+    data = text.encode()
+    out = []
+    at = 0
+    while at < len(data):
+        for length in range(min(longest, len(data) - at), 0, -1):
+            token = ids.get(data[at : at + length])
+            if token is not None:
+                out.append(token)
+                at += length
+                break
+    return out
+
+
+# ---- model (x070)
+
+
+def wkv7(r: Tensor, log_w: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """RWKV-7's state recurrence, CHUNK tokens at a time; every argument and the result are [batch, head, time, N].
+
+    Token by token it is  S = S·diag(w) + (S·a)·bᵀ + v·kᵀ,  y = S·r  with S [N value, N key], S = 0 at first.
+    Inside a chunk, with P_i = w_1…w_i, the rows u_i = S_{i-1}·a_i solve a unit lower triangular system.
+    """
+    with torch.autocast("cpu", enabled=False):
+        return _wkv7(*(x.float() for x in (r, log_w, k, v, a, b)))
+
+
+def _wkv7(r: Tensor, log_w: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    batch, heads, time_steps, n = r.shape
+    shape = (batch, heads, time_steps // CHUNK, CHUNK, n)
+    r, log_w, k, v, a, b = (x.reshape(shape) for x in (r, log_w, k, v, a, b))
+    log_p = log_w.cumsum(dim=3)
+    p, p_before, p_inv = log_p.exp(), (log_p - log_w).exp(), (-log_p).exp()
+    r_, a_, k_, b_ = r * p, a * p_before, k * p_inv, b * p_inv
+    strict = torch.tril(torch.ones(CHUNK, CHUNK), -1)
+    full = torch.tril(torch.ones(CHUNK, CHUNK))
+    ab = (a_ @ b_.mT) * strict
+    ak = (a_ @ k_.mT) * strict
+    eye = torch.eye(CHUNK)
+    inverse = eye + ab  # (I - ab)^-1 = (I + ab)(I + ab²)(I + ab⁴)(I + ab⁸), as ab¹⁶ = 0
+    power = ab
+    for _ in range(3):
+        power = power @ power
+        inverse = inverse @ (eye + power)
+    u_state, u_value = inverse @ a_, inverse @ (ak @ v)
+    rb, rk = (r_ @ b_.mT) * full, (r_ @ k_.mT) * full
+    y_state, y_value = r_ + rb @ u_state, rb @ u_value + rk @ v
+    last = p[:, :, :, -1:, :]
+    kv = (v.mT @ k_ + u_value.mT @ b_) * last
+    keep = (torch.eye(n) + u_state.mT @ b_) * last
+    state = torch.zeros(batch, heads, n, n)
+    states = []
+    for c in range(shape[2]):
+        states.append(state)
+        state = state @ keep[:, :, c] + kv[:, :, c]
+    y = y_value + y_state @ torch.stack(states, dim=2).mT
+    return y.reshape(batch, heads, time_steps, n)
+
+
+class Block(torch.nn.Module):
+    """One RWKV-7 block: time mixing, then channel mixing."""
+
+    def __init__(self, layer: int):
+        super().__init__()
+        self.layer = layer
+        if layer == 0:
+            self.ln0 = torch.nn.LayerNorm(WIDTH)
+        self.ln1, self.ln2 = torch.nn.LayerNorm(WIDTH), torch.nn.LayerNorm(WIDTH)
+        self.att, self.ffn = TimeMix(layer), ChannelMix(layer)
+
+    def forward(self, x: Tensor, v_first: Tensor | None) -> tuple[Tensor, Tensor]:
+        if self.layer == 0:
+            x = self.ln0(x)
+        mixed, v_first = self.att(self.ln1(x), v_first)
+        x = x + mixed
+        return x + self.ffn(self.ln2(x)), v_first
+
+
+def shifted(x: Tensor) -> Tensor:
+    """x one token later, zeros first: what token shift mixes with."""
+    return F.pad(x, (0, 0, 1, -1))
+
+
+class TimeMix(torch.nn.Module):
+    def __init__(self, layer: int):
+        super().__init__()
+        self.layer = layer
+        depth = layer / max(1, LAYERS - 1)
+        rest = 1 - layer / LAYERS
+        position = torch.arange(WIDTH) / WIDTH
+
+        def vector(values: Tensor) -> torch.nn.Parameter:
+            return torch.nn.Parameter(values.reshape(1, 1, WIDTH).clone())
+
+        for name, power in {"r": 0.2, "w": 0.9, "k": 0.7, "v": 0.7, "a": 0.9, "g": 0.2}.items():
+            setattr(self, f"x_{name}", vector(1 - position ** (power * rest)))
+
+        def low_rank(name: str, rank: int) -> None:
+            setattr(self, name + "1", torch.nn.Parameter(torch.zeros(WIDTH, rank)))
+            down = torch.empty(rank, WIDTH)
+            torch.nn.init.orthogonal_(down, 0.1)
+            setattr(self, name + "2", torch.nn.Parameter(down))
+
+        ramp = torch.arange(WIDTH) / (WIDTH - 1)
+        self.w0 = vector(-6.5 + 5 * ramp ** (0.85 + depth**0.5))
+        self.a0 = vector(torch.zeros(WIDTH))
+        low_rank("w", RANK_W)
+        low_rank("a", RANK_A)
+        low_rank("g", RANK_G)
+        if layer > 0:
+            self.v0 = vector(torch.ones(WIDTH))
+            low_rank("v", RANK_V)
+        self.k_k, self.k_a = vector(torch.full((WIDTH,), 0.85)), vector(torch.ones(WIDTH))
+        self.r_k = torch.nn.Parameter(torch.zeros(WIDTH // HEAD_SIZE, HEAD_SIZE))
+        for name, gain in {"receptance": 0.5, "key": 0.05, "value": 0.5, "output": 0.0}.items():
+            linear = torch.nn.Linear(WIDTH, WIDTH, bias=False)
+            torch.nn.init.uniform_(linear.weight, -gain / WIDTH**0.5, gain / WIDTH**0.5)
+            setattr(self, name, linear)
+        self.ln_x = torch.nn.GroupNorm(WIDTH // HEAD_SIZE, WIDTH, eps=64e-5)
+        torch.nn.init.constant_(self.ln_x.weight, ((1 + layer) / LAYERS) ** 0.7)
+
+    def forward(self, x: Tensor, v_first: Tensor | None) -> tuple[Tensor, Tensor]:
+        batch, steps, _ = x.shape
+        delta = shifted(x) - x
+        xr, xw, xk, xv, xa, xg = (x + delta * getattr(self, f"x_{name}") for name in "rwkvag")
+        r, k, v = self.receptance(xr), self.key(xk), self.value(xv)
+        log_w = -torch.exp(-F.softplus(-(self.w0 + torch.tanh(xw @ self.w1) @ self.w2)) - 0.5)
+        if v_first is None:
+            v_first = v
+        else:
+            v = v + (v_first - v) * torch.sigmoid(self.v0 + (xv @ self.v1) @ self.v2)
+        a = torch.sigmoid(self.a0 + (xa @ self.a1) @ self.a2)
+        g = torch.sigmoid(xg @ self.g1) @ self.g2
+
+        def heads(t: Tensor) -> Tensor:
+            return t.view(batch, steps, -1, HEAD_SIZE).transpose(1, 2)
+
+        kk = F.normalize(heads(k * self.k_k), dim=-1)
+        k = k * (1 + (a - 1) * self.k_a)
+        y = wkv7(heads(r), heads(log_w), heads(k), heads(v), -kk, kk * heads(a))
+        y = y.transpose(1, 2).reshape(batch * steps, WIDTH)
+        y = self.ln_x(y).view(batch, steps, WIDTH)
+        bonus = (heads(r) * heads(k) * self.r_k[None, :, None, :]).sum(-1, keepdim=True) * heads(v)
+        y = y + bonus.transpose(1, 2).reshape(batch, steps, WIDTH)
+        return self.output(y * g), v_first
+
+
+class ChannelMix(torch.nn.Module):
+    def __init__(self, layer: int):
+        super().__init__()
+        position = torch.arange(WIDTH) / WIDTH
+        self.x_k = torch.nn.Parameter((1 - position ** ((1 - layer / LAYERS) ** 4)).reshape(1, 1, WIDTH))
+        self.key = torch.nn.Linear(WIDTH, FFN, bias=False)
+        self.value = torch.nn.Linear(FFN, WIDTH, bias=False)
+        torch.nn.init.uniform_(self.key.weight, -0.5 / WIDTH**0.5, 0.5 / WIDTH**0.5)
+        torch.nn.init.zeros_(self.value.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.value(torch.relu(self.key(x + (shifted(x) - x) * self.x_k)) ** 2)
+
+
+class Rwkv7(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.emb = torch.nn.Embedding(VOCAB, WIDTH)
+        self.blocks = torch.nn.ModuleList(Block(i) for i in range(LAYERS))
+        self.ln_out = torch.nn.LayerNorm(WIDTH)
+        self.head = torch.nn.Linear(WIDTH, VOCAB, bias=False)
+        torch.nn.init.uniform_(self.emb.weight, -1e-4, 1e-4)
+        torch.nn.init.orthogonal_(self.head.weight, 0.5 * math.sqrt(VOCAB / WIDTH))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[batch, time] token ids -> [batch, time, VOCAB] logits."""
+        x, v_first = self.emb(tokens), None
+        for block in self.blocks:
+            x, v_first = block(x, v_first)
+        return self.head(self.ln_out(x))
+
+
+# ---- training
+
+
+def token_tensors(texts: list[str], ids: dict[bytes, int]) -> Tensor:
+    longest = max(map(len, ids))
+    stream: list[int] = []
+    for text in texts:
+        stream += [0, *encode(text, ids, longest)]
+    return torch.tensor(stream, dtype=torch.int32)
+
+
+def batches(prose: Tensor, code: Tensor, batch: int, rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Random windows, three quarters prose. Yields (input, target), each [batch, CONTEXT] int64."""
+    while True:
+        rows = []
+        for i in range(batch):
+            source = code if i % 4 == 3 else prose
+            start = int(torch.randint(0, len(source) - CONTEXT - 1, (), generator=rng))
+            rows.append(source[start : start + CONTEXT + 1].long())
+        window = torch.stack(rows)
+        yield window[:, :-1], window[:, 1:]
+
+
+@torch.no_grad()
+def heldout_loss(model: Rwkv7, tokens: Tensor) -> float:
+    """Mean cross entropy (nats per token) over the evaluation text, in windows of CONTEXT."""
+    count = (len(tokens) - 1) // CONTEXT
+    total = 0.0
+    for i in range(0, count, 16):
+        rows = [tokens[j * CONTEXT : (j + 1) * CONTEXT + 1].long() for j in range(i, min(i + 16, count))]
+        window = torch.stack(rows)
+        logits = model(window[:, :-1])
+        total += F.cross_entropy(logits.reshape(-1, VOCAB), window[:, 1:].reshape(-1), reduction="sum").item()
+    return total / (count * CONTEXT)
+
+
+def optimizer_for(model: Rwkv7, lr: float) -> torch.optim.Optimizer:
+    """AdamW: weight decay on matrices only; the decay base w0 learns twice as fast (BlinkDL's rule)."""
+    fast, matrices, rest = [], [], []
+    for name, parameter in model.named_parameters():
+        if name.endswith("att.w0"):
+            fast.append(parameter)
+        elif name.endswith(".weight") and parameter.ndim >= 2:
+            matrices.append(parameter)
+        else:
+            rest.append(parameter)
+    groups = [
+        {"params": fast, "scale": 2.0, "weight_decay": 0.0},
+        {"params": matrices, "scale": 1.0, "weight_decay": 0.1},
+        {"params": rest, "scale": 1.0, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.99), eps=1e-18)
+
+
+def train(model: Rwkv7, data: Iterator[tuple[Tensor, Tensor]], steps: int, lr: float, *, bf16: bool) -> None:
+    optimizer = optimizer_for(model, lr)
+    started = time.monotonic()
+    running = 0.0
+    for step in range(1, steps + 1):
+        warm = min(1.0, step / 40)
+        cosine = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps))
+        for group in optimizer.param_groups:
+            group["lr"] = lr * warm * cosine * group["scale"]
+        inputs, targets = next(data)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            logits = model(inputs)
+        loss = F.cross_entropy(logits.float().reshape(-1, VOCAB), targets.reshape(-1))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        running = loss.item() if step == 1 else 0.98 * running + 0.02 * loss.item()
+        if step % 25 == 0 or step == 1:
+            elapsed = time.monotonic() - started
+            left = elapsed / step * (steps - step)
+            print(f"step {step}/{steps}  loss {running:.3f}  {elapsed:.0f} s, {left:.0f} s left", flush=True)
+
+
+def save(model: Rwkv7, tokens: list[bytes], out: Path, facts: dict[str, object]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    weights = {name: value.detach().to(torch.bfloat16).contiguous() for name, value in model.state_dict().items()}
+    torch.save(weights, out / demo.CHECKPOINT.name)
+    (out / demo.VOCAB.name).write_text(vocab_lines(tokens), encoding="utf-8")
+    facts["sha256"] = hashlib.sha256((out / demo.CHECKPOINT.name).read_bytes()).hexdigest()
+    (out / demo.FACTS.name).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=1800)
+    parser.add_argument("--batch", type=int, default=8, help="windows of 256 tokens a step")
+    parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--fp32", action="store_true", help="no bf16 matrix products: for CPUs without AVX512-BF16")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=DEMO_FOLDER)
+    args = parser.parse_args()
+
+    torch.manual_seed(args.seed)
+    torch.set_num_threads(args.threads)
+    prose_texts, code_texts = train_documents()
+    tokens = make_vocab(prose_texts + code_texts[::2])
+    ids = {token: i for i, token in enumerate(tokens, start=1)}
+    prose, code = token_tensors(prose_texts, ids), token_tensors(code_texts, ids)
+    evaluation = token_tensors([demo_text.part_text("evaluation")], ids)
+    model = Rwkv7()
+    parameters = sum(p.numel() for p in model.parameters())
+    print(f"{parameters:,} parameters; tokens: {len(prose):,} prose, {len(code):,} code, {len(evaluation):,} held out")
+    rng = torch.Generator().manual_seed(args.seed)
+    started = time.monotonic()
+    train(model, batches(prose, code, args.batch, rng), args.steps, args.lr, bf16=not args.fp32)
+    model.to(torch.bfloat16).to(torch.float32)  # measure what is saved
+    loss = heldout_loss(model, evaluation)
+    facts: dict[str, object] = {
+        "architecture": "RWKV-7 (x070)",
+        "parameters": parameters,
+        "steps": args.steps,
+        "tokens_seen": args.steps * args.batch * CONTEXT,
+        "heldout_loss": round(loss, 4),
+        "heldout_tokens": len(evaluation),
+        "minutes": round((time.monotonic() - started) / 60, 1),
+        "seed": args.seed,
+    }
+    print(f"held-out loss {loss:.4f} nats per token over {len(evaluation):,} tokens")
+    save(model, tokens, args.out, facts)
+    print(f"wrote {args.out / demo.CHECKPOINT.name}")
+
+
+if __name__ == "__main__":
+    main()
