@@ -183,6 +183,7 @@ class Worker:
         self._queue: queue.Queue[tuple[Job, Live] | None] = queue.Queue()
         self._live: dict[str, Live] = {}  # waiting and running jobs
         self._running = ""  # id of the one that runs
+        self._unsaved: dict[str, Job] = {}  # how jobs ended whose record could not be written (a full disk)
         self._lock = threading.Lock()
         self._shutdown = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="ggufy-worker", daemon=True)
@@ -201,6 +202,7 @@ class Worker:
         with self._lock:
             if job.id in self._live:
                 return job
+            self._unsaved.pop(job.id, None)
             known = self.store.load(job.id) or job  # it keeps the digests of what is finished
             job = self.store.save(known.evolve(request=job.request, status=Status.QUEUED, error=""))
             self._enqueue(job)
@@ -221,7 +223,7 @@ class Worker:
 
     def jobs(self) -> list[Job]:
         """All job records, oldest first."""
-        return self.store.jobs()
+        return [self._unsaved.get(job.id, job) for job in self.store.jobs()]
 
     def live(self, job_id: str) -> Live | None:
         """What is known of a queued or running job; None for any other."""
@@ -259,9 +261,13 @@ class Worker:
                     continue
                 self._running = job.id
             try:
-                runner.run(job, live)
+                ended = runner.run(job, live)
+                if (stored := self.store.load(job.id)) and stored.status != ended.status:
+                    self._unsaved[job.id] = ended
             except Cancelled:
                 logger.info("job %s was interrupted; it resumes at the next start", job.id)
+            except (GgufyError, OSError):  # not even its record could be written; the next job may have more luck
+                logger.exception("job %s ended without a record", job.id)
             finally:
                 with self._lock:
                     self._running = ""

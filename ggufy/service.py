@@ -63,8 +63,7 @@ class Services:
 
     def __init__(self, settings: Settings):
         self.settings = settings
-        self.store = JobStore(settings.out)
-        self.worker = Worker(store=self.store, make_runner=self._make_runner)
+        self.worker = Worker(store=JobStore(settings.out), make_runner=self._make_runner)
         self._preparation = Preparation()
         self._again = threading.Event()
         self._stopping = threading.Event()
@@ -108,7 +107,7 @@ class Services:
     def retry(self, job_id: str) -> None:
         """Queues a job again. Raises UsageError if there is none of that id."""
         self._check_allowed()
-        job = next((job for job in self.store.jobs() if job.id == job_id), None)
+        job = next((job for job in self.worker.jobs() if job.id == job_id), None)
         if job is None:
             raise UsageError("this job is not there any more: reload the page.")
         self.worker.submit(job)
@@ -129,7 +128,7 @@ class Services:
         with self._lock:
             taken, views = self._views
             if time.monotonic() - taken > _FRESH_S:
-                views = tuple(self._view(job) for job in reversed(self.store.jobs()))
+                views = tuple(self._view(job) for job in reversed(self.worker.jobs()))
                 self._views = time.monotonic(), views
             return views
 

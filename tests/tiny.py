@@ -9,6 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from gguf import GGUFReader
+
+from ggufy.rwkv.convert import convert
 
 HEAD_SIZE = 64
 VOCAB_ROWS = 320
@@ -90,6 +93,19 @@ def checkpoint(folder: Path, version: str, **options: object) -> tuple[Path, Pat
     """Writes a checkpoint and its vocabulary; gives both paths. Options are those of `weights`."""
     state = weights(version, **options)  # type: ignore[arg-type]
     return save(folder / f"tiny-v{version}.pth", state), write_vocab(folder / "vocab.txt")
+
+
+def converted(folder: Path, version: str = "7", *, outtype: str = "f32", **options: object) -> Path:
+    """Writes a checkpoint and its GGUF; gives the latter's path. The other options are those of `weights`."""
+    source, vocab = checkpoint(folder, version, **options)
+    target = folder / "made.gguf"
+    convert(source, target, outtype=outtype, vocab=vocab)
+    return target
+
+
+def fields(path: Path) -> dict[str, object]:
+    """All metadata of a GGUF."""
+    return {name: field.contents() for name, field in GGUFReader(path).fields.items()}
 
 
 def _block_6(width, normal, matrix) -> dict[str, torch.Tensor]:  # type: ignore[no-untyped-def]

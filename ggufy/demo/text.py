@@ -9,9 +9,9 @@ evaluation text:
     calibration   about  8 %   lengthens the project's own calibration text
     evaluation    about  8 %   measures the quants
 
-Training also reads code, and a docstring's first paragraph stands there in one block with its `def` line, which may
-fall into another part than the paragraph alone. So the evaluation text leaves out every paragraph whose words stand
-inside a larger block, and adds the docstrings of the modules written in C, which nothing else reads.
+Training also reads code, where a paragraph may stand inside a larger block that falls into another part. So the
+evaluation text leaves out every paragraph whose words stand inside a larger block, of code or of other prose, and is
+lengthened with the docstrings of the modules written in C, which nothing else reads.
 
 Nothing of it is stored in the repository.
 """

@@ -100,13 +100,13 @@ def convert(
     VocabError if the vocabulary does not fit; DiskError if the disk does not take it.
     """
     with open_checkpoint(source) as checkpoint:
-        job = _Job.of(checkpoint, outtype=outtype, vocab=vocab, name=name, rescale_every=rescale_every)
-        _warn_about_leftovers(checkpoint, job.architecture)
+        conversion = _Conversion.of(checkpoint, outtype=outtype, vocab=vocab, name=name, rescale_every=rescale_every)
+        _warn_about_leftovers(checkpoint, conversion.architecture)
         with partial(target) as part:
-            job.write_header(part)
+            conversion.write_header(part)
             with part.open("r+b") as file, _one_thread():
                 file.seek(0, os.SEEK_END)
-                _write_tensors(file, checkpoint, job, progress)
+                _write_tensors(file, checkpoint, conversion, progress)
 
 
 def write_skeleton(
@@ -117,12 +117,12 @@ def write_skeleton(
     The file has `convert`'s exact size but takes almost no disk. Raises what `convert` raises before it reads weights.
     """
     with open_checkpoint(source) as checkpoint:
-        job = _Job.of(checkpoint, outtype=outtype, vocab=vocab, name=name, rescale_every=None)
+        conversion = _Conversion.of(checkpoint, outtype=outtype, vocab=vocab, name=name, rescale_every=None)
         with partial(target) as part:
-            job.write_header(part)
+            conversion.write_header(part)
             with part.open("r+b") as file:
                 file.seek(0, os.SEEK_END)
-                file.truncate(_padded(file.tell()) + sum(_padded(job.size(plan)) for plan in job.plans))
+                file.truncate(_padded(file.tell()) + sum(_padded(conversion.size(plan)) for plan in conversion.plans))
 
 
 def _warn_about_leftovers(checkpoint: Checkpoint, architecture: Architecture) -> None:
@@ -136,7 +136,7 @@ def _warn_about_leftovers(checkpoint: Checkpoint, architecture: Architecture) ->
 
 
 @dataclass(frozen=True)
-class _Job:
+class _Conversion:
     """One conversion, before any weight is read."""
 
     architecture: Architecture
@@ -149,7 +149,7 @@ class _Job:
     @classmethod
     def of(
         cls, checkpoint: Checkpoint, *, outtype: str, vocab: Path | None, name: str | None, rescale_every: int | None
-    ) -> _Job:
+    ) -> _Conversion:
         if outtype not in OUT_TYPES:
             raise UsageError(f"unknown outtype {outtype!r}: choose one of {', '.join(OUT_TYPES)}.")
         architecture = detect(checkpoint.shapes)
@@ -241,13 +241,13 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _write_tensors(file: BinaryIO, checkpoint: Checkpoint, job: _Job, progress: Progress | None) -> None:
-    total = sum(job.size(plan) for plan in job.plans)
+def _write_tensors(file: BinaryIO, checkpoint: Checkpoint, conversion: _Conversion, progress: Progress | None) -> None:
+    total = sum(conversion.size(plan) for plan in conversion.plans)
     done = 0
     _pad(file)
-    for plan in job.plans:
+    for plan in conversion.plans:
         for source, piece in _pieces(checkpoint, plan):
-            data = _cast(piece, source, out=job.out_type(plan), divisor=job.divisor(plan))
+            data = _cast(piece, source, out=conversion.out_type(plan), divisor=conversion.divisor(plan))
             file.write(data.view(torch.uint8).numpy().data)
             done += data.nbytes
             if progress is not None:

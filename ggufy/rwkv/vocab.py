@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import logging
+import re
 from pathlib import Path
 
 from gguf import TokenType
@@ -24,6 +25,8 @@ MAX_PADDING = 128
 END_OF_TEXT = b"<s>"
 # A reply in the World format ends with a blank line: llama.cpp stops there if this token is marked as "end of turn".
 _END_OF_TURN = b"\n\n"
+# A string literal without escapes, which holds what it shows.
+_PLAIN = re.compile(r"'([^'\\\r\n\0]+)'")
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +113,9 @@ def _token(line: str, number: int) -> bytes:
     if not (identifier.isdecimal() and length.isdecimal() and literal):
         raise ValueError("is not `id repr(token) length`")
     try:
-        token = ast.literal_eval(literal.strip())
+        # Most of the 65,529 tokens of World are plain words, which need no parser.
+        plain = _PLAIN.fullmatch(literal)
+        token = plain[1] if plain else ast.literal_eval(literal.strip())
         if isinstance(token, str):
             token = token.encode("utf-8")
     except (ValueError, SyntaxError, MemoryError, RecursionError):

@@ -6,7 +6,7 @@ if the user's file or the page at that address has changed since:
 
     <cache>/texts/own-<key>/calibration.txt, evaluation.txt
     <cache>/texts/<first 16 digits of the sha256>/<name>.txt
-    <cache>/texts/fetched.json                                  what was fetched before: address -> sha256, name
+    <cache>/texts/fetched.json                                  what was fetched before: choice -> sha256
 """
 
 from __future__ import annotations

@@ -81,14 +81,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def _check_archive(path: Path) -> None:
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise CheckpointError(f"{path} {what}: give the path of a .pth file.")
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except PermissionError as error:
-        raise CheckpointError(f"{path} may not be read: change its permissions.") from error
+    magic = _first_bytes(path)
     if not magic:
         raise CheckpointError(f"{path.name} is empty: {_DOWNLOAD_AGAIN}.")
     if magic.startswith(_PICKLE_MAGICS):
@@ -107,6 +100,18 @@ def _check_archive(path: Path) -> None:
         raise CheckpointError(
             f"{path.name} is a zip archive but not a PyTorch checkpoint: give a .pth file saved with torch.save."
         )
+
+
+def _first_bytes(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(4)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise CheckpointError(f"{path} does not exist: give the path of a .pth file.") from error
+    except IsADirectoryError as error:
+        raise CheckpointError(f"{path} is a folder: give the path of a .pth file.") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}): check its permissions.") from error
 
 
 def _refused(error: pickle.UnpicklingError) -> str:

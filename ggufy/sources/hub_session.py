@@ -91,7 +91,7 @@ def ask(
             if wait is None or failed >= tries:
                 sentence = _sentence(error, wanted, token) if wanted else _plain_sentence(error, shown)
                 raise SourceError(sentence) from error
-            logger.info("asking again in %.1f s: %s", wait, _short(error))
+            logger.info("asking again in %.1f s: %s", wait, _reason(error))
         deadline = time.monotonic() + wait
         while (left := deadline - time.monotonic()) > 0:
             check_stopped(stopped)
@@ -152,6 +152,11 @@ def _plain_sentence(error: Exception, host: str) -> str:
     return (
         f"{host} cannot be reached ({_short(error)}): check the network and run the same command again, it continues."
     )
+
+
+def _reason(error: Exception) -> str:
+    """For the log: an HTTP error's own text holds the address, which may be signed."""
+    return f"HTTP status {error.response.status_code}" if isinstance(error, HfHubHTTPError) else _short(error)
 
 
 def _short(error: Exception) -> str:

@@ -40,7 +40,7 @@ def serve(services: Services) -> gr.Blocks:
             server_port=settings.server_port,
             prevent_thread_lock=True,
             quiet=True,
-            theme=gr.themes.Base(primary_hue="indigo", neutral_hue="slate", font=_SANS, font_mono=_MONO),
+            theme=_theme(),
             css_paths=[HERE / "page.css"],
             i18n=gr.I18n(**_translations()),
             footer_links=[],
@@ -68,6 +68,46 @@ def _files_route(services: Services) -> Route:
         return FileResponse(path, filename=path.name, media_type="application/octet-stream")
 
     return Route(f"/{FILES_ROUTE}/{{job}}/{{name}}", download, methods=["GET"])
+
+
+def _theme() -> gr.themes.Base:
+    """Gradio's parts without boxes around them: the form is one card (page.css)."""
+    base = gr.themes.Base(primary_hue="indigo", neutral_hue="slate", font=_SANS, font_mono=_MONO)
+    return base.set(
+        body_background_fill="*neutral_50",
+        body_background_fill_dark="*neutral_950",
+        block_background_fill="transparent",
+        block_background_fill_dark="transparent",
+        block_border_width="0px",
+        block_padding="0px",
+        block_info_text_size="12.5px",
+        block_info_text_color="var(--gg-quiet)",
+        block_info_text_color_dark="var(--gg-quiet)",
+        block_label_text_color="var(--body-text-color)",
+        block_title_text_color="var(--body-text-color)",
+        block_title_text_weight="500",
+        block_title_text_size="14.5px",
+        input_background_fill="white",
+        input_background_fill_dark="*neutral_900",
+        input_border_width="1px",
+        input_border_color="var(--gg-line)",
+        input_border_color_dark="var(--gg-line)",
+        input_radius="8px",
+        checkbox_label_background_fill="transparent",
+        checkbox_label_background_fill_dark="transparent",
+        checkbox_label_background_fill_hover="var(--gg-soft)",
+        checkbox_label_background_fill_hover_dark="var(--gg-soft)",
+        checkbox_label_background_fill_selected="var(--gg-run-soft)",
+        checkbox_label_background_fill_selected_dark="var(--gg-run-soft)",
+        checkbox_label_border_width="1px",
+        checkbox_label_border_color="var(--gg-line)",
+        checkbox_label_border_color_dark="var(--gg-line)",
+        checkbox_label_padding="5px 10px",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_large_radius="9px",
+        button_large_padding="10px 16px",
+    )
 
 
 def _translations() -> dict[str, Any]:

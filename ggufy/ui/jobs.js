@@ -2,11 +2,18 @@
 // opened, closed or focused stays so while gradio draws the part again, even when it moves down the list.
 const chosen = new Map(); // details -> open, once the visitor has decided
 let focused = null;
+let followed = null; // the running step that the list was last scrolled to
 
 const settle = () => {
   for (const details of element.querySelectorAll("details[data-details]")) {
     const key = details.dataset.details;
     details.open = chosen.has(key) ? chosen.get(key) : details.hasAttribute("data-open");
+  }
+  const step = element.querySelector(".gg-step-running");
+  if (step && step.dataset.step !== followed) {
+    const list = step.parentElement;
+    list.scrollTop += step.getBoundingClientRect().top - list.getBoundingClientRect().top - list.clientHeight / 2;
+    followed = step.dataset.step;
   }
   const active = document.activeElement;
   if (focused && element.contains(active) && active.dataset.key !== focused) {

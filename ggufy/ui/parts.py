@@ -29,12 +29,9 @@ def title(texts: Texts) -> Markup:
     return el("h2", texts["new_job"])
 
 
-def message(text: str, *, failed: bool) -> Markup:
-    """What came of pressing a button."""
-    words = in_page_words(text)
-    return el(
-        "p", words, class_=f"gg-message {'gg-bad' if failed else 'gg-good'}", role="alert" if failed else "status"
-    )
+def message(text: str, kind: str = "bad") -> Markup:
+    """What came of pressing a button; `kind` is bad, good or busy."""
+    return el("p", in_page_words(text), class_=f"gg-message gg-{kind}", role="alert" if kind == "bad" else "status")
 
 
 def banner(state: Preparation, texts: Texts, *, read_only: bool) -> Markup:
@@ -100,10 +97,11 @@ def _type(row: QuantType, texts: Texts) -> Markup:
             value=name,
             data_recommended=row.recommended,
             data_needs_imatrix=row.needs_imatrix,
+            aria_label=name,
             aria_describedby=f"gg-advice-{name}",
         ),
         el("span", name, class_="gg-type-name"),
-        el("span", f"{row.bits:.2f}", title=texts["types_bits"], class_="gg-type-bits gg-numbers"),
+        el("span", f"{row.bits:.2f} bpw", title=texts["types_bits"], class_="gg-type-bits gg-numbers"),
         el("span", needs, texts[f"advice_{name}"], class_="gg-type-advice", id=f"gg-advice-{name}"),
         class_="gg-type",
     )
@@ -193,28 +191,30 @@ def _step(row: StepRow) -> Markup:
         el("span", f"{row.percent} %" if running else row.size, class_="gg-numbers gg-step-size"),
         el("span", row.time, class_="gg-numbers gg-quiet gg-step-time"),
         class_=f"gg-step gg-step-{row.state}",
+        data_step=row.label,
     )
 
 
 def _files(card: JobCard, texts: Texts) -> Markup:
-    columns = ("type", "size", "bpw", "imatrix", "note", "sha256")
+    columns = ("type", "file", "size", "bpw", "imatrix", "sha256")
     head = el("tr", *(el("th", texts[f"column_{name}"], scope="col", class_=f"gg-c-{name}") for name in columns))
-    body = el("tbody", *(_file(row, texts) for row in card.files))
+    table = el("table", el("thead", head), el("tbody", *(_file(row, texts) for row in card.files)), class_="gg-files")
     return join(
         el("p", texts["where"].format(folder=card.folder), class_="gg-quiet gg-where"),
-        el("table", el("thead", head), body, class_="gg-files"),
+        el("div", table, class_="gg-scroll"),
     )
 
 
 def _file(row: FileRow, texts: Texts) -> Markup:
     label = texts["download_file"].format(file=row.file)
-    link = el("a", row.file, href=row.link, download=row.file, aria_label=label, class_="gg-file")
+    link = el("a", row.file, href=row.link, download=row.file, aria_label=label)
+    digest = el("code", row.sha256, title=row.sha256) if row.sha256 else None
     return el(
         "tr",
-        el("td", el("strong", row.type), link, class_="gg-c-type"),
+        el("th", row.type, scope="row", class_="gg-c-type"),
+        el("td", link, el("p", row.note, class_="gg-quiet"), class_="gg-c-file"),
         el("td", row.size, class_="gg-c-size gg-numbers"),
         el("td", row.bpw, class_="gg-c-bpw gg-numbers", data_label=texts["column_bpw"]),
         el("td", row.needs_imatrix, class_="gg-c-imatrix", data_label=texts["column_imatrix"]),
-        el("td", row.note, class_="gg-c-note"),
-        el("td", el("code", row.sha256, title=row.sha256), class_="gg-c-sha256", data_label="sha256"),
+        el("td", digest, class_="gg-c-sha256", data_label=texts["column_sha256"]),
     )

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 POLL_S = 1.0
 HERE = Path(__file__).parent
 # Not in the API that gradio documents, not shown while it runs; "private" hides only, so handlers check everything.
+_OWN: dict[str, Any] = {"apply_default_css": False, "padding": False}
 _QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -34,11 +35,11 @@ def quantize_tab(services: Services, i18n: gr.I18n) -> None:
     may = not services.settings.read_only
     english = TEXTS["en"]
     jobs_js = (HERE / "jobs.js").read_text(encoding="utf-8")
-    header = gr.HTML(parts.header(english))
-    banner = gr.HTML(js_on_load=jobs_js, elem_id="gg-banner")
+    header = gr.HTML(parts.header(english), **_OWN)
+    banner = gr.HTML(js_on_load=jobs_js, elem_id="gg-banner", **_OWN)
     with gr.Row(elem_id="gg-columns"):
-        with gr.Column(scale=5, min_width=340, elem_id="gg-form"):
-            title = gr.HTML(parts.title(english))
+        with gr.Column(scale=2, min_width=340, elem_id="gg-form"):
+            title = gr.HTML(parts.title(english), **_OWN)
             source = gr.Textbox("demo", label=i18n("source"), info=i18n("source_info"), max_lines=1, interactive=may)
             types = gr.HTML(
                 [row.name for row in QUANT_TYPES if row.recommended],
@@ -46,6 +47,7 @@ def quantize_tab(services: Services, i18n: gr.I18n) -> None:
                 html_template="${rows}",  # safe: the rows are ours alone (see markup.py)
                 js_on_load=(HERE / "types.js").read_text(encoding="utf-8"),
                 elem_id="gg-types",
+                **_OWN,
             )
             imatrix = gr.Checkbox(True, label=i18n("imatrix"), info=i18n("imatrix_info"), interactive=may)
             outtype = gr.Radio(
@@ -54,14 +56,15 @@ def quantize_tab(services: Services, i18n: gr.I18n) -> None:
                 label=i18n("outtype"),
                 info=i18n("outtype_info"),
                 interactive=may,
+                elem_id="gg-outtype",
             )
             with gr.Accordion(i18n("more"), open=False):
                 vocab = gr.Textbox(label=i18n("vocab"), info=i18n("vocab_info"), max_lines=1, interactive=may)
                 name = gr.Textbox(label=i18n("name"), info=i18n("name_info"), max_lines=1, interactive=may)
             start = gr.Button(i18n("start"), variant="primary", interactive=may, elem_id="gg-start")
-            message = gr.HTML(elem_id="gg-message")
-        with gr.Column(scale=7, min_width=340):
-            jobs = gr.HTML(js_on_load=jobs_js, elem_id="gg-jobs")
+            message = gr.HTML(elem_id="gg-message", **_OWN)
+        with gr.Column(scale=3, min_width=340):
+            jobs = gr.HTML(js_on_load=jobs_js, elem_id="gg-jobs", **_OWN)
     seen = gr.State("")  # digest of what this tab shows
 
     def greet(request: gr.Request) -> list[Any]:
@@ -71,9 +74,11 @@ def quantize_tab(services: Services, i18n: gr.I18n) -> None:
     def look(shown: str, request: gr.Request) -> list[Any]:
         return _draw(services, _texts(request), shown)
 
-    def begin(fields: dict[Any, Any], request: gr.Request) -> list[Any]:
+    def check(request: gr.Request) -> str:
+        return parts.message(_texts(request)["checking"], "busy")
+
+    def begin(*values: Any, request: gr.Request) -> list[Any]:
         texts = _texts(request)
-        values = [fields[c] for c in (source, types, imatrix, outtype, vocab, name)]
         return [_begin(services, values, texts), *_draw(services, texts, "")]
 
     def act(event: gr.EventData, request: gr.Request) -> list[Any]:
@@ -90,14 +95,10 @@ def quantize_tab(services: Services, i18n: gr.I18n) -> None:
         js="(on) => { document.dispatchEvent(new CustomEvent('ggufy-imatrix', { detail: on })); }",
         api_visibility="private",
     )
-    gr.on(
-        [start.click, source.submit, vocab.submit, name.submit],
-        begin,
-        {source, types, imatrix, outtype, vocab, name},
-        [message, *drawn],
-        show_progress_on=message,
-        api_visibility="private",
-    )
+    fields = [source, types, imatrix, outtype, vocab, name]
+    pressed = gr.on([start.click, source.submit, vocab.submit, name.submit], check, None, message, **_QUIET)
+    # Looking at a source takes a while (a digest of gigabytes, the Hub), so this one waits in gradio's queue.
+    pressed.then(begin, fields, [message, *drawn], **_QUIET | {"queue": True, "concurrency_limit": 4})
 
 
 def _texts(request: gr.Request) -> Texts:
@@ -114,20 +115,21 @@ def _draw(services: Services, texts: Texts, shown: str) -> list[Any]:
     return [gr.skip()] * 3 if digest == shown else [banner, jobs, digest]
 
 
-def _begin(services: Services, values: list[Any], texts: Texts) -> str:
+def _begin(services: Services, values: tuple[Any, ...], texts: Texts) -> str:
     """Starts a job from the form's fields; returns what to tell the visitor."""
     try:
         job = services.submit(_wish(values))
     except GgufyError as error:
-        return parts.message(str(error), failed=True)
+        return parts.message(str(error))
     except Exception:  # one of the three edges: a visitor sees a sentence, the log has the rest
         logger.exception("a job could not be started")
-        return parts.message(texts["unexpected"], failed=True)
-    return parts.message(texts["submitted"].format(name=job.request.name), failed=False)
+        return parts.message(texts["unexpected"])
+    return parts.message(texts["submitted"].format(name=job.request.name), "good")
 
 
-def _wish(values: list[Any]) -> Wish:
-    source, types, imatrix, outtype, vocab, name = values
+def _wish(values: tuple[Any, ...]) -> Wish:
+    types, imatrix = values[1:3]
+    source, outtype, vocab, name = ("" if v is None else v for v in (values[0], *values[3:]))
     if not isinstance(types, list) or not all(isinstance(v, str) for v in (source, outtype, vocab, name, *types)):
         raise UsageError("the form came back damaged: reload the page.")
     if not source.strip():
@@ -137,7 +139,7 @@ def _wish(values: list[Any]) -> Wish:
     return Wish(
         source=source.strip(),
         quant_types=parse_types(",".join(types)),
-        outtype=None if outtype == "auto" else outtype,
+        outtype=None if outtype in ("auto", "") else outtype,
         imatrix="auto" if imatrix else "none",
         vocab=vocab.strip() or None,
         name=name.strip() or None,

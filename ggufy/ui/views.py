@@ -23,11 +23,11 @@ FILES_ROUTE = "files"  # the page serves /files/<job id>/<file name>
 # What a sentence says to people at a terminal, and what it is called on the page.
 _OPTIONS = {
     "--imatrix none": "imatrix off",
-    "--imatrix": "Importance matrix",
-    "--outtype": "Base type",
-    "--vocab": "Own vocabulary",
+    "--imatrix": "“Importance matrix”",
+    "--outtype": "“Base type”",
+    "--vocab": "“Own vocabulary”",
     "--types": "quant types",
-    "--name": "Name",
+    "--name": "“Name”",
     "--out": "GGUFY_OUT",
 }
 

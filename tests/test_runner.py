@@ -1,0 +1,143 @@
+"""The worker: a queue, cancel, retry, shutdown and resume, with the real tools on tiny models."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ggufy.hub.state import JobStore
+from ggufy.intake import Wish, make_job
+from ggufy.job import Job, Status
+from ggufy.llama.install import Llama
+from ggufy.runner import Live, Runner, Worker
+from ggufy.settings import Settings
+from tests import tiny
+
+pytestmark = pytest.mark.tools
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    cache = Settings.from_env().cache  # the texts are shared, results are not
+    return Settings.from_env({"GGUFY_OUT": str(tmp_path / "out"), "GGUFY_CACHE": str(cache), "HOME": str(tmp_path)})
+
+
+@pytest.fixture
+def make(settings: Settings, tmp_path: Path) -> Callable[..., Job]:
+    """A job on a tiny model of the given name."""
+
+    def job(name: str, *types: str, imatrix: str = "none", width: int = 256) -> Job:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        checkpoint, vocab = tiny.checkpoint(folder, "7", width=width)
+        wish = Wish(
+            source=str(checkpoint), vocab=str(vocab), name=name, quant_types=types or ("Q8_0",), imatrix=imatrix
+        )
+        return make_job(wish, settings)
+
+    return job
+
+
+@pytest.fixture
+def worker(settings: Settings, llama: Llama) -> Iterator[Worker]:
+    worker = Worker(store=JobStore(settings.out), make_runner=lambda: Runner(settings=settings, llama=llama))
+    yield worker
+    worker.shutdown()
+
+
+def wait(what: Callable[[], object], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+
+
+def status(worker: Worker, job: Job) -> Status:
+    return next(known.status for known in worker.jobs() if known.id == job.id)
+
+
+def test_jobs_run_in_turn(worker: Worker, make: Callable[..., Job]) -> None:
+    worker.start()
+    jobs = [worker.submit(make(name)) for name in ("a", "b")]
+    wait(lambda: all(status(worker, job) is Status.DONE for job in jobs))
+    first, second = (next(j for j in worker.jobs() if j.id == job.id) for job in jobs)
+    assert first.updated < second.updated
+    assert [artifact.name for artifact in first.artifacts] == ["a-F16.gguf", "a-Q8_0.gguf"]
+
+
+def test_submitting_twice_is_once(worker: Worker, make: Callable[..., Job]) -> None:
+    job = make("a")
+    worker.submit(job)
+    worker.submit(job)
+    worker.start()
+    wait(lambda: status(worker, job) is Status.DONE)
+    assert len(worker.jobs()) == 1
+
+
+def test_a_waiting_job_is_cancelled_at_once(worker: Worker, make: Callable[..., Job]) -> None:
+    job = worker.submit(make("a"))  # nothing runs yet
+    assert worker.cancel(job.id)
+    assert status(worker, job) is Status.CANCELLED
+    worker.start()
+    other = worker.submit(make("b"))
+    wait(lambda: status(worker, other) is Status.DONE)
+    assert status(worker, job) is Status.CANCELLED
+    assert not worker.cancel(job.id)
+
+
+def test_a_running_job_is_cancelled_and_can_be_retried(
+    worker: Worker, make: Callable[..., Job], settings: Settings
+) -> None:
+    worker.start()
+    job = worker.submit(make("a", "IQ2_XS", imatrix="auto", width=512))
+    wait(lambda: (shot := worker.snapshot(job.id)) and shot.current and shot.current.step.kind != "convert")
+    assert worker.cancel(job.id)
+    wait(lambda: status(worker, job) is Status.CANCELLED)
+    assert not list(settings.out.rglob("*.part"))
+    worker.submit(job)
+    wait(lambda: status(worker, job) is Status.DONE)
+
+
+def test_a_failed_job_says_why_and_the_next_one_runs(worker: Worker, make: Callable[..., Job]) -> None:
+    bad = make("a")
+    Path(bad.request.source.path).unlink()
+    worker.start()
+    worker.submit(bad)
+    good = worker.submit(make("b"))
+    wait(lambda: status(worker, good) is Status.DONE)
+    failed = next(job for job in worker.jobs() if job.id == bad.id)
+    assert failed.status is Status.FAILED
+    assert "does not exist" in failed.error
+
+
+def test_shutdown_leaves_the_job_running_and_the_next_start_ends_it(
+    settings: Settings, llama: Llama, make: Callable[..., Job]
+) -> None:
+    def start() -> Worker:
+        made = Worker(store=JobStore(settings.out), make_runner=lambda: Runner(settings=settings, llama=llama))
+        made.start()
+        return made
+
+    first = start()
+    job = first.submit(make("a", "IQ2_XS", "Q4_K_M", imatrix="auto", width=512))
+    wait(lambda: (shot := first.snapshot(job.id)) and shot.current)
+    first.shutdown(wait_s=30)
+    assert status(first, job) is Status.RUNNING
+    second = start()
+    wait(lambda: status(second, job) is Status.DONE)
+    second.shutdown()
+
+
+def test_a_step_that_breaks_unexpectedly_is_a_failed_job(
+    settings: Settings, llama: Llama, make: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setitem(__import__("ggufy.runner", fromlist=["RUN"]).RUN, "convert", broken)
+    ended = Runner(settings=settings, llama=llama).run(make("a"), Live())
+    assert ended.status is Status.FAILED
+    assert "a bug" in ended.error

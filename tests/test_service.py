@@ -1,0 +1,203 @@
+"""What stands behind the page: only jobs wait for llama.cpp, strangers may only look, no other file is handed out."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ggufy import service
+from ggufy.errors import Cancelled, ToolError, UsageError
+from ggufy.hub.state import JobStore
+from ggufy.intake import Wish
+from ggufy.job import Artifact, Job, Request, Source, Status
+from ggufy.llama.install import Llama
+from ggufy.service import JobView, Services
+from ggufy.settings import Settings
+
+SOURCE = Source(kind="checkpoint", path="/nowhere/m.pth", size=1, sha256="ab" * 32)
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    """Waits for something that must happen; the limit only keeps a broken test from hanging."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, f"never: {what}"
+        time.sleep(0.02)
+
+
+def settings(tmp_path: Path, **environment: str) -> Settings:
+    folders = {"GGUFY_OUT": str(tmp_path / "out"), "GGUFY_CACHE": str(tmp_path / "cache"), "HOME": str(tmp_path)}
+    return Settings.from_env(folders | environment)
+
+
+def record(tmp_path: Path, status: Status, *, name: str = "m", artifacts: tuple[str, ...] = ()) -> Job:
+    """A job record in the store, with empty files for its artifacts."""
+    request = Request(name=name, source=SOURCE, quant_types=("Q8_0",), outtype="f16", imatrix="none")
+    folder = tmp_path / "out" / f"{name}-GGUF"
+    folder.mkdir(parents=True, exist_ok=True)
+    for product in artifacts:
+        (folder / product).touch()
+    made = tuple(Artifact(name=product, size=0, sha256="cd" * 32) for product in artifacts)
+    return JobStore(tmp_path / "out").save(Job(request=request, status=status, artifacts=made))
+
+
+class Installer:
+    """Stands in for llama.cpp's set-up: reports a step, and waits for the test to say how it ends."""
+
+    def __init__(self) -> None:
+        self.answers: list[Llama | Exception] = []
+        self.go = threading.Semaphore(0)
+
+    def answer(self, answer: Llama | Exception) -> None:
+        self.answers.append(answer)
+        self.go.release()
+
+    def ensure(self, cache: Path, *, progress: Callable[[int, int, str], None], **_: object) -> Llama:
+        while not self.go.acquire(timeout=0.02):
+            progress(84, 238, "ggml.c")
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+@pytest.fixture
+def installer(monkeypatch: pytest.MonkeyPatch) -> Installer:
+    """The set-up under the test's control: a real one takes minutes."""
+    installer = Installer()
+    monkeypatch.setattr(service, "ensure", installer.ensure)
+    return installer
+
+
+@pytest.fixture
+def services(tmp_path: Path) -> Iterator[Services]:
+    services = Services(settings(tmp_path))
+    yield services
+    services.shutdown()
+
+
+def only(services: Services) -> JobView:
+    (view,) = services.views()
+    return view
+
+
+def test_jobs_wait_for_llama_cpp_and_can_be_cancelled_meanwhile(
+    installer: Installer, services: Services, tmp_path: Path
+) -> None:
+    job = record(tmp_path, Status.QUEUED)
+    services.start()
+    until(lambda: services.preparation.total == 238, "progress of the set-up")
+    assert (services.preparation.done, services.preparation.ready) == (84, False)
+    assert only(services).snapshot is not None
+    services.cancel(job.id)
+    assert (only(services).job.status, only(services).snapshot) == (Status.CANCELLED, None)
+    services.retry(job.id)
+    assert only(services).job.status == Status.QUEUED
+    services.cancel(job.id)
+    installer.answer(Llama(tmp_path, None, "1", "abc"))
+    until(lambda: services.preparation.ready, "llama.cpp is ready")
+    assert only(services).job.status == Status.CANCELLED  # nothing of it is still in the queue
+
+
+def test_a_failed_set_up_waits_for_another_try(installer: Installer, services: Services, tmp_path: Path) -> None:
+    record(tmp_path, Status.QUEUED)
+    services.start()
+    installer.answer(ToolError("no C++ compiler: install one."))
+    until(lambda: services.preparation.error, "the error is told")
+    assert services.preparation.error == "no C++ compiler: install one."
+    assert only(services).job.status == Status.QUEUED
+    services.prepare_again()
+    until(lambda: services.preparation.total and not services.preparation.error, "another try")
+    installer.answer(RuntimeError("boom"))
+    until(lambda: services.preparation.error, "an error of somebody else's is told too")
+    assert "RuntimeError: boom" in services.preparation.error
+    services.prepare_again()
+    installer.answer(Llama(tmp_path, None, "1", "abc"))
+    until(lambda: services.preparation.ready, "llama.cpp is ready")
+    until(lambda: only(services).job.status == Status.FAILED, "the job runs: its source is nowhere")
+    assert "/nowhere/m.pth" in only(services).job.error
+
+
+def test_shutdown_ends_the_set_up_and_keeps_the_job(installer: Installer, services: Services, tmp_path: Path) -> None:
+    record(tmp_path, Status.RUNNING)
+    services.start()
+    until(lambda: services.preparation.total, "the set-up")
+    services.shutdown()
+    until(lambda: "ggufy-worker" not in {thread.name for thread in threading.enumerate()}, "the thread ends")
+    assert only(services).job.status == Status.RUNNING
+    with pytest.raises(Cancelled):
+        services._report(1, 2, "")
+
+
+def test_a_job_whose_end_cannot_be_written_is_still_told(
+    installer: Installer, services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a full disk: the record says running, and people must learn why nothing goes on."""
+    record(tmp_path, Status.QUEUED)
+    save = JobStore.save
+
+    def full(store: JobStore, job: Job) -> Job:
+        if job.status == Status.FAILED:
+            raise service.GgufyError("the disk is full.")
+        return save(store, job)
+
+    monkeypatch.setattr(JobStore, "save", full)
+    services.start()
+    installer.answer(Llama(tmp_path, None, "1", "abc"))
+    until(lambda: only(services).job.status == Status.FAILED, "the failure is told")
+    assert "/nowhere/m.pth" in only(services).job.error
+
+
+def test_strangers_may_only_look(tmp_path: Path) -> None:
+    job = record(tmp_path, Status.FAILED)
+    space = Services(settings(tmp_path, SPACE_ID="somebody/ggufy"))
+    wish = Wish(source="demo", quant_types=("Q8_0",))
+    for forbidden in (
+        lambda: space.submit(wish),
+        lambda: space.retry(job.id),
+        lambda: space.cancel(job.id),
+        lambda: space.prepare_again(),
+    ):
+        with pytest.raises(UsageError, match="for looking only"):
+            forbidden()
+    assert len(space.views()) == 1
+    assert JobStore(tmp_path / "out").jobs() == [job]
+
+    opened = Services(settings(tmp_path, SPACE_ID="somebody/ggufy", GGUFY_OPEN="1"))
+    opened.retry(job.id)
+    assert only(opened).job.status == Status.QUEUED
+
+
+def test_only_finished_files_of_known_jobs_are_handed_out(services: Services, tmp_path: Path) -> None:
+    mine = record(tmp_path, Status.DONE, artifacts=("m-F16.gguf", "m-Q8_0.gguf"))
+    folder = tmp_path / "out" / "m-GGUF"
+    (folder / "m-Q6_K.gguf").touch()  # no product of this job
+    (folder / ".lock").touch()
+    assert services.file(mine.id, "m-Q8_0.gguf") == folder / "m-Q8_0.gguf"
+    for job_id, name in (
+        (mine.id, "m-Q6_K.gguf"),
+        (mine.id, ".lock"),
+        (mine.id, "../ggufy-state/jobs/" + mine.id + ".json"),
+        (mine.id, ""),
+        ("", "m-Q8_0.gguf"),
+        ("../m", "m-Q8_0.gguf"),
+    ):
+        assert services.file(job_id, name) is None
+
+
+def test_a_job_that_never_worked_shows_no_files_of_another(services: Services, tmp_path: Path) -> None:
+    """Same name, other source: the folder is the other job's."""
+    record(tmp_path, Status.FAILED)
+    folder = tmp_path / "out" / "m-GGUF"
+    (folder / "m-F16.gguf").touch()
+    assert only(services).files == ()
+
+
+def test_unknown_jobs_are_refused(services: Services) -> None:
+    with pytest.raises(UsageError, match="not there any more"):
+        services.retry("../../etc/passwd")
+    services.cancel("nobody")  # has ended long ago, for all that is known
