@@ -8,6 +8,14 @@ GgufyError
 ├── CalibrationError      calibration text too short, or an imatrix that does not fit the model
 ├── ToolError             a llama.cpp tool is missing, too old, or failed
 ├── DiskError             too little free space, or no permission to write
+├── HubError              a repo cannot be read or written
+│   ├── HubAway           the Hub cannot be reached or is out of order: it passes
+│   ├── QuotaError        too many requests or commits: it passes after `retry_after` seconds
+│   ├── TokenError        the token is missing, expired, or may not write: its owner must act
+│   ├── StorageError      the account has no room left, or the Hub wants to be paid: its owner must act
+│   ├── RepoMissing       the repo does not exist (any more)
+│   ├── StaleParent       the repo has moved on since it was read
+│   └── LeaseLost         another runner has taken the work over
 ├── BusyError             another run holds the folder
 └── Cancelled             the user ended the job
 """
@@ -49,6 +57,42 @@ class ToolError(GgufyError):
 
 class DiskError(GgufyError):
     """Not enough free space, or no permission to write."""
+
+
+class HubError(GgufyError):
+    """A repo, on the Hub or in a folder, cannot be read or written."""
+
+
+class HubAway(HubError):
+    """The Hub cannot be reached or is out of order; asking again later may help."""
+
+
+class QuotaError(HubError):
+    """Too many requests or commits; the Hub may be asked again after `retry_after` seconds."""
+
+    def __init__(self, message: str, retry_after: float):
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class TokenError(HubError):
+    """The token is missing, expired, or may not do this."""
+
+
+class StorageError(HubError):
+    """The account has no room left, or must pay for it; trying again does not help."""
+
+
+class RepoMissing(HubError):
+    """The repo does not exist: it was never made, was deleted, or is hidden from this token."""
+
+
+class StaleParent(HubError):
+    """Somebody else has committed to the repo since it was read."""
+
+
+class LeaseLost(HubError):
+    """This process is not, or no longer, the one runner of a state repo."""
 
 
 class BusyError(GgufyError):

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from ggufy.errors import BusyError, DiskError
 
-PART_SUFFIX = ".part"
+PART_SUFFIX = ".part"  # being made
+DOWNLOAD_SUFFIX = ".download"  # arriving; the next process goes on with it
 _HASH_BLOCK = 4 << 20
 
 

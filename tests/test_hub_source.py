@@ -17,7 +17,7 @@ from huggingface_hub import get_session
 from ggufy.errors import BusyError, Cancelled, DiskError, SourceError
 from ggufy.files import lock, sha256
 from ggufy.job import Source
-from ggufy.sources import hub, hub_session
+from ggufy.sources import hub, hub_session, ranged
 from tests.hub_fixture import ALICE, BOB, LocalHub, local_hub, no_request_elsewhere  # noqa: F401 - fixtures
 
 ROOT = Path(__file__).parent.parent
@@ -281,7 +281,7 @@ def test_a_busy_hub_is_asked_again(local_hub: LocalHub, tmp_path: Path, source: 
 def test_how_long_the_hub_asks_to_wait_is_respected() -> None:
     def wait(status: int, **headers: str) -> float | None:
         response = httpx2.Response(status, headers=headers, request=httpx2.Request("GET", "http://hub"))
-        return hub_session._wait_s(hub_session.HfHubHTTPError("", response=response), planned=1.0)
+        return hub_session.wait_s(hub_session.HfHubHTTPError("", response=response), planned=1.0)
 
     assert wait(503) == 1.0 and wait(404) is None and wait(403) is None
     assert wait(429, **{"Retry-After": "7"}) == 7.0
@@ -318,7 +318,7 @@ def test_a_silent_server_is_left_and_asked_again(
 ) -> None:
     hub_session.use_timeouts()
     assert None not in (get_session().timeout.connect, get_session().timeout.read)
-    monkeypatch.setattr(hub, "DOWNLOAD_TIMEOUT", httpx2.Timeout(0.5))
+    monkeypatch.setattr(ranged, "DOWNLOAD_TIMEOUT", httpx2.Timeout(0.5))
     local_hub.fault("GET /__cdn/", delay=60)
     hub.download(source, tmp_path / "model.pth", endpoint=local_hub.endpoint)
     assert (tmp_path / "model.pth").read_bytes() == DATA
@@ -345,7 +345,7 @@ def test_a_full_disk_and_a_second_run_are_told_before_anything_is_asked(
     busy = pytest.raises(BusyError, match=r"another run is downloading model\.pth")
     with lock(tmp_path / "model.pth.download"), busy:
         hub.download(source, tmp_path / "model.pth", endpoint=local_hub.endpoint)
-    monkeypatch.setattr(hub, "free_bytes", lambda path: 1_000_000)
+    monkeypatch.setattr(ranged, "free_bytes", lambda path: 1_000_000)
     with pytest.raises(DiskError, match=r"model\.pth needs 3\.0 MB more and 1\.0 MB are free"):
         hub.download(source, tmp_path / "model.pth", endpoint=local_hub.endpoint)
     assert local_hub.log() == []

@@ -1,8 +1,7 @@
 """Files on the Hugging Face Hub: which one is meant, at which commit, and how it gets here.
 
-`resolve` turns `owner/repo:file.pth` into a Source that is pinned to a commit and a digest; `download` fetches it.
-The client library forgets a partial download when its process ends, so the download is our own: it appends to
-`<file>.download`, goes on from there in the next process, and checks the digest before the file gets its name.
+`resolve` turns `owner/repo:file.pth` into a Source that is pinned to a commit and a digest; `download` fetches it, by
+ranges (ranged.py).
 
 A token is sent only when it was given: none is looked up in files or in the environment.
 """
@@ -10,24 +9,22 @@ A token is sent only when it was given: none is looked up in files or in the env
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-import httpx2
 from huggingface_hub import HfApi, constants, get_session, hf_hub_url
 from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import hf_raise_for_status
 
-from ggufy.errors import DiskError, SourceError
-from ggufy.files import disk_errors, free_bytes, human_size, lock, sha256
+from ggufy.errors import SourceError
+from ggufy.files import human_size
 from ggufy.job import Source
-from ggufy.sources.hub_session import DOWNLOAD_TIMEOUT, DOWNLOAD_TRIES, Reference, ask, check_stopped, use_timeouts
+from ggufy.sources.hub_session import DOWNLOAD_TIMEOUT, Reference, ask, source_errors, use_timeouts
+from ggufy.sources.ranged import RangedFile, fetch
 
-DOWNLOAD_SUFFIX = ".download"
 KINDS = {".pth": "checkpoint", ".gguf": "gguf"}
 _BLOCK = 1 << 18
 _HOSTS = {"huggingface.co", "www.huggingface.co", "hf.co"}
@@ -148,25 +145,17 @@ def download(
     """
     use_timeouts()
     wanted = Reference(repo_id=source.model_id, file=source.path, revision=source.revision)
-    part = target.with_name(target.name + DOWNLOAD_SUFFIX)
-    url = hf_hub_url(source.model_id, source.path, revision=source.revision, endpoint=endpoint)
-    headers = build_hf_headers(token=token or False)
-    report = progress or (lambda done: None)
-
-    def fetch() -> None:
-        while _size(part) < source.size:
-            _append(url, headers, source, part, report=report, stopped=stopped)
-
-    busy = f"another run is downloading {target.name}: wait for it to end."
-    with disk_errors(target), lock(part, message=busy):
-        if not part.exists():
-            return  # between our open and our lock another process finished it
-        if _size(part) > source.size:
-            os.truncate(part, 0)
-        _check_room(source.size - _size(part), target)
-        report(_size(part))
-        ask(fetch, wanted, token=token, tries=DOWNLOAD_TRIES, reached=lambda: _size(part), stopped=stopped)
-        _finish(part, target, source, stopped=stopped)
+    file = RangedFile(
+        url=hf_hub_url(source.model_id, source.path, revision=source.revision, endpoint=endpoint),
+        headers=build_hf_headers(token=token or False),
+        path=source.path,
+        commit=source.revision,
+        size=source.size,
+        sha256=source.sha256,
+        error=SourceError,
+    )
+    with source_errors(wanted, token=token):
+        fetch(file, target, progress=progress, stopped=stopped)
 
 
 def fetch_small(url: str, *, limit: int, wanted: Reference | None = None, token: str | None = None) -> bytes:
@@ -178,7 +167,7 @@ def fetch_small(url: str, *, limit: int, wanted: Reference | None = None, token:
     headers = build_hf_headers(token=token or False) if wanted else {}
     shown = f"{wanted.repo_id}:{wanted.file}" if wanted else url
 
-    def fetch() -> bytes:
+    def get() -> bytes:
         body = bytearray()
         with get_session().stream("GET", url, headers=headers, timeout=DOWNLOAD_TIMEOUT) as response:
             hf_raise_for_status(response)
@@ -190,80 +179,4 @@ def fetch_small(url: str, *, limit: int, wanted: Reference | None = None, token:
                     raise SourceError(f"{shown} is larger than {human_size(limit)}: give a shorter text.")
         return bytes(body)
 
-    return ask(fetch, wanted, token=token, shown=shown)
-
-
-def _append(
-    url: str,
-    headers: dict[str, str],
-    source: Source,
-    part: Path,
-    *,
-    report: Callable[[int], None],
-    stopped: Callable[[], bool],
-) -> None:
-    """One request: adds to `part` what the server sends from its present size on."""
-    have = _size(part)
-    headers = headers | {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    with get_session().stream("GET", url, headers=headers, timeout=DOWNLOAD_TIMEOUT) as response:
-        hf_raise_for_status(response)
-        start = _checked_start(response, source, have)
-        with part.open("r+b") as file:
-            file.truncate(start)
-            file.seek(start)
-            for block in response.iter_bytes(_BLOCK):
-                check_stopped(stopped)
-                if file.tell() + len(block) > source.size:
-                    raise _other_file(source)
-                file.write(block)
-                report(file.tell())
-    if _size(part) <= have:
-        raise httpx2.RemoteProtocolError("the answer held nothing new")
-
-
-def _checked_start(response: httpx2.Response, source: Source, have: int) -> int:
-    """Where in the file the answer begins; a server that ignores ranges sends all of it."""
-    for answer in (*response.history, response):
-        etag = answer.headers.get("X-Linked-Etag", "").removeprefix("W/").strip('"')
-        if len(etag) == 64 and etag != source.sha256:
-            raise _other_file(source)
-    if response.status_code == 206:
-        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
-        if match is None or (int(match[1]), int(match[2])) != (have, source.size):
-            raise _other_file(source)
-        return have
-    if int(response.headers.get("Content-Length", source.size)) != source.size:
-        raise _other_file(source)
-    return 0
-
-
-def _finish(part: Path, target: Path, source: Source, *, stopped: Callable[[], bool]) -> None:
-    if sha256(part, lambda done: check_stopped(stopped)) != source.sha256:
-        part.unlink()
-        raise SourceError(
-            f"{source.path} arrived damaged (its sha256 is not the one on the Hub) and was removed: "
-            "run the same command again."
-        )
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    part.replace(target)
-
-
-def _other_file(source: Source) -> SourceError:
-    return SourceError(
-        f"the server sends another file than {source.path} of commit {source.revision[:8]}: "
-        "run the same command again."
-    )
-
-
-def _check_room(needed: int, target: Path) -> None:
-    free = free_bytes(target.parent)
-    if needed > free:
-        raise DiskError(
-            f"the download of {target.name} needs {human_size(needed)} more and {human_size(free)} are free: "
-            "free some space and run the same command again, it continues."
-        )
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size
+    return ask(get, wanted, token=token, shown=shown)

@@ -1,15 +1,16 @@
 """How the Hub is asked: with timeouts, with patience, and with errors in one sentence.
 
-The client library waits for a silent server for ever; `use_timeouts` gives its session limits. `ask` makes a call,
-makes it again after a failure that passes (a cut connection, a busy server), and turns any other into a SourceError.
+The client library waits for a silent server for ever; `use_timeouts` gives its session limits. `patiently` makes a
+call, and makes it again after a failure that passes (a cut connection, a busy server); `ask` does the same and turns
+any other failure into a SourceError.
 """
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -33,8 +34,10 @@ logger = logging.getLogger(__name__)
 DOWNLOAD_TIMEOUT = httpx2.Timeout(20.0, connect=10.0)  # silence after which a download is taken up again
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0  # between tries; doubled each time
 ASK_TRIES, DOWNLOAD_TRIES = 4, 9  # without progress: 3.5 s and about a minute and a half of waiting
-_SESSION_TIMEOUT = httpx2.Timeout(60.0, connect=10.0)
+SESSION_TIMEOUT = httpx2.Timeout(60.0, connect=10.0)
 _LONGEST_ASKED_S = 301.0  # the Hub counts requests over five minutes
+FAILURES = (httpx2.HTTPError, httpx2.InvalidURL, OfflineModeIsEnabled, HFValidationError)  # what the client raises
+_installed: httpx2.Timeout | None = None
 T = TypeVar("T")
 
 
@@ -53,15 +56,22 @@ class Reference:
         return f"https://huggingface.co/{prefix}{self.repo_id}"
 
 
-@functools.cache
-def use_timeouts() -> None:
-    """Gives the client library's session connect and read timeouts. The first call in a process does it."""
+def use_timeouts(timeout: httpx2.Timeout | None = None) -> None:
+    """Gives the client library's session limits: those named, else those that it has already, else a minute.
+
+    The session is one for the whole process.
+    """
+    global _installed
+    wanted = timeout or _installed or SESSION_TIMEOUT
+    if wanted == _installed:
+        return
 
     def client() -> httpx2.Client:
         session = default_client_factory()
-        session.timeout = _SESSION_TIMEOUT
+        session.timeout = wanted
         return session
 
+    _installed = wanted
     set_client_factory(client)
 
 
@@ -71,31 +81,57 @@ def ask(
     *,
     token: str | None,
     shown: str = "",
+    stopped: Callable[[], bool] = lambda: False,
+) -> T:
+    """`call()`, made patiently.
+
+    `wanted` is what is asked of the Hub; without it `shown` is the plain address in the sentences. Raises SourceError,
+    and Cancelled when `stopped()` turns true while it waits.
+    """
+    with source_errors(wanted, token=token, shown=shown):
+        return patiently(call, stopped=stopped)
+
+
+@contextlib.contextmanager
+def source_errors(wanted: Reference | None, *, token: str | None, shown: str = "") -> Iterator[None]:
+    """Turns what the client library raises into a SourceError; arguments as for `ask`."""
+    try:
+        yield
+    except FAILURES as error:
+        raise SourceError(_sentence(error, wanted, token) if wanted else _plain_sentence(error, shown)) from error
+
+
+def patiently(
+    call: Callable[[], T],
+    *,
     tries: int = ASK_TRIES,
     reached: Callable[[], int] = lambda: 0,
     stopped: Callable[[], bool] = lambda: False,
 ) -> T:
     """`call()`, made up to `tries` times; the count starts anew whenever `reached()` has grown.
 
-    `wanted` is what is asked of the Hub; without it `shown` is the plain address in the sentences. Raises SourceError,
-    and Cancelled when `stopped()` turns true while it waits.
+    Raises one of FAILURES, and Cancelled when `stopped()` turns true while it waits.
     """
     best, failed = reached(), 0
     while True:
         try:
             return call()
-        except (httpx2.HTTPError, httpx2.InvalidURL, OfflineModeIsEnabled, HFValidationError) as error:
+        except (*FAILURES, RuntimeError) as error:
             failed = 1 if reached() > best else failed + 1
             best = max(best, reached())
-            wait = _wait_s(error, planned=min(FIRST_WAIT_S * 2 ** (failed - 1), LONGEST_WAIT_S))
+            wait = wait_s(error, planned=backoff_s(failed))
             if wait is None or failed >= tries:
-                sentence = _sentence(error, wanted, token) if wanted else _plain_sentence(error, shown)
-                raise SourceError(sentence) from error
-            logger.info("asking again in %.1f s: %s", wait, _reason(error))
-        deadline = time.monotonic() + wait
-        while (left := deadline - time.monotonic()) > 0:
-            check_stopped(stopped)
-            time.sleep(min(left, 0.2))
+                raise
+            logger.info("asking again in %.1f s: %s", wait, reason(error))
+        pause(wait, stopped)
+
+
+def pause(seconds: float, stopped: Callable[[], bool] = lambda: False) -> None:
+    """Sleeps; raises Cancelled soon after `stopped()` turned true."""
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        check_stopped(stopped)
+        time.sleep(min(left, 0.2))
 
 
 def check_stopped(stopped: Callable[[], bool]) -> None:
@@ -104,20 +140,34 @@ def check_stopped(stopped: Callable[[], bool]) -> None:
         raise Cancelled("the job was stopped.")
 
 
-def _wait_s(error: Exception, *, planned: float) -> float | None:
-    """Seconds until the next try, or None if the error will not pass."""
+def backoff_s(failed: int) -> float:
+    """Seconds to wait after the `failed`th failure in a row."""
+    return min(FIRST_WAIT_S * 2.0 ** (failed - 1), LONGEST_WAIT_S)
+
+
+def wait_s(error: Exception, *, planned: float) -> float | None:
+    """Seconds until the next try, at least `planned`, or None if the error will not pass."""
     if isinstance(error, httpx2.TransportError):
         return None if isinstance(error, httpx2.UnsupportedProtocol) else planned
-    if not isinstance(error, HfHubHTTPError) or not _passing(error.response.status_code):
+    if isinstance(error, RuntimeError):
+        # After a failed connection the client library closes its one session, under the feet of other threads.
+        return planned if "client has been closed" in str(error) else None
+    if not isinstance(error, HfHubHTTPError) or not passing(error.response.status_code):
         return None
-    limit = parse_ratelimit_headers(error.response.headers)
-    asked = error.response.headers.get("Retry-After", "")
+    return min(max(planned, asked_wait_s(error.response)), _LONGEST_ASKED_S)
+
+
+def asked_wait_s(response: httpx2.Response) -> float:
+    """Seconds that a refusal asks to wait, 0 if it names none."""
+    limit = parse_ratelimit_headers(response.headers)
     if limit is not None and limit.remaining == 0:
-        asked = str(limit.reset_in_seconds + 1)
-    return min(max(planned, float(asked) if asked.isdigit() else 0.0), _LONGEST_ASKED_S)
+        return limit.reset_in_seconds + 1.0
+    asked = response.headers.get("Retry-After", "")
+    return float(asked) if asked.isdigit() else 0.0
 
 
-def _passing(status: int) -> bool:
+def passing(status: int) -> bool:
+    """True for an HTTP status that may be another one soon."""
     return status in (408, 429) or status >= 500
 
 
@@ -126,7 +176,7 @@ def _sentence(error: Exception, wanted: Reference, token: str | None) -> str:
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE keeps the Hub from being asked: unset it and run the same command again."
     if isinstance(error, HFValidationError):
-        return f"the Hub allows no such name ({_short(error)}): write owner/repo or owner/repo:file."
+        return f"the Hub allows no such name ({short(error)}): write owner/repo or owner/repo:file."
     if isinstance(error, GatedRepoError):
         need = "and use the token of that account" if token else "and set HF_TOKEN to a token of that account"
         return f"{repo} is gated: accept its conditions on {page} {need}."
@@ -145,19 +195,20 @@ def _sentence(error: Exception, wanted: Reference, token: str | None) -> str:
 def _plain_sentence(error: Exception, host: str) -> str:
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
-        advice = "run the same command again later, it continues" if _passing(status) else "check the name"
+        advice = "run the same command again later, it continues" if passing(status) else "check the name"
         return f"{host} answers with HTTP status {status}: {advice}."
     if isinstance(error, httpx2.InvalidURL | httpx2.UnsupportedProtocol):
-        return f"{host} is no address that can be fetched ({_short(error)}): check it."
+        return f"{host} is no address that can be fetched ({short(error)}): check it."
     return (
-        f"{host} cannot be reached ({_short(error)}): check the network and run the same command again, it continues."
+        f"{host} cannot be reached ({short(error)}): check the network and run the same command again, it continues."
     )
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """For the log: an HTTP error's own text holds the address, which may be signed."""
-    return f"HTTP status {error.response.status_code}" if isinstance(error, HfHubHTTPError) else _short(error)
+    return f"HTTP status {error.response.status_code}" if isinstance(error, HfHubHTTPError) else short(error)
 
 
-def _short(error: Exception) -> str:
+def short(error: Exception) -> str:
+    """The first line of its text."""
     return (str(error).strip().splitlines() or [""])[0].rstrip(".") or type(error).__name__
