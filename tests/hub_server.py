@@ -25,6 +25,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -403,10 +404,11 @@ def main() -> None:
     parser.add_argument("--part-size", type=int, default=0, help="LFS uploads above so many bytes come in parts")
     parser.add_argument("--watch-stdin", action="store_true", help="end when standard input is closed")
     options = parser.parse_args()
-    if options.watch_stdin:
-        threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
     register_url_convertor("kind", Kind())
     root = Path(tempfile.mkdtemp(prefix="ggufy-hub-"))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again when it is done
+    if options.watch_stdin:
+        threading.Thread(target=lambda: (sys.stdin.read(), shutil.rmtree(root), os._exit(0)), daemon=True).start()
     try:
         hub = Hub(f"http://127.0.0.1:{options.port}", root, options.part_size)
         app = Starlette(routes=hub.routes(), exception_handlers={Refusal: refused})

@@ -1,0 +1,187 @@
+"""One commit to a repo on the Hugging Face Hub: what is left to do, the large files, the commit itself, and what
+became of it.
+
+The client library does not repeat the request that makes the commit, since it may have been carried out although its
+answer was lost. Here the newest commit is read then and compared with what was sent; the request is made again only
+if it is not there. With a parent a second one could not do any harm: the Hub refuses it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils._headers import build_hf_headers
+from huggingface_hub.utils._runtime import is_xet_available
+
+from ggufy.errors import HubAway, HubError, RepoMissing, StaleParent
+from ggufy.hub import xet
+from ggufy.hub.answers import BROKEN, is_passing, quota_wait_s, status_of
+from ggufy.hub.budget import CommitBudget
+from ggufy.hub.protocol import Content, Kind, RemoteFile
+from ggufy.sources.hub_session import FAILURES, backoff_s, check_stopped, patiently, pause, reason
+
+logger = logging.getLogger(__name__)
+LARGE = 10_000_000  # bytes; the Hub takes no larger file into git itself
+
+
+class Commit:
+    """One commit that is to be made. Its methods raise what the client library raises, and HubErrors of their own."""
+
+    def __init__(
+        self,
+        api: HfApi,
+        repo_id: str,
+        kind: Kind,
+        *,
+        add: Mapping[str, Content],
+        delete: Collection[str],
+        parent: str | None,
+        tries: int,
+        stopped: Callable[[], bool],
+    ):
+        self.api, self.repo_id, self.kind, self.parent = api, repo_id, kind, parent
+        self.tries, self.stopped = tries, stopped
+        self.add = [CommitOperationAdd(path, _there(content)) for path, content in add.items()]
+        self.delete = sorted(delete)
+
+    def head(self) -> str:
+        """The newest commit. Raises StaleParent if it is not the parent that was given."""
+        head = self._newest()
+        if self.parent is not None and head != self.parent:
+            raise StaleParent(f"somebody else has committed to {self.repo_id} meanwhile: read it again.")
+        return head
+
+    def leave_out_what_is_there(self, head: str) -> bool:
+        """Compares with that commit; False if nothing is left to do."""
+        there = self._files(head)
+        self.add = [add for add in self.add if not _same(add, there.get(add.path_in_repo))]
+        self.delete = [path for path in self.delete if path in there]
+        return bool(self.add or self.delete)
+
+    def upload(self, progress: Callable[[int], None]) -> None:
+        """Brings the large files to the Hub's storage, where they wait for the commit."""
+        large = [a for a in self.add if isinstance(a.path_or_fileobj, str) and a.upload_info.size >= LARGE]
+        for failed in itertools.count(1):
+            try:
+                self._upload(large, progress)
+                return
+            except (HubAway, *FAILURES) as error:
+                if failed >= self.tries or not (isinstance(error, HubAway) or is_passing(error)):
+                    raise
+                logger.info("uploading to %s again: %s", self.repo_id, reason(error))
+            pause(backoff_s(failed), self.stopped)
+
+    def _upload(self, large: list[CommitOperationAdd], progress: Callable[[int], None]) -> None:
+        if not large:
+            return
+        headers = build_hf_headers(token=self.api.token)
+        if is_xet_available():
+            url = f"{self.api.endpoint}/api/{self.kind}s/{self.repo_id}/xet-write-token/main"
+            xet.upload(large, token_url=url, headers=headers, progress=progress, stopped=self.stopped)
+            return
+        done = 0
+        for add in large:
+            check_stopped(self.stopped)
+            try:
+                self.api.preupload_lfs_files(self.repo_id, [add], repo_type=self.kind, free_memory=False)
+            except RuntimeError as error:
+                if isinstance(error.__cause__, FAILURES):  # what really happened
+                    raise error.__cause__ from None
+                raise
+            done += add.upload_info.size
+            progress(done)
+
+    def send(self, message: str, budget: CommitBudget, *, urgent: bool) -> str:
+        """Makes the commit; returns its id, or that of the newest one if this one is below it."""
+        unsure = False  # an earlier try may have been carried out
+        for failed in itertools.count(1):
+            budget.take(urgent=urgent or failed > 1)
+            try:
+                return self._create(message)
+            except BROKEN as error:
+                if isinstance(error, HfHubHTTPError) and status_of(error) == 429:
+                    budget.pause(quota_wait_s(error))
+                if not (unsure and status_of(error) == 412) and not is_passing(error):
+                    raise
+                if (head := self._landed()) is not None:
+                    return head
+                if failed >= self.tries or status_of(error) == 412:
+                    raise
+                unsure = True
+                logger.info("committing to %s again: %s", self.repo_id, reason(error))
+            pause(backoff_s(failed), self.stopped)
+        raise AssertionError("unreachable")
+
+    def _create(self, message: str) -> str:
+        operations: list[CommitOperationAdd | CommitOperationDelete] = [*self.add]
+        operations += [CommitOperationDelete(path) for path in self.delete]
+        made = self.api.create_commit(
+            self.repo_id, operations, commit_message=message, repo_type=self.kind, parent_commit=self.parent
+        )
+        # If all of it was there already, the library sends nothing, not even the parent, and only a debug line tells.
+        if self.add and not any(add._is_committed for add in self.add) and not self.delete:
+            return self.head()
+        return str(made.oid)
+
+    def _landed(self) -> str | None:
+        """The newest commit if it holds what was sent; None if the repo has not moved.
+
+        Raises StaleParent if it has moved in another way and a parent was given.
+        """
+        head = self._newest()
+        if head == self.parent:
+            return None
+        there = self._files(head)
+        if all(_same(add, there.get(add.path_in_repo)) for add in self.add) and not there.keys() & set(self.delete):
+            return head
+        if self.parent is not None:
+            raise StaleParent(f"somebody else has committed to {self.repo_id} meanwhile: read it again.")
+        return None
+
+    def _newest(self) -> str:
+        def call() -> str | None:
+            return self.api.repo_info(self.repo_id, repo_type=self.kind).sha
+
+        if (head := patiently(call, tries=self.tries, stopped=self.stopped)) is None:
+            raise RepoMissing(f"{self.repo_id} holds nothing on the Hub: delete it there, it is made again.")
+        return head
+
+    def _files(self, commit: str) -> dict[str, RemoteFile]:
+        """Those that this commit is about, as of another commit."""
+        paths = [*(add.path_in_repo for add in self.add), *self.delete]
+
+        def call() -> dict[str, RemoteFile]:
+            found = self.api.get_paths_info(self.repo_id, paths, repo_type=self.kind, revision=commit)
+            return {file.path: remote_file(file) for file in found if isinstance(file, RepoFile)}
+
+        return patiently(call, tries=self.tries, stopped=self.stopped)
+
+
+def remote_file(file: RepoFile) -> RemoteFile:
+    """What the Hub tells about a file."""
+    if file.lfs is not None:
+        return RemoteFile(size=file.size, sha256=file.lfs.sha256)
+    return RemoteFile(size=file.size, git_sha1=file.blob_id)
+
+
+def _there(content: Content) -> bytes | str:
+    """The content as the library takes it: bytes or the text of a path, never a file object."""
+    if isinstance(content, bytes):
+        return content
+    if not content.is_file():
+        raise HubError(f"{content} is gone, so it cannot be uploaded: make it again.")
+    return str(content)
+
+
+def _same(add: CommitOperationAdd, there: RemoteFile | None) -> bool:
+    if there is None or there.size != add.upload_info.size:
+        return False
+    data = add.path_or_fileobj
+    content = data if isinstance(data, bytes) else Path(str(data))
+    return there.holds(content, add.upload_info.sha256.hex() if there.sha256 else None)

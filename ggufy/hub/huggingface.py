@@ -1,0 +1,209 @@
+"""Repos on the Hugging Face Hub, through its client library, with an end to every wait.
+
+The token is an argument: none is looked up in files or in the environment, and none is written or printed. See
+protocol.Hub for the methods; how a commit is made is told in commits.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+import httpx2
+from huggingface_hub import HfApi, get_session, hf_hub_url
+from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils._headers import build_hf_headers
+from huggingface_hub.utils._http import hf_raise_for_status
+
+from ggufy.errors import HubError, StaleParent, TokenError
+from ggufy.files import DOWNLOAD_SUFFIX, partial
+from ggufy.hub.answers import hub_errors, status_of
+from ggufy.hub.budget import CommitBudget
+from ggufy.hub.commits import Commit, remote_file
+from ggufy.hub.protocol import Content, Kind, RemoteFile, check_path, never
+from ggufy.sources.hub_session import ASK_TRIES, patiently, use_timeouts
+from ggufy.sources.ranged import RangedFile, fetch
+
+T = TypeVar("T")
+
+
+class HuggingFaceHub:
+    """Repos that `token` may read and write. `timeout` holds for the whole process; `tries` is how often a request is
+    made while it fails in a way that passes."""
+
+    def __init__(
+        self,
+        *,
+        token: str | None,
+        endpoint: str | None = None,
+        budget: CommitBudget | None = None,
+        timeout: httpx2.Timeout | None = None,
+        tries: int = ASK_TRIES,
+    ):
+        use_timeouts(timeout)
+        self.budget = budget or CommitBudget()
+        self._api = HfApi(endpoint=endpoint, token=token or False)
+        self._tries = tries
+
+    def user(self) -> str:
+        """Name of the account that the token belongs to. Raises TokenError if there is none."""
+        with hub_errors("your account", "model"):
+            if not self._api.token:
+                raise TokenError("no token was given: set HF_TOKEN to one that may write.")
+            return str(self._patiently(lambda: self._api.whoami(cache=True))["name"])
+
+    def create_repo(self, repo_id: str, *, kind: Kind, private: bool = False) -> None:
+        with hub_errors(repo_id, kind):
+            self._patiently(lambda: self._api.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True))
+            if private and not self._patiently(lambda: self._api.repo_info(repo_id, repo_type=kind)).private:
+                raise HubError(
+                    f"{repo_id} is on the Hub already and is public, but should be private: change that in its "
+                    "settings there, or choose another name."
+                )
+
+    def head(self, repo_id: str, *, kind: Kind) -> str | None:
+        with hub_errors(repo_id, kind):
+            try:
+                return self._patiently(lambda: self._api.repo_info(repo_id, repo_type=kind)).sha
+            except RepositoryNotFoundError as error:
+                _unless_unknown(error)
+                return None
+
+    def list_files(self, repo_id: str, *, kind: Kind) -> dict[str, RemoteFile]:
+        def call() -> dict[str, RemoteFile]:
+            entries = self._api.list_repo_tree(repo_id, repo_type=kind, recursive=True)
+            files = {entry.path: remote_file(entry) for entry in entries if isinstance(entry, RepoFile)}
+            return {path: file for path, file in files.items() if not any(p.startswith(".") for p in Path(path).parts)}
+
+        with hub_errors(repo_id, kind):
+            try:
+                return self._patiently(call)
+            except RepositoryNotFoundError as error:
+                _unless_unknown(error)
+                return {}
+
+    def read(self, repo_id: str, path: str, *, kind: Kind, at: str | None = None) -> bytes | None:
+        url = hf_hub_url(repo_id, check_path(path), repo_type=kind, revision=at, endpoint=self._api.endpoint)
+
+        def call() -> bytes:
+            response = get_session().get(url, headers=self._headers())
+            hf_raise_for_status(response)
+            return response.content
+
+        with hub_errors(repo_id, kind):
+            try:
+                return self._patiently(call)
+            except EntryNotFoundError:
+                return None
+            except RepositoryNotFoundError as error:
+                _unless_unknown(error)
+                return None
+            except RevisionNotFoundError as error:
+                raise StaleParent(f"{repo_id} has no commit {at} any more: read it again.") from error
+
+    def download(
+        self,
+        repo_id: str,
+        path: str,
+        target: Path,
+        *,
+        kind: Kind,
+        progress: Callable[[int], None] | None = None,
+        stopped: Callable[[], bool] = never,
+    ) -> None:
+        commit = self.head(repo_id, kind=kind) or ""
+        with hub_errors(repo_id, kind):
+            found = self._find(repo_id, check_path(path), kind, commit) if commit else None
+        if found is None:
+            raise HubError(f"{repo_id} has no file {path} on the Hub: it has to be made again.")
+        if found.sha256 is None:
+            with partial(target) as part:
+                part.write_bytes(self.read(repo_id, path, kind=kind, at=commit) or b"")
+            return
+        file = RangedFile(
+            url=hf_hub_url(repo_id, path, repo_type=kind, revision=commit, endpoint=self._api.endpoint),
+            headers=self._headers(),
+            path=path,
+            commit=commit,
+            size=found.size,
+            sha256=found.sha256,
+            error=HubError,
+        )
+        begun = target.with_name(target.name + DOWNLOAD_SUFFIX)
+        continued = begun.exists() and begun.stat().st_size > 0
+        with hub_errors(repo_id, kind):
+            try:
+                fetch(file, target, progress=progress, stopped=stopped)
+            except HubError:
+                if begun.exists() or not continued:
+                    raise
+                fetch(file, target, progress=progress, stopped=stopped)  # the beginning was that of an older file
+
+    def commit(
+        self,
+        repo_id: str,
+        *,
+        kind: Kind,
+        message: str,
+        add: Mapping[str, Content] | None = None,
+        delete: Collection[str] = (),
+        parent: str | None = None,
+        progress: Callable[[int], None] | None = None,
+        stopped: Callable[[], bool] = never,
+        urgent: bool = False,
+    ) -> str:
+        add, report = add or {}, progress or (lambda done: None)
+        for path in (*add, *delete):
+            check_path(path)
+        with hub_errors(repo_id, kind):
+            commit = Commit(
+                self._api, repo_id, kind, add=add, delete=delete, parent=parent, tries=self._tries, stopped=stopped
+            )
+            total = sum(one.upload_info.size for one in commit.add)
+            head = commit.head()
+            if commit.leave_out_what_is_there(head):
+                there = total - sum(one.upload_info.size for one in commit.add)
+                commit.upload(lambda done: report(there + done))
+                head = commit.send(message, self.budget, urgent=urgent)
+            report(total)
+            return head
+
+    def squash(self, repo_id: str, *, kind: Kind, message: str) -> str:
+        self.budget.take(urgent=True)
+        with hub_errors(repo_id, kind):
+            self._patiently(lambda: self._api.super_squash_history(repo_id, repo_type=kind, commit_message=message))
+        return self.head(repo_id, kind=kind) or ""
+
+    def wait_s(self) -> float:
+        return self.budget.wait_s()
+
+    def remember(self, repo_id: str, *, kind: Kind) -> None:
+        """Counts the repo's commits of the last hour in the budget: the process before this one has made them."""
+        with hub_errors(repo_id, kind):
+            try:
+                commits = self._patiently(lambda: self._api.list_repo_commits(repo_id, repo_type=kind))
+            except RepositoryNotFoundError as error:
+                _unless_unknown(error)
+                return
+        now = datetime.now(UTC)
+        ages = [(now - commit.created_at).total_seconds() for commit in commits]
+        self.budget.seed(age for age in ages if age < self.budget.window_s)
+
+    def _find(self, repo_id: str, path: str, kind: Kind, commit: str) -> RemoteFile | None:
+        found = self._patiently(lambda: self._api.get_paths_info(repo_id, [path], repo_type=kind, revision=commit))
+        return next((remote_file(file) for file in found if isinstance(file, RepoFile)), None)
+
+    def _headers(self) -> dict[str, str]:
+        return build_hf_headers(token=self._api.token)
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        return patiently(call, tries=self._tries)
+
+
+def _unless_unknown(error: RepositoryNotFoundError) -> None:
+    """A repo that is missing is no error; a token that the Hub does not know is one."""
+    if status_of(error) == 401:
+        raise error

@@ -1,0 +1,327 @@
+"""What every hub must do, on folders and on the real client against the local Hub, over Xet and over LFS."""
+
+# ruff: noqa: F811 - fixtures are imported
+from __future__ import annotations
+
+import hashlib
+import itertools
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+
+from ggufy.errors import Cancelled, HubError, RepoMissing, StaleParent
+from ggufy.hub.budget import CommitBudget
+from ggufy.hub.commits import LARGE
+from ggufy.hub.huggingface import HuggingFaceHub
+from ggufy.hub.local import LocalHub
+from ggufy.hub.protocol import Hub, Kind, sha256_of
+from ggufy.sources import hub_session
+from tests.hub_fixture import ALICE, local_hub, no_request_elsewhere  # noqa: F401 - fixtures
+from tests.hub_fixture import LocalHub as Server
+
+NUMBERS = itertools.count()
+DATA = random.Random(7).randbytes(LARGE + 2_000_000)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A hub to be tested, and what the test may look at from outside."""
+
+    hub: Hub
+    name: str  # local, xet or lfs
+    root: Path  # of the local one
+    server: Server | None  # of the others
+
+    def new(self, kind: Kind = "model", *, make: bool = True) -> str:
+        repo = f"alice/contract-{next(NUMBERS)}"
+        if make:
+            self.hub.create_repo(repo, kind=kind)
+        return repo
+
+    def writes(self) -> list[str]:
+        """Requests that brought something to the server since the last call."""
+        if self.server is None:
+            return []
+        told = [f"{line['method']} {line['path']}" for line in self.server.log()]
+        self.server.clear()
+        return [line for line in told if line.startswith("PUT") or "/commit/" in line or "-write-token" in line]
+
+
+@pytest.fixture(params=["local", "xet", "lfs"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, local_hub: Server, monkeypatch: pytest.MonkeyPatch) -> Place:
+    if request.param == "local":
+        return Place(LocalHub(tmp_path / "hub"), "local", tmp_path / "hub", None)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", request.param == "lfs")
+    monkeypatch.setattr(hub_session, "FIRST_WAIT_S", 0.01)
+    budget = CommitBudget(limit=1000, reserve=0, burst=1000)
+    hub = HuggingFaceHub(token=ALICE, endpoint=local_hub.endpoint, budget=budget)
+    return Place(hub, request.param, tmp_path / "hub", local_hub)
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    path = tmp_path / "made" / "model-Q8_0.gguf"
+    path.parent.mkdir()
+    path.write_bytes(DATA)
+    return path
+
+
+def test_a_repo_is_made_once(place: Place) -> None:
+    repo = place.new(make=False)
+    assert place.hub.head(repo, kind="dataset") is None
+    assert place.hub.list_files(repo, kind="dataset") == {}
+    assert place.hub.read(repo, "a.txt", kind="dataset") is None
+    place.hub.create_repo(repo, kind="dataset", private=True)
+    head = place.hub.head(repo, kind="dataset")
+    assert head is not None and len(head) == 40
+    place.hub.create_repo(repo, kind="dataset", private=True)
+    assert place.hub.head(repo, kind="dataset") == head
+    assert place.hub.list_files(repo, kind="dataset") == {}
+
+
+def test_small_and_large_files_come_back_as_they_went(place: Place, large: Path, tmp_path: Path) -> None:
+    repo, seen = place.new(), list[int]()
+    head = place.hub.commit(
+        repo,
+        kind="model",
+        message="a commit",
+        add={"README.md": b"# Card\n", "quants/model-Q8_0.gguf": large, "jobs/a.json": b"{}"},
+        progress=seen.append,
+    )
+    assert place.hub.head(repo, kind="model") == head
+    files = place.hub.list_files(repo, kind="model")
+    assert sorted(files) == ["README.md", "jobs/a.json", "quants/model-Q8_0.gguf"]
+    found = files["quants/model-Q8_0.gguf"]
+    assert (found.size, found.sha256) == (len(DATA), hashlib.sha256(DATA).hexdigest())
+    assert found.holds(large) and found.holds(DATA) and not found.holds(DATA[:-1] + b"x")
+    assert files["README.md"].holds(b"# Card\n") and not files["README.md"].holds(b"# Cars\n")
+    assert place.hub.read(repo, "jobs/a.json", kind="model") == b"{}"
+    assert place.hub.read(repo, "jobs/b.json", kind="model") is None
+    assert seen == sorted(seen) and seen[-1] == len(DATA) + 9
+    place.hub.download(repo, "quants/model-Q8_0.gguf", tmp_path / "back" / "a.gguf", kind="model")
+    place.hub.download(repo, "README.md", tmp_path / "back" / "b.md", kind="model")
+    assert (tmp_path / "back" / "a.gguf").read_bytes() == DATA
+    assert (tmp_path / "back" / "b.md").read_bytes() == b"# Card\n"
+    assert sorted(path.name for path in (tmp_path / "back").iterdir()) == ["a.gguf", "b.md"]
+
+
+def test_what_is_there_is_not_sent_again(place: Place, large: Path) -> None:
+    repo = place.new()
+    content = {"model-Q8_0.gguf": large, "README.md": b"# Card\n"}
+    head = place.hub.commit(repo, kind="model", message="first", add=content)
+    place.writes()
+    seen: list[int] = []
+    assert (
+        place.hub.commit(repo, kind="model", message="again", add=content, parent=head, progress=seen.append) == head
+    )
+    assert place.hub.commit(repo, kind="model", message="again", delete=["no-such-file"]) == head
+    assert place.hub.head(repo, kind="model") == head and place.writes() == [] and seen[-1] == len(DATA) + 7
+    changed = place.hub.commit(repo, kind="model", message="card", add=content | {"README.md": b"# Better\n"})
+    assert changed != head
+    assert [line for line in place.writes() if "/commit/" not in line] == [], "the large file was sent again"
+    other = place.hub.commit(repo, kind="model", message="same file, other name", add={"copy.gguf": large})
+    assert place.hub.head(repo, kind="model") == other
+    if place.name == "lfs":
+        assert not [line for line in place.writes() if line.startswith("PUT")]
+
+
+def test_nothing_to_do_on_a_repo_that_moved_is_stale_too(place: Place) -> None:
+    repo = place.new()
+    first = place.hub.commit(repo, kind="model", message="one", add={"a.txt": b"1"})
+    place.hub.commit(repo, kind="model", message="two", add={"b.txt": b"2"})
+    with pytest.raises(StaleParent):
+        place.hub.commit(repo, kind="model", message="three", add={"a.txt": b"1"}, parent=first)
+
+
+def test_a_commit_on_a_stale_parent_changes_nothing(place: Place, large: Path) -> None:
+    repo = place.new(kind="dataset")
+    first = place.hub.commit(repo, kind="dataset", message="one", add={"lease.json": b"1"})
+    second = place.hub.commit(repo, kind="dataset", message="two", add={"lease.json": b"2"}, parent=first)
+    place.writes()
+    with pytest.raises(StaleParent, match="somebody else"):
+        place.hub.commit(
+            repo, kind="dataset", message="three", add={"lease.json": b"3", "model.gguf": large}, parent=first
+        )
+    assert place.hub.head(repo, kind="dataset") == second
+    assert place.hub.read(repo, "lease.json", kind="dataset", at=second) == b"2"
+    assert list(place.hub.list_files(repo, kind="dataset")) == ["lease.json"]
+    assert place.writes() == [], "something was sent although it was clear that it would be refused"
+
+
+def test_of_commits_made_at_once_on_one_parent_one_is_made(place: Place) -> None:
+    repo = place.new()
+    parent = place.hub.head(repo, kind="model")
+    gate, ends = threading.Barrier(4), list[str]()
+
+    def run(number: int) -> None:
+        gate.wait()
+        try:
+            content = {"who.txt": str(number).encode()}
+            place.hub.commit(repo, kind="model", message="mine", add=content, parent=parent)
+            ends.append(str(number))
+        except StaleParent:
+            ends.append("stale")
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (winner,) = [end for end in ends if end != "stale"]
+    assert len(ends) == 4 and place.hub.read(repo, "who.txt", kind="model") == winner.encode()
+
+
+def test_files_are_replaced_and_deleted_in_one_commit(place: Place) -> None:
+    repo = place.new()
+    files = {"a.txt": b"1", "sub/b.txt": b"2", "sub/c.txt": b"3", "sub/deep/d.txt": b"4"}
+    place.hub.commit(repo, kind="model", message="one", add=files)
+    place.hub.commit(
+        repo, kind="model", message="two", add={"a.txt": b"new"}, delete=["sub/b.txt", "sub/deep/d.txt", "gone.txt"]
+    )
+    listed = place.hub.list_files(repo, kind="model")
+    assert sorted(listed) == ["a.txt", "sub/c.txt"] and listed["a.txt"].holds(b"new")
+    assert place.hub.read(repo, "sub/b.txt", kind="model") is None
+
+
+def test_a_squash_keeps_the_files_and_moves_the_head(place: Place) -> None:
+    repo = place.new()
+    head = ""
+    for number in range(3):
+        head = place.hub.commit(repo, kind="model", message="more", add={f"{number}.txt": b"x"})
+    squashed = place.hub.squash(repo, kind="model", message="one commit")
+    assert squashed == place.hub.head(repo, kind="model") != head
+    assert sorted(place.hub.list_files(repo, kind="model")) == ["0.txt", "1.txt", "2.txt"]
+    with pytest.raises(StaleParent):
+        place.hub.commit(repo, kind="model", message="late", add={"0.txt": b"y"}, parent=head)
+    with pytest.raises(StaleParent):
+        place.hub.read(repo, "0.txt", kind="model", at=head)
+    assert place.hub.commit(repo, kind="model", message="on", add={"0.txt": b"y"}, parent=squashed) != squashed
+
+
+def test_a_missing_repo_is_told(place: Place, tmp_path: Path) -> None:
+    repo = place.new(make=False)
+    with pytest.raises(RepoMissing):
+        place.hub.commit(repo, kind="model", message="one", add={"a.txt": b"1"})
+    with pytest.raises(RepoMissing):
+        place.hub.squash(repo, kind="model", message="one")
+    with pytest.raises(HubError, match="has no file a.gguf"):
+        place.hub.download(repo, "a.gguf", tmp_path / "a.gguf", kind="model")
+    assert place.hub.head(repo, kind="model") is None and not (tmp_path / "a.gguf").exists()
+
+
+@pytest.mark.parametrize("path", ["../out.txt", "/etc/x", "a/../../b", ".hidden", "", "a\\b"])
+def test_names_that_leave_the_repo_are_refused(place: Place, path: str, tmp_path: Path) -> None:
+    repo = place.new()
+    head = place.hub.head(repo, kind="model")
+    with pytest.raises(HubError, match="no name for a file"):
+        place.hub.commit(repo, kind="model", message="one", add={path: b"1"})
+    with pytest.raises(HubError, match="no name for a file"):
+        place.hub.commit(repo, kind="model", message="one", delete=[path])
+    with pytest.raises(HubError, match="no name for a file"):
+        place.hub.read(repo, path, kind="model")
+    assert place.hub.head(repo, kind="model") == head
+
+
+def test_a_file_that_is_gone_is_told(place: Place, tmp_path: Path) -> None:
+    repo = place.new()
+    with pytest.raises(HubError, match="is gone, so it cannot be"):
+        place.hub.commit(repo, kind="model", message="one", add={"a.gguf": tmp_path / "none.gguf"})
+
+
+def test_a_stopped_upload_leaves_nothing(place: Place, large: Path) -> None:
+    repo = place.new()
+    head = place.hub.head(repo, kind="model")
+    with pytest.raises(Cancelled):
+        place.hub.commit(repo, kind="model", message="one", add={"a.gguf": large}, stopped=lambda: True)
+    assert place.hub.head(repo, kind="model") == head and place.hub.list_files(repo, kind="model") == {}
+    assert place.hub.commit(repo, kind="model", message="two", add={"a.gguf": large}) != head
+
+
+def test_a_download_reports_its_bytes_and_can_be_stopped(place: Place, large: Path, tmp_path: Path) -> None:
+    repo, seen = place.new(), list[int]()
+    place.hub.commit(repo, kind="model", message="one", add={"a.gguf": large})
+    with pytest.raises(Cancelled):
+        place.hub.download(repo, "a.gguf", tmp_path / "a.gguf", kind="model", stopped=lambda: True)
+    assert not (tmp_path / "a.gguf").exists()
+    place.hub.download(repo, "a.gguf", tmp_path / "a.gguf", kind="model", progress=seen.append)
+    assert sha256_of(tmp_path / "a.gguf") == hashlib.sha256(DATA).hexdigest()
+    assert seen == sorted(seen) and seen[-1] == len(DATA)
+
+
+# ---- folders only
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> LocalHub:
+    hub = LocalHub(tmp_path / "out")
+    hub.create_repo("alice/m-GGUF", kind="model")
+    return hub
+
+
+def test_a_file_that_is_in_its_place_is_not_copied(local: LocalHub) -> None:
+    made = local.root / "m-GGUF" / "m-Q8_0.gguf"
+    made.write_bytes(b"GGUF" * 1000)
+    before, inode = local.head("m-GGUF", kind="model"), made.stat().st_ino
+    head = local.commit("alice/m-GGUF", kind="model", message="one", add={"m-Q8_0.gguf": made})
+    assert head != before and made.stat().st_ino == inode
+    assert local.list_files("me/m-GGUF", kind="model")["m-Q8_0.gguf"].sha256 == sha256_of(made)
+    assert local.commit("alice/m-GGUF", kind="model", message="two", add={"m-Q8_0.gguf": made}) == head
+    local.download("alice/m-GGUF", "m-Q8_0.gguf", made, kind="model")
+    assert made.stat().st_ino == inode
+
+
+def test_the_folder_is_the_truth(local: LocalHub) -> None:
+    folder = local.root / "m-GGUF"
+    for name in ("by-hand.gguf", "cut.gguf.part", "late.gguf.download", ".lock"):
+        (folder / name).write_bytes(b"one")
+    assert list(local.list_files("alice/m-GGUF", kind="model")) == ["by-hand.gguf"]
+    first = local.list_files("alice/m-GGUF", kind="model")["by-hand.gguf"].sha256
+    (folder / "by-hand.gguf").write_bytes(b"two")
+    assert local.list_files("alice/m-GGUF", kind="model")["by-hand.gguf"].sha256 == sha256_of(b"two") != first
+    (folder / "by-hand.gguf").unlink()
+    assert local.list_files("alice/m-GGUF", kind="model") == {}
+    assert sorted(path.name for path in local.root.iterdir()) == [".ggufy-hub", "m-GGUF"]
+
+
+def test_a_folder_from_before_and_lost_notes_do_no_harm(local: LocalHub) -> None:
+    (local.root / "old").mkdir()
+    (local.root / "old" / "a.gguf").write_bytes(b"GGUF")
+    head = local.head("x/old", kind="model")
+    assert head is not None
+    local.create_repo("x/old", kind="model")
+    head = local.commit(
+        "x/old", kind="model", message="one", add={"b.txt": b"1"}, parent=local.head("x/old", kind="model")
+    )
+    assert sorted(local.list_files("x/old", kind="model")) == ["a.gguf", "b.txt"]
+    for note in (local.root / ".ggufy-hub").iterdir():
+        note.write_text("{")
+    with pytest.raises(StaleParent):
+        local.commit("x/old", kind="model", message="two", add={"b.txt": b"2"}, parent=head)
+    assert local.read("x/old", "b.txt", kind="model") == b"1"
+
+
+@pytest.mark.parametrize("repo", ["alice/..", "alice/.ssh", "alice/", "a\\b"])
+def test_repos_that_would_leave_the_root_are_refused(local: LocalHub, repo: str) -> None:
+    with pytest.raises(HubError, match="no name for a repo"):
+        local.create_repo(repo, kind="model")
+
+
+def test_a_commit_that_dies_in_the_middle_can_be_made_again(local: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    save: Callable[..., None] = LocalHub._save
+    head = local.head("alice/m-GGUF", kind="model")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LocalHub, "_save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        local.commit("alice/m-GGUF", kind="model", message="one", add={"a.txt": b"1", "b.txt": b"2"}, parent=head)
+    monkeypatch.setattr(LocalHub, "_save", save)
+    assert local.head("alice/m-GGUF", kind="model") == head
+    local.commit("alice/m-GGUF", kind="model", message="one", add={"a.txt": b"1", "b.txt": b"2"}, parent=head)
+    assert local.read("alice/m-GGUF", "b.txt", kind="model") == b"2"
