@@ -30,4 +30,4 @@ if __name__ == "__main__":
     logging.getLogger("ggufy").info("the page is at %s", page.local_url)
     stop.wait()
     services.shutdown()
-    page.close()
+    page.close(verbose=False)

@@ -77,9 +77,9 @@ def quantize_tab(services: Services, i18n: gr.I18n) -> None:
     def check(request: gr.Request) -> str:
         return parts.message(_texts(request)["checking"], "busy")
 
-    def begin(*values: Any, request: gr.Request) -> list[Any]:
+    def begin(form: dict[Any, Any], request: gr.Request) -> list[Any]:
         texts = _texts(request)
-        return [_begin(services, values, texts), *_draw(services, texts, "")]
+        return [_begin(services, [form[field] for field in fields], texts), *_draw(services, texts, "")]
 
     def act(event: gr.EventData, request: gr.Request) -> list[Any]:
         _act(services, str(getattr(event, "action", "")), str(getattr(event, "job", "")))
@@ -98,7 +98,7 @@ def quantize_tab(services: Services, i18n: gr.I18n) -> None:
     fields = [source, types, imatrix, outtype, vocab, name]
     pressed = gr.on([start.click, source.submit, vocab.submit, name.submit], check, None, message, **_QUIET)
     # Looking at a source takes a while (a digest of gigabytes, the Hub), so this one waits in gradio's queue.
-    pressed.then(begin, fields, [message, *drawn], **_QUIET | {"queue": True, "concurrency_limit": 4})
+    pressed.then(begin, set(fields), [message, *drawn], **_QUIET | {"queue": True, "concurrency_limit": 4})
 
 
 def _texts(request: gr.Request) -> Texts:
@@ -115,7 +115,7 @@ def _draw(services: Services, texts: Texts, shown: str) -> list[Any]:
     return [gr.skip()] * 3 if digest == shown else [banner, jobs, digest]
 
 
-def _begin(services: Services, values: tuple[Any, ...], texts: Texts) -> str:
+def _begin(services: Services, values: list[Any], texts: Texts) -> str:
     """Starts a job from the form's fields; returns what to tell the visitor."""
     try:
         job = services.submit(_wish(values))
@@ -127,7 +127,7 @@ def _begin(services: Services, values: tuple[Any, ...], texts: Texts) -> str:
     return parts.message(texts["submitted"].format(name=job.request.name), "good")
 
 
-def _wish(values: tuple[Any, ...]) -> Wish:
+def _wish(values: list[Any]) -> Wish:
     types, imatrix = values[1:3]
     source, outtype, vocab, name = ("" if v is None else v for v in (values[0], *values[3:]))
     if not isinstance(types, list) or not all(isinstance(v, str) for v in (source, outtype, vocab, name, *types)):
