@@ -18,7 +18,7 @@ from typing import Any
 from ggufy import throttle
 from ggufy.catalog import BY_NAME, OUTTYPES, parse_types
 from ggufy.errors import BusyError, Cancelled, GgufyError, UsageError
-from ggufy.files import lock
+from ggufy.files import human_size, lock
 from ggufy.hub.state import JobStore
 from ggufy.intake import DEFAULT_CHUNKS, Wish, make_job
 from ggufy.job import FINISHED, Job, Status
@@ -143,6 +143,7 @@ def run_convert(args: argparse.Namespace, settings: Settings) -> int:
 
     vocab = Path(args.vocab) if args.vocab else None
     convert(args.source, args.target, outtype=args.outtype or "f16", vocab=vocab, name=args.name)
+    print(f"{args.target}  {human_size(args.target.stat().st_size)}")
     return 0
 
 

@@ -121,8 +121,7 @@ def _outtype(wish: Wish, source: Source) -> str:
         raise UsageError(f"unknown outtype {wish.outtype!r}: one of {', '.join(OUTTYPES)}.")
     if source.kind != "gguf" or source.remote:
         return wish.outtype or "f16"
-    types = [tensor.type for tensor in read_head(Path(source.path)).tensors.values() if len(tensor.shape) > 1]
-    own = max(set(types), key=types.count).lower() if types else "f32"
+    own = read_head(Path(source.path)).outtype
     if wish.outtype not in (None, own):
         raise UsageError(f"this GGUF is {own} and is taken as it is: leave --outtype {wish.outtype} out.")
     return own

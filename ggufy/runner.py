@@ -189,10 +189,10 @@ class Worker:
         self._thread = threading.Thread(target=self._loop, name="ggufy-worker", daemon=True)
 
     def start(self) -> list[Job]:
-        """Starts the thread and queues every unfinished job of the store; returns those."""
-        unfinished = [job for job in self.store.jobs() if job.status not in FINISHED]
+        """Starts the thread and queues every unfinished job of the store that was not queued yet; returns those."""
         self._thread.start()
         with self._lock:
+            unfinished = [job for job in self.store.jobs() if job.status not in FINISHED and job.id not in self._live]
             for job in unfinished:
                 self._enqueue(job)
         return unfinished

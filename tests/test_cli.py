@@ -234,7 +234,7 @@ def test_imatrix_of_another_model(
     failed(ggufy(*base, "--imatrix", other), "another model")
     failed(ggufy(*base, "--imatrix", tmp_path / "no.gguf", "--name", "b"), "no.gguf")
     failed(ggufy(*base, "--imatrix", model[1], "--name", "c"), "no imatrix")
-    assert [path.name for path in (tmp_path / "o").rglob("*imatrix*")] == []
+    assert [path.name for path in (tmp_path / "o").rglob("*imatrix.gguf")] == []
 
 
 def test_other_options_do_not_mix_into_a_folder(ggufy: Ggufy, model: tuple[Path, Path], tmp_path: Path) -> None:

@@ -239,7 +239,10 @@ def test_errors_speak_the_page_s_words() -> None:
     assert in_page_words("give one with --name.") == "give one with “Name”."
     assert in_page_words("choose fewer --types or another --out.") == "choose fewer quant types or another GGUFY_OUT."
     assert in_page_words("leave --outtype f16 out.") == "leave “Base type” f16 out."
-    assert in_page_words("a --strange one") == "a --strange one"
+    assert in_page_words("free some space and run the same command again; it stays.").endswith(
+        "press Retry; it stays."
+    )
+    assert in_page_words("a --strange one, --outer") == "a --strange one, --outer"
 
 
 def test_ages() -> None:

@@ -64,6 +64,12 @@ class GgufHead:
     def quantized(self) -> bool:
         return any(tensor.type not in UNQUANTIZED for tensor in self.tensors.values())
 
+    @property
+    def outtype(self) -> str:
+        """The type of most matrices, as an outtype: f16, bf16 or f32 (of an unquantized file)."""
+        types = [tensor.type for tensor in self.tensors.values() if len(tensor.shape) > 1]
+        return max(sorted(set(types)), key=types.count).lower() if types else "f32"
+
 
 def read_head(path: Path) -> GgufHead:
     """Reads metadata and tensor entries. Raises SourceError, with one sentence, for anything that is no sound GGUF."""
