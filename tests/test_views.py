@@ -184,6 +184,14 @@ def test_everything_of_a_card_is_on_the_page() -> None:
         assert row["file"] in text
 
 
+def test_old_jobs_are_counted_and_an_empty_page_says_what_to_do() -> None:
+    card = job_card(view(Status.DONE, files=FILES), EN, now=NOW)
+    assert "7 older" in parts.jobs([card], EN, read_only=False, older=7)
+    assert "older" not in parts.jobs([card], EN, read_only=False)
+    assert EN["no_jobs_hint"] in Elements(parts.jobs([], EN, read_only=False)).text
+    assert EN["no_jobs_hint"] not in Elements(parts.jobs([], EN, read_only=True)).text
+
+
 def test_who_may_only_look_gets_no_buttons() -> None:
     cards = [job_card(v, EN, now=NOW) for v in (running_view(), view(Status.FAILED, error="x"))]
     assert [tag for tag, _ in Elements(parts.jobs(cards, EN, read_only=False)).tags].count("button") == 2

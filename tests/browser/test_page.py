@@ -291,7 +291,7 @@ def test_it_speaks_chinese_to_a_chinese_browser(open_tab: Callable[..., Tab]) ->
     expect(page.get_by_role("heading", name=TEXTS["zh"]["new_job"])).to_be_visible()
     expect(page.get_by_role("button", name=TEXTS["zh"]["start"])).to_be_visible()
     expect(page.get_by_label(TEXTS["zh"]["source"])).to_have_value("demo")
-    expect(page.get_by_text(TEXTS["zh"]["advice_Q6_K"])).to_be_visible()
+    expect(page.locator("#gg-advice-Q6_K")).to_have_text(TEXTS["zh"]["advice_Q6_K"])
 
 
 def test_nothing_is_public_but_the_page_and_finished_files(app: App) -> None:
