@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ggufy import throttle
-from ggufy.errors import Cancelled, GgufyError, UsageError
+from ggufy.errors import BusyError, Cancelled, GgufyError, UsageError
 from ggufy.files import PART_SUFFIX, lock
 from ggufy.hub.state import JobStore
 from ggufy.job import FINISHED, Job, Status
@@ -74,6 +74,8 @@ class Runner:
             if not live.stop.cancelled.is_set():
                 raise  # shutdown: the record says running, the next start continues
             return self.store.save(self._latest(job).evolve(status=Status.CANCELLED))
+        except BusyError as error:  # its record belongs to the run that holds the folder
+            return job.evolve(status=Status.FAILED, error=str(error))
         except GgufyError as error:
             logger.info("job %s failed: %s", job.id, error)
             return self._failed(job, str(error))
@@ -97,7 +99,7 @@ class Runner:
         busy = f"another run is working in {folder}: wait for it, or give this one another --name or --out."
         with lock(folder / LOCK_NAME, wait_s=3.0, message=busy) as descriptor:
             self._check_folder(job, folder)
-            job = self.store.save(self._latest(job).evolve(status=Status.RUNNING, error=""))
+            job = self.store.save(self._latest(job).evolve(request=job.request, status=Status.RUNNING, error=""))
             ctx = self._context(job, folder, live, descriptor)
             steps = plan(job.request)
             due = pending(steps, lambda product: ctx.path(product).exists())
