@@ -16,13 +16,11 @@ from ggufy.catalog import BY_NAME, OUTTYPES, make_order
 from ggufy.errors import CalibrationError, SourceError, UsageError
 from ggufy.files import sha256
 from ggufy.hub.state import JobStore
-from ggufy.job import Job, Request, Source
+from ggufy.job import DEFAULT_CHUNKS, Job, Request, Source
 from ggufy.settings import Settings
 from ggufy.sources import calibration, hub
 from ggufy.sources.gguf import MAGIC, read_head
 
-# 20 thousand tokens: more calibration text hardly changes a quant (llama.cpp's own table, 10 k against 10 M tokens).
-DEFAULT_CHUNKS = 40
 _OUTTYPE_SUFFIX = re.compile(r"[-._](bf16|f16|f32|fp16|fp32)$", re.IGNORECASE)
 
 

@@ -22,7 +22,7 @@ from ggufy.files import PART_SUFFIX, lock
 from ggufy.hub.state import JobStore
 from ggufy.job import FINISHED, Job, Status
 from ggufy.llama.install import Llama
-from ggufy.plan import DOWNLOAD, SOURCE_PRODUCT, Step, folder_name, pending, plan
+from ggufy.plan import DOWNLOAD, LOCK_NAME, SOURCE_PRODUCT, Step, folder_name, pending, plan
 from ggufy.progress import Progress, Snapshot, Workload
 from ggufy.settings import Settings
 from ggufy.steps import RUN
@@ -30,7 +30,6 @@ from ggufy.steps.context import Context
 from ggufy.steps.forecast import JobForecast, check_download_space, check_space, forecast_job
 
 logger = logging.getLogger(__name__)
-LOCK_NAME = ".lock"
 
 
 @dataclass

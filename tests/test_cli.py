@@ -326,10 +326,10 @@ def test_a_disk_that_fills_up_meanwhile(
     with pytest.raises(DiskError, match="quantize Q8_0"):
         RUN["quantize"](ctx, quantize)
     assert {path.name for path in small_disk.iterdir()} == {"tiny-v7-F16.gguf", "hog"}
-    (small_disk / "tiny-v7-F16.gguf").unlink()
+    (small_disk / "tiny-v7-F16.gguf").replace(small_disk / "hog too")
     with pytest.raises(DiskError, match="full"):
         RUN["convert"](ctx, convert)
-    assert {path.name for path in small_disk.iterdir()} == {"hog"}
+    assert {path.name for path in small_disk.iterdir()} == {"hog", "hog too"}
 
 
 def test_doctor(ggufy: Ggufy, tmp_path: Path) -> None:
