@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -109,6 +110,7 @@ class Runner:
                     job = self._step(ctx, step, job, live)
             for stray in folder.glob(f"*{PART_SUFFIX}"):
                 stray.unlink()
+            shutil.rmtree(ctx.work, ignore_errors=True)
             return self.store.save(job.evolve(status=Status.DONE))
 
     def _prepare(self, ctx: Context, steps: tuple[Step, ...], due: tuple[Step, ...], live: Live) -> None:
@@ -147,6 +149,7 @@ class Runner:
             request=job.request,
             folder=folder,
             logs=self.store.log_folder(job.id),
+            work=self.store.work_folder(job.request.inputs()),
             settings=self.settings,
             llama=self.llama,
             threads=self.threads,

@@ -314,6 +314,7 @@ def test_a_disk_that_fills_up_meanwhile(
         request=job.request,
         folder=small_disk,
         logs=tmp_path / "logs",
+        work=tmp_path / "work",
         settings=settings,
         llama=llama,
         threads=1,
