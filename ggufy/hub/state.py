@@ -90,6 +90,10 @@ class JobStore:
         """Where the tools' output of this job is kept."""
         return self.root / "logs" / job_id
 
+    def work_folder(self, inputs: str) -> Path:
+        """What unfinished steps of jobs with these inputs have so far; deleted when such a job is done."""
+        return self.root / "work" / inputs[:16]
+
     # ---- the Hub
 
     @property
