@@ -7,11 +7,14 @@ object and nothing else.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import math
 import signal
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +26,13 @@ from ggufy.hub.state import JobStore
 from ggufy.job import DEFAULT_CHUNKS, FINISHED, Job, Status
 from ggufy.llama import child
 from ggufy.llama.install import Llama, ensure
-from ggufy.plan import LOCK_NAME, folder_name, plan
+from ggufy.plan import LOCK_NAME, folder_name, makes
 from ggufy.settings import Settings
 from ggufy.terminal import LiveDisplay, job_lines, results, results_table
 
 if TYPE_CHECKING:
-    from ggufy.runner import Live, Runner
+    from ggufy.connection import Connection
+    from ggufy.runner import Live, Runner, Stop
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -73,6 +77,8 @@ def build_parser() -> argparse.ArgumentParser:
     quantize.add_argument(
         "--chunks", type=int, default=DEFAULT_CHUNKS, help="chunks of 512 tokens to read of it, 0 = all (%(default)s)"
     )
+    quantize.add_argument("--repo", metavar="OWNER/NAME", help="output repo on the Hub (your account, <Model>-GGUF)")
+    quantize.add_argument("--private", action="store_true", help="make that repo private, if it has to be made")
     _run_options(quantize)
 
     convert = commands.add_parser("convert", help="convert one .pth to an unquantized GGUF")
@@ -106,6 +112,9 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="threads for the tools (one less than allowed)")
     parser.add_argument("--out", type=Path, help="folder for results (ggufy-out)")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout, no progress")
+    parser.add_argument(
+        "--hub", choices=("local", "hf"), help="results in folders here, or in repos on the Hub (local)"
+    )
 
 
 # ---- commands
@@ -127,21 +136,35 @@ def run_quantize(args: argparse.Namespace, settings: Settings) -> int:
         chunks=args.chunks,
         vocab=args.vocab,
         name=args.name,
+        repo_id=args.repo,
+        private=args.private,
     )
-    runner = Runner(settings=settings, llama=_llama(settings), threads=args.threads)
-    return _finish([_run_job(runner, make_job(wish, settings), quiet=args.json)], runner, as_json=args.json)
+    llama = _llama(settings)
+    with _connected(settings) as (connection, stop):
+        wish = replace(wish, owner=connection.owner)
+        runner = Runner(settings=settings, llama=llama, threads=args.threads, connection=connection)
+        done = [_run_job(runner, make_job(wish, settings), stop, quiet=args.json)]
+    return _finish(done, runner, as_json=args.json)
 
 
 def run_resume(args: argparse.Namespace, settings: Settings) -> int:
     from ggufy.runner import Runner
 
     settings = _with_options(settings, args)
-    waiting = [job for job in JobStore(settings.out).jobs() if job.status not in FINISHED]
-    if not waiting:
-        print(json.dumps({"jobs": []}) if args.json else "nothing to resume.")
-        return 0
-    runner = Runner(settings=settings, llama=_llama(settings), threads=args.threads)
-    return _finish([_run_job(runner, job, quiet=args.json) for job in waiting], runner, as_json=args.json)
+    with _connected(settings) as (connection, stop):
+        unfinished = [job for job in connection.store.jobs() if job.status not in FINISHED]
+        waiting = [job for job in unfinished if connection.ours(job)]
+        if len(waiting) < len(unfinished):
+            other = "--hub local" if connection.hub else "--hub hf"
+            print(
+                f"{len(unfinished) - len(waiting)} jobs go elsewhere: `resume {other}` continues them", file=sys.stderr
+            )
+        if not waiting:
+            print(json.dumps({"jobs": []}) if args.json else "nothing to resume.")
+            return 0
+        runner = Runner(settings=settings, llama=_llama(settings), threads=args.threads, connection=connection)
+        done = [_run_job(runner, job, stop, quiet=args.json) for job in waiting]
+    return _finish(done, runner, as_json=args.json)
 
 
 def run_convert(args: argparse.Namespace, settings: Settings) -> int:
@@ -158,8 +181,9 @@ def run_status(args: argparse.Namespace, settings: Settings) -> int:
     rows = []
     for job in JobStore(settings.out).jobs():
         folder = settings.out / folder_name(job.request.name)
-        products = [step.product for step in plan(job.request) if step.final]
-        done = sum((folder / product).exists() for product in products)
+        products = [step.product for step in makes(job.request)]
+        published = {artifact.name for artifact in job.artifacts if job.request.repo_id}
+        done = sum((folder / product).exists() or product in published for product in products)
         rows.append((job, done, len(products), _held(folder)))
     if args.json:
         keys = ("id", "status", "error", "created", "updated")
@@ -194,7 +218,7 @@ def run_setup(args: argparse.Namespace, settings: Settings) -> int:
 def _with_options(settings: Settings, args: argparse.Namespace) -> Settings:
     if getattr(args, "threads", None) is not None and args.threads < 1:
         raise UsageError("--threads must be at least 1.")
-    return settings.with_out(args.out) if args.out else settings
+    return settings.having(out=args.out, hub=getattr(args, "hub", None))
 
 
 def _llama(settings: Settings) -> Llama:
@@ -222,22 +246,36 @@ def _llama(settings: Settings) -> Llama:
     return llama
 
 
-def _run_job(runner: Runner, job: Job, *, quiet: bool) -> tuple[Job, Live]:
-    from ggufy.runner import Live
+@contextlib.contextmanager
+def _connected(settings: Settings) -> Iterator[tuple[Connection, Stop]]:
+    """The places where jobs and results go, ours until the block ends; Ctrl-C and SIGTERM end it in good order."""
+    from ggufy.connection import connect
+    from ggufy.runner import Stop
 
-    live = Live()
-    previous = {s: signal.signal(s, lambda *_: live.stop.shutdown.set()) for s in (signal.SIGTERM, signal.SIGINT)}
+    stop = Stop()
+    previous = {s: signal.signal(s, lambda *_: stop.shutdown.set()) for s in (signal.SIGTERM, signal.SIGINT)}
+    connection = connect(settings)
     try:
-        if quiet:
-            return runner.run(job, live), live
-        print(f"{job.request.name}: {len(job.request.quant_types)} quants into {runner.folder(job)}", file=sys.stderr)
-        with LiveDisplay(live.progress.snapshot):
-            return runner.run(job, live), live
+        connection.acquire(stop)
+        yield connection, stop
     except Cancelled:
         raise KeyboardInterrupt from None  # asked to stop: nothing is lost, and main() says how to go on
     finally:
+        connection.close()
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _run_job(runner: Runner, job: Job, stop: Stop, *, quiet: bool) -> tuple[Job, Live]:
+    from ggufy.runner import Live
+
+    live = Live(stop=stop)
+    if quiet:
+        return runner.run(job, live), live
+    where = job.request.repo_id or runner.folder(job)
+    print(f"{job.request.name}: {len(job.request.quant_types)} quants into {where}", file=sys.stderr)
+    with LiveDisplay(live.progress.snapshot):
+        return runner.run(job, live), live
 
 
 def _finish(done: list[tuple[Job, Live]], runner: Runner, *, as_json: bool) -> int:
@@ -247,10 +285,11 @@ def _finish(done: list[tuple[Job, Live]], runner: Runner, *, as_json: bool) -> i
         rows = results(job, live.forecast, folder)
         if as_json:
             record = {"job": job.id, "status": job.status, "error": job.error, "folder": str(folder.absolute())}
+            record["repo_id"] = job.request.repo_id
             records.append(record | {"files": rows})
         elif job.status == Status.DONE:
             print(results_table(rows))
-            print(f"\n{len(rows)} files in {folder.absolute()}")
+            print(f"\n{len(rows)} files in {job.request.repo_id or folder.absolute()}")
         if job.error:
             print(f"ggufy: {job.error}", file=sys.stderr)
     if as_json:

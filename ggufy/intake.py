@@ -7,7 +7,7 @@ Everything that decides the bytes of the result is pinned here by digest; whatev
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ggufy.errors import CalibrationError, SourceError, UsageError
 from ggufy.files import sha256
 from ggufy.hub.state import JobStore
 from ggufy.job import DEFAULT_CHUNKS, Job, Request, Source
+from ggufy.plan import folder_name
 from ggufy.settings import Settings
 from ggufy.sources import calibration, hub
 from ggufy.sources.gguf import MAGIC, read_head
@@ -36,6 +37,9 @@ class Wish:
     chunks: int = DEFAULT_CHUNKS
     vocab: str | None = None
     name: str | None = None
+    owner: str = ""  # account on the Hub that the results go to; empty: a folder here
+    repo_id: str | None = None  # None: <owner>/<Model>-GGUF
+    private: bool = False
 
 
 def make_job(wish: Wish, settings: Settings) -> Job:
@@ -43,8 +47,11 @@ def make_job(wish: Wish, settings: Settings) -> Job:
     if wish.source == "demo":
         return make_job(_demo_wish(wish), settings)
     source = _source(wish.source, settings)
+    name = model_name(wish.name or Path(source.path).stem)
     request = Request(
-        name=model_name(wish.name or Path(source.path).stem),
+        name=name,
+        repo_id=_repo_id(wish, name),
+        private=wish.private and bool(wish.owner),
         source=source,
         quant_types=make_order(set(wish.quant_types)),
         outtype=_outtype(wish, source),
@@ -64,16 +71,20 @@ def model_name(stem: str) -> str:
 
 
 def _demo_wish(wish: Wish) -> Wish:
-    return Wish(
-        source=str(demo.CHECKPOINT),
-        quant_types=wish.quant_types,
-        outtype=wish.outtype,
-        imatrix=wish.imatrix,
-        calibration=wish.calibration,
-        chunks=wish.chunks,
-        vocab=wish.vocab or str(demo.VOCAB),
-        name=wish.name,
-    )
+    return replace(wish, source=str(demo.CHECKPOINT), vocab=wish.vocab or str(demo.VOCAB))
+
+
+def _repo_id(wish: Wish, name: str) -> str:
+    if not wish.owner:
+        if wish.repo_id:
+            raise UsageError("--repo names a repo on the Hub: add --hub hf, or leave it out.")
+        return ""
+    repo_id = wish.repo_id or f"{wish.owner}/{re.sub(r'[^A-Za-z0-9._-]+', '-', folder_name(name)).strip('-.')}"
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repo_id, re.ASCII):
+        raise UsageError(
+            f"{repo_id!r} is no name for a repo: give one such as {wish.owner}/my-model-GGUF with --repo."
+        )
+    return repo_id
 
 
 def _source(text: str, settings: Settings) -> Source:

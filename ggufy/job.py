@@ -75,12 +75,14 @@ class Request:
     imatrix_sha256: str = ""
     vocab_path: str = ""  # own vocabulary; empty = World
     vocab_sha256: str = ""
+    repo_id: str = ""  # owner/name of the output repo on the Hub; empty: a folder here
+    private: bool = False  # of that repo, if it has to be made
 
     def inputs(self) -> str:
         """Digest of everything that decides the bytes of the products. Two requests that differ only in their quant
         types share base GGUF, imatrix and common quants."""
         pinned = dataclasses.asdict(self)
-        for free in ("quant_types", "imatrix_path", "vocab_path", "calibration"):
+        for free in ("quant_types", "imatrix_path", "vocab_path", "calibration", "repo_id", "private"):
             del pinned[free]
         pinned["source"] = self.source.sha256
         return hashlib.sha256(json.dumps(pinned, sort_keys=True).encode()).hexdigest()
@@ -88,7 +90,7 @@ class Request:
     @property
     def job_id(self) -> str:
         """`<Model>-<8 hex digits>`: the same request is the same job."""
-        text = self.inputs() + ",".join(self.quant_types)
+        text = self.inputs() + ",".join(self.quant_types) + self.repo_id
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 

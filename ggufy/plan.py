@@ -5,17 +5,22 @@ are never asked, since a disk may have been lost since they were written.
 
     download ──► convert ──► imatrix ──► quantize (one step per type)
     (the source)  (base GGUF) (imatrix)   (quant)
+
+If the results go to a repo on the Hub, each of these files has an upload step, and only the uploads are final: a quant
+that is in the repo is not needed here. A file that is needed here and is in the repo is fetched, not made again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 from ggufy.job import Request
 
 DOWNLOAD, CONVERT, IMATRIX, QUANTIZE = "download", "convert", "imatrix", "quantize"
+UPLOAD, FETCH = "upload", "fetch"
 LOCK_NAME = ".lock"  # in the output folder; held by the run that works there
+UPLOADED = "repo:"  # before a file name: that file in the output repo
 SOURCE_PRODUCT = "source"  # stands for the downloaded file, which lives in the cache
 
 
@@ -23,7 +28,7 @@ SOURCE_PRODUCT = "source"  # stands for the downloaded file, which lives in the 
 class Step:
     """One unit of work and the one file that it leaves."""
 
-    kind: str  # download, convert, imatrix or quantize
+    kind: str  # download, convert, imatrix, quantize, upload or fetch
     product: str  # file name in the output folder (SOURCE_PRODUCT for a download)
     reads: tuple[str, ...] = ()  # products it needs
     quant_type: str = ""  # for quantize
@@ -32,6 +37,8 @@ class Step:
     @property
     def label(self) -> str:
         """`quantize Q4_K_M`, `convert`, …"""
+        if self.kind in (UPLOAD, FETCH):
+            return f"{self.kind} {self.product.removeprefix(UPLOADED)}"
         return f"{self.kind} {self.quant_type}".strip()
 
 
@@ -70,7 +77,19 @@ def plan(request: Request) -> tuple[Step, ...]:
     for quant_type in request.quant_types:
         product = quant_name(request, quant_type)
         steps.append(Step(kind=QUANTIZE, product=product, reads=inputs, quant_type=quant_type))
-    return tuple(steps)
+    return tuple(_with_uploads(steps)) if request.repo_id else tuple(steps)
+
+
+def makes(request: Request) -> tuple[Step, ...]:
+    """The steps that make the files of the result: base GGUF, imatrix, quants."""
+    return tuple(step for step in plan(request) if step.kind in (CONVERT, IMATRIX, QUANTIZE))
+
+
+def _with_uploads(steps: list[Step]) -> Iterator[Step]:
+    for step in steps:
+        yield replace(step, final=False)
+        if step.kind != DOWNLOAD:
+            yield Step(kind=UPLOAD, product=UPLOADED + step.product, reads=(step.product,))
 
 
 def pending(steps: tuple[Step, ...], exists: Callable[[str], bool]) -> tuple[Step, ...]:
@@ -79,6 +98,8 @@ def pending(steps: tuple[Step, ...], exists: Callable[[str], bool]) -> tuple[Ste
     wanted: set[str] = set()
     for step in reversed(steps):
         if not exists(step.product) and (step.final or step.product in wanted):
+            if step.kind != UPLOAD and exists(UPLOADED + step.product):
+                step = replace(step, kind=FETCH, reads=())
             due.append(step)
             wanted.update(step.reads)
     return tuple(reversed(due))

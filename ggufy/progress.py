@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from ggufy.catalog import BY_NAME
 from ggufy.job import Artifact
-from ggufy.plan import CONVERT, DOWNLOAD, IMATRIX, Step
+from ggufy.plan import CONVERT, DOWNLOAD, FETCH, IMATRIX, UPLOAD, Step
 
 WAITING, RUNNING, DONE = "waiting", "running", "done"
 
@@ -50,7 +50,8 @@ class Snapshot:
 
     @property
     def current(self) -> StepProgress | None:
-        return next((s for s in self.steps if s.state == RUNNING), None)
+        running = [s for s in self.steps if s.state == RUNNING]
+        return min(running, key=lambda s: s.step.kind == UPLOAD, default=None)  # uploads go on beside other steps
 
     @property
     def done(self) -> int:
@@ -61,6 +62,8 @@ def model_seconds(step: Step, load: Workload) -> float:
     """Rough seconds for a step, before anything was measured."""
     if step.kind == DOWNLOAD:
         return load.download_bytes / 20e6
+    if step.kind in (UPLOAD, FETCH):
+        return 0.5
     if step.kind == CONVERT:
         return 3 + load.base_bytes / 200e6
     if step.kind == IMATRIX:
@@ -76,7 +79,8 @@ class Progress:
         self._lock = threading.Lock()
         self._steps: dict[str, StepProgress] = {}
         self._load = Workload()
-        self._began = self._step_began = clock()
+        self._began = clock()
+        self._step_began: dict[str, float] = {}  # by product, of steps that run or ran
         self._real: dict[str, float] = {}  # kind -> seconds measured in finished steps
         self._modelled: dict[str, float] = {}  # kind -> seconds the model gave for the same steps
 
@@ -92,15 +96,15 @@ class Progress:
             self._load = load
 
     def started(self, step: Step) -> None:
-        self._step_began = self._clock()
+        self._step_began[step.product] = self._clock()
         self._set(step, state=RUNNING, fraction=0.0)
 
     def fraction(self, step: Step, fraction: float) -> None:
         """How far the running step is, 0 to 1."""
-        self._set(step, fraction=fraction, seconds=self._clock() - self._step_began)
+        self._set(step, fraction=fraction)
 
     def finished(self, step: Step, artifact: Artifact | None) -> None:
-        seconds = self._clock() - self._step_began
+        seconds = self._seconds(step)
         self._set(step, state=DONE, fraction=1.0, seconds=seconds, size=artifact.size if artifact else 0)
         with self._lock:
             self._real[step.kind] = self._real.get(step.kind, 0.0) + seconds
@@ -111,8 +115,7 @@ class Progress:
         with self._lock:
             steps = tuple(self._steps.values())
             now = self._clock()
-            running = self._clock() - self._step_began
-            steps = tuple(replace(s, seconds=running) if s.state == RUNNING else s for s in steps)
+            steps = tuple(replace(s, seconds=self._seconds(s.step)) if s.state == RUNNING else s for s in steps)
             eta = sum(self._left(s) for s in steps if s.state != DONE) if self._load.weights else None
             return Snapshot(steps=steps, eta_s=eta, elapsed_s=now - self._began)
 
@@ -125,6 +128,10 @@ class Progress:
                 total = progress.seconds / progress.fraction
             return max(0.0, total - progress.seconds)
         return total
+
+    def _seconds(self, step: Step) -> float:
+        now = self._clock()
+        return now - self._step_began.get(step.product, now)
 
     def _set(self, step: Step, **changes: object) -> None:
         with self._lock:

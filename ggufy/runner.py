@@ -14,21 +14,36 @@ import queue
 import shutil
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ggufy import throttle
-from ggufy.errors import BusyError, Cancelled, GgufyError, UsageError
+from ggufy.connection import Connection
+from ggufy.errors import BusyError, Cancelled, GgufyError, LeaseLost, UsageError
 from ggufy.files import PART_SUFFIX, lock
 from ggufy.hub.state import JobStore
-from ggufy.job import FINISHED, Job, Status
+from ggufy.job import FINISHED, Artifact, Job, Status
 from ggufy.llama.install import Llama
-from ggufy.plan import DOWNLOAD, LOCK_NAME, SOURCE_PRODUCT, Step, folder_name, pending, plan
+from ggufy.plan import (
+    DOWNLOAD,
+    FETCH,
+    LOCK_NAME,
+    QUANTIZE,
+    SOURCE_PRODUCT,
+    UPLOAD,
+    UPLOADED,
+    Step,
+    base_name,
+    folder_name,
+    pending,
+    plan,
+)
 from ggufy.progress import Progress, Snapshot, Workload
+from ggufy.publication import Publication
 from ggufy.settings import Settings
 from ggufy.steps import RUN
 from ggufy.steps.context import Context
-from ggufy.steps.forecast import JobForecast, check_download_space, check_space, forecast_job
+from ggufy.steps.forecast import JobForecast, check_download_space, check_space, forecast_job, product_size
 
 logger = logging.getLogger(__name__)
 
@@ -56,10 +71,14 @@ class Live:
 class Runner:
     """Runs one job at a time, in the calling thread."""
 
-    def __init__(self, *, settings: Settings, llama: Llama, threads: int | None = None):
+    def __init__(
+        self, *, settings: Settings, llama: Llama, threads: int | None = None, connection: Connection | None = None
+    ):
         self.settings, self.llama = settings, llama
+        self.connection = connection or Connection(store=JobStore(settings.out))
         self.threads = threads or settings.threads or throttle.default_threads(throttle.allowed_cpus())
-        self.store = JobStore(settings.out)
+        self.store = self.connection.store
+        self._saving = threading.Lock()  # of job records: products are finished here and in the publisher's thread
 
     def folder(self, job: Job) -> Path:
         """Where the job's products are."""
@@ -74,7 +93,7 @@ class Runner:
             if not live.stop.cancelled.is_set():
                 raise  # shutdown: the record says running, the next start continues
             return self.store.save(self._latest(job).evolve(status=Status.CANCELLED))
-        except BusyError as error:  # its record belongs to the run that holds the folder
+        except (BusyError, LeaseLost) as error:  # its record belongs to the run that holds folder or lease
             return job.evolve(status=Status.FAILED, error=str(error))
         except GgufyError as error:
             logger.info("job %s failed: %s", job.id, error)
@@ -101,20 +120,63 @@ class Runner:
             self._check_folder(job, folder)
             job = self.store.save(self._latest(job).evolve(request=job.request, status=Status.RUNNING, error=""))
             ctx = self._context(job, folder, live, descriptor)
-            steps = plan(job.request)
-            due = pending(steps, lambda product: ctx.path(product).exists())
-            live.progress.planned(steps, due)
-            self._prepare(ctx, steps, due, live)
-            for step in due:
-                if step.kind != DOWNLOAD:
-                    job = self._step(ctx, step, job, live)
+            publication = None
+            if job.request.repo_id:
+                publication = Publication(self, job, ctx, live)
+                ctx = replace(ctx, keep=publication.keep, restore=publication.restore)
+            try:
+                self._steps(ctx, live, publication)
+            except GgufyError as error:
+                if publication and not isinstance(error, Cancelled | LeaseLost):
+                    publication.tell(self._latest(job).evolve(status=Status.FAILED, error=str(error)))
+                raise
+            finally:
+                if publication:
+                    publication.close()
             for stray in folder.glob(f"*{PART_SUFFIX}"):
                 stray.unlink()
             shutil.rmtree(ctx.work, ignore_errors=True)
-            return self.store.save(job.evolve(status=Status.DONE))
+            return self.store.save(self._latest(job).evolve(status=Status.DONE))
 
-    def _prepare(self, ctx: Context, steps: tuple[Step, ...], due: tuple[Step, ...], live: Live) -> None:
-        """Brings the source here, then forecasts every size and refuses what does not fit."""
+    def _steps(self, ctx: Context, live: Live, publication: Publication | None) -> None:
+        if publication:
+            publication.start()
+
+        def exists(product: str) -> bool:
+            if product.startswith(UPLOADED):
+                return publication is not None and publication.has(product.removeprefix(UPLOADED))
+            return ctx.path(product).exists()
+
+        steps = plan(ctx.request)
+        due = pending(steps, exists)
+        live.progress.planned(steps, due)
+        self._prepare(ctx, steps, due, live, publication)
+        for step in due:
+            ctx.check_stopped()
+            self.connection.check()
+            if publication and step.kind in (UPLOAD, FETCH):
+                publication.run(step)
+            elif step.kind != DOWNLOAD:
+                if publication and live.forecast:
+                    publication.make_room(product_size(ctx.request, step, live.forecast))
+                artifact = self._step(ctx, step, live)
+                if artifact and publication:
+                    publication.made(artifact)
+                elif artifact:
+                    self.record(ctx.request.job_id, [artifact])
+        if publication:
+            publication.finish()
+
+    def _prepare(
+        self,
+        ctx: Context,
+        steps: tuple[Step, ...],
+        due: tuple[Step, ...],
+        live: Live,
+        publication: Publication | None,
+    ) -> None:
+        """Brings here what is read first (the source, or the base from the output repo), forecasts every size, and
+        refuses what cannot fit."""
         needs_source = any(step.product == SOURCE_PRODUCT for step in due)
         source = ctx.request.source
         live.progress.workload(Workload(weights=source.size // 2, download_bytes=source.size, threads=ctx.threads))
@@ -124,8 +186,13 @@ class Runner:
             live.progress.started(download)
             RUN[DOWNLOAD](ctx, download)
             live.progress.finished(download, None)
+        for step in due:
+            if publication and step.kind == FETCH and step.product == base_name(ctx.request):
+                publication.run(step)
+        if not any(step.kind == QUANTIZE for step in due) and not ctx.path(base_name(ctx.request)).exists():
+            return  # nothing is left but uploads
         live.forecast = forecast_job(ctx, steps[0])
-        check_space(ctx, due, live.forecast)
+        check_space(ctx, due, live.forecast, published=publication is not None)
         live.progress.workload(
             Workload(
                 weights=live.forecast.weights,
@@ -136,13 +203,20 @@ class Runner:
             )
         )
 
-    def _step(self, ctx: Context, step: Step, job: Job, live: Live) -> Job:
-        ctx.check_stopped()
-        logger.info("job %s: %s", job.id, step.label)
+    def _step(self, ctx: Context, step: Step, live: Live) -> Artifact | None:
+        logger.info("job %s: %s", ctx.request.job_id, step.label)
         live.progress.started(step)
         artifact = RUN[step.kind](ctx, step)
         live.progress.finished(step, artifact)
-        return self.store.save(job.with_artifact(artifact)) if artifact else job
+        return artifact
+
+    def record(self, job_id: str, artifacts: list[Artifact]) -> None:
+        """Notes finished products in the job's record."""
+        with self._saving:
+            if job := self.store.load(job_id):
+                for artifact in artifacts:
+                    job = job.with_artifact(artifact)
+                self.store.save(job)
 
     def _context(self, job: Job, folder: Path, live: Live, descriptor: int) -> Context:
         return Context(

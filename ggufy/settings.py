@@ -6,7 +6,10 @@
 | GGUFY_CACHE        | folder for the llama.cpp build, texts and downloads         | ~/.cache/ggufy       |
 | GGUFY_LLAMA_DIR    | folder with your own llama.cpp tools instead of the build   |                      |
 | GGUFY_THREADS      | threads for the tools                                       | one less than allowed|
-| HF_TOKEN           | Hugging Face token, for private or gated sources            |                      |
+| HF_TOKEN           | Hugging Face token, for private or gated sources and hf     |                      |
+| GGUFY_HUB          | where results go: local (folders) or hf (repos on the Hub)  | local                |
+| GGUFY_COMMITS      | commits to the Hub in an hour, at most                      | 60                   |
+| GGUFY_LEASE        | seconds after which a silent runner's work is taken over    | 600                  |
 | GRADIO_SERVER_NAME | address that the page listens on; 0.0.0.0 for all           | 127.0.0.1            |
 | GRADIO_SERVER_PORT | port of the page                                            | 7860                 |
 | SPACE_ID           | set by Hugging Face on a Space: visitors may only look      |                      |
@@ -28,11 +31,15 @@ VARIABLES = (
     "GGUFY_LLAMA_DIR",
     "GGUFY_THREADS",
     "HF_TOKEN",
+    "GGUFY_HUB",
+    "GGUFY_COMMITS",
+    "GGUFY_LEASE",
     "GRADIO_SERVER_NAME",
     "GRADIO_SERVER_PORT",
     "SPACE_ID",
     "GGUFY_OPEN",
 )
+HUB_LOCAL, HUB_HF = "local", "hf"
 # What pip may need to reach its index; nothing else, and never a Hugging Face token, goes to it.
 _PIP_PREFIXES = (
     "PIP_",
@@ -55,6 +62,9 @@ class Settings:
     llama_dir: Path | None  # someone's own llama.cpp
     threads: int | None  # None: decided from cgroup and affinity
     hf_token: str | None = field(repr=False)  # never printed
+    hub: str  # local or hf
+    commits_an_hour: int
+    lease_s: float  # seconds
     home: Path  # the user's home folder, for children
     pip_environment: Mapping[str, str] = field(repr=False)  # for the one pip call of the set-up
     die_with_parent: bool  # set by the Makefile: stopping `make` stops the work too
@@ -80,6 +90,9 @@ class Settings:
             llama_dir=Path(llama_dir) if llama_dir else None,
             threads=_number(env, "GGUFY_THREADS"),
             hf_token=env.get("HF_TOKEN") or None,
+            hub=_choice(env, "GGUFY_HUB", (HUB_LOCAL, HUB_HF)),
+            commits_an_hour=_number(env, "GGUFY_COMMITS") or 60,
+            lease_s=float(_number(env, "GGUFY_LEASE") or 600),
             home=home,
             pip_environment={name: value for name, value in env.items() if name.startswith(_PIP_PREFIXES)},
             die_with_parent=env.get("GGUFY_DIE_WITH_PARENT") == "1",
@@ -89,9 +102,9 @@ class Settings:
             open_to_all=env.get("GGUFY_OPEN") == "1",
         )
 
-    def with_out(self, out: Path) -> Settings:
-        """The same settings with another folder for results."""
-        return replace(self, out=out)
+    def having(self, *, out: Path | None = None, hub: str | None = None) -> Settings:
+        """The same settings with what the command line says instead."""
+        return replace(self, out=out or self.out, hub=hub or self.hub)
 
 
 def _number(env: Mapping[str, str], name: str, most: int | None = None) -> int | None:
@@ -102,3 +115,11 @@ def _number(env: Mapping[str, str], name: str, most: int | None = None) -> int |
         limits = "of at least 1" if most is None else f"from 1 to {most}"
         raise UsageError(f"{name} is {text!r}: give a whole number {limits}.")
     return int(text)
+
+
+def _choice(env: Mapping[str, str], name: str, choices: tuple[str, ...]) -> str:
+    """One of the words; the first if nothing is set."""
+    text = env.get(name, "").strip().lower() or choices[0]
+    if text not in choices:
+        raise UsageError(f"{name} is {text!r}: one of {', '.join(choices)}.")
+    return text

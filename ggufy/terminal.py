@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from ggufy.catalog import BY_NAME
 from ggufy.files import human_size, human_time
 from ggufy.job import Job, Status
-from ggufy.plan import plan
+from ggufy.plan import makes
 from ggufy.progress import Snapshot
 
 if TYPE_CHECKING:
@@ -99,11 +99,13 @@ def results(job: Job, forecast: JobForecast | None, folder: Path) -> list[dict[s
     """One record per file of a job: what the table shows and what --json prints."""
     sizes = {artifact.name: artifact for artifact in job.artifacts}
     rows: list[dict[str, Any]] = []
-    for step in plan(job.request):
+    for step in makes(job.request):
         path = folder / step.product
-        if not step.final or not path.exists():
+        published = bool(job.request.repo_id) and step.product in sizes
+        if not path.exists() and not published:
             continue
-        row: dict[str, Any] = {"file": step.product, "kind": step.kind, "size": path.stat().st_size}
+        size = path.stat().st_size if path.exists() else sizes[step.product].size
+        row: dict[str, Any] = {"file": step.product, "kind": step.kind, "size": size}
         if step.product in sizes:
             row["sha256"] = sizes[step.product].sha256
         if step.quant_type:

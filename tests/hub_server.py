@@ -408,7 +408,9 @@ def main() -> None:
     root = Path(tempfile.mkdtemp(prefix="ggufy-hub-"))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again when it is done
     if options.watch_stdin:
-        threading.Thread(target=lambda: (sys.stdin.read(), shutil.rmtree(root), os._exit(0)), daemon=True).start()
+        threading.Thread(
+            target=lambda: (sys.stdin.read(), shutil.rmtree(root, ignore_errors=True), os._exit(0)), daemon=True
+        ).start()
     try:
         hub = Hub(f"http://127.0.0.1:{options.port}", root, options.part_size)
         app = Starlette(routes=hub.routes(), exception_handlers={Refusal: refused})

@@ -45,11 +45,11 @@ def test_killed_at_20_moments(
     while kills < KILLS:
         process = start(tmp_path, ggufy_environment)
         before = files_in(folder)
-        target = len(before) + (1 if kills % 3 else 2)
+        target = len(before) + 1
         deadline = time.monotonic() + 240
         while len(files_in(folder)) < target and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
-        time.sleep(rng.random() * 1.5)
+        time.sleep(rng.random() * 0.3)
         assert process.poll() is None, "it ended before all kills were done: lower the targets"
         process.send_signal(signal.SIGKILL)
         process.communicate()

@@ -30,6 +30,8 @@ class Context:
     report: Callable[[Step, float], None]  # fraction of the step that is done
     stopped: Callable[[], bool]  # True: end now
     keep_open: tuple[int, ...] = ()  # the folder's lock, inherited by the tools
+    keep: Callable[[Path], None] = lambda path: None  # saves an unfinished step's file beyond this machine
+    restore: Callable[[Path], None] = lambda folder: None  # brings such files back
 
     def path(self, product: str) -> Path:
         """Where a product is, or will be."""

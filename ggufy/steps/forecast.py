@@ -60,9 +60,12 @@ def dry_run(llama: Llama, run: tools.ToolRun, base: Path, quant_type: str) -> Re
     return tools.parse_dry_run(tools.run_tool(command, run))
 
 
-def check_space(ctx: Context, due: Iterable[Step], sizes: JobForecast) -> None:
-    """Raises DiskError when the products that are due do not fit on the disk together (the peak of a local job)."""
-    needed = sum(product_size(ctx.request, step, sizes) for step in due)
+def check_space(ctx: Context, due: Iterable[Step], sizes: JobForecast, *, published: bool = False) -> None:
+    """Raises DiskError when what is due does not fit on the disk at its peak: every product together, or, if they are
+    published and then make room, base and imatrix with the two largest quants."""
+    all_sizes = {step: product_size(ctx.request, step, sizes) for step in due}
+    quants = sorted((size for step, size in all_sizes.items() if step.kind == QUANTIZE), reverse=True)
+    needed = sum(all_sizes.values()) - (sum(quants[2:]) if published else 0)
     free = free_bytes(ctx.folder)
     if needed > free:
         raise DiskError(

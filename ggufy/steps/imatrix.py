@@ -47,6 +47,7 @@ def _measure(ctx: Context, step: Step, base: Path, part: Path) -> None:
     """
     text = _pinned_text(ctx)
     segments = ctx.work / "imatrix"
+    ctx.restore(segments)
     done, latest = finished_segment(segments)
     total = _count_chunks(ctx, step, base, text)
     pace = _SECONDS_A_SEGMENT / _FIRST_CHUNKS
@@ -58,6 +59,7 @@ def _measure(ctx: Context, step: Step, base: Path, part: Path) -> None:
             _run_segment(ctx, step, base, text, segment, first=done, size=size, total=total, before=latest)
         if latest is not None:
             latest.unlink()
+        ctx.keep(target)
         done, latest, pace = done + size, target, (time.monotonic() - began) / size
     assert latest is not None
     facts: dict[str, str | int | list[str]] = {"general.type": "imatrix", "imatrix.datasets": [text.name]}
@@ -143,6 +145,9 @@ def _count_chunks(ctx: Context, step: Step, base: Path, text: Path) -> int:
 
 def _pinned_text(ctx: Context) -> Path:
     text = calibration.pinned(ctx.settings.cache, ctx.request.calibration_sha256)
+    if text is None:  # a new disk: the same choice may still give the same text
+        again = calibration.pin_text(ctx.request.calibration, ctx.settings.cache, token=ctx.settings.hf_token)
+        text = again.path if again.sha256 == ctx.request.calibration_sha256 else None
     if text is None:
         raise CalibrationError(
             "the calibration text that this job was made with is gone from the cache: "

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from ggufy.files import human_size, human_time
 from ggufy.job import FINISHED, Job, Status
-from ggufy.plan import CONVERT, plan
+from ggufy.plan import CONVERT, makes
 from ggufy.progress import DONE, RUNNING, WAITING, Snapshot, StepProgress
 from ggufy.service import JobView
 from ggufy.ui.i18n import Texts
@@ -151,8 +151,7 @@ def _steps(view: JobView) -> tuple[StepProgress, ...]:
         return view.snapshot.steps
     there = {row["file"] for row in view.files}
     return tuple(
-        StepProgress(step=step, state=DONE if step.product in there or (there and not step.final) else WAITING)
-        for step in plan(view.job.request)
+        StepProgress(step=step, state=DONE if step.product in there else WAITING) for step in makes(view.job.request)
     )
 
 

@@ -1,0 +1,136 @@
+"""The model card (README.md) of an output repo: what it is, what is there, what is still to come. Pure.
+
+It is rewritten in the commit that brings a file, so while a job runs it is the public display of its progress.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from ggufy.catalog import BY_NAME
+from ggufy.files import human_size
+from ggufy.job import Job, Status
+from ggufy.plan import base_name, folder_name, imatrix_name, quant_name
+
+_PLAIN = re.compile(r"^[\w.+/-]+( [\w.+/-]+)*$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardFacts:
+    """What a card says besides its job."""
+
+    uploaded: Mapping[str, int]  # file name -> bytes, of what is in the repo with this commit
+    bpw: Mapping[str, float] = field(default_factory=dict)  # quant type -> bits per weight
+    same_as: Mapping[str, str] = field(default_factory=dict)  # quant type -> type with the same tensors
+    license: str = ""  # of the source, as its own card says; empty: unknown, and none is invented
+    llama_commit: str = ""
+    version: str = ""  # of ggufy
+
+
+def card(job: Job, facts: CardFacts) -> str:
+    """Markdown with front matter."""
+    request = job.request
+    name, source = request.name, request.source
+    origin = f"[{source.model_id}](https://huggingface.co/{source.model_id})" if source.remote else "a local file"
+    lines = [
+        _front_matter(job, facts),
+        f"# {folder_name(name)}",
+        "",
+        f"GGUF files of {name}, for llama.cpp and what is built on it. Made by ggufy {facts.version} from {origin}"
+        f" (`{source.path.rsplit('/', 1)[-1]}`, sha256 `{source.sha256}`"
+        + (f", revision `{source.revision}`)." if source.revision else ")."),
+        "",
+        *_state(job, facts.uploaded),
+        *_table(job, facts),
+        "",
+        *_how_made(job, facts),
+        "",
+        "## How to run one",
+        "",
+        "```",
+        f"llama-cli -m {_example(job, facts.uploaded)} --no-jinja --chat-template rwkv-world -r $'\\n\\nUser:'",
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _front_matter(job: Job, facts: CardFacts) -> str:
+    source = job.request.source
+    rows = ["---"]
+    if facts.license:
+        rows.append(f"license: {_yaml(facts.license)}")
+    if source.remote:
+        rows += [f"base_model: {_yaml(source.model_id)}", "base_model_relation: quantized"]
+    rows += ["library_name: gguf", "quantized_by: ggufy", "tags:", "- gguf", "- llama-cpp", "- ggufy"]
+    if job.request.imatrix != "none":
+        rows.append("- imatrix")
+    return "\n".join([*rows, "---", ""])
+
+
+def _yaml(text: str) -> str:
+    """Plain where it is safe, quoted otherwise; it comes from strangers' cards."""
+    return text if _PLAIN.match(text) else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _state(job: Job, uploaded: Collection[str]) -> list[str]:
+    total = [base_name(job.request), *(quant_name(job.request, t) for t in job.request.quant_types)]
+    total += [imatrix_name(job.request)] if job.request.imatrix != "none" else []
+    there = sum(name in uploaded for name in total)
+    if there == len(total):
+        return []
+    if job.status is Status.FAILED:
+        return [f"**{there} of {len(total)} files.** The job stopped: {job.error}", ""]
+    if job.status is Status.CANCELLED:
+        return [f"**{there} of {len(total)} files.** The job was cancelled.", ""]
+    return [f"**In progress: {there} of {len(total)} files are here**, the others follow by themselves.", ""]
+
+
+def _table(job: Job, facts: CardFacts) -> list[str]:
+    """Size-sorted; what is to come stands at the end."""
+    request = job.request
+    rows = {base_name(request): ("base GGUF, " + request.outtype.upper(), "Unquantized.")}
+    if request.imatrix != "none":
+        rows[imatrix_name(request)] = ("imatrix", "For making other quants.")
+    for quant_type in request.quant_types:
+        same = facts.same_as.get(quant_type)
+        advice = f"Same tensors as {same}." if same else BY_NAME[quant_type].advice
+        rows[quant_name(request, quant_type)] = (quant_type, advice)
+    lines = ["| file | type | size | bpw | |", "|---|---|---|---|---|"]
+    for name in sorted(rows, key=lambda n: (n not in facts.uploaded, facts.uploaded.get(n, 0))):
+        kind, advice = rows[name]
+        bpw = f"{facts.bpw[kind]:.2f}" if kind in facts.bpw else ""
+        if name in facts.uploaded:
+            lines.append(f"| [{name}]({name}) | {kind} | {human_size(facts.uploaded[name])} | {bpw} | {advice} |")
+        else:
+            lines.append(f"| {name} | {kind} | | {bpw} | to come |")
+    return lines
+
+
+def _how_made(job: Job, facts: CardFacts) -> list[str]:
+    request = job.request
+    lines = ["## How it was made", "", f"Converted to {request.outtype.upper()} and quantized with llama.cpp"]
+    lines[-1] += f" {facts.llama_commit}" if facts.llama_commit else ""
+    if request.imatrix == "auto":
+        chunks = f"up to {request.chunks} chunks" if request.chunks else "all"
+        lines.append(
+            f"with an imatrix from {chunks} of 512 tokens of the calibration text {_public(request.calibration)} "
+            f"(sha256 `{request.calibration_sha256}`)."
+        )
+    elif request.imatrix == "file":
+        lines.append(f"with an imatrix that its user gave (sha256 `{request.imatrix_sha256}`).")
+    else:
+        lines.append("without an imatrix.")
+    return lines
+
+
+def _public(calibration: str) -> str:
+    """How the text is called in public: a path on somebody's machine is its last part."""
+    return calibration.rsplit("/", 1)[-1] if calibration.startswith(("/", "~", ".")) else calibration
+
+
+def _example(job: Job, uploaded: Collection[str]) -> str:
+    names = [quant_name(job.request, t) for t in job.request.quant_types]
+    return next((name for name in names if name in uploaded), names[0])

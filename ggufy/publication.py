@@ -1,0 +1,162 @@
+"""What a job that goes to the Hub does besides its steps: uploads and fetches, room on the disk, the card."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ggufy import __version__
+from ggufy.card import CardFacts, card
+from ggufy.errors import DiskError, HubAway, HubError, QuotaError, UsageError
+from ggufy.files import free_bytes, human_size
+from ggufy.job import Artifact, Job, Status
+from ggufy.plan import FETCH, QUANTIZE, UPLOAD, UPLOADED, Step, plan
+from ggufy.publisher import Publisher
+from ggufy.steps.context import Context, artifact_of
+
+if TYPE_CHECKING:
+    from ggufy.runner import Live, Runner
+
+logger = logging.getLogger(__name__)
+_MARGIN = 64 << 20  # bytes that stay free
+_BETWEEN_KEEPS_S = 300.0  # an imatrix segment is saved to the Hub at most so often: commits are few
+
+
+class Publication:
+    """One run of one job towards its output repo."""
+
+    def __init__(self, runner: Runner, job: Job, ctx: Context, live: Live):
+        self._runner, self._job, self._ctx, self._live = runner, job, ctx, live
+        self._ending: Job | None = None
+        self._kept_at = time.monotonic()
+        self._made: dict[str, Artifact] = {}
+        self._uploads = {step.reads[0]: step for step in plan(job.request) if step.kind == UPLOAD}
+        connection = runner.connection
+        if connection.hub is None:
+            raise UsageError(f"{job.id} goes to {job.request.repo_id}: run it with --hub hf and HF_TOKEN.")
+        self._publisher = Publisher(
+            connection.hub,
+            job.request.repo_id,
+            private=job.request.private,
+            card=self._card,
+            check=connection.check,
+            stopped=ctx.stopped,
+            uploaded=self._uploaded,
+            fraction=lambda artifact, done: live.progress.fraction(self._uploads[artifact.name], done),
+        )
+
+    def start(self) -> None:
+        """Looks at the repo. Raises UsageError if it holds files of something else under this job's names."""
+        self._publisher.start()
+        names = [name for name in self._uploads if self._publisher.file(name)]
+        request = self._job.request
+        known = [j for j in self._runner.store.jobs() if j.request.repo_id == request.repo_id]
+        owners = [j for j in known if j.artifacts or j.status is Status.RUNNING]
+        owner = max((j for j in owners if j.id != self._job.id), key=lambda j: j.updated, default=None)
+        own = any(j.id == self._job.id and j.artifacts for j in known)
+        if names and not own and (owner is None or owner.request.inputs() != request.inputs()):
+            raise UsageError(
+                f"{request.repo_id} already holds {names[0]}, made from something else or with other options: "
+                "give this run another --repo or --name."
+            )
+
+    def has(self, name: str) -> bool:
+        """True if the repo holds this product; one that differs from what this job has made does not count."""
+        there = self._publisher.file(name)
+        known = next((a for a in self._runner._latest(self._job).artifacts if a.name == name), None)
+        return there is not None and (known is None or there.sha256 in (None, known.sha256))
+
+    def made(self, artifact: Artifact) -> None:
+        """Notes a product that was just made; its record is written when it is uploaded."""
+        self._made[artifact.name] = artifact
+
+    def run(self, step: Step) -> None:
+        """Queues an upload, or fetches what the repo has and this machine needs."""
+        self._live.progress.started(step)
+        name = step.product.removeprefix(UPLOADED)
+        path = self._ctx.folder / name
+        if step.kind == FETCH:
+            if not path.exists():
+                size = (there.size if (there := self._publisher.file(name)) else 0) or 1
+                self.make_room(size)
+                self._publisher.fetch(name, path, lambda done: self._live.progress.fraction(step, done / size))
+            self._live.progress.finished(step, None)
+            return
+        self._publisher.put(path, self._made.get(name) or artifact_of(path))
+
+    def make_room(self, needed: int) -> None:
+        """Deletes quants that the repo holds, and waits for uploads, until `needed` bytes are free."""
+        while free_bytes(self._ctx.folder) < needed + _MARGIN:
+            self._ctx.check_stopped()
+            if not self._delete_one():
+                if not self._publisher.busy:
+                    free = free_bytes(self._ctx.folder)
+                    raise DiskError(
+                        f"{human_size(needed)} are needed in {self._ctx.folder} and {human_size(free)} are free: "
+                        "free some space and run the same command again; what is finished stays."
+                    )
+                time.sleep(0.5)
+
+    def keep(self, path: Path) -> None:
+        """Saves an imatrix segment to the state repo, if there is time for a commit; failing is only logged."""
+        store = self._runner.store
+        if time.monotonic() - self._kept_at < _BETWEEN_KEEPS_S or store.wait_s() > 0:
+            return
+        try:
+            store.keep(self._job.id, {path.name: path})
+            store.drop(self._job.id, [name for name in store.kept(self._job.id) if name < path.name])
+            self._kept_at = time.monotonic()
+        except HubError as error:
+            logger.warning("the imatrix segment %s was not saved: %s", path.name, error)
+
+    def restore(self, folder: Path) -> None:
+        """Brings the newest saved imatrix segment back, unless this machine is further."""
+        names = sorted(self._runner.store.kept(self._job.id))
+        here = sorted(path.name for path in folder.glob("[0-9]*.gguf"))
+        if names and (not here or names[-1] > here[-1]):
+            self._runner.store.fetch(self._job.id, names[-1], folder / names[-1])
+
+    def finish(self) -> None:
+        """Waits for the uploads, then lets go of what was saved for a restart."""
+        self._publisher.drain()
+        store = self._runner.store
+        try:
+            if names := list(store.kept(self._job.id)):
+                store.drop(self._job.id, names)
+        except (HubAway, QuotaError) as error:
+            logger.warning("imatrix segments stay in the state repo: %s", error)
+
+    def tell(self, job: Job) -> None:
+        """Says on the card how the job ended."""
+        self._ending = job
+        self._publisher.last_card()
+
+    def close(self) -> None:
+        self._publisher.close()
+
+    def _delete_one(self) -> bool:
+        for step in plan(self._job.request):
+            path = self._ctx.folder / step.product
+            if step.kind == QUANTIZE and path.exists() and self.has(step.product):
+                path.unlink()
+                return True
+        return False
+
+    def _uploaded(self, artifacts: list[Artifact]) -> None:
+        for artifact in artifacts:
+            self._live.progress.finished(self._uploads[artifact.name], artifact)
+        self._runner.record(self._job.id, artifacts)
+
+    def _card(self, uploaded: Mapping[str, int]) -> str:
+        forecast = self._live.forecast
+        facts = CardFacts(
+            uploaded=uploaded,
+            bpw={t: f.bpw for t, f in forecast.quants.items()} if forecast else {},
+            same_as=forecast.same_as if forecast else {},
+            llama_commit=self._runner.llama.commit,
+            version=__version__,
+        )
+        return card(self._ending or self._runner._latest(self._job), facts)

@@ -1,0 +1,234 @@
+"""Jobs that go to the Hub, with the real client against the test Hub: killed, on a new disk, two at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hub_fixture import ALICE, BOB, LocalHub, running_hub
+
+from ggufy.files import sha256
+from tests import tiny
+
+pytestmark = pytest.mark.tools
+TYPES = "Q8_0,Q6_K,Q4_K_M,Q3_K_M,Q2_K,TQ2_0"
+KILLS = 40
+
+
+@pytest.fixture
+def hub() -> Iterator[LocalHub]:
+    """A Hub with nothing on it."""
+    with running_hub() as running:
+        yield running
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path,
+    hub: LocalHub,
+    ggufy_environment: dict[str, str],
+) -> Any:
+    """Starts `python -m ggufy quantize` of a tiny model, published as alice, with results in a folder of its own."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    checkpoint, vocab = tiny.checkpoint(folder, "7", width=512, layers=3)
+    text = folder / "text.txt"
+    text.write_text("The keeper of the light said nothing, and the wind rose over the sea. " * 60, encoding="utf-8")
+    arguments = ["quantize", str(checkpoint), "--types", TYPES, "--vocab", str(vocab), "--calibration", str(text)]
+    environment = hub.environment(tmp_path) | ggufy_environment
+    environment |= {"HOME": str(tmp_path), "HF_TOKEN": ALICE, "GGUFY_COMMITS": "100000", "GGUFY_LEASE": "8"}
+
+    def start(out: Path, *more: str, **changes: str) -> subprocess.Popen[str]:
+        words = [sys.executable, "-m", "ggufy", *arguments, "--hub", "hf", "--json", "--out", str(out), *more]
+        return subprocess.Popen(
+            words,
+            env=environment | changes,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    return start
+
+
+def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[dict[str, Any], str]:
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, err
+    return (json.loads(out) if out else {}), err
+
+
+def digests(hub: LocalHub, repo: str = "alice/tiny-v7-GGUF") -> dict[str, str]:
+    """The GGUF files of a repo, as the server lists them."""
+    listed = json.loads(get(hub, f"/api/models/{repo}/tree/main?recursive=1"))
+    return {entry["path"]: entry["lfs"]["oid"] for entry in listed if entry["path"].endswith(".gguf")}
+
+
+def get(hub: LocalHub, path: str) -> str:
+    request = urllib.request.Request(hub.endpoint + path, headers={"Authorization": f"Bearer {ALICE}"})
+    with urllib.request.urlopen(request, timeout=30) as response:
+        return str(response.read().decode())
+
+
+def commits_of(hub: LocalHub, repo: str = "alice/tiny-v7-GGUF") -> list[str]:
+    return [commit["title"] for commit in json.loads(get(hub, f"/api/models/{repo}/commits/main"))]
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """The whole process group, tools included."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def test_all_files_a_card_and_no_second_upload(
+    command: Any,
+    hub: LocalHub,
+    tmp_path: Path,
+) -> None:
+    record, _ = finish(command(tmp_path / "o"))
+    assert record["repo_id"] == "alice/tiny-v7-GGUF"
+    files = {row["file"]: row["sha256"] for row in record["files"]}
+    assert len(files) == 8
+    assert digests(hub) == files
+    card = get(hub, "/alice/tiny-v7-GGUF/resolve/main/README.md")
+    assert "In progress" not in card
+    assert "license" not in card.split("---")[1]  # none is known, none is invented
+    assert all(f"[{name}]({name})" in card for name in files)
+    assert str(tmp_path) not in card
+    before = commits_of(hub)
+    finish(command(tmp_path / "o"))
+    finish(command(tmp_path / "new disk"))
+    assert commits_of(hub) == before
+    assert not list((tmp_path / "new disk").rglob("*.gguf"))
+
+
+def test_killed_40_times_with_the_disk_kept_or_wiped(
+    command: Any,
+    hub: LocalHub,
+    tmp_path: Path,
+) -> None:
+    """Ends with the same files as an undisturbed run (under another name), each uploaded in one commit only."""
+    undisturbed, _ = finish(command(tmp_path / "u", "--repo", "alice/undisturbed"))
+    expected = {row["file"]: row["sha256"] for row in undisturbed["files"]}
+    rng = random.Random(11)
+    kills = 0
+    ends = 0
+    round_number = 0
+    while kills < KILLS:
+        repo = f"alice/round-{round_number}"
+        out = tmp_path / f"o{round_number}"
+        round_number += 1
+        for _ in range(12):
+            process = command(out, "--repo", repo)
+            try:
+                process.wait(timeout=rng.uniform(1.0, 6.0))
+            except subprocess.TimeoutExpired:
+                kill(process)
+                kills += 1
+                if rng.random() < 0.5:
+                    shutil.rmtree(out, ignore_errors=True)
+                continue
+            process.communicate()
+            break
+        finish(command(out, "--repo", repo))
+        ends += 1
+        assert digests(hub, repo) == expected
+        added = [name for title in commits_of(hub, repo) for name in title.removeprefix("Add ").split(", ")]
+        assert sorted(name for name in added if name.endswith(".gguf")) == sorted(expected)
+        assert not list(out.rglob("*.part"))
+    assert ends >= 3
+
+
+def test_two_at_once_take_turns(
+    command: Any,
+    hub: LocalHub,
+    tmp_path: Path,
+) -> None:
+    """One works, the other waits; the first is killed, the second takes over and finishes."""
+    first = command(tmp_path / "a")
+    deadline = time.monotonic() + 60
+    while not hub.log("/api/models/alice/tiny-v7-GGUF/commit") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    second = command(tmp_path / "b")
+    time.sleep(3)
+    assert second.poll() is None
+    assert not list((tmp_path / "b").rglob("*.gguf"))
+    if first.poll() is None:
+        kill(first)
+    record, _ = finish(second)
+    assert digests(hub) == {row["file"]: row["sha256"] for row in record["files"]}
+
+
+def test_a_base_on_the_hub_is_fetched_and_not_made_again(
+    command: Any,
+    hub: LocalHub,
+    tmp_path: Path,
+) -> None:
+    """A new disk without the checkpoint: base and imatrix come back from the output repo."""
+    process = command(tmp_path / "a")
+    deadline = time.monotonic() + 60
+    while len(digests_or_none(hub)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    kill(process)
+    assert len(digests_or_none(hub)) < 8, "it was faster than the test"
+    shutil.rmtree(tmp_path / "a")
+    finish(command(tmp_path / "a"))
+    logs = {path.name for path in (tmp_path / "a").rglob("*.log")}
+    assert "imatrix.log" not in logs
+    made = {path.name: sha256(path) for path in (tmp_path / "a").rglob("*.gguf")}
+    assert made.items() <= digests(hub).items()
+
+
+def digests_or_none(hub: LocalHub) -> dict[str, str]:
+    try:
+        return digests(hub)
+    except urllib.error.HTTPError:
+        return {}
+
+
+def test_while_the_hub_is_away_files_wait(
+    command: Any,
+    hub: LocalHub,
+    tmp_path: Path,
+) -> None:
+    hub.fault("/commit/", status=503, times=6, skip=2)
+    record, _ = finish(command(tmp_path / "o"))
+    assert digests(hub) == {row["file"]: row["sha256"] for row in record["files"]}
+
+
+@pytest.mark.parametrize(("token", "words"), [("", "HF_TOKEN"), ("hf_nobody", "token"), ("hf_alice_read", "write")])
+def test_tokens_that_cannot_publish(command: Any, tmp_path: Path, token: str, words: str) -> None:
+    _, err = finish(command(tmp_path / "o", HF_TOKEN=token), code=1 if token else 2)
+    lines = [line for line in err.splitlines() if line.startswith("ggufy: ")]
+    assert len(lines) == 1, err
+    assert words in lines[0]
+    assert "hf_" not in err.replace("--hub hf", "")
+
+
+def test_a_repo_of_something_else_is_not_touched(
+    command: Any,
+    hub: LocalHub,
+    tmp_path: Path,
+) -> None:
+    hub.put("alice/tiny-v7-GGUF", "tiny-v7-Q8_0.gguf", b"GGUF of somebody")
+    before = digests(hub)
+    _, err = finish(command(tmp_path / "o"), code=1)
+    assert "--repo" in err
+    assert digests(hub) == before
+
+
+def test_the_bob_account_is_another(command: Any, hub: LocalHub, tmp_path: Path) -> None:
+    record, _ = finish(command(tmp_path / "o", HF_TOKEN=BOB))
+    assert record["repo_id"] == "bob/tiny-v7-GGUF"
