@@ -67,9 +67,17 @@ class Commit:
     def upload(self, progress: Callable[[int], None]) -> None:
         """Brings the large files to the Hub's storage, where they wait for the commit."""
         large = [a for a in self.add if isinstance(a.path_or_fileobj, str) and a.upload_info.size >= LARGE]
+        if large and is_xet_available():
+            self._upload_xet(large, progress)
+        elif large:
+            self._upload_lfs(large, progress)
+
+    def _upload_xet(self, large: list[CommitOperationAdd], progress: Callable[[int], None]) -> None:
+        headers = build_hf_headers(token=self.api.token)
+        url = f"{self.api.endpoint}/api/{self.kind}s/{self.repo_id}/xet-write-token/main"
         for failed in itertools.count(1):
             try:
-                self._upload(large, progress)
+                xet.upload(large, token_url=url, headers=headers, progress=progress, stopped=self.stopped)
                 return
             except (HubAway, *FAILURES) as error:
                 if failed >= self.tries or not (isinstance(error, HubAway) or is_passing(error)):
@@ -77,14 +85,8 @@ class Commit:
                 logger.info("uploading to %s again: %s", self.repo_id, reason(error))
             pause(backoff_s(failed), self.stopped)
 
-    def _upload(self, large: list[CommitOperationAdd], progress: Callable[[int], None]) -> None:
-        if not large:
-            return
-        headers = build_hf_headers(token=self.api.token)
-        if is_xet_available():
-            url = f"{self.api.endpoint}/api/{self.kind}s/{self.repo_id}/xet-write-token/main"
-            xet.upload(large, token_url=url, headers=headers, progress=progress, stopped=self.stopped)
-            return
+    def _upload_lfs(self, large: list[CommitOperationAdd], progress: Callable[[int], None]) -> None:
+        """Where hf_xet cannot be used. The client library tries each request several times."""
         done = 0
         for add in large:
             check_stopped(self.stopped)

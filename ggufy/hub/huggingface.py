@@ -14,7 +14,7 @@ from typing import TypeVar
 import httpx2
 from huggingface_hub import HfApi, get_session, hf_hub_url
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
-from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.hf_api import RepoFile, RepoSibling
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import hf_raise_for_status
 
@@ -74,9 +74,9 @@ class HuggingFaceHub:
 
     def list_files(self, repo_id: str, *, kind: Kind) -> dict[str, RemoteFile]:
         def call() -> dict[str, RemoteFile]:
-            entries = self._api.list_repo_tree(repo_id, repo_type=kind, recursive=True)
-            files = {entry.path: remote_file(entry) for entry in entries if isinstance(entry, RepoFile)}
-            return {path: file for path, file in files.items() if not any(p.startswith(".") for p in Path(path).parts)}
+            info = self._api.model_info if kind == "model" else self._api.dataset_info
+            siblings = info(repo_id, files_metadata=True).siblings or []
+            return {one.rfilename: _listed(one) for one in siblings if not one.rfilename.startswith(".")}
 
         with hub_errors(repo_id, kind):
             try:
@@ -184,7 +184,7 @@ class HuggingFaceHub:
         """Counts the repo's commits of the last hour in the budget: the process before this one has made them."""
         with hub_errors(repo_id, kind):
             try:
-                commits = self._patiently(lambda: self._api.list_repo_commits(repo_id, repo_type=kind))
+                commits = self._api.list_repo_commits(repo_id, repo_type=kind)  # asks again by itself
             except RepositoryNotFoundError as error:
                 _unless_unknown(error)
                 return
@@ -201,6 +201,12 @@ class HuggingFaceHub:
 
     def _patiently(self, call: Callable[[], T]) -> T:
         return patiently(call, tries=self._tries)
+
+
+def _listed(file: RepoSibling) -> RemoteFile:
+    if file.lfs is not None:
+        return RemoteFile(size=file.lfs.size, sha256=file.lfs.sha256)
+    return RemoteFile(size=file.size or 0, git_sha1=file.blob_id)
 
 
 def _unless_unknown(error: RepositoryNotFoundError) -> None:
