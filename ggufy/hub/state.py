@@ -17,7 +17,7 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ggufy.errors import HubAway, QuotaError, RepoMissing
+from ggufy.errors import HubAway, HubError, LeaseLost, QuotaError, RepoMissing
 from ggufy.files import write_text
 from ggufy.hub.lease import KIND, Lease
 from ggufy.hub.local import LocalHub
@@ -48,8 +48,8 @@ class JobStore:
     def save(self, job: Job) -> Job:
         """Writes the record with the present time; returns the record as written.
 
-        If the Hub is away or takes no more commits for now, the record waits here (see `unsaved`). Raises LeaseLost
-        and the other HubErrors, which do not pass.
+        If the Hub is away or takes no more commits for now, the record waits here (see `unsaved`). It waits too when
+        a HubError that does not pass is raised, but not with LeaseLost.
         """
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         job = job.evolve(created=job.created or now, updated=now)
@@ -60,13 +60,21 @@ class JobStore:
         with self._lock:
             if self._lease is not None:
                 self._lease.check_taken()
-            self._unsaved[f"{_JOBS}/{job.id}.json"] = to_json(job).encode()
+            name, failure = f"{_JOBS}/{job.id}.json", None
+            self._unsaved[name] = to_json(job).encode()
             try:
                 if self._hub.wait_s() <= 0:
                     self.flush(f"{job.id}: {job.status}")
-            except (HubAway, QuotaError) as error:
-                logger.warning("the record of job %s waits: %s", job.id, error)
+            except LeaseLost:
+                del self._unsaved[name]  # what the other runner writes counts
+                raise
+            except HubError as error:
+                failure = error
             write_text(path, to_json(job))
+            if isinstance(failure, (HubAway, QuotaError)):
+                logger.warning("the record of job %s waits: %s", job.id, failure)
+            elif failure is not None:
+                raise failure
         return job
 
     def load(self, job_id: str) -> Job | None:
@@ -180,8 +188,8 @@ class JobStore:
 
     def _take(self, name: str, file: RemoteFile) -> None:
         path = self.root / check_path(name)
-        own = path.read_bytes() if path.is_file() else b""
-        if file.holds(own) or name in self._unsaved:
+        own = self._unsaved.get(name) or (path.read_bytes() if path.is_file() else b"")
+        if file.holds(own):
             return
         data = self._hub.read(self.repo_id, name, kind=KIND)
         if data is None:
@@ -189,6 +197,7 @@ class JobStore:
         if _updated(own) > _updated(data):
             self._unsaved[name] = own
         else:
+            self._unsaved.pop(name, None)
             write_text(path, data.decode("utf-8", errors="replace"))
 
     def _path(self, job_id: str) -> Path:
