@@ -1,7 +1,5 @@
 """The page: settings → services → serve → resume. SIGTERM and Ctrl-C end it; what runs goes on at the next start."""
 
-from __future__ import annotations
-
 import logging
 import signal
 import sys
@@ -11,7 +9,6 @@ from ggufy.errors import GgufyError
 from ggufy.llama import child
 from ggufy.service import Services
 from ggufy.settings import Settings
-from ggufy.ui.build import serve
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(levelname)s %(message)s")
@@ -20,14 +17,14 @@ if __name__ == "__main__":
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
-        services = Services(Settings.from_env())
-        if services.settings.die_with_parent:
+        if (settings := Settings.from_env()).die_with_parent:
             child.die_with_parent()
-        page = serve(services)
+        from ggufy.ui.build import serve  # after the settings: gradio, imported, stumbles over a wrong port
+
+        page = serve(services := Services(settings))
     except GgufyError as error:
         sys.exit(f"ggufy: {error}")
     services.start()
-    logging.getLogger("ggufy").info("the page is at %s", page.local_url)
     stop.wait()
     services.shutdown()
-    page.close()
+    page.close(verbose=False)

@@ -12,15 +12,20 @@ import shutil
 import sys
 from pathlib import Path
 
-import torch
-
 from bench.measure import Run, median, run, spread
 from ggufy.llama.install import Llama
 from ggufy.rwkv.vocab import world_vocab_path
-from tests import tiny
 
+HEAD_SIZE = 64
 WIDTH, LAYERS, FFN, VOCAB = 1024, 24, 3584, 65536
 ROUNDS = 3
+# Made in a process of its own: a child's peak memory, as Linux counts it, starts at its parent's.
+MAKE = f"""
+import sys, torch
+from tests import tiny
+shape = dict(width={WIDTH}, layers={LAYERS}, ffn={FFN}, vocab={VOCAB})
+tiny.save(sys.argv[1], tiny.weights("6", dtype=torch.bfloat16, **shape))
+"""
 # The founding document's own step, in our words: same reads, same writes.
 RENAME = """
 import sys, torch
@@ -44,12 +49,14 @@ class AutoConfig:
 def bench(folder: Path, llama: Llama) -> list[str]:
     """Lines for the report."""
     source = folder / "bench.pth"
-    tiny.save(source, tiny.weights("6", width=WIDTH, layers=LAYERS, ffn=FFN, vocab=VOCAB, dtype=torch.bfloat16))
+    run(sys.executable, "-c", MAKE, source)
     assert llama.source is not None, "the bench needs llama.cpp's converter: use the built llama.cpp"
     hf, environment = _hf_folder(folder), _environment(folder, llama.source)
     ours, theirs, copies = [], [], []
     for _ in range(ROUNDS):
         theirs.append(_founding_path(source, hf, llama.source, environment))
+        for old in (folder / "ours.gguf", folder / "copy"):
+            old.unlink(missing_ok=True)
         ours.append(run(sys.executable, "-m", "ggufy", "convert", source, folder / "ours.gguf"))
         copies.append(run("cp", source, folder / "copy"))
     ratio = median(ours) / median(theirs)
@@ -66,6 +73,8 @@ def bench(folder: Path, llama: Llama) -> list[str]:
 
 
 def _founding_path(source: Path, hf: Path, converter: Path, environment: dict[str, str]) -> Run:
+    for old in (hf / "pytorch_model.bin", hf.parent / "theirs.gguf"):
+        old.unlink(missing_ok=True)
     renamed = run(sys.executable, "-c", RENAME, source, hf / "pytorch_model.bin")
     script = converter / "convert_hf_to_gguf.py"
     target = hf.parent / "theirs.gguf"
@@ -78,7 +87,7 @@ def _hf_folder(folder: Path) -> Path:
     hf.mkdir()
     config = {
         "architectures": ["Rwkv6ForCausalLM"],
-        "head_size": tiny.HEAD_SIZE,
+        "head_size": HEAD_SIZE,
         "hidden_size": WIDTH,
         "intermediate_size": FFN,
         "num_hidden_layers": LAYERS,

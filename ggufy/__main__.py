@@ -13,21 +13,22 @@ import math
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ggufy import throttle
 from ggufy.catalog import BY_NAME, OUTTYPES, parse_types
 from ggufy.errors import BusyError, Cancelled, GgufyError, UsageError
-from ggufy.files import lock
+from ggufy.files import human_size, lock
 from ggufy.hub.state import JobStore
-from ggufy.intake import DEFAULT_CHUNKS, Wish, make_job
-from ggufy.job import FINISHED, Job, Status
+from ggufy.job import DEFAULT_CHUNKS, FINISHED, Job, Status
 from ggufy.llama import child
 from ggufy.llama.install import Llama, ensure
-from ggufy.plan import folder_name, plan
-from ggufy.runner import LOCK_NAME, Live, Runner
+from ggufy.plan import LOCK_NAME, folder_name, plan
 from ggufy.settings import Settings
 from ggufy.terminal import LiveDisplay, job_lines, results, results_table
+
+if TYPE_CHECKING:
+    from ggufy.runner import Live, Runner
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -111,6 +112,9 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_quantize(args: argparse.Namespace, settings: Settings) -> int:
+    from ggufy.intake import Wish, make_job  # these two load the Hub's client, which other commands do without
+    from ggufy.runner import Runner
+
     settings = _with_options(settings, args)
     if args.chunks < 0:
         raise UsageError("--chunks is negative: give a number of chunks, or 0 for the whole text.")
@@ -129,6 +133,8 @@ def run_quantize(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def run_resume(args: argparse.Namespace, settings: Settings) -> int:
+    from ggufy.runner import Runner
+
     settings = _with_options(settings, args)
     waiting = [job for job in JobStore(settings.out).jobs() if job.status not in FINISHED]
     if not waiting:
@@ -143,6 +149,7 @@ def run_convert(args: argparse.Namespace, settings: Settings) -> int:
 
     vocab = Path(args.vocab) if args.vocab else None
     convert(args.source, args.target, outtype=args.outtype or "f16", vocab=vocab, name=args.name)
+    print(f"{args.target}  {human_size(args.target.stat().st_size)}")
     return 0
 
 
@@ -216,6 +223,8 @@ def _llama(settings: Settings) -> Llama:
 
 
 def _run_job(runner: Runner, job: Job, *, quiet: bool) -> tuple[Job, Live]:
+    from ggufy.runner import Live
+
     live = Live()
     previous = {s: signal.signal(s, lambda *_: live.stop.shutdown.set()) for s in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -11,16 +11,20 @@ import errno
 import fcntl
 import hashlib
 import os
+import queue
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from ggufy.errors import BusyError, DiskError
 
 PART_SUFFIX = ".part"  # being made
 DOWNLOAD_SUFFIX = ".download"  # arriving; the next process goes on with it
 _HASH_BLOCK = 4 << 20
+Buffer = bytes | memoryview
 
 
 @contextlib.contextmanager
@@ -59,6 +63,43 @@ def disk_errors(path: Path) -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise DiskError(f"no permission to write {path}: choose another folder with --out.") from error
         raise
+
+
+class BackgroundWriter:
+    """Writes blocks to an open file in a thread of its own, in order, a few at a time, while the caller makes more.
+
+    What goes wrong there (a full disk) is raised by the next `write`, or at the end of the `with` block.
+    """
+
+    def __init__(self, file: BinaryIO, blocks: int = 8):
+        self._file = file
+        self._queue: queue.Queue[Buffer | None] = queue.Queue(blocks)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._loop, name="ggufy-writer", daemon=True)
+
+    def __enter__(self) -> BackgroundWriter:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._queue.put(None)
+        self._thread.join()
+        if self._error is not None and error is None:
+            raise self._error
+
+    def write(self, block: Buffer) -> None:
+        """Queues a block, which must not change any more."""
+        if self._error is not None:
+            raise self._error
+        self._queue.put(block)
+
+    def _loop(self) -> None:
+        while (block := self._queue.get()) is not None:
+            if self._error is None:
+                try:
+                    self._file.write(block)
+                except OSError as error:
+                    self._error = error
 
 
 def write_text(path: Path, text: str) -> None:

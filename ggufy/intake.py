@@ -16,13 +16,11 @@ from ggufy.catalog import BY_NAME, OUTTYPES, make_order
 from ggufy.errors import CalibrationError, SourceError, UsageError
 from ggufy.files import sha256
 from ggufy.hub.state import JobStore
-from ggufy.job import Job, Request, Source
+from ggufy.job import DEFAULT_CHUNKS, Job, Request, Source
 from ggufy.settings import Settings
 from ggufy.sources import calibration, hub
 from ggufy.sources.gguf import MAGIC, read_head
 
-# 20 thousand tokens: more calibration text hardly changes a quant (llama.cpp's own table, 10 k against 10 M tokens).
-DEFAULT_CHUNKS = 40
 _OUTTYPE_SUFFIX = re.compile(r"[-._](bf16|f16|f32|fp16|fp32)$", re.IGNORECASE)
 
 
@@ -121,8 +119,7 @@ def _outtype(wish: Wish, source: Source) -> str:
         raise UsageError(f"unknown outtype {wish.outtype!r}: one of {', '.join(OUTTYPES)}.")
     if source.kind != "gguf" or source.remote:
         return wish.outtype or "f16"
-    types = [tensor.type for tensor in read_head(Path(source.path)).tensors.values() if len(tensor.shape) > 1]
-    own = max(set(types), key=types.count).lower() if types else "f32"
+    own = read_head(Path(source.path)).outtype
     if wish.outtype not in (None, own):
         raise UsageError(f"this GGUF is {own} and is taken as it is: leave --outtype {wish.outtype} out.")
     return own

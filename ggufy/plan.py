@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from ggufy.job import Request
 
 DOWNLOAD, CONVERT, IMATRIX, QUANTIZE = "download", "convert", "imatrix", "quantize"
+LOCK_NAME = ".lock"  # in the output folder; held by the run that works there
 SOURCE_PRODUCT = "source"  # stands for the downloaded file, which lives in the cache
 
 

@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import logging
 import queue
+import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ggufy import throttle
-from ggufy.errors import Cancelled, GgufyError, UsageError
+from ggufy.errors import BusyError, Cancelled, GgufyError, UsageError
 from ggufy.files import PART_SUFFIX, lock
 from ggufy.hub.state import JobStore
 from ggufy.job import FINISHED, Job, Status
 from ggufy.llama.install import Llama
-from ggufy.plan import DOWNLOAD, SOURCE_PRODUCT, Step, folder_name, pending, plan
+from ggufy.plan import DOWNLOAD, LOCK_NAME, SOURCE_PRODUCT, Step, folder_name, pending, plan
 from ggufy.progress import Progress, Snapshot, Workload
 from ggufy.settings import Settings
 from ggufy.steps import RUN
@@ -30,7 +31,6 @@ from ggufy.steps.context import Context
 from ggufy.steps.forecast import JobForecast, check_download_space, check_space, forecast_job
 
 logger = logging.getLogger(__name__)
-LOCK_NAME = ".lock"
 
 
 @dataclass
@@ -74,6 +74,8 @@ class Runner:
             if not live.stop.cancelled.is_set():
                 raise  # shutdown: the record says running, the next start continues
             return self.store.save(self._latest(job).evolve(status=Status.CANCELLED))
+        except BusyError as error:  # its record belongs to the run that holds the folder
+            return job.evolve(status=Status.FAILED, error=str(error))
         except GgufyError as error:
             logger.info("job %s failed: %s", job.id, error)
             return self._failed(job, str(error))
@@ -97,7 +99,7 @@ class Runner:
         busy = f"another run is working in {folder}: wait for it, or give this one another --name or --out."
         with lock(folder / LOCK_NAME, wait_s=3.0, message=busy) as descriptor:
             self._check_folder(job, folder)
-            job = self.store.save(self._latest(job).evolve(status=Status.RUNNING, error=""))
+            job = self.store.save(self._latest(job).evolve(request=job.request, status=Status.RUNNING, error=""))
             ctx = self._context(job, folder, live, descriptor)
             steps = plan(job.request)
             due = pending(steps, lambda product: ctx.path(product).exists())
@@ -108,6 +110,7 @@ class Runner:
                     job = self._step(ctx, step, job, live)
             for stray in folder.glob(f"*{PART_SUFFIX}"):
                 stray.unlink()
+            shutil.rmtree(ctx.work, ignore_errors=True)
             return self.store.save(job.evolve(status=Status.DONE))
 
     def _prepare(self, ctx: Context, steps: tuple[Step, ...], due: tuple[Step, ...], live: Live) -> None:
@@ -146,6 +149,7 @@ class Runner:
             request=job.request,
             folder=folder,
             logs=self.store.log_folder(job.id),
+            work=self.store.work_folder(job.request.inputs()),
             settings=self.settings,
             llama=self.llama,
             threads=self.threads,
@@ -189,10 +193,10 @@ class Worker:
         self._thread = threading.Thread(target=self._loop, name="ggufy-worker", daemon=True)
 
     def start(self) -> list[Job]:
-        """Starts the thread and queues every unfinished job of the store; returns those."""
-        unfinished = [job for job in self.store.jobs() if job.status not in FINISHED]
+        """Starts the thread and queues every unfinished job of the store that was not queued yet; returns those."""
         self._thread.start()
         with self._lock:
+            unfinished = [job for job in self.store.jobs() if job.status not in FINISHED and job.id not in self._live]
             for job in unfinished:
                 self._enqueue(job)
         return unfinished

@@ -33,6 +33,7 @@ from ggufy.terminal import results
 
 logger = logging.getLogger(__name__)
 _FRESH_S = 0.4  # all tabs together look at the disk at most so often
+_HEADS_S = 0.2  # and spend so long on files not read before; what is left over is read the next time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +70,7 @@ class Services:
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._views: tuple[float, tuple[JobView, ...]] = (-math.inf, ())
+        self._read_until = 0.0
         self._heads: dict[tuple[Path, int], tuple[float, str]] = {}
 
     def start(self) -> None:
@@ -94,6 +96,9 @@ class Services:
     def submit(self, wish: Wish) -> Job:
         """Pins the wish and queues the job. Raises a GgufyError, in one sentence, for what cannot work."""
         self._check_allowed()
+        here = wish.vocab or Path(wish.source).expanduser().exists()
+        if self.settings.space_id and here:  # errors quote what they find, and this is not the visitor's machine
+            raise UsageError("on a Space the source is demo or owner/repo:file.pth, and no file of this machine.")
         job = self.worker.submit(make_job(wish, self.settings))
         self._look_again()
         return job
@@ -128,6 +133,7 @@ class Services:
         with self._lock:
             taken, views = self._views
             if time.monotonic() - taken > _FRESH_S:
+                self._read_until = time.monotonic() + _HEADS_S
                 views = tuple(self._view(job) for job in reversed(self.worker.jobs()))
                 self._views = time.monotonic(), views
             return views
@@ -160,8 +166,10 @@ class Services:
         return tuple(rows)
 
     def _head(self, path: Path, size: int) -> tuple[float, str] | None:
-        """(bits per weight, digest of every tensor's type) of a GGUF; each file is read once."""
+        """(bits per weight, digest of every tensor's type) of a GGUF; each file is read once, in its turn."""
         if (path, size) not in self._heads:
+            if time.monotonic() > self._read_until:
+                return None
             try:
                 tensors = read_head(path).tensors.values()
             except (SourceError, OSError) as error:

@@ -7,14 +7,16 @@ import threading
 import unicodedata
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ggufy.catalog import BY_NAME
 from ggufy.files import human_size, human_time
 from ggufy.job import Job, Status
 from ggufy.plan import plan
 from ggufy.progress import Snapshot
-from ggufy.steps.forecast import JobForecast
+
+if TYPE_CHECKING:
+    from ggufy.steps.forecast import JobForecast
 
 _BAR = 20  # characters
 _CLEAR_LINE = "\r\x1b[K"

@@ -96,6 +96,8 @@ def test_small_and_large_files_come_back_as_they_went(place: Place, large: Path,
     assert place.hub.head(repo, kind="model") == head
     files = place.hub.list_files(repo, kind="model")
     assert sorted(files) == ["README.md", "jobs/a.json", "quants/model-Q8_0.gguf"]
+    assert list(place.hub.list_files(repo, kind="model", under="jobs/")) == ["jobs/a.json"]
+    assert place.hub.list_files(repo, kind="model", under="none/") == {}
     found = files["quants/model-Q8_0.gguf"]
     assert (found.size, found.sha256) == (len(DATA), hashlib.sha256(DATA).hexdigest())
     assert found.holds(large) and found.holds(DATA) and not found.holds(DATA[:-1] + b"x")

@@ -68,6 +68,20 @@ def test_jobs_run_in_turn(worker: Worker, make: Callable[..., Job]) -> None:
     assert [artifact.name for artifact in first.artifacts] == ["a-F16.gguf", "a-Q8_0.gguf"]
 
 
+def test_sizes_are_forecast_before_anything_is_made(
+    settings: Settings, llama: Llama, make: Callable[..., Job], tmp_path: Path
+) -> None:
+    """From the source's head alone, and then again from the files."""
+    job = make("a", "Q4_K_M", "IQ3_XXS", "Q8_0", imatrix="auto")
+    live = Live()
+    ended = Runner(settings=settings, llama=llama).run(job, live)
+    assert ended.status is Status.DONE, ended.error
+    assert live.forecast is not None
+    sizes = {artifact.name: artifact.size for artifact in ended.artifacts}
+    assert live.forecast.base.file_size == sizes["a-F16.gguf"]
+    assert {f"a-{t}.gguf": f.size for t, f in live.forecast.quants.items()}.items() <= sizes.items()
+
+
 def test_submitting_twice_is_once(worker: Worker, make: Callable[..., Job]) -> None:
     job = make("a")
     worker.submit(job)

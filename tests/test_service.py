@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -170,6 +171,11 @@ def test_strangers_may_only_look(tmp_path: Path) -> None:
     opened = Services(settings(tmp_path, SPACE_ID="somebody/ggufy", GGUFY_OPEN="1"))
     opened.retry(job.id)
     assert only(opened).job.status == Status.QUEUED
+    secret = tmp_path / "secret"
+    secret.touch()
+    for reaching in (replace(wish, source=str(secret)), replace(wish, vocab=str(secret)), replace(wish, source="/")):
+        with pytest.raises(UsageError, match="no file of this machine"):
+            opened.submit(reaching)
 
 
 def test_only_finished_files_of_known_jobs_are_handed_out(services: Services, tmp_path: Path) -> None:

@@ -215,7 +215,9 @@ def test_small_files_are_kept_for_a_job_and_dropped(machine: Callable[..., Machi
     assert first.store.kept("a-1")["1.gguf"].holds(tmp_path / "segment")
     first.store.fetch("a-1", "1.gguf", tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == b"GGUF" * 500
-    first.store.drop("a-1", ["1.gguf", "2.gguf", "3.gguf"])
+    first.store.keep("a-1", {"3.gguf": b"GGUF3"}, drop=["1.gguf"])
+    assert sorted(first.store.kept("a-1")) == ["2.gguf", "3.gguf"]
+    first.store.keep("a-1", {}, drop=["2.gguf", "3.gguf", "none.gguf"])
     assert first.store.kept("a-1") == {} and list(first.store.kept("b-1")) == ["1.gguf"]
     with pytest.raises(HubError, match="has no file"):
         first.store.fetch("a-1", "1.gguf", tmp_path / "back")
@@ -225,7 +227,7 @@ def test_without_a_hub_small_files_are_kept_too(tmp_path: Path) -> None:
     store = JobStore(tmp_path / "out")
     store.keep("a-1", {"1.gguf": b"GGUF"})
     assert list(JobStore(tmp_path / "out").kept("a-1")) == ["1.gguf"] and store.jobs() == []
-    store.drop("a-1", ["1.gguf"])
+    store.keep("a-1", {}, drop=["1.gguf"])
     assert store.kept("a-1") == {} and store.wait_s() == 0
 
 

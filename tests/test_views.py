@@ -184,6 +184,14 @@ def test_everything_of_a_card_is_on_the_page() -> None:
         assert row["file"] in text
 
 
+def test_old_jobs_are_counted_and_an_empty_page_says_what_to_do() -> None:
+    card = job_card(view(Status.DONE, files=FILES), EN, now=NOW)
+    assert "7 older" in parts.jobs([card], EN, read_only=False, older=7)
+    assert "older" not in parts.jobs([card], EN, read_only=False)
+    assert EN["no_jobs_hint"] in Elements(parts.jobs([], EN, read_only=False)).text
+    assert EN["no_jobs_hint"] not in Elements(parts.jobs([], EN, read_only=True)).text
+
+
 def test_who_may_only_look_gets_no_buttons() -> None:
     cards = [job_card(v, EN, now=NOW) for v in (running_view(), view(Status.FAILED, error="x"))]
     assert [tag for tag, _ in Elements(parts.jobs(cards, EN, read_only=False)).tags].count("button") == 2
@@ -239,7 +247,10 @@ def test_errors_speak_the_page_s_words() -> None:
     assert in_page_words("give one with --name.") == "give one with “Name”."
     assert in_page_words("choose fewer --types or another --out.") == "choose fewer quant types or another GGUFY_OUT."
     assert in_page_words("leave --outtype f16 out.") == "leave “Base type” f16 out."
-    assert in_page_words("a --strange one") == "a --strange one"
+    assert in_page_words("free some space and run the same command again; it stays.").endswith(
+        "press Retry; it stays."
+    )
+    assert in_page_words("a --strange one, --outer") == "a --strange one, --outer"
 
 
 def test_ages() -> None:

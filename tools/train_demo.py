@@ -1,7 +1,8 @@
 """Trains the demo checkpoint: an RWKV-7 (x070) of about 6 million parameters, from text that every Python carries.
 
-    python tools/train_demo.py                     # writes the checkpoint, its vocab and its facts to ggufy/demo/
-    python tools/train_demo.py --steps 20 --out /tmp/try
+    python -m tools.train_demo                     # writes the checkpoint, its vocab and its facts to ggufy/demo/
+    python -m tools.train_demo --steps 20 --out /tmp/try
+    python -m tools.train_demo --measure           # only measures the held-out loss again, and records it
 
 The text is cut by ggufy.demo.text: only its "train" part is read here, so the evaluation and calibration texts stay
 unseen. The vocabulary (4096 tokens: BPE merges from the same text, written in RWKV's vocab format and used by greedy
@@ -12,6 +13,7 @@ recurrence is computed 16 tokens at a time in closed form, which is what makes t
 from __future__ import annotations
 
 import argparse
+import ast
 import hashlib
 import json
 import math
@@ -78,8 +80,6 @@ def train_documents() -> tuple[list[str], list[str]]:
 
 def dialogues(rng: random.Random) -> list[str]:
     """User:/Assistant: turns, made of function names and the first sentence of what their docstrings say."""
-    import ast
-
     turns = [f"User: {q}\n\nAssistant: {a}\n\n" for q, a in GREETINGS for _ in range(30)]
     asks = ["What does {} do?", "Explain {}.", "What is {} for?", "Tell me about {}.", "How do I use {}?"]
     for source in demo_text._library_sources():
@@ -407,6 +407,22 @@ def save(model: Rwkv7, tokens: list[bytes], out: Path, facts: dict[str, object])
     (out / demo.FACTS.name).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
+def measure(out: Path) -> None:
+    """Records the held-out loss of the checkpoint in `out`, on today's evaluation text."""
+    weights = torch.load(out / demo.CHECKPOINT.name, weights_only=True)
+    model = Rwkv7()
+    model.load_state_dict({name: value.float() for name, value in weights.items()})
+    lines = (out / demo.VOCAB.name).read_text(encoding="utf-8").splitlines()
+    tokens = [ast.literal_eval(line.split(" ", 1)[1].rsplit(" ", 1)[0]) for line in lines]
+    ids = {t.encode() if isinstance(t, str) else t: i for i, t in enumerate(tokens, start=1)}
+    evaluation = token_tensors([demo_text.part_text("evaluation")], ids)
+    loss = heldout_loss(model, evaluation)
+    print(f"held-out loss {loss:.4f} nats per token over {len(evaluation):,} tokens")
+    facts = json.loads((out / demo.FACTS.name).read_text(encoding="utf-8"))
+    facts |= {"heldout_loss": round(loss, 4), "heldout_tokens": len(evaluation)}
+    (out / demo.FACTS.name).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=1800)
@@ -415,9 +431,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--fp32", action="store_true", help="no bf16 matrix products: for CPUs without AVX512-BF16")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--measure", action="store_true", help="train nothing, measure the checkpoint in --out")
     parser.add_argument("--out", type=Path, default=DEMO_FOLDER)
     args = parser.parse_args()
 
+    if args.measure:
+        measure(args.out)
+        return
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
     prose_texts, code_texts = train_documents()

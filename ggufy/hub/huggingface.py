@@ -23,7 +23,7 @@ from ggufy.files import DOWNLOAD_SUFFIX, partial
 from ggufy.hub.answers import hub_errors, status_of
 from ggufy.hub.budget import CommitBudget
 from ggufy.hub.commits import Commit, remote_file
-from ggufy.hub.protocol import Content, Kind, RemoteFile, check_path, never
+from ggufy.hub.protocol import Content, Kind, RemoteFile, check_path, is_listed, never
 from ggufy.sources.hub_session import ASK_TRIES, patiently, use_timeouts
 from ggufy.sources.ranged import RangedFile, fetch
 
@@ -72,11 +72,12 @@ class HuggingFaceHub:
                 _unless_unknown(error)
                 return None
 
-    def list_files(self, repo_id: str, *, kind: Kind) -> dict[str, RemoteFile]:
+    def list_files(self, repo_id: str, *, kind: Kind, under: str = "") -> dict[str, RemoteFile]:
         def call() -> dict[str, RemoteFile]:
             info = self._api.model_info if kind == "model" else self._api.dataset_info
             siblings = info(repo_id, files_metadata=True).siblings or []
-            return {one.rfilename: _listed(one) for one in siblings if not one.rfilename.startswith(".")}
+            shown = [one for one in siblings if one.rfilename.startswith(under) and is_listed(one.rfilename)]
+            return {one.rfilename: _listed(one) for one in shown}
 
         with hub_errors(repo_id, kind):
             try:

@@ -33,14 +33,27 @@ _TOO_SHORT = re.compile(r"need at least (\d+) tokens.*?tokenizes to only (\d+) t
 # ---- build
 
 
-def imatrix_command(tool: Path, *, model: Path, text: str, out: Path, threads: int, chunks: int = 0) -> list[str]:
+def imatrix_command(
+    tool: Path,
+    *,
+    model: Path,
+    text: str,
+    out: Path,
+    threads: int,
+    chunks: int = 0,
+    first: int = 0,
+    before: Path | None = None,
+) -> list[str]:
     """llama-imatrix over at most `chunks` chunks (0 = all) of `text`, a file in the working folder.
 
-    The embedding needs no data; the head gets its own with --process-output. One sequence a batch (-b 512) keeps
-    memory low and the sums independent of how the text is cut.
+    With `before`, the sums of an earlier run over the `first` chunks are added to. The embedding needs no data; the
+    head gets its own with --process-output. One sequence a batch (-b 512) keeps memory low and the sums independent of
+    how the text is cut.
     """
     command = [str(tool), "-m", str(model), "-f", text, "-o", str(out), "--process-output", "-b", str(CONTEXT)]
     command += ["-c", str(CONTEXT), "-t", str(threads)]
+    if before is not None:
+        command += ["--in-file", str(before), "--chunk", str(first)]
     return [*command, "--chunks", str(chunks)] if chunks else command
 
 
@@ -203,6 +216,12 @@ def parse_dry_run(text: str) -> dict[str, str]:
     if not types or len(types) != total:
         raise ToolError(f"llama-quantize --dry-run listed {len(types)} of {total} tensors: {failure_reason(text)}")
     return types
+
+
+def parse_chunks(text: str) -> int | None:
+    """The number of chunks that llama-imatrix or llama-perplexity announces before it computes."""
+    match = _CHUNKS.search(text)
+    return int(match[1]) if match else None
 
 
 def parse_too_short(text: str) -> tuple[int, int] | None:

@@ -17,13 +17,12 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, size_label
 
 from ggufy.errors import CheckpointError, UsageError
-from ggufy.files import partial
+from ggufy.files import BackgroundWriter, partial
 from ggufy.rwkv.names import Architecture, Layout, TensorPlan, detect, leftovers, tensor_plans
 from ggufy.rwkv.vocab import end_of_turn, gguf_tokens, vocab_for
 from ggufy.sources.checkpoint import Checkpoint, open_checkpoint
@@ -105,8 +104,9 @@ def convert(
         with partial(target) as part:
             conversion.write_header(part)
             with part.open("r+b") as file, _one_thread():
-                file.seek(0, os.SEEK_END)
-                _write_tensors(file, checkpoint, conversion, progress)
+                position = file.seek(0, os.SEEK_END)
+                with BackgroundWriter(file) as writer:
+                    _write_tensors(writer, position, checkpoint, conversion, progress)
 
 
 def write_skeleton(
@@ -241,18 +241,22 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _write_tensors(file: BinaryIO, checkpoint: Checkpoint, conversion: _Conversion, progress: Progress | None) -> None:
+def _write_tensors(
+    writer: BackgroundWriter, header: int, checkpoint: Checkpoint, conversion: _Conversion, progress: Progress | None
+) -> None:
     total = sum(conversion.size(plan) for plan in conversion.plans)
     done = 0
-    _pad(file)
+    writer.write(_padding(header))
     for plan in conversion.plans:
         for source, piece in _pieces(checkpoint, plan):
             data = _cast(piece, source, out=conversion.out_type(plan), divisor=conversion.divisor(plan))
-            file.write(data.view(torch.uint8).numpy().data)
+            if data.data_ptr() == piece.data_ptr():
+                data = data.clone()  # a view on the mapping: its pages are let go of before it is written
+            writer.write(data.view(torch.uint8).numpy().data)
             done += data.nbytes
             if progress is not None:
                 progress(done, total)
-        _pad(file)
+        writer.write(_padding(conversion.size(plan)))
         for source in plan.sources:
             checkpoint.release(source)
 
@@ -291,9 +295,8 @@ def _cast(piece: torch.Tensor, source: str, *, out: OutType, divisor: int) -> to
     return piece.to(out.dtype).reshape(-1)
 
 
-def _pad(file: BinaryIO) -> None:
-    position = file.tell()
-    file.write(bytes(_padded(position) - position))
+def _padding(size: int) -> bytes:
+    return bytes(_padded(size) - size)
 
 
 def _padded(size: int) -> int:

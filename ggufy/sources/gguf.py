@@ -11,6 +11,7 @@ of the file.
 from __future__ import annotations
 
 import math
+import shutil
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,12 @@ class GgufHead:
     def quantized(self) -> bool:
         return any(tensor.type not in UNQUANTIZED for tensor in self.tensors.values())
 
+    @property
+    def outtype(self) -> str:
+        """The type of most matrices, as an outtype: f16, bf16 or f32 (of an unquantized file)."""
+        types = [tensor.type for tensor in self.tensors.values() if len(tensor.shape) > 1]
+        return max(sorted(set(types)), key=types.count).lower() if types else "f32"
+
 
 def read_head(path: Path) -> GgufHead:
     """Reads metadata and tensor entries. Raises SourceError, with one sentence, for anything that is no sound GGUF."""
@@ -82,6 +89,33 @@ def read_tensor(path: Path, head: GgufHead, name: str) -> np.ndarray[Any, np.dty
     if info.type != "F32":
         raise SourceError(f"{path}: tensor {name} is {info.type}, expected F32.")
     return np.fromfile(path, dtype="<f4", count=info.elements, offset=head.data_start + info.offset)
+
+
+def copy_with_metadata(source: Path, target: Path, metadata: dict[str, str | int | list[str]]) -> None:
+    """The same tensors under other metadata: texts, lists of texts, and u32 numbers."""
+    head = read_head(source)
+    entries = [_packed(key) + _value(value) for key, value in metadata.items()]
+    infos = sum(8 + len(t.name.encode()) + 4 + 8 * len(t.shape) + 4 + 8 for t in head.tensors.values())
+    start = MAGIC + struct.pack("<IQQ", 3, len(head.tensors), len(entries)) + b"".join(entries)
+    with source.open("rb") as old, target.open("wb") as new:
+        old.seek(head.metadata_end)
+        start += old.read(infos)
+        new.write(start.ljust(padded(len(start)), b"\0"))
+        old.seek(head.data_start)
+        shutil.copyfileobj(old, new)
+
+
+def _packed(text: str) -> bytes:
+    data = text.encode()
+    return struct.pack("<Q", len(data)) + data
+
+
+def _value(value: str | int | list[str]) -> bytes:
+    if isinstance(value, int):
+        return struct.pack("<II", 4, value)
+    if isinstance(value, str):
+        return struct.pack("<I", _STRING) + _packed(value)
+    return struct.pack("<IIQ", _ARRAY, _STRING, len(value)) + b"".join(map(_packed, value))
 
 
 def tensor_bytes(shape: tuple[int, ...], type_name: str) -> int:

@@ -23,6 +23,7 @@ class Context:
     request: Request
     folder: Path  # where the products go
     logs: Path  # one log file a step
+    work: Path  # what is worth keeping of a step that is not finished
     settings: Settings
     llama: Llama
     threads: int  # for the tools

@@ -19,7 +19,7 @@ def run(ctx: Context, step: Step) -> Artifact:
     """Leaves `<Model>-<OUTTYPE>.gguf`."""
     target = ctx.path(step.product)
     if ctx.request.source.kind == "gguf":
-        _take_over(ctx.source, target)
+        _take_over(ctx.source, target, ctx.request.outtype)
     else:
         _convert(ctx, step, target)
     return artifact_of(target)
@@ -53,11 +53,17 @@ def pinned_vocab(ctx: Context) -> Path | None:
     return path
 
 
-def _take_over(source: Path, target: Path) -> None:
+def _take_over(source: Path, target: Path, outtype: str) -> None:
     """A second name for the file where the disk allows it, else a copy."""
+    head = read_head(source)
+    if head.quantized:
+        raise SourceError(
+            f"{source.name} is quantized already: start from its F16, BF16 or F32 GGUF, or from the .pth."
+        )
+    if head.outtype != outtype:
+        raise SourceError(f"{source.name} is {head.outtype} and is taken as it is: add --outtype {head.outtype}.")
     with partial(target) as part:
         with contextlib.suppress(OSError):
             os.link(source, part)
         if not part.exists():
             shutil.copyfile(source, part)
-        read_head(part)

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import shutil
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from ggufy.errors import CalibrationError, ToolError
+from ggufy.errors import CalibrationError, Cancelled, ToolError
 from ggufy.files import partial, sha256
 from ggufy.job import Artifact, Request
 from ggufy.llama import tools
 from ggufy.plan import Step
 from ggufy.quantize.recipe import quantizable
 from ggufy.sources import calibration
-from ggufy.sources.gguf import GgufHead, read_head, read_tensor
+from ggufy.sources.gguf import GgufHead, copy_with_metadata, read_head, read_tensor
 from ggufy.steps.context import Context, artifact_of
 from ggufy.steps.forecast import dry_run
+
+_SECONDS_A_SEGMENT = 120.0  # what a kill costs at most; starting the tool anew costs a few seconds
+_FIRST_CHUNKS = 4  # of the first segment, which tells the pace
+_LEAST_CHUNKS = 3
 
 
 def run(ctx: Context, step: Step) -> Artifact:
@@ -34,24 +40,94 @@ def run(ctx: Context, step: Step) -> Artifact:
 
 
 def _measure(ctx: Context, step: Step, base: Path, part: Path) -> None:
-    text = calibration.pinned(ctx.settings.cache, ctx.request.calibration_sha256)
-    if text is None:
-        raise CalibrationError(
-            "the calibration text that this job was made with is gone from the cache: "
-            "run the same quantize command again, which fetches it."
-        )
+    """In segments, each a process of its own whose sums are kept: a run that is killed goes on at the next segment.
+
+    (The tool's own snapshots while it runs are torn.) The sums are added chunk by chunk, so how the text is cut
+    changes no bit of them; only the list of texts would tell, and is written anew.
+    """
+    text = _pinned_text(ctx)
+    segments = ctx.work / "imatrix"
+    done, latest = finished_segment(segments)
+    total = _count_chunks(ctx, step, base, text)
+    pace = _SECONDS_A_SEGMENT / _FIRST_CHUNKS
+    while done < total:
+        size = segment_size(total - done, pace)
+        began = time.monotonic()
+        target = segments / f"{done + size:06d}.gguf"
+        with partial(target) as segment:
+            _run_segment(ctx, step, base, text, segment, first=done, size=size, total=total, before=latest)
+        if latest is not None:
+            latest.unlink()
+        done, latest, pace = done + size, target, (time.monotonic() - began) / size
+    assert latest is not None
+    facts: dict[str, str | int | list[str]] = {"general.type": "imatrix", "imatrix.datasets": [text.name]}
+    copy_with_metadata(latest, part, facts | {"imatrix.chunk_count": total, "imatrix.chunk_size": tools.CONTEXT})
+
+
+def finished_segment(folder: Path) -> tuple[int, Path | None]:
+    """(chunks summed up, file) of the last whole segment; (0, None) if there is none."""
+    whole = sorted(folder.glob("[0-9]*.gguf"))
+    return (int(whole[-1].stem), whole[-1]) if whole else (0, None)
+
+
+def segment_size(left: int, pace: float) -> int:
+    """Chunks of the next segment, about `_SECONDS_A_SEGMENT` at `pace` seconds a chunk.
+
+    The tool does not start with less than two chunks of text, so a short rest joins the segment before it.
+    """
+    size = max(_LEAST_CHUNKS, round(_SECONDS_A_SEGMENT / pace))
+    return left if left - size < _LEAST_CHUNKS else size
+
+
+def _run_segment(
+    ctx: Context,
+    step: Step,
+    base: Path,
+    text: Path,
+    out: Path,
+    *,
+    first: int,
+    size: int,
+    total: int,
+    before: Path | None,
+) -> None:
     # The text's name goes into the imatrix as it stands on the command line: a bare name, no local path.
     command = tools.imatrix_command(
         ctx.llama.tool("llama-imatrix"),
         model=base.absolute(),
         text=text.name,
-        out=part.absolute(),
+        out=out.absolute(),
+        threads=ctx.threads,
+        chunks=size,
+        first=first,
+        before=before.absolute() if before else None,
+    )
+    progress = tools.ImatrixProgress(lambda fraction: ctx.report(step, (first + fraction * size) / total))
+    tools.run_tool(command, ctx.tool_run(step, cwd=text.parent), progress)
+
+
+def _count_chunks(ctx: Context, step: Step, base: Path, text: Path) -> int:
+    """How many chunks the whole job is: the tool says so before it computes, and is stopped then."""
+    command = tools.imatrix_command(
+        ctx.llama.tool("llama-imatrix"),
+        model=base.absolute(),
+        text=text.name,
+        out=(ctx.folder / "never-written").absolute(),
         threads=ctx.threads,
         chunks=ctx.request.chunks,
     )
-    progress = tools.ImatrixProgress(lambda fraction: ctx.report(step, fraction))
+    said = ""
+
+    def feed(piece: str) -> None:
+        nonlocal said
+        said += piece
+
+    run = ctx.tool_run(step, cwd=text.parent)
+    run = replace(run, stopped=lambda: ctx.stopped() or tools.parse_chunks(said) is not None)
     try:
-        tools.run_tool(command, ctx.tool_run(step, cwd=text.parent), progress)
+        tools.run_tool(command, run, feed)
+    except Cancelled:
+        ctx.check_stopped()
     except ToolError as error:
         if too_short := tools.parse_too_short(error.output):
             raise CalibrationError(
@@ -59,6 +135,20 @@ def _measure(ctx: Context, step: Step, base: Path, part: Path) -> None:
                 "give a longer one with --calibration (10 to 20 thousand tokens are good)."
             ) from error
         raise
+    count = tools.parse_chunks(said)
+    if count is None:
+        raise ToolError(f"llama-imatrix did not say how many chunks it reads: {tools.failure_reason(said)}", said)
+    return count
+
+
+def _pinned_text(ctx: Context) -> Path:
+    text = calibration.pinned(ctx.settings.cache, ctx.request.calibration_sha256)
+    if text is None:
+        raise CalibrationError(
+            "the calibration text that this job was made with is gone from the cache: "
+            "run the same quantize command again, which fetches it."
+        )
+    return text
 
 
 def _take_over(request: Request, part: Path) -> None:

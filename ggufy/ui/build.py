@@ -6,6 +6,7 @@ would open a whole folder, records and logs included.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import gradio as gr
@@ -16,9 +17,10 @@ from starlette.routing import Route
 from ggufy.errors import UsageError
 from ggufy.service import Services
 from ggufy.ui.i18n import TEXTS
-from ggufy.ui.quantize_tab import HERE, quantize_tab
+from ggufy.ui.quantize_tab import HERE, QuantizeTab
 from ggufy.ui.views import FILES_ROUTE
 
+logger = logging.getLogger(__name__)
 _SANS = ["system-ui", "Segoe UI", "Roboto", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif"]
 _MONO = ["ui-monospace", "SF Mono", "Cascadia Mono", "DejaVu Sans Mono", "monospace"]
 
@@ -26,7 +28,7 @@ _MONO = ["ui-monospace", "SF Mono", "Cascadia Mono", "DejaVu Sans Mono", "monosp
 def build(services: Services) -> gr.Blocks:
     """The page, not served yet."""
     with gr.Blocks(title="ggufy", analytics_enabled=False) as page:
-        quantize_tab(services, gr.I18n(**_translations()))
+        QuantizeTab(services, gr.I18n(**_translations()))
     return page
 
 
@@ -55,6 +57,7 @@ def serve(services: Services) -> gr.Blocks:
             f"the page cannot be served on {settings.server_name}:{settings.server_port}: "
             "stop what uses that port, or set GRADIO_SERVER_PORT to another."
         ) from error
+    logger.info("the page is at %s", page.local_url)
     return page
 
 

@@ -85,6 +85,7 @@ _EN: Texts = {
     "minutes_ago": "{count} min ago",
     "hours_ago": "{count} h ago",
     "days_ago": "{count} d ago",
+    "older": "{count} older: `python -m ggufy status` lists every job.",
     # ---- results
     "files": "Files",
     "files_sum": "{count} · {size}",
@@ -175,6 +176,7 @@ _ZH: Texts = {
     "minutes_ago": "{count} 分钟前",
     "hours_ago": "{count} 小时前",
     "days_ago": "{count} 天前",
+    "older": "另有 {count} 个更早的任务：用 `python -m ggufy status` 查看全部。",
     "files": "文件",
     "files_sum": "{count} 个 · {size}",
     "where": "位于 {folder}",

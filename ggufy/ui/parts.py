@@ -110,13 +110,14 @@ def _type(row: QuantType, texts: Texts) -> Markup:
 # ---- jobs
 
 
-def jobs(cards: Iterable[JobCard], texts: Texts, *, read_only: bool) -> Markup:
-    """All cards; those of a visitor who may only look have no buttons."""
+def jobs(cards: Iterable[JobCard], texts: Texts, *, read_only: bool, older: int = 0) -> Markup:
+    """The cards, and how many older jobs have none; a visitor who may only look gets no buttons."""
     articles = [_job(card, texts, newest=i == 0, read_only=read_only) for i, card in enumerate(cards)]
     if not articles:
         empty = el("p", el("strong", texts["no_jobs"]), None if read_only else el("span", texts["no_jobs_hint"]))
         articles = [el("div", empty, class_="gg-empty")]
-    return el("section", el("h2", texts["jobs"]), *articles, class_="gg-jobs", aria_label=texts["jobs"])
+    more = el("p", texts["older"].format(count=older), class_="gg-quiet gg-older") if older else None
+    return el("section", el("h2", texts["jobs"]), *articles, more, class_="gg-jobs", aria_label=texts["jobs"])
 
 
 def _job(card: JobCard, texts: Texts, *, newest: bool, read_only: bool) -> Markup:

@@ -20,8 +20,10 @@ from ggufy.service import JobView
 from ggufy.ui.i18n import Texts
 
 FILES_ROUTE = "files"  # the page serves /files/<job id>/<file name>
-# What a sentence says to people at a terminal, and what it is called on the page.
-_OPTIONS = {
+# What a sentence says to people at a terminal, and how the page puts it; longer phrases come first.
+_WORDS = {
+    "run the same quantize command again": "start it again from the form",
+    "run the same command again": "press Retry",
     "--imatrix none": "imatrix off",
     "--imatrix": "“Importance matrix”",
     "--outtype": "“Base type”",
@@ -30,6 +32,7 @@ _OPTIONS = {
     "--name": "“Name”",
     "--out": "GGUFY_OUT",
 }
+_SPOKEN = re.compile("|".join(rf"{re.escape(words)}\b" for words in _WORDS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,10 +129,8 @@ def file_row(job_id: str, row: dict[str, Any], texts: Texts) -> FileRow:
 
 
 def in_page_words(sentence: str) -> str:
-    """An error's sentence with the page's names for what it calls by command-line options."""
-    return re.sub(
-        r"--[a-z]+(?: none)?", lambda m: _OPTIONS.get(m[0]) or _OPTIONS.get(m[0].split()[0]) or m[0], sentence
-    )
+    """An error's sentence with the page's names for options and commands."""
+    return _SPOKEN.sub(lambda match: _WORDS[match[0]], sentence)
 
 
 def age(then: str, texts: Texts, now: datetime) -> str:
