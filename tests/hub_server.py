@@ -223,7 +223,8 @@ class Hub:
             path, known = asked["path"], files.get(asked["path"])
             mode = "lfs" if asked["size"] >= LFS_BYTES or path.endswith(LFS_NAMES) else "regular"
             oid = known.oid if known else None
-            answers.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": oid})
+            ignored = ".gitignore" in files and path.endswith(".gguf")  # as if it named them
+            answers.append({"path": path, "uploadMode": mode, "shouldIgnore": ignored, "oid": oid})
         return JSONResponse({"files": answers})
 
     async def xet_token(self, request: Request) -> Response:

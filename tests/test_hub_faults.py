@@ -28,7 +28,7 @@ from ggufy.errors import (
 )
 from ggufy.hub import xet
 from ggufy.hub.budget import CommitBudget
-from ggufy.hub.commits import LARGE
+from ggufy.hub.commits import Commit
 from ggufy.hub.huggingface import HuggingFaceHub
 from ggufy.sources import hub_session
 from tests.hub_fixture import ALICE, ALICE_READ, BOB, local_hub, no_request_elsewhere  # noqa: F401 - fixtures
@@ -173,18 +173,38 @@ def test_a_412_is_a_stale_parent(hub: HuggingFaceHub, local_hub: Server, repo: s
     assert len(local_hub.log("/commit/")) == 1 and len(commits(local_hub, repo)) == 2
 
 
-def test_what_the_library_leaves_out_in_silence_is_noticed(hub: HuggingFaceHub, local_hub: Server, repo: str) -> None:
-    """Between our look and the commit another runner writes the same bytes: the library then sends nothing at all."""
-    parent, real = hub.head(repo, kind="dataset"), hub._api.create_commit
+def test_the_library_leaves_nothing_out_in_silence(hub: HuggingFaceHub, local_hub: Server, repo: str) -> None:
+    """Between our look and the commit another runner writes the same bytes: the parent must be checked even so."""
+    parent, real = hub.head(repo, kind="dataset"), Commit.upload
 
-    def beaten(*arguments: object, **options: object) -> object:
+    def beaten(self: Commit, progress: Callable[[int], None]) -> None:
         local_hub.put(repo, "state.json", ADD["state.json"], type="dataset", lfs=0)
-        return real(*arguments, **options)  # type: ignore[call-overload]
+        real(self, progress)
 
-    hub._api.create_commit = beaten  # type: ignore[method-assign]
-    with pytest.raises(StaleParent):
-        hub.commit(repo, kind="dataset", message="second", add=ADD, parent=parent)
-    assert local_hub.log("/commit/") == []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Commit, "upload", beaten)
+        with pytest.raises(StaleParent):
+            hub.commit(repo, kind="dataset", message="second", add=ADD, parent=parent)
+
+
+def test_a_repo_that_ignores_ggufs_gets_them(hub: HuggingFaceHub, local_hub: Server, repo: str) -> None:
+    local_hub.put(repo, ".gitignore", b"*.gguf", type="dataset", lfs=0)
+    hub.commit(repo, kind="dataset", message="second", add={"a.gguf": b"GGUF"})
+    assert list(hub.list_files(repo, kind="dataset")) == ["a.gguf", "state.json"]
+
+
+@pytest.mark.parametrize("way", ["xet", "lfs"])
+def test_nothing_is_printed(
+    hub: HuggingFaceHub,
+    repo: str,
+    large: Path,
+    way: str,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", way == "lfs")
+    hub.commit(repo, kind="dataset", message="second", add={"a.gguf": large, "b.gguf": b"GGUF"})
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_hub_that_stays_away_is_one_sentence(hub: HuggingFaceHub, local_hub: Server, repo: str) -> None:
@@ -302,7 +322,7 @@ def test_no_room_for_a_large_file_is_told_in_the_hubs_words(
     hub: HuggingFaceHub, local_hub: Server, repo: str, tmp_path: Path
 ) -> None:
     large = tmp_path / "m.gguf"
-    large.write_bytes(random.Random(1).randbytes(LARGE))
+    large.write_bytes(random.Random(1).randbytes(100_000))
     local_hub.fault("xet-write-token", status=403, headers={"X-Error-Message": STORAGE}, times=2)
     with pytest.raises(StorageError, match="storage limit reached"):
         hub.commit(repo, kind="dataset", message="big", add={"m.gguf": large})
@@ -339,6 +359,19 @@ def test_a_token_that_expires_meanwhile_is_no_missing_repo(
     for call in calls:
         with pytest.raises(TokenError, match="set HF_TOKEN to"):
             call()
+
+
+def test_an_unknown_token_is_told_as_on_https_where_it_looks_like_a_missing_repo(
+    hub: HuggingFaceHub, local_hub: Server, repo: str
+) -> None:
+    local_hub.fault(f"{repo}", status=401, headers={"X-Error-Code": "RepoNotFound"}, times=20)
+    for call in (hub.head, hub.list_files, hub.remember):
+        with pytest.raises(TokenError, match="set HF_TOKEN to"):
+            call(repo, kind="dataset")
+    with pytest.raises(TokenError, match="set HF_TOKEN to"):
+        hub.read(repo, "state.json", kind="dataset")
+    with pytest.raises(TokenError, match="set HF_TOKEN to"):
+        hub.commit(repo, kind="dataset", message="second", add=ADD)
 
 
 def test_who_owns_the_token(connect: Callable[..., HuggingFaceHub]) -> None:
@@ -386,7 +419,7 @@ def test_other_refusals_are_one_sentence(hub: HuggingFaceHub, local_hub: Server,
 @pytest.fixture
 def large(tmp_path: Path) -> Path:
     path = tmp_path / "model.gguf"
-    path.write_bytes(random.Random(3).randbytes(LARGE + 1_000_000))
+    path.write_bytes(random.Random(3).randbytes(9_000_000))
     return path
 
 

@@ -400,11 +400,18 @@ RUNNER = """
 import sys, time
 from pathlib import Path
 from ggufy.errors import LeaseLost
+from ggufy.hub.budget import CommitBudget
+from ggufy.hub.huggingface import HuggingFaceHub
 from ggufy.hub.lease import Lease
 from ggufy.hub.local import LocalHub
 
-root, name, known = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "known"
-lease = Lease(LocalHub(root), "alice/ggufy-state", interval_s=0.3, expires_s=1.5, process=None if known else "")
+place, name, known = sys.argv[1], sys.argv[2], sys.argv[3] == "known"
+if place.startswith("http"):
+    budget = CommitBudget(limit=10_000, reserve=0, burst=10_000)
+    hub = HuggingFaceHub(token="hf_alice", endpoint=place, budget=budget)
+else:
+    hub = LocalHub(Path(place))
+lease = Lease(hub, "alice/ggufy-state", interval_s=0.4, expires_s=2.0, process=None if known else "")
 lease.acquire(poll_s=0.1)
 lease.start()
 print("holds", flush=True)
@@ -421,8 +428,8 @@ except LeaseLost as error:
 
 
 class Process:
-    def __init__(self, root: Path, name: str, known: bool):
-        command = [sys.executable, "-c", RUNNER, str(root), name, "known" if known else "unknown"]
+    def __init__(self, place: str, name: str, known: bool):
+        command = [sys.executable, "-c", RUNNER, place, name, "known" if known else "unknown"]
         self.popen = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
         )
@@ -444,8 +451,8 @@ class Process:
 def run(tmp_path: Path) -> Iterator[Callable[..., Process]]:
     started: list[Process] = []
 
-    def start(name: str, *, known: bool = False) -> Process:
-        started.append(Process(tmp_path / "hub", name, known))
+    def start(name: str, *, known: bool = False, place: str = "") -> Process:
+        started.append(Process(place or str(tmp_path / "hub"), name, known))
         return started[-1]
 
     yield start
@@ -456,20 +463,22 @@ def run(tmp_path: Path) -> Iterator[Callable[..., Process]]:
         process.reader.join()
 
 
+@pytest.mark.parametrize("where", ["local", "huggingface"])
 def test_of_two_processes_one_works_and_the_other_goes_on_when_it_is_killed(
-    run: Callable[..., Process], tmp_path: Path
+    run: Callable[..., Process], local_hub: Server, where: str
 ) -> None:
-    both = [run("a"), run("b")]
+    place = local_hub.endpoint if where == "huggingface" else ""
+    both = [run("a", place=place), run("b", place=place)]
     wait_for(lambda: any(process.said for process in both))
-    time.sleep(2.5)  # longer than the lease lasts: it is renewed
+    time.sleep(3)  # longer than the lease lasts: it is renewed
     (holder,) = [process for process in both if process.said]
     (waiter,) = [process for process in both if not process.said]
     holder.kill()
     killed = time.monotonic()
     wait_for(lambda: waiter.said)
     assert waiter.said == ["holds"] and time.monotonic() - killed > 1.0
-    hub = LocalHub(tmp_path / "hub")
-    assert sorted(hub.list_files(STATE, kind="dataset"))[0] == LEASE_FILE
+    time.sleep(0.5)
+    assert waiter.popen.poll() is None and len(waiter.said) == 1
 
 
 def test_nobody_waits_for_a_process_of_this_container_that_was_killed(

@@ -281,6 +281,11 @@ def test_records_share_a_commit_when_commits_run_short(
     clock.now += 600
     runner.store.flush()
     assert not runner.store.unsaved
+    stranger = machine("two", budget)
+    budget.pause(100)
+    with pytest.raises(LeaseLost):  # nothing waits for a lease that was never had
+        stranger.store.save(job("a"))
+    assert not stranger.store.unsaved and stranger.store.jobs() == []
 
 
 @only_remote

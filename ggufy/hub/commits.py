@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub._commit_api import _fetch_upload_modes
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils._headers import build_hf_headers
@@ -27,7 +28,6 @@ from ggufy.hub.protocol import Content, Kind, RemoteFile
 from ggufy.sources.hub_session import FAILURES, backoff_s, check_stopped, patiently, pause, reason
 
 logger = logging.getLogger(__name__)
-LARGE = 10_000_000  # bytes; the Hub takes no larger file into git itself
 
 
 class Commit:
@@ -65,8 +65,21 @@ class Commit:
         return bool(self.add or self.delete)
 
     def upload(self, progress: Callable[[int], None]) -> None:
-        """Brings the large files to the Hub's storage, where they wait for the commit."""
-        large = [a for a in self.add if isinstance(a.path_or_fileobj, str) and a.upload_info.size >= LARGE]
+        """Brings the files that the Hub does not take into git itself to its storage, where they wait for the commit;
+        `progress` gets the bytes of these."""
+        _fetch_upload_modes(
+            additions=self.add,
+            repo_type=self.kind,
+            repo_id=self.repo_id,
+            headers=build_hf_headers(token=self.api.token),
+            revision="main",
+            endpoint=self.api.endpoint,
+        )
+        for add in self.add:
+            # What is there already was left out above. The library would leave out more in silence, and a commit of
+            # which nothing is left it does not send at all, not even to have its parent checked.
+            add._remote_oid, add._should_ignore = None, False
+        large = [add for add in self.add if add._upload_mode == "lfs"]
         if large and is_xet_available():
             self._upload_xet(large, progress)
         elif large:
@@ -126,9 +139,6 @@ class Commit:
         made = self.api.create_commit(
             self.repo_id, operations, commit_message=message, repo_type=self.kind, parent_commit=self.parent
         )
-        # If all of it was there already, the library sends nothing, not even the parent, and only a debug line tells.
-        if self.add and not any(add._is_committed for add in self.add) and not self.delete:
-            return self.head()
         return str(made.oid)
 
     def _landed(self) -> str | None:

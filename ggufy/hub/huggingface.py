@@ -15,6 +15,7 @@ import httpx2
 from huggingface_hub import HfApi, get_session, hf_hub_url
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile, RepoSibling
+from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import hf_raise_for_status
 
@@ -44,6 +45,7 @@ class HuggingFaceHub:
         tries: int = ASK_TRIES,
     ):
         use_timeouts(timeout)
+        disable_progress_bars()  # of the client library, for the whole process
         self.budget = budget or CommitBudget()
         self._api = HfApi(endpoint=endpoint, token=token or False)
         self._tries = tries
