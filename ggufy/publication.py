@@ -33,6 +33,7 @@ class Publication:
         self._ending: Job | None = None
         self._kept_at = time.monotonic()
         self._made: dict[str, Artifact] = {}
+        self._key = job.request.inputs()[:16]  # of what is kept of unfinished steps
         self._uploads = {step.reads[0]: step for step in plan(job.request) if step.kind == UPLOAD}
         connection = runner.connection
         if connection.hub is None:
@@ -106,26 +107,26 @@ class Publication:
         if time.monotonic() - self._kept_at < _BETWEEN_KEEPS_S or store.wait_s() > 0:
             return
         try:
-            store.keep(self._job.id, {path.name: path})
-            store.drop(self._job.id, [name for name in store.kept(self._job.id) if name < path.name])
+            older = [name for name in store.kept(self._key) if name < path.name]
+            store.keep(self._key, {path.name: path}, drop=older)
             self._kept_at = time.monotonic()
         except HubError as error:
             logger.warning("the imatrix segment %s was not saved: %s", path.name, error)
 
     def restore(self, folder: Path) -> None:
         """Brings the newest saved imatrix segment back, unless this machine is further."""
-        names = sorted(self._runner.store.kept(self._job.id))
+        names = sorted(self._runner.store.kept(self._key))
         here = sorted(path.name for path in folder.glob("[0-9]*.gguf"))
         if names and (not here or names[-1] > here[-1]):
-            self._runner.store.fetch(self._job.id, names[-1], folder / names[-1])
+            self._runner.store.fetch(self._key, names[-1], folder / names[-1])
 
     def finish(self) -> None:
         """Waits for the uploads, then lets go of what was saved for a restart."""
         self._publisher.drain()
         store = self._runner.store
         try:
-            if names := list(store.kept(self._job.id)):
-                store.drop(self._job.id, names)
+            if names := list(store.kept(self._key)):
+                store.keep(self._key, {}, drop=names)
         except (HubAway, QuotaError) as error:
             logger.warning("imatrix segments stay in the state repo: %s", error)
 

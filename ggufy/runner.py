@@ -255,8 +255,15 @@ class Worker:
     `make_runner` is called once, in that thread, and may take its time: llama.cpp is built there the first time.
     """
 
-    def __init__(self, *, store: JobStore, make_runner: Callable[[], Runner]):
+    def __init__(
+        self,
+        *,
+        store: JobStore,
+        make_runner: Callable[[], Runner],
+        wanted: Callable[[Job], bool] = lambda job: True,
+    ):
         self.store = store
+        self._wanted = wanted  # which unfinished jobs are taken up again
         self._make_runner = make_runner
         self._queue: queue.Queue[tuple[Job, Live] | None] = queue.Queue()
         self._live: dict[str, Live] = {}  # waiting and running jobs
@@ -270,10 +277,7 @@ class Worker:
         """Starts the thread and queues every unfinished job of the store that was not queued yet; returns those."""
         self._thread.start()
         with self._lock:
-            unfinished = [job for job in self.store.jobs() if job.status not in FINISHED and job.id not in self._live]
-            for job in unfinished:
-                self._enqueue(job)
-        return unfinished
+            return self._take_up()
 
     def submit(self, job: Job) -> Job:
         """Queues a job (again, if it failed or was cancelled); one that already waits or runs is left alone."""
@@ -323,6 +327,16 @@ class Worker:
         if self._thread.is_alive():
             self._thread.join(wait_s)
 
+    def _take_up(self) -> list[Job]:
+        unfinished = [
+            job
+            for job in self.store.jobs()
+            if job.status not in FINISHED and job.id not in self._live and self._wanted(job)
+        ]
+        for job in unfinished:
+            self._enqueue(job)
+        return unfinished
+
     def _enqueue(self, job: Job) -> None:
         self._live[job.id] = live = Live()
         self._queue.put((job, live))
@@ -332,6 +346,8 @@ class Worker:
             runner = self._make_runner()
         except Cancelled:
             return  # shut down before it was ready
+        with self._lock:
+            self._take_up()  # jobs that only the state repo knew of
         while (entry := self._queue.get()) is not None and not self._shutdown.is_set():
             job, live = entry
             with self._lock:

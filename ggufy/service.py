@@ -19,8 +19,8 @@ from typing import Any
 
 from ggufy import throttle
 from ggufy.catalog import BY_NAME
+from ggufy.connection import connect
 from ggufy.errors import Cancelled, GgufyError, SourceError, UsageError
-from ggufy.hub.state import JobStore
 from ggufy.intake import Wish, make_job
 from ggufy.job import Job, Status
 from ggufy.llama.install import Llama, ensure
@@ -64,7 +64,8 @@ class Services:
 
     def __init__(self, settings: Settings):
         self.settings = settings
-        self.worker = Worker(store=JobStore(settings.out), make_runner=self._make_runner)
+        self.connection = connect(settings)
+        self.worker = Worker(store=self.connection.store, make_runner=self._make_runner, wanted=self.connection.ours)
         self._preparation = Preparation()
         self._again = threading.Event()
         self._stopping = threading.Event()
@@ -83,6 +84,7 @@ class Services:
         self._stopping.set()
         self._again.set()
         self.worker.shutdown()
+        self.connection.close()
 
     @property
     def preparation(self) -> Preparation:
@@ -99,7 +101,7 @@ class Services:
         here = wish.vocab or Path(wish.source).expanduser().exists()
         if self.settings.space_id and here:  # errors quote what they find, and this is not the visitor's machine
             raise UsageError("on a Space the source is demo or owner/repo:file.pth, and no file of this machine.")
-        job = self.worker.submit(make_job(wish, self.settings))
+        job = self.worker.submit(make_job(replace(wish, owner=self.connection.owner), self.settings))
         self._look_again()
         return job
 
@@ -196,7 +198,10 @@ class Services:
     def _make_runner(self) -> Runner:
         while True:
             try:
-                runner = Runner(settings=self.settings, llama=self._ensure_llama())
+                llama = self._ensure_llama()
+                self._report(0, 0, "waiting for another runner" if self.connection.lease else "")
+                self.connection.acquire(self._stopping.is_set)
+                runner = Runner(settings=self.settings, llama=llama, connection=self.connection)
             except Cancelled:
                 raise
             except GgufyError as error:

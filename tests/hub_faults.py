@@ -39,6 +39,8 @@ class Outside:
             scope = scope | {"headers": [(name, value) for name, value in scope["headers"] if name != b"range"]}
         if "cut" not in fault and send.delay:
             await asyncio.sleep(send.delay)
+        if "late" in fault:
+            receive = await self.late(scope, receive, fault["late"])
         if "status" not in fault:
             await self.app(scope, receive, send)
             return
@@ -46,6 +48,17 @@ class Outside:
             await self.app(scope, receive, Recorder(None, {}))
         error = JSONResponse({"error": "a fault of the test"}, fault["status"], fault.get("headers"))
         await error(scope, receive, send)
+
+    async def late(self, scope: Any, receive: Any, seconds: float) -> Any:
+        """Takes in the whole request, and lets it be carried out later, whether anybody still waits or not."""
+        body = await Request(scope, receive).body()
+        await asyncio.sleep(seconds)
+        messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def again() -> Any:
+            return messages.pop() if messages else await receive()
+
+        return again
 
     def fault(self, request: str) -> dict[str, Any]:
         """The first fault that concerns this request, used up by one."""
@@ -59,7 +72,9 @@ class Outside:
         return {}
 
     async def control(self, request: Request) -> Response:
-        if request.url.path == "/__fault":
+        if request.url.path == "/__fault" and request.method == "DELETE":
+            self.faults.clear()
+        elif request.url.path == "/__fault":
             self.faults.append({"times": 1, "skip": 0} | await request.json())
         elif request.method == "DELETE":
             self.log.clear()

@@ -42,6 +42,10 @@ class LocalHub:
         """Lets requests fail; see hub_server.py."""
         self._call("POST", "/__fault", json.dumps({"match": match, **fault}).encode())
 
+    def mend(self) -> None:
+        """Ends all faults."""
+        self._call("DELETE", "/__fault")
+
     def log(self, path: str = "") -> list[dict[str, Any]]:
         """The requests so far whose path holds `path`."""
         return [line for line in self._call("GET", "/__log") if path in line["path"]]

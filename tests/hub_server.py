@@ -7,12 +7,14 @@ Xet works offline because hf_xet takes `local://<folder>` as storage address (hu
 
     POST /__put?repo=a/b&path=f[&type=dataset][&private=1][&gated=auto][&lfs=0][&oid=…]
                  body: the file; makes the repo if need be; `oid` claims another digest than the file's
-    POST /__fault {match, status, times, headers, skip, after, cut, delay, no_range}
+    POST /__fault {match, status, times, headers, skip, after, cut, delay, late, no_range}
+    DELETE /__fault  no more faults
     GET  /__log  the requests so far; DELETE empties it
 
 A fault concerns requests whose "METHOD /path" the regular expression `match` finds: `skip` of them pass, then `times`
 (1) of them get `status` instead of being handled, or after being handled if `after` is true (a lost answer), or are
-answered with only `cut` bytes before the connection drops; `delay` seconds pass before either. `no_range` sends the
+answered with only `cut` bytes before the connection drops; `delay` seconds pass before either. A request that is
+`late` is taken in at once and carried out so many seconds later, even if its sender has gone. `no_range` sends the
 whole file to one who asked for a part.
 """
 
@@ -221,7 +223,8 @@ class Hub:
             path, known = asked["path"], files.get(asked["path"])
             mode = "lfs" if asked["size"] >= LFS_BYTES or path.endswith(LFS_NAMES) else "regular"
             oid = known.oid if known else None
-            answers.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": oid})
+            ignored = ".gitignore" in files and path.endswith(".gguf")  # as if it named them
+            answers.append({"path": path, "uploadMode": mode, "shouldIgnore": ignored, "oid": oid})
         return JSONResponse({"files": answers})
 
     async def xet_token(self, request: Request) -> Response:

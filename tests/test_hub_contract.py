@@ -16,7 +16,6 @@ import pytest
 
 from ggufy.errors import Cancelled, HubError, RepoMissing, StaleParent
 from ggufy.hub.budget import CommitBudget
-from ggufy.hub.commits import LARGE
 from ggufy.hub.huggingface import HuggingFaceHub
 from ggufy.hub.local import LocalHub
 from ggufy.hub.protocol import Hub, Kind, sha256_of
@@ -25,7 +24,7 @@ from tests.hub_fixture import ALICE, local_hub, no_request_elsewhere  # noqa: F4
 from tests.hub_fixture import LocalHub as Server
 
 NUMBERS = itertools.count()
-DATA = random.Random(7).randbytes(LARGE + 2_000_000)
+DATA = random.Random(7).randbytes(3_000_000)
 
 
 @dataclass(frozen=True)
@@ -96,6 +95,8 @@ def test_small_and_large_files_come_back_as_they_went(place: Place, large: Path,
     assert place.hub.head(repo, kind="model") == head
     files = place.hub.list_files(repo, kind="model")
     assert sorted(files) == ["README.md", "jobs/a.json", "quants/model-Q8_0.gguf"]
+    assert list(place.hub.list_files(repo, kind="model", under="jobs/")) == ["jobs/a.json"]
+    assert place.hub.list_files(repo, kind="model", under="none/") == {}
     found = files["quants/model-Q8_0.gguf"]
     assert (found.size, found.sha256) == (len(DATA), hashlib.sha256(DATA).hexdigest())
     assert found.holds(large) and found.holds(DATA) and not found.holds(DATA[:-1] + b"x")
@@ -186,6 +187,14 @@ def test_files_are_replaced_and_deleted_in_one_commit(place: Place) -> None:
     listed = place.hub.list_files(repo, kind="model")
     assert sorted(listed) == ["a.txt", "sub/c.txt"] and listed["a.txt"].holds(b"new")
     assert place.hub.read(repo, "sub/b.txt", kind="model") is None
+
+
+def test_a_large_file_may_be_bytes_and_an_empty_file_is_one(place: Place) -> None:
+    repo = place.new()
+    place.hub.commit(repo, kind="model", message="one", add={"a.gguf": b"GGUF" * 9, "b.txt": b"", "c.gguf": b""})
+    files = place.hub.list_files(repo, kind="model")
+    assert files["a.gguf"].sha256 == sha256_of(b"GGUF" * 9) and files["b.txt"].size == files["c.gguf"].size == 0
+    assert place.hub.read(repo, "a.gguf", kind="model") == b"GGUF" * 9
 
 
 def test_a_squash_keeps_the_files_and_moves_the_head(place: Place) -> None:

@@ -324,6 +324,16 @@ def test_a_silent_server_is_left_and_asked_again(
     assert (tmp_path / "model.pth").read_bytes() == DATA
 
 
+def test_a_silent_hub_is_asked_again(local_hub: LocalHub) -> None:
+    local_hub.put("alice/silent", "model.pth", DATA)
+    local_hub.fault("GET /api/models/alice/silent", delay=60)
+    hub_session.use_timeouts(httpx2.Timeout(0.5))
+    try:
+        assert hub.resolve("alice/silent", endpoint=local_hub.endpoint).size == len(DATA)
+    finally:
+        hub_session.use_timeouts(hub_session.SESSION_TIMEOUT)
+
+
 def test_a_stop_keeps_what_arrived(local_hub: LocalHub, tmp_path: Path, source: Source) -> None:
     seen: list[int] = []
     with pytest.raises(Cancelled):

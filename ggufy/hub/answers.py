@@ -24,6 +24,7 @@ BROKEN = (*FAILURES, json.JSONDecodeError)
 _QUOTA_WAIT_S = 900.0  # where the Hub names no time; its commits are counted by the hour
 _NO_ROOM = re.compile(r"storage|quota|disk|billing|payment", re.IGNORECASE)
 _LONGEST_QUOTE = 160
+_PATIENT = re.compile(r"/preupload/|/info/lfs/")  # what the client library itself has tried six times
 
 
 @contextlib.contextmanager
@@ -53,13 +54,12 @@ def hub_error(error: Exception, repo_id: str, kind: Kind) -> HubError:
 
 
 def is_passing(error: Exception) -> bool:
-    """True if the same commit may succeed later, or has succeeded although its answer was lost."""
+    """True if the same commit may succeed if it is tried at once, or has succeeded although its answer was lost."""
     if isinstance(error, HfHubHTTPError):
-        status = error.response.status_code
-        return passing(status) and status != 429
-    return isinstance(error, (httpx2.TransportError, json.JSONDecodeError)) and not isinstance(
-        error, httpx2.UnsupportedProtocol
-    )
+        passes = passing(error.response.status_code) and error.response.status_code != 429
+    else:
+        passes = isinstance(error, (httpx2.TransportError, json.JSONDecodeError))
+    return passes and not isinstance(error, httpx2.UnsupportedProtocol) and not _PATIENT.search(_address(error))
 
 
 def status_of(error: Exception) -> int:
@@ -94,12 +94,20 @@ def _refusal(error: HfHubHTTPError, repo_id: str, kind: Kind) -> HubError:
         return RepoMissing(f"the Hub has no {kind} repo {repo_id}, or hides it from this token: check both.")
     if passing(status):
         return HubAway(f"the Hub answers with HTTP status {status}: it is tried again later, nothing is lost.")
-    return HubError(f"the Hub refuses what was asked of {repo_id} (HTTP status {status}{said}): please report it.")
+    return HubError(f"the Hub refuses what was asked of {repo_id} with HTTP status {status}{said}: please report it.")
+
+
+def _address(error: Exception) -> str:
+    """Path of the request that failed; empty if it is not known."""
+    try:
+        return str(error.request.url.path) if isinstance(error, httpx2.HTTPError) else ""
+    except RuntimeError:  # an error without a request
+        return ""
 
 
 def _quote(error: HfHubHTTPError) -> str:
-    """The Hub's own words in brackets, cut; empty if there are none."""
-    said = " ".join((error.server_message or error.response.headers.get("X-Error-Message") or "").split())
+    """The Hub's own words (the first line) in brackets, cut; empty if there are none."""
+    said = (error.response.headers.get("X-Error-Message") or error.server_message or "").strip().partition("\n")[0]
     if len(said) > _LONGEST_QUOTE:
         said = said[: _LONGEST_QUOTE - 1].rstrip() + "…"
     return f" ({said.rstrip('.!')})" if said else ""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub._commit_api import _fetch_upload_modes
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils._headers import build_hf_headers
@@ -27,7 +28,6 @@ from ggufy.hub.protocol import Content, Kind, RemoteFile
 from ggufy.sources.hub_session import FAILURES, backoff_s, check_stopped, patiently, pause, reason
 
 logger = logging.getLogger(__name__)
-LARGE = 10_000_000  # bytes; the Hub takes no larger file into git itself
 
 
 class Commit:
@@ -65,11 +65,32 @@ class Commit:
         return bool(self.add or self.delete)
 
     def upload(self, progress: Callable[[int], None]) -> None:
-        """Brings the large files to the Hub's storage, where they wait for the commit."""
-        large = [a for a in self.add if isinstance(a.path_or_fileobj, str) and a.upload_info.size >= LARGE]
+        """Brings the files that the Hub does not take into git itself to its storage, where they wait for the commit;
+        `progress` gets the bytes of these."""
+        _fetch_upload_modes(
+            additions=self.add,
+            repo_type=self.kind,
+            repo_id=self.repo_id,
+            headers=build_hf_headers(token=self.api.token),
+            revision="main",
+            endpoint=self.api.endpoint,
+        )
+        for add in self.add:
+            # What is there already was left out above. The library would leave out more in silence, and a commit of
+            # which nothing is left it does not send at all, not even to have its parent checked.
+            add._remote_oid, add._should_ignore = None, False
+        large = [add for add in self.add if add._upload_mode == "lfs"]
+        if large and is_xet_available():
+            self._upload_xet(large, progress)
+        elif large:
+            self._upload_lfs(large, progress)
+
+    def _upload_xet(self, large: list[CommitOperationAdd], progress: Callable[[int], None]) -> None:
+        headers = build_hf_headers(token=self.api.token)
+        url = f"{self.api.endpoint}/api/{self.kind}s/{self.repo_id}/xet-write-token/main"
         for failed in itertools.count(1):
             try:
-                self._upload(large, progress)
+                xet.upload(large, token_url=url, headers=headers, progress=progress, stopped=self.stopped)
                 return
             except (HubAway, *FAILURES) as error:
                 if failed >= self.tries or not (isinstance(error, HubAway) or is_passing(error)):
@@ -77,14 +98,8 @@ class Commit:
                 logger.info("uploading to %s again: %s", self.repo_id, reason(error))
             pause(backoff_s(failed), self.stopped)
 
-    def _upload(self, large: list[CommitOperationAdd], progress: Callable[[int], None]) -> None:
-        if not large:
-            return
-        headers = build_hf_headers(token=self.api.token)
-        if is_xet_available():
-            url = f"{self.api.endpoint}/api/{self.kind}s/{self.repo_id}/xet-write-token/main"
-            xet.upload(large, token_url=url, headers=headers, progress=progress, stopped=self.stopped)
-            return
+    def _upload_lfs(self, large: list[CommitOperationAdd], progress: Callable[[int], None]) -> None:
+        """Where hf_xet cannot be used. The client library tries each request several times."""
         done = 0
         for add in large:
             check_stopped(self.stopped)
@@ -124,9 +139,6 @@ class Commit:
         made = self.api.create_commit(
             self.repo_id, operations, commit_message=message, repo_type=self.kind, parent_commit=self.parent
         )
-        # If all of it was there already, the library sends nothing, not even the parent, and only a debug line tells.
-        if self.add and not any(add._is_committed for add in self.add) and not self.delete:
-            return self.head()
         return str(made.oid)
 
     def _landed(self) -> str | None:

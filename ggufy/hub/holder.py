@@ -40,8 +40,9 @@ class Holder:
         """What cannot be read holds nothing: the lease is free."""
         try:
             record = json.loads(data or b"{}")
-            known = dataclasses.asdict(cls())
-            return cls(**{name: type(known[name])(value) for name, value in record.items() if name in known})
+            blanks = {name: blank for name, blank in vars(cls()).items() if record.get(name) is not None}
+            read = {name: type(blank)(record[name]) for name, blank in blanks.items()}
+            return cls(**read)
         except (ValueError, TypeError, AttributeError):
             return cls()
 

@@ -14,8 +14,8 @@ from typing import TypeVar
 import httpx2
 from huggingface_hub import HfApi, get_session, hf_hub_url
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
-from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import disable_progress_bars
+from huggingface_hub.hf_api import RepoFile, RepoSibling
+from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import hf_raise_for_status
 
@@ -24,7 +24,7 @@ from ggufy.files import DOWNLOAD_SUFFIX, partial
 from ggufy.hub.answers import hub_errors, status_of
 from ggufy.hub.budget import CommitBudget
 from ggufy.hub.commits import Commit, remote_file
-from ggufy.hub.protocol import Content, Kind, RemoteFile, check_path, never
+from ggufy.hub.protocol import Content, Kind, RemoteFile, check_path, is_listed, never
 from ggufy.sources.hub_session import ASK_TRIES, patiently, use_timeouts
 from ggufy.sources.ranged import RangedFile, fetch
 
@@ -45,7 +45,7 @@ class HuggingFaceHub:
         tries: int = ASK_TRIES,
     ):
         use_timeouts(timeout)
-        disable_progress_bars()  # ours are drawn elsewhere
+        disable_progress_bars()  # of the client library, for the whole process
         self.budget = budget or CommitBudget()
         self._api = HfApi(endpoint=endpoint, token=token or False)
         self._tries = tries
@@ -74,11 +74,12 @@ class HuggingFaceHub:
                 _unless_unknown(error)
                 return None
 
-    def list_files(self, repo_id: str, *, kind: Kind) -> dict[str, RemoteFile]:
+    def list_files(self, repo_id: str, *, kind: Kind, under: str = "") -> dict[str, RemoteFile]:
         def call() -> dict[str, RemoteFile]:
-            entries = self._api.list_repo_tree(repo_id, repo_type=kind, recursive=True)
-            files = {entry.path: remote_file(entry) for entry in entries if isinstance(entry, RepoFile)}
-            return {path: file for path, file in files.items() if not any(p.startswith(".") for p in Path(path).parts)}
+            info = self._api.model_info if kind == "model" else self._api.dataset_info
+            siblings = info(repo_id, files_metadata=True).siblings or []
+            shown = [one for one in siblings if one.rfilename.startswith(under) and is_listed(one.rfilename)]
+            return {one.rfilename: _listed(one) for one in shown}
 
         with hub_errors(repo_id, kind):
             try:
@@ -186,7 +187,7 @@ class HuggingFaceHub:
         """Counts the repo's commits of the last hour in the budget: the process before this one has made them."""
         with hub_errors(repo_id, kind):
             try:
-                commits = self._patiently(lambda: self._api.list_repo_commits(repo_id, repo_type=kind))
+                commits = self._api.list_repo_commits(repo_id, repo_type=kind)  # asks again by itself
             except RepositoryNotFoundError as error:
                 _unless_unknown(error)
                 return
@@ -203,6 +204,12 @@ class HuggingFaceHub:
 
     def _patiently(self, call: Callable[[], T]) -> T:
         return patiently(call, tries=self._tries)
+
+
+def _listed(file: RepoSibling) -> RemoteFile:
+    if file.lfs is not None:
+        return RemoteFile(size=file.lfs.size, sha256=file.lfs.sha256)
+    return RemoteFile(size=file.size or 0, git_sha1=file.blob_id)
 
 
 def _unless_unknown(error: RepositoryNotFoundError) -> None:

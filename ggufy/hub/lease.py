@@ -293,10 +293,9 @@ class Lease:
             found = self._read(head)
         except StaleParent:
             return  # changed once more: the next write is refused too
-        if found.boot_id not in ("", self.boot_id):
-            self.other, self._lost = (
-                found,
-                (f"another runner has held the lease since {found.since}: this one stops, the other goes on."),
-            )
+        # An empty one is not another's: somebody has deleted the file, or made the repo anew.
+        if found.nonce and found.boot_id != self.boot_id:
+            self.other = found
+            self._lost = f"another runner has had the lease since {found.since}: this one stops, the other goes on."
             raise LeaseLost(self._lost)
         self._head = head

@@ -21,10 +21,11 @@ from pathlib import Path
 
 from ggufy.errors import Cancelled, HubError, RepoMissing, StaleParent
 from ggufy.files import DOWNLOAD_SUFFIX, PART_SUFFIX, disk_errors, lock, partial, sha256, write_text
-from ggufy.hub.protocol import Content, Kind, RemoteFile, check_path, never, sha256_of
+from ggufy.hub.protocol import Content, Kind, RemoteFile, check_path, is_listed, never, sha256_of
 
 _BOOKS = ".ggufy-hub"
 _NO_COMMIT = "0" * 40  # a folder that nothing was committed to yet
+_UNFINISHED = (PART_SUFFIX, DOWNLOAD_SUFFIX)
 _LOCK_WAIT_S = 600.0
 _BLOCK = 4 << 20
 
@@ -71,12 +72,12 @@ class LocalHub:
     def head(self, repo_id: str, *, kind: Kind) -> str | None:
         return self._load(repo_id).head if self.folder(repo_id).is_dir() else None
 
-    def list_files(self, repo_id: str, *, kind: Kind) -> dict[str, RemoteFile]:
+    def list_files(self, repo_id: str, *, kind: Kind, under: str = "") -> dict[str, RemoteFile]:
         folder, book, found, new = self.folder(repo_id), self._load(repo_id), {}, Book()
-        for path in sorted(folder.rglob("*")):
+        for path in sorted((folder / under).rglob("*")):
             name = path.relative_to(folder).as_posix()
             with contextlib.suppress(FileNotFoundError):  # deleted while we look
-                if not path.is_file() or not _listed(name):
+                if not path.is_file() or not is_listed(name) or name.endswith(_UNFINISHED):
                     continue
                 if (digest := book.digest(name, path)) is None:
                     digest = sha256(path)
@@ -238,10 +239,6 @@ def _remove(book: Book, name: str, folder: Path) -> bool:
         if above != Path() and not any((folder / above).iterdir()):
             (folder / above).rmdir()
     return True
-
-
-def _listed(name: str) -> bool:
-    return not (name.endswith((PART_SUFFIX, DOWNLOAD_SUFFIX)) or any(p.startswith(".") for p in Path(name).parts))
 
 
 def _stamp(path: Path) -> list[int | str]:

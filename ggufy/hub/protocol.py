@@ -52,8 +52,9 @@ class Hub(Protocol):
     def head(self, repo_id: str, *, kind: Kind) -> str | None:
         """Id of the newest commit, or None if the repo does not exist or is hidden from this token."""
 
-    def list_files(self, repo_id: str, *, kind: Kind) -> dict[str, RemoteFile]:
-        """What the repo holds now, by path; nothing if it does not exist."""
+    def list_files(self, repo_id: str, *, kind: Kind, under: str = "") -> dict[str, RemoteFile]:
+        """What the repo holds now, by path, or that part whose paths begin with the folder `under` (`jobs/`); nothing
+        if it does not exist."""
 
     def read(self, repo_id: str, path: str, *, kind: Kind, at: str | None = None) -> bytes | None:
         """A small file, or None if there is no such file or repo.
@@ -112,6 +113,11 @@ def check_path(path: str) -> str:
     if not parts or path.startswith("/") or "\\" in path or any(part.startswith(".") for part in parts):
         raise HubError(f"{path!r} is no name for a file in a repo: use plain names without leading dots.")
     return path
+
+
+def is_listed(path: str) -> bool:
+    """False for what a hub keeps for itself in a repo, such as .gitattributes."""
+    return not any(part.startswith(".") for part in PurePosixPath(path).parts)
 
 
 def sha256_of(content: Content) -> str:

@@ -5,8 +5,9 @@ records, so that reading them costs nothing, and every change is committed; in t
 that a runner which has lost it cannot write. While the Hub is away or takes no more commits, changes wait here, and
 go along with the next commit.
 
-The folder also keeps what a job's steps printed, in `logs/<job id>/<step>.log`; that stays on this machine. Nothing
-here decides what is left to do (see plan.py); it says what was asked, and tells people where a job stands.
+The folder also keeps what a job's steps printed, in `logs/<job id>/<step>.log`, and unfinished work in `work/`; that
+stays on this machine. Small files that a job needs after a restart are kept in `files/<key>/`. Nothing here decides
+what is left to do (see plan.py); it says what was asked, and tells people where a job stands.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ggufy.errors import HubAway, QuotaError, RepoMissing
+from ggufy.errors import HubAway, HubError, LeaseLost, QuotaError, RepoMissing
 from ggufy.files import write_text
 from ggufy.hub.lease import KIND, Lease
 from ggufy.hub.local import LocalHub
@@ -48,8 +49,8 @@ class JobStore:
     def save(self, job: Job) -> Job:
         """Writes the record with the present time; returns the record as written.
 
-        If the Hub is away or takes no more commits for now, the record waits here (see `unsaved`). Raises LeaseLost
-        and the other HubErrors, which do not pass.
+        If the Hub is away or takes no more commits for now, the record waits here (see `unsaved`). It waits too when
+        a HubError that does not pass is raised, but not with LeaseLost.
         """
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         job = job.evolve(created=job.created or now, updated=now)
@@ -60,13 +61,21 @@ class JobStore:
         with self._lock:
             if self._lease is not None:
                 self._lease.check_taken()
-            self._unsaved[f"{_JOBS}/{job.id}.json"] = to_json(job).encode()
+            name, failure = f"{_JOBS}/{job.id}.json", None
+            self._unsaved[name] = to_json(job).encode()
             try:
                 if self._hub.wait_s() <= 0:
                     self.flush(f"{job.id}: {job.status}")
-            except (HubAway, QuotaError) as error:
-                logger.warning("the record of job %s waits: %s", job.id, error)
+            except LeaseLost:
+                del self._unsaved[name]  # what the other runner writes counts
+                raise
+            except HubError as error:
+                failure = error
             write_text(path, to_json(job))
+            if isinstance(failure, (HubAway, QuotaError)):
+                logger.warning("the record of job %s waits: %s", job.id, failure)
+            elif failure is not None:
+                raise failure
         return job
 
     def load(self, job_id: str) -> Job | None:
@@ -110,9 +119,9 @@ class JobStore:
         if not self._records_are_committed:
             return
         with self._lock:
-            there = self._hub.list_files(self.repo_id, kind=KIND)
+            there = self._hub.list_files(self.repo_id, kind=KIND, under=f"{_JOBS}/")
             for name, file in there.items():
-                if name.startswith(f"{_JOBS}/") and name.endswith(".json"):
+                if name.endswith(".json"):
                     self._take(name, file)
             for path in (self.root / _JOBS).glob("*.json"):
                 name = f"{_JOBS}/{path.name}"
@@ -133,59 +142,63 @@ class JobStore:
             elif self._hub.wait_s() <= 0:
                 self.flush()
 
-    def _push(self, message: str, *, urgent: bool = False) -> None:
+    # ---- small files that a job needs after a restart, such as the segments of an imatrix
+
+    def keep(self, key: str, files: Mapping[str, Content], *, drop: Collection[str] = ()) -> None:
+        """Commits files under a key (of a job, or of its inputs) and deletes others there, by name; records that wait
+        go along. Raises HubError; whether there is a commit to spare says `wait_s`."""
+        add = {_kept(key, name): content for name, content in files.items()}
+        with self._lock:
+            self._push(f"files of {key}", add=add, delete=[_kept(key, name) for name in drop])
+
+    def kept(self, key: str) -> dict[str, RemoteFile]:
+        """The files that are kept under the key, by name. Raises HubError."""
+        start = _kept(key, "")
+        there = self._hub.list_files(self.repo_id, kind=KIND, under=start)
+        return {name.removeprefix(start): file for name, file in there.items()}
+
+    def fetch(self, key: str, name: str, target: Path) -> None:
+        """Brings a kept file here, whole or not at all. Raises HubError."""
+        self._hub.download(self.repo_id, _kept(key, name), target, kind=KIND)
+
+    def wait_s(self) -> float:
+        """Seconds until an ordinary commit may be made, 0 if now; records need not wait for it, they wait here."""
+        return self._hub.wait_s()
+
+    # ---- commits
+
+    def _push(
+        self,
+        message: str,
+        *,
+        add: Mapping[str, Content] | None = None,
+        delete: Collection[str] = (),
+        urgent: bool = False,
+    ) -> None:
+        """Commits these files and all records that wait."""
         sent = dict(self._unsaved)
         try:
-            self._commit(sent, message=message, urgent=urgent)
+            self._commit({**sent, **(add or {})}, delete=delete, message=message, urgent=urgent)
         except RepoMissing:
             logger.warning("%s is gone: it is made again, with all records that are known here", self.repo_id)
             self._hub.create_repo(self.repo_id, kind=KIND, private=True)
             if self._lease is not None:
                 self._lease.follow()
             sent = {f"{_JOBS}/{path.name}": path.read_bytes() for path in (self.root / _JOBS).glob("*.json")} | sent
-            self._commit(sent, message=message, urgent=urgent)
+            self._commit({**sent, **(add or {})}, delete=delete, message=message, urgent=urgent)
         self._unsaved = {name: data for name, data in self._unsaved.items() if sent.get(name) != data}
 
-    # ---- small files that a job needs after a restart, such as the segments of an imatrix
-
-    def keep(self, job_id: str, files: Mapping[str, Content]) -> None:
-        """Commits files for the job, by name. Raises HubError; whether there is time for it says `wait_s`."""
-        self._commit(
-            {self._kept(job_id, name): content for name, content in files.items()}, message=f"{job_id}: files"
-        )
-
-    def kept(self, job_id: str) -> dict[str, RemoteFile]:
-        """The files that are kept for the job, by name. Raises HubError."""
-        start = self._kept(job_id, "")
-        there = self._hub.list_files(self.repo_id, kind=KIND)
-        return {name.removeprefix(start): file for name, file in there.items() if name.startswith(start)}
-
-    def fetch(self, job_id: str, name: str, target: Path) -> None:
-        """Brings a kept file here, whole or not at all. Raises HubError."""
-        self._hub.download(self.repo_id, self._kept(job_id, name), target, kind=KIND)
-
-    def drop(self, job_id: str, names: Collection[str]) -> None:
-        """Deletes kept files. Raises HubError."""
-        self._commit({}, delete=[self._kept(job_id, name) for name in names], message=f"{job_id}: files not needed")
-
-    def wait_s(self) -> float:
-        """Seconds until a commit may be made that is not a record; 0 if now."""
-        return self._hub.wait_s()
-
-    def _commit(
-        self, add: Mapping[str, Content], *, delete: Collection[str] = (), message: str, urgent: bool = False
-    ) -> None:
+    def _commit(self, add: Mapping[str, Content], *, delete: Collection[str], message: str, urgent: bool) -> None:
         if self._lease is not None:
             self._lease.commit(add, delete=delete, message=message, urgent=urgent)
-            return
-        if not self._records_are_committed:
+        else:
             self._hub.create_repo(self.repo_id, kind=KIND, private=True)
-        self._hub.commit(self.repo_id, kind=KIND, add=add, delete=delete, message=message)
+            self._hub.commit(self.repo_id, kind=KIND, add=add, delete=delete, message=message, urgent=urgent)
 
     def _take(self, name: str, file: RemoteFile) -> None:
         path = self.root / check_path(name)
-        own = path.read_bytes() if path.is_file() else b""
-        if file.holds(own) or name in self._unsaved:
+        own = self._unsaved.get(name) or (path.read_bytes() if path.is_file() else b"")
+        if file.holds(own):
             return
         data = self._hub.read(self.repo_id, name, kind=KIND)
         if data is None:
@@ -193,13 +206,15 @@ class JobStore:
         if _updated(own) > _updated(data):
             self._unsaved[name] = own
         else:
+            self._unsaved.pop(name, None)
             write_text(path, data.decode("utf-8", errors="replace"))
 
     def _path(self, job_id: str) -> Path:
         return self.root / _JOBS / f"{job_id}.json"
 
-    def _kept(self, job_id: str, name: str) -> str:
-        return f"{_FILES}/{job_id}/{name}"
+
+def _kept(key: str, name: str) -> str:
+    return f"{_FILES}/{key}/{name}"
 
 
 def _updated(record: bytes) -> str:

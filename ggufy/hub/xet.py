@@ -30,7 +30,7 @@ def upload(
     progress: Callable[[int], None],
     stopped: Callable[[], bool],
 ) -> None:
-    """Brings the files (paths) to the storage; what it holds already, in whole or in parts, is not sent.
+    """Brings the files to the storage; what it holds already, in whole or in parts, is not sent.
 
     Raises one of the client library's errors if the Hub refuses, HubAway if the upload breaks off, Cancelled.
     """
@@ -40,19 +40,22 @@ def upload(
         commit = session.new_upload_commit(
             token_refresh_url=token_url, token_refresh_headers=headers, custom_headers=bare
         )
-        handles = [commit.start_upload_file(str(add.path_or_fileobj), sha256=_known(add)) for add in additions]
+        handles = [_begin(commit, add) for add in additions]
         _wait(commit, progress=progress, stopped=stopped)
         for add, handle in zip(additions, handles, strict=True):
             add.upload_info.sha256 = bytes.fromhex(handle.result().xet_info.sha256)
-            add._upload_mode, add._should_ignore, add._is_uploaded = "lfs", False, True
+            add._is_uploaded = True
     except (OSError, RuntimeError) as error:
         # hf_xet tells only a status: the Hub's own words, if it was the Hub, come with the same question asked again.
         hf_raise_for_status(get_session().get(token_url, headers=headers))
         raise HubAway(f"the upload broke off ({short(error)}): it is tried again later, nothing is lost.") from error
 
 
-def _known(add: CommitOperationAdd) -> object:
-    return add.upload_info.sha256.hex() if add.upload_info.is_hashed else hf_xet.COMPUTE_SHA256
+def _begin(commit: hf_xet.XetUploadCommit, add: CommitOperationAdd) -> hf_xet.XetFileUpload:
+    known = add.upload_info.sha256.hex() if add.upload_info.is_hashed else hf_xet.COMPUTE_SHA256
+    if isinstance(add.path_or_fileobj, bytes):
+        return commit.start_upload_bytes(add.path_or_fileobj, sha256=known)
+    return commit.start_upload_file(str(add.path_or_fileobj), sha256=known)
 
 
 def _wait(commit: hf_xet.XetUploadCommit, *, progress: Callable[[int], None], stopped: Callable[[], bool]) -> None:

@@ -66,9 +66,15 @@ def use_timeouts(timeout: httpx2.Timeout | None = None) -> None:
     if wanted == _installed:
         return
 
+    def limit(request: httpx2.Request) -> None:
+        # Some of the library's calls (repo_info and its like) ask for no limit at all, whatever the session's is.
+        if not any((request.extensions.get("timeout") or {}).values()):
+            request.extensions = {**request.extensions, "timeout": wanted.as_dict()}
+
     def client() -> httpx2.Client:
         session = default_client_factory()
         session.timeout = wanted
+        session.event_hooks["request"].append(limit)
         return session
 
     _installed = wanted
