@@ -16,7 +16,8 @@ ENV SYSTEM=spaces \
     GRADIO_ANALYTICS_ENABLED=False \
     HF_HUB_DISABLE_PROGRESS_BARS=1 \
     HF_XET_TELEMETRY_ENABLED=0 \
-    PYTHONUNBUFFERED=1
+    PYTHONUNBUFFERED=1 \
+    HF_HUB_DISABLE_TELEMETRY=1
 
 COPY --chown=user requirements.txt .
 # PIP_ARGS can name an index with CPU-only builds of torch; the plain one brings GPU libraries that nothing here uses.

@@ -282,7 +282,7 @@ class Worker:
     def submit(self, job: Job) -> Job:
         """Queues a job (again, if it failed or was cancelled); one that already waits or runs is left alone."""
         with self._lock:
-            if job.id in self._live:
+            if (live := self._live.get(job.id)) and not live.stop.cancelled.is_set():
                 return job
             self._unsaved.pop(job.id, None)
             known = self.store.load(job.id) or job  # it keeps the digests of what is finished
@@ -365,4 +365,5 @@ class Worker:
             finally:
                 with self._lock:
                     self._running = ""
-                    del self._live[job.id]
+                    if self._live.get(job.id) is live:  # else it was queued again meanwhile
+                        del self._live[job.id]

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from ggufy.files import human_size, human_time
 from ggufy.job import FINISHED, Job, Status
-from ggufy.plan import CONVERT, makes
+from ggufy.plan import CONVERT, DOWNLOAD, FETCH, UPLOAD, UPLOADED, Step, plan
 from ggufy.progress import DONE, RUNNING, WAITING, Snapshot, StepProgress
 from ggufy.service import JobView
 from ggufy.ui.i18n import Texts
@@ -151,14 +151,19 @@ def _steps(view: JobView) -> tuple[StepProgress, ...]:
         return view.snapshot.steps
     there = {row["file"] for row in view.files}
     return tuple(
-        StepProgress(step=step, state=DONE if step.product in there else WAITING) for step in makes(view.job.request)
+        StepProgress(step=step, state=DONE if _file(step) in there or (there and step.kind == DOWNLOAD) else WAITING)
+        for step in plan(view.job.request)
     )
+
+
+def _file(step: Step) -> str:
+    return step.product.removeprefix(UPLOADED)
 
 
 def _step_row(progress: StepProgress, view: JobView, texts: Texts) -> StepRow:
     step = progress.step
     known = {row["file"]: row["size"] for row in view.files}
-    size = known.get(step.product) or progress.size or view.forecast.get(step.quant_type, 0)
+    size = known.get(_file(step)) or progress.size or view.forecast.get(step.quant_type, 0)
     return StepRow(
         label=_label(progress, texts),
         state=progress.state,
@@ -170,7 +175,9 @@ def _step_row(progress: StepProgress, view: JobView, texts: Texts) -> StepRow:
 
 
 def _label(progress: StepProgress, texts: Texts) -> str:
-    return f"{texts[f'kind_{progress.step.kind}']} {progress.step.quant_type}".strip()
+    step = progress.step
+    what = _file(step) if step.kind in (UPLOAD, FETCH) else step.quant_type
+    return f"{texts[f'kind_{step.kind}']} {what}".strip()
 
 
 def _facts(job: Job, texts: Texts, now: datetime) -> tuple[str, ...]:
