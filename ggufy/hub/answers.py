@@ -13,6 +13,7 @@ from huggingface_hub.errors import (
     HFValidationError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
+    RevisionNotFoundError,
 )
 
 from ggufy.errors import HubAway, HubError, QuotaError, RepoMissing, StaleParent, StorageError, TokenError
@@ -74,7 +75,7 @@ def quota_wait_s(error: HfHubHTTPError) -> float:
 
 def _refusal(error: HfHubHTTPError, repo_id: str, kind: Kind) -> HubError:
     status, said = error.response.status_code, _quote(error)
-    if status == 412:
+    if status == 412 or isinstance(error, RevisionNotFoundError):  # the latter: squashed between two questions
         return StaleParent(f"somebody else has committed to {repo_id} meanwhile: read it again.")
     if status == 429:
         wait = quota_wait_s(error)
