@@ -14,7 +14,7 @@ from ggufy.errors import HubError, UsageError
 from ggufy.hub.budget import CommitBudget
 from ggufy.hub.huggingface import HuggingFaceHub
 from ggufy.hub.lease import Lease
-from ggufy.hub.protocol import Hub
+from ggufy.hub.protocol import Hub, Kind
 from ggufy.hub.state import STATE_REPO, JobStore
 from ggufy.job import Job
 from ggufy.settings import HUB_HF, Settings
@@ -40,6 +40,11 @@ class Connection:
         if self.lease is not None:
             self.lease.check()
 
+    def remember(self, repo_id: str, kind: Kind) -> None:
+        """Counts the commits of the last hour to this repo, which the process before this one made."""
+        if isinstance(self.hub, HuggingFaceHub):
+            self.hub.remember(repo_id, kind=kind)
+
     def acquire(self, stopped: Callable[[], bool]) -> None:
         """Waits for the lease, takes the records of the state repo over, and keeps the lease renewed."""
         if self.lease is None:
@@ -47,6 +52,7 @@ class Connection:
         if not self.lease.try_acquire():
             logger.warning("another runner is at work on %s: this one waits for it", self.lease.repo_id)
             self.lease.acquire(stopped=stopped)
+        self.remember(self.lease.repo_id, "dataset")
         self.store.refresh()
         self.lease.start(self.store.beat)
 

@@ -52,6 +52,7 @@ class Publication:
     def start(self) -> None:
         """Looks at the repo. Raises UsageError if it holds files of something else under this job's names."""
         self._publisher.start()
+        self._runner.connection.remember(self._job.request.repo_id, "model")
         names = [name for name in self._uploads if self._publisher.file(name)]
         request = self._job.request
         known = [j for j in self._runner.store.jobs() if j.request.repo_id == request.repo_id]

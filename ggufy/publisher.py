@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ggufy.errors import Cancelled, GgufyError, HubAway, HubError, QuotaError
+from ggufy.errors import Cancelled, GgufyError, HubAway, HubError, QuotaError, RepoMissing
 from ggufy.hub.protocol import Hub, RemoteFile
 from ggufy.job import Artifact
 
@@ -144,6 +144,8 @@ class Publisher:
             try:
                 self._commit(batch)
                 return
+            except RepoMissing:
+                self._hub.create_repo(self._repo_id, kind="model", private=self._private)
             except (HubAway, QuotaError) as error:
                 logger.warning("upload to %s waits: %s", self._repo_id, error)
                 pause = max(_PATIENCE_S[min(tries, 3)], getattr(error, "retry_after", None) or 0)
