@@ -1,7 +1,7 @@
 # make demo   set everything up, then make all 29 quants of the bundled checkpoint
 # make run    set everything up, then open the page on port 7860
 # make test   all tests        make check   ruff, format check, types
-# make bench  the performance claims     make clean-venv   start over
+# make bench  the performance claims     make soak    1,000 kills     make clean-venv   start over
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 # Stopping `make` stops the work it started.
 export GGUFY_DIE_WITH_PARENT = 1
 
-.PHONY: demo run setup test check format bench clean-venv
+.PHONY: demo run setup test check format soak bench clean-venv
 
 demo: setup
 	@exec $(BIN)/python -m ggufy quantize demo --types all
@@ -31,6 +31,10 @@ check: $(VENV)/.ready-dev
 format: $(VENV)/.ready-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# A thousand kills of published jobs, over some hours.
+soak: $(VENV)/.ready-dev
+	GGUFY_TEST_KILLS=1000 $(BIN)/python -m pytest tests/test_publish.py -k killed --timeout 0
 
 bench: setup
 	@exec $(BIN)/python -m bench

@@ -7,11 +7,12 @@ import platform
 import tempfile
 from pathlib import Path
 
-from bench import conversion, first_quant
+from bench import conversion, first_quant, overlap, segments
 from ggufy import throttle
 from ggufy.catalog import BY_NAME
 from ggufy.llama.install import ensure
 from ggufy.settings import Settings
+from ggufy.sources.calibration import ensure_texts
 
 
 def main() -> None:
@@ -27,8 +28,14 @@ def main() -> None:
     print(f"{platform.machine()}, {cpus:g} CPUs allowed, Python {platform.python_version()}, llama.cpp {llama.commit}")
     with tempfile.TemporaryDirectory(prefix="ggufy-bench-") as name:
         folder = Path(name)
-        for lines in (conversion.bench(folder, llama), first_quant.bench(folder)):
-            print("\n" + "\n".join(lines), flush=True)
+        texts = ensure_texts(settings.cache)
+        for bench in (
+            lambda: conversion.bench(folder, llama),
+            lambda: segments.bench(folder, llama, texts),
+            lambda: first_quant.bench(folder),
+            lambda: overlap.bench(folder, llama, settings),
+        ):
+            print("\n" + "\n".join(bench()), flush=True)
 
 
 if __name__ == "__main__":

@@ -46,9 +46,11 @@ class Connection:
             self.hub.remember(repo_id, kind=kind)
 
     def acquire(self, stopped: Callable[[], bool]) -> None:
-        """Waits for the lease, takes the records of the state repo over, and keeps the lease renewed."""
-        if self.lease is None:
+        """Waits for the lease, takes the records of the state repo over, and keeps the lease renewed; does nothing
+        while it is held."""
+        if self.lease is None or self.lease.held:
             return
+        self.lease.stop()
         if not self.lease.try_acquire():
             logger.warning("another runner is at work on %s: this one waits for it", self.lease.repo_id)
             self.lease.acquire(stopped=stopped)

@@ -53,6 +53,7 @@ class Source:
     mtime_ns: int = 0  # local files: while size and time stand, the digest is not computed again
     model_id: str = ""  # Hub: owner/name
     revision: str = ""  # Hub: commit sha
+    license: str = ""  # Hub: as the source's own card says; empty if it says nothing
 
     @property
     def remote(self) -> bool:

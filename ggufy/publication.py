@@ -158,6 +158,7 @@ class Publication:
             uploaded=uploaded,
             bpw={t: f.bpw for t, f in forecast.quants.items()} if forecast else {},
             same_as=forecast.same_as if forecast else {},
+            license=self._job.request.source.license,
             llama_commit=self._runner.llama.commit,
             version=__version__,
         )

@@ -114,6 +114,7 @@ class Runner:
         return self.store.load(job.id) or job
 
     def _run(self, job: Job, live: Live) -> Job:
+        self.connection.acquire(live.stop)  # it may have been lost since
         folder = self.folder(job)
         busy = f"another run is working in {folder}: wait for it, or give this one another --name or --out."
         with lock(folder / LOCK_NAME, wait_s=3.0, message=busy) as descriptor:

@@ -36,6 +36,7 @@ from typing import Any
 from urllib.parse import parse_qs, quote
 
 import uvicorn
+import yaml
 from hub_faults import Outside
 from hub_storage import Commit, File, Refusal, Repo, Storage, git_digest
 from starlette.applications import Starlette
@@ -153,7 +154,10 @@ class Hub:
             sibling |= {"size": file.size, "blobId": file.blob_id}
             if file.lfs:
                 sibling["lfs"] = {"sha256": file.oid, "size": file.size, "pointerSize": 134}
-        body = {"id": repo.id, "author": repo.id.split("/")[0], "sha": commit.id, "private": repo.private}
+        readme = commit.files.get("README.md")
+        text = self.storage.blobs[readme.oid] if readme else b""
+        body: dict[str, Any] = {"cardData": yaml.safe_load(text.split(b"---")[1])} if text.startswith(b"---") else {}
+        body |= {"id": repo.id, "author": repo.id.split("/")[0], "sha": commit.id, "private": repo.private}
         return body | {"gated": repo.gated, "siblings": siblings, "lastModified": commit.date, "tags": []}
 
     async def auth_check(self, request: Request) -> Response:

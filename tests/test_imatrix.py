@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 from gguf import GGUFReader, GGUFWriter
 
+from ggufy import publication
+from ggufy.connection import Connection
 from ggufy.errors import CalibrationError, Cancelled
+from ggufy.hub.local import LocalHub
+from ggufy.hub.state import JobStore
 from ggufy.intake import Wish, make_job
 from ggufy.job import Status
 from ggufy.llama import tools
@@ -134,3 +138,43 @@ def test_stopped_in_every_segment_it_ends_bit_for_bit_like_one_run(
     for key in keys:
         assert found.fields[key].contents() == expected.fields[key].contents(), key
     assert not list((settings.out / "ggufy-state").rglob("work/*/*"))
+
+
+@pytest.mark.tools
+def test_segments_come_back_from_the_state_repo_on_a_new_disk(
+    tmp_path: Path, llama: Llama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is lost after two segments: the third start begins at the second one's end, and nothing is kept at
+    the end."""
+    monkeypatch.setattr(imatrix, "segment_size", lambda left, pace: left if left < 6 else 3)
+    monkeypatch.setattr(publication, "_BETWEEN_KEEPS_S", 0.0)
+    checkpoint, vocab = tiny.checkpoint(tmp_path, "7", width=256)
+    wish = Wish(source=str(checkpoint), vocab=str(vocab), quant_types=("Q8_0",), chunks=11, owner="me")
+    hub = LocalHub(tmp_path / "hub")
+    real, ran = imatrix._run_segment, []
+
+    def run(*arguments: object, **options: int) -> None:
+        if len(ran) == 2:
+            ran.append(-1)
+            raise Cancelled("the machine is gone")
+        ran.append(options["first"])
+        real(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(imatrix, "_run_segment", run)
+
+    def start(out: Path) -> Status:
+        folders = {"GGUFY_OUT": str(out), "GGUFY_CACHE": str(Settings.from_env().cache), "HOME": str(tmp_path)}
+        settings = Settings.from_env(folders)
+        store = JobStore(out, hub=hub, repo_id="me/ggufy-state")
+        hub.create_repo("me/ggufy-state", kind="dataset")
+        store.refresh()
+        runner = Runner(settings=settings, llama=llama, connection=Connection(store=store, hub=hub))
+        return runner.run(make_job(wish, settings), Live()).status
+
+    with pytest.raises(Cancelled):
+        start(tmp_path / "first disk")
+    assert any("000006.gguf" in name for name in hub.list_files("me/ggufy-state", kind="dataset"))
+    assert start(tmp_path / "second disk") is Status.DONE
+    assert ran == [0, 3, -1, 6]
+    assert "tiny-v7-imatrix.gguf" in hub.list_files("me/tiny-v7-GGUF", kind="model")
+    assert not any(name.endswith(".gguf") for name in hub.list_files("me/ggufy-state", kind="dataset"))

@@ -24,7 +24,7 @@ from tests import tiny
 
 pytestmark = pytest.mark.tools
 TYPES = "Q8_0,Q6_K,Q4_K_M,Q3_K_M,Q2_K,TQ2_0"
-KILLS = 40
+KILLS = int(os.environ.get("GGUFY_TEST_KILLS", "40"))  # `make soak`: 1,000
 
 
 @pytest.fixture
@@ -50,8 +50,9 @@ def command(
     environment = hub.environment(tmp_path) | ggufy_environment
     environment |= {"HOME": str(tmp_path), "HF_TOKEN": ALICE, "GGUFY_COMMITS": "100000", "GGUFY_LEASE": "8"}
 
-    def start(out: Path, *more: str, **changes: str) -> subprocess.Popen[str]:
-        words = [sys.executable, "-m", "ggufy", *arguments, "--hub", "hf", "--json", "--out", str(out), *more]
+    def start(out: Path, *more: str, source: str = "", resume: bool = False, **changes: str) -> subprocess.Popen[str]:
+        doing = ["resume"] if resume else [arguments[0], source or arguments[1], *arguments[2:]]
+        words = [sys.executable, "-m", "ggufy", *doing, "--hub", "hf", "--json", "--out", str(out), *more]
         return subprocess.Popen(
             words,
             env=environment | changes,
@@ -184,7 +185,8 @@ def test_a_base_on_the_hub_is_fetched_and_not_made_again(
     kill(process)
     assert len(digests_or_none(hub)) < 8, "it was faster than the test"
     shutil.rmtree(tmp_path / "a")
-    finish(command(tmp_path / "a"))
+    shutil.rmtree(tmp_path / "model")  # the checkpoint, its vocabulary and the calibration text
+    finish(command(tmp_path / "a", resume=True))
     logs = {path.name for path in (tmp_path / "a").rglob("*.log")}
     assert "imatrix.log" not in logs
     made = {path.name: sha256(path) for path in (tmp_path / "a").rglob("*.gguf")}
@@ -227,6 +229,14 @@ def test_a_repo_of_something_else_is_not_touched(
     _, err = finish(command(tmp_path / "o"), code=1)
     assert "--repo" in err
     assert digests(hub) == before
+
+
+def test_the_sources_own_licence_is_copied(command: Any, hub: LocalHub, tmp_path: Path) -> None:
+    hub.put("acme/model", "tiny-v7.pth", (tmp_path / "model" / "tiny-v7.pth").read_bytes(), lfs=1)
+    hub.put("acme/model", "README.md", b"---\nlicense: cc-by-4.0\n---\n# A model\n", lfs=0)
+    finish(command(tmp_path / "o", source="acme/model"))
+    matter = get(hub, "/alice/tiny-v7-GGUF/resolve/main/README.md").split("---")[1].splitlines()
+    assert {"license: cc-by-4.0", "base_model: acme/model", "base_model_relation: quantized"} <= set(matter)
 
 
 def test_the_bob_account_is_another(command: Any, hub: LocalHub, tmp_path: Path) -> None:

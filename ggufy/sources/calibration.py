@@ -133,7 +133,8 @@ def _fetch(choice: str, *, token: str | None, endpoint: str | None) -> tuple[byt
             "or a dataset on the Hub as owner/name:file.txt."
         )
     wanted = parse_reference(choice, repo_type="dataset")
-    commit, files = repo_files(wanted, token=token, endpoint=endpoint)
+    listing = repo_files(wanted, token=token, endpoint=endpoint)
+    commit, files = listing.commit, listing.files
     file = choose_file(wanted, files, suffix=".txt").rfilename
     url = hf_hub_url(wanted.repo_id, file, repo_type="dataset", revision=commit, endpoint=endpoint)
     found = Reference(repo_id=wanted.repo_id, file=file, revision=commit, repo_type="dataset")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
@@ -72,8 +73,8 @@ def resolve(text: str, *, token: str | None = None, endpoint: str | None = None)
     them and none was chosen, or the Hub cannot be reached.
     """
     wanted = parse_reference(text, endpoint=endpoint)
-    commit, files = repo_files(wanted, token=token, endpoint=endpoint)
-    chosen = choose_file(wanted, files, suffix=".pth", also=".gguf")
+    listing = repo_files(wanted, token=token, endpoint=endpoint)
+    chosen = choose_file(wanted, listing.files, suffix=".pth", also=".gguf")
     if chosen.lfs is None:
         raise SourceError(f"{chosen.rfilename} in {wanted.repo_id} is a small text file, not a model: choose another.")
     return Source(
@@ -82,23 +83,33 @@ def resolve(text: str, *, token: str | None = None, endpoint: str | None = None)
         size=chosen.lfs.size,
         sha256=chosen.lfs.sha256,
         model_id=wanted.repo_id,
-        revision=commit,
+        revision=listing.commit,
+        license=listing.license,
     )
 
 
-def repo_files(
-    wanted: Reference, *, token: str | None, endpoint: str | None = None
-) -> tuple[str, Sequence[RepoSibling]]:
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """A repo at one commit."""
+
+    commit: str  # its sha
+    files: Sequence[RepoSibling]
+    license: str  # as the repo's own card says; empty if it says nothing
+
+
+def repo_files(wanted: Reference, *, token: str | None, endpoint: str | None = None) -> Listing:
     """The repo's commit sha and its files, once it is known that they may be read. Raises SourceError."""
     use_timeouts()
     api = HfApi(endpoint=endpoint, token=token or False)
     info = api.model_info if wanted.repo_type == "model" else api.dataset_info
 
-    def call() -> tuple[str, Sequence[RepoSibling]]:
+    def call() -> Listing:
         repo = info(wanted.repo_id, revision=wanted.revision, files_metadata=True)
         if repo.gated:  # the list of its files is public, the files are not
             api.auth_check(wanted.repo_id, repo_type=wanted.repo_type)
-        return repo.sha or "", repo.siblings or ()
+        said = repo.card_data.get("license") if repo.card_data else None
+        named = said if isinstance(said, str) else ""
+        return Listing(commit=repo.sha or "", files=repo.siblings or (), license=named)
 
     return ask(call, wanted, token=token)
 

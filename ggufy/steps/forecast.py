@@ -6,7 +6,6 @@ sparse file with the right head, which takes no space.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,12 +45,9 @@ def forecast_job(ctx: Context, step: Step) -> JobForecast:
         return _forecast(ctx, step, ctx.source)
     from ggufy.rwkv.convert import write_skeleton  # noqa: PLC0415 - loads torch
 
-    with tempfile.TemporaryDirectory(prefix="ggufy-") as folder:
-        skeleton = Path(folder) / base.name
-        write_skeleton(
-            ctx.source, skeleton, outtype=ctx.request.outtype, vocab=pinned_vocab(ctx), name=ctx.request.name
-        )
-        return _forecast(ctx, step, skeleton)
+    skeleton = ctx.work / "skeleton" / base.name  # goes with the folder when the job is done
+    write_skeleton(ctx.source, skeleton, outtype=ctx.request.outtype, vocab=pinned_vocab(ctx), name=ctx.request.name)
+    return _forecast(ctx, step, skeleton)
 
 
 def dry_run(llama: Llama, run: tools.ToolRun, base: Path, quant_type: str) -> Recipe:

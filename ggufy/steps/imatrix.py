@@ -20,7 +20,7 @@ from ggufy.sources.gguf import GgufHead, copy_with_metadata, read_head, read_ten
 from ggufy.steps.context import Context, artifact_of
 from ggufy.steps.forecast import dry_run
 
-_SECONDS_A_SEGMENT = 120.0  # what a kill costs at most; starting the tool anew costs a few seconds
+SECONDS_A_SEGMENT = 120.0  # what a kill costs at most; starting the tool anew costs a few seconds
 _FIRST_CHUNKS = 4  # of the first segment, which tells the pace
 _LEAST_CHUNKS = 3
 
@@ -50,7 +50,7 @@ def _measure(ctx: Context, step: Step, base: Path, part: Path) -> None:
     ctx.restore(segments)
     done, latest = finished_segment(segments)
     total = _count_chunks(ctx, step, base, text)
-    pace = _SECONDS_A_SEGMENT / _FIRST_CHUNKS
+    pace = SECONDS_A_SEGMENT / _FIRST_CHUNKS
     while done < total:
         size = segment_size(total - done, pace)
         began = time.monotonic()
@@ -73,11 +73,11 @@ def finished_segment(folder: Path) -> tuple[int, Path | None]:
 
 
 def segment_size(left: int, pace: float) -> int:
-    """Chunks of the next segment, about `_SECONDS_A_SEGMENT` at `pace` seconds a chunk.
+    """Chunks of the next segment, about `SECONDS_A_SEGMENT` at `pace` seconds a chunk.
 
     The tool does not start with less than two chunks of text, so a short rest joins the segment before it.
     """
-    size = max(_LEAST_CHUNKS, round(_SECONDS_A_SEGMENT / pace))
+    size = max(_LEAST_CHUNKS, round(SECONDS_A_SEGMENT / pace))
     return left if left - size < _LEAST_CHUNKS else size
 
 

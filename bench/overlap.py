@@ -1,0 +1,72 @@
+"""Uploading while quantizing: the demo, all 29 types, to a hub whose line is as slow as the quantizing.
+
+Wall time against the longer of computing alone and uploading alone; 1.0 would be perfect overlap.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from ggufy.catalog import parse_types
+from ggufy.connection import Connection
+from ggufy.hub.local import LocalHub
+from ggufy.hub.protocol import Content, Kind
+from ggufy.hub.state import JobStore
+from ggufy.intake import Wish, make_job
+from ggufy.job import Status
+from ggufy.llama.install import Llama
+from ggufy.runner import Live, Runner
+from ggufy.settings import Settings
+
+
+class SlowHub(LocalHub):
+    """A hub behind a line of so many bytes a second; what goes through is counted."""
+
+    def __init__(self, root: Path, bytes_a_second: float):
+        super().__init__(root)
+        self.bytes_a_second = bytes_a_second
+        self.sent = 0
+
+    def commit(
+        self,
+        repo_id: str,
+        *,
+        kind: Kind,
+        message: str,
+        add: Mapping[str, Content] | None = None,
+        **options: Callable[..., object] | str | bool | None,
+    ) -> str:
+        size = sum(c.stat().st_size if isinstance(c, Path) else len(c) for c in (add or {}).values())
+        self.sent += size
+        time.sleep(size / self.bytes_a_second)
+        return super().commit(repo_id, kind=kind, message=message, add=add, **options)  # type: ignore[arg-type]
+
+
+def bench(folder: Path, llama: Llama, settings: Settings) -> list[str]:
+    """Lines for the report."""
+    computing, size = _run(folder / "alone", llama, settings, hub=None)
+    hub = SlowHub(folder / "hub", size / computing)
+    wall, _ = _run(folder / "both", llama, settings, hub=hub)
+    uploading = hub.sent / hub.bytes_a_second
+    ratio = wall / max(computing, uploading)
+    return [
+        "upload beside quantizing, the demo's 29 types over a line as slow as the quantizing",
+        f"  computing alone {computing:.0f} s, uploading alone {uploading:.0f} s, both {wall:.0f} s",
+        f"  ratio           {ratio:.2f}   (bar: at most 1.10)",
+    ]
+
+
+def _run(out: Path, llama: Llama, settings: Settings, *, hub: SlowHub | None) -> tuple[float, int]:
+    """(seconds, bytes of the products) of one run."""
+    own = replace(settings, out=out)
+    wish = Wish(source="demo", quant_types=parse_types("all"), owner="bench" if hub else "")
+    job = make_job(wish, own)
+    runner = Runner(settings=own, llama=llama, connection=Connection(store=JobStore(out), hub=hub))
+    started = time.perf_counter()
+    ended = runner.run(job, Live())
+    seconds = time.perf_counter() - started
+    assert ended.status is Status.DONE, ended.error
+    return seconds, sum(artifact.size for artifact in ended.artifacts)
