@@ -1,4 +1,4 @@
-"""Runs jobs: one to its end (`Runner.run`), or one after the other in a thread of their own (`Worker`).
+"""Runs one job to its end; worker.py runs the jobs of a queue in turn.
 
     run(job)   lock the folder → what is due? → forecast, does it fit? → each due step → done
                an error of ours ends the job as failed; cancel ends it as cancelled; shutdown leaves it running, and
@@ -10,10 +10,8 @@ The runner is the one place that writes job records, and one of the three that c
 from __future__ import annotations
 
 import logging
-import queue
 import shutil
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,7 +20,7 @@ from ggufy.connection import Connection
 from ggufy.errors import BusyError, Cancelled, GgufyError, LeaseLost, UsageError
 from ggufy.files import PART_SUFFIX, lock
 from ggufy.hub.state import JobStore
-from ggufy.job import FINISHED, Artifact, Job, Status
+from ggufy.job import Artifact, Job, Status
 from ggufy.llama.install import Llama
 from ggufy.plan import (
     DOWNLOAD,
@@ -38,7 +36,7 @@ from ggufy.plan import (
     pending,
     plan,
 )
-from ggufy.progress import Progress, Snapshot, Workload
+from ggufy.progress import Progress, Workload
 from ggufy.publication import Publication
 from ggufy.settings import Settings
 from ggufy.steps import RUN
@@ -248,123 +246,3 @@ class Runner:
                 f"{folder} already holds files that were made from something else or with other options: "
                 "give this run another --name or --out, or move that folder away."
             )
-
-
-class Worker:
-    """One thread that runs queued jobs in turn; pages and tabs only look at it.
-
-    `make_runner` is called once, in that thread, and may take its time: llama.cpp is built there the first time.
-    """
-
-    def __init__(
-        self,
-        *,
-        store: JobStore,
-        make_runner: Callable[[], Runner],
-        wanted: Callable[[Job], bool] = lambda job: True,
-    ):
-        self.store = store
-        self._wanted = wanted  # which unfinished jobs are taken up again
-        self._make_runner = make_runner
-        self._queue: queue.Queue[tuple[Job, Live] | None] = queue.Queue()
-        self._live: dict[str, Live] = {}  # waiting and running jobs
-        self._running = ""  # id of the one that runs
-        self._unsaved: dict[str, Job] = {}  # how jobs ended whose record could not be written (a full disk)
-        self._lock = threading.Lock()
-        self._shutdown = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="ggufy-worker", daemon=True)
-
-    def start(self) -> list[Job]:
-        """Starts the thread and queues every unfinished job of the store that was not queued yet; returns those."""
-        self._thread.start()
-        with self._lock:
-            return self._take_up()
-
-    def submit(self, job: Job) -> Job:
-        """Queues a job (again, if it failed or was cancelled); one that already waits or runs is left alone."""
-        with self._lock:
-            if (live := self._live.get(job.id)) and not live.stop.cancelled.is_set():
-                return job
-            self._unsaved.pop(job.id, None)
-            known = self.store.load(job.id) or job  # it keeps the digests of what is finished
-            job = self.store.save(known.evolve(request=job.request, status=Status.QUEUED, error=""))
-            self._enqueue(job)
-            return job
-
-    def cancel(self, job_id: str) -> bool:
-        """Ends a queued or running job; its finished files stay. False if it is neither."""
-        with self._lock:
-            live = self._live.get(job_id)
-            if live is None:
-                return False
-            live.stop.cancelled.set()
-            if job_id != self._running:
-                del self._live[job_id]
-                if job := self.store.load(job_id):
-                    self.store.save(job.evolve(status=Status.CANCELLED))
-            return True
-
-    def jobs(self) -> list[Job]:
-        """All job records, oldest first."""
-        return [self._unsaved.get(job.id, job) for job in self.store.jobs()]
-
-    def live(self, job_id: str) -> Live | None:
-        """What is known of a queued or running job; None for any other."""
-        with self._lock:
-            return self._live.get(job_id)
-
-    def snapshot(self, job_id: str) -> Snapshot | None:
-        """Live progress of a queued or running job."""
-        live = self.live(job_id)
-        return live.progress.snapshot() if live else None
-
-    def shutdown(self, wait_s: float = 5.0) -> None:
-        """Stops the running tool and the thread; what was running resumes at the next start."""
-        self._shutdown.set()
-        with self._lock:
-            for live in self._live.values():
-                live.stop.shutdown.set()
-        self._queue.put(None)
-        if self._thread.is_alive():
-            self._thread.join(wait_s)
-
-    def _take_up(self) -> list[Job]:
-        unfinished = [
-            job
-            for job in self.store.jobs()
-            if job.status not in FINISHED and job.id not in self._live and self._wanted(job)
-        ]
-        for job in unfinished:
-            self._enqueue(job)
-        return unfinished
-
-    def _enqueue(self, job: Job) -> None:
-        self._live[job.id] = live = Live()
-        self._queue.put((job, live))
-
-    def _loop(self) -> None:
-        try:
-            runner = self._make_runner()
-        except Cancelled:
-            return  # shut down before it was ready
-        with self._lock:
-            self._take_up()  # jobs that only the state repo knew of
-        while (entry := self._queue.get()) is not None and not self._shutdown.is_set():
-            job, live = entry
-            with self._lock:
-                if live.stop.cancelled.is_set():
-                    continue
-                self._running = job.id
-            try:
-                ended = runner.run(job, live)
-                if (stored := self.store.load(job.id)) and stored.status != ended.status:
-                    self._unsaved[job.id] = ended
-            except Cancelled:
-                logger.info("job %s was interrupted; it resumes at the next start", job.id)
-            except (GgufyError, OSError):  # not even its record could be written; the next job may have more luck
-                logger.exception("job %s ended without a record", job.id)
-            finally:
-                with self._lock:
-                    self._running = ""
-                    if self._live.get(job.id) is live:  # else it was queued again meanwhile
-                        del self._live[job.id]

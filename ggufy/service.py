@@ -26,10 +26,11 @@ from ggufy.job import Job, Status
 from ggufy.llama.install import Llama, ensure
 from ggufy.plan import folder_name
 from ggufy.progress import Snapshot
-from ggufy.runner import Runner, Worker
+from ggufy.runner import Runner
 from ggufy.settings import Settings
 from ggufy.sources.gguf import read_head
 from ggufy.terminal import results
+from ggufy.worker import Worker
 
 logger = logging.getLogger(__name__)
 _FRESH_S = 0.4  # all tabs together look at the disk at most so often

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -50,9 +51,14 @@ def command(
     environment = hub.environment(tmp_path) | ggufy_environment
     environment |= {"HOME": str(tmp_path), "HF_TOKEN": ALICE, "GGUFY_COMMITS": "100000", "GGUFY_LEASE": "8"}
 
-    def start(out: Path, *more: str, source: str = "", resume: bool = False, **changes: str) -> subprocess.Popen[str]:
+    def start(
+        out: Path, *more: str, source: str = "", resume: bool = False, page: bool = False, **changes: str
+    ) -> subprocess.Popen[str]:
         doing = ["resume"] if resume else [arguments[0], source or arguments[1], *arguments[2:]]
         words = [sys.executable, "-m", "ggufy", *doing, "--hub", "hf", "--json", "--out", str(out), *more]
+        if page:
+            words = [sys.executable, str(Path(__file__).parent.parent / "app.py")]
+            changes["GGUFY_OUT"] = str(out)
         return subprocess.Popen(
             words,
             env=environment | changes,
@@ -198,6 +204,28 @@ def digests_or_none(hub: LocalHub) -> dict[str, str]:
         return digests(hub)
     except urllib.error.HTTPError:
         return {}
+
+
+def test_the_page_takes_its_job_up_on_a_new_disk_with_no_click(command: Any, hub: LocalHub, tmp_path: Path) -> None:
+    """What a Space does when it restarts: a container with an empty disk starts app.py, and nobody touches it."""
+    process = command(tmp_path / "a")
+    deadline = time.monotonic() + 60
+    while len(digests_or_none(hub)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    kill(process)
+    shutil.rmtree(tmp_path / "a")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    page = command(tmp_path / "b", page=True, GGUFY_HUB="hf", GRADIO_SERVER_PORT=str(port))
+    deadline = time.monotonic() + 120
+    while len(digests(hub)) < 8 and time.monotonic() < deadline:
+        assert page.poll() is None, page.communicate()
+        time.sleep(0.2)
+    page.terminate()
+    page.communicate(timeout=30)
+    assert len(digests(hub)) == 8
+    assert page.returncode == 0
 
 
 def test_while_the_hub_is_away_files_wait(

@@ -12,8 +12,9 @@ from ggufy.hub.state import JobStore
 from ggufy.intake import Wish, make_job
 from ggufy.job import Job, Status
 from ggufy.llama.install import Llama
-from ggufy.runner import Live, Runner, Worker
+from ggufy.runner import Live, Runner
 from ggufy.settings import Settings
+from ggufy.worker import Worker
 from tests import tiny
 
 pytestmark = pytest.mark.tools
