@@ -45,9 +45,14 @@ def forecast_job(ctx: Context, step: Step) -> JobForecast:
         return _forecast(ctx, step, ctx.source)
     from ggufy.rwkv.convert import write_skeleton  # noqa: PLC0415 - loads torch
 
-    skeleton = ctx.work / "skeleton" / base.name  # goes with the folder when the job is done
-    write_skeleton(ctx.source, skeleton, outtype=ctx.request.outtype, vocab=pinned_vocab(ctx), name=ctx.request.name)
-    return _forecast(ctx, step, skeleton)
+    skeleton = ctx.work / "skeleton"  # if the program is killed here, it goes with the folder when the job is done
+    try:
+        write_skeleton(
+            ctx.source, skeleton, outtype=ctx.request.outtype, vocab=pinned_vocab(ctx), name=ctx.request.name
+        )
+        return _forecast(ctx, step, skeleton)
+    finally:
+        skeleton.unlink(missing_ok=True)
 
 
 def dry_run(llama: Llama, run: tools.ToolRun, base: Path, quant_type: str) -> Recipe:
