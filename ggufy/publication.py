@@ -49,17 +49,21 @@ class Publication:
             fraction=lambda artifact, done: live.progress.fraction(self._uploads[artifact.name], done),
         )
 
-    def start(self) -> None:
-        """Looks at the repo. Raises UsageError if it holds files of something else under this job's names."""
+    def start(self, *, resumed: bool) -> None:
+        """Looks at the repo. Unless this job was at work there before, raises UsageError if it holds files of
+        something else under this job's names; nothing is touched then."""
         self._publisher.start()
         self._runner.connection.remember(self._job.request.repo_id, "model")
         names = [name for name in self._uploads if self._publisher.file(name)]
         request = self._job.request
-        known = [j for j in self._runner.store.jobs() if j.request.repo_id == request.repo_id]
-        owners = [j for j in known if j.artifacts or j.status is Status.RUNNING]
-        owner = max((j for j in owners if j.id != self._job.id), key=lambda j: j.updated, default=None)
-        own = any(j.id == self._job.id and j.artifacts for j in known)
-        if names and not own and (owner is None or owner.request.inputs() != request.inputs()):
+        owners = [
+            job
+            for job in self._runner.store.jobs()
+            if job.request.repo_id == request.repo_id and (job.artifacts or job.status is Status.RUNNING)
+        ]
+        owner = max(owners, key=lambda job: job.updated, default=None)
+        if names and not resumed and (owner is None or owner.request.inputs() != request.inputs()):
+            self._publisher.close()
             raise UsageError(
                 f"{request.repo_id} already holds {names[0]}, made from something else or with other options: "
                 "give this run another --repo or --name."

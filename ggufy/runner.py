@@ -117,12 +117,14 @@ class Runner:
         busy = f"another run is working in {folder}: wait for it, or give this one another --name or --out."
         with lock(folder / LOCK_NAME, wait_s=3.0, message=busy) as descriptor:
             self._check_folder(job, folder)
-            job = self.store.save(self._latest(job).evolve(request=job.request, status=Status.RUNNING, error=""))
+            known = self._latest(job)
             ctx = self._context(job, folder, live, descriptor)
             publication = None
             if job.request.repo_id:
                 publication = Publication(self, job, ctx, live)
+                publication.start(resumed=known.status is Status.RUNNING)
                 ctx = replace(ctx, keep=publication.keep, restore=publication.restore)
+            job = self.store.save(known.evolve(request=job.request, status=Status.RUNNING, error=""))
             try:
                 self._steps(ctx, live, publication)
             except GgufyError as error:
@@ -138,9 +140,6 @@ class Runner:
             return self.store.save(self._latest(job).evolve(status=Status.DONE))
 
     def _steps(self, ctx: Context, live: Live, publication: Publication | None) -> None:
-        if publication:
-            publication.start()
-
         def exists(product: str) -> bool:
             if product.startswith(UPLOADED):
                 return publication is not None and publication.has(product.removeprefix(UPLOADED))
