@@ -69,6 +69,15 @@ class Publication:
                 "give this run another --repo or --name."
             )
 
+    def adopt(self) -> None:
+        """Notes products that the repo holds and the record does not know: the run before this one was killed when
+        they had just been uploaded."""
+        known = {artifact.name for artifact in self._runner._latest(self._job).artifacts}
+        there = {name: self._publisher.file(name) for name in self._uploads if name not in known}
+        found = [Artifact(name=n, size=f.size, sha256=f.sha256) for n, f in there.items() if f and f.sha256]
+        if found:
+            self._runner.record(self._job.id, found)
+
     def has(self, name: str) -> bool:
         """True if the repo holds this product; one that differs from what this job has made does not count."""
         there = self._publisher.file(name)

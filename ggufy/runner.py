@@ -83,7 +83,11 @@ class Runner:
         return self.settings.out / folder_name(job.request.name)
 
     def run(self, job: Job, live: Live | None = None) -> Job:
-        """Takes the job to its end and returns the record that says how it ended; raises nothing of ours."""
+        """Takes the job to its end and returns the record that says how it ended.
+
+        Raises Cancelled when the program is shut down, and LeaseLost when another runner has taken over: the record
+        is not ours to write then.
+        """
         live = live or Live()
         try:
             return self._run(job, live)
@@ -91,7 +95,9 @@ class Runner:
             if not live.stop.cancelled.is_set():
                 raise  # shutdown: the record says running, the next start continues
             return self.store.save(self._latest(job).evolve(status=Status.CANCELLED))
-        except (BusyError, LeaseLost) as error:  # its record belongs to the run that holds folder or lease
+        except LeaseLost:
+            raise
+        except BusyError as error:  # its record belongs to the run that holds the folder
             return job.evolve(status=Status.FAILED, error=str(error))
         except GgufyError as error:
             logger.info("job %s failed: %s", job.id, error)
@@ -124,8 +130,10 @@ class Runner:
                 publication = Publication(self, job, ctx, live)
                 publication.start(resumed=known.status is Status.RUNNING)
                 ctx = replace(ctx, keep=publication.keep, restore=publication.restore)
-            job = self.store.save(known.evolve(request=job.request, status=Status.RUNNING, error=""))
             try:
+                job = self.store.save(known.evolve(request=job.request, status=Status.RUNNING, error=""))
+                if publication:
+                    publication.adopt()
                 self._steps(ctx, live, publication)
             except GgufyError as error:
                 if publication and not isinstance(error, Cancelled | LeaseLost):

@@ -19,8 +19,8 @@ from typing import Any
 
 from ggufy import throttle
 from ggufy.catalog import BY_NAME
-from ggufy.connection import connect
-from ggufy.errors import Cancelled, GgufyError, SourceError, UsageError
+from ggufy.connection import Connection, connect
+from ggufy.errors import Cancelled, GgufyError, HubAway, SourceError, UsageError
 from ggufy.intake import Wish, make_job
 from ggufy.job import Job, Status
 from ggufy.llama.install import Llama, ensure
@@ -33,8 +33,19 @@ from ggufy.terminal import results
 from ggufy.worker import Worker
 
 logger = logging.getLogger(__name__)
+_AWAY_S = 10.0  # between tries while the Hub is away at the start
 _FRESH_S = 0.4  # all tabs together look at the disk at most so often
 _HEADS_S = 0.2  # and spend so long on files not read before; what is left over is read the next time
+
+
+def _connect_patiently(settings: Settings) -> Connection:
+    """A page that starts while the Hub is away, as after an outage of both, waits for it."""
+    while True:
+        try:
+            return connect(settings)
+        except HubAway as error:
+            logger.warning("waiting for the Hub: %s", error)
+            time.sleep(_AWAY_S)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +76,7 @@ class Services:
 
     def __init__(self, settings: Settings):
         self.settings = settings
-        self.connection = connect(settings)
+        self.connection = _connect_patiently(settings)
         self.worker = Worker(store=self.connection.store, make_runner=self._make_runner, wanted=self.connection.ours)
         self._preparation = Preparation()
         self._again = threading.Event()

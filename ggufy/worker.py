@@ -11,7 +11,7 @@ import queue
 import threading
 from collections.abc import Callable
 
-from ggufy.errors import Cancelled, GgufyError
+from ggufy.errors import Cancelled, GgufyError, LeaseLost
 from ggufy.hub.state import JobStore
 from ggufy.job import FINISHED, Job, Status
 from ggufy.progress import Snapshot
@@ -126,7 +126,7 @@ class Worker:
                     continue
                 self._running = job.id
             try:
-                ended = runner.run(job, live)
+                ended = self._run(runner, job, live)
                 if (stored := self.store.load(job.id)) and stored.status != ended.status:
                     self._unsaved[job.id] = ended
             except Cancelled:
@@ -138,3 +138,14 @@ class Worker:
                     self._running = ""
                     if self._live.get(job.id) is live:  # else it was queued again meanwhile
                         del self._live[job.id]
+
+    def _run(self, runner: Runner, job: Job, live: Live) -> Job:
+        """As runner.run; if another runner takes over, waits until that one is gone and goes on from there."""
+        while True:
+            try:
+                return runner.run(job, live)
+            except LeaseLost as error:
+                logger.warning("job %s: %s", job.id, error)
+            runner.connection.acquire(live.stop)
+            if (known := self.store.load(job.id)) and known.status in FINISHED:
+                return known  # the other one has ended it

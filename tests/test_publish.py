@@ -89,6 +89,12 @@ def get(hub: LocalHub, path: str) -> str:
         return str(response.read().decode())
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 def commits_of(hub: LocalHub, repo: str = "alice/tiny-v7-GGUF") -> list[str]:
     return [commit["title"] for commit in json.loads(get(hub, f"/api/models/{repo}/commits/main"))]
 
@@ -206,6 +212,44 @@ def digests_or_none(hub: LocalHub) -> dict[str, str]:
         return {}
 
 
+def test_what_was_uploaded_right_before_a_kill_gets_into_the_record(
+    command: Any, hub: LocalHub, tmp_path: Path
+) -> None:
+    """The kill fell between the commit to the output repo and the one of the job record."""
+    whole, _ = finish(command(tmp_path / "a"))
+    path = f"jobs/{whole['job']}.json"
+    record = json.loads(get(hub, f"/datasets/alice/ggufy-state/resolve/main/{path}"))
+    record |= {"status": "running", "artifacts": record["artifacts"][:-1]}
+    hub.put("alice/ggufy-state", path, json.dumps(record).encode(), type="dataset", lfs=0)
+    again, _ = finish(command(tmp_path / "b", resume=True))
+    assert [(row["file"], row["sha256"]) for row in again["files"]] == [
+        (row["file"], row["sha256"]) for row in whole["files"]
+    ]
+    assert not list((tmp_path / "b").rglob("*.gguf"))
+
+
+def test_the_page_goes_on_when_the_runner_that_took_over_is_gone(command: Any, hub: LocalHub, tmp_path: Path) -> None:
+    """The page loses its lease for good; then nobody holds it, and the page ends its job."""
+    process = command(tmp_path / "a")
+    deadline = time.monotonic() + 60
+    while len(digests_or_none(hub)) < 1 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    kill(process)
+    page = command(tmp_path / "b", page=True, GGUFY_HUB="hf", GRADIO_SERVER_PORT=str(free_port()))
+    while len(digests_or_none(hub)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    other = {"boot_id": "other", "nonce": "1", "expires_s": 6.0, "since": "now", "renewed": "now"}
+    hub.put("alice/ggufy-state", "lease.json", json.dumps(other).encode(), type="dataset", lfs=0)
+    deadline = time.monotonic() + 120
+    while len(digests(hub)) < 8 and time.monotonic() < deadline:
+        assert page.poll() is None, page.communicate()
+        time.sleep(0.2)
+    page.terminate()
+    _, err = page.communicate(timeout=30)
+    assert "another runner has had the lease" in err
+    assert len(digests(hub)) == 8
+
+
 def test_the_page_takes_its_job_up_on_a_new_disk_with_no_click(command: Any, hub: LocalHub, tmp_path: Path) -> None:
     """What a Space does when it restarts: a container with an empty disk starts app.py, and nobody touches it."""
     process = command(tmp_path / "a")
@@ -214,10 +258,7 @@ def test_the_page_takes_its_job_up_on_a_new_disk_with_no_click(command: Any, hub
         time.sleep(0.02)
     kill(process)
     shutil.rmtree(tmp_path / "a")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    page = command(tmp_path / "b", page=True, GGUFY_HUB="hf", GRADIO_SERVER_PORT=str(port))
+    page = command(tmp_path / "b", page=True, GGUFY_HUB="hf", GRADIO_SERVER_PORT=str(free_port()))
     deadline = time.monotonic() + 120
     while len(digests(hub)) < 8 and time.monotonic() < deadline:
         assert page.poll() is None, page.communicate()
