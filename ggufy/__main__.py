@@ -273,7 +273,8 @@ def _run_job(runner: Runner, job: Job, stop: Stop, *, quiet: bool) -> tuple[Job,
     if quiet:
         return runner.run(job, live), live
     where = job.request.repo_id or runner.folder(job)
-    print(f"{job.request.name}: {len(job.request.quant_types)} quants into {where}", file=sys.stderr)
+    count = len(job.request.quant_types)
+    print(f"{job.request.name}: {count} quant{'s' if count > 1 else ''} into {where}", file=sys.stderr)
     with LiveDisplay(live.progress.snapshot):
         return runner.run(job, live), live
 

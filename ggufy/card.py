@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from ggufy.catalog import BY_NAME
 from ggufy.files import human_size
-from ggufy.job import Job, Status
+from ggufy.job import Job, Source, Status
 from ggufy.plan import base_name, folder_name, imatrix_name, quant_name
 
 _PLAIN = re.compile(r"^[\w.+/-]+( [\w.+/-]+)*$")
@@ -33,13 +33,13 @@ def card(job: Job, facts: CardFacts) -> str:
     """Markdown with front matter."""
     request = job.request
     name, source = request.name, request.source
-    origin = f"[{source.model_id}](https://huggingface.co/{source.model_id})" if source.remote else "a local file"
+    digest = f", sha256 `{source.sha256}`" if source.sha256 else ""
     lines = [
         _front_matter(job, facts),
         f"# {folder_name(name)}",
         "",
-        f"GGUF files of {name}, for llama.cpp and what is built on it. Made by ggufy {facts.version} from {origin}"
-        f" (`{source.path.rsplit('/', 1)[-1]}`, sha256 `{source.sha256}`"
+        f"GGUF files of {name}, for llama.cpp and what is built on it. Made by ggufy {facts.version} from"
+        f" {_origin(source)} (`{source.path.rsplit('/', 1)[-1]}`{digest}"
         + (f", revision `{source.revision}`)." if source.revision else ")."),
         "",
         *_state(job, facts.uploaded),
@@ -57,12 +57,18 @@ def card(job: Job, facts: CardFacts) -> str:
     return "\n".join(lines)
 
 
+def _origin(source: Source) -> str:
+    if source.model_id:
+        return f"[{source.model_id}](https://huggingface.co/{source.model_id})"
+    return f"<{source.url.partition('?')[0]}>" if source.url else "a local file"  # a query may hold a key
+
+
 def _front_matter(job: Job, facts: CardFacts) -> str:
     source = job.request.source
     rows = ["---"]
     if facts.license:
         rows.append(f"license: {_yaml(facts.license)}")
-    if source.remote:
+    if source.model_id:
         rows += [f"base_model: {_yaml(source.model_id)}", "base_model_relation: quantized"]
     rows += ["library_name: gguf", "quantized_by: ggufy", "tags:", "- gguf", "- llama-cpp", "- ggufy"]
     if job.request.imatrix != "none":

@@ -1,6 +1,7 @@
 """From what a user types to a pinned request: the one way in, for the command line and for the page.
 
-SOURCE is `demo`, a local `.pth`, a local unquantized `.gguf`, or a Hub repo (`owner/repo`, `owner/repo:file.pth`).
+SOURCE is `demo`, a local `.pth`, a local unquantized `.gguf`, a Hub repo (`owner/repo`, `owner/repo:file.pth`), or the
+plain address of a `.pth` or `.gguf`.
 Everything that decides the bytes of the result is pinned here by digest; whatever cannot work is refused here.
 """
 
@@ -21,6 +22,7 @@ from ggufy.plan import folder_name
 from ggufy.settings import Settings
 from ggufy.sources import calibration, hub
 from ggufy.sources.gguf import MAGIC, read_head
+from ggufy.sources.url import is_plain_url, resolve_url
 
 _OUTTYPE_SUFFIX = re.compile(r"[-._](bf16|f16|f32|fp16|fp32)$", re.IGNORECASE)
 
@@ -88,6 +90,8 @@ def _repo_id(wish: Wish, name: str) -> str:
 
 
 def _source(text: str, settings: Settings) -> Source:
+    if is_plain_url(text) and not hub.is_reference(text):
+        return resolve_url(text)
     path = Path(text).expanduser()
     if path.is_file():
         return _local_source(path.resolve(), settings)

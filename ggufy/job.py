@@ -49,15 +49,23 @@ class Source:
     kind: str  # "checkpoint" (.pth) or "gguf"
     path: str  # local: absolute path; Hub: the file's path in the repo
     size: int  # bytes
-    sha256: str  # hex digest of the whole file
+    sha256: str  # hex digest of the whole file; empty if only a plain address is known, see `mark`
     mtime_ns: int = 0  # local files: while size and time stand, the digest is not computed again
     model_id: str = ""  # Hub: owner/name
     revision: str = ""  # Hub: commit sha
     license: str = ""  # Hub: as the source's own card says; empty if it says nothing
+    url: str = ""  # plain address: without token or fragment
+    etag: str = ""  # plain address: the server's mark of the version
+    mark: str = ""  # plain address: the digest if one was given, else that of address, size and version
 
     @property
     def remote(self) -> bool:
-        return bool(self.model_id)
+        return bool(self.model_id or self.url)
+
+    @property
+    def key(self) -> str:
+        """Hex digest that stands for the file's content."""
+        return self.sha256 or self.mark
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +93,7 @@ class Request:
         pinned = dataclasses.asdict(self)
         for free in ("quant_types", "imatrix_path", "vocab_path", "calibration", "repo_id", "private"):
             del pinned[free]
-        pinned["source"] = self.source.sha256
+        pinned["source"] = self.source.key
         return hashlib.sha256(json.dumps(pinned, sort_keys=True).encode()).hexdigest()
 
     @property

@@ -20,9 +20,10 @@ from ggufy.connection import Connection
 from ggufy.errors import BusyError, Cancelled, GgufyError, LeaseLost, UsageError
 from ggufy.files import PART_SUFFIX, lock
 from ggufy.hub.state import JobStore
-from ggufy.job import Artifact, Job, Status
+from ggufy.job import FINISHED, Artifact, Job, Status
 from ggufy.llama.install import Llama
 from ggufy.plan import (
+    CONVERT,
     DOWNLOAD,
     FETCH,
     LOCK_NAME,
@@ -39,6 +40,7 @@ from ggufy.plan import (
 from ggufy.progress import Progress, Workload
 from ggufy.publication import Publication
 from ggufy.settings import Settings
+from ggufy.sources.hub import remove_orphans
 from ggufy.steps import RUN
 from ggufy.steps.context import Context
 from ggufy.steps.forecast import JobForecast, check_download_space, check_space, forecast_job, product_size
@@ -123,6 +125,7 @@ class Runner:
         busy = f"another run is working in {folder}: wait for it, or give this one another --name or --out."
         with lock(folder / LOCK_NAME, wait_s=3.0, message=busy) as descriptor:
             self._check_folder(job, folder)
+            self._remove_orphans(job)
             known = self._latest(job)
             ctx = self._context(job, folder, live, descriptor)
             publication = None
@@ -166,6 +169,8 @@ class Runner:
                 if publication and live.forecast:
                     publication.make_room(product_size(ctx.request, step, live.forecast))
                 artifact = self._step(ctx, step, live)
+                if publication and step.kind == CONVERT and ctx.request.source.remote:
+                    ctx.source.unlink(missing_ok=True)  # on a Space the disk is small; the base comes from the repo
                 if artifact and publication:
                     publication.made(artifact)
                 elif artifact:
@@ -237,6 +242,11 @@ class Runner:
             stopped=live.stop,
             keep_open=(descriptor,),
         )
+
+    def _remove_orphans(self, job: Job) -> None:
+        """Removes half downloads that no unfinished job needs."""
+        needed = {j.request.source.key for j in [*self.store.jobs(), job] if j.status not in FINISHED}
+        remove_orphans(self.settings.cache / "sources", keep={key[:16] for key in needed})
 
     def _check_folder(self, job: Job, folder: Path) -> None:
         """Products are trusted by name, so a folder may hold those of one source and one set of options only."""

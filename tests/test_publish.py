@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
@@ -13,7 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def command(
         out: Path, *more: str, source: str = "", resume: bool = False, page: bool = False, **changes: str
     ) -> subprocess.Popen[str]:
         doing = ["resume"] if resume else [arguments[0], source or arguments[1], *arguments[2:]]
-        words = [sys.executable, "-m", "ggufy", *doing, "--hub", "hf", "--json", "--out", str(out), *more]
+        words = [sys.executable, "-m", "ggufy", "-v", *doing, "--hub", "hf", "--json", "--out", str(out), *more]
         if page:
             words = [sys.executable, str(Path(__file__).parent.parent / "app.py")]
             changes["GGUFY_OUT"] = str(out)
@@ -145,9 +146,12 @@ def test_killed_40_times_with_the_disk_kept_or_wiped(
         round_number += 1
         for _ in range(12):
             process = command(out, "--repo", repo)
-            try:
-                process.wait(timeout=rng.uniform(1.0, 6.0))
-            except subprocess.TimeoutExpired:
+            if kills % 2:
+                time_s, there = 30.0, products(hub, out, repo)  # right when the next file is made or uploaded
+            else:
+                time_s, there = rng.uniform(1.0, 6.0), None
+            changed = functools.partial(differs, there, functools.partial(products, hub, out, repo))
+            if still_runs(process, time_s, changed):
                 kill(process)
                 kills += 1
                 if rng.random() < 0.5:
@@ -161,7 +165,31 @@ def test_killed_40_times_with_the_disk_kept_or_wiped(
         added = [name for title in commits_of(hub, repo) for name in title.removeprefix("Add ").split(", ")]
         assert sorted(name for name in added if name.endswith(".gguf")) == sorted(expected)
         assert not list(out.rglob("*.part"))
+        assert not list((out / "ggufy-state" / "work").glob("*"))
     assert ends >= 3
+
+
+def products(hub: LocalHub, out: Path, repo: str) -> set[str]:
+    """What is there of the result, here and in the repo."""
+    try:
+        uploaded = set(digests(hub, repo))
+    except urllib.error.HTTPError:
+        uploaded = set()
+    return {f"repo:{name}" for name in uploaded} | {path.name for path in out.rglob("*.gguf")}
+
+
+def differs(before: set[str] | None, now: Callable[[], set[str]]) -> bool:
+    return before is not None and now() != before
+
+
+def still_runs(process: subprocess.Popen[str], seconds: float, enough: Callable[[], bool]) -> bool:
+    """Waits so long, or until it is enough; False if the process ended before."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not enough():
+        if process.poll() is not None:
+            return False
+        time.sleep(0.02)
+    return process.poll() is None
 
 
 def test_two_at_once_take_turns(
@@ -248,6 +276,42 @@ def test_the_page_goes_on_when_the_runner_that_took_over_is_gone(command: Any, h
     _, err = page.communicate(timeout=30)
     assert "another runner has had the lease" in err
     assert len(digests(hub)) == 8
+
+
+def test_the_token_goes_nowhere(command: Any, hub: LocalHub, tmp_path: Path) -> None:
+    """Not into records, logs, cards, what is printed, temporary files or tools; in a run that ends well, and one that
+    does not."""
+    tools: set[str] = set()
+    for fault in ({}, {"status": 403, "times": 99, "skip": 4}):
+        if fault:
+            hub.fault("POST /api/models/.*/commit/", **fault)
+        temporary = tmp_path / f"tmp{len(fault)}"
+        temporary.mkdir()
+        process = command(tmp_path / f"o{len(fault)}", "--repo", f"alice/o{len(fault)}", TMPDIR=str(temporary))
+        while process.poll() is None:
+            for entry in Path("/proc").glob("[0-9]*"):
+                try:
+                    if entry.stat().st_uid == os.getuid() and os.getpgid(int(entry.name)) != process.pid:
+                        line = (entry / "cmdline").read_bytes()
+                        if b"/llama-" in line.split(b"\0")[0] and str(tmp_path).encode() in line:
+                            tools.add(line.split(b"\0")[0].decode())
+                            assert ALICE.encode() not in line + (entry / "environ").read_bytes()
+                except (OSError, ProcessLookupError):
+                    continue
+            time.sleep(0.02)
+        out, err = process.communicate()
+        assert process.returncode == (1 if fault else 0), err
+        assert ALICE not in out + err
+        assert not list(temporary.rglob("*"))
+        hub.mend()
+    assert len(tools) >= 2
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or ALICE.encode() not in path.read_bytes(), path
+    for kind, repo in (("models", "alice/o0"), ("datasets", "alice/ggufy-state")):
+        for entry in json.loads(get(hub, f"/api/{kind}/{repo}/tree/main?recursive=true")):
+            if entry["type"] == "file" and not entry["path"].endswith(".gguf"):
+                prefix = "" if kind == "models" else "datasets/"
+                assert ALICE not in get(hub, f"/{prefix}{repo}/resolve/main/{entry['path']}")
 
 
 def test_the_page_takes_its_job_up_on_a_new_disk_with_no_click(command: Any, hub: LocalHub, tmp_path: Path) -> None:

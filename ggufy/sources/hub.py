@@ -9,8 +9,10 @@ A token is sent only when it was given: none is looked up in files or in the env
 from __future__ import annotations
 
 import difflib
+import logging
 import re
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
@@ -21,11 +23,12 @@ from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import hf_raise_for_status
 
 from ggufy.errors import SourceError
-from ggufy.files import human_size
+from ggufy.files import DOWNLOAD_SUFFIX, human_size
 from ggufy.job import Source
 from ggufy.sources.hub_session import DOWNLOAD_TIMEOUT, Reference, ask, source_errors, use_timeouts
 from ggufy.sources.ranged import RangedFile, fetch
 
+logger = logging.getLogger(__name__)
 KINDS = {".pth": "checkpoint", ".gguf": "gguf"}
 _BLOCK = 1 << 18
 _HOSTS = {"huggingface.co", "www.huggingface.co", "hf.co"}
@@ -36,7 +39,7 @@ _REFERENCE = re.compile(rf"({_NAME}/{_NAME})(?:@([^:\s]+))?(?::(.+))?", re.ASCII
 def is_reference(text: str) -> bool:
     """True if the text can only name something on the Hub: `owner/repo`, `owner/repo:file.pth` or a Hub URL."""
     if "://" in text:
-        return urlsplit(text).hostname in _HOSTS
+        return urlsplit(text).netloc in _HOSTS | {urlsplit(constants.ENDPOINT).netloc}
     match = _REFERENCE.fullmatch(text)
     return match is not None and (match[3] is not None or PurePosixPath(text).suffix not in KINDS)
 
@@ -167,6 +170,18 @@ def download(
     )
     with source_errors(wanted, token=token):
         fetch(file, target, progress=progress, stopped=stopped)
+
+
+def remove_orphans(folder: Path, keep: Collection[str], *, older_than_s: float = 86_400.0) -> None:
+    """Removes what downloads have left in the cache's folder of sources, if no unfinished job is for it (`keep`: names
+    of its subfolders) and it was not touched for so many seconds: another program may be fetching it."""
+    for part in folder.glob(f"*/*{DOWNLOAD_SUFFIX}"):
+        try:
+            if part.parent.name not in keep and time.time() - part.stat().st_mtime > older_than_s:
+                logger.info("removing %s, which no job needs", part)
+                part.unlink()
+        except FileNotFoundError:
+            continue  # just finished or removed by another process
 
 
 def fetch_small(url: str, *, limit: int, wanted: Reference | None = None, token: str | None = None) -> bytes:

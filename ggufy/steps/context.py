@@ -43,8 +43,7 @@ class Context:
         source = self.request.source
         if not source.remote:
             return Path(source.path)
-        digest = source.sha256[:16]
-        return self.settings.cache / "sources" / digest / Path(source.path).name
+        return self.settings.cache / "sources" / source.key[:16] / Path(source.path).name
 
     def tool_run(self, step: Step, cwd: Path | None = None) -> ToolRun:
         """How a tool runs for this step: built environment, own log, ends when the job is stopped."""

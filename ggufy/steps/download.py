@@ -1,9 +1,13 @@
-"""Fetches the source from the Hub into the cache, where a cut download goes on, and checks its digest."""
+"""Fetches the source into the cache and checks it: from the Hub, where a cut download goes on, or from a plain
+address."""
 
 from __future__ import annotations
 
+from ggufy.errors import SourceError, ToolError
+from ggufy.files import DOWNLOAD_SUFFIX, disk_errors, lock
+from ggufy.llama import tools
 from ggufy.plan import Step
-from ggufy.sources import hub
+from ggufy.sources import hub, url
 from ggufy.steps.context import Context
 
 
@@ -11,6 +15,9 @@ def run(ctx: Context, step: Step) -> None:
     """Leaves the source file at `ctx.source`; it is no product of the job."""
     source = ctx.request.source
     ctx.source.parent.mkdir(parents=True, exist_ok=True)
+    if source.url:
+        _fetch_plain(ctx, step)
+        return
     hub.download(
         source,
         ctx.source,
@@ -18,3 +25,25 @@ def run(ctx: Context, step: Step) -> None:
         progress=lambda done: ctx.report(step, done / max(1, source.size)),
         stopped=ctx.stopped,
     )
+
+
+def _fetch_plain(ctx: Context, step: Step) -> None:
+    source, part = ctx.request.source, ctx.source.with_name(ctx.source.name + DOWNLOAD_SUFFIX)
+    busy = f"another run is downloading {source.path}: wait for it to end."
+
+    def feed(text: str) -> None:
+        if done := [line for line in text.split() if line.isdigit()]:
+            ctx.report(step, min(1.0, int(done[-1]) / max(1, source.size)))
+
+    with disk_errors(ctx.source), lock(ctx.source.with_suffix(".lock"), message=busy):
+        if ctx.source.exists():
+            return
+        part.unlink(missing_ok=True)  # hf_transfer cannot go on with it, and does not shorten a longer file
+        command = url.download_command(source, part.absolute())
+        try:
+            tools.run_tool(command, ctx.tool_run(step, cwd=ctx.source.parent), feed)
+        except ToolError as error:
+            reason = tools.failure_reason(error.output)
+            raise SourceError(f"{source.path} could not be fetched ({reason}): run the same command again.") from error
+        url.check_download(source, part)
+        part.replace(ctx.source)

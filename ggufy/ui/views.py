@@ -185,7 +185,7 @@ def _facts(job: Job, texts: Texts, now: datetime) -> tuple[str, ...]:
     source = PurePath(request.source.path).name
     count = len(request.quant_types)
     return (
-        f"{request.source.model_id}:{source}" if request.source.remote else source,
+        f"{request.source.model_id}:{source}" if request.source.model_id else source,
         texts["quants_one" if count == 1 else "quants"].format(count=count),
         texts["base"].format(outtype=request.outtype),
         texts[f"imatrix_{request.imatrix}"],

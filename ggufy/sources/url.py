@@ -1,0 +1,98 @@
+"""A source at a plain https address: pinned by its size and the server's own mark of the version (ETag), and fetched
+by hf_transfer.
+
+hf_transfer asks for several ranges at once and is fast, but it holds Python's lock while it works, leaves nothing to
+go on with, and does not look at what it gets. So it runs in a child process (fast_download.py, started by the download
+step), writes a fresh file, and the file is checked here: its size, and its sha256 where the address says one, as in
+`https://example.org/model.pth#sha256=<64 hex digits>`. No token is ever sent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+import httpx2
+from huggingface_hub import get_session
+from huggingface_hub.utils._http import hf_raise_for_status
+
+from ggufy.errors import SourceError
+from ggufy.files import sha256
+from ggufy.job import Source
+from ggufy.sources.hub import KINDS
+from ggufy.sources.hub_session import ask, use_timeouts
+
+_DIGEST = re.compile(r"sha256=([0-9a-fA-F]{64})")
+_TOTAL = re.compile(r"bytes 0-0/(\d+)")
+_SCRIPT = Path(__file__).with_name("fast_download.py")
+
+
+def is_plain_url(text: str) -> bool:
+    """True for an http(s) address; whether it is one of the Hub's own has to be asked first."""
+    return text.startswith(("https://", "http://"))
+
+
+def resolve_url(text: str) -> Source:
+    """Pins what is at an address now. Raises SourceError, with what to do next, if it is no `.pth` or `.gguf`, cannot
+    be reached, or its server does not send parts of files."""
+    url, _, fragment = text.strip().partition("#")
+    if urlsplit(url).username is not None:
+        raise SourceError("an address with a password in it is not taken: it would end up in job records.")
+    name = PurePosixPath(unquote(urlsplit(url).path)).name
+    kind = KINDS.get(PurePosixPath(name).suffix)
+    digest = _DIGEST.fullmatch(fragment)
+    if kind is None or (fragment and not digest):
+        raise SourceError(
+            f"{text} is not the address of a model: give one that ends in .pth or .gguf, "
+            "with #sha256=<64 hex digits> after it or nothing."
+        )
+    size, etag = _look(url)
+    given = digest[1].lower() if digest else ""
+    mark = given or hashlib.sha256(f"{url}\n{size}\n{etag}".encode()).hexdigest()
+    return Source(kind=kind, path=name, url=url, etag=etag, size=size, sha256=given, mark=mark)
+
+
+def download_command(source: Source, target: Path) -> list[str]:
+    """Fetches the file into `target`, which must not exist, and prints `<bytes so far>` now and then.
+
+    Raises SourceError if there is another file than the one that was pinned.
+    """
+    if _look(source.url) != (source.size, source.etag):
+        raise SourceError(f"{source.url} holds another file than when the job was made: start it anew with --name.")
+    return [sys.executable, "-I", str(_SCRIPT), source.url, str(target)]
+
+
+def check_download(source: Source, path: Path) -> None:
+    """Raises SourceError, with the file removed, if it is not what was pinned."""
+    size = path.stat().st_size
+    if size != source.size or (source.sha256 and sha256(path) != source.sha256):
+        path.unlink()
+        raise SourceError(
+            f"{source.path} arrived damaged (its {'size' if size != source.size else 'sha256'} is another) and was "
+            "removed: run the same command again."
+        )
+
+
+def _look(url: str) -> tuple[int, str]:
+    """Size in bytes and ETag of what is at an address, from one byte of it."""
+    use_timeouts()
+
+    def call() -> tuple[int, str]:
+        headers = {"Range": "bytes=0-0", "Accept-Encoding": "identity"}
+        with get_session().stream("GET", url, headers=headers, follow_redirects=True) as response:
+            hf_raise_for_status(response)
+            total = _TOTAL.fullmatch(response.headers.get("Content-Range", ""))
+            if response.status_code != 206 or total is None:
+                raise SourceError(
+                    f"the server of {url} does not send parts of files: download it yourself and give the file."
+                )
+            return int(total[1]), _version(response)
+
+    return ask(call, None, token=None, shown=url)
+
+
+def _version(response: httpx2.Response) -> str:
+    return str(response.headers.get("ETag") or response.headers.get("Last-Modified") or "")
