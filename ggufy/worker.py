@@ -127,8 +127,10 @@ class Worker:
                 self._running = job.id
             try:
                 ended = self._run(runner, job, live)
-                if (stored := self.store.load(job.id)) and stored.status != ended.status:
-                    self._unsaved[job.id] = ended
+                with self._lock:
+                    again = self._live.get(job.id) is not live  # queued once more as soon as it had ended
+                    if not again and (stored := self.store.load(job.id)) and stored.status != ended.status:
+                        self._unsaved[job.id] = ended
             except Cancelled:
                 logger.info("job %s was interrupted; it resumes at the next start", job.id)
             except (GgufyError, OSError):  # not even its record could be written; the next job may have more luck

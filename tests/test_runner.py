@@ -116,6 +116,26 @@ def test_a_running_job_is_cancelled_and_can_be_retried(
     wait(lambda: status(worker, job) is Status.DONE)
 
 
+def test_a_retry_that_comes_before_the_end_is_noticed(
+    worker: Worker, make: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record says cancelled a moment before the worker is through with the job."""
+    run = worker._run
+
+    def and_retry(runner: Runner, job: Job, live: Live) -> Job:
+        ended = run(runner, job, live)
+        if ended.status is Status.CANCELLED:
+            worker.submit(job)
+        return ended
+
+    monkeypatch.setattr(worker, "_run", and_retry)
+    worker.start()
+    job = worker.submit(make("a", "IQ2_XS", imatrix="auto", width=512))
+    wait(lambda: (shot := worker.snapshot(job.id)) and shot.current)
+    worker.cancel(job.id)
+    wait(lambda: status(worker, job) is Status.DONE)
+
+
 def test_a_failed_job_says_why_and_the_next_one_runs(worker: Worker, make: Callable[..., Job]) -> None:
     bad = make("a")
     Path(bad.request.source.path).unlink()
