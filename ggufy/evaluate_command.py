@@ -20,7 +20,8 @@ from ggufy.llama.install import Llama
 from ggufy.settings import Settings
 from ggufy.sources.calibration import ensure_texts, texts_named
 from ggufy.sources.gguf import read_head
-from ggufy.steps.evaluate import How, check_models, check_text, evaluate
+from ggufy.steps.comparable import check_models
+from ggufy.steps.evaluate import How, check_text, evaluate
 from ggufy.terminal import table
 
 _HEAD = ["file", "size", "bpw", "PPL", "KLD", "99.9 % KLD", "same top p", "prompt t/s", "generation t/s"]

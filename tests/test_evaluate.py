@@ -7,7 +7,9 @@ import json
 import math
 import shutil
 import struct
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +28,8 @@ from ggufy.settings import Settings
 from ggufy.sources import calibration
 from ggufy.sources.gguf import copy_with_metadata, read_head
 from ggufy.sources.overlap import check_disjoint, shared
-from ggufy.steps.evaluate import How, evaluate, fitting_chunks, vocab_size
+from ggufy.steps.comparable import vocab_size
+from ggufy.steps.evaluate import How, evaluate, fitting_chunks
 from tests import tiny
 from tests.conftest import Finished, Ggufy
 
@@ -346,6 +349,28 @@ def test_what_a_kill_left_is_taken_over_if_it_is_whole(models: list[Path], how: 
         evaluate(base, [quant], replace(how, report=lambda what, _, seen=seen: seen.append(what)))  # type: ignore[misc]
         assert (base.name in seen) == measured_base
         assert [path.name for path in how.folder.iterdir() if path.suffix in (".logits", ".part")] == []
+
+
+@pytest.mark.tools
+def test_the_command_killed_in_between_goes_on(
+    ggufy: Ggufy, ggufy_environment: dict[str, str], models: list[Path], tmp_path: Path
+) -> None:
+    words = ["evaluate", *map(str, models), "--chunks", "16", "--no-speed", "--out", str(tmp_path)]
+    process = subprocess.Popen([sys.executable, "-m", "ggufy", *words], env=ggufy_environment, stderr=subprocess.PIPE)
+    with process:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.rglob("*.json")) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.kill()
+    finished = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
+    assert 1 <= len(finished) < 3
+    assert list(tmp_path.rglob("*.logits"))  # nobody was there to remove it
+    done = ggufy(*words)
+    assert done.code == 0, done.err
+    assert models[0].name not in done.err  # the base's predictions were taken over
+    assert models[1].name not in done.err
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    assert list(tmp_path.rglob("*.logits")) == []
 
 
 @pytest.mark.tools

@@ -22,24 +22,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from ggufy.errors import CalibrationError, DiskError, SourceError, ToolError
 from ggufy.evaluation import DEFAULT_CHUNKS, Evaluation, Quality, Speed, from_json, to_json
 from ggufy.files import PART_SUFFIX, free_bytes, human_size, lock, partial, sha256, write_text
 from ggufy.llama import evaluate as perplexity
 from ggufy.llama import tools
 from ggufy.llama.install import Llama
-from ggufy.sources.gguf import GgufHead, read_head, read_tensor
+from ggufy.sources.gguf import GgufHead, read_head
 from ggufy.sources.overlap import check_disjoint
+from ggufy.steps.comparable import check_models, vocab_size
 
 logger = logging.getLogger(__name__)
 
 DISK_BUDGET = 4_000_000_000  # bytes for the base's predictions; 119 chunks of the World vocabulary
 _LEAST_CHUNKS = 4  # what the disk must hold; a mean over less says little
 _SPARE = 100_000_000  # bytes of the disk that are left alone
+_WAIT_S = 2.0  # for the tool of a run that was just killed
 _LOGITS_SUFFIX = ".logits"
-_NORM = "output_norm.weight"  # F32 in every GGUF, so a quant has its base's own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,34 +78,10 @@ def evaluate(base: Path, quants: Sequence[Path], how: How) -> list[Evaluation]:
     head = check_models(base, quants)
     check_text(how)
     message = f"another evaluation runs in {how.folder}: wait for it to end, or give another --out."
-    with lock(how.folder / ".lock", message=message) as descriptor:
+    with lock(how.folder / ".lock", _WAIT_S, message) as descriptor:
         for left in how.folder.glob(f"*{PART_SUFFIX}"):
             left.unlink()
         return _Session(base.absolute(), head, how, how.tool_run(descriptor)).measure_all(quants)
-
-
-def check_models(base: Path, quants: Sequence[Path]) -> GgufHead:
-    """The base's head. Raises SourceError unless it is unquantized and every quant has its tensors and vocabulary."""
-    head = read_head(base)
-    if head.quantized:
-        raise SourceError(f"{base} is quantized already: the base is the F16, BF16 or F32 file of the same model.")
-    if not vocab_size(head):
-        raise SourceError(f"{base} holds no vocabulary, so it cannot read a text: convert the model again.")
-    shapes = {name: tensor.shape for name, tensor in head.tensors.items()}
-    for path in quants:
-        quant = read_head(path)
-        why = ""
-        if quant.metadata.get("general.architecture") != head.metadata.get("general.architecture"):
-            why = f"it is {quant.metadata.get('general.architecture', 'no model')}"
-        elif vocab_size(quant) != vocab_size(head):
-            why = f"its vocabulary has {vocab_size(quant)} tokens, not {vocab_size(head)}"
-        elif {name: tensor.shape for name, tensor in quant.tensors.items()} != shapes:
-            why = "its tensors differ"
-        elif not _same_norm(path, quant, base, head):
-            why = "its norms, which no quantization changes, differ"
-        if why:
-            raise SourceError(f"{path} is no quant of {base.name} ({why}): give the base that it was made from.")
-    return head
 
 
 def check_text(how: How) -> None:
@@ -123,12 +98,6 @@ def check_text(how: How) -> None:
         check_disjoint(how.text, calibration)
 
 
-def vocab_size(head: GgufHead) -> int:
-    """Entries of the vocabulary; 0 if the file has none."""
-    tokens = head.metadata.get("tokenizer.ggml.tokens", 0)
-    return tokens if isinstance(tokens, int) else len(tokens)
-
-
 def fitting_chunks(wanted: int, room: int, vocab: int) -> int:
     """The chunks whose predictions fit into `room` bytes: `wanted`, halved as often as needed; 0 if too few fit.
 
@@ -140,12 +109,6 @@ def fitting_chunks(wanted: int, room: int, vocab: int) -> int:
             return chunks
         chunks //= 2
     return 0
-
-
-def _same_norm(path: Path, quant: GgufHead, base: Path, head: GgufHead) -> bool:
-    if any(_NORM not in h.tensors or h.tensors[_NORM].type != "F32" for h in (quant, head)):
-        return True  # nothing to compare
-    return bool(np.array_equal(read_tensor(path, quant, _NORM), read_tensor(base, head, _NORM)))
 
 
 class _Session:
