@@ -24,7 +24,8 @@ from ggufy.steps.comparable import check_models
 from ggufy.steps.evaluate import How, check_text, evaluate
 from ggufy.terminal import table
 
-_HEAD = ["file", "size", "bpw", "PPL", "KLD", "99.9 % KLD", "same top p", "prompt t/s", "generation t/s"]
+_HEAD = ["file", "size", "bpw", "PPL", "KLD", "99.9 % KLD", "same top p"]
+_SPEED_HEAD = ["prompt t/s", "generation t/s"]
 
 
 def run(args: argparse.Namespace, settings: Settings, get_llama: Callable[[Settings], Llama]) -> str:
@@ -66,10 +67,15 @@ def run(args: argparse.Namespace, settings: Settings, get_llama: Callable[[Setti
 def evaluation_table(found: list[Evaluation]) -> str:
     """One line a quant, the base's perplexity, and what was read."""
     first = found[0]
-    lines = [table(_HEAD, [_row(evaluation) for evaluation in found], right=tuple(range(1, len(_HEAD)))), ""]
+    head = _HEAD + (_SPEED_HEAD if first.speed else [])
+    lines = [
+        table(head, [_row(evaluation)[: len(head)] for evaluation in found], right=tuple(range(1, len(head)))),
+        "",
+    ]
     quality = first.quality
     lines.append(f"{first.base}: PPL {quality.base_ppl:.3f} ± {quality.base_ppl_error:.3f}")
-    lines.append(f"{first.tokens} tokens of {first.text} ({first.chunks} chunks); ± is one standard error")
+    threads = f"; speed on {first.speed.threads} threads" if first.speed else ""
+    lines.append(f"{first.tokens} tokens of {first.text} ({first.chunks} chunks); ± is one standard error{threads}")
     return "\n".join(lines)
 
 

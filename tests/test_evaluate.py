@@ -19,6 +19,7 @@ import pytest
 
 from ggufy import demo, evaluation, throttle
 from ggufy.errors import BusyError, CalibrationError, Cancelled, DiskError, SourceError, ToolError
+from ggufy.evaluate_command import evaluation_table
 from ggufy.evaluation import Evaluation, Quality, Speed
 from ggufy.files import lock
 from ggufy.llama import evaluate as perplexity
@@ -185,6 +186,14 @@ def test_shared_text_is_found_in_another_order_and_inside_another_text() -> None
 def test_our_own_texts_share_nothing() -> None:
     texts = calibration.ensure_texts(Settings.from_env().cache)
     check_disjoint(texts.evaluation, texts.calibration)
+
+
+def test_the_table() -> None:
+    with_speed = evaluation_table([RECORD])
+    assert "8724.8            2843.4" in with_speed
+    assert "37.448 ± 2.738  0.01191 ± 0.00024" in with_speed
+    assert with_speed.endswith("; speed on 2 threads")
+    assert "t/s" not in evaluation_table([RECORD.evolve(speed=None)])
 
 
 def test_which_one() -> None:
@@ -473,6 +482,7 @@ def test_the_command(ggufy: Ggufy, models: list[Path], tmp_path: Path) -> None:
     lines = done.out.splitlines()
     assert [name in line for name, line in zip(TYPES, lines[2:4], strict=False)] == [True, True]
     assert "99.9 % KLD" in lines[0]
+    assert "t/s" not in lines[0]
     assert "510 tokens of evaluation.txt (2 chunks)" in lines[-1]
     assert f"measuring {models[1].name}" in done.err
     again = ggufy(*arguments, "--json")
