@@ -74,7 +74,7 @@ def evaluation_table(found: list[Evaluation]) -> str:
     ]
     quality = first.quality
     lines.append(f"{first.base}: PPL {quality.base_ppl:.3f} ± {quality.base_ppl_error:.3f}")
-    threads = f"; speed on {first.speed.threads} threads" if first.speed else ""
+    threads = f"; speed with --threads {first.speed.threads}" if first.speed else ""
     lines.append(f"{first.tokens} tokens of {first.text} ({first.chunks} chunks); ± is one standard error{threads}")
     return "\n".join(lines)
 

@@ -190,9 +190,9 @@ def test_our_own_texts_share_nothing() -> None:
 
 def test_the_table() -> None:
     with_speed = evaluation_table([RECORD])
-    assert "8724.8            2843.4" in with_speed
+    assert "8724.8 2843.4" in " ".join(with_speed.split())
     assert "37.448 ± 2.738  0.01191 ± 0.00024" in with_speed
-    assert with_speed.endswith("; speed on 2 threads")
+    assert with_speed.endswith("; speed with --threads 2")
     assert "t/s" not in evaluation_table([RECORD.evolve(speed=None)])
 
 
