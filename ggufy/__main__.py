@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ggufy import throttle
 from ggufy.catalog import BY_NAME, OUTTYPES, parse_types
 from ggufy.errors import BusyError, Cancelled, GgufyError, UsageError
+from ggufy.evaluation import DEFAULT_CHUNKS as EVALUATION_CHUNKS
 from ggufy.files import human_size, lock
 from ggufy.hub.state import JobStore
 from ggufy.job import DEFAULT_CHUNKS, FINISHED, Job, Status
@@ -87,6 +88,17 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("target", metavar="OUT.gguf", type=Path)
     _model_options(convert)
 
+    evaluate = commands.add_parser("evaluate", help="measure quants against their base: perplexity, KLD, speed")
+    evaluate.set_defaults(run=run_evaluate)
+    evaluate.add_argument("base", metavar="BASE.gguf", type=Path, help="the unquantized model")
+    evaluate.add_argument("quants", metavar="QUANT.gguf", type=Path, nargs="+", help="quants that were made from it")
+    evaluate.add_argument("--text", type=Path, help="held-out text to measure on (made at set-up)")
+    evaluate.add_argument(
+        "--chunks", type=int, default=EVALUATION_CHUNKS, help="chunks of 512 tokens to read, 0 = all (%(default)s)"
+    )
+    evaluate.add_argument("--speed", action=argparse.BooleanOptionalAction, default=True, help="measure speed (yes)")
+    evaluate.add_argument("--threads", type=int, help="threads for the tools (one less than allowed)")
+
     status = commands.add_parser("status", help="list the jobs")
     status.set_defaults(run=run_status)
     resume = commands.add_parser("resume", help="continue every job that was interrupted")
@@ -96,7 +108,7 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.set_defaults(run=run_doctor)
     setup = commands.add_parser("setup", help="build llama.cpp and make the texts, once")
     setup.set_defaults(run=run_setup)
-    for command in (status, doctor):
+    for command in (evaluate, status, doctor):
         command.add_argument("--json", action="store_true", help="one JSON object on stdout")
         command.add_argument("--out", type=Path, help="folder for results (ggufy-out)")
     return parser
@@ -173,6 +185,15 @@ def run_convert(args: argparse.Namespace, settings: Settings) -> int:
     vocab = Path(args.vocab) if args.vocab else None
     convert(args.source, args.target, outtype=args.outtype or "f16", vocab=vocab, name=args.name)
     print(f"{args.target}  {human_size(args.target.stat().st_size)}")
+    return 0
+
+
+def run_evaluate(args: argparse.Namespace, settings: Settings) -> int:
+    from ggufy import evaluate_command  # loads the Hub's client
+
+    if args.chunks < 0:
+        raise UsageError("--chunks is negative: give a number of chunks, or 0 for the whole text.")
+    print(evaluate_command.run(args, _with_options(settings, args), _llama))
     return 0
 
 

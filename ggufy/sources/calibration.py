@@ -112,6 +112,12 @@ def pinned(cache: Path, digest: str) -> Path | None:
     return next((path for path in sorted(folder.glob("*.txt")) if sha256(path) == digest), None)
 
 
+def texts_named(cache: Path, name: str) -> list[Path]:
+    """The pinned texts whose file has this name, as an imatrix and the quants made with it give it."""
+    bare = PurePosixPath(name).name
+    return sorted(path for path in (cache / "texts").glob("*/*.txt") if path.name == bare)
+
+
 def _read(path: Path) -> bytes:
     size = path.stat().st_size
     if size > MAX_BYTES:

@@ -1,0 +1,119 @@
+"""`python -m ggufy evaluate BASE.gguf QUANT.gguf…`: what it does and shows. Its options are in `__main__`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from ggufy import throttle
+from ggufy.errors import Cancelled
+from ggufy.evaluation import Evaluation
+from ggufy.files import human_size
+from ggufy.hub.state import STATE_REPO
+from ggufy.llama.install import Llama
+from ggufy.settings import Settings
+from ggufy.sources.calibration import ensure_texts, texts_named
+from ggufy.sources.gguf import read_head
+from ggufy.steps.comparable import check_models
+from ggufy.steps.evaluate import How, check_text, evaluate
+from ggufy.terminal import table
+
+_HEAD = ["file", "size", "bpw", "PPL", "KLD", "99.9 % KLD", "same top p"]
+_SPEED_HEAD = ["prompt t/s", "generation t/s"]
+
+
+def run(args: argparse.Namespace, settings: Settings, get_llama: Callable[[Settings], Llama]) -> str:
+    """Measures what is not measured yet; what goes to stdout."""
+    check_models(args.base, args.quants)
+    text = args.text or ensure_texts(settings.cache).evaluation
+    threads = args.threads or settings.threads or throttle.default_threads(throttle.allowed_cpus())
+    stopped = threading.Event()
+    how = How(
+        text=text,
+        folder=settings.out / STATE_REPO / "evaluations",
+        environment=throttle.child_environment(threads=threads, home=settings.home),
+        llama=Llama(bin=Path(), source=None, version="", commit=""),
+        threads=threads,
+        chunks=args.chunks,
+        speed=args.speed,
+        calibrations=_calibrations(args.quants, settings.cache),
+        report=_silent if args.json else _Line(sys.stderr.isatty()),
+        stopped=stopped.is_set,
+    )
+    check_text(how)
+    how = dataclasses.replace(how, llama=get_llama(settings))
+    previous = {s: signal.signal(s, lambda *_: stopped.set()) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        found = evaluate(args.base, args.quants, how)
+    except Cancelled:
+        raise KeyboardInterrupt from None  # what is measured stays, and main() says how to go on
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        if not args.json and sys.stderr.isatty():
+            sys.stderr.write("\r\x1b[K")
+    if args.json:
+        records = [dataclasses.asdict(evaluation) for evaluation in found]
+        return json.dumps({"evaluations": records}, indent=2, ensure_ascii=False)
+    return evaluation_table(found)
+
+
+def evaluation_table(found: list[Evaluation]) -> str:
+    """One line a quant, the base's perplexity, and what was read."""
+    first = found[0]
+    head = _HEAD + (_SPEED_HEAD if first.speed else [])
+    lines = [
+        table(head, [_row(evaluation)[: len(head)] for evaluation in found], right=tuple(range(1, len(head)))),
+        "",
+    ]
+    quality = first.quality
+    lines.append(f"{first.base}: PPL {quality.base_ppl:.3f} ± {quality.base_ppl_error:.3f}")
+    threads = f"; speed with --threads {first.speed.threads}" if first.speed else ""
+    lines.append(f"{first.tokens} tokens of {first.text} ({first.chunks} chunks); ± is one standard error{threads}")
+    return "\n".join(lines)
+
+
+def _row(evaluation: Evaluation) -> list[str]:
+    quality, speed = evaluation.quality, evaluation.speed
+    return [
+        evaluation.quant,
+        human_size(evaluation.size),
+        f"{evaluation.bpw:.2f}",
+        f"{quality.ppl:.3f} ± {quality.ppl_error:.3f}",
+        f"{quality.kld:.5f} ± {quality.kld_error:.5f}",
+        f"{quality.kld_999:.4f}",
+        f"{quality.same_top:.2f} ± {quality.same_top_error:.2f} %",
+        f"{speed.prompt_tps:.1f}" if speed else "",
+        f"{speed.generation_tps:.1f}" if speed else "",
+    ]
+
+
+def _calibrations(quants: list[Path], cache: Path) -> list[Path]:
+    """Texts in the cache that have the name of one that a quant's imatrix was made from."""
+    names = {str(read_head(path).metadata.get("quantize.imatrix.dataset", "")) for path in quants}
+    return [path for name in sorted(names - {""}) for path in texts_named(cache, name)]
+
+
+def _silent(what: str, fraction: float) -> None:
+    pass
+
+
+class _Line:
+    """Progress on stderr: one moving line on a terminal, a line per file elsewhere."""
+
+    def __init__(self, moving: bool):
+        self.moving, self.last = moving, ""
+
+    def __call__(self, what: str, fraction: float) -> None:
+        if self.moving:
+            sys.stderr.write(f"\r\x1b[K{what}  {fraction:4.0%}")
+        elif what != self.last:
+            sys.stderr.write(f"measuring {what}\n")
+        self.last = what
+        sys.stderr.flush()

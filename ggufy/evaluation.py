@@ -1,0 +1,118 @@
+"""What was measured of one quant, and which quant to pick. Records and arithmetic, no I/O.
+
+An `Evaluation` compares a quant with the base GGUF that it was made from, token by token over the same text: how much
+less likely the text became (PPL), how far the predictions are from the base's (KLD), how often both expect the same
+next token (same top p). The figures are llama-perplexity's and llama-bench's own, with their standard errors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+VERSION = 1
+DEFAULT_CHUNKS = 64  # 16 thousand scored tokens: the KLD's standard error is about 1 % of it
+# What running a model takes beside its file: compute buffers and the state of some conversations, which does not grow
+# with their length. With the World vocabulary, 50 to 70 MB were measured for files of 60 and 180 MB; the rest is a
+# margin.
+OVERHEAD_BYTES = 250_000_000
+OVERHEAD_SHARE = 0.1  # of the file, for what grows with the width of the model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quality:
+    """llama-perplexity's comparison of a quant with its base. Errors are standard errors of the mean."""
+
+    ppl: float  # perplexity of the quant
+    ppl_error: float
+    base_ppl: float  # perplexity of the base, over the same tokens
+    base_ppl_error: float
+    ppl_ratio: float  # ppl / base_ppl; its error is much smaller than both, since the tokens are the same
+    ppl_ratio_error: float
+    kld: float  # mean Kullback-Leibler divergence from the base's predictions, nats a token
+    kld_error: float
+    kld_median: float
+    kld_999: float  # 99.9 % of the tokens are below it
+    kld_max: float
+    delta_p: float  # mean change of the true token's probability, percentage points
+    delta_p_error: float
+    delta_p_rms: float
+    delta_p_rms_error: float
+    same_top: float  # % of tokens where both expect the same next token
+    same_top_error: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """llama-bench's tokens a second, with the standard deviation between its repetitions."""
+
+    threads: int
+    prompt_tps: float  # reading 512 tokens
+    prompt_tps_error: float
+    generation_tps: float  # writing one after the other
+    generation_tps_error: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """One quant measured against its base."""
+
+    quant: str  # file name
+    quant_sha256: str
+    size: int  # bytes of the file
+    bpw: float  # bits per weight
+    base: str  # file name
+    base_sha256: str
+    text: str  # name of the evaluation text
+    text_sha256: str
+    llama: str  # commit of the llama.cpp that measured
+    chunks: int  # of 512 tokens
+    tokens: int  # that were scored: the second half of each chunk but its last
+    quality: Quality
+    speed: Speed | None = None  # None: not measured
+
+    def evolve(self, **changes: Any) -> Self:
+        """The next record."""
+        return dataclasses.replace(self, **changes)
+
+
+def to_json(evaluation: Evaluation) -> str:
+    """The evaluation as JSON text, with the record's version."""
+    record = {"version": VERSION, **dataclasses.asdict(evaluation)}
+    return json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def from_json(text: str) -> Evaluation:
+    """Reads what `to_json` wrote. Raises ValueError for anything else."""
+    record = json.loads(text)
+    if not isinstance(record, dict) or record.pop("version", None) != VERSION:
+        raise ValueError(f"not an evaluation of version {VERSION}")
+    try:
+        quality, speed = Quality(**record.pop("quality")), record.pop("speed")
+        return Evaluation(quality=quality, speed=Speed(**speed) if speed else None, **record)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not an evaluation: {error}") from error
+
+
+def memory_needed(size: int) -> int:
+    """Bytes of memory to run a model file of `size` bytes: the file, and what llama.cpp sets up beside it."""
+    return math.ceil(size * (1 + OVERHEAD_SHARE)) + OVERHEAD_BYTES
+
+
+def which_one(sizes: Mapping[str, int], memory: int, klds: Mapping[str, float] | None = None) -> str | None:
+    """The file to pick for `memory` bytes; None if none fits.
+
+    `sizes` are bytes by file name, `klds` mean KLDs of those that were measured. If every file that fits was measured,
+    the one nearest to the base is picked, and of equals the smaller; otherwise the largest, which is the best guess.
+    """
+    fitting = [name for name, size in sizes.items() if memory_needed(size) <= memory]
+    if not fitting:
+        return None
+    known = klds or {}
+    if all(name in known for name in fitting):
+        return min(fitting, key=lambda name: (known[name], sizes[name], name))
+    return min(fitting, key=lambda name: (-sizes[name], name))

@@ -1,0 +1,267 @@
+"""Measures quants against their base GGUF: quality with llama-perplexity, speed with llama-bench.
+
+Every result is a small file of its own, named after the digests of what was measured, and appears whole or not at all;
+a run that was stopped goes on with the quants that have none:
+
+    <folder>/<quant>-<16 hex digits>.json    an Evaluation
+    <folder>/<16 hex digits>.logits          the base's predictions, while quants are measured; up to some GB
+    <folder>/.lock                           held by the run that measures
+
+The predictions are written once for all quants, as many chunks as the disk budget and the free space allow, and
+removed in the end. If the program was killed, the next run takes them over if they are whole and its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ggufy.errors import CalibrationError, DiskError, SourceError, ToolError
+from ggufy.evaluation import DEFAULT_CHUNKS, Evaluation, Quality, Speed, from_json, to_json
+from ggufy.files import PART_SUFFIX, free_bytes, human_size, lock, partial, sha256, write_text
+from ggufy.llama import evaluate as perplexity
+from ggufy.llama import tools
+from ggufy.llama.install import Llama
+from ggufy.sources.gguf import GgufHead, read_head
+from ggufy.sources.overlap import check_disjoint
+from ggufy.steps.comparable import check_models, vocab_size
+
+logger = logging.getLogger(__name__)
+
+DISK_BUDGET = 4_000_000_000  # bytes for the base's predictions; 119 chunks of the World vocabulary
+_LEAST_CHUNKS = 4  # what the disk must hold; a mean over less says little
+_SPARE = 100_000_000  # bytes of the disk that are left alone
+_WAIT_S = 2.0  # for the tool of a run that was just killed
+_LOGITS_SUFFIX = ".logits"
+
+
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """What one call of `evaluate` shares."""
+
+    text: Path  # UTF-8, held out
+    folder: Path  # for results and the base's predictions
+    llama: Llama
+    environment: Mapping[str, str]  # of the tools
+    threads: int
+    chunks: int = DEFAULT_CHUNKS  # of 512 tokens, at most; 0 = the whole text
+    speed: bool = True
+    budget: int = DISK_BUDGET
+    calibrations: Sequence[Path] = ()  # texts that the quants' imatrix was made from
+    digests: Mapping[Path, str] = field(default_factory=dict)  # sha256 of files, where it is known
+    log: Path | None = None
+    report: Callable[[str, float], None] = lambda what, fraction: None  # file name, fraction done
+    stopped: Callable[[], bool] = lambda: False
+
+    def digest(self, path: Path) -> str:
+        return self.digests.get(path) or sha256(path)
+
+    def tool_run(self, keep_open: int) -> tools.ToolRun:
+        return tools.ToolRun(
+            environment=self.environment, cwd=self.folder, log=self.log, stopped=self.stopped, keep_open=(keep_open,)
+        )
+
+
+def evaluate(base: Path, quants: Sequence[Path], how: How) -> list[Evaluation]:
+    """Measures each quant, in the order given; what is measured already is read, not measured again.
+
+    Raises SourceError for a file that is missing, broken, or no quant of this base; CalibrationError for a text that
+    is too short or was used for calibration; DiskError when the base's predictions do not fit; ToolError; BusyError
+    while another run measures in the same folder; Cancelled.
+    """
+    head = check_models(base, quants)
+    check_text(how)
+    message = f"another evaluation runs in {how.folder}: wait for it to end, or give another --out."
+    with lock(how.folder / ".lock", _WAIT_S, message) as descriptor:
+        for left in how.folder.glob(f"*{PART_SUFFIX}"):
+            left.unlink()
+        return _Session(base.absolute(), head, how, how.tool_run(descriptor)).measure_all(quants)
+
+
+def check_text(how: How) -> None:
+    """Raises CalibrationError if the text is missing, no UTF-8, or was used for calibration."""
+    if not how.text.is_file():
+        raise CalibrationError(f"there is no evaluation text {how.text}: check the path of --text.")
+    try:
+        how.text.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise CalibrationError(
+            f"the evaluation text {how.text} is not UTF-8 (byte {error.start}): save it as UTF-8 text."
+        ) from error
+    for calibration in how.calibrations:
+        check_disjoint(how.text, calibration)
+
+
+def fitting_chunks(wanted: int, room: int, vocab: int) -> int:
+    """The chunks whose predictions fit into `room` bytes: `wanted`, halved as often as needed; 0 if too few fit.
+
+    Halving, not filling: a disk that is a little fuller today gives the same number, and comparable figures.
+    """
+    chunks = wanted
+    while chunks >= min(_LEAST_CHUNKS, wanted) and chunks:
+        if perplexity.logits_bytes(vocab, chunks) <= room:
+            return chunks
+        chunks //= 2
+    return 0
+
+
+class _Session:
+    """One run over several quants of one base."""
+
+    def __init__(self, base: Path, head: GgufHead, how: How, run: tools.ToolRun):
+        self.base, self.head, self.how, self.run = base, head, how, run
+        self.vocab = vocab_size(head)
+        self.base_digest, self.text_digest = how.digest(base), how.digest(how.text)
+        self.tool = how.llama.tool("llama-perplexity")
+
+    def measure_all(self, quants: Sequence[Path]) -> list[Evaluation]:
+        digests = {path: self.how.digest(path) for path in dict.fromkeys(quants)}
+        wanted = self._wanted()
+        done = self._stored(digests, wanted)
+        try:
+            if len(done) < len(digests):
+                chunks = self._chunks(wanted)
+                done |= self._stored(digests, chunks)
+                self._measure_quality(digests, done, chunks)
+            if self.how.speed:
+                for path in digests:
+                    done[path] = self._with_speed(path, done[path])
+        finally:
+            for left in self.how.folder.glob(f"*{_LOGITS_SUFFIX}"):
+                left.unlink()
+        return [done[path][1] for path in digests]
+
+    def _wanted(self) -> int:
+        """Chunks that the text can have (a token is a byte at least) and the budget allows."""
+        most = self.how.text.stat().st_size // tools.CONTEXT + 1
+        wanted = min(self.how.chunks or most, most)
+        chunks = fitting_chunks(wanted, self.how.budget, self.vocab)
+        return chunks or self._too_little(wanted, self.how.budget, "allowed")
+
+    def _chunks(self, wanted: int) -> int:
+        """As many of those as there is space for now."""
+        left = sum(path.stat().st_size for path in self.how.folder.glob(f"*{_LOGITS_SUFFIX}"))
+        room = free_bytes(self.how.folder) + left - _SPARE
+        chunks = fitting_chunks(wanted, room, self.vocab) or self._too_little(wanted, room, "free")
+        if chunks < wanted:
+            logger.warning("%d chunks of the text are measured instead of %d: the disk is full.", chunks, wanted)
+        return chunks
+
+    def _too_little(self, wanted: int, room: int, word: str) -> int:
+        needed = perplexity.logits_bytes(self.vocab, min(_LEAST_CHUNKS, wanted))
+        raise DiskError(
+            f"the base's predictions need {human_size(needed)} in {self.how.folder.absolute()} and "
+            f"{human_size(max(0, room))} are {word}: free some space or give another --out."
+        )
+
+    def _key(self, *parts: object) -> str:
+        text = "\n".join(map(str, (self.base_digest, self.text_digest, self.how.llama.commit, *parts)))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def _result(self, quant: Path, digest: str, chunks: int) -> Path:
+        return self.how.folder / f"{quant.stem[:80]}-{self._key(chunks, digest)}.json"
+
+    def _stored(self, digests: Mapping[Path, str], chunks: int) -> dict[Path, tuple[Path, Evaluation]]:
+        """What is measured already: quant -> (its file, what it says)."""
+        found: dict[Path, tuple[Path, Evaluation]] = {}
+        for quant, digest in digests.items():
+            file = self._result(quant, digest, chunks)
+            with contextlib.suppress(FileNotFoundError, ValueError):
+                found[quant] = file, from_json(file.read_text(encoding="utf-8"))
+        return found
+
+    def _measure_quality(
+        self, digests: Mapping[Path, str], done: dict[Path, tuple[Path, Evaluation]], chunks: int
+    ) -> None:
+        due = [quant for quant in digests if quant not in done]
+        logits = self._logits(chunks) if due else Path()
+        for quant in due:
+            quality = self._quality(quant, logits)
+            read = perplexity.logits_chunks(logits, self.vocab)
+            head = read_head(quant)
+            evaluation = Evaluation(
+                quant=quant.name,
+                quant_sha256=digests[quant],
+                size=head.file_size,
+                bpw=sum(tensor.size for tensor in head.tensors.values()) * 8 / head.elements,
+                base=self.base.name,
+                base_sha256=self.base_digest,
+                text=self.how.text.name,
+                text_sha256=self.text_digest,
+                llama=self.how.llama.commit,
+                chunks=read,
+                tokens=read * perplexity.SCORED,
+                quality=quality,
+            )
+            file = self._result(quant, digests[quant], chunks)
+            write_text(file, to_json(evaluation))
+            done[quant] = file, evaluation
+
+    def _logits(self, chunks: int) -> Path:
+        """The base's predictions over the text, for `chunks` chunks or all that it has."""
+        target = self.how.folder / (self._key(chunks) + _LOGITS_SUFFIX)
+        for left in self.how.folder.glob(f"*{_LOGITS_SUFFIX}"):
+            if left != target or not perplexity.logits_chunks(left, self.vocab):
+                left.unlink()
+        if target.exists():
+            return target
+        with partial(target) as part:
+            command = perplexity.logits_command(
+                self.tool,
+                model=self.base,
+                text=self.how.text.absolute(),
+                out=part.absolute(),
+                threads=self.how.threads,
+                chunks=chunks,
+            )
+
+            def whole(text: str) -> int | None:
+                if too_short := tools.parse_too_short(text):
+                    raise CalibrationError(
+                        f"the evaluation text {self.how.text.name} has {too_short[1]} tokens, at least {too_short[0]} "
+                        "are needed: give a longer one with --text."
+                    )
+                return perplexity.logits_chunks(part, self.vocab) or None
+
+            try:
+                perplexity.run_for(command, self.run, read=whole, feed=self._progress(self.base))
+            except ToolError as error:
+                if free_bytes(self.how.folder) < (1 << 20):  # the tool does not look whether it could write
+                    raise DiskError(
+                        f"the disk is full while {self.base.name} is measured: free some space and run the same "
+                        "command again; what is finished stays."
+                    ) from error
+                raise
+        return target
+
+    def _quality(self, quant: Path, logits: Path) -> Quality:
+        command = perplexity.divergence_command(
+            self.tool, model=quant.absolute(), logits=logits.absolute(), threads=self.how.threads
+        )
+        read, feed = perplexity.parse_quality, self._progress(quant)
+        quality = perplexity.run_for(command, self.run, read=read, feed=feed)
+        if not all(map(math.isfinite, dataclasses.astuple(quality))):
+            raise SourceError(f"{quant} predicts values that are not finite: it is broken, quantize it again.")
+        return quality
+
+    def _progress(self, path: Path) -> perplexity.ChunkProgress:
+        return perplexity.ChunkProgress(lambda fraction: self.how.report(path.name, fraction))
+
+    def _with_speed(self, quant: Path, stored: tuple[Path, Evaluation]) -> tuple[Path, Evaluation]:
+        file, evaluation = stored
+        if evaluation.speed is not None and evaluation.speed.threads == self.how.threads:
+            return stored
+        self.how.report(f"{quant.name}, speed", 0.0)
+        command = perplexity.bench_command(
+            self.how.llama.tool("llama-bench"), model=quant.absolute(), threads=self.how.threads
+        )
+        speed: Speed = perplexity.run_for(command, self.run, read=perplexity.parse_bench)
+        evaluation = evaluation.evolve(speed=speed)
+        write_text(file, to_json(evaluation))
+        return file, evaluation
