@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 from ggufy import throttle
 from ggufy.catalog import BY_NAME, OUTTYPES, parse_types
 from ggufy.errors import BusyError, Cancelled, GgufyError, UsageError
-from ggufy.evaluation import DEFAULT_CHUNKS as EVALUATION_CHUNKS
+from ggufy.evaluation import DEFAULT_CHUNKS as COMMAND_CHUNKS
 from ggufy.files import human_size, lock
 from ggufy.hub.state import JobStore
-from ggufy.job import DEFAULT_CHUNKS, FINISHED, Job, Status
+from ggufy.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS, RESTING, Job, Status
 from ggufy.llama import child
 from ggufy.llama.install import Llama, ensure
 from ggufy.plan import LOCK_NAME, folder_name, makes
@@ -78,6 +78,17 @@ def build_parser() -> argparse.ArgumentParser:
     quantize.add_argument(
         "--chunks", type=int, default=DEFAULT_CHUNKS, help="chunks of 512 tokens to read of it, 0 = all (%(default)s)"
     )
+    quantize.add_argument(
+        "--evaluate",
+        action=argparse.BooleanOptionalAction,
+        help="measure every quant against the base (the demo: yes, others: no)",
+    )
+    quantize.add_argument(
+        "--evaluation", default="bundled", metavar="TEXT", help="text for that, named as --calibration (%(default)s)"
+    )
+    quantize.add_argument(
+        "--evaluation-chunks", type=int, default=EVALUATION_CHUNKS, help="chunks of 512 tokens of it (%(default)s)"
+    )
     quantize.add_argument("--repo", metavar="OWNER/NAME", help="output repo on the Hub (your account, <Model>-GGUF)")
     quantize.add_argument("--private", action="store_true", help="make that repo private, if it has to be made")
     _run_options(quantize)
@@ -94,7 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("quants", metavar="QUANT.gguf", type=Path, nargs="+", help="quants that were made from it")
     evaluate.add_argument("--text", type=Path, help="held-out text to measure on (made at set-up)")
     evaluate.add_argument(
-        "--chunks", type=int, default=EVALUATION_CHUNKS, help="chunks of 512 tokens to read, 0 = all (%(default)s)"
+        "--chunks", type=int, default=COMMAND_CHUNKS, help="chunks of 512 tokens to read, 0 = all (%(default)s)"
     )
     evaluate.add_argument("--speed", action=argparse.BooleanOptionalAction, default=True, help="measure speed (yes)")
     evaluate.add_argument("--threads", type=int, help="threads for the tools (one less than allowed)")
@@ -146,6 +157,9 @@ def run_quantize(args: argparse.Namespace, settings: Settings) -> int:
         imatrix=args.imatrix,
         calibration=args.calibration,
         chunks=args.chunks,
+        evaluate=args.evaluate,
+        evaluation=args.evaluation,
+        evaluation_chunks=args.evaluation_chunks,
         vocab=args.vocab,
         name=args.name,
         repo_id=args.repo,
@@ -164,7 +178,7 @@ def run_resume(args: argparse.Namespace, settings: Settings) -> int:
 
     settings = _with_options(settings, args)
     with _connected(settings) as (connection, stop):
-        unfinished = [job for job in connection.store.jobs() if job.status not in FINISHED]
+        unfinished = [job for job in connection.store.jobs() if job.status not in RESTING]
         waiting = [job for job in unfinished if connection.ours(job)]
         if len(waiting) < len(unfinished):
             other = "--hub local" if connection.hub else "--hub hf"

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from ggufy.catalog import BY_NAME
+from ggufy.evaluation import Quality
 from ggufy.files import human_size
 from ggufy.job import Job, Source, Status
 from ggufy.plan import base_name, folder_name, imatrix_name, quant_name
@@ -104,15 +105,42 @@ def _table(job: Job, facts: CardFacts) -> list[str]:
         same = facts.same_as.get(quant_type)
         advice = f"Same tensors as {same}." if same else BY_NAME[quant_type].advice
         rows[quant_name(request, quant_type)] = (quant_type, advice)
-    lines = ["| file | type | size | bpw | |", "|---|---|---|---|---|"]
+    measured = {e.quant: e.quality for e in job.evaluations}
+    heads = ["file", "type", "size", "bpw", *(["KLD", "PPL ratio", "same top p"] if measured else []), ""]
+    lines = [f"| {' | '.join(heads)} |".replace("  |", " |"), "|---" * len(heads) + "|"]
     for name in sorted(rows, key=lambda n: (n not in facts.uploaded, facts.uploaded.get(n, 0))):
         kind, advice = rows[name]
         bpw = f"{facts.bpw[kind]:.2f}" if kind in facts.bpw else ""
-        if name in facts.uploaded:
-            lines.append(f"| [{name}]({name}) | {kind} | {human_size(facts.uploaded[name])} | {bpw} | {advice} |")
-        else:
-            lines.append(f"| {name} | {kind} | | {bpw} | to come |")
-    return lines
+        here = name in facts.uploaded
+        cells = [f"[{name}]({name})" if here else name, kind, human_size(facts.uploaded[name]) if here else "", bpw]
+        if measured:
+            cells += _figures(measured.get(name))
+        lines.append("| " + " | ".join([*cells, advice if here else "to come"]) + " |")
+    return [*lines, *_measured_how(job)]
+
+
+def _figures(quality: Quality | None) -> list[str]:
+    if quality is None:
+        return ["", "", ""]
+    return [
+        f"{quality.kld:.4f} ± {quality.kld_error:.4f}",
+        f"{quality.ppl_ratio:.4f} ± {quality.ppl_ratio_error:.4f}",
+        f"{quality.same_top:.1f} ± {quality.same_top_error:.1f} %",
+    ]
+
+
+def _measured_how(job: Job) -> list[str]:
+    """What the columns are, and over which text."""
+    if not job.evaluations:
+        return []
+    first = job.evaluations[0]
+    return [
+        "",
+        f"Measured with llama-perplexity {first.llama[:9]} against the base GGUF over {first.tokens:,} tokens of "
+        f"{_public(job.request.evaluation_text)} text (sha256 `{first.text_sha256}`), none of it used for "
+        f"calibration; ± is one standard error. Perplexity of the base: {first.quality.base_ppl:.3f}. KLD: how far "
+        "the predictions are from the base's, in nats a token; same top p: how often both expect the same next token.",
+    ]
 
 
 def _how_made(job: Job, facts: CardFacts) -> list[str]:

@@ -91,10 +91,16 @@ def from_json(text: str) -> Evaluation:
     record = json.loads(text)
     if not isinstance(record, dict) or record.pop("version", None) != VERSION:
         raise ValueError(f"not an evaluation of version {VERSION}")
+    return from_record(record)
+
+
+def from_record(record: Mapping[str, Any]) -> Evaluation:
+    """Reads the fields of an evaluation, as `dataclasses.asdict` gives them. Raises ValueError for anything else."""
     try:
-        quality, speed = Quality(**record.pop("quality")), record.pop("speed")
-        return Evaluation(quality=quality, speed=Speed(**speed) if speed else None, **record)
-    except (KeyError, TypeError) as error:
+        fields = dict(record)
+        quality, speed = Quality(**fields.pop("quality")), fields.pop("speed")
+        return Evaluation(quality=quality, speed=Speed(**speed) if speed else None, **fields)
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"not an evaluation: {error}") from error
 
 

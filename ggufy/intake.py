@@ -17,11 +17,12 @@ from ggufy.catalog import BY_NAME, OUTTYPES, make_order
 from ggufy.errors import CalibrationError, SourceError, UsageError
 from ggufy.files import sha256
 from ggufy.hub.state import JobStore
-from ggufy.job import DEFAULT_CHUNKS, Job, Request, Source
+from ggufy.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS, Job, Request, Source
 from ggufy.plan import folder_name
 from ggufy.settings import Settings
 from ggufy.sources import calibration, hub
 from ggufy.sources.gguf import MAGIC, read_head
+from ggufy.sources.overlap import check_disjoint
 from ggufy.sources.url import is_plain_url, resolve_url
 
 _OUTTYPE_SUFFIX = re.compile(r"[-._](bf16|f16|f32|fp16|fp32)$", re.IGNORECASE)
@@ -37,6 +38,9 @@ class Wish:
     imatrix: str = "auto"  # auto, none, or a file
     calibration: str = "bundled"
     chunks: int = DEFAULT_CHUNKS
+    evaluate: bool | None = None  # None: the demo only
+    evaluation: str = "bundled"
+    evaluation_chunks: int = EVALUATION_CHUNKS
     vocab: str | None = None
     name: str | None = None
     owner: str = ""  # account on the Hub that the results go to; empty: a folder here
@@ -61,6 +65,7 @@ def make_job(wish: Wish, settings: Settings) -> Job:
         **_vocab_fields(wish, source),
     )
     _check_types(request)
+    request = replace(request, **_evaluation_fields(wish, request, settings))
     return Job(request=request)
 
 
@@ -73,7 +78,8 @@ def model_name(stem: str) -> str:
 
 
 def _demo_wish(wish: Wish) -> Wish:
-    return replace(wish, source=str(demo.CHECKPOINT), vocab=wish.vocab or str(demo.VOCAB))
+    evaluate = True if wish.evaluate is None else wish.evaluate
+    return replace(wish, source=str(demo.CHECKPOINT), vocab=wish.vocab or str(demo.VOCAB), evaluate=evaluate)
 
 
 def _repo_id(wish: Wish, name: str) -> str:
@@ -155,6 +161,23 @@ def _imatrix_fields(wish: Wish, settings: Settings) -> dict[str, Any]:
                 f"{path.name} is no imatrix in GGUF form: make it again with a llama-imatrix of 2025 or later."
             )
     return {"imatrix": "file", "imatrix_path": str(path), "imatrix_sha256": sha256(path)}
+
+
+def _evaluation_fields(wish: Wish, request: Request, settings: Settings) -> dict[str, Any]:
+    if not wish.evaluate:
+        return {}
+    if wish.evaluation_chunks < 1:
+        raise UsageError("the figures need at least one chunk of text: give a larger number of evaluation chunks.")
+    text = calibration.pin_text(wish.evaluation, settings.cache, token=settings.hf_token, use="evaluation")
+    read = calibration.pinned(settings.cache, request.calibration_sha256) if request.imatrix == "auto" else None
+    if read is not None:
+        check_disjoint(text.path, read)
+    return {
+        "evaluate": True,
+        "evaluation_text": wish.evaluation,
+        "evaluation_sha256": text.sha256,
+        "evaluation_chunks": wish.evaluation_chunks,
+    }
 
 
 def _vocab_fields(wish: Wish, source: Source) -> dict[str, Any]:

@@ -15,9 +15,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self
 
+from ggufy import evaluation
+from ggufy.evaluation import Evaluation
+
 VERSION = 1
 # 20 thousand tokens: more calibration text hardly changes a quant (llama.cpp's own table, 10 k against 10 M tokens).
 DEFAULT_CHUNKS = 40
+# Of evaluation text: 4 thousand scored tokens. The KLD's standard error is then about 1 to 2 % of it.
+EVALUATION_CHUNKS = 16
 
 
 class Status(StrEnum):
@@ -28,8 +33,11 @@ class Status(StrEnum):
     DONE = "done"  #: every product is there
     FAILED = "failed"  #: an error ended it; retry runs it again
     CANCELLED = "cancelled"  #: the user ended it
+    PAUSED = "paused"  #: the user stopped it for now; retry goes on, a restart does not
 
 
+#: What is not taken up again by itself.
+RESTING = frozenset({Status.DONE, Status.FAILED, Status.CANCELLED, Status.PAUSED})
 FINISHED = frozenset({Status.DONE, Status.FAILED, Status.CANCELLED})
 
 
@@ -84,6 +92,10 @@ class Request:
     imatrix_sha256: str = ""
     vocab_path: str = ""  # own vocabulary; empty = World
     vocab_sha256: str = ""
+    evaluate: bool = False  # measure every quant against the base
+    evaluation_text: str = ""  # what the user named
+    evaluation_sha256: str = ""  # digest of the text used
+    evaluation_chunks: int = 0  # of 512 tokens
     repo_id: str = ""  # owner/name of the output repo on the Hub; empty: a folder here
     private: bool = False  # of that repo, if it has to be made
 
@@ -93,13 +105,16 @@ class Request:
         pinned = dataclasses.asdict(self)
         for free in ("quant_types", "imatrix_path", "vocab_path", "calibration", "repo_id", "private"):
             del pinned[free]
+        for name in [name for name in pinned if name.startswith("evaluat")]:
+            del pinned[name]  # measuring changes no file
         pinned["source"] = self.source.key
         return hashlib.sha256(json.dumps(pinned, sort_keys=True).encode()).hexdigest()
 
     @property
     def job_id(self) -> str:
         """`<Model>-<8 hex digits>`: the same request is the same job."""
-        text = self.inputs() + ",".join(self.quant_types) + self.repo_id
+        measured = f"{self.evaluation_sha256},{self.evaluation_chunks}" if self.evaluate else ""
+        text = self.inputs() + ",".join(self.quant_types) + self.repo_id + measured
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
@@ -113,6 +128,7 @@ class Job:
     created: str = ""  # UTC, ISO 8601
     updated: str = ""
     artifacts: tuple[Artifact, ...] = ()  # products finished so far, in the order of making
+    evaluations: tuple[Evaluation, ...] = ()  # of quants measured so far
 
     @property
     def id(self) -> str:
@@ -126,6 +142,11 @@ class Job:
         """The record that knows this product; an older one of the same name is replaced."""
         kept = tuple(a for a in self.artifacts if a.name != artifact.name)
         return self.evolve(artifacts=(*kept, artifact))
+
+    def with_evaluation(self, measured: Evaluation) -> Self:
+        """The record that knows these figures; older ones of the same quant are replaced."""
+        kept = tuple(e for e in self.evaluations if e.quant != measured.quant)
+        return self.evolve(evaluations=(*kept, measured))
 
 
 def to_json(job: Job) -> str:
@@ -152,6 +173,7 @@ def from_json(text: str) -> Job:
         request["quant_types"] = tuple(request["quant_types"])
         artifacts = tuple(Artifact(**a) for a in record.pop("artifacts"))
         status = Status(record.pop("status"))
-        return Job(request=Request(**request), status=status, artifacts=artifacts, **record)
+        measured = tuple(evaluation.from_record(e) for e in record.pop("evaluations", ()))
+        return Job(request=Request(**request), status=status, artifacts=artifacts, evaluations=measured, **record)
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a job record: {error}") from error

@@ -4,7 +4,10 @@ Products decide: a step is due if its product is missing and it is final or a du
 are never asked, since a disk may have been lost since they were written.
 
     download ──► convert ──► imatrix ──► quantize (one step per type)
-    (the source)  (base GGUF) (imatrix)   (quant)
+    (the source)  (base GGUF) (imatrix)   (quant)    └──► evaluate (its figures, into the job's record)
+
+Here, all quants are made first and then measured. If the results go to a repo on the Hub, each quant is measured as
+soon as it is made: the disk may have no room for all of them.
 
 If the results go to a repo on the Hub, each of these files has an upload step, and only the uploads are final: a quant
 that is in the repo is not needed here. A file that is needed here and is in the repo is fetched, not made again.
@@ -18,9 +21,10 @@ from dataclasses import dataclass, replace
 from ggufy.job import Request
 
 DOWNLOAD, CONVERT, IMATRIX, QUANTIZE = "download", "convert", "imatrix", "quantize"
-UPLOAD, FETCH = "upload", "fetch"
+UPLOAD, FETCH, EVALUATE = "upload", "fetch", "evaluate"
 LOCK_NAME = ".lock"  # in the output folder; held by the run that works there
 UPLOADED = "repo:"  # before a file name: that file in the output repo
+MEASURED = "figures:"  # before a quant's file name: what was measured of it
 SOURCE_PRODUCT = "source"  # stands for the downloaded file, which lives in the cache
 
 
@@ -28,10 +32,10 @@ SOURCE_PRODUCT = "source"  # stands for the downloaded file, which lives in the 
 class Step:
     """One unit of work and the one file that it leaves."""
 
-    kind: str  # download, convert, imatrix, quantize, upload or fetch
+    kind: str  # download, convert, imatrix, quantize, upload, fetch or evaluate
     product: str  # file name in the output folder (SOURCE_PRODUCT for a download)
     reads: tuple[str, ...] = ()  # products it needs
-    quant_type: str = ""  # for quantize
+    quant_type: str = ""  # for quantize and evaluate
     final: bool = True  # part of the result, not a means to it
 
     @property
@@ -74,10 +78,14 @@ def plan(request: Request) -> tuple[Step, ...]:
         imatrix = imatrix_name(request)
         steps.append(Step(kind=IMATRIX, product=imatrix, reads=(base,)))
         inputs = (base, imatrix)
+    measures: list[Step] = []
     for quant_type in request.quant_types:
         product = quant_name(request, quant_type)
         steps.append(Step(kind=QUANTIZE, product=product, reads=inputs, quant_type=quant_type))
-    return tuple(_with_uploads(steps)) if request.repo_id else tuple(steps)
+        if request.evaluate:
+            measure = Step(kind=EVALUATE, product=MEASURED + product, reads=(base, product), quant_type=quant_type)
+            (steps if request.repo_id else measures).append(measure)
+    return tuple(_with_uploads(steps)) if request.repo_id else (*steps, *measures)
 
 
 def makes(request: Request) -> tuple[Step, ...]:
@@ -87,8 +95,8 @@ def makes(request: Request) -> tuple[Step, ...]:
 
 def _with_uploads(steps: list[Step]) -> Iterator[Step]:
     for step in steps:
-        yield replace(step, final=False)
-        if step.kind != DOWNLOAD:
+        yield replace(step, final=step.kind == EVALUATE)
+        if step.kind not in (DOWNLOAD, EVALUATE):
             yield Step(kind=UPLOAD, product=UPLOADED + step.product, reads=(step.product,))
 
 
@@ -98,7 +106,7 @@ def pending(steps: tuple[Step, ...], exists: Callable[[str], bool]) -> tuple[Ste
     wanted: set[str] = set()
     for step in reversed(steps):
         if not exists(step.product) and (step.final or step.product in wanted):
-            if step.kind != UPLOAD and exists(UPLOADED + step.product):
+            if step.kind not in (UPLOAD, EVALUATE) and exists(UPLOADED + step.product):
                 step = replace(step, kind=FETCH, reads=())
             due.append(step)
             wanted.update(step.reads)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from ggufy.catalog import BY_NAME
 from ggufy.job import Artifact
-from ggufy.plan import CONVERT, DOWNLOAD, FETCH, IMATRIX, UPLOAD, Step
+from ggufy.plan import CONVERT, DOWNLOAD, EVALUATE, FETCH, IMATRIX, UPLOAD, Step
 
 WAITING, RUNNING, DONE = "waiting", "running", "done"
 
@@ -26,6 +26,7 @@ class Workload:
     base_bytes: int = 0  # size of the base GGUF
     download_bytes: int = 0
     chunks: int = 40  # chunks of calibration text
+    evaluation_chunks: int = 0
     threads: int = 1
 
 
@@ -68,6 +69,9 @@ def model_seconds(step: Step, load: Workload) -> float:
         return 3 + load.base_bytes / 200e6
     if step.kind == IMATRIX:
         return 1 + load.chunks * 512 * 2 * load.weights / (15e9 * load.threads)
+    if step.kind == EVALUATE:  # the text, and then 1,536 tokens read and 192 written for the speed
+        tokens = load.evaluation_chunks * 512 + 2_000
+        return 2 + tokens * 2 * load.weights / (15e9 * load.threads)
     return 0.3 + BY_NAME[step.quant_type].cost * load.weights / 1e6 / load.threads
 
 

@@ -13,7 +13,7 @@ from ggufy.card import CardFacts, card
 from ggufy.errors import DiskError, HubAway, HubError, QuotaError, UsageError
 from ggufy.files import free_bytes, human_size
 from ggufy.job import Artifact, Job, Status
-from ggufy.plan import FETCH, QUANTIZE, UPLOAD, UPLOADED, Step, plan
+from ggufy.plan import EVALUATE, FETCH, QUANTIZE, UPLOAD, UPLOADED, Step, plan
 from ggufy.publisher import Publisher
 from ggufy.steps.context import Context, artifact_of
 
@@ -153,9 +153,11 @@ class Publication:
         self._publisher.close()
 
     def _delete_one(self) -> bool:
-        for step in plan(self._job.request):
+        steps = plan(self._job.request)
+        waiting = {step.reads[1] for step in steps if step.kind == EVALUATE} - self._runner.measured(self._job.id)
+        for step in steps:
             path = self._ctx.folder / step.product
-            if step.kind == QUANTIZE and path.exists() and self.has(step.product):
+            if step.kind == QUANTIZE and step.product not in waiting and path.exists() and self.has(step.product):
                 path.unlink()
                 return True
         return False

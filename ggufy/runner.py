@@ -10,6 +10,7 @@ The runner is the one place that writes job records, and one of the three that c
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import threading
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from pathlib import Path
 from ggufy import throttle
 from ggufy.connection import Connection
 from ggufy.errors import BusyError, Cancelled, GgufyError, LeaseLost, UsageError
+from ggufy.evaluation import Evaluation
 from ggufy.files import PART_SUFFIX, lock
 from ggufy.hub.state import JobStore
 from ggufy.job import FINISHED, Artifact, Job, Status
@@ -25,8 +27,10 @@ from ggufy.llama.install import Llama
 from ggufy.plan import (
     CONVERT,
     DOWNLOAD,
+    EVALUATE,
     FETCH,
     LOCK_NAME,
+    MEASURED,
     QUANTIZE,
     SOURCE_PRODUCT,
     UPLOAD,
@@ -50,13 +54,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Stop:
-    """How a running job is asked to end: by its user (cancel) or with the program (shutdown)."""
+    """How a running job is asked to end: by its user (cancel, pause) or with the program (shutdown)."""
 
     cancelled: threading.Event = field(default_factory=threading.Event)
+    paused: threading.Event = field(default_factory=threading.Event)
     shutdown: threading.Event = field(default_factory=threading.Event)
 
     def __call__(self) -> bool:
-        return self.cancelled.is_set() or self.shutdown.is_set()
+        return self.by_user or self.shutdown.is_set()
+
+    @property
+    def by_user(self) -> bool:
+        return self.cancelled.is_set() or self.paused.is_set()
 
 
 @dataclass
@@ -76,7 +85,9 @@ class Runner:
     ):
         self.settings, self.llama = settings, llama
         self.connection = connection or Connection(store=JobStore(settings.out))
-        self.threads = threads or settings.threads or throttle.default_threads(throttle.allowed_cpus())
+        cpus = throttle.allowed_cpus()
+        wanted = threads or settings.threads or throttle.default_threads(cpus)
+        self.limit = throttle.ThreadLimit(wanted, most=max(wanted, math.floor(cpus)))
         self.store = self.connection.store
         self._saving = threading.Lock()  # of job records: products are finished here and in the publisher's thread
 
@@ -94,9 +105,10 @@ class Runner:
         try:
             return self._run(job, live)
         except Cancelled:
-            if not live.stop.cancelled.is_set():
+            if not live.stop.by_user:
                 raise  # shutdown: the record says running, the next start continues
-            return self.store.save(self._latest(job).evolve(status=Status.CANCELLED))
+            status = Status.CANCELLED if live.stop.cancelled.is_set() else Status.PAUSED
+            return self.store.save(self._latest(job).evolve(status=status))
         except LeaseLost:
             raise
         except BusyError as error:  # its record belongs to the run that holds the folder
@@ -154,6 +166,8 @@ class Runner:
         def exists(product: str) -> bool:
             if product.startswith(UPLOADED):
                 return publication is not None and publication.has(product.removeprefix(UPLOADED))
+            if product.startswith(MEASURED):
+                return product.removeprefix(MEASURED) in self.measured(ctx.request.job_id)
             return ctx.path(product).exists()
 
         steps = plan(ctx.request)
@@ -169,6 +183,8 @@ class Runner:
                 if publication and live.forecast:
                     publication.make_room(product_size(ctx.request, step, live.forecast))
                 artifact = self._step(ctx, step, live)
+                if artifact:
+                    ctx.digests[ctx.path(step.product).absolute()] = artifact.sha256
                 if publication and step.kind == CONVERT and ctx.request.source.remote:
                     ctx.source.unlink(missing_ok=True)  # on a Space the disk is small; the base comes from the repo
                 if artifact and publication:
@@ -200,7 +216,10 @@ class Runner:
         for step in due:
             if publication and step.kind == FETCH and step.product == base_name(ctx.request):
                 publication.run(step)
-        if not any(step.kind == QUANTIZE for step in due) and not ctx.path(base_name(ctx.request)).exists():
+        if (
+            not any(step.kind in (QUANTIZE, EVALUATE) for step in due)
+            and not ctx.path(base_name(ctx.request)).exists()
+        ):
             return  # nothing is left but uploads
         live.forecast = forecast_job(ctx, steps[0])
         check_space(ctx, due, live.forecast, published=publication is not None)
@@ -210,6 +229,7 @@ class Runner:
                 base_bytes=live.forecast.base.file_size,
                 download_bytes=source.size,
                 chunks=ctx.request.chunks or 60,
+                evaluation_chunks=ctx.request.evaluation_chunks,
                 threads=ctx.threads,
             )
         )
@@ -229,6 +249,16 @@ class Runner:
                     job = job.with_artifact(artifact)
                 self.store.save(job)
 
+    def measured(self, job_id: str) -> frozenset[str]:
+        """File names of the quants whose figures the job's record has."""
+        job = self.store.load(job_id)
+        return frozenset(evaluation.quant for evaluation in job.evaluations) if job else frozenset()
+
+    def _record_figures(self, job_id: str, evaluation: Evaluation) -> None:
+        with self._saving:
+            if job := self.store.load(job_id):
+                self.store.save(job.with_evaluation(evaluation))
+
     def _context(self, job: Job, folder: Path, live: Live, descriptor: int) -> Context:
         return Context(
             request=job.request,
@@ -237,10 +267,12 @@ class Runner:
             work=self.store.work_folder(job.request.inputs()),
             settings=self.settings,
             llama=self.llama,
-            threads=self.threads,
+            limit=self.limit,
             report=live.progress.fraction,
             stopped=live.stop,
             keep_open=(descriptor,),
+            digests={(folder / a.name).absolute(): a.sha256 for a in self._latest(job).artifacts},
+            measured=lambda evaluation: self._record_figures(job.id, evaluation),
         )
 
     def _remove_orphans(self, job: Job) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import unicodedata
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
@@ -98,6 +99,7 @@ class LiveDisplay:
 def results(job: Job, forecast: JobForecast | None, folder: Path) -> list[dict[str, Any]]:
     """One record per file of a job: what the table shows and what --json prints."""
     sizes = {artifact.name: artifact for artifact in job.artifacts}
+    measured = {evaluation.quant: evaluation for evaluation in job.evaluations}
     rows: list[dict[str, Any]] = []
     for step in makes(job.request):
         path = folder / step.product
@@ -113,19 +115,33 @@ def results(job: Job, forecast: JobForecast | None, folder: Path) -> list[dict[s
             if forecast:
                 row["bpw"] = round(forecast.quants[step.quant_type].bpw, 3)
                 row["same_tensors_as"] = forecast.same_as.get(step.quant_type)
+            if step.product in measured:
+                row["evaluation"] = asdict(measured[step.product])
         rows.append(row)
     return rows
 
 
 def results_table(rows: list[dict[str, Any]]) -> str:
-    """The table of a finished job: type, size, bits per weight, needs-imatrix, a note."""
+    """The table of a finished job: type, size, bits per weight, needs-imatrix, figures if measured, a note."""
     body = []
+    measured = any("evaluation" in row for row in rows)
     for row in rows:
         kind = row.get("type") or {"convert": "base GGUF", "imatrix": "imatrix"}[row["kind"]]
         needs = {True: "yes", False: "no"}.get(row.get("needs_imatrix", ""), "")
         bpw = f"{row['bpw']:.2f}" if "bpw" in row else ""
-        body.append([kind, human_size(row["size"]), bpw, needs, _note(row)])
-    return table(["type", "size", "bpw", "needs imatrix", "note"], body, right=(1, 2))
+        body.append([kind, human_size(row["size"]), bpw, needs, *(_figures(row) if measured else []), _note(row)])
+    figures = ["KLD", "PPL ratio", "t/s"] if measured else []
+    return table(
+        ["type", "size", "bpw", "needs imatrix", *figures, "note"], body, right=(1, 2, 4, 5, 6)[: 2 + len(figures)]
+    )
+
+
+def _figures(row: dict[str, Any]) -> list[str]:
+    """KLD, perplexity over the base's, and tokens generated a second."""
+    if "evaluation" not in row:
+        return ["", "", ""]
+    quality, speed = row["evaluation"]["quality"], row["evaluation"]["speed"]
+    return [f"{quality['kld']:.4f}", f"{quality['ppl_ratio']:.3f}", f"{speed['generation_tps']:.0f}" if speed else ""]
 
 
 def _note(row: dict[str, Any]) -> str:

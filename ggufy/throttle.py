@@ -40,6 +40,22 @@ def default_threads(cpus: float) -> int:
     return max(1, int(cpus - 1))
 
 
+class ThreadLimit:
+    """How many threads the tools may use, which may change while they run. Any thread may read or set it."""
+
+    def __init__(self, threads: int, most: int):
+        self.most = max(1, most)
+        self.threads = min(max(1, threads), self.most)
+
+    def __call__(self) -> int:
+        return self.threads
+
+    def set(self, threads: int) -> int:
+        """Brings the number between 1 and what this process may use, and returns it."""
+        self.threads = min(max(1, threads), self.most)
+        return self.threads
+
+
 def memory_limit(*, root: Path = Path("/")) -> int:
     """Bytes of memory that this process and its tools may use together: the machine's, or less by cgroup."""
     return min([_meminfo("MemTotal", root) or _physical_memory(), *(limit for limit, _ in _memory_groups(root))])

@@ -1,7 +1,8 @@
 """Runs queued jobs one after the other in a thread of its own; pages and tabs only look at it.
 
 submit ──► queue ──► thread: make_runner once, then run each job to its end
-cancel ends a job for good; shutdown leaves it running, and it is taken up again at the next start
+cancel ends a job; pause stops it until it is submitted again; shutdown leaves it running, and it is taken up again at
+the next start
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable
 
 from ggufy.errors import Cancelled, GgufyError, LeaseLost
 from ggufy.hub.state import JobStore
-from ggufy.job import FINISHED, Job, Status
+from ggufy.job import RESTING, Job, Status
 from ggufy.progress import Snapshot
 from ggufy.runner import Live, Runner
 
@@ -53,7 +54,7 @@ class Worker:
     def submit(self, job: Job) -> Job:
         """Queues a job (again, if it failed or was cancelled); one that already waits or runs is left alone."""
         with self._lock:
-            if (live := self._live.get(job.id)) and not live.stop.cancelled.is_set():
+            if (live := self._live.get(job.id)) and not live.stop.by_user:
                 return job
             self._unsaved.pop(job.id, None)
             known = self.store.load(job.id) or job  # it keeps the digests of what is finished
@@ -62,16 +63,32 @@ class Worker:
             return job
 
     def cancel(self, job_id: str) -> bool:
-        """Ends a queued or running job; its finished files stay. False if it is neither."""
+        """Ends a queued, running or paused job; its finished files stay. False if it is none of these."""
         with self._lock:
             live = self._live.get(job_id)
             if live is None:
-                return False
+                if (job := self.store.load(job_id)) is None or job.status is not Status.PAUSED:
+                    return False
+                self.store.save(job.evolve(status=Status.CANCELLED))
+                return True
             live.stop.cancelled.set()
             if job_id != self._running:
                 del self._live[job_id]
                 if job := self.store.load(job_id):
                     self.store.save(job.evolve(status=Status.CANCELLED))
+            return True
+
+    def pause(self, job_id: str) -> bool:
+        """Stops a queued or running job for now; its step starts anew then. False if it is neither."""
+        with self._lock:
+            live = self._live.get(job_id)
+            if live is None:
+                return False
+            live.stop.paused.set()
+            if job_id != self._running:
+                del self._live[job_id]
+                if job := self.store.load(job_id):
+                    self.store.save(job.evolve(status=Status.PAUSED))
             return True
 
     def jobs(self) -> list[Job]:
@@ -102,7 +119,7 @@ class Worker:
         unfinished = [
             job
             for job in self.store.jobs()
-            if job.status not in FINISHED and job.id not in self._live and self._wanted(job)
+            if job.status not in RESTING and job.id not in self._live and self._wanted(job)
         ]
         for job in unfinished:
             self._enqueue(job)
@@ -122,7 +139,7 @@ class Worker:
         while (entry := self._queue.get()) is not None and not self._shutdown.is_set():
             job, live = entry
             with self._lock:
-                if live.stop.cancelled.is_set():
+                if live.stop.by_user:
                     continue
                 self._running = job.id
             try:
@@ -149,5 +166,5 @@ class Worker:
             except LeaseLost as error:
                 logger.warning("job %s: %s", job.id, error)
             runner.connection.acquire(live.stop)
-            if (known := self.store.load(job.id)) and known.status in FINISHED:
+            if (known := self.store.load(job.id)) and known.status in RESTING:
                 return known  # the other one has ended it

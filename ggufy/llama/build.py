@@ -55,6 +55,12 @@ class Pin:
     flags: tuple[str, ...]  # for cmake
     tools: tuple[str, ...]  # programs, each a target of the same name
     kept: tuple[str, ...]  # files and folders of the source that are installed too
+    patches: tuple[tuple[str, str, str], ...] = ()  # (file, text that stands in it once, what it is replaced by)
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Everything besides the version that makes one build differ from another."""
+        return (*self.flags, *(word for patch in self.patches for word in patch))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +154,7 @@ class Build:
         source = self.work / "source"
         if not source.is_dir():
             self._check_space()
-            unpack(self._fetch(), self.pin.inside, source)
+            unpack(self._fetch(), self.pin.inside, source, self.pin.patches)
             shutil.rmtree(self.work / "package")
         self._configure()
         self._compile()
@@ -259,8 +265,9 @@ class Build:
             raise ToolError(f"{what} failed: {reason}; {advice} (log: {self.log}).") from error
 
 
-def unpack(package: Path, inside: str, target: Path) -> None:
-    """Unpacks one folder of a source package (whose own top folder has any name) as `target`, whole or not at all."""
+def unpack(package: Path, inside: str, target: Path, patches: Sequence[tuple[str, str, str]] = ()) -> None:
+    """Unpacks one folder of a source package (whose own top folder has any name) as `target`, whole or not at all,
+    and changes what is to be changed in it."""
     wanted = PurePosixPath(inside).parts
 
     def members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -277,6 +284,11 @@ def unpack(package: Path, inside: str, target: Path) -> None:
         (top,) = aside.iterdir()
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise ToolError(f"{package.name} holds no usable {inside} ({error}): run the same command again.") from error
+    for name, old, new in patches:
+        text = (top / inside / name).read_text(encoding="utf-8")
+        if text.count(old) != 1:
+            raise ToolError(f"{name} in {package.name} is not the file that is to be changed: please report it.")
+        (top / inside / name).write_text(text.replace(old, new), encoding="utf-8")
     (top / inside).rename(target)
     shutil.rmtree(aside)
 

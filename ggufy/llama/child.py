@@ -72,6 +72,20 @@ def stop(process: subprocess.Popen[bytes], grace_s: float = 2.0) -> None:
     process.wait()
 
 
+def keep_to_cpus(process: subprocess.Popen[bytes], count: int) -> None:
+    """Lets a running child use at most `count` CPUs from now on (Linux; elsewhere nothing happens).
+
+    Its threads stay as many as they are, and share them; more CPUs than this process may use are never given.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    cpus = sorted(os.sched_getaffinity(0))[: max(1, count)]
+    # A thread, or the child itself, may have ended meanwhile.
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for task in Path(f"/proc/{process.pid}/task").iterdir():
+            os.sched_setaffinity(int(task.name), cpus)
+
+
 def run(
     command: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout_s: float = 60.0
 ) -> subprocess.CompletedProcess[str]:

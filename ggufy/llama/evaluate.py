@@ -25,7 +25,7 @@ from ggufy.llama.tools import CONTEXT, ToolRun, parse_chunks, run_tool
 
 T = TypeVar("T")
 SCORED = CONTEXT - 1 - CONTEXT // 2  # tokens of a chunk that are scored
-ATTEMPTS = 3
+ATTEMPTS = 5
 _PROMPT, _GENERATION, _REPETITIONS = 512, 64, 3
 _HEADER = 8 + 3 * 4  # bytes
 _NUMBER = r"(-?(?:\d+\.?\d*(?:e[+-]?\d+)?|nan|inf))"
@@ -95,8 +95,8 @@ def run_for(
 ) -> T:
     """Runs a tool until its figures can be read, at most `ATTEMPTS` times.
 
-    Now and then a tool ends before its own logger does: the last lines are lost, with exit code 0 all the same.
-    Raises ToolError when they stay away.
+    A llama.cpp that is not of our building (see install.py) may end before its own logger does on a busy machine: the
+    last lines are lost, with exit code 0 all the same. Raises ToolError when they stay away.
     """
     text = ""
     for _ in range(ATTEMPTS):

@@ -75,6 +75,16 @@ PINNED = build.Pin(
         "gguf-py",
         "models/templates/llama-cpp-rwkv-world.jinja",
     ),
+    patches=(
+        # The tools end without waiting for the thread that prints: on a busy machine the last lines, which are
+        # llama-perplexity's figures, were lost with exit code 0. Here the thread is waited for.
+        (
+            "common/log.cpp",
+            "        log = new common_log;\n",
+            "        log = new common_log;\n"
+            "        std::atexit([]() { common_log_main()->pause(); });\n",
+        ),
+    ),
 )
 _NOT_IN_RELEASES = {"llama-export-lora"}  # the project's own downloads lack it; only LoRA work needs it
 _VERSION = re.compile(r"^version: (\S+) \((?:.*commit )?([0-9a-f]{7,40})\)", re.MULTILINE)
@@ -166,7 +176,7 @@ def ensure(
 
 def installed_folder(cache: Path, pin: build.Pin = PINNED) -> Path:
     """Where the build for this CPU is, or would be."""
-    return cache / "llama.cpp" / f"{pin.version}-{cpu_name(pin.flags)}"
+    return cache / "llama.cpp" / f"{pin.version}-{cpu_name(pin.choices)}"
 
 
 def cpu_name(flags: Collection[str] = (), *, root: Path = Path("/")) -> str:

@@ -84,6 +84,15 @@ class ToolRun:
     log: Path | None = None  # where its output is kept
     stopped: Callable[[], bool] = lambda: False  # asked several times a second; True ends the tool
     keep_open: tuple[int, ...] = ()  # descriptors (locks) that the tool inherits
+    limit: Callable[[], int] | None = None  # threads that may be used now, if that can change while it runs
+
+
+def _obey(process: subprocess.Popen[bytes], run: ToolRun, obeyed: int) -> int:
+    """Keeps a running tool to the thread limit of now; `obeyed` is the one that it is kept to already."""
+    limit = run.limit() if run.limit else obeyed
+    if limit != obeyed:
+        child.keep_to_cpus(process, limit)
+    return limit
 
 
 def run_tool(command: list[str], run: ToolRun, feed: Callable[[str], None] | None = None) -> str:
@@ -115,12 +124,14 @@ def _follow(process: subprocess.Popen[bytes], run: ToolRun, feed: Callable[[str]
     pieces: list[str] = []
     kept = 0
     log = run.log.open("ab") if run.log else None
+    limit = run.limit() if run.limit else 0
     try:
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
             while True:
                 if run.stopped():
                     raise Cancelled("the job was stopped.")
+                limit = _obey(process, run, limit)
                 if not selector.select(timeout=0.2):
                     continue
                 data = os.read(process.stdout.fileno(), 1 << 16)

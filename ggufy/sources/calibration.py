@@ -83,17 +83,19 @@ def ensure_texts(cache: Path) -> Texts:
     return texts
 
 
-def pin_text(choice: str, cache: Path, *, token: str | None = None, endpoint: str | None = None) -> PinnedText:
-    """Puts the chosen calibration text into the cache under its digest; what was fetched once is not fetched again.
+def pin_text(
+    choice: str, cache: Path, *, token: str | None = None, endpoint: str | None = None, use: str = "calibration"
+) -> PinnedText:
+    """Puts the chosen text into the cache under its digest; what was fetched once is not fetched again.
 
-    `choice` is "bundled", a name in NAMED, a file on this machine, an http(s) address, or a dataset file on the Hub:
-    `owner/name:file.txt`, or `owner/name` if it holds one .txt. Raises CalibrationError if the text cannot be used,
-    SourceError if it cannot be had.
+    `use` is calibration or evaluation; "bundled" is another text for each. `choice` is "bundled", a name in NAMED, a
+    file on this machine, an http(s) address, or a dataset file on the Hub: `owner/name:file.txt`, or `owner/name` if
+    it holds one .txt. Raises CalibrationError if the text cannot be used, SourceError if it cannot be had.
     """
-    bundled = ensure_texts(cache).calibration if choice == BUNDLED else None
+    bundled: Path | None = getattr(ensure_texts(cache), use) if choice == BUNDLED else None
     with lock(cache / "texts" / ".lock", _WAIT_S):
         if bundled is not None:
-            return _pin(bundled.read_bytes(), "ggufy-calibration", cache, shown=choice)
+            return _pin(bundled.read_bytes(), f"ggufy-{use}", cache, shown=choice)
         if choice not in NAMED and Path(choice).is_file():
             return _pin(_read(Path(choice)), Path(choice).stem, cache, shown=choice)
         index = cache / "texts" / "fetched.json"

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ggufy.job import Artifact
-from ggufy.plan import CONVERT, DOWNLOAD, IMATRIX, QUANTIZE, Step
-from ggufy.steps import convert, download, imatrix, quantize
+from ggufy.plan import CONVERT, DOWNLOAD, EVALUATE, IMATRIX, QUANTIZE, Step
+from ggufy.steps import convert, download, imatrix, measure, quantize
 from ggufy.steps.context import Context
 
 RUN: dict[str, Callable[[Context, Step], Artifact | None]] = {
@@ -19,4 +19,5 @@ RUN: dict[str, Callable[[Context, Step], Artifact | None]] = {
     CONVERT: convert.run,
     IMATRIX: imatrix.run,
     QUANTIZE: quantize.run,
+    EVALUATE: measure.run,
 }

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ggufy import throttle
 from ggufy.errors import Cancelled
+from ggufy.evaluation import Evaluation
 from ggufy.files import sha256
 from ggufy.job import Artifact, Request
 from ggufy.llama.install import Llama
@@ -26,16 +27,23 @@ class Context:
     work: Path  # what is worth keeping of a step that is not finished
     settings: Settings
     llama: Llama
-    threads: int  # for the tools
+    limit: Callable[[], int]  # threads that the tools may use now
     report: Callable[[Step, float], None]  # fraction of the step that is done
     stopped: Callable[[], bool]  # True: end now
     keep_open: tuple[int, ...] = ()  # the folder's lock, inherited by the tools
     keep: Callable[[Path], None] = lambda path: None  # saves an unfinished step's file beyond this machine
     restore: Callable[[Path], None] = lambda folder: None  # brings such files back
+    digests: dict[Path, str] = field(default_factory=dict)  # sha256 of products, where it is known
+    measured: Callable[[Evaluation], None] = lambda evaluation: None  # takes the figures of a quant
 
     def path(self, product: str) -> Path:
         """Where a product is, or will be."""
         return self.source if product == SOURCE_PRODUCT else self.folder / product
+
+    @property
+    def threads(self) -> int:
+        """Threads for a tool that starts now."""
+        return self.limit()
 
     @property
     def source(self) -> Path:
@@ -54,6 +62,7 @@ class Context:
             log=self.logs / f"{step.label.replace(' ', '-')}.log",
             stopped=self.stopped,
             keep_open=self.keep_open,
+            limit=self.limit,
         )
 
     def check_stopped(self) -> None:

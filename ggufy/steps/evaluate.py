@@ -55,16 +55,23 @@ class How:
     budget: int = DISK_BUDGET
     calibrations: Sequence[Path] = ()  # texts that the quants' imatrix was made from
     digests: Mapping[Path, str] = field(default_factory=dict)  # sha256 of files, where it is known
+    keep_logits: bool = False  # for the next call; otherwise they are removed in the end
     log: Path | None = None
+    limit: Callable[[], int] | None = None  # threads that the tools may use now, if that can change
     report: Callable[[str, float], None] = lambda what, fraction: None  # file name, fraction done
     stopped: Callable[[], bool] = lambda: False
 
     def digest(self, path: Path) -> str:
-        return self.digests.get(path) or sha256(path)
+        return self.digests.get(path.absolute()) or sha256(path)
 
     def tool_run(self, keep_open: int) -> tools.ToolRun:
         return tools.ToolRun(
-            environment=self.environment, cwd=self.folder, log=self.log, stopped=self.stopped, keep_open=(keep_open,)
+            environment=self.environment,
+            cwd=self.folder,
+            log=self.log,
+            stopped=self.stopped,
+            keep_open=(keep_open,),
+            limit=self.limit,
         )
 
 
@@ -133,7 +140,7 @@ class _Session:
                 for path in digests:
                     done[path] = self._with_speed(path, done[path])
         finally:
-            for left in self.how.folder.glob(f"*{_LOGITS_SUFFIX}"):
+            for left in () if self.how.keep_logits else self.how.folder.glob(f"*{_LOGITS_SUFFIX}"):
                 left.unlink()
         return [done[path][1] for path in digests]
 

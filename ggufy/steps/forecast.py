@@ -14,11 +14,13 @@ from ggufy.errors import DiskError
 from ggufy.files import free_bytes, human_size
 from ggufy.job import Request
 from ggufy.llama import tools
+from ggufy.llama.evaluate import logits_bytes
 from ggufy.llama.install import Llama
-from ggufy.plan import CONVERT, IMATRIX, QUANTIZE, Step, base_name, imatrix_name
+from ggufy.plan import CONVERT, EVALUATE, IMATRIX, QUANTIZE, Step, base_name, imatrix_name
 from ggufy.quantize.recipe import Forecast, ImatrixFacts, Recipe, forecast, same_tensors
 from ggufy.sources import calibration
 from ggufy.sources.gguf import GgufHead, read_head
+from ggufy.steps.comparable import vocab_size
 from ggufy.steps.context import Context
 from ggufy.steps.convert import pinned_vocab
 
@@ -63,10 +65,13 @@ def dry_run(llama: Llama, run: tools.ToolRun, base: Path, quant_type: str) -> Re
 
 def check_space(ctx: Context, due: Iterable[Step], sizes: JobForecast, *, published: bool = False) -> None:
     """Raises DiskError when what is due does not fit on the disk at its peak: every product together, or, if they are
-    published and then make room, base and imatrix with the two largest quants."""
+    published and then make room, base and imatrix with the two largest quants; and the base's predictions, if quants
+    are measured."""
     all_sizes = {step: product_size(ctx.request, step, sizes) for step in due}
     quants = sorted((size for step, size in all_sizes.items() if step.kind == QUANTIZE), reverse=True)
     needed = sum(all_sizes.values()) - (sum(quants[2:]) if published else 0)
+    if any(step.kind == EVALUATE for step in due):
+        needed += logits_bytes(vocab_size(sizes.base), ctx.request.evaluation_chunks)
     free = free_bytes(ctx.folder)
     if needed > free:
         raise DiskError(

@@ -1,239 +1,25 @@
 """Every text of the page, in English and in Simplified Chinese.
 
 `TEXTS[language][key]`; keys are the same in both, and `{…}` in a text is filled with `str.format`. The browser's
-language decides: gradio does it for its own components, `pick` for what the server writes. Another language is one
-more table. The advice on quant types comes in English from the catalog, so only its translations are here.
+language decides, unless the visitor has chosen one: the choice is a cookie, which `texts_of` reads for what the server
+writes, and which language.js tells gradio's own components. Another language is one more table.
 """
 
 from __future__ import annotations
 
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+
 from ggufy.catalog import QUANT_TYPES
+from ggufy.ui.texts_en import EN
+from ggufy.ui.texts_zh import ADVICE_ZH, ZH
 
 Texts = dict[str, str]
-
-_EN: Texts = {
-    "tagline": "RWKV checkpoints in, GGUF quants out.",
-    # ---- the form
-    "new_job": "New job",
-    "source": "Source",
-    "source_info": "demo, a path on this machine, or owner/repo:file.pth on the Hub",
-    "types": "Quant types",
-    "types_bits": "bits per weight",
-    "preset_recommended": "Recommended",
-    "preset_all": "All {total}",
-    "preset_none": "None",
-    "chosen": "{count} of {total} chosen",
-    "needs_imatrix": "needs imatrix",
-    "imatrix": "Importance matrix (imatrix)",
-    "imatrix_info": "Made from calibration text; small quants gain by it or need it.",
-    "outtype": "Base type",
-    "outtype_info": "Of the unquantized GGUF; auto is f16, or what a .gguf source is.",
-    "more": "More options",
-    "vocab": "Own vocabulary",
-    "vocab_info": "Path of the vocabulary file, for a checkpoint that is not a World model (music, games, demos)",
-    "name": "Name",
-    "name_info": "In file names. Empty: taken from the source.",
-    "start": "Start",
-    "checking": "Looking at the source …",
-    "submitted": "{name} was added to the jobs.",
-    "space_closed": "This Space is for looking only: duplicate it, or run ggufy on your own machine, to start jobs.",
-    "unexpected": "Something unexpected happened; the log says what. Please report it.",
-    # ---- llama.cpp
-    "preparing": "Preparing llama.cpp, once for this machine",
-    "preparing_step": "step {done} of {total}",
-    "preparing_wait": "Jobs that you start meanwhile wait until it is ready.",
-    "prepare_failed": "llama.cpp is not ready",
-    "again": "Try again",
-    # ---- jobs
-    "jobs": "Jobs",
-    "no_jobs": "No jobs yet.",
-    "no_jobs_hint": "Press Start: the demo is a small trained RWKV-7 that comes with ggufy and takes about a minute.",
-    "status_queued": "queued",
-    "status_running": "running",
-    "status_done": "done",
-    "status_failed": "failed",
-    "status_cancelled": "cancelled",
-    "status_cancelling": "cancelling",
-    "cancel": "Cancel",
-    "retry": "Retry",
-    "cancel_job": "Cancel {name}",
-    "retry_job": "Retry {name}",
-    "quants": "{count} quants",
-    "quants_one": "1 quant",
-    "base": "base {outtype}",
-    "imatrix_auto": "imatrix",
-    "imatrix_file": "own imatrix",
-    "imatrix_none": "no imatrix",
-    "progress": "Progress of {name}",
-    "waiting_turn": "waits for its turn",
-    "waiting_llama": "waits for llama.cpp",
-    "elsewhere": "another process works on it",
-    "getting_ready": "getting ready",
-    "step_of": "step {number} of {total}",
-    "left": "about {time} left",
-    "elapsed": "{time} so far",
-    "steps": "Steps",
-    "steps_done": "{done} of {total}",
-    "state_waiting": "waiting",
-    "state_running": "running",
-    "state_done": "done",
-    "kind_download": "download",
-    "kind_convert": "convert",
-    "kind_imatrix": "imatrix",
-    "kind_quantize": "quantize",
-    "kind_upload": "upload",
-    "kind_fetch": "fetch",
-    "just_now": "just now",
-    "minutes_ago": "{count} min ago",
-    "hours_ago": "{count} h ago",
-    "days_ago": "{count} d ago",
-    "older": "{count} older: `python -m ggufy status` lists every job.",
-    # ---- results
-    "files": "Files",
-    "files_sum": "{count} · {size}",
-    "where": "In {folder}",
-    "column_type": "type",
-    "column_size": "size",
-    "column_bpw": "bpw",
-    "column_imatrix": "needs imatrix",
-    "column_file": "file",
-    "column_sha256": "sha256",
-    "yes": "yes",
-    "no": "no",
-    "download_file": "Download {file}",
-    "base_gguf": "base GGUF",
-    "base_note": "Unquantized; the quants are made from it.",
-    "imatrix_note": "What the calibration text said about each weight.",
-    "same_as": "Same tensors as {other} on this model.",
-}
-
-_ZH: Texts = {
-    "tagline": "输入 RWKV 检查点，输出 GGUF 量化文件。",
-    "new_job": "新任务",
-    "source": "来源",
-    "source_info": "demo、本机路径，或 Hub 上的 owner/repo:file.pth",
-    "types": "量化类型",
-    "types_bits": "每权重比特数",
-    "preset_recommended": "推荐",
-    "preset_all": "全部 {total} 种",
-    "preset_none": "清空",
-    "chosen": "已选 {count} / {total}",
-    "needs_imatrix": "需要 imatrix",
-    "imatrix": "重要性矩阵（imatrix）",
-    "imatrix_info": "先用校准文本生成。低比特量化会更好，有些类型必须使用。",
-    "outtype": "基础类型",
-    "outtype_info": "未量化 GGUF 的类型。auto：f16，或与 .gguf 来源相同。",
-    "more": "更多选项",
-    "vocab": "自带词表",
-    "vocab_info": "词表文件的路径，用于非 World 模型（音乐、游戏、演示）",
-    "name": "名称",
-    "name_info": "用于文件名。留空则取自来源。",
-    "start": "开始",
-    "checking": "正在检查来源……",
-    "submitted": "{name} 已加入任务。",
-    "space_closed": "此 Space 仅供查看：要启动任务，请复制它，或在自己的机器上运行 ggufy。",
-    "unexpected": "发生了意外错误，详情见日志。请反馈给我们。",
-    "preparing": "正在准备 llama.cpp（每台机器只需一次）",
-    "preparing_step": "第 {done} 步，共 {total} 步",
-    "preparing_wait": "此时启动的任务会等到它就绪。",
-    "prepare_failed": "llama.cpp 尚未就绪",
-    "again": "再试一次",
-    "jobs": "任务",
-    "no_jobs": "还没有任务。",
-    "no_jobs_hint": "点“开始”即可：演示模型是 ggufy 自带的小型 RWKV-7，大约需要一分钟。",
-    "status_queued": "排队中",
-    "status_running": "运行中",
-    "status_done": "已完成",
-    "status_failed": "失败",
-    "status_cancelled": "已取消",
-    "status_cancelling": "正在取消",
-    "cancel": "取消",
-    "retry": "重试",
-    "cancel_job": "取消 {name}",
-    "retry_job": "重试 {name}",
-    "quants": "{count} 种量化",
-    "quants_one": "1 种量化",
-    "base": "基础 {outtype}",
-    "imatrix_auto": "imatrix",
-    "imatrix_file": "自带 imatrix",
-    "imatrix_none": "无 imatrix",
-    "progress": "{name} 的进度",
-    "waiting_turn": "等待轮到它",
-    "waiting_llama": "等待 llama.cpp",
-    "elsewhere": "由另一个进程处理",
-    "getting_ready": "正在准备",
-    "step_of": "第 {number} 步，共 {total} 步",
-    "left": "大约还需 {time}",
-    "elapsed": "已用 {time}",
-    "steps": "步骤",
-    "steps_done": "{done} / {total}",
-    "state_waiting": "等待",
-    "state_running": "进行中",
-    "state_done": "完成",
-    "kind_download": "下载",
-    "kind_convert": "转换",
-    "kind_imatrix": "imatrix",
-    "kind_quantize": "量化",
-    "kind_upload": "上传",
-    "kind_fetch": "取回",
-    "just_now": "刚刚",
-    "minutes_ago": "{count} 分钟前",
-    "hours_ago": "{count} 小时前",
-    "days_ago": "{count} 天前",
-    "older": "另有 {count} 个更早的任务：用 `python -m ggufy status` 查看全部。",
-    "files": "文件",
-    "files_sum": "{count} 个 · {size}",
-    "where": "位于 {folder}",
-    "column_type": "类型",
-    "column_size": "大小",
-    "column_bpw": "bpw",
-    "column_imatrix": "需要 imatrix",
-    "column_file": "文件",
-    "column_sha256": "sha256",
-    "yes": "是",
-    "no": "否",
-    "download_file": "下载 {file}",
-    "base_gguf": "基础 GGUF",
-    "base_note": "未量化；各量化文件由它生成。",
-    "imatrix_note": "校准文本对各权重重要程度的记录。",
-    "same_as": "在此模型上与 {other} 的张量相同。",
-}
-
-_ADVICE_ZH: Texts = {
-    "Q8_0": "几乎等同原模型；适合小模型，或用来制作其他文件。",
-    "Q6_K": "与原模型很难区分。",
-    "Q5_K_M": "非常接近原模型；内存足够时的好选择。",
-    "Q5_K_S": "本意是比 Q5_K_M 略小。",
-    "Q5_1": "旧格式，在老 CPU 上快；Q5_K_M 更小且同样好。",
-    "Q5_0": "旧格式；同样大小下 Q5_K_M 更好。",
-    "Q4_K_M": "最常用：体积约三分之一，损失很小。",
-    "Q4_K_S": "本意是比 Q4_K_M 略小。",
-    "Q4_1": "旧格式；Q4_K_M 更小也更好。",
-    "Q4_0": "旧格式，在 ARM 手机上快；RWKV 的离群值会使它受损。",
-    "Q3_K_L": "本意是 3 比特 K 系列中最好的。",
-    "Q3_K_M": "损失明显；Q4 放不下时使用。",
-    "Q3_K_S": "本意是 3 比特 K 系列中最小的。",
-    "Q2_K": "损失很大；小模型会变得难用。",
-    "Q2_K_S": "同 Q2_K，但没有 imatrix 时不能制作。",
-    "IQ4_XS": "接近 Q4_K_M 而更小；在 CPU 上较慢。",
-    "IQ4_NL": "类似 IQ4_XS，用于宽度不是 256 倍数的模型。",
-    "IQ3_M": "同样大小下优于 Q3_K；在 CPU 上较慢。",
-    "IQ3_S": "同样大小下优于 Q3_K；在 CPU 上较慢。",
-    "IQ3_XS": "本意是比 IQ3_S 略小。",
-    "IQ3_XXS": "3 比特；大模型能较好承受的最小体积。",
-    "IQ2_M": "2.5 比特；只适合大模型。",
-    "IQ2_S": "同 IQ2_XS，但词嵌入更好。",
-    "IQ2_XS": "2 比特；大模型的最后手段。",
-    "IQ2_XXS": "2 比特；大模型的最后手段。",
-    "IQ1_M": "仅供实验；小模型只会输出乱语。",
-    "IQ1_S": "仅供实验；小模型只会输出乱语。",
-    "TQ2_0": "只适合以三值权重训练的模型；其他模型会输出乱语。",
-    "TQ1_0": "只适合以三值权重训练的模型；其他模型会输出乱语。",
-}
+COOKIE = "ggufy_language"
 
 TEXTS: dict[str, Texts] = {
-    "en": _EN | {f"advice_{row.name}": row.advice for row in QUANT_TYPES},
-    "zh": _ZH | {f"advice_{name}": text for name, text in _ADVICE_ZH.items()},
+    "en": EN | {f"advice_{row.name}": row.advice for row in QUANT_TYPES},
+    "zh": ZH | {f"advice_{name}": text for name, text in ADVICE_ZH.items()},
 }
 
 
@@ -241,3 +27,14 @@ def pick(accept_language: str) -> Texts:
     """The texts for a browser's Accept-Language header: its first language if there is one here, else English."""
     first = accept_language.split(",")[0].split(";")[0].split("-")[0].strip().lower()
     return TEXTS.get(first, TEXTS["en"])
+
+
+def texts_of(request: Any) -> Texts:
+    """The texts for the visitor who sent `request` (a gr.Request, with any headers)."""
+    chosen = ""
+    try:
+        cookie = SimpleCookie(request.headers.get("cookie", "")).get(COOKIE)
+        chosen = cookie.value if cookie else ""
+    except CookieError:
+        pass
+    return TEXTS.get(chosen) or pick(request.headers.get("accept-language", ""))

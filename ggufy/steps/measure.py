@@ -1,0 +1,48 @@
+"""Measures one quant of a job against its base, and hands the figures over for the job's record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ggufy import throttle
+from ggufy.errors import CalibrationError
+from ggufy.plan import Step
+from ggufy.sources import calibration
+from ggufy.steps.context import Context
+from ggufy.steps.evaluate import How, evaluate
+
+
+def run(ctx: Context, step: Step) -> None:
+    """Leaves no file: the base's predictions stay in the work folder for the next quant, and go with it."""
+    base, quant = (ctx.path(product) for product in step.reads)
+    threads = ctx.threads
+    run = ctx.tool_run(step)
+    how = How(
+        text=_pinned_text(ctx),
+        folder=ctx.work / "evaluation",
+        environment=throttle.child_environment(threads=threads, home=ctx.settings.home),
+        llama=ctx.llama,
+        threads=threads,
+        chunks=ctx.request.evaluation_chunks,
+        keep_logits=True,
+        digests=ctx.digests,
+        log=run.log,
+        limit=run.limit,
+        report=lambda what, fraction: ctx.report(step, fraction),
+        stopped=ctx.stopped,
+    )
+    ctx.measured(evaluate(base, [quant], how)[0])
+
+
+def _pinned_text(ctx: Context) -> Path:
+    text = calibration.pinned(ctx.settings.cache, ctx.request.evaluation_sha256)
+    if text is None:  # a new disk: the same choice may still give the same text
+        choice, token = ctx.request.evaluation_text, ctx.settings.hf_token
+        again = calibration.pin_text(choice, ctx.settings.cache, token=token, use="evaluation")
+        text = again.path if again.sha256 == ctx.request.evaluation_sha256 else None
+    if text is None:
+        raise CalibrationError(
+            "the evaluation text that this job was made with is gone from the cache: "
+            "run the same quantize command again, which fetches it."
+        )
+    return text
