@@ -74,6 +74,9 @@ QUANT_TYPES: tuple[QuantType, ...] = (
 )
 BY_NAME = {row.name: row for row in QUANT_TYPES}
 OUTTYPES = ("f16", "bf16", "f32")
+# Presets besides `recommended` and `all`: what phones and old laptops bear, and what the RWKV tutorials publish.
+SMALL = ("Q4_K_M", "IQ4_XS", "Q3_K_M", "IQ3_XXS", "Q2_K")
+TUTORIAL = ("Q5_1", "Q8_0")
 # The most useful file comes first, so that an interrupted job has already given something.
 FIRST = "Q4_K_M"
 

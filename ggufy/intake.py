@@ -69,6 +69,11 @@ def make_job(wish: Wish, settings: Settings) -> Job:
     return Job(request=request)
 
 
+def is_query(text: str) -> bool:
+    """True for words to search the Hub for; False for what can be a source already."""
+    return not (text == "demo" or "/" in text or ":" in text or text.startswith((".", "~")) or Path(text).exists())
+
+
 def model_name(stem: str) -> str:
     """A file name's stem as the model's name: outtype suffix dropped, anything unusual in file names replaced."""
     name = re.sub(r"[^\w.+-]+", "-", _OUTTYPE_SUFFIX.sub("", stem)).strip("-.")[:96]

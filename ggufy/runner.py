@@ -10,7 +10,6 @@ The runner is the one place that writes job records, and one of the three that c
 from __future__ import annotations
 
 import logging
-import math
 import shutil
 import threading
 from dataclasses import dataclass, field, replace
@@ -81,13 +80,17 @@ class Runner:
     """Runs one job at a time, in the calling thread."""
 
     def __init__(
-        self, *, settings: Settings, llama: Llama, threads: int | None = None, connection: Connection | None = None
+        self,
+        *,
+        settings: Settings,
+        llama: Llama,
+        threads: int | None = None,
+        connection: Connection | None = None,
+        limit: throttle.ThreadLimit | None = None,
     ):
         self.settings, self.llama = settings, llama
         self.connection = connection or Connection(store=JobStore(settings.out))
-        cpus = throttle.allowed_cpus()
-        wanted = threads or settings.threads or throttle.default_threads(cpus)
-        self.limit = throttle.ThreadLimit(wanted, most=max(wanted, math.floor(cpus)))
+        self.limit = limit or throttle.thread_limit(threads or settings.threads)
         self.store = self.connection.store
         self._saving = threading.Lock()  # of job records: products are finished here and in the publisher's thread
 

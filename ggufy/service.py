@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import re
 import threading
 import time
 from dataclasses import dataclass, field, replace
@@ -18,23 +19,33 @@ from pathlib import Path
 from typing import Any
 
 from ggufy import throttle
+from ggufy.access import STRANGER, Visitor, check_work, is_owner
 from ggufy.catalog import BY_NAME
 from ggufy.connection import Connection, connect
 from ggufy.errors import Cancelled, GgufyError, HubAway, SourceError, UsageError
-from ggufy.intake import Wish, make_job
+from ggufy.files import free_bytes
+from ggufy.hub.identity import account_of
+from ggufy.intake import Wish, is_query, make_job, model_name
 from ggufy.job import Job, Status
 from ggufy.llama.install import Llama, ensure
 from ggufy.plan import folder_name
+from ggufy.preview import Cost, Order, Preview, cost, look
 from ggufy.progress import Snapshot
-from ggufy.runner import Runner
+from ggufy.runner import Live, Runner
 from ggufy.settings import Settings
 from ggufy.sources.gguf import read_head
+from ggufy.sources.hub import is_reference
+from ggufy.sources.search import Found, search
 from ggufy.terminal import results
 from ggufy.worker import Worker
 
 logger = logging.getLogger(__name__)
 _AWAY_S = 10.0  # between tries while the Hub is away at the start
 _FRESH_S = 0.4  # all tabs together look at the disk at most so often
+_MACHINE_S = 2.0
+_ACCOUNT_S, _MOST_ACCOUNTS = 300.0, 1000
+_PREVIEW_S = 600.0  # what a source is is remembered so long
+_LOG_BYTES, _LOG_LINES = 6000, 40
 _HEADS_S = 0.2  # and spend so long on files not read before; what is left over is read the next time
 
 
@@ -46,6 +57,12 @@ def _connect_patiently(settings: Settings) -> Connection:
         except HubAway as error:
             logger.warning("waiting for the Hub: %s", error)
             time.sleep(_AWAY_S)
+
+
+def _stopping(live: Live | None) -> str:
+    if live is None or not live.stop.by_user:
+        return ""
+    return "cancelling" if live.stop.cancelled.is_set() else "pausing"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,15 +77,28 @@ class Preparation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Machine:
+    """How busy this machine is."""
+
+    cpu: float = 0.0  # share of what this process may use, 0 to 1
+    memory: int = 0  # bytes
+    memory_used: int = 0
+    disk_free: int = 0  # bytes, where results go
+    threads: int = 1  # for the tools
+    most_threads: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class JobView:
     """One job as it is at a moment."""
 
     job: Job
     snapshot: Snapshot | None = None  # while it waits or runs
-    stopping: bool = False  # cancelled, and its tool is just ending
+    stopping: str = ""  # cancelling or pausing: its tool is just ending
     files: tuple[dict[str, Any], ...] = ()  # as `ggufy.terminal.results` makes them, with bpw
     forecast: dict[str, int] = field(default_factory=dict)  # quant type -> bytes, before they are made
     folder: Path
+    log: str = ""  # what its tools printed last, while it runs or when it failed
 
 
 class Services:
@@ -78,7 +108,14 @@ class Services:
         self.settings = settings
         self.connection = _connect_patiently(settings)
         self.worker = Worker(store=self.connection.store, make_runner=self._make_runner, wanted=self.connection.ours)
+        self.limit = throttle.thread_limit(settings.threads)
+        self.llama: Llama | None = None  # once it is ready
         self._preparation = Preparation()
+        self._cpu_meter = throttle.CpuMeter()
+        self._machine = (-math.inf, Machine(memory=throttle.memory_limit()))
+        self._looking = threading.Lock()
+        self._accounts: dict[str, tuple[float, Visitor]] = {}
+        self._previews: dict[tuple[object, ...], tuple[float, Preview]] = {}
         self._again = threading.Event()
         self._stopping = threading.Event()
         self._lock = threading.Lock()
@@ -102,35 +139,120 @@ class Services:
     def preparation(self) -> Preparation:
         return self._preparation
 
-    def prepare_again(self) -> None:
+    def prepare_again(self, visitor: Visitor = STRANGER) -> None:
         """Another try after a failed set-up."""
-        self._check_allowed()
+        check_work(visitor, self.settings)
         self._again.set()
 
-    def submit(self, wish: Wish) -> Job:
+    def submit(self, wish: Wish, visitor: Visitor = STRANGER) -> Job:
         """Pins the wish and queues the job. Raises a GgufyError, in one sentence, for what cannot work."""
-        self._check_allowed()
-        here = wish.vocab or Path(wish.source).expanduser().exists()
-        if self.settings.space_id and here:  # errors quote what they find, and this is not the visitor's machine
-            raise UsageError("on a Space the source is demo or owner/repo:file.pth, and no file of this machine.")
+        check_work(visitor, self.settings)
+        self.check_places(wish, visitor)
         job = self.worker.submit(make_job(replace(wish, owner=self.connection.owner), self.settings))
         self._look_again()
         return job
 
-    def cancel(self, job_id: str) -> None:
-        """Ends a waiting or running job; one that has ended already stays as it is."""
-        self._check_allowed()
+    def check_places(self, wish: Wish, visitor: Visitor) -> None:
+        """Errors quote what they find, and a Space is not its visitors' machine: raises UsageError when one of them
+        names a file of it."""
+        if is_owner(visitor, self.settings):
+            return
+        names = (wish.source, wish.vocab, wish.imatrix, wish.calibration, wish.evaluation)
+        elsewhere = [name for name in names if "://" in name and not is_reference(name)]  # nor is its network theirs
+        if wish.vocab or elsewhere or any(name and (name[0] in "/.~" or Path(name).exists()) for name in names):
+            raise UsageError("on a Space the source is demo or owner/repo:file.pth, and no file of this machine.")
+
+    def who(self, token: str) -> Visitor:
+        """The account that a token belongs to; asked once in a while."""
+        key = hashlib.sha256(token.encode()).hexdigest()
+        with self._looking:
+            for old in [k for k, (taken, _) in self._accounts.items() if time.monotonic() - taken > _ACCOUNT_S]:
+                del self._accounts[old]
+            if key in self._accounts:
+                return self._accounts[key][1]
+        found = account_of(token)
+        with self._looking:
+            if len(self._accounts) < _MOST_ACCOUNTS:
+                self._accounts[key] = time.monotonic(), found
+        return found
+
+    def is_query(self, text: str) -> bool:
+        """True for words to search for, False for what can be a source already."""
+        return is_query(text)
+
+    def search(self, query: str, visitor: Visitor = STRANGER) -> list[Found]:
+        """Repos of that name on the Hub, which anybody may look for. Raises HubAway."""
+        return search(query, token=self.settings.hf_token if is_owner(visitor, self.settings) else None)
+
+    def look(
+        self, source: str, visitor: Visitor = STRANGER, *, outtype: str | None = None, vocab: str | None = None
+    ) -> Preview:
+        """What a source is, and what its quants would be. Raises UsageError, HubAway."""
+        self.check_places(Wish(source=source, quant_types=(), vocab=vocab), visitor)
+        owner = is_owner(visitor, self.settings)
+        key = (source, outtype, vocab, self.llama is not None, owner)
+        with self._looking:
+            for old in [k for k, (taken, _) in self._previews.items() if time.monotonic() - taken > _PREVIEW_S]:
+                del self._previews[old]
+            if key in self._previews:
+                return self._previews[key][1]
+        settings = self.settings if owner else replace(self.settings, hf_token=None)
+        preview = look(source, settings, llama=self.llama, outtype=outtype, vocab=vocab)
+        with self._looking:
+            self._previews[key] = time.monotonic(), preview
+        return preview
+
+    def cost(
+        self, source: str, visitor: Visitor, order: Order, *, outtype: str | None = None, vocab: str | None = None
+    ) -> Cost | None:
+        """What a job would take; None where that is not known yet."""
+        preview = self.look(source, visitor, outtype=outtype, vocab=vocab)
+        if not preview.report.path:
+            return None
+        folder = folder_name(model_name(Path(preview.report.path).stem))
+        account = self.connection.owner
+        where = f"{account}/{folder}" if account else str(self.settings.out / folder)
+        return cost(preview, order, self.settings, where=where, account=account, threads=self.limit())
+
+    def cancel(self, job_id: str, visitor: Visitor = STRANGER) -> None:
+        """Ends a waiting, running or paused job; one that has ended already stays as it is."""
+        check_work(visitor, self.settings)
         self.worker.cancel(job_id)
         self._look_again()
 
-    def retry(self, job_id: str) -> None:
+    def pause(self, job_id: str, visitor: Visitor = STRANGER) -> None:
+        """Stops a waiting or running job until somebody resumes it, also over restarts."""
+        check_work(visitor, self.settings)
+        self.worker.pause(job_id)
+        self._look_again()
+
+    def retry(self, job_id: str, visitor: Visitor = STRANGER) -> None:
         """Queues a job again. Raises UsageError if there is none of that id."""
-        self._check_allowed()
+        check_work(visitor, self.settings)
         job = next((job for job in self.worker.jobs() if job.id == job_id), None)
         if job is None:
             raise UsageError("this job is not there any more: reload the page.")
         self.worker.submit(job)
         self._look_again()
+
+    def set_threads(self, threads: int, visitor: Visitor = STRANGER) -> None:
+        """How many threads the tools may use, from now on and also those that run."""
+        check_work(visitor, self.settings)
+        self.limit.set(threads)
+
+    def machine(self) -> Machine:
+        """How busy this machine is."""
+        with self._lock:
+            taken, machine = self._machine
+            if time.monotonic() - taken > _MACHINE_S:
+                machine = replace(
+                    machine,
+                    cpu=self._cpu_meter(),
+                    memory_used=max(0, machine.memory - throttle.memory_available()),
+                    disk_free=free_bytes(self.settings.out),
+                )
+                self._machine = time.monotonic(), machine
+            return replace(machine, threads=self.limit(), most_threads=self.limit.most)
 
     def file(self, job_id: str, name: str) -> Path | None:
         """Path of a finished file of a job, or None.
@@ -158,11 +280,24 @@ class Services:
         return JobView(
             job=job,
             snapshot=live.progress.snapshot() if live else None,
-            stopping=live is not None and live.stop.cancelled.is_set(),
+            stopping=_stopping(live),
             files=self._files(job),
             forecast={t: f.size for t, f in forecast.quants.items()} if forecast else {},
             folder=self._folder(job).absolute(),
+            log=self._log_tail(job) if job.status in (Status.RUNNING, Status.FAILED) else "",
         )
+
+    def _log_tail(self, job: Job) -> str:
+        """The end of the log that was written last."""
+        try:
+            newest = max(self.worker.store.log_folder(job.id).glob("*.log"), key=lambda path: path.stat().st_mtime)
+            with newest.open("rb") as file:
+                file.seek(max(0, newest.stat().st_size - _LOG_BYTES))
+                text = file.read().decode("utf-8", errors="replace")
+        except (ValueError, OSError):  # none yet, or just removed
+            return ""
+        lines = [line for line in re.split(r"[\r\n]+", text) if line.strip()]
+        return "\n".join(lines[-_LOG_LINES:])
 
     def _files(self, job: Job) -> tuple[dict[str, Any], ...]:
         """The job's files, with bits per weight and equal tensors as the files themselves have them."""
@@ -201,10 +336,6 @@ class Services:
         with self._lock:
             self._views = -math.inf, ()
 
-    def _check_allowed(self) -> None:
-        if self.settings.read_only:
-            raise UsageError("this Space is for looking only: duplicate it, or run ggufy on your own machine.")
-
     # ---- llama.cpp, in the worker's thread
 
     def _make_runner(self) -> Runner:
@@ -213,7 +344,7 @@ class Services:
                 llama = self._ensure_llama()
                 self._report(0, 0, "waiting for another runner" if self.connection.lease else "")
                 self.connection.acquire(self._stopping.is_set)
-                runner = Runner(settings=self.settings, llama=llama, connection=self.connection)
+                runner = Runner(settings=self.settings, llama=llama, connection=self.connection, limit=self.limit)
             except Cancelled:
                 raise
             except GgufyError as error:
@@ -224,6 +355,7 @@ class Services:
                 message = f"unexpected error, please report it: {type(error).__name__}: {error}"
                 self._preparation = replace(self._preparation, error=message)
             else:
+                self.llama = llama
                 self._preparation = Preparation(ready=True)
                 return runner
             self._again.wait()

@@ -7,12 +7,14 @@
 | GGUFY_LLAMA_DIR    | folder with your own llama.cpp tools instead of the build   |                      |
 | GGUFY_THREADS      | threads for the tools                                       | one less than allowed|
 | HF_TOKEN           | Hugging Face token, for private or gated sources and hf     |                      |
-| GGUFY_HUB          | where results go: local (folders) or hf (repos on the Hub)  | local                |
+| GGUFY_HUB          | where results go: local (folders) or hf (repos on the Hub)  | local; on a Space hf |
 | GGUFY_COMMITS      | commits to the Hub in an hour, at most                      | 60                   |
 | GGUFY_LEASE        | seconds after which a silent runner's work is taken over    | 600                  |
 | GRADIO_SERVER_NAME | address that the page listens on; 0.0.0.0 for all           | 127.0.0.1            |
 | GRADIO_SERVER_PORT | port of the page                                            | 7860                 |
 | SPACE_ID           | set by Hugging Face on a Space: visitors may only look      |                      |
+| GGUFY_OWNERS       | accounts and organisations that may start jobs there        | the Space's owner    |
+| GGUFY_CHAT         | 1: on a Space, every visitor may chat                       |                      |
 | GGUFY_OPEN         | 1: on a Space, every visitor may start and cancel jobs      |                      |
 """
 
@@ -37,6 +39,8 @@ VARIABLES = (
     "GRADIO_SERVER_NAME",
     "GRADIO_SERVER_PORT",
     "SPACE_ID",
+    "GGUFY_OWNERS",
+    "GGUFY_CHAT",
     "GGUFY_OPEN",
 )
 HUB_LOCAL, HUB_HF = "local", "hf"
@@ -71,12 +75,10 @@ class Settings:
     server_name: str = "127.0.0.1"  # address that the page listens on
     server_port: int = 7860
     space_id: str | None = None  # owner/name of the Space that this runs on
+    owners: frozenset[str] = frozenset()  # accounts and organisations that the Space belongs to
+    login: bool = False  # the Space has a sign-in
     open_to_all: bool = False  # on a Space: visitors may start jobs
-
-    @property
-    def read_only(self) -> bool:
-        """On a Space a visitor is a stranger, who may look but not start, cancel or retry anything."""
-        return self.space_id is not None and not self.open_to_all
+    chat_for_all: bool = False  # on a Space: visitors may chat
 
     @classmethod
     def from_env(cls, environment: Mapping[str, str] | None = None) -> Settings:
@@ -84,13 +86,16 @@ class Settings:
         env = os.environ if environment is None else environment
         home = Path(env.get("HOME") or Path.home())
         llama_dir = env.get("GGUFY_LLAMA_DIR")
+        space_id, token = env.get("SPACE_ID") or None, env.get("HF_TOKEN") or None
+        places = (HUB_HF, HUB_LOCAL) if space_id and token else (HUB_LOCAL, HUB_HF)
+        owners = env.get("GGUFY_OWNERS") or env.get("SPACE_AUTHOR_NAME") or (space_id or "").partition("/")[0]
         return cls(
             out=Path(env.get("GGUFY_OUT") or "ggufy-out"),
             cache=Path(env.get("GGUFY_CACHE") or home / ".cache" / "ggufy"),
             llama_dir=Path(llama_dir) if llama_dir else None,
             threads=_number(env, "GGUFY_THREADS"),
-            hf_token=env.get("HF_TOKEN") or None,
-            hub=_choice(env, "GGUFY_HUB", (HUB_LOCAL, HUB_HF)),
+            hf_token=token,
+            hub=_choice(env, "GGUFY_HUB", places),
             commits_an_hour=_number(env, "GGUFY_COMMITS") or 60,
             lease_s=float(_number(env, "GGUFY_LEASE") or 600),
             home=home,
@@ -98,7 +103,10 @@ class Settings:
             die_with_parent=env.get("GGUFY_DIE_WITH_PARENT") == "1",
             server_name=env.get("GRADIO_SERVER_NAME") or "127.0.0.1",
             server_port=_number(env, "GRADIO_SERVER_PORT", most=65535) or 7860,
-            space_id=env.get("SPACE_ID") or None,
+            space_id=space_id,
+            owners=frozenset(filter(None, (name.strip() for name in owners.split(",")))),
+            login=bool(env.get("OAUTH_CLIENT_ID")),
+            chat_for_all=env.get("GGUFY_CHAT") == "1",
             open_to_all=env.get("GGUFY_OPEN") == "1",
         )
 

@@ -10,6 +10,7 @@ container cannot see; what it sees then is its own group, mounted at the root, s
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -54,6 +55,35 @@ class ThreadLimit:
         """Brings the number between 1 and what this process may use, and returns it."""
         self.threads = min(max(1, threads), self.most)
         return self.threads
+
+
+def thread_limit(threads: int | None = None) -> ThreadLimit:
+    """The limit to begin with: what was asked for, or one CPU less than allowed."""
+    cpus = allowed_cpus()
+    wanted = threads or default_threads(cpus)
+    return ThreadLimit(wanted, most=max(wanted, math.floor(cpus)))
+
+
+class CpuMeter:
+    """Share of the machine's CPU time, 0 to 1, that was used between two calls; 0 where Linux's /proc is missing."""
+
+    def __init__(self, root: Path = Path("/")):
+        self._root = root
+        self._before = (0, 0)
+
+    def __call__(self) -> float:
+        now = self._read()
+        busy, total = now[0] - self._before[0], now[1] - self._before[1]
+        self._before = now
+        return min(1.0, max(0.0, busy / total)) if total > 0 else 0.0
+
+    def _read(self) -> tuple[int, int]:
+        """(busy, all) ticks since the start, of all CPUs."""
+        for line in _lines(self._root / "proc/stat"):
+            if line.startswith("cpu "):
+                ticks = [int(word) for word in line.split()[1:9]]
+                return sum(ticks) - ticks[3] - ticks[4], sum(ticks)  # the 4th and 5th are idle time
+        return 0, 0
 
 
 def memory_limit(*, root: Path = Path("/")) -> int:

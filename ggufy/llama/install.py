@@ -81,8 +81,7 @@ PINNED = build.Pin(
         (
             "common/log.cpp",
             "        log = new common_log;\n",
-            "        log = new common_log;\n"
-            "        std::atexit([]() { common_log_main()->pause(); });\n",
+            "        log = new common_log;\n        std::atexit([]() { common_log_main()->pause(); });\n",
         ),
     ),
 )

@@ -14,7 +14,7 @@ import contextlib
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,7 +99,9 @@ def convert(
     VocabError if the vocabulary does not fit; DiskError if the disk does not take it.
     """
     with open_checkpoint(source) as checkpoint:
-        conversion = _Conversion.of(checkpoint, outtype=outtype, vocab=vocab, name=name, rescale_every=rescale_every)
+        conversion = _Conversion.of(
+            checkpoint.shapes, outtype=outtype, vocab=vocab, name=name or source.stem, rescale_every=rescale_every
+        )
         _warn_about_leftovers(checkpoint, conversion.architecture)
         with partial(target) as part:
             conversion.write_header(part)
@@ -117,12 +119,20 @@ def write_skeleton(
     The file has `convert`'s exact size but takes almost no disk. Raises what `convert` raises before it reads weights.
     """
     with open_checkpoint(source) as checkpoint:
-        conversion = _Conversion.of(checkpoint, outtype=outtype, vocab=vocab, name=name, rescale_every=None)
-        with partial(target) as part:
-            conversion.write_header(part)
-            with part.open("r+b") as file:
-                file.seek(0, os.SEEK_END)
-                file.truncate(_padded(file.tell()) + sum(_padded(conversion.size(plan)) for plan in conversion.plans))
+        shapes = checkpoint.shapes
+    write_skeleton_of(shapes, target, outtype=outtype, vocab=vocab, name=name or source.stem)
+
+
+def write_skeleton_of(
+    shapes: Mapping[str, tuple[int, ...]], target: Path, *, outtype: str, vocab: Path | None, name: str
+) -> None:
+    """As `write_skeleton`, for a checkpoint of which only the names and shapes of its tensors are known."""
+    conversion = _Conversion.of(shapes, outtype=outtype, vocab=vocab, name=name, rescale_every=None)
+    with partial(target) as part:
+        conversion.write_header(part)
+        with part.open("r+b") as file:
+            file.seek(0, os.SEEK_END)
+            file.truncate(_padded(file.tell()) + sum(_padded(conversion.size(plan)) for plan in conversion.plans))
 
 
 def _warn_about_leftovers(checkpoint: Checkpoint, architecture: Architecture) -> None:
@@ -148,11 +158,17 @@ class _Conversion:
 
     @classmethod
     def of(
-        cls, checkpoint: Checkpoint, *, outtype: str, vocab: Path | None, name: str | None, rescale_every: int | None
+        cls,
+        shapes: Mapping[str, tuple[int, ...]],
+        *,
+        outtype: str,
+        vocab: Path | None,
+        name: str,
+        rescale_every: int | None,
     ) -> _Conversion:
         if outtype not in OUT_TYPES:
             raise UsageError(f"unknown outtype {outtype!r}: choose one of {', '.join(OUT_TYPES)}.")
-        architecture = detect(checkpoint.shapes)
+        architecture = detect(shapes)
         if rescale_every is None:
             rescale_every = RESCALE_EVERY
         return cls(
@@ -160,7 +176,7 @@ class _Conversion:
             plans=tuple(tensor_plans(architecture)),
             tokens=vocab_for(architecture.vocab_size, vocab),
             outtype=outtype,
-            name=name or checkpoint.path.stem,
+            name=name,
             rescale_every=rescale_every if architecture.version == "6" else 0,
         )
 

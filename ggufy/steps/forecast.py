@@ -102,12 +102,19 @@ def product_size(request: Request, step: Step, sizes: JobForecast) -> int:
 
 
 def _forecast(ctx: Context, step: Step, base: Path) -> JobForecast:
-    head = read_head(base)
-    run = ctx.tool_run(step, cwd=base.absolute().parent)
-    recipes = {t: dry_run(ctx.llama, run, base, t) for t in ctx.request.quant_types}
     facts = None
     if ctx.request.imatrix != "none":
         facts = ImatrixFacts(file=imatrix_name(ctx.request), dataset=_dataset(ctx))
+    run = ctx.tool_run(step, cwd=base.absolute().parent)
+    return forecast_types(base, ctx.request.quant_types, llama=ctx.llama, run=run, facts=facts)
+
+
+def forecast_types(
+    base: Path, types: Iterable[str], *, llama: Llama, run: tools.ToolRun, facts: ImatrixFacts | None
+) -> JobForecast:
+    """What quants of a base (or of its skeleton) will be; `facts` are of the imatrix that they will name."""
+    head = read_head(base)
+    recipes = {t: dry_run(llama, run, base, t) for t in types}
     return JobForecast(
         base=head,
         quants={t: forecast(head, recipe, facts) for t, recipe in recipes.items()},

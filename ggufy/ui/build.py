@@ -16,9 +16,13 @@ from starlette.routing import Route
 
 from ggufy.errors import UsageError
 from ggufy.service import Services
-from ggufy.ui.i18n import TEXTS
-from ggufy.ui.quantize_tab import HERE, QuantizeTab
+from ggufy.ui import parts
+from ggufy.ui.api import add_api
+from ggufy.ui.i18n import TEXTS, texts_of
+from ggufy.ui.jobs_panel import JobsPanel
+from ggufy.ui.quantize_tab import HERE, OWN, QUIET, QuantizeTab
 from ggufy.ui.views import FILES_ROUTE
+from ggufy.ui.visitors import Profile, visitor_of
 
 logger = logging.getLogger(__name__)
 _SANS = ["system-ui", "Segoe UI", "Roboto", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif"]
@@ -27,8 +31,29 @@ _MONO = ["ui-monospace", "SF Mono", "Cascadia Mono", "DejaVu Sans Mono", "monosp
 
 def build(services: Services) -> gr.Blocks:
     """The page, not served yet."""
+    i18n = gr.I18n(**_translations())
     with gr.Blocks(title="ggufy", analytics_enabled=False) as page:
-        QuantizeTab(services, gr.I18n(**_translations()))
+        header_js = (HERE / "header.js").read_text(encoding="utf-8")
+        header = gr.HTML(parts.header(TEXTS["en"]), js_on_load=header_js, elem_id="gg-head", **OWN)
+        if services.settings.login:
+            gr.LoginButton(visible=False)  # with it in the page, gradio serves the sign-in; the header links to it
+        banner = JobsPanel.banner_above()
+        with gr.Tabs(elem_id="gg-tabs"):
+            with gr.Tab(i18n("tab_quantize"), id="quantize"), gr.Row(elem_id="gg-columns"):
+                with gr.Column(scale=2, min_width=340, elem_id="gg-form"):
+                    form = QuantizeTab(services, i18n)
+                with gr.Column(scale=3, min_width=340):
+                    jobs = JobsPanel(services)
+        jobs.connect(banner)
+        form.connect(jobs.drawn, jobs.draw)
+
+        def greet(request: gr.Request, profile: Profile) -> list[Any]:
+            texts, visitor = texts_of(request), visitor_of(services, request, profile)
+            shown = parts.header(texts, login=services.settings.login, name=visitor.name)
+            return [shown, *form.greet(texts, visitor), *jobs.draw(request, profile)]
+
+        add_api(services)
+        gr.on(None, greet, None, [header, *form.greeted, *jobs.drawn], **QUIET)
     return page
 
 
@@ -44,8 +69,10 @@ def serve(services: Services) -> gr.Blocks:
             quiet=True,
             theme=_theme(),
             css_paths=[HERE / "page.css"],
+            head=f"<script>{(HERE / 'language.js').read_text(encoding='utf-8')}</script>",
             i18n=gr.I18n(**_translations()),
             footer_links=[],
+            mcp_server=True,
             run_history=False,
             enable_monitoring=False,
             ssr_mode=False,

@@ -1,180 +1,286 @@
-"""The tab that makes quants: the form on the left, every job on the right.
+"""The form that makes a job: source, what it is, quant types, what it costs, Start; everything rare is folded away.
 
-The page never waits for work. A timer asks for the jobs and draws them; a button hands over a wish or the id of a job
-and is done. What a handler gets comes from a visitor and may be anything; `Services` decides what is allowed.
+What a handler gets comes from a visitor and may be anything; `Services` decides what is allowed. While a visitor
+types, only the last state of the source is looked at (gradio's `always_last`), and answers are kept for a while.
 """
 
 from __future__ import annotations
 
-import hashlib
-import html
 import logging
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from ggufy.catalog import OUTTYPES, QUANT_TYPES, parse_types
+from ggufy.access import may_work
+from ggufy.catalog import OUTTYPES, QUANT_TYPES
 from ggufy.errors import GgufyError, UsageError
 from ggufy.intake import Wish
+from ggufy.preview import Order, chosen
 from ggufy.service import Services
-from ggufy.ui import parts
-from ggufy.ui.i18n import TEXTS, Texts, pick
-from ggufy.ui.views import job_card
+from ggufy.ui import parts, source_parts
+from ggufy.ui.i18n import TEXTS, Texts, texts_of
+from ggufy.ui.markup import Markup
+from ggufy.ui.visitors import Profile, visitor_of
 
 logger = logging.getLogger(__name__)
-POLL_S = 1.0
-SHOWN = 20  # jobs on the page; a card of 31 files is 30 kB of HTML, drawn every second while something runs
 HERE = Path(__file__).parent
-_OWN: dict[str, Any] = {"apply_default_css": False, "padding": False}  # page.css does it
+OWN: dict[str, Any] = {"apply_default_css": False, "padding": False}  # page.css does it
 # Nothing is shown while it runs, and nothing is in the API that gradio documents. Whoever looks can still call it, so
 # every handler is for strangers.
-_QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+# What takes a while (a digest of gigabytes, the Hub) waits in gradio's queue.
+QUEUED: dict[str, Any] = QUIET | {"queue": True, "concurrency_limit": 4}
+IMATRIX = ("bundled", "own", "have", "off")
+MOST_CHARS = 2000  # of a field
 
 
 class QuantizeTab:
-    """The tab's components and events, added to the Blocks that is being built."""
+    """The form's components and events, added to the Blocks that is being built."""
 
     def __init__(self, services: Services, i18n: gr.I18n):
         self.services = services
-        self.may = not services.settings.read_only
-        jobs_js = (HERE / "jobs.js").read_text(encoding="utf-8")
-        self.header = gr.HTML(parts.header(TEXTS["en"]), **_OWN)
-        self.banner = gr.HTML(js_on_load=jobs_js, elem_id="gg-banner", **_OWN)
-        with gr.Row(elem_id="gg-columns"):
-            with gr.Column(scale=2, min_width=340, elem_id="gg-form"):
-                self._form(i18n)
-            with gr.Column(scale=3, min_width=340):
-                self.jobs = gr.HTML(js_on_load=jobs_js, elem_id="gg-jobs", **_OWN)
-        self.seen = gr.State("")  # digest of what a browser tab shows
-        self._connect()
-
-    def _form(self, i18n: gr.I18n) -> None:
-        self.title = gr.HTML(parts.title(TEXTS["en"]), **_OWN)
+        self.title = gr.HTML(parts.title(TEXTS["en"]), **OWN)
         self.source = self._text(i18n, "source", "demo")
+        choose_js = (HERE / "jobs.js").read_text(encoding="utf-8")
+        self.panel = gr.HTML(js_on_load=choose_js, elem_id="gg-panel", **OWN)
         self.types = gr.HTML(
             [row.name for row in QUANT_TYPES if row.recommended],
             rows=parts.types(TEXTS["en"]),
             html_template="${rows}",  # safe: the rows are ours alone (see markup.py)
             js_on_load=(HERE / "types.js").read_text(encoding="utf-8"),
             elem_id="gg-types",
-            **_OWN,
+            **OWN,
         )
-        self.imatrix = gr.Checkbox(True, label=i18n("imatrix"), info=i18n("imatrix_info"), interactive=self.may)
+        self.cost = gr.HTML(elem_id="gg-cost", **OWN)
+        self.start = gr.Button(i18n("start"), variant="primary", elem_id="gg-start")
+        self.message = gr.HTML(elem_id="gg-message", **OWN)
+        with gr.Accordion(i18n("more"), open=False, elem_id="gg-more"):
+            self._options(i18n)
+
+    def _options(self, i18n: gr.I18n) -> None:
+        self.imatrix = gr.Radio(
+            [(i18n(f"imatrix_{kind}"), kind) for kind in IMATRIX],
+            value=IMATRIX[0],
+            label=i18n("imatrix_kind"),
+            info=i18n("imatrix_kind_info"),
+            elem_id="gg-imatrix",
+        )
+        self.imatrix_path = self._text(i18n, "imatrix_path", visible=False)
         self.outtype = gr.Radio(
             ["auto", *OUTTYPES],
             value="auto",
             label=i18n("outtype"),
             info=i18n("outtype_info"),
-            interactive=self.may,
             elem_id="gg-outtype",
         )
-        with gr.Accordion(i18n("more"), open=False):
-            self.vocab = self._text(i18n, "vocab")
-            self.name = self._text(i18n, "name")
-        self.start = gr.Button(i18n("start"), variant="primary", interactive=self.may, elem_id="gg-start")
-        self.message = gr.HTML(elem_id="gg-message", **_OWN)
+        self.evaluate = gr.Checkbox(False, label=i18n("evaluate"), info=i18n("evaluate_info"), elem_id="gg-evaluate")
+        self.evaluation = self._text(i18n, "evaluation", "bundled", visible=False)
+        self.name = self._text(i18n, "name")
+        self.vocab = self._text(i18n, "vocab")
+        published = self.services.connection.hub is not None
+        self.repo = self._text(i18n, "repo", visible=published)
+        self.private = gr.Checkbox(False, label=i18n("private"), visible=published, elem_id="gg-private")
 
-    def _text(self, i18n: gr.I18n, key: str, value: str = "") -> gr.Textbox:
-        return gr.Textbox(value, label=i18n(key), info=i18n(f"{key}_info"), max_lines=1, interactive=self.may)
+    def _text(self, i18n: gr.I18n, key: str, value: str = "", *, visible: bool = True) -> gr.Textbox:
+        return gr.Textbox(
+            value,
+            label=i18n(key),
+            info=i18n(f"{key}_info"),
+            max_lines=1,
+            max_length=MOST_CHARS,
+            visible=visible,
+            elem_id=f"gg-{key.replace('_', '-')}",
+        )
 
-    def _connect(self) -> None:
-        drawn = [self.banner, self.jobs, self.seen]
-        gr.on(None, self.greet, outputs=[self.header, self.title, self.types, *drawn], **_QUIET)
-        gr.Timer(POLL_S).tick(self.look, self.seen, drawn, **_QUIET)
-        gr.on([self.banner.click, self.jobs.click], self.act, outputs=drawn, **_QUIET)
-        tell = "(on) => { document.dispatchEvent(new CustomEvent('ggufy-imatrix', { detail: on })); }"
+    def connect(self, drawn: list[Any], draw: Any) -> None:
+        """`drawn` are the components that `draw` fills, to be shown anew when a job was started."""
+        self.draw = draw
+        tell = "(kind) => { document.dispatchEvent(new CustomEvent('ggufy-imatrix', { detail: kind !== 'off' })); }"
         self.imatrix.change(None, self.imatrix, js=tell, api_visibility="private")
-        presses = [self.start.click, self.source.submit, self.vocab.submit, self.name.submit]
-        pressed = gr.on(presses, self.check, None, self.message, **_QUIET)
-        # Looking at a source takes a while (a digest of gigabytes, the Hub), so this one waits in gradio's queue.
-        queued = _QUIET | {"queue": True, "concurrency_limit": 4}
-        pressed.then(self.begin, set(self._fields()), [self.message, *drawn], **queued)
+        self.imatrix.change(self.choose_imatrix, self.imatrix, self.imatrix_path, **QUIET)
+        self.evaluate.change(lambda on: gr.Textbox(visible=bool(on)), self.evaluate, self.evaluation, **QUIET)
+        looked = [self.panel, self.types, self.cost]
+        on_source = [self.source, self.outtype, self.vocab, self.types, self.imatrix, self.evaluate]
+        last: dict[str, Any] = {"trigger_mode": "always_last"}
+        gr.on(
+            [self.source.input, self.outtype.change, self.vocab.change], self.look, on_source, looked, **QUEUED, **last
+        )
+        gr.on(None, self.look, on_source, looked, **QUEUED)
+        self.panel.click(self.choose, None, self.source, **QUIET).then(self.look, on_source, looked, **QUEUED)
+        changes = [self.types.change, self.imatrix.change, self.evaluate.change]
+        gr.on(changes, self.price, on_source, self.cost, **QUIET, **last)
+        pressed = gr.on([self.start.click, self.source.submit], self.check, None, self.message, **QUIET)
+        pressed.then(self.begin, set(self.fields()), [self.message, *drawn], **QUEUED)
 
-    def _fields(self) -> list[Any]:
-        return [self.source, self.types, self.imatrix, self.outtype, self.vocab, self.name]
+    def fields(self) -> list[Any]:
+        return [
+            self.source,
+            self.types,
+            self.imatrix,
+            self.imatrix_path,
+            self.outtype,
+            self.evaluate,
+            self.evaluation,
+            self.vocab,
+            self.name,
+            self.repo,
+            self.private,
+        ]
 
     # ---- handlers
 
-    def greet(self, request: gr.Request) -> list[Any]:
-        """The whole page, in the visitor's language."""
-        texts = _texts(request)
-        table = gr.HTML(rows=parts.types(texts))
-        return [parts.header(texts), parts.title(texts), table, *_draw(self.services, texts)]
+    def look(
+        self,
+        source: Any,
+        outtype: Any,
+        vocab: Any,
+        types: Any,
+        imatrix: Any,
+        evaluate: Any,
+        request: gr.Request,
+        profile: Profile,
+    ) -> list[Any]:
+        """What the source is; or what the Hub has of that name."""
+        texts, visitor = texts_of(request), visitor_of(self.services, request, profile)
+        try:
+            text = _short(source)
+            if not text:
+                return [source_parts.hint(texts["source_empty"]), gr.skip(), ""]
+            if self.services.is_query(text):
+                found = self.services.search(text, visitor)
+                return [source_parts.suggestions(found, texts), gr.HTML(rows=parts.types(texts)), ""]
+            preview = self.services.look(text, visitor, outtype=_outtype(outtype), vocab=_short(vocab) or None)
+            sizes = preview.sizes
+            rows = parts.types(texts, sizes.quants if sizes else {}, sizes.same_as if sizes else {})
+            cost = self._cost(
+                text, outtype, vocab, types, imatrix, evaluate, texts, visitor_of(self.services, request, profile)
+            )
+            return [source_parts.report(preview.report, texts), gr.HTML(rows=rows), cost]
+        except GgufyError as error:
+            return [parts.message(str(error)), gr.skip(), ""]
+        except Exception:  # one of the three edges: a visitor sees a sentence, the log has the rest
+            logger.exception("a source could not be looked at")
+            return [parts.message(texts["unexpected"]), gr.skip(), ""]
 
-    def look(self, shown: str, request: gr.Request) -> list[Any]:
-        """What is new since the last look."""
-        return _draw(self.services, _texts(request), shown)
+    def price(
+        self,
+        source: Any,
+        outtype: Any,
+        vocab: Any,
+        types: Any,
+        imatrix: Any,
+        evaluate: Any,
+        request: gr.Request,
+        profile: Profile,
+    ) -> str:
+        """The cost of the types that are chosen now."""
+        return self._cost(
+            source,
+            outtype,
+            vocab,
+            types,
+            imatrix,
+            evaluate,
+            texts_of(request),
+            visitor_of(self.services, request, profile),
+        )
+
+    def _cost(
+        self,
+        source: Any,
+        outtype: Any,
+        vocab: Any,
+        types: Any,
+        imatrix: Any,
+        evaluate: Any,
+        texts: Texts,
+        visitor: Any,
+    ) -> Markup:
+        names = chosen([name for name in types if isinstance(name, str)] if isinstance(types, list) else [])
+        text = _short(source)
+        order = Order(quant_types=names, imatrix=imatrix != "off", evaluate=bool(evaluate) or text == "demo")
+        try:
+            found = self.services.cost(text, visitor, order, outtype=_outtype(outtype), vocab=_short(vocab) or None)
+        except GgufyError:
+            return Markup("")  # the panel says what is wrong
+        return source_parts.cost(found, texts) if found and names else Markup("")
+
+    def choose(self, event: gr.EventData) -> str:
+        """A repo or a file of it was picked from the panel."""
+        return _short(getattr(event, "job", ""))
+
+    def choose_imatrix(self, kind: Any) -> Any:
+        return gr.Textbox(visible=kind in ("own", "have"))
 
     def check(self, request: gr.Request) -> str:
         """Says at once that Start was pressed."""
-        return parts.message(_texts(request)["checking"], "busy")
+        return parts.message(texts_of(request)["checking"], "busy")
 
-    def begin(self, form: dict[Any, Any], request: gr.Request) -> list[Any]:
+    def begin(self, form: dict[Any, Any], request: gr.Request, profile: Profile) -> list[Any]:
         """Starts a job."""
-        texts = _texts(request)
-        said = _begin(self.services, [form[field] for field in self._fields()], texts)
-        return [said, *_draw(self.services, texts)]
+        texts, visitor = texts_of(request), visitor_of(self.services, request, profile)
+        try:
+            job = self.services.submit(_wish([form[field] for field in self.fields()]), visitor)
+            said = parts.message(texts["submitted"].format(name=job.request.name), "good")
+        except GgufyError as error:
+            said = parts.message(str(error))
+        except Exception:  # one of the three edges: a visitor sees a sentence, the log has the rest
+            logger.exception("a job could not be started")
+            said = parts.message(texts["unexpected"])
+        return [said, *self.draw(request, profile)]
 
-    def act(self, event: gr.EventData, request: gr.Request) -> list[Any]:
-        """Cancel, retry, or another try with llama.cpp."""
-        _act(self.services, str(getattr(event, "action", "")), str(getattr(event, "job", "")))
-        return _draw(self.services, _texts(request))
+    def greet(self, texts: Texts, visitor: Any) -> list[Any]:
+        """Title, types and Start as this visitor should see them."""
+        may = may_work(visitor, self.services.settings)
+        return [parts.title(texts), gr.HTML(rows=parts.types(texts)), gr.Button(interactive=may)]
 
-
-def _texts(request: gr.Request) -> Texts:
-    return pick(request.headers.get("accept-language", ""))
-
-
-def _draw(services: Services, texts: Texts, shown: str = "") -> list[Any]:
-    """Banner, jobs and their digest; nothing at all when the tab shows just this already."""
-    state, read_only = services.preparation, services.settings.read_only
-    banner = parts.banner(state, texts, read_only=read_only)
-    views = services.views()
-    cards = [job_card(view, texts, ready=state.ready) for view in views[:SHOWN]]
-    jobs = parts.jobs(cards, texts, read_only=read_only, older=len(views) - len(cards))
-    digest = hashlib.sha256((banner + jobs).encode()).hexdigest()
-    return [gr.skip()] * 3 if digest == shown else [banner, jobs, digest]
+    @property
+    def greeted(self) -> list[Any]:
+        return [self.title, self.types, self.start]
 
 
-def _begin(services: Services, values: list[Any], texts: Texts) -> str:
-    """Starts a job from the form's fields; returns what to tell the visitor."""
-    try:
-        job = services.submit(_wish(values))
-    except GgufyError as error:
-        return parts.message(str(error))
-    except Exception:  # one of the three edges: a visitor sees a sentence, the log has the rest
-        logger.exception("a job could not be started")
-        return parts.message(texts["unexpected"])
-    return parts.message(texts["submitted"].format(name=job.request.name), "good")
+def _short(value: Any) -> str:
+    """A visitor's text, or nothing."""
+    return value.strip()[:MOST_CHARS] if isinstance(value, str) else ""
+
+
+def _outtype(value: Any) -> str | None:
+    return value if value in OUTTYPES else None
 
 
 def _wish(values: list[Any]) -> Wish:
-    types, imatrix = values[1:3]
-    source, outtype, vocab, name = ("" if v is None else v for v in (values[0], *values[3:]))
-    if not isinstance(types, list) or not all(isinstance(v, str) for v in (source, outtype, vocab, name, *types)):
+    source, types, imatrix, imatrix_path, outtype, evaluate, evaluation, vocab, name, repo, private = values
+    texts = (source, imatrix, imatrix_path, outtype, evaluation, vocab, name, repo)
+    if not isinstance(types, list) or not all(v is None or isinstance(v, str) for v in (*texts, *types)):
         raise UsageError("the form came back damaged: reload the page.")
-    if not source.strip():
+    if not _short(source):
         raise UsageError("no source given: enter demo, a path, or owner/repo:file.pth.")
     if not types:
         raise UsageError("no quant type chosen: check at least one.")
+    path = _short(imatrix_path)
+    if imatrix in ("own", "have") and not path:
+        raise UsageError(
+            "no text or imatrix given: fill in “Calibration text or imatrix file”, or choose another way."
+        )
+    from_text = imatrix not in ("have", "off")
     return Wish(
-        source=source.strip(),
-        quant_types=parse_types(",".join(types)),
-        outtype=None if outtype in ("auto", "") else outtype,
-        imatrix="auto" if imatrix else "none",
-        vocab=vocab.strip() or None,
-        name=name.strip() or None,
+        source=_short(source),
+        quant_types=_types(types),
+        outtype=None if outtype in ("auto", "", None) else outtype,
+        imatrix="auto" if from_text else path if imatrix == "have" else "none",
+        calibration=path if imatrix == "own" else "bundled",
+        evaluate=True if evaluate else None,
+        evaluation=_short(evaluation) or "bundled",
+        vocab=_short(vocab) or None,
+        name=_short(name) or None,
+        repo_id=_short(repo) or None,
+        private=bool(private),
     )
 
 
-def _act(services: Services, action: str, job_id: str) -> None:
-    try:
-        if action == "cancel":
-            services.cancel(job_id)
-        elif action == "retry":
-            services.retry(job_id)
-        elif action == "again":
-            services.prepare_again()
-    except GgufyError as error:
-        gr.Warning(html.escape(str(error)))
+def _types(names: list[str]) -> tuple[str, ...]:
+    known = chosen(names)
+    if len(known) < len(set(names)):
+        raise UsageError("the form came back damaged: reload the page.")
+    return known

@@ -25,7 +25,7 @@ element.addEventListener("change", (event) => {
 element.addEventListener("click", (event) => {
   const preset = event.target.closest("button[data-preset]")?.dataset.preset;
   if (!preset) return;
-  const selector = { all: "input", recommended: "input[data-recommended]", none: "input[data-none]" }[preset];
+  const selector = preset === "all" ? "input" : `input[data-${preset}]`; // nothing has data-none
   wanted = [...element.querySelectorAll(selector)].map((box) => box.value);
   show();
 });

@@ -6,19 +6,23 @@ Nothing here is escaped, and nothing is HTML; parts.py makes that of the rows.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
+from ggufy.evaluation import memory_needed, which_one
 from ggufy.files import human_size, human_time
-from ggufy.job import FINISHED, Job, Status
-from ggufy.plan import CONVERT, DOWNLOAD, FETCH, UPLOAD, UPLOADED, Step, plan
+from ggufy.job import RESTING, Job, Status
+from ggufy.plan import CONVERT, DOWNLOAD, EVALUATE, FETCH, IMATRIX, MEASURED, UPLOAD, UPLOADED, Step, plan
 from ggufy.progress import DONE, RUNNING, WAITING, Snapshot, StepProgress
 from ggufy.service import JobView
 from ggufy.ui.i18n import Texts
 
+HUB = "https://huggingface.co"
+_ENDING = ("cancelling", "pausing")
 FILES_ROUTE = "files"  # the page serves /files/<job id>/<file name>
 # What a sentence says to people at a terminal, and how the page puts it; longer phrases come first.
 _WORDS = {
@@ -57,8 +61,29 @@ class FileRow:
     size: str
     bpw: str
     needs_imatrix: str
+    kld: str  # figures are empty where nothing was measured
+    ppl_ratio: str
+    same_top: str
+    speed: str
     note: str
     sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One file of the plot."""
+
+    name: str  # quant type, or the base's type
+    size: int  # bytes
+    kld: float | None  # nats a token; None: not measured
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pick:
+    """What to take from some amount of memory on."""
+
+    memory: str
+    type: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,19 +92,27 @@ class JobCard:
 
     id: str
     name: str
-    state: str  # a status, or cancelling
+    state: str  # a status, or cancelling or pausing
     state_text: str
     facts: tuple[str, ...]
     percent: int
     now: str  # what it is doing
     left: str  # how long it will take
     error: str
-    action: str  # cancel, retry or nothing
+    actions: tuple[str, ...]  # what its buttons do: cancel, pause, resume, retry
+    log: str
     steps: tuple[StepRow, ...]
     steps_sum: str
     files: tuple[FileRow, ...]
     files_sum: str
-    folder: str
+    where: str  # folder, or the repo's name
+    link: str  # address of the repo; empty: a folder
+    points: tuple[Point, ...]
+    picks: tuple[Pick, ...]
+
+    @property
+    def measured(self) -> bool:
+        return any(row.kld for row in self.files)
 
 
 def job_card(view: JobView, texts: Texts, *, now: datetime | None = None, ready: bool = True) -> JobCard:
@@ -88,8 +121,9 @@ def job_card(view: JobView, texts: Texts, *, now: datetime | None = None, ready:
     steps = _steps(view)
     done = sum(step.state == DONE for step in steps)
     running = next((step for step in steps if step.state == RUNNING), None)
-    files = tuple(file_row(job.id, row, texts) for row in view.files)
-    state = "cancelling" if view.stopping and job.status not in FINISHED else job.status.value
+    repo = repo_address(job)
+    files = tuple(file_row(job.id, row, texts, repo=repo) for row in view.files)
+    state = view.stopping if view.stopping and job.status not in RESTING else job.status.value
     return JobCard(
         id=job.id,
         name=job.request.name,
@@ -100,17 +134,51 @@ def job_card(view: JobView, texts: Texts, *, now: datetime | None = None, ready:
         now=_now(view, steps, texts, ready=ready),
         left=_left(view.snapshot, texts) if running else "",
         error=in_page_words(job.error),
-        action=_action(view, state),
+        actions=_actions(view, state),
+        log=view.log,
         steps=tuple(_step_row(step, view, texts) for step in steps),
         steps_sum=texts["steps_done"].format(done=done, total=len(steps)),
         files=files,
         files_sum=texts["files_sum"].format(count=len(files), size=human_size(sum(r["size"] for r in view.files))),
-        folder=str(view.folder),
+        where=job.request.repo_id or str(view.folder),
+        link=repo,
+        points=points(view.files, job.request.outtype),
+        picks=picks(view.files, job.request.outtype),
     )
 
 
-def file_row(job_id: str, row: dict[str, Any], texts: Texts) -> FileRow:
-    """One line of the results, from one of `ggufy.terminal.results`'s records."""
+def points(rows: Sequence[Mapping[str, Any]], outtype: str) -> tuple[Point, ...]:
+    """The models among the files, smallest first."""
+    found = [
+        Point(name=row.get("type") or outtype.upper(), size=row["size"], kld=_kld(row))
+        for row in rows
+        if row["kind"] != IMATRIX
+    ]
+    return tuple(sorted(found, key=lambda point: point.size))
+
+
+def picks(rows: Sequence[Mapping[str, Any]], outtype: str) -> tuple[Pick, ...]:
+    """Which file to take for every amount of memory: each line holds from its amount on."""
+    models = {point.name: point for point in points(rows, outtype)}
+    sizes = {name: point.size for name, point in models.items()}
+    klds = {name: point.kld for name, point in models.items() if point.kld is not None}
+    found: list[Pick] = []
+    for memory in sorted(memory_needed(size) for size in sizes.values()):
+        best = which_one(sizes, memory, klds)
+        if best and (not found or found[-1].type != best):
+            found.append(Pick(memory=human_size(memory), type=best))
+    return tuple(found)
+
+
+def _kld(row: Mapping[str, Any]) -> float | None:
+    if row["kind"] == CONVERT:
+        return 0.0  # the base is what the others are compared with
+    return float(row["evaluation"]["quality"]["kld"]) if "evaluation" in row else None
+
+
+def file_row(job_id: str, row: dict[str, Any], texts: Texts, *, repo: str = "") -> FileRow:
+    """One line of the results, from one of `ggufy.terminal.results`'s records; `repo` is the output repo's address."""
+    quality, speed = _figures(row)
     kind = row.get("type", "")
     if row.get("same_tensors_as"):
         note = texts["same_as"].format(other=row["same_tensors_as"])
@@ -118,14 +186,36 @@ def file_row(job_id: str, row: dict[str, Any], texts: Texts) -> FileRow:
         note = texts[f"advice_{kind}"] if kind else texts["base_note" if row["kind"] == CONVERT else "imatrix_note"]
     return FileRow(
         file=row["file"],
-        link=f"{FILES_ROUTE}/{quote(job_id, safe='')}/{quote(row['file'], safe='')}",
+        link=file_link(job_id, row["file"], repo=repo),
         type=kind or texts["base_gguf" if row["kind"] == CONVERT else "kind_imatrix"],
         size=human_size(row["size"]),
         bpw=f"{row['bpw']:.2f}" if "bpw" in row else "",
         needs_imatrix=texts["yes" if row["needs_imatrix"] else "no"] if kind else "",
+        kld=f"{quality['kld']:.4f}" if quality else "",
+        ppl_ratio=f"{quality['ppl_ratio']:.3f}" if quality else "",
+        same_top=f"{quality['same_top']:.1f} %" if quality else "",
+        speed=f"{speed['generation_tps']:.0f}" if speed else "",
         note=note,
         sha256=row.get("sha256", ""),
     )
+
+
+def repo_address(job: Job) -> str:
+    """Where the job's results are on the Hub; empty if they are in a folder here."""
+    return f"{HUB}/{job.request.repo_id}" if job.request.repo_id else ""
+
+
+def file_link(job_id: str, name: str, *, repo: str) -> str:
+    """Where a file can be downloaded: from its repo, or from this page."""
+    if repo:
+        return f"{repo}/resolve/main/{quote(name)}"
+    return f"{FILES_ROUTE}/{quote(job_id, safe='')}/{quote(name, safe='')}"
+
+
+def _figures(row: Mapping[str, Any]) -> tuple[dict[str, float] | None, dict[str, float] | None]:
+    """Quality and speed of a measured file."""
+    evaluation = row.get("evaluation") or {}
+    return evaluation.get("quality"), evaluation.get("speed")
 
 
 def in_page_words(sentence: str) -> str:
@@ -150,20 +240,26 @@ def _steps(view: JobView) -> tuple[StepProgress, ...]:
     if view.snapshot and view.snapshot.steps:
         return view.snapshot.steps
     there = {row["file"] for row in view.files}
-    return tuple(
-        StepProgress(step=step, state=DONE if _file(step) in there or (there and step.kind == DOWNLOAD) else WAITING)
-        for step in plan(view.job.request)
-    )
+    measured = {evaluation.quant for evaluation in view.job.evaluations}
+
+    def done(step: Step) -> bool:
+        if step.kind == DOWNLOAD:
+            return bool(there)
+        return _file(step) in (measured if step.kind == EVALUATE else there)
+
+    return tuple(StepProgress(step=step, state=DONE if done(step) else WAITING) for step in plan(view.job.request))
 
 
 def _file(step: Step) -> str:
-    return step.product.removeprefix(UPLOADED)
+    return step.product.removeprefix(UPLOADED).removeprefix(MEASURED)
 
 
 def _step_row(progress: StepProgress, view: JobView, texts: Texts) -> StepRow:
     step = progress.step
     known = {row["file"]: row["size"] for row in view.files}
     size = known.get(_file(step)) or progress.size or view.forecast.get(step.quant_type, 0)
+    if step.kind == EVALUATE:
+        size = 0
     return StepRow(
         label=_label(progress, texts),
         state=progress.state,
@@ -189,12 +285,12 @@ def _facts(job: Job, texts: Texts, now: datetime) -> tuple[str, ...]:
         texts["quants_one" if count == 1 else "quants"].format(count=count),
         texts["base"].format(outtype=request.outtype),
         texts[f"imatrix_{request.imatrix}"],
-        age(job.updated if job.status in FINISHED else job.created, texts, now),
+        age(job.updated if job.status in RESTING else job.created, texts, now),
     )
 
 
 def _now(view: JobView, steps: tuple[StepProgress, ...], texts: Texts, *, ready: bool) -> str:
-    if view.job.status in FINISHED:
+    if view.job.status in RESTING:
         return ""
     if view.snapshot is None:
         return texts["elsewhere"]
@@ -216,7 +312,9 @@ def _left(snapshot: Snapshot | None, texts: Texts) -> str:
     return f"{texts['left'].format(time=human_time(snapshot.eta_s))} · {elapsed}"
 
 
-def _action(view: JobView, state: str) -> str:
+def _actions(view: JobView, state: str) -> tuple[str, ...]:
     if state in (Status.FAILED, Status.CANCELLED):
-        return "retry"
-    return "cancel" if view.snapshot is not None and state != "cancelling" else ""
+        return ("retry",)
+    if state == Status.PAUSED:
+        return ("resume", "cancel")
+    return ("pause", "cancel") if view.snapshot is not None and state not in _ENDING else ()

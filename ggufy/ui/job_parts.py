@@ -1,0 +1,186 @@
+"""The column of jobs as HTML: how busy the machine is, then a card for each job (see parts.py for the conventions)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ggufy.files import human_size
+from ggufy.service import Machine
+from ggufy.ui.i18n import Texts
+from ggufy.ui.markup import Markup, el, join
+from ggufy.ui.parts import bar, button
+from ggufy.ui.plot import plot
+from ggufy.ui.views import FileRow, JobCard, StepRow
+
+_FIGURES = ("kld", "ppl_ratio", "same_top", "speed")
+
+
+def jobs(cards: Iterable[JobCard], texts: Texts, *, may_work: bool, machine: Machine, older: int = 0) -> Markup:
+    """The cards, and how many older jobs have none; a visitor who may only look gets no buttons."""
+    articles = [_job(card, texts, newest=i == 0, may_work=may_work) for i, card in enumerate(cards)]
+    if not articles:
+        empty = el("p", el("strong", texts["no_jobs"]), el("span", texts["no_jobs_hint"]) if may_work else None)
+        articles = [el("div", empty, class_="gg-empty")]
+    more = el("p", texts["older"].format(count=older), class_="gg-quiet gg-older") if older else None
+    head = el(
+        "div", el("h2", texts["jobs"]), _machine(machine, texts, may_work=may_work), class_="gg-line gg-jobs-head"
+    )
+    return el("section", head, *articles, more, class_="gg-jobs", aria_label=texts["jobs"])
+
+
+def _machine(machine: Machine, texts: Texts, *, may_work: bool) -> Markup:
+    """CPU, memory, disk, and the threads, which can be changed."""
+    used, memory = human_size(machine.memory_used), human_size(machine.memory)
+    facts = [
+        el("span", texts["machine_cpu"].format(percent=f"{100 * machine.cpu:.0f}")),
+        el("span", texts["machine_memory"].format(used=used, memory=memory)),
+        el("span", texts["machine_disk"].format(free=human_size(machine.disk_free))),
+    ]
+    count = machine.threads
+    shown = texts["threads_one" if count == 1 else "threads"].format(count=count)
+    threads = el("span", shown, class_="gg-threads-count")
+    if may_work and machine.most_threads > 1:
+        less = _step_button("−", texts["threads_less"], count - 1, disabled=count <= 1)
+        more = _step_button("+", texts["threads_more"], count + 1, disabled=count >= machine.most_threads)
+        threads = el("span", less, threads, more, class_="gg-threads", title=texts["threads_info"])
+    return el("p", *facts, threads, class_="gg-machine gg-quiet gg-numbers")
+
+
+def _step_button(sign: str, label: str, count: int, *, disabled: bool) -> Markup:
+    return el(
+        "button",
+        sign,
+        type="button",
+        data_action="threads",
+        data_job=count,
+        data_key=f"threads {sign}",
+        aria_label=label,
+        disabled=disabled,
+        class_="gg-step-button",
+    )
+
+
+def _job(card: JobCard, texts: Texts, *, newest: bool, may_work: bool) -> Markup:
+    busy = card.state in ("running", "queued", "cancelling", "pausing")
+    buttons = [
+        button(texts[action], action, card.id, label=texts[f"{action}_job"].format(name=card.name))
+        for action in (card.actions if may_work else ())
+    ]
+    badge = el("span", card.state_text, class_="gg-badge")
+    moving = card.state == "running"
+    return el(
+        "article",
+        el(
+            "div",
+            el("h3", card.name, title=card.name),
+            badge,
+            el("span", *buttons, class_="gg-right gg-buttons"),
+            class_="gg-line gg-title",
+        ),
+        el("p", *(el("span", word) for word in card.facts), class_="gg-facts gg-quiet"),
+        bar(card.percent, label=texts["progress"].format(name=card.name), moving=moving)
+        if card.state != "done"
+        else None,
+        el("p", el("span", card.now), el("span", card.left, class_="gg-quiet"), class_="gg-now gg-numbers")
+        if card.now
+        else None,
+        el("p", card.error, class_="gg-message gg-bad") if card.error else None,
+        _details(f"files {card.id}", texts["files"], card.files_sum, _files(card, texts), opened=newest and not busy)
+        if card.files
+        else None,
+        _details(
+            f"plot {card.id}", texts["plot"], "", _plot(card, texts), opened=newest and not busy and card.measured
+        )
+        if len(card.points) > 2
+        else None,
+        _details(f"steps {card.id}", texts["steps"], card.steps_sum, _steps(card.steps), opened=busy and newest),
+        _details(f"log {card.id}", texts["log"], "", el("pre", card.log, class_="gg-log", tabindex="0"), opened=False)
+        if card.log and may_work
+        else None,
+        class_=f"gg-job gg-{card.state}",
+        aria_label=card.name,
+        data_job=card.id,
+    )
+
+
+def _details(key: str, title: str, total: str, content: Markup, *, opened: bool) -> Markup:
+    summary = el("summary", el("span", title), el("span", total, class_="gg-quiet gg-numbers"), data_key=key)
+    return el("details", summary, content, data_open=opened, data_details=key)
+
+
+def _steps(rows: Iterable[StepRow]) -> Markup:
+    return el("ol", *(_step(row) for row in rows), class_="gg-steps")
+
+
+def _step(row: StepRow) -> Markup:
+    running = row.state == "running"
+    return el(
+        "li",
+        el("span", class_="gg-dot", role="img", aria_label=row.state_text),
+        el("span", row.label, class_="gg-step-label", title=row.label),
+        el("span", bar(row.percent, label=row.label, moving=True) if running else None, class_="gg-step-bar"),
+        el("span", f"{row.percent} %" if running else row.size, class_="gg-numbers gg-step-size"),
+        el("span", row.time, class_="gg-numbers gg-quiet gg-step-time"),
+        class_=f"gg-step gg-step-{row.state}",
+        data_step=row.label,
+    )
+
+
+def _plot(card: JobCard, texts: Texts) -> Markup:
+    note = el("p", texts["kld_info"] if card.measured else texts["not_measured"], class_="gg-quiet gg-where")
+    return join(plot(card.points, texts), note)
+
+
+def _picks(card: JobCard, texts: Texts) -> Markup | None:
+    """Which file to take, for any amount of memory."""
+    if len(card.picks) < 2:
+        return None
+    rows = [
+        el("li", el("span", texts["pick_from"].format(memory=pick.memory), class_="gg-quiet"), el("strong", pick.type))
+        for pick in card.picks
+    ]
+    return el("div", el("p", texts["pick"], class_="gg-pick-title"), el("ul", *rows, class_="gg-picks gg-numbers"))
+
+
+def _files(card: JobCard, texts: Texts) -> Markup:
+    figures = _FIGURES if card.measured else ()
+    columns = ("type", "file", "size", "bpw", *figures, "imatrix", "sha256")
+    head = el(
+        "tr",
+        *(
+            el(
+                "th",
+                texts[f"column_{name}"],
+                scope="col",
+                class_=f"gg-c-{name}",
+                title=texts.get(f"column_{name}_info"),
+            )
+            for name in columns
+        ),
+    )
+    body = el("tbody", *(_file(row, texts, figures) for row in card.files))
+    where = el("a", card.where, href=card.link, target="_blank", rel="noopener") if card.link else card.where
+    return join(
+        _picks(card, texts),
+        el("p", texts["where"], " ", where, class_="gg-quiet gg-where"),
+        el("div", el("table", el("thead", head), body, class_="gg-files"), class_="gg-scroll", tabindex="0"),
+    )
+
+
+def _file(row: FileRow, texts: Texts, figures: Iterable[str]) -> Markup:
+    label = texts["download_file"].format(file=row.file)
+    link = el("a", row.file, href=row.link, download=row.file, aria_label=label)
+    digest = el("code", row.sha256, title=row.sha256) if row.sha256 else None
+    return el(
+        "tr",
+        el("th", row.type, scope="row", class_="gg-c-type"),
+        el("td", link, el("p", row.note, class_="gg-quiet"), class_="gg-c-file"),
+        el("td", row.size, class_="gg-c-size gg-numbers"),
+        el("td", row.bpw, class_="gg-c-bpw gg-numbers", data_label=texts["column_bpw"]),
+        *(
+            el("td", getattr(row, name), class_=f"gg-c-{name} gg-numbers", data_label=texts[f"column_{name}"])
+            for name in figures
+        ),
+        el("td", row.needs_imatrix, class_="gg-c-imatrix", data_label=texts["column_imatrix"]),
+        el("td", digest, class_="gg-c-sha256", data_label=texts["column_sha256"]),
+    )
