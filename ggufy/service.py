@@ -20,7 +20,8 @@ from typing import Any
 
 from ggufy import throttle
 from ggufy.access import STRANGER, Visitor, check_work, is_owner
-from ggufy.catalog import BY_NAME
+from ggufy.catalog import BY_NAME, FIRST
+from ggufy.chats import Chats
 from ggufy.connection import Connection, connect
 from ggufy.errors import Cancelled, GgufyError, HubAway, SourceError, UsageError
 from ggufy.files import free_bytes
@@ -28,7 +29,7 @@ from ggufy.hub.identity import account_of
 from ggufy.intake import Wish, is_query, make_job, model_name
 from ggufy.job import Job, Status
 from ggufy.llama.install import Llama, ensure
-from ggufy.plan import folder_name
+from ggufy.plan import IMATRIX, folder_name
 from ggufy.preview import Cost, Order, Preview, cost, look
 from ggufy.progress import Snapshot
 from ggufy.runner import Live, Runner
@@ -113,6 +114,7 @@ class Services:
         self._preparation = Preparation()
         self._cpu_meter = throttle.CpuMeter()
         self._machine = (-math.inf, Machine(memory=throttle.memory_limit()))
+        self.chats = Chats(self._ready_llama, self._models, self.limit)
         self._looking = threading.Lock()
         self._accounts: dict[str, tuple[float, Visitor]] = {}
         self._previews: dict[tuple[object, ...], tuple[float, Preview]] = {}
@@ -132,6 +134,7 @@ class Services:
         """Ends the running tool; what is unfinished goes on at the next start."""
         self._stopping.set()
         self._again.set()
+        self.chats.close()
         self.worker.shutdown()
         self.connection.close()
 
@@ -273,6 +276,22 @@ class Services:
                 views = tuple(self._view(job) for job in reversed(self.worker.jobs()))
                 self._views = time.monotonic(), views
             return views
+
+    def _models(self) -> dict[str, Path]:
+        """The models that can be talked to: finished files that are here, of the newest job first."""
+        found: dict[str, Path] = {}
+        for view in self.views():
+            rows = [row for row in view.files if row["kind"] != IMATRIX]
+            for row in sorted(rows, key=lambda row: row.get("type") != FIRST):
+                path = view.folder / row["file"]
+                if path.exists():
+                    found.setdefault(row["file"], path)
+        return found
+
+    def _ready_llama(self) -> Llama:
+        if self.llama is None:
+            raise UsageError("llama.cpp is not ready yet: wait until the page says that it is.")
+        return self.llama
 
     def _view(self, job: Job) -> JobView:
         live = self.worker.live(job.id)

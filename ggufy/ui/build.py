@@ -18,6 +18,7 @@ from ggufy.errors import UsageError
 from ggufy.service import Services
 from ggufy.ui import parts
 from ggufy.ui.api import add_api
+from ggufy.ui.chat_tab import ChatTab
 from ggufy.ui.i18n import TEXTS, texts_of
 from ggufy.ui.jobs_panel import JobsPanel
 from ggufy.ui.quantize_tab import HERE, OWN, QUIET, QuantizeTab
@@ -44,8 +45,11 @@ def build(services: Services) -> gr.Blocks:
                     form = QuantizeTab(services, i18n)
                 with gr.Column(scale=3, min_width=340):
                     jobs = JobsPanel(services)
+            with gr.Tab(i18n("tab_chat"), id="chat") as tab:
+                chat = ChatTab(services, i18n, tab)
         jobs.connect(banner)
         form.connect(jobs.drawn, jobs.draw)
+        chat.connect()
 
         def greet(request: gr.Request, profile: Profile) -> list[Any]:
             texts, visitor = texts_of(request), visitor_of(services, request, profile)

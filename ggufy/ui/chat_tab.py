@@ -1,0 +1,204 @@
+"""The tab that talks to finished quants: one, or two side by side with the same message.
+
+What a visitor types goes to `Chats` as it is, which makes plain text of it. The model's replies are shown as plain text
+too, never as Markdown or HTML. With two quants the second replies after the first: together they would only slow each
+other down, and their speeds could not be compared.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from ggufy.access import check_chat, may_chat
+from ggufy.chats import LIMITS, SIDES, Settings
+from ggufy.errors import GgufyError
+from ggufy.service import Services
+from ggufy.ui import parts
+from ggufy.ui.i18n import TEXTS, Texts, texts_of
+from ggufy.ui.quantize_tab import OWN, QUIET
+from ggufy.ui.visitors import Profile, visitor_of
+
+logger = logging.getLogger(__name__)
+_STREAM: dict[str, Any] = QUIET | {"queue": True, "concurrency_limit": 4}
+_NONE = ""
+# The values that the RWKV authors publish for chatting, and how far a visitor may go from them.
+_SLIDERS = (
+    ("temperature", 1.0, 0.05),
+    ("top_p", 0.5, 0.05),
+    ("presence", 0.4, 0.05),
+    ("frequency", 0.4, 0.05),
+    ("length", 256, 16),
+)
+_MOST_TOKENS = 2048
+
+
+class ChatTab:
+    """The tab's components and events, added to the Blocks that is being built."""
+
+    def __init__(self, services: Services, i18n: gr.I18n, tab: gr.Tab):
+        self.services, self.chats, self.tab = services, services.chats, tab
+        with gr.Column(elem_id="gg-chat"):
+            self._models(i18n)
+            self.hint = gr.HTML(elem_id="gg-chat-hint", **OWN)
+            self._logs(i18n)
+            self._entry(i18n)
+            with gr.Accordion(i18n("chat_options"), open=False, elem_id="gg-chat-options"):
+                self._options(i18n)
+
+    def _models(self, i18n: gr.I18n) -> None:
+        with gr.Row(elem_id="gg-chat-models"):
+            self.models = [
+                gr.Dropdown(
+                    [(TEXTS["en"]["chat_nobody"], _NONE)],
+                    value=_NONE,
+                    label=i18n(f"chat_model_{side}"),
+                    interactive=True,
+                    elem_id=f"gg-chat-model-{side}",
+                )
+                for side in SIDES
+            ]
+            self.mode = gr.Radio(
+                [(i18n("chat_mode_chat"), "chat"), (i18n("chat_mode_text"), "text")],
+                value="chat",
+                label=i18n("chat_mode"),
+                elem_id="gg-chat-mode",
+            )
+
+    def _logs(self, i18n: gr.I18n) -> None:
+        self.columns, self.logs, self.speeds = [], [], []
+        with gr.Row(equal_height=True, elem_id="gg-chat-logs"):
+            for side in SIDES:
+                with gr.Column(visible=side == SIDES[0], min_width=300) as column:
+                    log = gr.Chatbot(
+                        label=i18n("chat_log"),
+                        show_label=False,
+                        height=360,
+                        render_markdown=False,
+                        allow_tags=True,
+                        feedback_options=None,
+                        buttons=["copy"],
+                        layout="bubble",
+                        elem_id=f"gg-chat-log-{side}",
+                    )
+                    self.speeds.append(gr.HTML(elem_id=f"gg-chat-speed-{side}", **OWN))
+                self.columns.append(column)
+                self.logs.append(log)
+
+    def _entry(self, i18n: gr.I18n) -> None:
+        with gr.Row(elem_id="gg-chat-entry"):
+            self.message = gr.Textbox(
+                label=i18n("chat_message"),
+                placeholder=i18n("chat_placeholder"),
+                show_label=False,
+                lines=1,
+                max_lines=6,
+                scale=8,
+                elem_id="gg-chat-message",
+            )
+            self.send = gr.Button(i18n("chat_send"), variant="primary", scale=1, min_width=84, elem_id="gg-chat-send")
+            self.stop = gr.Button(i18n("chat_stop"), scale=1, min_width=84, elem_id="gg-chat-stop")
+            self.again = gr.Button(i18n("chat_again"), scale=1, min_width=120, elem_id="gg-chat-again")
+            self.clear = gr.Button(i18n("chat_clear"), scale=1, min_width=84, elem_id="gg-chat-clear")
+
+    def _options(self, i18n: gr.I18n) -> None:
+        self.system = gr.Textbox("", label=i18n("chat_system"), lines=2, max_lines=6, elem_id="gg-chat-system")
+        with gr.Row():
+            self.sliders = [
+                gr.Slider(
+                    max(step, LIMITS[name][0]) if name in ("top_p", "length") else LIMITS[name][0],
+                    min(LIMITS[name][1], _MOST_TOKENS),
+                    value,
+                    step=step,
+                    label=i18n(f"chat_{name}"),
+                    min_width=190,
+                    elem_id=f"gg-chat-{name}",
+                )
+                for name, value, step in _SLIDERS
+            ]
+
+    def connect(self) -> None:
+        shown = [*self.models, *self.columns, self.hint, self.send]
+        told = [*self.logs, *self.speeds, self.hint]
+        asked = [*self.models, self.mode, self.system, *self.sliders]
+        gr.on([self.tab.select], self.look, self.models, shown, **QUIET)
+        gr.on([model.input for model in self.models], self.choose, self.models, [*self.columns, self.hint], **QUIET)
+        gr.on(
+            [self.message.submit, self.send.click], self.say, [self.message, *asked], [self.message, *told], **_STREAM
+        )
+        self.again.click(self.regenerate, asked, [self.message, *told], **_STREAM)
+        self.stop.click(self.halt, None, None, **QUIET)
+        self.clear.click(self.forget, None, told, **QUIET)
+
+    # ---- handlers
+
+    def look(self, first: Any, second: Any, request: gr.Request, profile: Profile) -> list[Any]:
+        """The quants that there are now, and whether this visitor may talk to them."""
+        texts, names = texts_of(request), self.chats.models()
+        may = may_chat(visitor_of(self.services, request, profile), self.services.settings)
+        first = first if first in names else (names[0] if names else _NONE)
+        second = second if second in names else _NONE
+        none = (texts["chat_nobody"], _NONE)
+        choices: list[Any] = [*names] if names else [none]
+        models = [gr.Dropdown(choices=choices, value=first), gr.Dropdown(choices=[none, *names], value=second)]
+        *columns, hint = self.choose(first, second, request)
+        return [*models, *columns, hint if may else parts.note(texts["chat_closed"]), gr.Button(interactive=may)]
+
+    def choose(self, first: Any, second: Any, request: gr.Request) -> list[Any]:
+        """Shows one column or two, and what is missing."""
+        texts = texts_of(request)
+        hint = texts["chat_ready"] if first else texts["chat_empty"]
+        return [gr.Column(visible=True), gr.Column(visible=bool(second)), parts.note(hint)]
+
+    def say(self, message: Any, *asked: Any, request: gr.Request, profile: Profile) -> Iterator[list[Any]]:
+        """Sends the message to the chosen quants in turn, and shows their replies as they come."""
+        yield from self._stream(message if isinstance(message, str) else "", asked, request, profile)
+
+    def regenerate(self, *asked: Any, request: gr.Request, profile: Profile) -> Iterator[list[Any]]:
+        """Another reply to the last message."""
+        yield from self._stream(None, asked, request, profile)
+
+    def _stream(
+        self, message: str | None, asked: tuple[Any, ...], request: gr.Request, profile: Profile
+    ) -> Iterator[list[Any]]:
+        texts, session = texts_of(request), str(request.session_hash)
+        if message is not None and not message.strip():
+            yield [gr.skip()] * 6
+            return
+        first, second, mode, system, *numbers = asked
+        kept = gr.skip() if message is None else message
+        try:
+            check_chat(visitor_of(self.services, request, profile), self.services.settings)
+            values = {name: number for (name, _, _), number in zip(_SLIDERS, numbers, strict=True)}
+            settings = Settings.checked(mode=mode, system=system, **values)
+            for side, model in zip(SIDES, (first, second), strict=True):
+                if side == SIDES[0] or model:
+                    for _ in self.chats.say(session, side, model=model, settings=settings, message=message):
+                        yield ["" if message is not None else gr.skip(), *self._shown(session, texts), ""]
+            yield [gr.skip(), *self._shown(session, texts), ""]
+        except GgufyError as error:
+            yield [kept, *self._shown(session, texts), parts.message(str(error))]
+        except Exception:  # one of the three edges: a visitor sees a sentence, the log has the rest
+            logger.exception("a reply could not be made")
+            yield [kept, *self._shown(session, texts), parts.message(texts["unexpected"])]
+
+    def _shown(self, session: str, texts: Texts) -> list[Any]:
+        turns = [self.chats.turns(session, side) for side in SIDES]
+        speeds = [self.chats.speeds(session, side) for side in SIDES]
+        lines = [
+            texts["chat_speed"].format(prompt=f"{s[0]:.0f}", generation=f"{s[1]:.0f}") if s else "" for s in speeds
+        ]
+        return [*turns, *(parts.note(line) for line in lines)]
+
+    def halt(self, request: gr.Request) -> None:
+        """Ends the reply that is being made; what came of it stays."""
+        self.chats.stop(str(request.session_hash))
+
+    def forget(self, request: gr.Request) -> list[Any]:
+        """Starts anew."""
+        session = str(request.session_hash)
+        self.chats.clear(session)
+        return [*self._shown(session, texts_of(request)), ""]
