@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ggufy import throttle
+from ggufy import inspect_command, throttle
 from ggufy.catalog import BY_NAME, OUTTYPES, parse_types
 from ggufy.errors import BusyError, Cancelled, GgufyError, UsageError
 from ggufy.evaluation import DEFAULT_CHUNKS as COMMAND_CHUNKS
@@ -110,6 +110,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--speed", action=argparse.BooleanOptionalAction, default=True, help="measure speed (yes)")
     evaluate.add_argument("--threads", type=int, help="threads for the tools (one less than allowed)")
 
+    inspect_command.add_parser(commands)
     status = commands.add_parser("status", help="list the jobs")
     status.set_defaults(run=run_status)
     resume = commands.add_parser("resume", help="continue every job that was interrupted")

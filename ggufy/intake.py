@@ -23,7 +23,8 @@ from ggufy.settings import Settings
 from ggufy.sources import calibration, hub
 from ggufy.sources.gguf import MAGIC, read_head
 from ggufy.sources.overlap import check_disjoint
-from ggufy.sources.url import is_plain_url, resolve_url
+from ggufy.sources.place import is_plain_url, local_file
+from ggufy.sources.url import resolve_url
 
 _OUTTYPE_SUFFIX = re.compile(r"[-._](bf16|f16|f32|fp16|fp32)$", re.IGNORECASE)
 
@@ -101,17 +102,10 @@ def _repo_id(wish: Wish, name: str) -> str:
 
 
 def _source(text: str, settings: Settings) -> Source:
-    if is_plain_url(text) and not hub.is_reference(text):
+    if is_plain_url(text):
         return resolve_url(text)
-    path = Path(text).expanduser()
-    if path.is_file():
-        return _local_source(path.resolve(), settings)
-    looks_local = ":" not in text and (
-        text.count("/") != 1 or text.startswith((".", "/", "~")) or text.endswith((".pth", ".gguf"))
-    )
-    if path.exists() or looks_local:
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise SourceError(f"{text} {what}: give a .pth file, an unquantized .gguf, owner/repo:file.pth, or demo.")
+    if path := local_file(text):
+        return _local_source(path, settings)
     return hub.resolve(text, token=settings.hf_token)
 
 

@@ -161,7 +161,7 @@ class Services:
         if is_owner(visitor, self.settings):
             return
         names = (wish.source, wish.vocab, wish.imatrix, wish.calibration, wish.evaluation)
-        elsewhere = [name for name in names if "://" in name and not is_reference(name)]  # nor is its network theirs
+        elsewhere = [name for name in names if name and "://" in name and not is_reference(name)]  # nor is its network theirs
         if wish.vocab or elsewhere or any(name and (name[0] in "/.~" or Path(name).exists()) for name in names):
             raise UsageError("on a Space the source is demo or owner/repo:file.pth, and no file of this machine.")
 

@@ -5,7 +5,7 @@ Users: the token `hf_alice` is alice's (also of the organization acme), `hf_bob`
 Large files are served from `localhost` while the API is at 127.0.0.1: another host, so the client drops the token.
 Xet works offline because hf_xet takes `local://<folder>` as storage address (hub_storage.py).
 
-    POST /__put?repo=a/b&path=f[&type=dataset][&private=1][&gated=auto][&lfs=0][&oid=…]
+    POST /__put?repo=a/b&path=f[&type=dataset][&private=1][&gated=auto][&lfs=0][&oid=…][&downloads=7]
                  body: the file; makes the repo if need be; `oid` claims another digest than the file's
     POST /__fault {match, status, times, headers, skip, after, cut, delay, late, no_range}
     DELETE /__fault  no more faults
@@ -140,6 +140,9 @@ class Hub:
             if repo_id.startswith(query.get("author", ""))
             and (not repo.private or self.owns(name, repo_id.split("/")[0]))
         ]
+        shown = [info for info in shown if set(query.getlist("filter")) <= set(info["tags"])]
+        if query.get("sort") == "downloads":
+            shown.sort(key=lambda info: -int(info["downloads"]))
         return JSONResponse(shown[: int(query.get("limit", 1000))])
 
     async def repo_info(self, request: Request) -> Response:
@@ -157,8 +160,15 @@ class Hub:
         readme = commit.files.get("README.md")
         text = self.storage.blobs[readme.oid] if readme else b""
         body: dict[str, Any] = {"cardData": yaml.safe_load(text.split(b"---")[1])} if text.startswith(b"---") else {}
+        tags = (body.get("cardData") or {}).get("tags") or []
         body |= {"id": repo.id, "author": repo.id.split("/")[0], "sha": commit.id, "private": repo.private}
-        return body | {"gated": repo.gated, "siblings": siblings, "lastModified": commit.date, "tags": []}
+        return body | {
+            "gated": repo.gated,
+            "siblings": siblings,
+            "lastModified": commit.date,
+            "tags": tags,
+            "downloads": repo.downloads,
+        }
 
     async def auth_check(self, request: Request) -> Response:
         self.repo(request, content=True)
@@ -353,6 +363,7 @@ class Hub:
         kind, repo_id = query.get("type", "model") + "s", query["repo"]
         repo = self.repos.get((kind, repo_id)) or self.new_repo(kind, repo_id, private="private" in query)
         repo.gated = query.get("gated", repo.gated)
+        repo.downloads = int(query.get("downloads", repo.downloads))
         lfs = query.get("lfs", "1") == "1"
         file = File(hashlib.sha256(data).hexdigest() if lfs else git_digest(data), len(data), lfs)
         self.storage.blobs[query.get("oid", file.oid)] = data  # an oid of the caller's: content that does not fit

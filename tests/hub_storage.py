@@ -42,6 +42,7 @@ class Repo:
     id: str
     private: bool
     gated: str | bool = False
+    downloads: int = 0
     commits: list[Commit] = field(default_factory=list)  # the last one is the head of main
 
     def add(self, title: str, files: dict[str, File]) -> Commit:

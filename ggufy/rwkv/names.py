@@ -191,6 +191,24 @@ def detect(shapes: Shapes) -> Architecture:
     return replace(architecture, parameters=parameters)
 
 
+def version_of(shapes: Shapes) -> str:
+    """The version of RWKV that the names belong to: 4, 5, 5.1, 5.2, 6 or 7, or nothing if it is none of these.
+
+    The versions 5.x are told apart as the package `rwkv` does: 5.1 added a gate, 5.2 a decay for each channel.
+    """
+    if any(name.endswith((".att.r_k", ".att.k_k", ".att.x_r")) for name in shapes):
+        return "7"
+    if any(".att.time_maa_" in name for name in shapes):
+        return "6"
+    if not any(name.endswith(".att.time_mix_k") for name in shapes):
+        return ""
+    if not any(".att.ln_x." in name for name in shapes):
+        return "4"
+    if any(name.endswith(".att.time_decay") and len(_squeezed(shape)) > 1 for name, shape in shapes.items()):
+        return "5.2"
+    return "5.1" if any(name.endswith(".att.gate.weight") for name in shapes) else "5"
+
+
 def tensor_plans(architecture: Architecture) -> Iterator[TensorPlan]:
     """Every tensor of the GGUF, in the order in which it is written: embedding, blocks, head."""
     sizes = _sizes(architecture)
@@ -224,13 +242,13 @@ def _version(shapes: Shapes, *, has_blocks: bool) -> str:
         raise CheckpointError(
             "this is an RWKV-7 with DeepEmbed, which llama.cpp cannot run: choose a checkpoint without DeepEmbed."
         )
-    if any(name.endswith((".att.r_k", ".att.k_k", ".att.x_r")) for name in shapes):
-        return "7"
-    if any(".att.time_maa_" in name for name in shapes):
-        return "6"
-    if any(name.endswith(".att.time_mix_k") for name in shapes):
-        older = "RWKV-5" if any(".att.ln_x." in name for name in shapes) else "RWKV-4"
-        raise CheckpointError(f"this is {older}, which llama.cpp cannot run: choose an RWKV-6 or RWKV-7 checkpoint.")
+    version = version_of(shapes)
+    if version in ("6", "7"):
+        return version
+    if version:
+        raise CheckpointError(
+            f"this is RWKV-{version}, which llama.cpp cannot run: choose an RWKV-6 or RWKV-7 checkpoint."
+        )
     raise CheckpointError("this is a variety of RWKV that ggufy does not know: choose an RWKV-6 or RWKV-7 checkpoint.")
 
 

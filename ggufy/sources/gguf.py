@@ -76,11 +76,17 @@ def read_head(path: Path) -> GgufHead:
     """Reads metadata and tensor entries. Raises SourceError, with one sentence, for anything that is no sound GGUF."""
     try:
         with path.open("rb") as file:
-            return _Reader(file, path).head()
+            return read_head_of(file, path)
     except FileNotFoundError:
         raise SourceError(f"{path} does not exist: check the path.") from None
+
+
+def read_head_of(file: BinaryIO, name: Path | str) -> GgufHead:
+    """The same from an open, seekable file, of which nothing behind the head is read; `name` is for the sentences."""
+    try:
+        return _Reader(file, name).head()
     except (struct.error, UnicodeDecodeError, OverflowError) as error:
-        raise SourceError(f"{path} is not a sound GGUF file ({error}): fetch or convert it again.") from error
+        raise SourceError(f"{name} is not a sound GGUF file ({error}): fetch or convert it again.") from error
 
 
 def read_tensor(path: Path, head: GgufHead, name: str) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -132,8 +138,8 @@ def padded(size: int, alignment: int = ALIGNMENT) -> int:
 class _Reader:
     """A cursor over the file that never reads past its end."""
 
-    def __init__(self, file: BinaryIO, path: Path):
-        self.file, self.path = file, path
+    def __init__(self, file: BinaryIO, name: Path | str):
+        self.file, self.name = file, name
         self.size = file.seek(0, 2)
         file.seek(0)
 
@@ -239,4 +245,4 @@ class _Reader:
         self.file.seek(count, 1)
 
     def refuse(self, why: str) -> NoReturn:
-        raise SourceError(f"{self.path} is not a sound GGUF file ({why}): fetch or convert it again.")
+        raise SourceError(f"{self.name} is not a sound GGUF file ({why}): fetch or convert it again.")

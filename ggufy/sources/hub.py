@@ -77,9 +77,8 @@ def resolve(text: str, *, token: str | None = None, endpoint: str | None = None)
     """
     wanted = parse_reference(text, endpoint=endpoint)
     listing = repo_files(wanted, token=token, endpoint=endpoint)
-    chosen = choose_file(wanted, listing.files, suffix=".pth", also=".gguf")
-    if chosen.lfs is None:
-        raise SourceError(f"{chosen.rfilename} in {wanted.repo_id} is a small text file, not a model: choose another.")
+    chosen = model_file(wanted, listing.files)
+    assert chosen.lfs is not None
     return Source(
         kind=KINDS[PurePosixPath(chosen.rfilename).suffix],
         path=chosen.rfilename,
@@ -98,23 +97,54 @@ class Listing:
     commit: str  # its sha
     files: Sequence[RepoSibling]
     license: str  # as the repo's own card says; empty if it says nothing
+    gated: bool  # its conditions have to be accepted before its files can be read
 
 
-def repo_files(wanted: Reference, *, token: str | None, endpoint: str | None = None) -> Listing:
-    """The repo's commit sha and its files, once it is known that they may be read. Raises SourceError."""
+def repo_files(
+    wanted: Reference,
+    *,
+    token: str | None,
+    endpoint: str | None = None,
+    check: bool = True,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Listing:
+    """The repo's commit sha and its files, once it is known that they may be read (unless `check` is false).
+
+    Raises SourceError, and Cancelled when `stopped()` turns true while it waits for the Hub.
+    """
     use_timeouts()
     api = HfApi(endpoint=endpoint, token=token or False)
     info = api.model_info if wanted.repo_type == "model" else api.dataset_info
 
     def call() -> Listing:
         repo = info(wanted.repo_id, revision=wanted.revision, files_metadata=True)
-        if repo.gated:  # the list of its files is public, the files are not
+        if repo.gated and check:  # the list of its files is public, the files are not
             api.auth_check(wanted.repo_id, repo_type=wanted.repo_type)
         said = repo.card_data.get("license") if repo.card_data else None
         named = said if isinstance(said, str) else ""
-        return Listing(commit=repo.sha or "", files=repo.siblings or (), license=named)
+        return Listing(commit=repo.sha or "", files=repo.siblings or (), license=named, gated=bool(repo.gated))
 
-    return ask(call, wanted, token=token)
+    return ask(call, wanted, token=token, stopped=stopped)
+
+
+def check_access(
+    wanted: Reference,
+    *,
+    token: str | None,
+    endpoint: str | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> None:
+    """Raises SourceError if the files of a gated repo may not be read with this token; and Cancelled, see above."""
+    api = HfApi(endpoint=endpoint, token=token or False)
+    ask(lambda: api.auth_check(wanted.repo_id, repo_type=wanted.repo_type), wanted, token=token, stopped=stopped)
+
+
+def model_file(wanted: Reference, files: Sequence[RepoSibling]) -> RepoSibling:
+    """The `.pth` or `.gguf` that was named, or the only `.pth`, with its digest. Raises SourceError."""
+    chosen = choose_file(wanted, files, suffix=".pth", also=".gguf")
+    if chosen.lfs is None:
+        raise SourceError(f"{chosen.rfilename} in {wanted.repo_id} is a small text file, not a model: choose another.")
+    return chosen
 
 
 def choose_file(wanted: Reference, files: Sequence[RepoSibling], *, suffix: str, also: str = "") -> RepoSibling:

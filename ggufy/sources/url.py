@@ -30,11 +30,6 @@ _TOTAL = re.compile(r"bytes 0-0/(\d+)")
 _SCRIPT = Path(__file__).with_name("fast_download.py")
 
 
-def is_plain_url(text: str) -> bool:
-    """True for an http(s) address; whether it is one of the Hub's own has to be asked first."""
-    return text.startswith(("https://", "http://"))
-
-
 def resolve_url(text: str) -> Source:
     """Pins what is at an address now. Raises SourceError, with what to do next, if it is no `.pth` or `.gguf`, cannot
     be reached, or its server does not send parts of files."""

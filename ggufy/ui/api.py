@@ -7,7 +7,6 @@ starting and stopping needs the token of an owner: `Client("owner/space", token=
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any, TypeVar
 
 import gradio as gr
@@ -49,10 +48,10 @@ class _Api:
 
         def work() -> dict[str, Any]:
             preview = self.services.look(source.strip(), visitor_of(self.services, request, profile))
-            report = asdict(preview.report)
-            report.pop("shapes")
             quants = preview.sizes.quants if preview.sizes else {}
-            return report | {"quants": {name: {"size": q.size, "bpw": round(q.bpw, 3)} for name, q in quants.items()}}
+            return preview.report.facts() | {
+                "quants": {name: {"size": q.size, "bpw": round(q.bpw, 3)} for name, q in quants.items()}
+            }
 
         return _told(work)
 

@@ -1,7 +1,7 @@
 """The tab that talks to finished quants: one, or two side by side with the same message.
 
-What a visitor types goes to `Chats` as it is, which makes plain text of it. The model's replies are shown as plain text
-too, never as Markdown or HTML. With two quants the second replies after the first: together they would only slow each
+What a visitor types goes to `Chats` as it is, which makes plain text of it. The model's replies are shown as plain
+text too, never as Markdown or HTML. With two quants the second replies after the first: together they would only slow each
 other down, and their speeds could not be compared.
 """
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import gradio as gr
+from gradio.oauth import OAuthProfile
 
 from ggufy.access import STRANGER, Visitor
 from ggufy.service import Services
 
-Profile = gr.OAuthProfile | None
+Profile: TypeAlias = OAuthProfile | None
 _SCHEME = "Bearer "
 
 
 def visitor_of(services: Services, request: gr.Request, profile: Profile) -> Visitor:
     """The account that has signed in, or, for a program, whose token `gradio_client` sends."""
     if profile is not None:
-        found = profile.get("orgs")  # type: ignore[attr-defined]
+        found: object = profile.get("orgs")
         organisations = found if isinstance(found, list) else []
         names = {str(o.get("preferred_username", "")) for o in organisations if isinstance(o, dict)}
         return Visitor(name=profile.username, organisations=frozenset(names - {""}))

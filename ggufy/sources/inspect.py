@@ -1,0 +1,285 @@
+"""What a source is, told from its headers alone: within seconds, without its weights, and without running anything.
+
+`inspect` takes what a user types. A file here is opened; of a file on the Hub or at a plain address a few ranges are
+read (remote.py). A .pth is described by the list of its tensors (pickled.py) and RWKV's tables of names and shapes, a
+GGUF by its own metadata. Whatever is wrong becomes the report's `problem`: one sentence, with the next thing to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, cast
+from urllib.parse import unquote, urlsplit
+
+from huggingface_hub import hf_hub_url
+
+from ggufy import demo
+from ggufy.errors import Cancelled, SourceError
+from ggufy.rwkv.names import detect, version_of
+from ggufy.rwkv.vocab import vocab_for
+from ggufy.settings import Settings
+from ggufy.sources import gguf, hub
+from ggufy.sources.hub_session import Reference
+from ggufy.sources.pickled import read_tensors
+from ggufy.sources.place import is_plain_url, local_file
+from ggufy.sources.remote import BLOCK, Deadline, RangedReader
+
+_LONGEST_TEXT = 600
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One model file of a repo."""
+
+    name: str  # path in the repo
+    size: int  # bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What is known of a source; a field is empty, or 0, if it is not known or does not apply."""
+
+    source: str  # as it was typed
+    problem: str = ""  # why it cannot be quantized, and what to do next; empty: it can
+    kind: str = ""  # checkpoint or gguf
+    path: str = ""  # name of the file, in the repo if it is in one
+    architecture: str = ""  # as llama.cpp calls it: rwkv6, rwkv7, llama, …
+    version: str = ""  # of RWKV: 4, 5, 5.1, 5.2, 6 or 7
+    layers: int = 0
+    width: int = 0
+    heads: int = 0
+    head_size: int = 0
+    vocab_size: int = 0
+    parameters: int = 0
+    dtype: str = ""  # of most weights: bf16, f16, f32, or a quantized GGUF's tensor type
+    size: int = 0  # of the file, bytes
+    model_id: str = ""  # Hub: owner/name
+    revision: str = ""  # Hub: commit sha
+    license: str = ""  # Hub: as the repo's card says
+    gated: bool = False  # Hub: its conditions have to be accepted first
+    variants: tuple[Variant, ...] = ()  # Hub: every .pth and .gguf of the repo
+    received: int = 0  # bytes of the file that were fetched to know all this
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False)  # checkpoint: of its tensors
+    head: bytes = field(default=b"", repr=False)  # unquantized GGUF: everything before its data
+
+    @property
+    def remote(self) -> bool:
+        """It would have to be downloaded."""
+        return bool(self.received)
+
+    def facts(self) -> dict[str, Any]:
+        """What people and programs are told."""
+        kept = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("shapes", "head")}
+        return kept | {"variants": [{"name": v.name, "size": v.size} for v in self.variants]}
+
+    @property
+    def title(self) -> str:
+        """Its kind in words."""
+        what = {"checkpoint": "checkpoint", "gguf": "GGUF"}.get(self.kind, "")
+        name = f"RWKV-{self.version}" if self.version else self.architecture
+        return f"{name} {what}".strip()
+
+
+def inspect(text: str, settings: Settings, *, vocab: str | None = None, endpoint: str | None = None) -> Report:
+    """Looks at SOURCE: demo, a file here, a plain address, or a Hub repo with or without a file.
+
+    `vocab` is the vocabulary file for a checkpoint that does not use World's. Reads at most 8 MiB over the network, in
+    at most about 20 seconds. Never raises for a source that cannot work: the report's `problem` says why.
+    """
+    text = text.strip()
+    found: dict[str, Any] = {}
+    try:
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(_opened(text, settings, found, endpoint=endpoint))
+            if found["kind"] == "gguf":
+                _look_at_gguf(file, found)
+            else:
+                own = str(demo.VOCAB) if text == "demo" else None
+                _look_at_checkpoint(file, found, vocab or own)
+    except SourceError as error:
+        found["problem"] = str(error)
+    # A stranger's file chooses some of these texts, and they may be shown in a terminal.
+    tame: dict[str, Any] = {key: _tame(value) if isinstance(value, str) else value for key, value in found.items()}
+    return Report(source=text, **tame)
+
+
+def _tame(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:_LONGEST_TEXT])
+
+
+def write_gguf_skeleton(report: Report, target: Path) -> None:
+    """The head of an unquantized GGUF with a hole of the size of its data, which takes no disk."""
+    target.write_bytes(report.head)
+    os.truncate(target, report.size)
+
+
+# ---- where it is
+
+
+def _opened(
+    text: str, settings: Settings, found: dict[str, Any], *, endpoint: str | None
+) -> contextlib.AbstractContextManager[BinaryIO]:
+    """The file, open for reading; what is known of the place goes into `found`."""
+    if is_plain_url(text):
+        return _opened_url(text, found)
+    if path := demo.CHECKPOINT if text == "demo" else local_file(text):
+        return _opened_here(path, found)
+    return _opened_on_hub(text, found, token=settings.hf_token, endpoint=endpoint)
+
+
+@contextlib.contextmanager
+def _opened_here(path: Path, found: dict[str, Any]) -> Iterator[BinaryIO]:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read ({error.strerror}): check its permissions.") from error
+    with file:
+        kind = "gguf" if file.read(4) == gguf.MAGIC else "checkpoint"
+        found |= {"kind": kind, "path": path.name, "size": path.stat().st_size}
+        yield file
+
+
+@contextlib.contextmanager
+def _opened_url(text: str, found: dict[str, Any]) -> Iterator[BinaryIO]:
+    url = urlsplit(text)
+    path = PurePosixPath(unquote(url.path))
+    if url.username is not None:
+        raise SourceError("an address with a password in it is not taken: it would end up in job records.")
+    if path.suffix not in hub.KINDS:
+        raise SourceError(f"{text} is not the address of a model: give one that ends in .pth or .gguf.")
+    found |= {"kind": hub.KINDS[path.suffix], "path": path.name}
+    address = url._replace(fragment="").geturl()
+    with _reading(RangedReader(address, shown=address), found) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _opened_on_hub(text: str, found: dict[str, Any], *, token: str | None, endpoint: str | None) -> Iterator[BinaryIO]:
+    deadline = Deadline()
+    wanted = hub.parse_reference(text, endpoint=endpoint)
+    found["model_id"] = wanted.repo_id
+    try:
+        listing = hub.repo_files(wanted, token=token, endpoint=endpoint, check=False, stopped=deadline.passed)
+        found |= {"revision": listing.commit, "license": listing.license, "gated": listing.gated}
+        found["variants"] = tuple(
+            Variant(name=file.rfilename, size=file.size or 0)
+            for file in sorted(listing.files, key=lambda file: file.rfilename)
+            if file.rfilename.endswith(tuple(hub.KINDS))
+        )
+        chosen = _chosen(wanted, listing)
+        found |= {"kind": hub.KINDS[PurePosixPath(chosen.file).suffix], "path": chosen.file}
+        found["size"] = next(variant.size for variant in found["variants"] if variant.name == chosen.file)
+        if listing.gated:
+            hub.check_access(wanted, token=token, endpoint=endpoint, stopped=deadline.passed)
+    except Cancelled as error:
+        raise SourceError("the Hub did not answer in time: try again later.") from error
+    url = hf_hub_url(chosen.repo_id, chosen.file, revision=listing.commit, endpoint=endpoint)
+    shown = f"{chosen.repo_id}:{chosen.file}"
+    with _reading(RangedReader(url, shown=shown, wanted=chosen, token=token, deadline=deadline), found) as file:
+        yield file
+
+
+def _chosen(wanted: Reference, listing: hub.Listing) -> Reference:
+    """The file that was named or is the only one, at the listing's commit. Raises SourceError if none is."""
+    names = {suffix: [f.rfilename for f in listing.files if f.rfilename.endswith(suffix)] for suffix in hub.KINDS}
+    repo = wanted.repo_id
+    if not wanted.file and len(names[".pth"]) > 1:
+        raise SourceError(
+            f"{repo} holds {len(names['.pth'])} .pth files: choose one, for example {repo}:{min(names['.pth'])}."
+        )
+    if not wanted.file and names[".gguf"] and not names[".pth"]:
+        raise SourceError(
+            f"{repo} holds no .pth file, only GGUF: name an unquantized one, for example {repo}:{min(names['.gguf'])}."
+        )
+    return Reference(repo_id=repo, file=hub.model_file(wanted, listing.files).rfilename, revision=listing.commit)
+
+
+@contextlib.contextmanager
+def _reading(reader: RangedReader, found: dict[str, Any]) -> Iterator[BinaryIO]:
+    found["size"] = reader.size
+    try:
+        with io.BufferedReader(reader, BLOCK) as file:
+            yield cast(BinaryIO, file)
+    finally:
+        found["received"] = reader.received
+        logger.info("%d bytes in %d requests", reader.received, reader.requests)
+
+
+# ---- what it is
+
+
+def _look_at_checkpoint(file: BinaryIO, found: dict[str, Any], vocab: str | None) -> None:
+    tensors = read_tensors(file, found["path"])
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    found["dtype"] = _most((tensor.dtype, tensor.elements) for tensor in tensors.values())
+    found["parameters"] = sum(tensor.elements for tensor in tensors.values())
+    found |= _sizes(shapes) | {"shapes": shapes}
+    model = detect(shapes)
+    found |= {"architecture": model.arch, "version": model.version, "parameters": model.parameters}
+    found |= {"layers": model.layers, "width": model.width, "vocab_size": model.vocab_size}
+    found |= {"head_size": model.head_size, "heads": model.width // model.head_size}
+    if vocab is not None and not Path(vocab).expanduser().is_file():
+        raise SourceError(f"the vocabulary {vocab} does not exist: check the path given with --vocab.")
+    vocab_for(model.vocab_size, Path(vocab).expanduser() if vocab else None)
+
+
+def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """What can be said of any RWKV, also of one that cannot be converted."""
+    blocks = [int(match[1]) for name in shapes if (match := re.match(r"blocks\.([0-9]{1,6})\.", name))]
+    embedding = shapes.get("emb.weight", ())
+    vocab_size, width = embedding if len(embedding) == 2 else (0, 0)
+    layers = max(blocks, default=-1) + 1
+    return {"version": version_of(shapes), "layers": layers, "width": width, "vocab_size": vocab_size}
+
+
+def _look_at_gguf(file: BinaryIO, found: dict[str, Any]) -> None:
+    name = found["path"]
+    head = gguf.read_head_of(file, name)
+    said = head.metadata
+    arch = said.get("general.architecture")
+    if said.get("general.type", "model") != "model" or not isinstance(arch, str) or not head.tensors:
+        raise SourceError(f"{name} is a GGUF without a model in it: give an unquantized .gguf of a model, or a .pth.")
+    tokens = said.get("tokenizer.ggml.tokens")
+    head_size = _number(said, f"{arch}.wkv.head_size")
+    width = _number(said, f"{arch}.embedding_length")
+    found |= {
+        "architecture": arch,
+        "version": match[1] if (match := re.match(r"a?rwkv([67])", arch)) else "",
+        "layers": _number(said, f"{arch}.block_count"),
+        "width": width,
+        "head_size": head_size,
+        "heads": width // head_size if head_size else _number(said, f"{arch}.attention.head_count"),
+        "vocab_size": len(tokens) if isinstance(tokens, list) else _number(said, "tokenizer.ggml.tokens"),
+        "parameters": head.elements,
+        "dtype": _most((tensor.type, tensor.elements) for tensor in head.tensors.values()),
+    }
+    if head.quantized:
+        raise SourceError(f"{name} is quantized already: start from its F16, BF16 or F32 GGUF, or from the .pth.")
+    found["dtype"] = head.outtype
+    file.seek(0)
+    found["head"] = file.read(head.data_start)
+    if _number(said, "split.count") > 1:
+        raise SourceError(
+            f"{name} is one part of several: join them with llama-gguf-split --merge, and give the whole."
+        )
+
+
+def _number(metadata: Mapping[str, Any], key: str) -> int:
+    value = metadata.get(key, 0)
+    return value if isinstance(value, int) else 0
+
+
+def _most(tensors: Iterable[tuple[str, int]]) -> str:
+    """The type of most values, from the type and the number of values of each tensor."""
+    counts: dict[str, int] = {}
+    for kind, count in tensors:
+        counts[kind] = counts.get(kind, 0) + count
+    return max(counts, key=lambda kind: counts[kind], default="")

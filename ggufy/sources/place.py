@@ -1,0 +1,30 @@
+"""Where a source is, as the user typed it: on this machine, at a plain address, or on the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ggufy.errors import SourceError
+from ggufy.sources import hub
+
+
+def is_plain_url(text: str) -> bool:
+    """True for an http(s) address that is not one of the Hub's own."""
+    return text.startswith(("https://", "http://")) and not hub.is_reference(text)
+
+
+def local_file(text: str) -> Path | None:
+    """The file on this machine that is meant, with its links followed, or None if it can only be on the Hub.
+
+    Raises SourceError if a file here is meant that is not there.
+    """
+    path = Path(text).expanduser()
+    if path.is_file():
+        return path.resolve()
+    looks_local = ":" not in text and (
+        text.count("/") != 1 or text.startswith((".", "/", "~")) or text.endswith((".pth", ".gguf"))
+    )
+    if path.exists() or looks_local:
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise SourceError(f"{text} {what}: give a .pth file, an unquantized .gguf, owner/repo:file.pth, or demo.")
+    return None

@@ -1,0 +1,156 @@
+"""Models on the Hub by a few letters of their name: those with RWKV checkpoints first.
+
+The page asks with every letter that somebody types, and everybody on a Space shares one allowance (1,000 calls in five
+minutes). So answers are kept for some minutes, and between two questions to the Hub there is always half a second. A
+question whose turn is too far away is not asked, and a Hub that wants to be left alone is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+from huggingface_hub import constants, get_session
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.hf_api import ModelInfo
+from huggingface_hub.utils._headers import build_hf_headers
+from huggingface_hub.utils._http import hf_raise_for_status
+
+from ggufy.errors import HubAway
+from ggufy.sources.hub_session import FAILURES, asked_wait_s, passing, pause, short, use_timeouts
+
+SHORTEST = 2  # letters
+SHOWN = 10  # results
+_LOOKED_AT = 30  # the best of so many are shown
+INTERVAL_S, LONGEST_TURN_S = 0.5, 2.0
+KEPT_S, KEPT = 300.0, 256  # for how long, and how many answers
+_AFTER_429_S = 60.0  # where the Hub names no time
+_TIMEOUT = httpx2.Timeout(10.0, connect=5.0)
+_FIELDS = ["downloads", "likes", "gated", "tags", "siblings", "usedStorage"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """One repo of the Hub."""
+
+    id: str  # owner/name
+    downloads: int  # in the last 30 days
+    likes: int
+    size: int  # bytes of all its files and their history; 0: the Hub does not say
+    gated: bool
+    tags: tuple[str, ...]
+    checkpoints: int  # how many .pth files it has
+    ggufs: int  # how many .gguf files
+
+    @property
+    def rwkv(self) -> bool:
+        return any("rwkv" in text.lower() for text in (self.id, *self.tags))
+
+
+class Search:
+    """Asks the Hub, seldom; safe to share between threads."""
+
+    def __init__(self, *, endpoint: str | None = None):
+        self._endpoint = endpoint
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[tuple[str, str], tuple[float, list[Found]]] = OrderedDict()
+        self._next = 0.0  # when the Hub may be asked again, by time.monotonic()
+
+    def __call__(self, query: str, *, token: str | None) -> list[Found]:
+        """At most SHOWN repos, the most useful first; none for a query of fewer than SHORTEST letters.
+
+        Raises HubAway if the Hub cannot be asked now.
+        """
+        query = " ".join(query.lower().split())[:96]
+        if len(query) < SHORTEST:
+            return []
+        # What a token may see is for its owner only; the token itself is not kept.
+        key = (query, hashlib.sha256(token.encode()).hexdigest() if token else "")
+        with self._lock:
+            kept_until, known = self._kept.get(key, (0.0, []))
+        if time.monotonic() < kept_until:
+            return list(known)
+        found = self._ask(query, "" if "rwkv" in query else "rwkv", token)
+        if not found and "rwkv" not in query:
+            found = self._ask(query, "", token)
+        found = sorted(found, key=_rank)[:SHOWN]
+        with self._lock:
+            self._kept[key] = (time.monotonic() + KEPT_S, found)
+            self._kept.move_to_end(key)
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        return list(found)
+
+    def _ask(self, query: str, tag: str, token: str | None) -> list[Found]:
+        """One question, in its turn."""
+        self._wait_for_turn()
+        use_timeouts()
+        # Not HfApi.list_models: it asks a busy Hub six times, for minutes if the Hub says so.
+        asked: dict[str, Any] = {"search": query, "sort": "downloads", "limit": _LOOKED_AT, "expand": _FIELDS}
+        headers = build_hf_headers(token=token or False)
+        try:
+            response = get_session().get(
+                f"{self._endpoint or constants.ENDPOINT}/api/models",
+                params=asked | ({"filter": tag} if tag else {}),
+                headers=headers,
+                timeout=_TIMEOUT,
+            )
+            hf_raise_for_status(response)
+            return [_found(ModelInfo(**model)) for model in response.json()]  # type: ignore[no-untyped-call]
+        except (*FAILURES, json.JSONDecodeError) as error:
+            raise self._away(error) from error
+
+    def _wait_for_turn(self) -> None:
+        with self._lock:
+            now = time.monotonic()
+            turn = max(now, self._next)
+            if turn - now > LONGEST_TURN_S:
+                raise HubAway("the search is busy: try again in a moment, or type the name as owner/repo.")
+            self._next = turn + INTERVAL_S
+        pause(turn - now)
+
+    def _away(self, error: Exception) -> HubAway:
+        name = "type the name as owner/repo, or try again later."
+        if isinstance(error, OfflineModeIsEnabled):
+            return HubAway("HF_HUB_OFFLINE keeps the Hub from being searched: unset it and start again.")
+        if isinstance(error, HfHubHTTPError):
+            status = error.response.status_code
+            if status == 429:
+                with self._lock:
+                    self._next = time.monotonic() + (asked_wait_s(error.response) or _AFTER_429_S)
+            if status == 401:
+                return HubAway("the Hub does not know the token: set HF_TOKEN to a valid one, or leave it out.")
+            return HubAway(
+                f"the Hub {'is busy' if passing(status) else 'refuses to search'} (HTTP status {status}): {name}"
+            )
+        if isinstance(error, httpx2.InvalidURL | httpx2.UnsupportedProtocol):
+            return HubAway(f"the Hub's address cannot be used ({short(error)}): check HF_ENDPOINT.")
+        return HubAway(f"the Hub cannot be searched ({short(error)}): {name}")
+
+
+search = Search()
+
+
+def _rank(found: Found) -> tuple[bool, bool, int]:
+    """RWKV with checkpoints, other RWKV, other models; the most downloaded first."""
+    return not (found.rwkv and found.checkpoints), not found.rwkv, -found.downloads
+
+
+def _found(model: ModelInfo) -> Found:
+    names = [file.rfilename for file in model.siblings or ()]
+    return Found(
+        id=model.id,
+        downloads=model.downloads or 0,
+        likes=model.likes or 0,
+        size=getattr(model, "used_storage", None) or 0,
+        gated=bool(model.gated),
+        tags=tuple(model.tags or ()),
+        checkpoints=sum(name.endswith(".pth") for name in names),
+        ggufs=sum(name.endswith(".gguf") for name in names),
+    )
