@@ -161,7 +161,9 @@ class Services:
         if is_owner(visitor, self.settings):
             return
         names = (wish.source, wish.vocab, wish.imatrix, wish.calibration, wish.evaluation)
-        elsewhere = [name for name in names if name and "://" in name and not is_reference(name)]  # nor is its network theirs
+        elsewhere = [
+            name for name in names if name and "://" in name and not is_reference(name)
+        ]  # nor is its network theirs
         if wish.vocab or elsewhere or any(name and (name[0] in "/.~" or Path(name).exists()) for name in names):
             raise UsageError("on a Space the source is demo or owner/repo:file.pth, and no file of this machine.")
 
@@ -376,10 +378,18 @@ class Services:
             else:
                 self.llama = llama
                 self._preparation = Preparation(ready=True)
+                threading.Thread(target=self._look_at_demo, name="ggufy-demo", daemon=True).start()
                 return runner
             self._again.wait()
             self._again.clear()
             self._preparation = Preparation()
+
+    def _look_at_demo(self) -> None:
+        """What most visitors see first is known when they come."""
+        try:
+            self.look("demo")
+        except GgufyError as error:
+            logger.warning("the demo cannot be looked at: %s", error)
 
     def _ensure_llama(self) -> Llama:
         self._report(0, 0, "")

@@ -135,52 +135,44 @@ def _picks(card: JobCard, texts: Texts) -> Markup | None:
     """Which file to take, for any amount of memory."""
     if len(card.picks) < 2:
         return None
-    rows = [
-        el("li", el("span", texts["pick_from"].format(memory=pick.memory), class_="gg-quiet"), el("strong", pick.type))
-        for pick in card.picks
-    ]
-    return el("div", el("p", texts["pick"], class_="gg-pick-title"), el("ul", *rows, class_="gg-picks gg-numbers"))
+    rows = [el("li", el("span", pick.memory, class_="gg-quiet"), el("strong", pick.type)) for pick in card.picks]
+    return el(
+        "div",
+        el("p", texts["pick"], " ", el("span", texts["pick_info"], class_="gg-quiet"), class_="gg-pick-title"),
+        el("ul", *rows, class_="gg-picks gg-numbers"),
+    )
 
 
 def _files(card: JobCard, texts: Texts) -> Markup:
-    figures = _FIGURES if card.measured else ()
-    columns = ("type", "file", "size", "bpw", *figures, "imatrix", "sha256")
-    head = el(
-        "tr",
-        *(
-            el(
-                "th",
-                texts[f"column_{name}"],
-                scope="col",
-                class_=f"gg-c-{name}",
-                title=texts.get(f"column_{name}_info"),
-            )
-            for name in columns
-        ),
-    )
-    body = el("tbody", *(_file(row, texts, figures) for row in card.files))
+    columns = ("file", "size", "bpw", *(_FIGURES if card.measured else ("imatrix", "note")))
+    head = el("tr", *(_head(name, texts) for name in columns))
+    body = el("tbody", *(_file(row, texts, columns[3:]) for row in card.files))
     where = el("a", card.where, href=card.link, target="_blank", rel="noopener") if card.link else card.where
     return join(
         _picks(card, texts),
-        el("p", texts["where"], " ", where, class_="gg-quiet gg-where"),
         el("div", el("table", el("thead", head), body, class_="gg-files"), class_="gg-scroll", tabindex="0"),
+        el("p", texts["where"], " ", where, class_="gg-quiet gg-where"),
     )
 
 
-def _file(row: FileRow, texts: Texts, figures: Iterable[str]) -> Markup:
+def _head(name: str, texts: Texts) -> Markup:
+    return el(
+        "th", texts[f"column_{name}"], scope="col", class_=f"gg-c-{name}", title=texts.get(f"column_{name}_info")
+    )
+
+
+def _file(row: FileRow, texts: Texts, more: Iterable[str]) -> Markup:
+    """One line: what it is with its file below, then the figures; the digest shows when the mouse is on the name."""
     label = texts["download_file"].format(file=row.file)
-    link = el("a", row.file, href=row.link, download=row.file, aria_label=label)
-    digest = el("code", row.sha256, title=row.sha256) if row.sha256 else None
+    told = f"{row.file}\nsha256 {row.sha256}" if row.sha256 else row.file
+    link = el("a", row.file, href=row.link, download=row.file, aria_label=label, title=told, class_="gg-cut")
     return el(
         "tr",
-        el("th", row.type, scope="row", class_="gg-c-type"),
-        el("td", link, el("p", row.note, class_="gg-quiet"), class_="gg-c-file"),
+        el("th", el("span", row.type, title=row.note), link, scope="row", class_="gg-c-file"),
         el("td", row.size, class_="gg-c-size gg-numbers"),
         el("td", row.bpw, class_="gg-c-bpw gg-numbers", data_label=texts["column_bpw"]),
         *(
             el("td", getattr(row, name), class_=f"gg-c-{name} gg-numbers", data_label=texts[f"column_{name}"])
-            for name in figures
+            for name in more
         ),
-        el("td", row.needs_imatrix, class_="gg-c-imatrix", data_label=texts["column_imatrix"]),
-        el("td", digest, class_="gg-c-sha256", data_label=texts["column_sha256"]),
     )

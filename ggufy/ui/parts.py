@@ -85,18 +85,21 @@ def types(
     """
     total = len(QUANT_TYPES)
     presets = [
-        el("button", texts[f"preset_{which}"].format(total=total), type="button", data_preset=which, class_="gg-chip")
+        el(
+            "button",
+            texts[f"preset_{which}"].format(total=total),
+            type="button",
+            title=texts[f"preset_{which}_info"],
+            data_preset=which,
+            class_="gg-chip",
+        )
         for which in ("recommended", "small", "tutorial", "all", "none")
     ]
     return el(
         "fieldset",
         el("legend", texts["types"]),
-        el(
-            "div",
-            el("div", *presets, class_="gg-chips"),
-            el("output", class_="gg-quiet gg-right gg-numbers", data_text=texts["chosen"], data_total=total),
-            class_="gg-line",
-        ),
+        el("output", class_="gg-quiet gg-numbers", data_text=texts["chosen"], data_total=total),
+        el("div", *presets, class_="gg-chips"),
         el(
             "div",
             *(_type(row, texts, sizes or {}, same_as or {}) for row in QUANT_TYPES),

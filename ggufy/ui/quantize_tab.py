@@ -43,7 +43,9 @@ class QuantizeTab:
         self.title = gr.HTML(parts.title(TEXTS["en"]), **OWN)
         self.source = self._text(i18n, "source", "demo")
         choose_js = (HERE / "jobs.js").read_text(encoding="utf-8")
-        self.panel = gr.HTML(js_on_load=choose_js, elem_id="gg-panel", **OWN)
+        self.panel = gr.HTML(
+            source_parts.hint(TEXTS["en"]["looking"]), js_on_load=choose_js, elem_id="gg-panel", **OWN
+        )
         self.types = gr.HTML(
             [row.name for row in QUANT_TYPES if row.recommended],
             rows=parts.types(TEXTS["en"]),

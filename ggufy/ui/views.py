@@ -60,7 +60,7 @@ class FileRow:
     type: str
     size: str
     bpw: str
-    needs_imatrix: str
+    imatrix: str  # whether it needs one
     kld: str  # figures are empty where nothing was measured
     ppl_ratio: str
     same_top: str
@@ -190,7 +190,7 @@ def file_row(job_id: str, row: dict[str, Any], texts: Texts, *, repo: str = "") 
         type=kind or texts["base_gguf" if row["kind"] == CONVERT else "kind_imatrix"],
         size=human_size(row["size"]),
         bpw=f"{row['bpw']:.2f}" if "bpw" in row else "",
-        needs_imatrix=texts["yes" if row["needs_imatrix"] else "no"] if kind else "",
+        imatrix=texts["yes" if row["needs_imatrix"] else "no"] if kind else "",
         kld=f"{quality['kld']:.4f}" if quality else "",
         ppl_ratio=f"{quality['ppl_ratio']:.3f}" if quality else "",
         same_top=f"{quality['same_top']:.1f} %" if quality else "",
