@@ -8,7 +8,6 @@ model too. Everything that comes from the page comes from strangers, and is chec
 from __future__ import annotations
 
 import contextlib
-import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -87,10 +86,11 @@ class Settings:
 def _number(name: str, value: object) -> float:
     low, high = LIMITS[name]
     kind = "whole number" if name == "length" else "number"
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not good or not low <= float(value) <= high or (name == "length" and value != int(value)):  # type: ignore
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:  # NaN is in no range
         raise UsageError(f"{name} must be a {kind} from {low:g} to {high:g}.")
-    return float(value)  # type: ignore[arg-type]
+    if name == "length" and value != int(value):
+        raise UsageError(f"{name} must be a {kind} from {low:g} to {high:g}.")
+    return float(value)
 
 
 @dataclass(eq=False)
@@ -130,16 +130,17 @@ class Chats:
         *,
         processes: int = 2,
         idle_s: float = 300.0,
+        abandoned_s: float = 60.0,
         available: Callable[[], int] = throttle.memory_available,
         extra: Sequence[str] = (),
     ):
         """`models` gives name → file of the finished quants, in the order they are to be shown.
 
-        `processes` are kept at most, each until it was idle for `idle_s` seconds. `available` says how many bytes of
-        memory are free. `extra` is added to every command.
+        `processes` are kept at most, each until it was idle for `idle_s` seconds, or its reply was not asked for
+        more for `abandoned_s`. `available` says how many bytes of memory are free. `extra` is added to every command.
         """
         self._llama, self._models, self._threads, self._extra = llama, models, threads, extra
-        self._pool = Pool(size=processes, idle_s=idle_s, available=available)
+        self._pool = Pool(size=processes, idle_s=idle_s, abandoned_s=abandoned_s, available=available)
         self._lock = threading.Lock()
         self._conversations: OrderedDict[tuple[str, str], _Conversation] = OrderedDict()
 
@@ -228,7 +229,10 @@ class Chats:
 
     def _lend(self, path: Path, settings: Settings) -> AbstractContextManager[Talker]:
         kind = ChatProcess if settings.mode == CHAT else CompletionProcess
-        state = path.stat()
+        try:
+            state = path.stat()
+        except OSError:
+            raise UsageError(f"{path.name} is gone: choose another model.") from None
 
         def make(starter: Executor) -> Talker:
             return kind(

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import os
 import re
 import select
 import signal
@@ -65,6 +66,7 @@ class _Process:
     ):
         self.model, self.options = model, options
         self.speeds: tuple[float, float] | None = None  # tokens a second of the last reply: reading, writing
+        self.read_at = time.monotonic()  # when its output was last asked for
         self._tool, self._threads, self._starter, self._extra = llama.tool(self.name), threads, starter, list(extra)
         self._busy = threading.Lock()  # held while a reply is made
         self._stop = threading.Event()
@@ -116,15 +118,19 @@ class _Process:
         folder = Path(self._folder.name)
         command = [*self._command(folder, text), *self._extra]
         environment = throttle.child_environment(threads=self._threads, home=folder)
-        self._process = self._starter.submit(
-            child.start,
-            command,
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-        ).result()
+        try:
+            self._process = self._starter.submit(
+                child.start,
+                command,
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+            ).result()
+        except BaseException:
+            self._closed = True
+            raise
         if self._closed:  # while it was being started
             child.stop(self._process, grace_s=0.5)
 
@@ -134,10 +140,10 @@ class _Process:
     def _read(self) -> str | None:
         """What has come, "" when nothing came for a moment, None at the end of the output."""
         assert self._process is not None and self._process.stdout is not None
-        pipe = self._process.stdout
+        pipe, self.read_at = self._process.stdout, time.monotonic()
         if not select.select([pipe], [], [], _POLL_S)[0]:
             return ""
-        data = pipe.read1(1 << 16)  # type: ignore[attr-defined]
+        data = os.read(pipe.fileno(), 1 << 16)
         return self._decoder.decode(data) if data else None
 
     def _failure(self) -> str:

@@ -32,10 +32,20 @@ class _Place:
 
 
 class Pool:
-    """At most `size` processes, each ended when it had nothing to do for `idle_s` seconds."""
+    """At most `size` processes, each ended when it had nothing to do for `idle_s` seconds.
 
-    def __init__(self, *, size: int, idle_s: float, available: Callable[[], int] = throttle.memory_available):
-        self.size, self.idle_s, self._available = size, idle_s, available
+    One that replies is ended when nobody has asked for more of the reply for `abandoned_s` seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        size: int,
+        idle_s: float,
+        abandoned_s: float,
+        available: Callable[[], int] = throttle.memory_available,
+    ):
+        self.size, self.idle_s, self.abandoned_s, self._available = size, idle_s, abandoned_s, available
         self._lock = threading.Lock()
         self._places: list[_Place] = []
         self._closed = threading.Event()
@@ -112,8 +122,10 @@ class Pool:
         place.talker.close()
 
     def _end_idle(self) -> None:
-        while not self._closed.wait(min(5.0, self.idle_s / 4)):
+        while not self._closed.wait(min(5.0, self.idle_s / 4, self.abandoned_s / 4)):
             with self._lock:
-                old = time.monotonic() - self.idle_s
-                for place in [place for place in self._places if not place.busy and place.used < old]:
-                    self._end(place)
+                now = time.monotonic()
+                for place in list(self._places):
+                    limit = place.talker.read_at + self.abandoned_s if place.busy else place.used + self.idle_s
+                    if now > limit:
+                        self._end(place)
