@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import dataclasses
+import http.server
 import io
 import itertools
 import json
+import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -250,13 +252,19 @@ def test_the_token_goes_to_the_hub_only(look: Look, put: Callable[..., str], loc
         ("nobody/nothing", "the Hub has no model nobody/nothing"),
         ("a b:c", "is no name on the Hub"),
         ("https://example.org/model.zip", "is not the address of a model"),
+        ("https://[x/model.pth", "is no address that can be fetched"),
+        ("https://x.invalid/model.pth", "cannot be reached"),
+        ("x" * 300 + "/model.pth", "cannot be looked at"),
+        ("~nobody-at-all/model.pth", "cannot be looked at"),
+        ("", "is a folder"),
+        ("\0", "does not exist"),
         ("https://me:secret@example.org/model.pth", "an address with a password"),
     ],
 )
 def test_what_is_not_there(look: Look, text: str, problem: str) -> None:
     report = look(text)
     assert problem in report.problem
-    assert report.kind == ""
+    assert report.path == "" or text.endswith("invalid/model.pth")
 
 
 # ---- servers
@@ -299,6 +307,67 @@ def test_a_server_that_asks_for_patience_is_not_waited_for(
     local_hub.fault("GET /__cdn/", status=429, times=20, headers={"Retry-After": "300"})
     assert "was not answered within" in look(repo).problem
     local_hub.mend()
+
+
+def test_a_silent_hub_is_not_waited_for(
+    look: Look, put: Callable[..., str], local_hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo = put(saved(tiny.weights("7")))
+    monkeypatch.setattr(remote.Deadline.__init__, "__defaults__", (0.5,))
+    monkeypatch.setattr("ggufy.sources.inspect.SILENCE_S", 0.6)
+    local_hub.fault("GET /api/models/", status=500, times=20, delay=30)
+    assert look(repo).problem == "the Hub did not answer in time: try again later."
+    local_hub.mend()
+
+
+def test_on_a_space_only_the_public_internet_is_asked(
+    look: Look, local_hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = plain(local_hub, saved(tiny.weights("7")))
+    local_hub.clear()
+    on_space = Settings.from_env({"SPACE_ID": "alice/space"})
+    assert "is not on the public internet" in inspect(url, on_space).problem
+    assert not local_hub.log()
+    # 127.0.0.1 passes for a public server, which redirects to localhost.
+    local_hub.put("alice/redirects", "model.pth", b"secret")
+    monkeypatch.setattr(remote, "is_public", lambda host: host == "127.0.0.1")
+    redirecting = f"{local_hub.endpoint}/alice/redirects/resolve/main/model.pth"
+    local_hub.clear()
+    assert "is not on the public internet" in inspect(redirecting, on_space).problem
+    assert len(local_hub.log()) == 1
+    assert "not a PyTorch checkpoint" in look(redirecting).problem
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "localhost", "10.1.2.3", "192.168.0.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "::1", "fe80::1",
+     "::ffff:10.0.0.1", "fd00::1"],
+)  # fmt: skip
+def test_addresses_inside_are_not_public(host: str) -> None:
+    assert not remote.is_public(host)
+
+
+def test_addresses_outside_are_public() -> None:
+    assert remote.is_public("8.8.8.8") and remote.is_public("2001:4860:4860::8888")
+
+
+def test_redirects_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Redirect(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(302)
+            self.send_header("Location", "/model.pth")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Redirect) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        report = inspect(f"http://127.0.0.1:{server.server_port}/model.pth", Settings.from_env({}))
+        server.shutdown()
+        thread.join()
+    assert "is redirected again and again" in report.problem
 
 
 def test_no_more_than_the_budget_is_read(local_hub: LocalHub) -> None:

@@ -3,6 +3,7 @@
 # ruff: noqa: F811 - fixtures are imported
 from __future__ import annotations
 
+import http.server
 import threading
 import time
 from collections.abc import Iterator
@@ -133,6 +134,25 @@ def test_a_wrong_token_and_no_network(search: Search, local_hub: LocalHub) -> No
         search("rwkv", token="hf_nobody")
     with pytest.raises(HubAway, match="the Hub cannot be searched"):
         Search(endpoint="http://127.0.0.1:9")("rwkv", token=None)
+
+
+@pytest.mark.parametrize("page", [b"<html>log in</html>", b'{"a": 1}', b'[{"likes": 1}]', b"3"])
+def test_another_answer_than_the_hubs_gets_a_sentence(page: bytes) -> None:
+    class Page(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(page)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        with pytest.raises(HubAway, match="the Hub's answer cannot be understood: type the name"):
+            Search(endpoint=f"http://127.0.0.1:{server.server_port}")("rwkv", token=None)
+        thread.join()
 
 
 def test_a_hub_that_wants_to_be_left_alone_is(search: Search, local_hub: LocalHub) -> None:

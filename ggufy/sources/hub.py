@@ -106,18 +106,19 @@ def repo_files(
     token: str | None,
     endpoint: str | None = None,
     check: bool = True,
+    timeout_s: float | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Listing:
     """The repo's commit sha and its files, once it is known that they may be read (unless `check` is false).
 
-    Raises SourceError, and Cancelled when `stopped()` turns true while it waits for the Hub.
+    `timeout_s` is how long the Hub may be silent, if not the session's minute. Raises SourceError, and Cancelled when `stopped()` turns true while it waits for the Hub.
     """
     use_timeouts()
     api = HfApi(endpoint=endpoint, token=token or False)
     info = api.model_info if wanted.repo_type == "model" else api.dataset_info
 
     def call() -> Listing:
-        repo = info(wanted.repo_id, revision=wanted.revision, files_metadata=True)
+        repo = info(wanted.repo_id, revision=wanted.revision, files_metadata=True, timeout=timeout_s)
         if repo.gated and check:  # the list of its files is public, the files are not
             api.auth_check(wanted.repo_id, repo_type=wanted.repo_type)
         said = repo.card_data.get("license") if repo.card_data else None

@@ -29,7 +29,7 @@ from ggufy.sources import gguf, hub
 from ggufy.sources.hub_session import Reference
 from ggufy.sources.pickled import read_tensors
 from ggufy.sources.place import is_plain_url, local_file
-from ggufy.sources.remote import BLOCK, Deadline, RangedReader
+from ggufy.sources.remote import BLOCK, SILENCE_S, Deadline, RangedReader
 
 _LONGEST_TEXT = 600
 logger = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ def _opened(
 ) -> contextlib.AbstractContextManager[BinaryIO]:
     """The file, open for reading; what is known of the place goes into `found`."""
     if is_plain_url(text):
-        return _opened_url(text, found)
+        return _opened_url(text, found, public=settings.space_id is not None)
     if path := demo.CHECKPOINT if text == "demo" else local_file(text):
         return _opened_here(path, found)
     return _opened_on_hub(text, found, token=settings.hf_token, endpoint=endpoint)
@@ -148,7 +148,7 @@ def _opened_here(path: Path, found: dict[str, Any]) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def _opened_url(text: str, found: dict[str, Any]) -> Iterator[BinaryIO]:
+def _opened_url(text: str, found: dict[str, Any], *, public: bool) -> Iterator[BinaryIO]:
     url = urlsplit(text)
     path = PurePosixPath(unquote(url.path))
     if url.username is not None:
@@ -157,7 +157,7 @@ def _opened_url(text: str, found: dict[str, Any]) -> Iterator[BinaryIO]:
         raise SourceError(f"{text} is not the address of a model: give one that ends in .pth or .gguf.")
     found |= {"kind": hub.KINDS[path.suffix], "path": path.name}
     address = url._replace(fragment="").geturl()
-    with _reading(RangedReader(address, shown=address), found) as file:
+    with _reading(RangedReader(address, shown=address, public=public), found) as file:
         yield file
 
 
@@ -167,7 +167,9 @@ def _opened_on_hub(text: str, found: dict[str, Any], *, token: str | None, endpo
     wanted = hub.parse_reference(text, endpoint=endpoint)
     found["model_id"] = wanted.repo_id
     try:
-        listing = hub.repo_files(wanted, token=token, endpoint=endpoint, check=False, stopped=deadline.passed)
+        listing = hub.repo_files(
+            wanted, token=token, endpoint=endpoint, check=False, timeout_s=SILENCE_S, stopped=deadline.passed
+        )
         found |= {"revision": listing.commit, "license": listing.license, "gated": listing.gated}
         found["variants"] = tuple(
             Variant(name=file.rfilename, size=file.size or 0)

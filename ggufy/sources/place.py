@@ -9,8 +9,11 @@ from ggufy.sources import hub
 
 
 def is_plain_url(text: str) -> bool:
-    """True for an http(s) address that is not one of the Hub's own."""
-    return text.startswith(("https://", "http://")) and not hub.is_reference(text)
+    """True for an http(s) address that is not one of the Hub's own. Raises SourceError if it makes no sense."""
+    try:
+        return text.startswith(("https://", "http://")) and not hub.is_reference(text)
+    except ValueError as error:
+        raise SourceError(f"{text} is no address that can be fetched ({error}): check it.") from error
 
 
 def local_file(text: str) -> Path | None:
@@ -18,9 +21,12 @@ def local_file(text: str) -> Path | None:
 
     Raises SourceError if a file here is meant that is not there.
     """
-    path = Path(text).expanduser()
-    if path.is_file():
-        return path.resolve()
+    try:
+        path = Path(text).expanduser()
+        if path.is_file():
+            return path.resolve()
+    except (OSError, RuntimeError) as error:  # too long a name, a folder that may not be entered, ~somebody unknown
+        raise SourceError(f"{text[:80]} cannot be looked at: give the path of a .pth, or owner/repo.") from error
     looks_local = ":" not in text and (
         text.count("/") != 1 or text.startswith((".", "/", "~")) or text.endswith((".pth", ".gguf"))
     )

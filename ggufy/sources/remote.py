@@ -3,15 +3,18 @@
 `RangedReader` asks for blocks of 64 KiB, keeps them, and asks for more at once when it is read from front to back. It
 never asks for more than its budget of bytes and time, and it drops the connection to a server that sends the whole
 file instead of a part. The redirect to where a file of the Hub is stored is followed once; the token goes to the Hub
-only.
+only. Where strangers may name addresses, those inside the network that the program runs in are not asked.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
+import ipaddress
 import re
+import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import httpx2
@@ -29,7 +32,9 @@ if TYPE_CHECKING:
 BLOCK = 1 << 16
 _MOST_AHEAD = 1 << 20  # bytes asked for at once when a file is read from front to back
 BYTES, SECONDS = 8 << 20, 20.0  # the budget: heads of the largest models take some 2 MB
-_TIMEOUT = httpx2.Timeout(10.0, connect=5.0)
+SILENCE_S = 10.0
+_TIMEOUT = httpx2.Timeout(SILENCE_S, connect=5.0)
+_REDIRECTS = 6
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
@@ -44,7 +49,8 @@ class Deadline:
 
 
 class RangedReader(io.RawIOBase):
-    """A seekable file at `url`. With `wanted`, a file of the Hub, the token goes along; `shown` is what people read.
+    """A seekable file at `url`. With `wanted`, a file of the Hub, the token goes along; `shown` is what people read;
+    with `public`, only addresses of the public internet are asked.
 
     `size` is the file's in bytes, `received` what has arrived of it. Making one and reading from it raise SourceError,
     with what to do next, when the file cannot be had in parts, or more is read than `budget` bytes.
@@ -59,13 +65,14 @@ class RangedReader(io.RawIOBase):
         token: str | None = None,
         deadline: Deadline | None = None,
         budget: int = BYTES,
+        public: bool = False,
     ):
         super().__init__()
         use_timeouts()
         self.received, self.requests = 0, 0
         self.size = -1
         self._url, self._shown, self._wanted, self._budget = url, shown, wanted, budget
-        self._token = token if wanted else None
+        self._token, self._public = token if wanted else None, public
         self._headers: Mapping[str, str] = build_hf_headers(token=token or False) if wanted else {}
         self._deadline = deadline or Deadline()
         self._blocks: dict[int, bytes] = {}
@@ -141,9 +148,7 @@ class RangedReader(io.RawIOBase):
         """One request for a part, cut off after it whatever the server sends."""
         headers = {**self._headers, "Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
         self.requests += 1
-        with get_session().stream(
-            "GET", self._url, headers=headers, timeout=_TIMEOUT, follow_redirects=True
-        ) as response:
+        with self._answer(headers) as response:
             if self.size < 0 and response.status_code == 416:  # an empty file has no first byte
                 self.size = 0
                 return b""
@@ -160,6 +165,25 @@ class RangedReader(io.RawIOBase):
         if len(body) < count:
             raise httpx2.RemoteProtocolError("the answer was cut")
         return bytes(body[:count])
+
+    @contextlib.contextmanager
+    def _answer(self, headers: Mapping[str, str]) -> Iterator[httpx2.Response]:
+        """The answer at the end of the redirects; the client leaves the token behind where they lead elsewhere."""
+        session = get_session()
+        request: httpx2.Request | None = session.build_request("GET", self._url, headers=headers, timeout=_TIMEOUT)
+        for _ in range(_REDIRECTS):
+            assert request is not None
+            if self._public and not is_public(request.url.host):
+                raise SourceError(
+                    f"{self._shown} is not on the public internet: download it yourself and give the file."
+                )
+            response = session.send(request, stream=True, follow_redirects=False)
+            with contextlib.closing(response):
+                request = response.next_request
+                if request is None:
+                    yield response
+                    return
+        raise SourceError(f"{self._shown} is redirected again and again: give the address of the file itself.")
 
     def _checked(self, response: httpx2.Response, start: int, stop: int) -> int:
         """Bytes that the answer holds, once it is known to be the part that was asked for."""
@@ -182,6 +206,16 @@ class RangedReader(io.RawIOBase):
         if _origin(response.url) != _origin(httpx2.URL(self._url)):
             self._headers = {}
         self._url = str(response.url)
+
+
+def is_public(host: str) -> bool:
+    """True if every address of a host is of the public internet; an unknown host is left to the client to report."""
+    try:
+        found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
+    except (OSError, UnicodeError):
+        return True
+    addresses = [ipaddress.ip_address(text.partition("%")[0]) for text in found]
+    return all((getattr(address, "ipv4_mapped", None) or address).is_global for address in addresses)
 
 
 def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:

@@ -18,7 +18,6 @@ from typing import Any
 import httpx2
 from huggingface_hub import constants, get_session
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-from huggingface_hub.hf_api import ModelInfo
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import hf_raise_for_status
 
@@ -31,6 +30,7 @@ _LOOKED_AT = 30  # the best of so many are shown
 INTERVAL_S, LONGEST_TURN_S = 0.5, 2.0
 KEPT_S, KEPT = 300.0, 256  # for how long, and how many answers
 _AFTER_429_S = 60.0  # where the Hub names no time
+_BROKEN = (json.JSONDecodeError, LookupError, TypeError, AttributeError)  # a page of something between us and the Hub
 _TIMEOUT = httpx2.Timeout(10.0, connect=5.0)
 _FIELDS = ["downloads", "likes", "gated", "tags", "siblings", "usedStorage"]
 
@@ -92,18 +92,19 @@ class Search:
         self._wait_for_turn()
         use_timeouts()
         # Not HfApi.list_models: it asks a busy Hub six times, for minutes if the Hub says so.
-        asked: dict[str, Any] = {"search": query, "sort": "downloads", "limit": _LOOKED_AT, "expand": _FIELDS}
+        asked: dict[str, str | int | list[str]] = {"search": query, "sort": "downloads", "limit": _LOOKED_AT}
+        asked |= {"expand": _FIELDS} | ({"filter": tag} if tag else {})
         headers = build_hf_headers(token=token or False)
         try:
             response = get_session().get(
                 f"{self._endpoint or constants.ENDPOINT}/api/models",
-                params=asked | ({"filter": tag} if tag else {}),
+                params=asked,
                 headers=headers,
                 timeout=_TIMEOUT,
             )
             hf_raise_for_status(response)
-            return [_found(ModelInfo(**model)) for model in response.json()]  # type: ignore[no-untyped-call]
-        except (*FAILURES, json.JSONDecodeError) as error:
+            return [_found(model) for model in response.json()]
+        except (*FAILURES, *_BROKEN, RuntimeError) as error:
             raise self._away(error) from error
 
     def _wait_for_turn(self) -> None:
@@ -131,6 +132,8 @@ class Search:
             )
         if isinstance(error, httpx2.InvalidURL | httpx2.UnsupportedProtocol):
             return HubAway(f"the Hub's address cannot be used ({short(error)}): check HF_ENDPOINT.")
+        if isinstance(error, _BROKEN):
+            return HubAway(f"the Hub's answer cannot be understood: {name}")
         return HubAway(f"the Hub cannot be searched ({short(error)}): {name}")
 
 
@@ -142,15 +145,16 @@ def _rank(found: Found) -> tuple[bool, bool, int]:
     return not (found.rwkv and found.checkpoints), not found.rwkv, -found.downloads
 
 
-def _found(model: ModelInfo) -> Found:
-    names = [file.rfilename for file in model.siblings or ()]
+def _found(model: dict[str, Any]) -> Found:
+    """From one entry of the Hub's answer, of which only `id` is always there."""
+    names = [file["rfilename"] for file in model.get("siblings") or ()]
     return Found(
-        id=model.id,
-        downloads=model.downloads or 0,
-        likes=model.likes or 0,
-        size=getattr(model, "used_storage", None) or 0,
-        gated=bool(model.gated),
-        tags=tuple(model.tags or ()),
+        id=model["id"],
+        downloads=model.get("downloads") or 0,
+        likes=model.get("likes") or 0,
+        size=model.get("usedStorage") or 0,
+        gated=bool(model.get("gated")),
+        tags=tuple(model.get("tags") or ()),
         checkpoints=sum(name.endswith(".pth") for name in names),
         ggufs=sum(name.endswith(".gguf") for name in names),
     )
