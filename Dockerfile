@@ -1,31 +1,54 @@
 # A Hugging Face Space (Docker SDK), or any machine: docker build -t ggufy . && docker run -p 7860:7860 ggufy
-FROM python:3.12-slim
+# tools/space_image.py follows these lines where there is no Docker, and refuses instructions that it does not know.
 
+# Stage one compiles llama.cpp, once, for every generation of this kind of CPU: who builds is not where it will run.
+FROM python:3.12-slim AS llama
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends build-essential tini \
+    && apt-get install -y --no-install-recommends build-essential cmake ninja-build \
+    && rm -rf /var/lib/apt/lists/*
+WORKDIR /src
+# Only what the build needs, so that this long step is kept when anything else changes.
+COPY ggufy/__init__.py ggufy/errors.py ggufy/files.py ggufy/settings.py ggufy/throttle.py ggufy/
+COPY ggufy/llama ggufy/llama
+RUN python -m ggufy.llama.portable /opt/llama.cpp
+
+FROM python:3.12-slim
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends libgomp1 tini \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 1000 user
-USER user
 WORKDIR /home/user/app
+COPY requirements.txt ./
+# PIP_ARGS can name an index with CPU-only builds of torch; the plain one brings 3 GB for GPUs that nothing here uses.
+ARG PIP_ARGS=""
+RUN pip install --no-cache-dir --root-user-action=ignore $PIP_ARGS -r requirements.txt
+COPY --from=llama /opt/llama.cpp /opt/llama.cpp
+# The code belongs to root: what runs as `user` writes to its home folder only, and cannot change the program.
+COPY app.py LICENSE ./
+COPY ggufy ggufy
+RUN python -m compileall -q app.py ggufy
 
+USER user
 # SYSTEM=spaces makes gradio use the Space's own login; without it every visitor would be taken for the owner.
 ENV SYSTEM=spaces \
-    PATH=/home/user/.local/bin:$PATH \
+    HOME=/home/user \
+    GGUFY_LLAMA_DIR=/opt/llama.cpp \
+    GGUFY_CACHE=/home/user/.cache/ggufy \
+    GGUFY_OUT=/home/user/ggufy-out \
     GRADIO_SERVER_NAME=0.0.0.0 \
     GRADIO_SERVER_PORT=7860 \
     GRADIO_ANALYTICS_ENABLED=False \
     HF_HUB_DISABLE_PROGRESS_BARS=1 \
+    HF_HUB_DISABLE_TELEMETRY=1 \
     HF_XET_TELEMETRY_ENABLED=0 \
-    PYTHONUNBUFFERED=1 \
-    HF_HUB_DISABLE_TELEMETRY=1
+    PYTHONUNBUFFERED=1
+# Starts every tool once, so an image that lacks something is never made; then the texts, so a start needs no time.
+RUN mkdir -p $GGUFY_OUT && python -m ggufy setup
 
-COPY --chown=user requirements.txt .
-# PIP_ARGS can name an index with CPU-only builds of torch; the plain one brings GPU libraries that nothing here uses.
-ARG PIP_ARGS=""
-RUN pip install --no-cache-dir --user $PIP_ARGS -r requirements.txt
-COPY --chown=user . .
-
-# llama.cpp is compiled for the CPU it runs on, at the first start, while the page says how far it is.
 EXPOSE 7860
+# A Space does not look at this; Docker shows a page that stopped answering as unhealthy.
+HEALTHCHECK --interval=60s --timeout=10s --start-period=60s \
+    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['GRADIO_SERVER_PORT'], timeout=5)"]
+# tini is process 1: it hands SIGTERM to the page, which ends in good order, and clears away what its tools leave.
 ENTRYPOINT ["tini", "--"]
 CMD ["python", "app.py"]

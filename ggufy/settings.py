@@ -13,6 +13,7 @@
 | GRADIO_SERVER_NAME | address that the page listens on; 0.0.0.0 for all           | 127.0.0.1            |
 | GRADIO_SERVER_PORT | port of the page                                            | 7860                 |
 | SPACE_ID           | set by Hugging Face on a Space: visitors may only look      |                      |
+| SYSTEM             | spaces on a Space, or nothing starts there; the image sets it|                      |
 | GGUFY_OWNERS       | accounts and organisations that may start jobs there        | the Space's owner    |
 | GGUFY_CHAT         | 1: on a Space, every visitor may chat                       |                      |
 | GGUFY_OPEN         | 1: on a Space, every visitor may start and cancel jobs      |                      |
@@ -39,6 +40,7 @@ VARIABLES = (
     "GRADIO_SERVER_NAME",
     "GRADIO_SERVER_PORT",
     "SPACE_ID",
+    "SYSTEM",
     "GGUFY_OWNERS",
     "GGUFY_CHAT",
     "GGUFY_OPEN",
@@ -82,8 +84,15 @@ class Settings:
 
     @classmethod
     def from_env(cls, environment: Mapping[str, str] | None = None) -> Settings:
-        """Reads os.environ, or the mapping given. Raises UsageError for a value that is no number."""
+        """Reads os.environ, or the mapping given. Raises UsageError for a value that is no number, or for a Space's
+        environment in which gradio would not see that it runs on a Space: it logs everyone in as the owner there.
+        """
         env = os.environ if environment is None else environment
+        if env.get("SPACE_ID") and env.get("SYSTEM") != "spaces":
+            raise UsageError(
+                "SPACE_ID is set but SYSTEM is not spaces, so every visitor would be taken for the Space's owner: "
+                "put `ENV SYSTEM=spaces` into its Dockerfile."
+            )
         home = Path(env.get("HOME") or Path.home())
         llama_dir = env.get("GGUFY_LLAMA_DIR")
         space_id, token = env.get("SPACE_ID") or None, env.get("HF_TOKEN") or None

@@ -155,7 +155,7 @@ def test_a_job_whose_end_cannot_be_written_is_still_told(
 
 def test_strangers_may_only_look(tmp_path: Path) -> None:
     job = record(tmp_path, Status.FAILED)
-    space = Services(settings(tmp_path, SPACE_ID="somebody/ggufy"))
+    space = Services(settings(tmp_path, SPACE_ID="somebody/ggufy", SYSTEM="spaces"))
     wish = Wish(source="demo", quant_types=("Q8_0",))
     for forbidden in (
         lambda: space.submit(wish),
@@ -168,7 +168,7 @@ def test_strangers_may_only_look(tmp_path: Path) -> None:
     assert len(space.views()) == 1
     assert JobStore(tmp_path / "out").jobs() == [job]
 
-    opened = Services(settings(tmp_path, SPACE_ID="somebody/ggufy", GGUFY_OPEN="1"))
+    opened = Services(settings(tmp_path, SPACE_ID="somebody/ggufy", SYSTEM="spaces", GGUFY_OPEN="1"))
     opened.retry(job.id)
     assert only(opened).job.status == Status.QUEUED
     secret = tmp_path / "secret"

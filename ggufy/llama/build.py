@@ -116,6 +116,7 @@ class Build:
 
     pin: Pin
     folder: Path
+    cpu: str  # what it runs on, for the record
     toolchain: Toolchain
     environment: Mapping[str, str]
     pip_environment: Mapping[str, str]
@@ -230,7 +231,7 @@ class Build:
             "commit": pin.commit,
             "flags": pin.flags,
             "compiler": self.toolchain.description,
-            "cpu": self.folder.name.removeprefix(pin.version + "-"),
+            "cpu": self.cpu,
         }
         (result / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         os.sync()  # a name that survives a power cut must not be that of empty files

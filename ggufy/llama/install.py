@@ -11,12 +11,14 @@ Beside it lie `.lock`, `.log`, and while it is being built `.building`, which is
 was interrupted leaves `.building` behind, and the next one goes on from there. The lock is inherited by the compilers:
 after a kill, the next build waits until the last of them is gone.
 
-Instead of all this, `override` names somebody's own build, which is checked and used as it is.
+Instead of all this, `override` names somebody's own build, which is checked and used as it is. `build_portable` makes
+such a folder from the same source for any CPU of this machine's kind: what an image carries (ggufy.llama.portable).
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import logging
@@ -86,6 +88,13 @@ PINNED = build.Pin(
     ),
 )
 _NOT_IN_RELEASES = {"llama-export-lora"}  # the project's own downloads lack it; only LoRA work needs it
+# One library with ggml's CPU code for each generation of CPUs, from the oldest on; a program loads the best that its
+# CPU can run. llama.cpp builds its own downloads so, and like them without what is not in releases.
+PORTABLE = dataclasses.replace(
+    PINNED,
+    flags=(*PINNED.flags, "-DGGML_NATIVE=OFF", "-DGGML_BACKEND_DL=ON", "-DGGML_CPU_ALL_VARIANTS=ON"),
+    tools=tuple(tool for tool in PINNED.tools if tool not in _NOT_IN_RELEASES),
+)
 _VERSION = re.compile(r"^version: (\S+) \((?:.*commit )?([0-9a-f]{7,40})\)", re.MULTILINE)
 _CPU_KEYS = {"model name", "flags", "Features", "CPU implementer", "CPU architecture", "CPU variant", "CPU part"}
 _CANNOT_START = (126, 127)
@@ -118,14 +127,7 @@ def find(
     """
     if override is not None:
         return _check_override(override.absolute(), types=types, pin=pin)
-    folder = installed_folder(cache, pin)
-    try:
-        record = json.loads((folder / build.RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if record.get("sha256") != pin.sha256 or not all((folder / "bin" / tool).is_file() for tool in pin.tools):
-        return None
-    return Llama(folder / "bin", folder / "source", record["version"], record["commit"])
+    return _installed(installed_folder(cache, pin), pin)
 
 
 def ensure(
@@ -147,28 +149,49 @@ def ensure(
     """
     if found := find(cache, override, types=types, pin=pin):
         return found
-    report = progress or _silent
     folder = installed_folder(cache, pin)
     environment = throttle.child_environment(threads=threads, home=cache)
     if path is not None:
         environment["PATH"] = path
-    toolchain = build.find_toolchain(environment)
-    with _held(folder.with_name(folder.name + ".lock"), report) as lock:
-        if found := find(cache, pin=pin):
-            return found
-        logger.info("building llama.cpp %s in %s", pin.commit, folder)
-        build.Build(
-            pin=pin,
-            folder=folder,
-            toolchain=toolchain,
-            environment=environment,
-            pip_environment=pip_environment,
-            threads=threads,
-            lock=lock,
-            report=report,
-            probe=version_of,
-        ).make()
+    _build(
+        folder,
+        pin=pin,
+        cpu=cpu_name(pin.flags),
+        threads=threads,
+        environment=environment,
+        pip_environment=pip_environment,
+        report=progress or _silent,
+    )
     found = find(cache, pin=pin)
+    assert found is not None
+    return found
+
+
+def build_portable(
+    folder: Path,
+    *,
+    threads: int,
+    pip_environment: Mapping[str, str],
+    progress: Progress | None = None,
+    pin: build.Pin = PORTABLE,
+) -> Llama:
+    """Builds a llama.cpp that runs on any CPU of this kind in `folder`, unless it is there, for GGUFY_LLAMA_DIR.
+
+    It needs what the libraries of the compiler's system are (glibc, libstdc++, libgomp), and may be moved. Takes about
+    five times as long as `ensure`; raises the same errors.
+    """
+    folder = folder.absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _build(
+        folder,
+        pin=pin,
+        cpu=f"{platform.machine()}-any",
+        threads=threads,
+        environment=throttle.child_environment(threads=threads, home=folder.parent),
+        pip_environment=pip_environment,
+        report=progress or _silent,
+    )
+    found = _installed(folder, pin)
     assert found is not None
     return found
 
@@ -200,6 +223,48 @@ def version_of(folder: Path) -> tuple[str, str]:
     if match is None:
         raise ToolError(f"{folder / 'llama-imatrix'} --version names no commit: use a build of llama.cpp from git.")
     return match[1], match[2]
+
+
+def _installed(folder: Path, pin: build.Pin) -> Llama | None:
+    """What `pin` made in `folder`; None if it is not there, not whole, or something else."""
+    try:
+        record = json.loads((folder / build.RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    made = (record.get("sha256"), record.get("flags")) == (pin.sha256, list(pin.flags))
+    if not made or not all((folder / "bin" / tool).is_file() for tool in pin.tools):
+        return None
+    return Llama(folder / "bin", folder / "source", record["version"], record["commit"])
+
+
+def _build(
+    folder: Path,
+    *,
+    pin: build.Pin,
+    cpu: str,
+    threads: int,
+    environment: Mapping[str, str],
+    pip_environment: Mapping[str, str],
+    report: Progress,
+) -> None:
+    """Makes `folder`, or waits for another process that does."""
+    toolchain = build.find_toolchain(environment)
+    with _held(folder.with_name(folder.name + ".lock"), report) as lock:
+        if _installed(folder, pin):
+            return
+        logger.info("building llama.cpp %s in %s", pin.commit, folder)
+        build.Build(
+            pin=pin,
+            folder=folder,
+            cpu=cpu,
+            toolchain=toolchain,
+            environment=environment,
+            pip_environment=pip_environment,
+            threads=threads,
+            lock=lock,
+            report=report,
+            probe=version_of,
+        ).make()
 
 
 def _check_override(folder: Path, *, types: Collection[str], pin: build.Pin) -> Llama:

@@ -324,7 +324,9 @@ def test_on_a_space_visitors_only_look(
     browser: Browser, llama_bin: Path, tmp_path: Path, open_tab: Callable[..., Tab]
 ) -> None:
     """The check is the server's: the same request as the form's, sent by hand, is refused too."""
-    space = make_app(tmp_path, tmp_path, SPACE_ID="somebody/ggufy")  # and with no llama.cpp where it should be
+    space = make_app(
+        tmp_path, tmp_path, SPACE_ID="somebody/ggufy", SYSTEM="spaces"
+    )  # and with no llama.cpp where it should be
     space.start()
     try:
         tab = open_tab(at=space)
