@@ -26,7 +26,7 @@ from ggufy.plan import DOWNLOAD, UPLOAD, plan
 from ggufy.progress import Workload, model_seconds
 from ggufy.quantize.recipe import ImatrixFacts
 from ggufy.settings import Settings
-from ggufy.sources.inspect import Report, inspect, write_gguf_skeleton
+from ggufy.sources.inspect import Report, write_gguf_skeleton
 from ggufy.steps.comparable import vocab_size
 from ggufy.steps.forecast import JobForecast, forecast_types
 
@@ -62,11 +62,10 @@ class Cost:
     account: str  # on the Hub; empty: a folder here
 
 
-def look(
-    source: str, settings: Settings, *, llama: Llama | None, outtype: str | None = None, vocab: str | None = None
+def preview(
+    report: Report, settings: Settings, *, llama: Llama | None, outtype: str | None = None, vocab: str | None = None
 ) -> Preview:
-    """Looks at a source, and forecasts every quant type if it can work and llama.cpp is ready."""
-    report = inspect(source, settings, vocab=vocab)
+    """Forecasts every quant type of a source that was looked at, if it can work and llama.cpp is ready."""
     if report.problem or llama is None:
         return Preview(report=report)
     with tempfile.TemporaryDirectory(prefix="ggufy-") as folder:
@@ -96,11 +95,11 @@ def _name(report: Report) -> str:
     return model_name(Path(report.path).stem)
 
 
-def cost(preview: Preview, order: Order, settings: Settings, *, where: str, account: str, threads: int) -> Cost | None:
+def cost(found: Preview, order: Order, settings: Settings, *, where: str, account: str, threads: int) -> Cost | None:
     """What a job with these types would take; None where sizes are not known."""
-    if preview.sizes is None:
+    if found.sizes is None:
         return None
-    report, sizes = preview.report, preview.sizes
+    report, sizes = found.report, found.sizes
     quants = sorted((sizes.quants[t].size for t in order.quant_types), reverse=True)
     imatrix = sum(4 * t.shape[0] + 512 for t in sizes.base.tensors.values() if len(t.shape) > 1) * order.imatrix
     base = sizes.base.file_size

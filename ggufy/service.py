@@ -28,14 +28,16 @@ from ggufy.files import free_bytes
 from ggufy.hub.identity import account_of
 from ggufy.intake import Wish, is_query, make_job, model_name
 from ggufy.job import Job, Status
+from ggufy.kept import Kept
 from ggufy.llama.install import Llama, ensure
 from ggufy.plan import IMATRIX, folder_name
-from ggufy.preview import Cost, Order, Preview, cost, look
+from ggufy.preview import Cost, Order, Preview, cost, preview
 from ggufy.progress import Snapshot
 from ggufy.runner import Live, Runner
 from ggufy.settings import Settings
 from ggufy.sources.gguf import read_head
 from ggufy.sources.hub import is_reference
+from ggufy.sources.inspect import Report, inspect
 from ggufy.sources.search import Found, search
 from ggufy.terminal import results
 from ggufy.worker import Worker
@@ -44,8 +46,6 @@ logger = logging.getLogger(__name__)
 _AWAY_S = 10.0  # between tries while the Hub is away at the start
 _FRESH_S = 0.4  # all tabs together look at the disk at most so often
 _MACHINE_S = 2.0
-_ACCOUNT_S, _MOST_ACCOUNTS = 300.0, 1000
-_PREVIEW_S = 600.0  # what a source is is remembered so long
 _LOG_BYTES, _LOG_LINES = 6000, 40
 _HEADS_S = 0.2  # and spend so long on files not read before; what is left over is read the next time
 
@@ -115,9 +115,9 @@ class Services:
         self._cpu_meter = throttle.CpuMeter()
         self._machine = (-math.inf, Machine(memory=throttle.memory_limit()))
         self.chats = Chats(self._ready_llama, self._models, self.limit)
-        self._looking = threading.Lock()
-        self._accounts: dict[str, tuple[float, Visitor]] = {}
-        self._previews: dict[tuple[object, ...], tuple[float, Preview]] = {}
+        self._accounts: Kept[Visitor] = Kept(300.0)
+        self._reports: Kept[Report] = Kept(600.0)
+        self._previews: Kept[Preview] = Kept(600.0)
         self._again = threading.Event()
         self._stopping = threading.Event()
         self._lock = threading.Lock()
@@ -169,17 +169,7 @@ class Services:
 
     def who(self, token: str) -> Visitor:
         """The account that a token belongs to; asked once in a while."""
-        key = hashlib.sha256(token.encode()).hexdigest()
-        with self._looking:
-            for old in [k for k, (taken, _) in self._accounts.items() if time.monotonic() - taken > _ACCOUNT_S]:
-                del self._accounts[old]
-            if key in self._accounts:
-                return self._accounts[key][1]
-        found = account_of(token)
-        with self._looking:
-            if len(self._accounts) < _MOST_ACCOUNTS:
-                self._accounts[key] = time.monotonic(), found
-        return found
+        return self._accounts.get(hashlib.sha256(token.encode()).hexdigest(), lambda: account_of(token))
 
     def is_query(self, text: str) -> bool:
         """True for words to search for, False for what can be a source already."""
@@ -189,35 +179,34 @@ class Services:
         """Repos of that name on the Hub, which anybody may look for. Raises HubAway."""
         return search(query, token=self.settings.hf_token if is_owner(visitor, self.settings) else None)
 
+    def inspect(self, source: str, visitor: Visitor = STRANGER, *, vocab: str | None = None) -> Report:
+        """What a source is, from its headers alone. Raises UsageError for what the visitor may not look at."""
+        self.check_places(Wish(source=source, quant_types=(), vocab=vocab), visitor)
+        owner = is_owner(visitor, self.settings)
+        settings = self.settings if owner else replace(self.settings, hf_token=None)  # what it may see is the owner's
+        return self._reports.get((source, vocab, owner), lambda: inspect(source, settings, vocab=vocab))
+
     def look(
         self, source: str, visitor: Visitor = STRANGER, *, outtype: str | None = None, vocab: str | None = None
     ) -> Preview:
         """What a source is, and what its quants would be. Raises UsageError, HubAway."""
-        self.check_places(Wish(source=source, quant_types=(), vocab=vocab), visitor)
-        owner = is_owner(visitor, self.settings)
-        key = (source, outtype, vocab, self.llama is not None, owner)
-        with self._looking:
-            for old in [k for k, (taken, _) in self._previews.items() if time.monotonic() - taken > _PREVIEW_S]:
-                del self._previews[old]
-            if key in self._previews:
-                return self._previews[key][1]
-        settings = self.settings if owner else replace(self.settings, hf_token=None)
-        preview = look(source, settings, llama=self.llama, outtype=outtype, vocab=vocab)
-        with self._looking:
-            self._previews[key] = time.monotonic(), preview
-        return preview
+        report, llama = self.inspect(source, visitor, vocab=vocab), self.llama
+        key = (source, vocab, is_owner(visitor, self.settings), outtype, llama is not None)
+        return self._previews.get(
+            key, lambda: preview(report, self.settings, llama=llama, outtype=outtype, vocab=vocab)
+        )
 
     def cost(
         self, source: str, visitor: Visitor, order: Order, *, outtype: str | None = None, vocab: str | None = None
     ) -> Cost | None:
         """What a job would take; None where that is not known yet."""
-        preview = self.look(source, visitor, outtype=outtype, vocab=vocab)
-        if not preview.report.path:
+        found = self.look(source, visitor, outtype=outtype, vocab=vocab)
+        if not found.report.path:
             return None
-        folder = folder_name(model_name(Path(preview.report.path).stem))
+        folder = folder_name(model_name(Path(found.report.path).stem))
         account = self.connection.owner
         where = f"{account}/{folder}" if account else str(self.settings.out / folder)
-        return cost(preview, order, self.settings, where=where, account=account, threads=self.limit())
+        return cost(found, order, self.settings, where=where, account=account, threads=self.limit())
 
     def cancel(self, job_id: str, visitor: Visitor = STRANGER) -> None:
         """Ends a waiting, running or paused job; one that has ended already stays as it is."""

@@ -71,7 +71,7 @@ def test_build_is_whole(built: tuple[Mini, install.Llama, list[tuple[int, int, s
     record = json.loads((mini.folder / "version.json").read_text())
     assert record["sha256"] == mini.pin.sha256
     assert record["commit"] == COMMIT
-    assert record["flags"] == list(mini.pin.flags)
+    assert record["choices"] == list(mini.pin.choices)
     assert record["compiler"]
     steps = [(done, total) for done, total, _ in seen if total]
     assert steps[-1][0] == steps[-1][1] == len(steps)

@@ -229,7 +229,7 @@ class Build:
             "sha256": pin.sha256,
             "version": version,
             "commit": pin.commit,
-            "flags": pin.flags,
+            "choices": pin.choices,
             "compiler": self.toolchain.description,
             "cpu": self.cpu,
         }

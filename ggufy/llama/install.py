@@ -156,7 +156,7 @@ def ensure(
     _build(
         folder,
         pin=pin,
-        cpu=cpu_name(pin.flags),
+        cpu=cpu_name(pin.choices),
         threads=threads,
         environment=environment,
         pip_environment=pip_environment,
@@ -231,7 +231,7 @@ def _installed(folder: Path, pin: build.Pin) -> Llama | None:
         record = json.loads((folder / build.RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    made = (record.get("sha256"), record.get("flags")) == (pin.sha256, list(pin.flags))
+    made = (record.get("sha256"), record.get("choices")) == (pin.sha256, list(pin.choices))
     if not made or not all((folder / "bin" / tool).is_file() for tool in pin.tools):
         return None
     return Llama(folder / "bin", folder / "source", record["version"], record["commit"])

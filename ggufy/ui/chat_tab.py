@@ -1,8 +1,8 @@
 """The tab that talks to finished quants: one, or two side by side with the same message.
 
-What a visitor types goes to `Chats` as it is, which makes plain text of it. The model's replies are shown as plain
-text too, never as Markdown or HTML. With two quants the second replies after the first: together they would only slow each
-other down, and their speeds could not be compared.
+What a visitor types goes to `Chats` as it is, which makes plain text of it. Replies are shown as plain text too, never
+as Markdown or HTML. With two quants the second replies after the first: together they would only slow each other down,
+and their speeds could not be compared.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class ChatTab:
                     value=_NONE,
                     label=i18n(f"chat_model_{side}"),
                     interactive=True,
+                    scale=3,
                     elem_id=f"gg-chat-model-{side}",
                 )
                 for side in SIDES
@@ -65,6 +66,8 @@ class ChatTab:
                 [(i18n("chat_mode_chat"), "chat"), (i18n("chat_mode_text"), "text")],
                 value="chat",
                 label=i18n("chat_mode"),
+                scale=2,
+                min_width=300,
                 elem_id="gg-chat-mode",
             )
 
@@ -101,8 +104,9 @@ class ChatTab:
             )
             self.send = gr.Button(i18n("chat_send"), variant="primary", scale=1, min_width=84, elem_id="gg-chat-send")
             self.stop = gr.Button(i18n("chat_stop"), scale=1, min_width=84, elem_id="gg-chat-stop")
-            self.again = gr.Button(i18n("chat_again"), scale=1, min_width=120, elem_id="gg-chat-again")
-            self.clear = gr.Button(i18n("chat_clear"), scale=1, min_width=84, elem_id="gg-chat-clear")
+        with gr.Row(elem_id="gg-chat-more"):
+            self.again = gr.Button(i18n("chat_again"), scale=0, size="sm", min_width=130, elem_id="gg-chat-again")
+            self.clear = gr.Button(i18n("chat_clear"), scale=0, size="sm", min_width=90, elem_id="gg-chat-clear")
 
     def _options(self, i18n: gr.I18n) -> None:
         self.system = gr.Textbox("", label=i18n("chat_system"), lines=2, max_lines=6, elem_id="gg-chat-system")
@@ -131,7 +135,7 @@ class ChatTab:
         )
         self.again.click(self.regenerate, asked, [self.message, *told], **_STREAM)
         self.stop.click(self.halt, None, None, **QUIET)
-        self.clear.click(self.forget, None, told, **QUIET)
+        gr.on([self.clear.click, *(log.clear for log in self.logs)], self.forget, None, told, **QUIET)
 
     # ---- handlers
 
@@ -153,12 +157,42 @@ class ChatTab:
         hint = texts["chat_ready"] if first else texts["chat_empty"]
         return [gr.Column(visible=True), gr.Column(visible=bool(second)), parts.note(hint)]
 
-    def say(self, message: Any, *asked: Any, request: gr.Request, profile: Profile) -> Iterator[list[Any]]:
+    # gradio hands request and profile over by position, so every field has a name of its own here
+    def say(
+        self,
+        message: Any,
+        first: Any,
+        second: Any,
+        mode: Any,
+        system: Any,
+        temperature: Any,
+        top_p: Any,
+        presence: Any,
+        frequency: Any,
+        length: Any,
+        request: gr.Request,
+        profile: Profile,
+    ) -> Iterator[list[Any]]:
         """Sends the message to the chosen quants in turn, and shows their replies as they come."""
+        asked = (first, second, mode, system, temperature, top_p, presence, frequency, length)
         yield from self._stream(message if isinstance(message, str) else "", asked, request, profile)
 
-    def regenerate(self, *asked: Any, request: gr.Request, profile: Profile) -> Iterator[list[Any]]:
+    def regenerate(
+        self,
+        first: Any,
+        second: Any,
+        mode: Any,
+        system: Any,
+        temperature: Any,
+        top_p: Any,
+        presence: Any,
+        frequency: Any,
+        length: Any,
+        request: gr.Request,
+        profile: Profile,
+    ) -> Iterator[list[Any]]:
         """Another reply to the last message."""
+        asked = (first, second, mode, system, temperature, top_p, presence, frequency, length)
         yield from self._stream(None, asked, request, profile)
 
     def _stream(

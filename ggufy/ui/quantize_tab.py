@@ -7,6 +7,7 @@ types, only the last state of the source is looked at (gradio's `always_last`), 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -142,28 +143,31 @@ class QuantizeTab:
         evaluate: Any,
         request: gr.Request,
         profile: Profile,
-    ) -> list[Any]:
-        """What the source is; or what the Hub has of that name."""
+    ) -> Iterator[list[Any]]:
+        """What the source is, and a moment later what its quants would be; or what the Hub has of that name."""
         texts, visitor = texts_of(request), visitor_of(self.services, request, profile)
         try:
             text = _short(source)
             if not text:
-                return [source_parts.hint(texts["source_empty"]), gr.skip(), ""]
+                yield [source_parts.hint(texts["source_empty"]), gr.skip(), ""]
+                return
             if self.services.is_query(text):
                 found = self.services.search(text, visitor)
-                return [source_parts.suggestions(found, texts), gr.HTML(rows=parts.types(texts)), ""]
-            preview = self.services.look(text, visitor, outtype=_outtype(outtype), vocab=_short(vocab) or None)
+                yield [source_parts.suggestions(found, texts), gr.HTML(rows=parts.types(texts)), ""]
+                return
+            chosen_type, own_vocab = _outtype(outtype), _short(vocab) or None
+            report = self.services.inspect(text, visitor, vocab=own_vocab)
+            yield [source_parts.report(report, texts), gr.skip(), gr.skip()]
+            preview = self.services.look(text, visitor, outtype=chosen_type, vocab=own_vocab)
             sizes = preview.sizes
             rows = parts.types(texts, sizes.quants if sizes else {}, sizes.same_as if sizes else {})
-            cost = self._cost(
-                text, outtype, vocab, types, imatrix, evaluate, texts, visitor_of(self.services, request, profile)
-            )
-            return [source_parts.report(preview.report, texts), gr.HTML(rows=rows), cost]
+            cost = self._cost(text, outtype, vocab, types, imatrix, evaluate, texts, visitor)
+            yield [gr.skip(), gr.HTML(rows=rows), cost]
         except GgufyError as error:
-            return [parts.message(str(error)), gr.skip(), ""]
+            yield [parts.message(str(error)), gr.skip(), ""]
         except Exception:  # one of the three edges: a visitor sees a sentence, the log has the rest
             logger.exception("a source could not be looked at")
-            return [parts.message(texts["unexpected"]), gr.skip(), ""]
+            yield [parts.message(texts["unexpected"]), gr.skip(), ""]
 
     def price(
         self,

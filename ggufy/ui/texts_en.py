@@ -35,7 +35,7 @@ EN = {
     # ---- jobs
     "jobs": "Jobs",
     "no_jobs": "No job yet. Pick a model and press Start.",
-    "no_jobs_hint": "The demo is a small trained RWKV-7 that comes with ggufy. Its first quant is there after seconds.",
+    "no_jobs_hint": "The demo is a small trained RWKV-7 that comes with ggufy: its first quant is there after seconds.",
     "status_queued": "queued",
     "status_running": "running",
     "status_done": "done",
