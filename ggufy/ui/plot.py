@@ -60,7 +60,8 @@ def _scatter(points: Sequence[Point], texts: Texts) -> Markup:
         lines.append(_text(_LEFT - 8, at + 4, f"{10.0**decade:g}", "end"))
     for part in range(5):
         size = least + (most - least) * part / 4
-        lines.append(_text(x(size), _HEIGHT - _BOTTOM + 18, human_size(round(size)), "middle"))
+        anchor = "end" if part == 4 else "middle"
+        lines.append(_text(x(size), _HEIGHT - _BOTTOM + 18, human_size(round(size)), anchor))
     lines.append(_text(_WIDTH - _RIGHT, _HEIGHT - 6, texts["column_size"], "end"))
     lines.append(_text(_LEFT - 8, _HEIGHT - 6, texts["column_kld"], "end"))
     return el(

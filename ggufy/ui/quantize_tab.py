@@ -77,8 +77,9 @@ class QuantizeTab:
             info=i18n("outtype_info"),
             elem_id="gg-outtype",
         )
-        self.evaluate = gr.Checkbox(False, label=i18n("evaluate"), info=i18n("evaluate_info"), elem_id="gg-evaluate")
-        self.evaluation = self._text(i18n, "evaluation", "bundled", visible=False)
+        self.evaluate = gr.Checkbox(True, label=i18n("evaluate"), info=i18n("evaluate_info"), elem_id="gg-evaluate")
+        self.evaluation = self._text(i18n, "evaluation", "bundled")
+        self.was_demo = gr.State(True)  # the demo is measured unless the visitor says no, other models if they say yes
         self.name = self._text(i18n, "name")
         self.vocab = self._text(i18n, "vocab")
         published = self.services.connection.hub is not None
@@ -103,6 +104,7 @@ class QuantizeTab:
         self.imatrix.change(None, self.imatrix, js=tell, api_visibility="private")
         self.imatrix.change(self.choose_imatrix, self.imatrix, self.imatrix_path, **QUIET)
         self.evaluate.change(lambda on: gr.Textbox(visible=bool(on)), self.evaluate, self.evaluation, **QUIET)
+        self.source.change(self.settle, [self.source, self.was_demo], [self.was_demo, self.evaluate], **QUIET)
         looked = [self.panel, self.types, self.cost]
         on_source = [self.source, self.outtype, self.vocab, self.types, self.imatrix, self.evaluate]
         last: dict[str, Any] = {"trigger_mode": "always_last"}
@@ -205,7 +207,7 @@ class QuantizeTab:
     ) -> Markup:
         names = chosen([name for name in types if isinstance(name, str)] if isinstance(types, list) else [])
         text = _short(source)
-        order = Order(quant_types=names, imatrix=imatrix != "off", evaluate=bool(evaluate) or text == "demo")
+        order = Order(quant_types=names, imatrix=imatrix != "off", evaluate=bool(evaluate))
         try:
             found = self.services.cost(text, visitor, order, outtype=_outtype(outtype), vocab=_short(vocab) or None)
         except GgufyError:
@@ -215,6 +217,11 @@ class QuantizeTab:
     def choose(self, event: gr.EventData) -> str:
         """A repo or a file of it was picked from the panel."""
         return _short(getattr(event, "job", ""))
+
+    def settle(self, source: Any, was_demo: Any) -> list[Any]:
+        """Measuring is on by default for the demo, which is small."""
+        is_demo = _short(source) == "demo"
+        return [is_demo, gr.skip() if is_demo == bool(was_demo) else gr.Checkbox(value=is_demo)]
 
     def choose_imatrix(self, kind: Any) -> Any:
         return gr.Textbox(visible=kind in ("own", "have"))
@@ -276,7 +283,7 @@ def _wish(values: list[Any]) -> Wish:
         outtype=None if outtype in ("auto", "", None) else outtype,
         imatrix="auto" if from_text else path if imatrix == "have" else "none",
         calibration=path if imatrix == "own" else "bundled",
-        evaluate=True if evaluate else None,
+        evaluate=bool(evaluate),
         evaluation=_short(evaluation) or "bundled",
         vocab=_short(vocab) or None,
         name=_short(name) or None,

@@ -35,7 +35,7 @@ EN = {
     # ---- jobs
     "jobs": "Jobs",
     "no_jobs": "No job yet. Pick a model and press Start.",
-    "no_jobs_hint": "The demo is a small trained RWKV-7 that comes with ggufy: its first quant is there after seconds.",
+    "no_jobs_hint": "The demo is a small trained RWKV-7 that comes with ggufy: its first quant is there in seconds.",
     "status_queued": "queued",
     "status_running": "running",
     "status_done": "done",
@@ -139,10 +139,7 @@ EN = {
         "For “own text”: a path, an address or owner/name:file.txt of a dataset. For “existing file”: its path."
     ),
     "evaluate": "Measure the quants",
-    "evaluate_info": (
-        "Perplexity, KL divergence and speed of each, over held-out text. The demo always; takes about as "
-        "long as the imatrix for each type."
-    ),
+    "evaluate_info": "Perplexity, KL divergence and speed of each, over held-out text; takes a while for each type.",
     "evaluation": "Text to measure on",
     "evaluation_info": "bundled, a path, an address, or owner/name:file.txt of a dataset",
     "repo": "Output repo",

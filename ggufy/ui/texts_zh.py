@@ -133,7 +133,7 @@ ZH = {
     "imatrix_path": "校准文本或 imatrix 文件",
     "imatrix_path_info": "“自选文本”：路径、网址或数据集 owner/name:file.txt。“现有文件”：文件路径。",
     "evaluate": "测量各量化文件",
-    "evaluate_info": "在未用于校准的文本上测量困惑度、KL 散度与速度。每种类型耗时约等于一次 imatrix。",
+    "evaluate_info": "在未用于校准的文本上测量每个文件的困惑度、KL 散度与速度；每种类型需要一些时间。",
     "evaluation": "测量文本",
     "evaluation_info": "bundled、路径、网址，或数据集 owner/name:file.txt",
     "repo": "输出仓库",
