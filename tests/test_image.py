@@ -13,6 +13,7 @@ import yaml
 
 from ggufy.errors import UsageError
 from ggufy.llama import build, install
+from ggufy.access import STRANGER, Visitor, may_work
 from ggufy.settings import Settings
 from tests.miniature import make_mini
 from tools import dockerfile
@@ -63,7 +64,8 @@ def test_the_environment_is_a_space_s() -> None:
     values = environment(FINAL)
     assert values["SYSTEM"] == "spaces"
     settings = Settings.from_env(values | {"SPACE_ID": "somebody/ggufy"})
-    assert settings.read_only
+    assert not may_work(STRANGER, settings)
+    assert may_work(Visitor(name="somebody"), settings)
     assert (settings.server_name, settings.server_port) == ("0.0.0.0", 7860)
     assert f"EXPOSE {settings.server_port}" in [f"{i.name} {i.text}" for i in FINAL.instructions]
     home = Path(values["HOME"])

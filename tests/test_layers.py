@@ -17,7 +17,7 @@ OWNERS = {
     "huggingface_hub": ("ggufy/hub/", "ggufy/sources/"),
     "pickle": ("ggufy/sources/checkpoint.py",),  # for the name of its error; ruff forbids loading
 }
-LOWER = {"errors", "catalog", "job", "evaluation", "plan", "files", "throttle", "settings", "demo"}
+LOWER = {"errors", "catalog", "job", "evaluation", "plan", "files", "throttle", "settings", "demo", "access", "kept"}
 MIDDLE = {"hub", "llama", "quantize", "rwkv", "sources", "card"}
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ggufy import service
+from ggufy.access import STRANGER, Visitor, check_chat, may_work
 from ggufy.errors import Cancelled, ToolError, UsageError
 from ggufy.hub.state import JobStore
 from ggufy.intake import Wish
@@ -153,29 +154,71 @@ def test_a_job_whose_end_cannot_be_written_is_still_told(
     assert "/nowhere/m.pth" in only(services).job.error
 
 
+OWNER, MEMBER = Visitor(name="somebody"), Visitor(name="x", organisations=frozenset({"friends"}))
+
+
 def test_strangers_may_only_look(tmp_path: Path) -> None:
     job = record(tmp_path, Status.FAILED)
     space = Services(settings(tmp_path, SPACE_ID="somebody/ggufy", SYSTEM="spaces"))
     wish = Wish(source="demo", quant_types=("Q8_0",))
-    for forbidden in (
-        lambda: space.submit(wish),
-        lambda: space.retry(job.id),
-        lambda: space.cancel(job.id),
-        lambda: space.prepare_again(),
-    ):
-        with pytest.raises(UsageError, match="for looking only"):
-            forbidden()
+    for stranger in (STRANGER, Visitor(name="else"), Visitor(name="", organisations=frozenset({""})), MEMBER):
+        for forbidden in (
+            lambda who: space.submit(wish, who),
+            lambda who: space.retry(job.id, who),
+            lambda who: space.cancel(job.id, who),
+            lambda who: space.pause(job.id, who),
+            lambda who: space.set_threads(1, who),
+            lambda who: space.prepare_again(who),
+            lambda who: check_chat(who, space.settings),
+        ):
+            with pytest.raises(UsageError, match="only its owner may"):
+                forbidden(stranger)
     assert len(space.views()) == 1
     assert JobStore(tmp_path / "out").jobs() == [job]
+    space.retry(job.id, OWNER)
+    assert only(space).job.status == Status.QUEUED
 
+
+def test_owners_are_the_space_s_account_or_a_list(tmp_path: Path) -> None:
+    job = record(tmp_path, Status.FAILED)
+    space = {"SPACE_ID": "friends/ggufy", "SYSTEM": "spaces"}
+    Services(settings(tmp_path, **space)).retry(job.id, MEMBER)
+    listed = Services(settings(tmp_path, **space, GGUFY_OWNERS="ann, bob"))
+    listed.retry(job.id, Visitor(name="bob"))
+    with pytest.raises(UsageError, match="only its owner may"):
+        listed.retry(job.id, MEMBER)
+    chatty = settings(tmp_path, **space, GGUFY_CHAT="1")
+    check_chat(STRANGER, chatty)
+    assert not may_work(STRANGER, chatty)
+
+
+def test_visitors_of_an_open_space_reach_no_file_and_no_network_of_it(tmp_path: Path) -> None:
+    job = record(tmp_path, Status.FAILED)
     opened = Services(settings(tmp_path, SPACE_ID="somebody/ggufy", SYSTEM="spaces", GGUFY_OPEN="1"))
     opened.retry(job.id)
     assert only(opened).job.status == Status.QUEUED
     secret = tmp_path / "secret"
-    secret.touch()
-    for reaching in (replace(wish, source=str(secret)), replace(wish, vocab=str(secret)), replace(wish, source="/")):
+    secret.write_text("x" * 3000)
+    wish = Wish(source="demo", quant_types=("Q8_0",))
+    for reaching in (
+        replace(wish, source=str(secret)),
+        replace(wish, vocab=str(secret)),
+        replace(wish, source="/"),
+        replace(wish, source="http://127.0.0.1/m.pth"),
+        replace(wish, calibration=str(secret)),
+        replace(wish, calibration="http://169.254.169.254/latest"),
+        replace(wish, imatrix=str(secret)),
+        replace(wish, evaluation=str(secret)),
+    ):
         with pytest.raises(UsageError, match="no file of this machine"):
             opened.submit(reaching)
+        with pytest.raises(UsageError, match="no file of this machine"):
+            opened.look(reaching.source, vocab=reaching.vocab or str(secret))
+
+
+def test_a_space_without_its_marker_does_not_start(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="SYSTEM"):
+        settings(tmp_path, SPACE_ID="somebody/ggufy")
 
 
 def test_only_finished_files_of_known_jobs_are_handed_out(services: Services, tmp_path: Path) -> None:

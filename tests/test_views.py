@@ -15,11 +15,12 @@ from ggufy.catalog import QUANT_TYPES
 from ggufy.job import Artifact, Job, Request, Source, Status
 from ggufy.plan import plan
 from ggufy.progress import Progress, Workload
-from ggufy.service import JobView, Preparation
-from ggufy.ui import parts
-from ggufy.ui.i18n import TEXTS, pick
+from ggufy.service import JobView, Machine, Preparation
+from ggufy.ui import job_parts, parts
+from ggufy.ui.i18n import TEXTS, pick, texts_of
 from ggufy.ui.markup import el, join
-from ggufy.ui.views import age, in_page_words, job_card
+from ggufy.ui.plot import plot
+from ggufy.ui.views import JobCard, age, in_page_words, job_card, picks, points
 
 EN, ZH = TEXTS["en"], TEXTS["zh"]
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -67,6 +68,10 @@ def running_view(*, fraction: float = 0.5) -> JobView:
     return replace(view(Status.RUNNING), snapshot=progress.snapshot(), forecast={"Q4_K_M": 5_400_000})
 
 
+EVALUATION: dict[str, Any] = {
+    "quality": {"kld": 0.0123, "ppl_ratio": 1.0021, "same_top": 91.98},
+    "speed": {"generation_tps": 57.3},
+}
 FILES: tuple[dict[str, Any], ...] = (
     {"file": "小模型-F16.gguf", "kind": "convert", "size": 15_000_000, "sha256": "cd" * 32},
     {"file": "小模型-imatrix.gguf", "kind": "imatrix", "size": 97_000},
@@ -90,9 +95,13 @@ FILES: tuple[dict[str, Any], ...] = (
 )
 
 
+def column(cards: list[JobCard], *, may_work: bool = True, older: int = 0) -> str:
+    return job_parts.jobs(cards, EN, may_work=may_work, machine=Machine(), older=older)
+
+
 def test_a_running_job_says_where_it_is() -> None:
     card = job_card(running_view(), EN, now=NOW)
-    assert (card.state, card.action, card.percent) == ("running", "cancel", round(100 * 1.5 / 4))
+    assert (card.state, card.actions, card.percent) == ("running", ("pause", "cancel"), round(100 * 1.5 / 4))
     assert card.now == "step 2 of 4 · imatrix · 50 %"
     assert re.fullmatch(r"about .+ left · 7\.0 s so far", card.left)
     assert card.steps_sum == "1 of 4"
@@ -109,13 +118,13 @@ def test_a_running_job_says_where_it_is() -> None:
 
 def test_a_finished_job_lists_its_files() -> None:
     card = job_card(view(Status.DONE, files=FILES), EN, now=NOW)
-    assert (card.state_text, card.action, card.percent, card.now, card.left) == ("done", "", 100, "", "")
+    assert (card.state_text, card.actions, card.percent, card.now, card.left) == ("done", (), 100, "", "")
     assert card.files_sum == "4 · 23.5 MB"
     base, imatrix, first, second = card.files
-    assert (base.type, base.bpw, base.needs_imatrix, base.sha256) == ("base GGUF", "", "", "cd" * 32)
+    assert (base.type, base.bpw, base.imatrix, base.sha256) == ("base GGUF", "", "", "cd" * 32)
     assert (imatrix.type, imatrix.size, imatrix.sha256) == ("imatrix", "97.0 kB", "")
-    assert (first.bpw, first.needs_imatrix, first.note) == ("5.84", "no", EN["advice_Q4_K_M"])
-    assert (second.bpw, second.needs_imatrix, second.note) == ("", "yes", "Same tensors as IQ2_S on this model.")
+    assert (first.bpw, first.imatrix, first.note) == ("5.84", "no", EN["advice_Q4_K_M"])
+    assert (second.bpw, second.imatrix, second.note) == ("", "yes", "Same tensors as IQ2_S on this model.")
     assert first.link == f"files/{job(Status.DONE).id}/小模型-Q4_K_M.gguf".replace(
         "小模型", "%E5%B0%8F%E6%A8%A1%E5%9E%8B"
     )
@@ -124,15 +133,57 @@ def test_a_finished_job_lists_its_files() -> None:
 
 def test_what_can_be_done_follows_the_status() -> None:
     queued = replace(running_view(), job=job(Status.QUEUED))
-    assert job_card(queued, EN, now=NOW).action == "cancel"
+    assert job_card(queued, EN, now=NOW).actions == ("pause", "cancel")
     assert job_card(queued, EN, now=NOW).now == "waits for its turn"
     assert job_card(queued, EN, now=NOW, ready=False).now == "waits for llama.cpp"
-    assert job_card(view(Status.FAILED, error="x"), EN, now=NOW).action == "retry"
-    assert job_card(view(Status.CANCELLED), EN, now=NOW).action == "retry"
-    stopping = job_card(replace(running_view(), stopping=True), EN, now=NOW)
-    assert (stopping.state, stopping.action) == ("cancelling", "")
+    assert job_card(view(Status.FAILED, error="x"), EN, now=NOW).actions == ("retry",)
+    assert job_card(view(Status.CANCELLED), EN, now=NOW).actions == ("retry",)
+    assert job_card(view(Status.PAUSED), EN, now=NOW).actions == ("resume", "cancel")
+    for ending in ("cancelling", "pausing"):
+        stopping = job_card(replace(running_view(), stopping=ending), EN, now=NOW)
+        assert (stopping.state, stopping.actions) == (ending, ())
     elsewhere = job_card(view(Status.RUNNING, files=FILES[:1]), EN, now=NOW)
-    assert (elsewhere.now, elsewhere.action, elsewhere.steps_sum) == ("another process works on it", "", "1 of 4")
+    assert (elsewhere.now, elsewhere.actions, elsewhere.steps_sum) == ("another process works on it", (), "1 of 4")
+
+
+def test_measured_files_show_their_figures() -> None:
+    rows = (FILES[0], FILES[1], {**FILES[2], "evaluation": EVALUATION})
+    card = job_card(view(Status.DONE, files=rows), EN, now=NOW)
+    quant = card.files[2]
+    assert (quant.kld, quant.ppl_ratio, quant.same_top, quant.speed) == ("0.0123", "1.002", "92.0 %", "57")
+    assert (card.files[0].kld, card.measured) == ("", True)
+    assert all(word in Elements(column([card])).text for word in ("0.0123", "1.002", "92.0 %", "PPL ratio"))
+    plain = job_card(view(Status.DONE, files=FILES), EN, now=NOW)
+    assert "PPL ratio" not in Elements(column([plain])).text
+
+
+def test_the_pick_for_every_amount_of_memory() -> None:
+    """Each line is the nearest to the base of all that fit; what is larger and worse is never picked."""
+
+    def row(name: str, size: int, kld: float) -> dict[str, Any]:
+        quality = EVALUATION["quality"] | {"kld": kld}
+        return {
+            **FILES[2],
+            "file": f"m-{name}.gguf",
+            "type": name,
+            "size": size,
+            "evaluation": {"quality": quality, "speed": None},
+        }
+
+    made = [row("Q2_K", 10**9, 0.2), row("Q4_0", 3 * 10**9, 0.1), row("Q4_K_M", 2 * 10**9, 0.01)]
+    found = picks([*made, {**FILES[0], "size": 8 * 10**9}], "f16")
+    assert [pick.type for pick in found] == ["Q2_K", "Q4_K_M", "F16"]
+    assert [pick.memory for pick in found] == ["1.35 GB", "2.45 GB", "9.05 GB"]
+
+
+def test_the_plot_shows_size_alone_where_nothing_was_measured() -> None:
+    bars = Elements(plot(points(FILES, "f16"), EN))
+    assert "svg" not in [tag for tag, _ in bars.tags]
+    assert [name in bars.text for name in ("IQ2_XS", "Q4_K_M", "F16")] == [True] * 3
+    two = [{**FILES[n], "evaluation": EVALUATION} for n in (2, 3)]
+    scatter = Elements(plot(points([FILES[0], *two], "f16"), EN))
+    assert [tag for tag, _ in scatter.tags].count("circle") == 2  # the base is what the others are compared with
+    assert "Q4_K_M: 5.4 MB, KLD 0.0123" in scatter.text
 
 
 def test_a_download_counts_as_done_when_something_was_made_of_it() -> None:
@@ -154,10 +205,10 @@ def test_nothing_that_a_stranger_names_becomes_markup() -> None:
     rows = tuple({**row, "file": EVIL + row["file"], "sha256": EVIL} for row in FILES)
     card = job_card(JobView(job=evil_job, files=rows, folder=Path(f"/out/{EVIL}")), EN, now=NOW)
     pieces = [
-        parts.jobs([card], EN, read_only=False),
+        column([card]),
         parts.message(EVIL),
-        parts.banner(Preparation(text=EVIL, total=2), EN, read_only=False),
-        parts.banner(Preparation(error=EVIL), EN, read_only=False),
+        parts.banner(Preparation(text=EVIL, total=2), EN, may_work=True),
+        parts.banner(Preparation(error=EVIL), EN, may_work=True),
     ]
     for piece in pieces:
         elements = Elements(piece)
@@ -170,14 +221,14 @@ def test_nothing_that_a_stranger_names_becomes_markup() -> None:
 
 
 def test_everything_of_a_card_is_on_the_page() -> None:
-    names = ("name", "state_text", "now", "left", "folder", "error", "steps_sum", "files_sum")
+    names = ("name", "state_text", "now", "left", "where", "log", "error", "steps_sum", "files_sum")
     marked = replace(
         job_card(running_view(), EN, now=NOW),
         facts=("field-facts",),
         files=job_card(view(Status.DONE, files=FILES), EN, now=NOW).files,
         **{name: f"field-{name}" for name in names},
     )
-    text = Elements(parts.jobs([marked], EN, read_only=False)).text
+    text = Elements(column([marked])).text
     for name in (*names, "facts"):
         assert f"field-{name}" in text
     for row in FILES:
@@ -186,26 +237,26 @@ def test_everything_of_a_card_is_on_the_page() -> None:
 
 def test_old_jobs_are_counted_and_an_empty_page_says_what_to_do() -> None:
     card = job_card(view(Status.DONE, files=FILES), EN, now=NOW)
-    assert "7 older" in parts.jobs([card], EN, read_only=False, older=7)
-    assert "older" not in parts.jobs([card], EN, read_only=False)
-    assert EN["no_jobs_hint"] in Elements(parts.jobs([], EN, read_only=False)).text
-    assert EN["no_jobs_hint"] not in Elements(parts.jobs([], EN, read_only=True)).text
+    assert "7 older" in column([card], older=7)
+    assert "older" not in column([card])
+    assert EN["no_jobs_hint"] in Elements(column([])).text
+    assert EN["no_jobs_hint"] not in Elements(column([], may_work=False)).text
 
 
 def test_who_may_only_look_gets_no_buttons() -> None:
     cards = [job_card(v, EN, now=NOW) for v in (running_view(), view(Status.FAILED, error="x"))]
-    assert [tag for tag, _ in Elements(parts.jobs(cards, EN, read_only=False)).tags].count("button") == 2
-    assert "button" not in [tag for tag, _ in Elements(parts.jobs(cards, EN, read_only=True)).tags]
+    assert [tag for tag, _ in Elements(column(cards)).tags].count("button") == 3  # pause, cancel, retry
+    assert "button" not in [tag for tag, _ in Elements(column(cards, may_work=False)).tags]
     failed = Preparation(error="no compiler")
-    assert "button" in [tag for tag, _ in Elements(parts.banner(failed, EN, read_only=False)).tags]
-    looking = Elements(parts.banner(failed, EN, read_only=True))
+    assert "button" in [tag for tag, _ in Elements(parts.banner(failed, EN, may_work=True)).tags]
+    looking = Elements(parts.banner(failed, EN, may_work=False, notes=[EN["space_closed"]]))
     assert "button" not in [tag for tag, _ in looking.tags]
     assert EN["space_closed"] in looking.text
 
 
 def test_the_banner_follows_the_preparation() -> None:
-    assert parts.banner(Preparation(ready=True), EN, read_only=False) == ""
-    building = Elements(parts.banner(Preparation(done=84, total=238, text="ggml.c"), EN, read_only=False))
+    assert parts.banner(Preparation(ready=True), EN, may_work=True) == ""
+    building = Elements(parts.banner(Preparation(done=84, total=238, text="ggml.c"), EN, may_work=True))
     assert "step 84 of 238" in building.text
     assert ("35", "0", "100") in [
         tuple(attributes.get(f"aria-value{k}") for k in ("now", "min", "max")) for _, attributes in building.tags
@@ -240,6 +291,22 @@ def test_the_browser_chooses_the_language() -> None:
     assert pick("en-US,en;q=0.9,zh;q=0.1") is EN
     assert pick("fr-FR,fr;q=0.9") is EN
     assert pick("") is EN
+
+
+class Asked:
+    """A request with these headers."""
+
+    def __init__(self, **headers: str):
+        self.headers = headers
+
+
+def test_the_visitor_s_choice_of_language_comes_first() -> None:
+    chinese = {"accept-language": "zh-CN"}
+    assert texts_of(Asked(**chinese)) is ZH
+    assert texts_of(Asked(**chinese, cookie="a=b; ggufy_language=en")) is EN
+    assert texts_of(Asked(**chinese, cookie="ggufy_language=xx")) is ZH
+    assert texts_of(Asked(cookie=f"ggufy_language={EVIL}")) is EN
+    assert texts_of(Asked()) is EN
 
 
 def test_errors_speak_the_page_s_words() -> None:
