@@ -18,11 +18,12 @@ from pathlib import Path
 
 from ggufy import throttle
 from ggufy.errors import BusyError, UsageError
-from ggufy.llama.chat import ChatProcess, CompletionProcess, Gone
+from ggufy.llama.chat import ChatProcess, CompletionProcess
 from ggufy.llama.chat_options import Model, Options
 from ggufy.llama.install import Llama
 from ggufy.llama.messages import clean
-from ggufy.llama.pool import Pool, Talker
+from ggufy.llama.pool import Pool
+from ggufy.llama.talker import Gone, Talker
 
 SIDES = ("a", "b")
 CHAT, TEXT = "chat", "text"
@@ -154,7 +155,7 @@ class Chats:
         return [dict(turn) for turn in conversation.turns] if conversation else []
 
     def speeds(self, visitor: str, side: str) -> tuple[float, float] | None:
-        """Tokens a second of the last reply, reading and writing; None when it was not finished."""
+        """Tokens a second of the last reply, reading and writing; None while they are not known."""
         conversation = self._conversations.get((visitor, side))
         return conversation.speeds if conversation else None
 
@@ -228,7 +229,7 @@ class Chats:
                     raise
 
     def _lend(self, path: Path, settings: Settings) -> AbstractContextManager[Talker]:
-        kind = ChatProcess if settings.mode == CHAT else CompletionProcess
+        kind: type[Talker] = ChatProcess if settings.mode == CHAT else CompletionProcess
         try:
             state = path.stat()
         except OSError:

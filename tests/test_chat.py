@@ -346,6 +346,17 @@ def test_goes_on_with_the_history_after_a_kill(chats: Callable[..., Chats], tmp_
     assert pids(service) != [pid]
 
 
+def test_a_shared_process_knows_nothing_of_another_visitor(chats: Callable[..., Chats], tmp_path: Path) -> None:
+    prompts = Prompts(tmp_path)
+    service = chats(extra=prompts.options)
+    ask(service, "My secret is 42")
+    (pid,) = pids(service)
+    prompts.new()
+    ask(service, "Hello", visitor="w")
+    assert prompts.new() == "User: Hello\n\nAssistant:"
+    assert pids(service) == [pid]
+
+
 def test_killed_in_mid_reply(chats: Callable[..., Chats], endless: tuple[str, ...]) -> None:
     service = chats(extra=endless)
     with pytest.raises(ToolError, match="SIGKILL|-9|ended"):

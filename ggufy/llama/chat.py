@@ -4,184 +4,30 @@
     CompletionProcess  a llama-completion for one raw text, which it continues
 
 Both give a reply in pieces as it is made (`say`), can be told to stop (`interrupt`) and to go away (`close`), from any
-thread. A reply is read in the thread that asks for it, and only that thread sends signals: llama-cli ends a reply at
-SIGINT, but ends itself when it is asked while waiting for a question.
-
-The end of a reply is the line of timings and the prompt that llama-cli prints after it. Text that may turn out to be
-the beginning of that line is held back until more has come.
-
-The programs run in an empty folder of their own, which is their home too, with an environment made from nothing. They
-are started by a thread that the caller keeps (`starter`), since they die with the thread that starts them.
+thread. llama-cli ends a reply at SIGINT, but ends itself when it gets one while it waits for a question: so the signal
+is sent by the thread that reads the reply, and only after the first token.
 """
 
 from __future__ import annotations
 
-import codecs
-import contextlib
-import os
 import re
-import select
 import signal
-import subprocess
-import tempfile
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Executor
 from pathlib import Path
-from typing import BinaryIO
 
-from ggufy import throttle
-from ggufy.errors import BusyError, ToolError
+from ggufy.errors import ToolError
 from ggufy.llama import child, messages
-from ggufy.llama.chat_options import Model, Options, chat_command, completion_command
-from ggufy.llama.install import Llama
+from ggufy.llama.chat_options import chat_command, completion_command
 from ggufy.llama.messages import Follower
-from ggufy.llama.tools import failure_reason
+from ggufy.llama.talker import Gone, Talker
 
 _GIVE_UP_S = 5.0  # how long a reply may take to end after it was told to
-_POLL_S = 0.1
 _RATE = re.compile(r"(prompt eval|eval) time = .*?([\d.]+) tokens per second")
 _END_OF_TEXT = " [end of text]\n"
 
 
-class Gone(ToolError):
-    """The process had ended before the question reached it: ask a new one."""
-
-
-class _Process:
-    """A program, its folder and its pipes."""
-
-    name = ""
-
-    def __init__(
-        self,
-        llama: Llama,
-        model: Model,
-        options: Options,
-        *,
-        threads: int,
-        starter: Executor,
-        extra: Sequence[str] = (),
-    ):
-        self.model, self.options = model, options
-        self.speeds: tuple[float, float] | None = None  # tokens a second of the last reply: reading, writing
-        self.read_at = time.monotonic()  # when its output was last asked for
-        self._tool, self._threads, self._starter, self._extra = llama.tool(self.name), threads, starter, list(extra)
-        self._busy = threading.Lock()  # held while a reply is made
-        self._stop = threading.Event()
-        self._also_stopped: Callable[[], bool] = bool  # the caller's own reason to stop; bool() is False
-        self._closed = False
-        self._process: subprocess.Popen[bytes] | None = None
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._errors: BinaryIO | None = None
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-
-    @property
-    def alive(self) -> bool:
-        """Can be asked something: it runs, or was not started yet."""
-        return not self._closed and (self._process is None or self._process.poll() is None)
-
-    @property
-    def pid(self) -> int | None:
-        """Number of the running process."""
-        return self._process.pid if self._process is not None and self.alive else None
-
-    def interrupt(self) -> None:
-        """Ends the reply that is being made, if there is one."""
-        self._stop.set()
-
-    def close(self) -> None:
-        """Ends the process, at the latest after two seconds, and removes its folder."""
-        self._closed = True
-        self._stop.set()
-        if process := self._process:
-            assert process.stdin is not None
-            with contextlib.suppress(OSError, ValueError):  # it is gone, or a reply's thread is at the pipe
-                process.stdin.close()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=0.0 if self._busy.locked() else 1.0)
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)  # llama-cli goes at the second one, which child.stop sends
-            child.stop(process, grace_s=0.5)
-        if self._busy.acquire(blocking=False):  # otherwise whoever reads cleans up
-            self._clean_up()
-            self._busy.release()
-
-    def _stopped(self) -> bool:
-        return self._stop.is_set() or self._also_stopped()
-
-    def _launch(self, text: str) -> None:
-        """Starts the program; `text` is the prompt of a completion."""
-        self._folder = tempfile.TemporaryDirectory(prefix="ggufy-chat-")
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        folder = Path(self._folder.name)
-        command = [*self._command(folder, text), *self._extra]
-        environment = throttle.child_environment(threads=self._threads, home=folder)
-        try:
-            self._process = self._starter.submit(
-                child.start,
-                command,
-                cwd=folder,
-                env=environment,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._errors,
-            ).result()
-        except BaseException:
-            self._closed = True
-            raise
-        if self._closed:  # while it was being started
-            child.stop(self._process, grace_s=0.5)
-
-    def _command(self, folder: Path, text: str) -> list[str]:
-        raise NotImplementedError
-
-    def _read(self) -> str | None:
-        """What has come, "" when nothing came for a moment, None at the end of the output."""
-        assert self._process is not None and self._process.stdout is not None
-        pipe, self.read_at = self._process.stdout, time.monotonic()
-        if not select.select([pipe], [], [], _POLL_S)[0]:
-            return ""
-        data = os.read(pipe.fileno(), 1 << 16)
-        return self._decoder.decode(data) if data else None
-
-    def _failure(self) -> str:
-        assert self._errors is not None and self._process is not None
-        end = self._errors.seek(0, 2)
-        self._errors.seek(max(0, end - 10_000))
-        text = self._errors.read().decode("utf-8", errors="replace")
-        code = self._process.wait()
-        return failure_reason(text) if text.strip() else f"exit code {code}"
-
-    def _clean_up(self) -> None:
-        if self._process is not None:
-            for pipe in (self._process.stdin, self._process.stdout):
-                with contextlib.suppress(OSError):
-                    assert pipe is not None
-                    pipe.close()
-        if self._errors is not None:
-            self._errors.close()
-        if self._folder is not None:
-            self._folder.cleanup()
-
-    @contextlib.contextmanager
-    def _replying(self, stopped: Callable[[], bool] | None) -> Iterator[None]:
-        if not self._busy.acquire(blocking=False):
-            raise BusyError("the model is still replying: wait for it, or stop it.")
-        try:
-            self._stop.clear()
-            self._also_stopped = stopped or bool
-            if self._closed:
-                raise Gone("the model was put away: send the message again.")
-            yield
-        finally:
-            if not self.alive:
-                self._clean_up()
-            self._busy.release()
-
-
-class ChatProcess(_Process):
+class ChatProcess(Talker):
     """One llama-cli. It is started by the first message, and keeps no memory of a conversation."""
 
     name = "llama-cli"
@@ -271,13 +117,8 @@ class ChatProcess(_Process):
                 return
         self._end()
 
-    def _end(self) -> None:
-        assert self._process is not None
-        self._closed = True
-        child.stop(self._process, grace_s=0.0)
 
-
-class CompletionProcess(_Process):
+class CompletionProcess(Talker):
     """One llama-completion, for one text."""
 
     name = "llama-completion"

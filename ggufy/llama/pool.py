@@ -16,11 +16,9 @@ from dataclasses import dataclass
 from ggufy import throttle
 from ggufy.errors import BusyError, UsageError
 from ggufy.files import human_size
-from ggufy.llama.chat import ChatProcess, CompletionProcess
+from ggufy.llama.talker import Talker
 
 MARGIN = 400_000_000  # bytes beside the weights: buffers, the state, another model's KV cache
-
-Talker = ChatProcess | CompletionProcess
 
 
 @dataclass(eq=False)
