@@ -111,7 +111,8 @@ def repo_files(
 ) -> Listing:
     """The repo's commit sha and its files, once it is known that they may be read (unless `check` is false).
 
-    `timeout_s` is how long the Hub may be silent, if not the session's minute. Raises SourceError, and Cancelled when `stopped()` turns true while it waits for the Hub.
+    `timeout_s` is how long the Hub may be silent, if not the session's minute. Raises SourceError, and Cancelled when
+    `stopped()` turns true while it waits for the Hub.
     """
     use_timeouts()
     api = HfApi(endpoint=endpoint, token=token or False)
