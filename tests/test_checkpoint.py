@@ -120,6 +120,16 @@ def test_damaged_pickle(tmp_path: Path) -> None:
         open_checkpoint(path)
 
 
+@pytest.mark.parametrize("listing", [b"\x80\x02K\x01Q.", b"\x80\x02X\x01", b"\x80\x02}q", b""])
+def test_nonsense_instead_of_a_list(tmp_path: Path, listing: bytes) -> None:
+    with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
+        archive.writestr("x/data.pkl", listing)
+        archive.writestr("x/version", "3\n")
+        archive.writestr("x/data/0", bytes(64))
+    with pytest.raises(CheckpointError, match=r"^x\.pth cannot be read as a PyTorch checkpoint"):
+        open_checkpoint(tmp_path / "x.pth")
+
+
 def test_zip_that_is_no_checkpoint(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
         archive.writestr("readme.txt", "hello")

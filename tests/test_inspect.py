@@ -287,6 +287,16 @@ def test_a_failure_that_passes_is_survived(look: Look, put: Callable[..., str], 
     assert look(repo).problem == ""
 
 
+def test_a_redirect_that_holds_no_longer_is_asked_for_again(
+    look: Look, put: Callable[..., str], local_hub: LocalHub
+) -> None:
+    repo = put(saved(tiny.weights("7", width=256)), gated="auto")
+    local_hub.fault("GET /__cdn/", status=403, skip=1)
+    assert look(repo, token=ALICE).problem == ""
+    assert [line["token"] for line in local_hub.log("/resolve/")] == [ALICE, ALICE]
+    assert {line["token"] for line in local_hub.log("/__cdn/")} == {""}
+
+
 def test_a_server_that_stays_away(look: Look, put: Callable[..., str], local_hub: LocalHub) -> None:
     repo = put(saved(tiny.weights("7")))
     local_hub.fault("GET /__cdn/", status=503, times=20)

@@ -12,6 +12,7 @@ import ctypes
 import mmap
 import pickle
 import re
+import struct
 import zipfile
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +25,10 @@ from ggufy.errors import CheckpointError
 _ZIP_MAGIC = b"PK\x03\x04"
 # The first bytes of a pickle of protocol 2 to 5: torch.save wrote bare pickles until version 1.6.
 _PICKLE_MAGICS = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))
+# torch has no common class for "this archive makes no sense".
+_NONSENSE = (
+    RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, EOFError, OSError, struct.error
+)  # fmt: skip
 _DOWNLOAD_AGAIN = "download or copy it again"
 
 
@@ -71,8 +76,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
             f"{path.name} was refused: it holds {_refused(error)}, which may run code when loaded, and nothing of it "
             "was run; use a .pth that holds tensors only."
         ) from error
-    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError, OSError) as error:
-        # torch has no common class for "this archive makes no sense".
+    except _NONSENSE as error:
         first_line = str(error).partition("\n")[0].strip().rstrip(".")
         raise CheckpointError(
             f"{path.name} cannot be read as a PyTorch checkpoint ({first_line}): {_DOWNLOAD_AGAIN}."

@@ -113,7 +113,7 @@ def read_tensors(file: BinaryIO, name: str) -> dict[str, PickledTensor]:
                 )
             with archive.open(listing) as member:
                 pickled = member.read(_LONGEST_LIST + 1)
-    except (*_NONSENSE, RuntimeError) as error:  # RuntimeError: encrypted
+    except (*_NONSENSE, OSError, RuntimeError) as error:  # a place before the file's start, a password
         raise CheckpointError(f"{name} is cut short or damaged: {_AGAIN}.") from error
     if len(pickled) > _LONGEST_LIST:
         raise CheckpointError(f"{name} lists more tensors than any RWKV has: choose an RWKV-6 or RWKV-7 .pth.")

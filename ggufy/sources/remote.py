@@ -74,6 +74,7 @@ class RangedReader(io.RawIOBase):
         self._url, self._shown, self._wanted, self._budget = url, shown, wanted, budget
         self._token, self._public = token if wanted else None, public
         self._headers: Mapping[str, str] = build_hf_headers(token=token or False) if wanted else {}
+        self._start = self._url, self._headers  # before any redirect
         self._deadline = deadline or Deadline()
         self._blocks: dict[int, bytes] = {}
         self._position, self._following, self._ahead = 0, 1, 0
@@ -152,6 +153,11 @@ class RangedReader(io.RawIOBase):
             if self.size < 0 and response.status_code == 416:  # an empty file has no first byte
                 self.size = 0
                 return b""
+            if response.status_code in (401, 403) and self._url != self._start[0]:
+                self._url, self._headers = (
+                    self._start
+                )  # what the redirect signed holds no longer, or not for this part
+                raise httpx2.RemoteProtocolError("the place that the redirect led to refuses")
             hf_raise_for_status(response)
             count = self._checked(response, start, stop)
             body = bytearray()
