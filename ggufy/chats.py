@@ -221,6 +221,9 @@ class Chats:
                         for piece in pieces:
                             _append(conversation, piece)
                             yield
+                    if not conversation.stopped and conversation.turns[-1]["role"] == "user":
+                        _append(conversation, "")  # the model chose to say nothing
+                        yield
                     conversation.speeds = talker.speeds
                     conversation.trim()
                 return

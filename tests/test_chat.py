@@ -241,6 +241,15 @@ def test_another_model_has_its_own_template(chats: Callable[..., Chats], tmp_pat
     assert prompts.new() == head + "[user]two\n{{ 1 + 1 }}[end]\n[assistant]"
 
 
+def test_too_much_for_a_model_with_a_limit(chats: Callable[..., Chats], tmp_path: Path) -> None:
+    service = chats(models={"demo": chatty.write(tmp_path / "other.gguf")})
+    with pytest.raises(ToolError, match="no reply: .*context size.*clear the conversation"):
+        ask(service, "x" * 5000)
+    assert [turn["role"] for turn in service.turns("v", "a")] == ["user"]
+    service.clear("v")
+    ask(service, "hello", settings=Settings(length=8))
+
+
 # ---- what comes back
 
 
@@ -310,6 +319,17 @@ def test_a_closed_tab_ends_the_reply_and_not_the_process(
         assert len(pids(service)) == 1
         service.clear("v")
         assert service.turns("v", "a") == []
+
+
+def test_a_model_may_say_nothing(chats: Callable[..., Chats], tmp_path: Path) -> None:
+    model = chatty.write(tmp_path / "other.gguf")
+    service = chats(models={"demo": model}, extra=("-l", "2+100"))  # its end token comes first
+    assert ask(service, "Hello") == ""
+    assert service.turns("v", "a") == [
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": ""},
+    ]
+    assert ask(service, "Again") == ""
 
 
 def test_stop_while_the_model_loads(chats: Callable[..., Chats]) -> None:

@@ -24,6 +24,7 @@ from ggufy.llama.talker import Gone, Talker
 
 _GIVE_UP_S = 5.0  # how long a reply may take to end after it was told to
 _RATE = re.compile(r"(prompt eval|eval) time = .*?([\d.]+) tokens per second")
+_ERROR, _MAX_ERROR = "Error: ", 500  # characters
 _END_OF_TEXT = " [end of text]\n"
 
 
@@ -76,7 +77,7 @@ class ChatProcess(Talker):
             raise Gone("llama-cli had ended: send the message again.") from None
 
     def _reply(self) -> Iterator[str]:
-        text, shown, ended = "", "", False
+        pending, first, ended = "", True, False
         follower = Follower()
         try:
             while not ended:
@@ -87,15 +88,19 @@ class ChatProcess(Talker):
                     kind = ToolError if follower.began else Gone
                     raise kind(f"llama-cli ended ({self._failure()}): send the message again.")
                 text, ended = follower.feed(piece)
-                shown = (shown + text)[:500]
-                if text:
-                    yield text
+                pending += text
+                if first and not ended and len(pending) < _MAX_ERROR and _ERROR.startswith(pending[: len(_ERROR)]):
+                    continue  # llama-cli prints an error in the reply's place
+                if ended and first and pending.startswith(_ERROR) and follower.speeds == (0.0, 0.0):
+                    reason = pending.removeprefix(_ERROR).splitlines()[0]
+                    raise ToolError(f"the model gave no reply: {reason}; clear the conversation, or write less.")
+                if pending:
+                    yield pending
+                    pending, first = "", False
         finally:  # also when the generator is closed at the yield
             if not ended:
                 self._break_off(follower)
             self.speeds = follower.speeds
-        if follower.speeds == (0.0, 0.0) and shown.startswith("Error: "):
-            raise ToolError(f"llama-cli reported an error: {shown.removeprefix('Error: ').splitlines()[0]}")
 
     def _break_off(self, follower: Follower) -> None:
         """Ends a reply that nobody reads any more, and waits for the prompt; ends llama-cli if that takes long.

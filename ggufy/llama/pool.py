@@ -44,7 +44,7 @@ class Pool:
         available: Callable[[], int] = throttle.memory_available,
     ):
         self.size, self.idle_s, self.abandoned_s, self._available = size, idle_s, abandoned_s, available
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a dropped reply may be finished by the garbage collector, in any thread
         self._places: list[_Place] = []
         self._closed = threading.Event()
         self._starter = ThreadPoolExecutor(1, "chat-starter")  # one thread: the processes die when it ends
@@ -65,7 +65,7 @@ class Pool:
         finally:
             with self._lock:
                 place.busy, place.used = False, time.monotonic()
-                if not place.talker.alive and place in self._places:
+                if not place.talker.alive:
                     self._end(place)
 
     def close(self) -> None:
@@ -116,8 +116,9 @@ class Pool:
                 )
 
     def _end(self, place: _Place) -> None:
-        self._places.remove(place)
-        place.talker.close()
+        if place in self._places:
+            self._places.remove(place)
+            place.talker.close()
 
     def _end_idle(self) -> None:
         while not self._closed.wait(min(5.0, self.idle_s / 4, self.abandoned_s / 4)):
