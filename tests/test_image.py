@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 import pytest
 import yaml
 
+from ggufy.access import STRANGER, Visitor, may_work
 from ggufy.errors import UsageError
 from ggufy.llama import build, install
-from ggufy.access import STRANGER, Visitor, may_work
 from ggufy.settings import Settings
 from tests.miniature import make_mini
 from tools import dockerfile

@@ -10,6 +10,7 @@ import logging
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -19,6 +20,7 @@ from ggufy.service import Services
 from ggufy.ui import parts
 from ggufy.ui.api import add_api
 from ggufy.ui.chat_tab import ChatTab
+from ggufy.ui.head import EarlyScript
 from ggufy.ui.i18n import TEXTS, texts_of
 from ggufy.ui.jobs_panel import JobsPanel
 from ggufy.ui.quantize_tab import HERE, OWN, QUIET, QuantizeTab
@@ -65,6 +67,9 @@ def serve(services: Services) -> gr.Blocks:
     """Serves the page in threads of its own, and returns it for `close()`. Raises UsageError for a port in use."""
     settings = services.settings
     page = build(services)
+    page.space_id = (
+        None  # on a Space gradio's page would load the Hub's header from elsewhere; the sign-in needs it not
+    )
     try:
         page.launch(
             server_name=settings.server_name,
@@ -73,7 +78,6 @@ def serve(services: Services) -> gr.Blocks:
             quiet=True,
             theme=_theme(),
             css_paths=[HERE / "page.css"],
-            head=f"<script>{(HERE / 'language.js').read_text(encoding='utf-8')}</script>",
             i18n=gr.I18n(**_translations()),
             footer_links=[],
             mcp_server=True,
@@ -81,7 +85,13 @@ def serve(services: Services) -> gr.Blocks:
             enable_monitoring=False,
             ssr_mode=False,
             max_file_size="1kb",  # nothing is uploaded here; gradio's upload route is open all the same
-            app_kwargs={"routes": [_files_route(services)], "docs_url": None, "redoc_url": None, "openapi_url": None},
+            app_kwargs={
+                "routes": [_files_route(services)],
+                "middleware": [Middleware(EarlyScript, (HERE / "language.js").read_text(encoding="utf-8"))],
+                "docs_url": None,
+                "redoc_url": None,
+                "openapi_url": None,
+            },
         )
     except OSError as error:
         raise UsageError(

@@ -8,6 +8,7 @@ and their speeds could not be compared.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,16 +16,18 @@ import gradio as gr
 
 from ggufy.access import check_chat, may_chat
 from ggufy.chats import LIMITS, SIDES, Settings
-from ggufy.errors import GgufyError
+from ggufy.errors import BusyError, GgufyError
 from ggufy.service import Services
-from ggufy.ui import parts
+from ggufy.ui import chat_parts, parts
 from ggufy.ui.i18n import TEXTS, Texts, texts_of
-from ggufy.ui.quantize_tab import OWN, QUIET
+from ggufy.ui.quantize_tab import HERE, OWN, QUIET
 from ggufy.ui.visitors import Profile, visitor_of
 
 logger = logging.getLogger(__name__)
 _STREAM: dict[str, Any] = QUIET | {"queue": True, "concurrency_limit": 4}
 _NONE = ""
+_DRAW_S = 0.08  # between two looks at a reply that is coming
+_PATIENCE_S = 5.0  # with a reply that is ending
 # The values that the RWKV authors publish for chatting, and how far a visitor may go from them.
 _SLIDERS = (
     ("temperature", 1.0, 0.05),
@@ -44,7 +47,7 @@ class ChatTab:
         with gr.Column(elem_id="gg-chat"):
             self._models(i18n)
             self.hint = gr.HTML(elem_id="gg-chat-hint", **OWN)
-            self._logs(i18n)
+            self._logs()
             self._entry(i18n)
             with gr.Accordion(i18n("chat_options"), open=False, elem_id="gg-chat-options"):
                 self._options(i18n)
@@ -71,25 +74,21 @@ class ChatTab:
                 elem_id="gg-chat-mode",
             )
 
-    def _logs(self, i18n: gr.I18n) -> None:
-        self.columns, self.logs, self.speeds = [], [], []
+    def _logs(self) -> None:
+        self.columns, self.logs = [], []
+        script = (HERE / "chat.js").read_text(encoding="utf-8")
         with gr.Row(equal_height=True, elem_id="gg-chat-logs"):
             for side in SIDES:
                 with gr.Column(visible=side == SIDES[0], min_width=300) as column:
-                    log = gr.Chatbot(
-                        label=i18n("chat_log"),
-                        show_label=False,
-                        height=360,
-                        render_markdown=False,
-                        allow_tags=True,
-                        feedback_options=None,
-                        buttons=["copy"],
-                        layout="bubble",
-                        elem_id=f"gg-chat-log-{side}",
+                    self.logs.append(
+                        gr.HTML(
+                            chat_parts.log([], TEXTS["en"]),
+                            js_on_load=script,
+                            elem_id=f"gg-chat-log-{side}",
+                            **OWN,
+                        )
                     )
-                    self.speeds.append(gr.HTML(elem_id=f"gg-chat-speed-{side}", **OWN))
                 self.columns.append(column)
-                self.logs.append(log)
 
     def _entry(self, i18n: gr.I18n) -> None:
         with gr.Row(elem_id="gg-chat-entry"):
@@ -126,7 +125,7 @@ class ChatTab:
 
     def connect(self) -> None:
         shown = [*self.models, *self.columns, self.hint, self.send]
-        told = [*self.logs, *self.speeds, self.hint]
+        told = [*self.logs, self.hint]
         asked = [*self.models, self.mode, self.system, *self.sliders]
         gr.on([self.tab.select], self.look, self.models, shown, **QUIET)
         gr.on([model.input for model in self.models], self.choose, self.models, [*self.columns, self.hint], **QUIET)
@@ -135,7 +134,7 @@ class ChatTab:
         )
         self.again.click(self.regenerate, asked, [self.message, *told], **_STREAM)
         self.stop.click(self.halt, None, None, **QUIET)
-        gr.on([self.clear.click, *(log.clear for log in self.logs)], self.forget, None, told, **QUIET)
+        self.clear.click(self.forget, None, told, **QUIET)
 
     # ---- handlers
 
@@ -200,7 +199,7 @@ class ChatTab:
     ) -> Iterator[list[Any]]:
         texts, session = texts_of(request), str(request.session_hash)
         if message is not None and not message.strip():
-            yield [gr.skip()] * 6
+            yield [gr.skip()] * 4
             return
         first, second, mode, system, *numbers = asked
         kept = gr.skip() if message is None else message
@@ -210,7 +209,11 @@ class ChatTab:
             settings = Settings.checked(mode=mode, system=system, **values)
             for side, model in zip(SIDES, (first, second), strict=True):
                 if side == SIDES[0] or model:
-                    for _ in self.chats.say(session, side, model=model, settings=settings, message=message):
+                    drawn = 0.0
+                    for _ in self._replies(session, side, model=model, settings=settings, message=message):
+                        if time.monotonic() < drawn + _DRAW_S:
+                            continue
+                        drawn = time.monotonic()
                         yield ["" if message is not None else gr.skip(), *self._shown(session, texts), ""]
             yield [gr.skip(), *self._shown(session, texts), ""]
         except GgufyError as error:
@@ -219,13 +222,25 @@ class ChatTab:
             logger.exception("a reply could not be made")
             yield [kept, *self._shown(session, texts), parts.message(texts["unexpected"])]
 
+    def _replies(self, session: str, side: str, **asked: Any) -> Iterator[None]:
+        """As `Chats.say`; a reply that is still being made to the same visitor ends first."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            self.chats.stop(session)
+            replies = self.chats.say(session, side, **asked)
+            try:
+                yield next(replies)
+                yield from replies
+                return
+            except BusyError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+
     def _shown(self, session: str, texts: Texts) -> list[Any]:
-        turns = [self.chats.turns(session, side) for side in SIDES]
-        speeds = [self.chats.speeds(session, side) for side in SIDES]
-        lines = [
-            texts["chat_speed"].format(prompt=f"{s[0]:.0f}", generation=f"{s[1]:.0f}") if s else "" for s in speeds
-        ]
-        return [*turns, *(parts.note(line) for line in lines)]
+        """Both conversations."""
+        chats = self.chats
+        return [chat_parts.log(chats.turns(session, s), texts, speeds=chats.speeds(session, s)) for s in SIDES]
 
     def halt(self, request: gr.Request) -> None:
         """Ends the reply that is being made; what came of it stays."""

@@ -2,6 +2,7 @@
 (() => {
   const chosen = document.cookie.match(/(?:^|; )ggufy_language=(\w+)/)?.[1];
   if (!chosen) return;
-  Object.defineProperty(navigator, "language", { get: () => chosen });
-  Object.defineProperty(navigator, "languages", { get: () => [chosen] });
+  const code = chosen === "zh" ? "zh-CN" : chosen; // as gradio calls it
+  Object.defineProperty(navigator, "language", { get: () => code });
+  Object.defineProperty(navigator, "languages", { get: () => [code] });
 })();

@@ -1,0 +1,33 @@
+"""The conversation as HTML. Everything that was said is plain text: tags and Markdown show as they were written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from ggufy.ui.i18n import Texts
+from ggufy.ui.markup import Markup, el
+
+
+def log(turns: Iterable[Mapping[str, str]], texts: Texts, *, speeds: tuple[float, float] | None = None) -> Markup:
+    """All turns, oldest first, and how fast the last reply was."""
+    shown = [_turn(turn["role"], turn["content"], texts) for turn in turns]
+    speed = ""
+    if speeds:
+        speed = texts["chat_speed"].format(prompt=f"{speeds[0]:.0f}", generation=f"{speeds[1]:.0f}")
+    return el(
+        "div",
+        el("div", *shown, class_="gg-turns", tabindex="0", role="log", aria_label=texts["chat_log"]),
+        el("p", speed, class_="gg-quiet gg-numbers gg-note"),
+        class_="gg-log-of-chat",
+    )
+
+
+def _turn(role: str, content: str, texts: Texts) -> Markup:
+    copy = el("button", texts["chat_copy"], type="button", data_copy=True, class_="gg-link gg-copy")
+    return el(
+        "div",
+        el("p", content, class_="gg-said"),
+        copy if content else None,
+        class_=f"gg-turn gg-{'user' if role == 'user' else 'model'}",
+        aria_label=texts[f"chat_{'user' if role == 'user' else 'model'}"],
+    )

@@ -1,0 +1,108 @@
+"""A running app.py and a browser window, for the tests of the page."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from playwright.sync_api import Locator, Page, expect
+
+ROOT = Path(__file__).parents[2]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+WORK_MS = 240_000  # for what the tools do; everything else is quick
+EVIL = "<img src=x onerror='window.hacked=1'>${window.hacked=2}{{evil}}"
+DEMO = "RWKV-x070-Demo-7M"
+
+
+@dataclass
+class App:
+    """A running app.py."""
+
+    port: int
+    out: Path
+    environment: dict[str, str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/"
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=self.environment, stderr=log)
+        deadline = time.monotonic() + 120
+        while self.get("")[0] != 200:
+            assert self.process.poll() is None and time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.1)
+
+    def stop(self) -> int:
+        """SIGTERM; returns the exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+    def get(self, path: str, **headers: str) -> tuple[int, bytes]:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(self.url + path, headers=headers)) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read()
+        except urllib.error.URLError:
+            return 0, b""
+
+
+@dataclass
+class Tab:
+    """One browser window of a visitor, and what went wrong in it."""
+
+    page: Page
+    complaints: list[str] = field(default_factory=list)
+
+    def card(self, name: str) -> Locator:
+        return self.page.get_by_role("article", name=name, exact=True)
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def make_app(folder: Path, llama_bin: Path, **more: str) -> App:
+    port = free_port()
+    environment = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ} | {
+        "HOME": str(folder),
+        "GGUFY_OUT": str(folder / "out"),
+        "GGUFY_CACHE": str(folder / "cache"),
+        "GGUFY_LLAMA_DIR": str(llama_bin),
+        "GRADIO_SERVER_PORT": str(port),
+    }
+    return App(port, folder / "out", environment | more, folder / "log")
+
+
+def start(tab: Tab, *types: str, source: str = "demo") -> None:
+    """Fills the form as a visitor would, and presses Start."""
+    tab.page.get_by_label("Source").fill(source)
+    tab.page.get_by_role("button", name="Clear", exact=True).first.click()
+    for kind in types:
+        tab.page.get_by_role("checkbox", name=kind, exact=True).check()
+    tab.page.get_by_role("button", name="Start").click()
+
+
+def finished(tab: Tab, name: str) -> Locator:
+    """The card of a job, once it is done."""
+    card = tab.card(name)
+    expect(card).to_have_class(re.compile("gg-done"), timeout=WORK_MS)
+    return card
