@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from tools import dockerfile  # noqa: E402
-from tools.image_root import Failed, Image, build, say  # noqa: E402
+from tools.image_root import Failed, Image, build, end, first_of, say  # noqa: E402
 
 # What a Space adds to the image's own environment, and one thing it leaves to the image: SYSTEM.
 SPACE = {"SPACE_ID": "somebody/ggufy", "SPACE_HOST": "somebody-ggufy.hf.space", "SPACE_AUTHOR_NAME": "somebody"}
@@ -53,10 +53,9 @@ class Container:
 
     def find_first(self) -> int:
         """The number, on this machine, of the container's process 1; 0 if it has ended."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         deadline = time.monotonic() + 10
         while not self.first and time.monotonic() < deadline and self.process.poll() is None:
-            self.first = int((children.read_text().split() or ["0"])[0])
+            self.first = first_of(self.process)
             time.sleep(0.05)
         return self.first
 
@@ -108,12 +107,11 @@ def container(image: Image, extra: Mapping[str, str], command: Sequence[str] = (
     try:
         yield running
     finally:
-        running.process.kill()
-        running.process.wait()
+        end(running.process)
 
 
 class Trial:
-    """Looks at one thing after another; `proved` has a sentence for each. Raises Failed at the first that is not so."""
+    """Looks at one thing after another; `proved` has a sentence for each. Raises Failed at the first that fails."""
 
     def __init__(self, image: Image):
         self.image = image
