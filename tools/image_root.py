@@ -68,6 +68,7 @@ class Image:
     command: list[str] = field(default_factory=list)
     health: list[str] = field(default_factory=list)
     key: str = ""  # a hash of all that led here
+    reused: int = 0  # instructions that an earlier call had followed
 
     def account(self) -> tuple[int, int, str]:
         """(uid, gid, home) of `user` in the image's own list."""
@@ -156,6 +157,7 @@ def build(stage: Stage, *, work: Path, context: Path, given: Mapping[str, str], 
     keys = plan_keys(stage, context=context, given=given, done=done)
     if known != keys[: len(known)]:
         known = []
+    was = len(known)
     if not known:
         notes.unlink(missing_ok=True)
         shutil.rmtree(root, ignore_errors=True)
@@ -171,7 +173,7 @@ def build(stage: Stage, *, work: Path, context: Path, given: Mapping[str, str], 
             notes.write_text(json.dumps(known))
         if not kept and instruction.name == "RUN":
             say(f"    {time.monotonic() - began:.0f} s")
-    image.key = keys[-1]
+    image.key, image.reused = keys[-1], was
     return image
 
 

@@ -202,23 +202,30 @@ class Trial:
         again = [path.name for path, inode in kept.items() if path.stat().st_ino != inode]
         self.holds("no quant that was finished is made again", not again)
 
-    def old_cpus(self, emulator: str) -> None:
-        """The tools on emulated CPUs: each loads its own library, and llama-quantize writes the same bytes."""
+    def cpus(self, emulator: str | None) -> None:
+        """Which library with ggml's CPU code a tool loads here, and on emulated older CPUs."""
+        seen = self.imatrix([], {})
+        self.holds(f"on this CPU, llama-imatrix loads ggml's code for {seen or 'none'}", seen)
+        for cpu, library in CPUS.items() if emulator else ():
+            seen = self.imatrix(["/qemu", "-cpu", cpu], {str(emulator): "/qemu"})
+            self.holds(f"on an emulated {cpu}, it loads the code for {seen or 'none'}", seen == library)
+
+    def imatrix(self, before: Sequence[str], shown: Mapping[str, str]) -> str:
+        """Runs llama-imatrix for one short chunk of the demo; the name of what it loaded, "" if it failed."""
         (source,) = (self.image.root / "tmp/demo").rglob("*-F16.gguf")
         (text,) = (self.image.root / self.image.env["GGUFY_CACHE"][1:]).rglob("texts/own-*/calibration.txt")
-        inside = [f"/{path.relative_to(self.image.root)}" for path in (source, text)]
-        folder = f"{self.image.env['GGUFY_LLAMA_DIR']}/bin"
-        for cpu, library in CPUS.items():
-            words = ["/qemu", "-cpu", cpu, f"{folder}/llama-imatrix", "-m", inside[0], "-f", inside[1]]
-            words += ["-o", f"/tmp/demo/{cpu}.gguf", "--chunks", "1", "-c", "64", "-t", "2", "-lv", "4"]
-            process = self.image.start(words, net=False, extra={}, shown={emulator: "/qemu"}, output=subprocess.PIPE)
-            seen = process.communicate()[0].decode(errors="replace")
-            loaded = re.findall(r"loaded CPU backend from \S*libggml-cpu-(\w+)\.so", seen)
-            if process.returncode:
-                say("\n".join(seen.splitlines()[-8:]))
-            sentence = f"on an emulated {cpu}, llama-imatrix loads {' '.join(loaded) or 'nothing'} and ends well"
-            self.holds(sentence, process.returncode == 0 and loaded == [library])
-        (self.image.root / "qemu").unlink()
+        model, words = (f"/{path.relative_to(self.image.root)}" for path in (source, text))
+        command = [*before, f"{self.image.env['GGUFY_LLAMA_DIR']}/bin/llama-imatrix", "-m", model, "-f", words]
+        command += ["-o", "/tmp/demo/trial.gguf", "--chunks", "1", "-c", "64", "-t", "2", "-lv", "4"]
+        process = self.image.start(command, net=False, extra={}, shown=shown, output=subprocess.PIPE)
+        told = process.communicate()[0].decode(errors="replace")
+        for place in shown.values():
+            (self.image.root / place[1:]).unlink()
+        loaded = re.findall(r"loaded CPU backend from \S*libggml-cpu-([\w.]+)\.so", told)
+        if process.returncode or len(loaded) != 1:
+            say("\n".join(told.splitlines()[-12:]))
+            return ""
+        return str(loaded[0])
 
 
 def size_of(folder: Path) -> str:
@@ -254,13 +261,14 @@ def main() -> int:
         image = done[stages[-1].name]
         debian = (image.root / "etc/debian_version").read_text().strip()
         minutes = (time.monotonic() - began) / 60
-        say(f"built in {minutes:.1f} min on {os.cpu_count()} cores: {size_of(image.root)}, "
-            f"{size_of(image.root / 'opt/llama.cpp')} of it llama.cpp")  # fmt: skip
+        earlier = [f"{stage.name}'s first {done[stage.name].reused}" for stage in stages if done[stage.name].reused]
+        say(f"built in {minutes:.1f} min on {os.cpu_count()} cores: {size_of(image.root)}")
+        say(f"  {size_of(image.root / 'opt/llama.cpp')} of it llama.cpp")
+        say(f"  instructions followed by an earlier call: {' and '.join(earlier) or 'none'}")
         trial = Trial(image)
         trial.as_a_space()
-        emulator = shutil.which("qemu-x86_64-static")
-        if emulator and os.uname().machine == "x86_64":
-            trial.old_cpus(emulator)
+        emulator = shutil.which("qemu-x86_64-static") if os.uname().machine == "x86_64" else None
+        trial.cpus(emulator)
         trial.killed()
         trial.clean()
     except (Failed, dockerfile.DockerfileError) as error:
