@@ -31,6 +31,7 @@ from tools.image_root import Failed, Image, build, end, first_of, say  # noqa: E
 
 # What a Space adds to the image's own environment, and one thing it leaves to the image: SYSTEM.
 SPACE = {"SPACE_ID": "somebody/ggufy", "SPACE_HOST": "somebody-ggufy.hf.space", "SPACE_AUTHOR_NAME": "somebody"}
+PROGRAMS = ("debootstrap", "unshare", "nsenter", "chroot", "mount", "ip")
 # Emulated CPUs, and the library with ggml's CPU code that fits each best.
 CPUS = {"qemu64": "x64", "Nehalem": "sse42", "Haswell": "haswell"}
 UNPROVEN = (
@@ -247,6 +248,8 @@ def main() -> int:
     args = parser.parse_args()
     if os.geteuid() != 0:
         parser.error("chroot needs root")
+    if missing := [name for name in PROGRAMS if not shutil.which(name)]:
+        parser.error(f"no {', '.join(missing)} here: apt-get install debootstrap util-linux iproute2")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that what was started is ended
     args.work.mkdir(parents=True, exist_ok=True)
     for old in args.work.glob("stage-*") if args.fresh else ():
