@@ -29,6 +29,7 @@ def build(services: Services) -> gr.Blocks:
     """The page, not served yet."""
     with gr.Blocks(title="ggufy", analytics_enabled=False) as page:
         QuantizeTab(services, gr.I18n(**_translations()))
+    page.space_id = None  # or the page would fetch a header and fonts from other sites; the login does not look at it
     return page
 
 
