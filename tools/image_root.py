@@ -1,17 +1,19 @@
 """The image in folders: what the Dockerfile's instructions make, with chroot and namespaces in place of Docker.
 
 `base` is a stand-in for the image `python:3.12-slim`: a fresh Debian made by debootstrap, with this very Python copied
-to /usr/local. `build` follows one stage on a copy of it; RUN is a shell in a chroot with namespaces of its own, with the
+to /usr/local. `build` follows one stage on a copy of it; RUN is a shell in a chroot with its own namespaces, with the
 network and this machine's settings for apt and pip. `Image.start` runs a command in what came out. Python 3.12, root,
 debootstrap, util-linux and iproute2 are needed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -66,6 +68,7 @@ class Image:
     command: list[str] = field(default_factory=list)
     health: list[str] = field(default_factory=list)
     key: str = ""  # a hash of all that led here
+    reused: int = 0  # instructions that an earlier call had followed
 
     def account(self) -> tuple[int, int, str]:
         """(uid, gid, home) of `user` in the image's own list."""
@@ -139,7 +142,7 @@ def run(image: Image, script: str, *, step: str) -> None:
     try:
         code = process.wait()
     finally:
-        process.kill()
+        end(process)
         for blank in blanks:
             blank.unlink(missing_ok=True)
     if code:
@@ -154,6 +157,7 @@ def build(stage: Stage, *, work: Path, context: Path, given: Mapping[str, str], 
     keys = plan_keys(stage, context=context, given=given, done=done)
     if known != keys[: len(known)]:
         known = []
+    was = len(known)
     if not known:
         notes.unlink(missing_ok=True)
         shutil.rmtree(root, ignore_errors=True)
@@ -169,7 +173,7 @@ def build(stage: Stage, *, work: Path, context: Path, given: Mapping[str, str], 
             notes.write_text(json.dumps(known))
         if not kept and instruction.name == "RUN":
             say(f"    {time.monotonic() - began:.0f} s")
-    image.key = keys[-1]
+    image.key, image.reused = keys[-1], was
     return image
 
 
@@ -244,6 +248,25 @@ def place(image: Image, what: dockerfile.Copy, *, context: Path, done: Mapping[s
             file.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(context / name, file)
             os.chown(file, 0, 0)
+
+
+def first_of(process: Process) -> int:
+    """The number, on this machine, of process 1 of the namespaces that `process` made; 0 if it has ended."""
+    try:
+        return int((Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split() or ["0"])[0])
+    except FileNotFoundError:
+        return 0
+
+
+def end(process: Process) -> None:
+    """Kills all that runs in the namespaces: the kernel ends it with their process 1.
+
+    unshare's own --kill-child does not reach a process that has become another user since.
+    """
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(first_of(process) or process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def say(text: str) -> None:

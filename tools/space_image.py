@@ -27,10 +27,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from tools import dockerfile  # noqa: E402
-from tools.image_root import Failed, Image, build, say  # noqa: E402
+from tools.image_root import Failed, Image, build, end, first_of, say  # noqa: E402
 
 # What a Space adds to the image's own environment, and one thing it leaves to the image: SYSTEM.
 SPACE = {"SPACE_ID": "somebody/ggufy", "SPACE_HOST": "somebody-ggufy.hf.space", "SPACE_AUTHOR_NAME": "somebody"}
+PROGRAMS = ("debootstrap", "unshare", "nsenter", "chroot", "mount", "ip")
 # Emulated CPUs, and the library with ggml's CPU code that fits each best.
 CPUS = {"qemu64": "x64", "Nehalem": "sse42", "Haswell": "haswell"}
 UNPROVEN = (
@@ -53,10 +54,9 @@ class Container:
 
     def find_first(self) -> int:
         """The number, on this machine, of the container's process 1; 0 if it has ended."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         deadline = time.monotonic() + 10
         while not self.first and time.monotonic() < deadline and self.process.poll() is None:
-            self.first = int((children.read_text().split() or ["0"])[0])
+            self.first = first_of(self.process)
             time.sleep(0.05)
         return self.first
 
@@ -108,12 +108,11 @@ def container(image: Image, extra: Mapping[str, str], command: Sequence[str] = (
     try:
         yield running
     finally:
-        running.process.kill()
-        running.process.wait()
+        end(running.process)
 
 
 class Trial:
-    """Looks at one thing after another; `proved` has a sentence for each. Raises Failed at the first that is not so."""
+    """Looks at one thing after another; `proved` has a sentence for each. Raises Failed at the first that fails."""
 
     def __init__(self, image: Image):
         self.image = image
@@ -204,23 +203,30 @@ class Trial:
         again = [path.name for path, inode in kept.items() if path.stat().st_ino != inode]
         self.holds("no quant that was finished is made again", not again)
 
-    def old_cpus(self, emulator: str) -> None:
-        """The tools on emulated CPUs: each loads its own library, and llama-quantize writes the same bytes."""
+    def cpus(self, emulator: str | None) -> None:
+        """Which library with ggml's CPU code a tool loads here, and on emulated older CPUs."""
+        seen = self.imatrix([], {})
+        self.holds(f"on this CPU, llama-imatrix loads ggml's code for {seen or 'none'}", seen)
+        for cpu, library in CPUS.items() if emulator else ():
+            seen = self.imatrix(["/qemu", "-cpu", cpu], {str(emulator): "/qemu"})
+            self.holds(f"on an emulated {cpu}, it loads the code for {seen or 'none'}", seen == library)
+
+    def imatrix(self, before: Sequence[str], shown: Mapping[str, str]) -> str:
+        """Runs llama-imatrix for one short chunk of the demo; the name of what it loaded, "" if it failed."""
         (source,) = (self.image.root / "tmp/demo").rglob("*-F16.gguf")
         (text,) = (self.image.root / self.image.env["GGUFY_CACHE"][1:]).rglob("texts/own-*/calibration.txt")
-        inside = [f"/{path.relative_to(self.image.root)}" for path in (source, text)]
-        folder = f"{self.image.env['GGUFY_LLAMA_DIR']}/bin"
-        for cpu, library in CPUS.items():
-            words = ["/qemu", "-cpu", cpu, f"{folder}/llama-imatrix", "-m", inside[0], "-f", inside[1]]
-            words += ["-o", f"/tmp/demo/{cpu}.gguf", "--chunks", "1", "-c", "64", "-t", "2", "-lv", "4"]
-            process = self.image.start(words, net=False, extra={}, shown={emulator: "/qemu"}, output=subprocess.PIPE)
-            seen = process.communicate()[0].decode(errors="replace")
-            loaded = re.findall(r"loaded CPU backend from \S*libggml-cpu-(\w+)\.so", seen)
-            if process.returncode:
-                say("\n".join(seen.splitlines()[-8:]))
-            sentence = f"on an emulated {cpu}, llama-imatrix loads {' '.join(loaded) or 'nothing'} and ends well"
-            self.holds(sentence, process.returncode == 0 and loaded == [library])
-        (self.image.root / "qemu").unlink()
+        model, words = (f"/{path.relative_to(self.image.root)}" for path in (source, text))
+        command = [*before, f"{self.image.env['GGUFY_LLAMA_DIR']}/bin/llama-imatrix", "-m", model, "-f", words]
+        command += ["-o", "/tmp/demo/trial.gguf", "--chunks", "1", "-c", "64", "-t", "2", "-lv", "4"]
+        process = self.image.start(command, net=False, extra={}, shown=shown, output=subprocess.PIPE)
+        told = process.communicate()[0].decode(errors="replace")
+        for place in shown.values():
+            (self.image.root / place[1:]).unlink()
+        loaded = re.findall(r"loaded CPU backend from \S*libggml-cpu-([\w.]+)\.so", told)
+        if process.returncode or len(loaded) != 1:
+            say("\n".join(told.splitlines()[-12:]))
+            return ""
+        return str(loaded[0])
 
 
 def size_of(folder: Path) -> str:
@@ -242,6 +248,8 @@ def main() -> int:
     args = parser.parse_args()
     if os.geteuid() != 0:
         parser.error("chroot needs root")
+    if missing := [name for name in PROGRAMS if not shutil.which(name)]:
+        parser.error(f"no {', '.join(missing)} here: apt-get install debootstrap util-linux iproute2")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that what was started is ended
     args.work.mkdir(parents=True, exist_ok=True)
     for old in args.work.glob("stage-*") if args.fresh else ():
@@ -256,13 +264,14 @@ def main() -> int:
         image = done[stages[-1].name]
         debian = (image.root / "etc/debian_version").read_text().strip()
         minutes = (time.monotonic() - began) / 60
-        say(f"built in {minutes:.1f} min on {os.cpu_count()} cores: {size_of(image.root)}, "
-            f"{size_of(image.root / 'opt/llama.cpp')} of it llama.cpp")  # fmt: skip
+        earlier = [f"{stage.name}'s first {done[stage.name].reused}" for stage in stages if done[stage.name].reused]
+        say(f"built in {minutes:.1f} min on {os.cpu_count()} cores: {size_of(image.root)}")
+        say(f"  {size_of(image.root / 'opt/llama.cpp')} of it llama.cpp")
+        say(f"  instructions followed by an earlier call: {' and '.join(earlier) or 'none'}")
         trial = Trial(image)
         trial.as_a_space()
-        emulator = shutil.which("qemu-x86_64-static")
-        if emulator and os.uname().machine == "x86_64":
-            trial.old_cpus(emulator)
+        emulator = shutil.which("qemu-x86_64-static") if os.uname().machine == "x86_64" else None
+        trial.cpus(emulator)
         trial.killed()
         trial.clean()
     except (Failed, dockerfile.DockerfileError) as error:

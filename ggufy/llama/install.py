@@ -178,7 +178,7 @@ def build_portable(
     """Builds a llama.cpp that runs on any CPU of this kind in `folder`, unless it is there, for GGUFY_LLAMA_DIR.
 
     It needs what the libraries of the compiler's system are (glibc, libstdc++, libgomp), and may be moved. Takes about
-    five times as long as `ensure`; raises the same errors.
+    three times as long as `ensure`; raises the same errors.
     """
     folder = folder.absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)

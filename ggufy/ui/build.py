@@ -60,6 +60,7 @@ def build(services: Services) -> gr.Blocks:
 
         add_api(services)
         gr.on(None, greet, None, [header, *form.greeted, *jobs.drawn], **QUIET)
+    page.space_id = None  # or the page would fetch a header and fonts from other sites; the login does not look at it
     return page
 
 

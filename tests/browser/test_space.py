@@ -67,6 +67,7 @@ def call(space: App, inputs: int, data: list[Any], **headers: str) -> str:
         )
         urllib.request.urlopen(post).close()
         answer = space.get(f"gradio_api/queue/data?session_hash={body['session_hash']}")[1].decode()
+        print(number, event, answer[-1500:])
         if "owner" in answer or "added" in answer:
             return answer
     return ""
