@@ -68,9 +68,6 @@ def serve(services: Services) -> gr.Blocks:
     """Serves the page in threads of its own, and returns it for `close()`. Raises UsageError for a port in use."""
     settings = services.settings
     page = build(services)
-    page.space_id = (
-        None  # on a Space gradio's page would load the Hub's header from elsewhere; the sign-in needs it not
-    )
     try:
         page.launch(
             server_name=settings.server_name,
