@@ -27,4 +27,4 @@ if __name__ == "__main__":
     services.start()
     stop.wait()
     services.shutdown()
-    page.close(verbose=False)
+    page.close()

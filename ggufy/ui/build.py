@@ -10,12 +10,12 @@ import logging
 from typing import Any
 
 import gradio as gr
+from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from ggufy.errors import UsageError
 from ggufy.service import Services
 from ggufy.ui import parts
 from ggufy.ui.api import add_api
@@ -24,6 +24,7 @@ from ggufy.ui.head import EarlyScript
 from ggufy.ui.i18n import TEXTS, texts_of
 from ggufy.ui.jobs_panel import JobsPanel
 from ggufy.ui.quantize_tab import HERE, OWN, QUIET, QuantizeTab
+from ggufy.ui.server import PageServer
 from ggufy.ui.views import FILES_ROUTE
 from ggufy.ui.visitors import Profile, visitor_of
 
@@ -64,40 +65,39 @@ def build(services: Services) -> gr.Blocks:
     return page
 
 
-def serve(services: Services) -> gr.Blocks:
-    """Serves the page in threads of its own, and returns it for `close()`. Raises UsageError for a port in use."""
+def serve(services: Services) -> PageServer:
+    """Serves the page in a thread, and returns what `close()`s it. Raises UsageError for a port in use."""
     settings = services.settings
-    page = build(services)
-    try:
-        page.launch(
-            server_name=settings.server_name,
-            server_port=settings.server_port,
-            prevent_thread_lock=True,
-            quiet=True,
-            theme=_theme(),
-            css_paths=[HERE / "page.css"],
-            i18n=gr.I18n(**_translations()),
-            footer_links=[],
-            mcp_server=True,
-            run_history=False,
-            enable_monitoring=False,
-            ssr_mode=False,
-            max_file_size="1kb",  # nothing is uploaded here; gradio's upload route is open all the same
-            app_kwargs={
-                "routes": [_files_route(services)],
-                "middleware": [Middleware(EarlyScript, (HERE / "language.js").read_text(encoding="utf-8"))],
-                "docs_url": None,
-                "redoc_url": None,
-                "openapi_url": None,
-            },
-        )
-    except OSError as error:
-        raise UsageError(
-            f"the page cannot be served on {settings.server_name}:{settings.server_port}: "
-            "stop what uses that port, or set GRADIO_SERVER_PORT to another."
-        ) from error
-    logger.info("the page is at %s", page.local_url)
-    return page
+    script = (HERE / "language.js").read_text(encoding="utf-8")
+    app = FastAPI(
+        routes=[_files_route(services)],
+        middleware=[Middleware(EarlyScript, script)],
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+    )
+    gr.mount_gradio_app(
+        app,
+        build(services),
+        path="/",
+        server_name=settings.server_name,
+        server_port=settings.server_port,
+        theme=_theme(),
+        css_paths=[HERE / "page.css"],
+        i18n=gr.I18n(**_translations()),
+        footer_links=[],
+        mcp_server=True,
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        show_error=True,  # the API's callers get our sentences
+        max_file_size="1kb",  # nothing is uploaded here; gradio's upload route is open all the same
+        app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
+    )
+    server = PageServer(app, settings.server_name, settings.server_port)
+    server.start()
+    logger.info("the page is at %s", server.url)
+    return server
 
 
 def _files_route(services: Services) -> Route:

@@ -55,6 +55,7 @@ def open_tab(browser: Browser, app: App) -> Iterator[Callable[..., Tab]]:
         tab.page.goto(at.url)
         expect(tab.page.locator(".gg-jobs")).to_be_visible(timeout=60_000)
         expect(tab.page.locator("fieldset output")).not_to_be_empty()
+        expect(tab.page.locator("#gg-panel .gg-report")).to_be_visible(timeout=60_000)  # the page has settled
         tabs.append(tab)
         return tab
 

@@ -1,0 +1,66 @@
+"""The web server: gradio's page, our routes, and uvicorn in a thread.
+
+Not gradio's own `launch`: on a Space it starts a reloader for developers, and it leaves no way to end in good order.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+
+import uvicorn
+from fastapi import FastAPI
+
+from ggufy.errors import UsageError
+
+_START_S = 60.0
+_END_S = 5  # for requests that are under way
+
+
+class PageServer:
+    """Serves an app from `start` to `close`."""
+
+    def __init__(self, app: FastAPI, host: str, port: int):
+        self.host, self.port = host, port
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_END_S)
+        self._server = uvicorn.Server(config)
+        self._server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+        self._thread = threading.Thread(target=self._run, name="ggufy-page", daemon=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://{'localhost' if self.host in ('0.0.0.0', '::') else self.host}:{self.port}/"
+
+    def start(self) -> None:
+        """Returns when the page can be asked for. Raises UsageError for a port in use."""
+        self._socket = _listen(self.host, self.port)
+        self._thread.start()
+        deadline = time.monotonic() + _START_S
+        while not self._server.started:
+            if not self._thread.is_alive() or time.monotonic() > deadline:
+                raise UsageError(f"the page at {self.url} did not start: the log says why.")
+            time.sleep(0.02)
+
+    def close(self) -> None:
+        """Ends requests that are under way, after some seconds by force."""
+        self._server.should_exit = True
+        self._thread.join(_END_S + 2)
+
+    def _run(self) -> None:
+        self._server.run(sockets=[self._socket])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(128)
+    except OSError as error:
+        raise UsageError(
+            f"the page cannot be served on {host}:{port}: "
+            "stop what uses that port, or set GRADIO_SERVER_PORT to another."
+        ) from error
+    return listener
