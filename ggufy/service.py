@@ -14,6 +14,7 @@ import math
 import re
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from ggufy.catalog import BY_NAME, FIRST
 from ggufy.chats import Chats
 from ggufy.connection import Connection, connect
 from ggufy.errors import Cancelled, GgufyError, HubAway, SourceError, UsageError
+from ggufy.fetched import FetchedModels
 from ggufy.files import free_bytes
 from ggufy.hub.identity import account_of
 from ggufy.intake import Wish, is_query, make_job, model_name
@@ -109,17 +111,19 @@ class Services:
         self.settings = settings
         self.connection = _connect_patiently(settings)
         self.worker = Worker(store=self.connection.store, make_runner=self._make_runner, wanted=self.connection.ours)
+        self._stopping = threading.Event()
         self.limit = throttle.thread_limit(settings.threads)
         self.llama: Llama | None = None  # once it is ready
         self._preparation = Preparation()
         self._cpu_meter = throttle.CpuMeter()
         self._machine = (-math.inf, Machine(memory=throttle.memory_limit()))
+        hub = self.connection.hub
+        self.fetched = FetchedModels(hub, settings.cache, self._stopping.is_set) if hub else None
         self.chats = Chats(self._ready_llama, self._models, self.limit)
         self._accounts: Kept[Visitor] = Kept(300.0)
         self._reports: Kept[Report] = Kept(600.0)
         self._previews: Kept[Preview] = Kept(600.0)
         self._again = threading.Event()
-        self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._views: tuple[float, tuple[JobView, ...]] = (-math.inf, ())
         self._read_until = 0.0
@@ -269,15 +273,28 @@ class Services:
             return views
 
     def _models(self) -> dict[str, Path]:
-        """The models that can be talked to: finished files that are here, of the newest job first."""
+        """The models that can be talked to, of the newest job first: finished files here, or in an output repo."""
         found: dict[str, Path] = {}
         for view in self.views():
             rows = [row for row in view.files if row["kind"] != IMATRIX]
             for row in sorted(rows, key=lambda row: row.get("type") != FIRST):
-                path = view.folder / row["file"]
+                path, repo_id = view.folder / row["file"], view.job.request.repo_id
                 if path.exists():
                     found.setdefault(row["file"], path)
+                elif self.fetched and repo_id:
+                    found.setdefault(row["file"], self.fetched.path(repo_id, row["file"]))
         return found
+
+    def fetch_model(self, name: str) -> Iterator[float]:
+        """Brings a model here that is in its output repo only; yields the fraction that has come."""
+        path = self._models().get(name)
+        if path is None or path.exists() or self.fetched is None:
+            return
+        for view in self.views():
+            for row in view.files:
+                if row["file"] == name and self.fetched.path(view.job.request.repo_id, name) == path:
+                    yield from self.fetched.fetch(view.job.request.repo_id, name, row["size"])
+                    return
 
     def _ready_llama(self) -> Llama:
         if self.llama is None:

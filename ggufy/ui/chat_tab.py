@@ -61,6 +61,7 @@ class ChatTab:
                     label=i18n(f"chat_model_{side}"),
                     interactive=True,
                     scale=3,
+                    min_width=240,
                     elem_id=f"gg-chat-model-{side}",
                 )
                 for side in SIDES
@@ -101,8 +102,8 @@ class ChatTab:
                 scale=8,
                 elem_id="gg-chat-message",
             )
-            self.send = gr.Button(i18n("chat_send"), variant="primary", scale=1, min_width=84, elem_id="gg-chat-send")
-            self.stop = gr.Button(i18n("chat_stop"), scale=1, min_width=84, elem_id="gg-chat-stop")
+            self.send = gr.Button(i18n("chat_send"), variant="primary", scale=1, min_width=64, elem_id="gg-chat-send")
+            self.stop = gr.Button(i18n("chat_stop"), scale=1, min_width=64, elem_id="gg-chat-stop")
         with gr.Row(elem_id="gg-chat-more"):
             self.again = gr.Button(i18n("chat_again"), scale=0, size="sm", min_width=130, elem_id="gg-chat-again")
             self.clear = gr.Button(i18n("chat_clear"), scale=0, size="sm", min_width=90, elem_id="gg-chat-clear")
@@ -209,6 +210,9 @@ class ChatTab:
             settings = Settings.checked(mode=mode, system=system, **values)
             for side, model in zip(SIDES, (first, second), strict=True):
                 if side == SIDES[0] or model:
+                    for fraction in self.services.fetch_model(model if isinstance(model, str) else ""):
+                        hint = texts["chat_fetching"].format(model=model, percent=f"{100 * fraction:.0f}")
+                        yield [gr.skip(), *self._shown(session, texts), parts.message(hint, "busy")]
                     drawn = 0.0
                     for _ in self._replies(session, side, model=model, settings=settings, message=message):
                         if time.monotonic() < drawn + _DRAW_S:

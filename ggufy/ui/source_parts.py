@@ -93,10 +93,16 @@ def cost(found: Cost, texts: Texts) -> Markup:
     made = "cost_upload" if found.account else "cost_made"
     words = [texts[made].format(size=human_size(found.made)), texts["cost_disk"].format(needed=needed, free=free)]
     words.append(texts["cost_time"].format(time=human_time(found.seconds)))
-    words.append(texts["cost_where"].format(where=found.where))
     if found.account:
         words.append(texts["cost_account"].format(owner=found.account))
-    return el("p", *(el("span", word) for word in words), class_="gg-facts gg-quiet gg-numbers gg-cost", role="status")
+    where = texts["cost_where"].format(where=found.where)
+    return el(
+        "div",
+        el("p", *(el("span", word) for word in words), class_="gg-facts"),
+        el("p", where, title=found.where, class_="gg-cut gg-cost-where"),
+        class_="gg-quiet gg-numbers gg-cost",
+        role="status",
+    )
 
 
 def human_count(number: int) -> str:

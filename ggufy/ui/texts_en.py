@@ -198,6 +198,7 @@ EN = {
     "chat_copy": "Copy",
     "chat_user": "You",
     "chat_model": "Model",
+    "chat_fetching": "Fetching {model} from its repo: {percent} %",
     "chat_stop": "Stop",
     "chat_again": "Another reply",
     "chat_clear": "Clear",

@@ -189,6 +189,7 @@ ZH = {
     "chat_copy": "复制",
     "chat_user": "你",
     "chat_model": "模型",
+    "chat_fetching": "正在从仓库取回 {model}：{percent} %",
     "chat_stop": "停止",
     "chat_again": "重新生成",
     "chat_clear": "清空",
