@@ -51,6 +51,8 @@ class Wish:
 
 def make_job(wish: Wish, settings: Settings) -> Job:
     """Pins the wish. Raises a GgufyError, in one sentence, for anything that cannot work."""
+    if not wish.source.strip():
+        raise UsageError("no source given: enter demo, a path, or owner/repo:file.pth.")
     if wish.source == "demo":
         return make_job(_demo_wish(wish), settings)
     source = _source(wish.source, settings)

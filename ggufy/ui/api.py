@@ -49,9 +49,9 @@ class _Api:
         def work() -> dict[str, Any]:
             preview = self.services.look(source.strip(), visitor_of(self.services, request, profile))
             quants = preview.sizes.quants if preview.sizes else {}
-            return preview.report.facts() | {
-                "quants": {name: {"size": q.size, "bpw": round(q.bpw, 3)} for name, q in quants.items()}
-            }
+            facts = preview.report.facts()
+            facts["file"] = facts.pop("path")  # gradio_client would take a `path` for a file to fetch
+            return facts | {"quants": {name: {"size": q.size, "bpw": round(q.bpw, 3)} for name, q in quants.items()}}
 
         return _told(work)
 

@@ -267,8 +267,6 @@ def _wish(values: list[Any]) -> Wish:
     texts = (source, imatrix, imatrix_path, outtype, evaluation, vocab, name, repo)
     if not isinstance(types, list) or not all(v is None or isinstance(v, str) for v in (*texts, *types)):
         raise UsageError("the form came back damaged: reload the page.")
-    if not _short(source):
-        raise UsageError("no source given: enter demo, a path, or owner/repo:file.pth.")
     if not types:
         raise UsageError("no quant type chosen: check at least one.")
     path = _short(imatrix_path)

@@ -1,4 +1,4 @@
-"""The page with the Hub behind it: search, choose a file of a repo, publish, and chat with a quant that is there only."""
+"""The page with the Hub behind it: search, choose a file, publish, and chat with a quant that is only there."""
 
 from __future__ import annotations
 
