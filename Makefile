@@ -36,7 +36,7 @@ format: $(VENV)/.ready-dev
 soak: $(VENV)/.ready-dev
 	GGUFY_TEST_KILLS=1000 $(BIN)/python -m pytest tests/test_publish.py -k killed --timeout 0
 
-bench: setup
+bench: setup $(VENV)/.ready-dev
 	@exec $(BIN)/python -m bench
 
 # A stamp is written last, so that an interrupted installation is taken up again.

@@ -7,7 +7,7 @@ import platform
 import tempfile
 from pathlib import Path
 
-from bench import conversion, first_quant, overlap, segments
+from bench import conversion, first_quant, overlap, page, segments
 from ggufy import throttle
 from ggufy.catalog import BY_NAME
 from ggufy.llama.install import ensure
@@ -34,6 +34,7 @@ def main() -> None:
             lambda: segments.bench(folder, llama, texts),
             lambda: first_quant.bench(folder),
             lambda: overlap.bench(folder, llama, settings),
+            lambda: page.bench(folder, llama),
         ):
             print("\n" + "\n".join(bench()), flush=True)
 

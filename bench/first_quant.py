@@ -26,5 +26,5 @@ def bench(folder: Path) -> list[str]:
     total = time.perf_counter() - started
     return [
         f"make demo, once set up: first finished quant after {seconds:.1f} s (bar: under {LIMIT_S} s)",
-        f"  all 31 files after {total:.0f} s",
+        f"  all 31 files, 29 of them measured, after {total:.0f} s",
     ]

@@ -134,8 +134,11 @@ class Publication:
         if names and (not here or names[-1] > here[-1]):
             self._runner.store.fetch(self._key, names[-1], folder / names[-1])
 
-    def finish(self) -> None:
-        """Waits for the uploads, then lets go of what was saved for a restart."""
+    def finish(self, *, measured: bool) -> None:
+        """Waits for the uploads, and the card with the last figures; then lets go of what was saved for a restart."""
+        if measured:
+            self._publisher.drain()  # files bring a card along: this one comes after them
+            self._publisher.refresh_card()
         self._publisher.drain()
         store = self._runner.store
         try:

@@ -52,6 +52,7 @@ class Publisher:
         self._uploaded, self._fraction = uploaded, fraction
         self._remote: dict[str, RemoteFile] = {}
         self._waiting: list[Waiting] = []
+        self._card_waits = False
         self._error: GgufyError | None = None
         self._ends = False
         self._busy = False
@@ -81,12 +82,19 @@ class Publisher:
             self._waiting.append(Waiting(path=path, artifact=artifact))
             self._changed.notify_all()
 
+    def refresh_card(self) -> None:
+        """Queues the card alone, for what it says besides files."""
+        with self._changed:
+            self._raise()
+            self._card_waits = True
+            self._changed.notify_all()
+
     @property
     def busy(self) -> bool:
         """True while files wait or are under way. Raises what went wrong."""
         with self._changed:
             self._raise()
-            return self._busy or bool(self._waiting)
+            return self._busy or self._card_waits or bool(self._waiting)
 
     def drain(self) -> None:
         """Waits until every file is in the repo. Raises what went wrong, or Cancelled."""
@@ -133,8 +141,8 @@ class Publisher:
     def _next_batch(self) -> list[Waiting] | None:
         with self._changed:
             while not self._ends and not self._stopped():
-                if self._waiting and self._hub.wait_s() <= 0:
-                    batch, self._waiting, self._busy = self._waiting, [], True
+                if (self._waiting or self._card_waits) and self._hub.wait_s() <= 0:
+                    batch, self._waiting, self._busy, self._card_waits = self._waiting, [], True, False
                     return batch
                 self._changed.wait(0.2)
             return None
@@ -169,7 +177,7 @@ class Publisher:
             self._repo_id,
             kind="model",
             add={**files, CARD: self._card(sizes).encode()},
-            message="Add " + ", ".join(files),
+            message="Add " + ", ".join(files) if files else "Update the card",
             progress=progress,
             stopped=self._stopped,
         )

@@ -195,7 +195,7 @@ class Runner:
                 elif artifact:
                     self.record(ctx.request.job_id, [artifact])
         if publication:
-            publication.finish()
+            publication.finish(measured=any(step.kind == EVALUATE for step in due))
 
     def _prepare(
         self,

@@ -15,6 +15,7 @@ STATUS_WORDS = {
     Status.DONE: "every file is there",
     Status.FAILED: "an error ended it; run it again when the cause is gone, finished files are kept",
     Status.CANCELLED: "its user ended it; finished files are kept",
+    Status.PAUSED: "its user stopped it for now; it goes on when it is resumed, not by itself",
 }
 
 
