@@ -48,6 +48,7 @@ logger = logging.getLogger(__name__)
 _AWAY_S = 10.0  # between tries while the Hub is away at the start
 _FRESH_S = 0.4  # all tabs together look at the disk at most so often
 _MACHINE_S = 2.0
+_MOST_LISTED = 40  # files of a folder
 _LOG_BYTES, _LOG_LINES = 6000, 40
 _HEADS_S = 0.2  # and spend so long on files not read before; what is left over is read the next time
 
@@ -178,6 +179,17 @@ class Services:
     def is_query(self, text: str) -> bool:
         """True for words to search for, False for what can be a source already."""
         return is_query(text)
+
+    def models_in(self, folder: str, visitor: Visitor = STRANGER) -> list[Path]:
+        """The .pth and .gguf files of a folder on this machine, for its owner; none if it is no folder."""
+        path = Path(folder).expanduser()
+        if not is_owner(visitor, self.settings) or not path.is_dir():
+            return []
+        try:
+            found = [entry for entry in path.iterdir() if entry.suffix in (".pth", ".gguf") and entry.is_file()]
+        except OSError:  # no permission
+            return []
+        return sorted(found)[:_MOST_LISTED]
 
     def search(self, query: str, visitor: Visitor = STRANGER) -> list[Found]:
         """Repos of that name on the Hub, which anybody may look for. Raises HubAway."""

@@ -216,6 +216,16 @@ def test_visitors_of_an_open_space_reach_no_file_and_no_network_of_it(tmp_path: 
             opened.look(reaching.source, vocab=reaching.vocab or str(secret))
 
 
+def test_a_folder_offers_its_models_to_the_owner_only(tmp_path: Path) -> None:
+    for name in ("b.pth", "a.gguf", "notes.txt"):
+        (tmp_path / name).touch()
+    here = Services(settings(tmp_path))
+    assert [path.name for path in here.models_in(str(tmp_path))] == ["a.gguf", "b.pth"]
+    assert here.models_in(str(tmp_path / "b.pth")) == here.models_in("nowhere") == []
+    space = Services(settings(tmp_path, SPACE_ID="somebody/ggufy", SYSTEM="spaces", GGUFY_OPEN="1"))
+    assert space.models_in(str(tmp_path)) == []
+
+
 def test_a_space_without_its_marker_does_not_start(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="SYSTEM"):
         settings(tmp_path, SPACE_ID="somebody/ggufy")

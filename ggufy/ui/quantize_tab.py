@@ -157,6 +157,9 @@ class QuantizeTab:
                 found = self.services.search(text, visitor)
                 yield [source_parts.suggestions(found, texts), gr.HTML(rows=parts.types(texts)), ""]
                 return
+            if here := self.services.models_in(text, visitor):
+                yield [source_parts.local_files(here, texts), gr.HTML(rows=parts.types(texts)), ""]
+                return
             chosen_type, own_vocab = _outtype(outtype), _short(vocab) or None
             report = self.services.inspect(text, visitor, vocab=own_vocab)
             yield [source_parts.report(report, texts), gr.skip(), gr.skip()]

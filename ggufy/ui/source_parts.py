@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from ggufy.files import human_size, human_time
 from ggufy.preview import Cost
@@ -57,6 +58,13 @@ def _variants(found: Report, texts: Texts) -> Markup:
         for variant in found.variants[:_SHOWN_VARIANTS]
     ]
     title = el("p", texts["variant"].format(count=len(found.variants)), class_="gg-quiet gg-hint")
+    return el("div", title, el("div", *buttons, class_="gg-choices"), class_="gg-report")
+
+
+def local_files(found: Iterable[Path], texts: Texts) -> Markup:
+    """The models of a folder on this machine."""
+    buttons = [_choice(str(path), path.name, human_size(path.stat().st_size)) for path in found]
+    title = el("p", texts["variant"].format(count=len(buttons)), class_="gg-quiet gg-hint")
     return el("div", title, el("div", *buttons, class_="gg-choices"), class_="gg-report")
 
 
