@@ -111,7 +111,7 @@ class QuantizeTab:
         gr.on(
             [self.source.input, self.outtype.change, self.vocab.change], self.look, on_source, looked, **QUEUED, **last
         )
-        gr.on(None, self.look, on_source, looked, **QUEUED)
+        gr.on(None, self.open, on_source, looked, **QUEUED)
         self.panel.click(self.choose, None, self.source, **QUIET).then(self.look, on_source, looked, **QUEUED)
         changes = [self.types.change, self.imatrix.change, self.evaluate.change]
         gr.on(changes, self.price, on_source, self.cost, **QUIET, **last)
@@ -134,6 +134,21 @@ class QuantizeTab:
         ]
 
     # ---- handlers
+
+    def open(
+        self,
+        source: Any,
+        outtype: Any,
+        vocab: Any,
+        types: Any,
+        imatrix: Any,
+        evaluate: Any,
+        request: gr.Request,
+        profile: Profile,
+    ) -> Iterator[list[Any]]:
+        """The first look, and the table in the visitor's language meanwhile."""
+        yield [gr.skip(), gr.HTML(rows=parts.types(texts_of(request))), gr.skip()]
+        yield from self.look(source, outtype, vocab, types, imatrix, evaluate, request, profile)
 
     def look(
         self,
@@ -247,13 +262,12 @@ class QuantizeTab:
         return [said, *self.draw(request, profile)]
 
     def greet(self, texts: Texts, visitor: Any) -> list[Any]:
-        """Title, types and Start as this visitor should see them."""
-        may = may_work(visitor, self.services.settings)
-        return [parts.title(texts), gr.HTML(rows=parts.types(texts)), gr.Button(interactive=may)]
+        """Title and Start as this visitor should see them."""
+        return [parts.title(texts), gr.Button(interactive=may_work(visitor, self.services.settings))]
 
     @property
     def greeted(self) -> list[Any]:
-        return [self.title, self.types, self.start]
+        return [self.title, self.start]
 
 
 def _short(value: Any) -> str:
