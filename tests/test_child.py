@@ -128,3 +128,23 @@ def test_run_stops_what_takes_too_long(tmp_path: Path) -> None:
         child.run(["/bin/sh", "-c", "echo $$ > pid; exec sleep 1000"], cwd=tmp_path, env=ENV, timeout_s=1.0)
     if (tmp_path / "pid").exists():
         assert is_gone(int((tmp_path / "pid").read_text()))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux only")
+def test_a_running_child_can_be_kept_to_fewer_cpus(tmp_path: Path) -> None:
+    """All of its threads, also those that are there already; never more CPUs than this process may use."""
+    script = "import threading, time; [threading.Thread(target=time.sleep, args=(60,)).start() for _ in range(3)]"
+    process = child.start([sys.executable, "-c", script], cwd=tmp_path, env={})
+    try:
+        tasks = Path(f"/proc/{process.pid}/task")
+        deadline = time.monotonic() + 30
+        while len(list(tasks.iterdir())) < 4 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        allowed = os.sched_getaffinity(0)
+        for count in (1, 99):
+            child.keep_to_cpus(process, count)
+            kept = {len(os.sched_getaffinity(int(task.name))) for task in tasks.iterdir()}
+            assert kept == {min(count, len(allowed))}
+    finally:
+        child.stop(process)
+    child.keep_to_cpus(process, 1)  # it is gone

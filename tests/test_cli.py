@@ -317,7 +317,7 @@ def test_a_disk_that_fills_up_meanwhile(
         work=tmp_path / "work",
         settings=settings,
         llama=llama,
-        threads=1,
+        limit=lambda: 1,
         report=lambda step, fraction: None,
         stopped=lambda: False,
     )

@@ -335,7 +335,7 @@ def test_on_a_space_only_the_public_internet_is_asked(
 ) -> None:
     url = plain(local_hub, saved(tiny.weights("7")))
     local_hub.clear()
-    on_space = Settings.from_env({"SPACE_ID": "alice/space"})
+    on_space = Settings.from_env({"SPACE_ID": "alice/space", "SYSTEM": "spaces"})
     assert "is not on the public internet" in inspect(url, on_space).problem
     assert not local_hub.log()
     # 127.0.0.1 passes for a public server, which redirects to localhost.

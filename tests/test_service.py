@@ -105,6 +105,26 @@ def test_jobs_wait_for_llama_cpp_and_can_be_cancelled_meanwhile(
     assert only(services).job.status == Status.CANCELLED  # nothing of it is still in the queue
 
 
+def test_a_paused_job_waits_until_it_is_resumed(installer: Installer, tmp_path: Path) -> None:
+    """Also over a restart, which takes every other unfinished job up again."""
+    job = record(tmp_path, Status.QUEUED)
+    first = Services(settings(tmp_path))
+    first.start()
+    until(lambda: only(first).snapshot is not None, "it is queued")
+    first.pause(job.id)
+    assert (only(first).job.status, only(first).snapshot) == (Status.PAUSED, None)
+    first.shutdown()
+    second = Services(settings(tmp_path))
+    second.start()
+    assert only(second).snapshot is None
+    second.retry(job.id)
+    assert only(second).job.status == Status.QUEUED
+    second.pause(job.id)
+    second.cancel(job.id)
+    assert only(second).job.status == Status.CANCELLED
+    second.shutdown()
+
+
 def test_a_failed_set_up_waits_for_another_try(installer: Installer, services: Services, tmp_path: Path) -> None:
     record(tmp_path, Status.QUEUED)
     services.start()

@@ -161,3 +161,23 @@ def test_child_environment_is_built_and_not_inherited(monkeypatch: pytest.Monkey
     }
     with_tmpdir = throttle.child_environment(threads=3, home=Path("/home/someone"), tmpdir=Path("/scratch"))
     assert with_tmpdir == {**environment, "TMPDIR": "/scratch"}
+
+
+def test_the_limit_stays_between_one_and_what_is_allowed() -> None:
+    limit = throttle.ThreadLimit(3, most=4)
+    assert (limit(), limit.set(9), limit.set(0), limit.set(2), limit()) == (3, 4, 1, 2, 2)
+    assert throttle.ThreadLimit(9, most=0)() == 1
+    wished = throttle.thread_limit(3)  # a user's own number may be above what is thought to be allowed
+    assert (wished(), wished.most >= 3) == (3, True)
+
+
+def test_the_cpu_meter_counts_between_two_looks(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    stat = tmp_path / "proc/stat"
+    meter = throttle.CpuMeter(tmp_path)
+    assert meter() == 0.0  # no Linux
+    stat.write_text("cpu  100 0 100 700 100 0 0 0 0 0\ncpu0 1 2 3\n")
+    assert meter() == 0.2
+    stat.write_text("cpu  175 0 100 720 105 0 0 0 0 0\n")
+    assert meter() == 0.75
+    assert meter() == 0.0
