@@ -92,6 +92,8 @@ def _state(job: Job, uploaded: Collection[str]) -> list[str]:
         return [f"**{there} of {len(total)} files.** The job stopped: {job.error}", ""]
     if job.status is Status.CANCELLED:
         return [f"**{there} of {len(total)} files.** The job was cancelled.", ""]
+    if job.status is Status.PAUSED:
+        return [f"**{there} of {len(total)} files.** The job is paused.", ""]
     return [f"**In progress: {there} of {len(total)} files are here**, the others follow by themselves.", ""]
 
 

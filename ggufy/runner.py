@@ -66,6 +66,18 @@ class Stop:
     def by_user(self) -> bool:
         return self.cancelled.is_set() or self.paused.is_set()
 
+    @property
+    def status(self) -> Status:
+        """What a job is when its user has ended it."""
+        return Status.CANCELLED if self.cancelled.is_set() else Status.PAUSED
+
+
+def _ending(error: GgufyError, stop: Stop) -> Status | None:
+    """What an error makes of a job; None if it goes on by itself, here or elsewhere."""
+    if isinstance(error, Cancelled):
+        return stop.status if stop.by_user else None
+    return None if isinstance(error, LeaseLost) else Status.FAILED
+
 
 @dataclass
 class Live:
@@ -110,8 +122,7 @@ class Runner:
         except Cancelled:
             if not live.stop.by_user:
                 raise  # shutdown: the record says running, the next start continues
-            status = Status.CANCELLED if live.stop.cancelled.is_set() else Status.PAUSED
-            return self.store.save(self._latest(job).evolve(status=status))
+            return self.store.save(self._latest(job).evolve(status=live.stop.status))
         except LeaseLost:
             raise
         except BusyError as error:  # its record belongs to the run that holds the folder
@@ -154,8 +165,8 @@ class Runner:
                     publication.adopt()
                 self._steps(ctx, live, publication)
             except GgufyError as error:
-                if publication and not isinstance(error, Cancelled | LeaseLost):
-                    publication.tell(self._latest(job).evolve(status=Status.FAILED, error=str(error)))
+                if publication and (ending := _ending(error, live.stop)):
+                    publication.tell(self._latest(job).evolve(status=ending, error=str(error)))
                 raise
             finally:
                 if publication:
