@@ -140,7 +140,7 @@ def test_never_worse_than_greedy() -> None:
 
 def test_more_bytes_never_cost_more() -> None:
     for options in (small(np.random.default_rng(5), tensors=7, types=6), realistic(7)):
-        costs = [allocate(options, budget).cost for budget in budgets(options, 80)]
+        costs = [allocate(options, budget).cost for budget in budgets(options, 40)]
         assert all(later <= earlier * (1 + 1e-12) for earlier, later in itertools.pairwise(costs))
         assert costs[-1] == pytest.approx(sum(min(o.cost for o in row) for row in options.values()))
 

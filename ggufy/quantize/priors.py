@@ -1,0 +1,78 @@
+"""How much the output of a model suffers from quantizing each role, where nothing was measured of that very model.
+
+A sensitivity c weighs a tensor's relative quantization error: the KL divergence that quantizing adds is taken to be
+the sum over all tensors of c × number of weights × relative error (see `loss.py`). Only ratios matter to the solver.
+A key is a role, or `role@depth` (see `roles.py`); values are 1e-9 nats.
+
+`rwkv6` was measured on a trained RWKV-6 of 8.8M weights (8 blocks, 2k tokens): an all-Q4_K file, 26 probes that each
+put one group one rung lower (to Q3_K), c = change of the mean KLD / sum of weights × change of error. Of last blocks
+only the range 1 to 16 is known; 4 is its middle on a logarithmic scale.
+
+`rwkv7` is derived from published figures of RWKV-7 1.5B and 2.9B (github.com/RafaelUI/rwkv-quant, KLD per megabyte by
+role; geometric mean of both models). Their first block carries 1.6 and 14 times the KLD of another one: 5 times, as in
+the table of RWKV-6. The head was published at another rung only, so its ratio to the embedding is RWKV-6's.
+
+`transformer` follows what the mixes of llama.cpp protect, and was not measured here.
+
+A script that measures these figures again may write the table anew: nothing else is in this file.
+"""
+
+from __future__ import annotations
+
+PRIORS: dict[str, dict[str, float]] = {
+    "rwkv6": {
+        "embedding": 779.0,
+        "head": 309.0,
+        "time_mix_value@first": 412.0,
+        "time_mix_value": 157.0,
+        "time_mix_value@last": 4.0,
+        "time_mix_output@first": 273.0,
+        "time_mix_output": 49.0,
+        "time_mix_output@last": 4.0,
+        "time_mix_gate@first": 226.0,
+        "time_mix_gate": 37.0,
+        "time_mix_gate@last": 4.0,
+        "time_mix_receptance@first": 144.0,
+        "time_mix_receptance": 27.0,
+        "time_mix_receptance@last": 4.0,
+        "time_mix_key@first": 121.0,
+        "time_mix_key": 18.0,
+        "time_mix_key@last": 4.0,
+        "channel_mix_key@first": 46.0,
+        "channel_mix_key": 11.0,
+        "channel_mix_key@last": 4.0,
+        "channel_mix_value@first": 25.0,
+        "channel_mix_value": 5.0,
+        "channel_mix_value@last": 4.0,
+        "channel_mix_receptance": 0.9,
+    },
+    "rwkv7": {
+        "embedding": 85.0,
+        "head": 34.0,
+        "time_mix_value@first": 365.0,
+        "time_mix_value": 73.0,
+        "time_mix_output@first": 560.0,
+        "time_mix_output": 112.0,
+        "time_mix_receptance@first": 235.0,
+        "time_mix_receptance": 47.0,
+        "time_mix_key@first": 220.0,
+        "time_mix_key": 44.0,
+        "channel_mix_key@first": 125.0,
+        "channel_mix_key": 25.0,
+        "channel_mix_value@first": 120.0,
+        "channel_mix_value": 24.0,
+    },
+    "transformer": {
+        "embedding": 20.0,
+        "tied_embedding": 60.0,
+        "head": 60.0,
+        "attn_v": 40.0,
+        "attn_qkv": 30.0,
+        "attn_output": 30.0,
+        "attn_k": 20.0,
+        "attn_q": 15.0,
+        "ffn_down": 40.0,
+        "ffn_up": 20.0,
+        "ffn_gate": 15.0,
+    },
+}

@@ -1,0 +1,145 @@
+"""Roles, depths and groups from the names of RWKV-6, RWKV-7 and transformers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from ggufy.quantize import roles
+from ggufy.quantize.priors import PRIORS
+from ggufy.quantize.roles import Depth, Role, groups, prior, sensitivity
+from ggufy.rwkv.names import Architecture, tensor_plans
+
+RANKS = {"6": {"mix": 32, "decay": 64}, "7": {"decay": 96, "iclr": 96, "value": 64, "gate": 256}}
+LLAMA = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+
+
+def rwkv(version: str, layers: int = 24) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a 1.6B."""
+    made = Architecture(f"{version}", f"rwkv{version}", layers, 2048, 65536, 7168, 64, RANKS[version])
+    return {plan.name: plan.shape for plan in tensor_plans(made)}
+
+
+def matrices(shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:
+    """The tensors that llama-quantize makes smaller, with their number of weights."""
+    return {name: math.prod(shape) for name, shape in shapes.items() if min(shape) >= 2048 and len(shape) == 2}
+
+
+def llama(*, layers: int = 32, tied: bool = False, stems: tuple[str, ...] = LLAMA) -> dict[str, int]:
+    whole = {"token_embd.weight": 1 << 28} | ({} if tied else {"output.weight": 1 << 28})
+    return whole | {f"blk.{block}.{stem}.weight": 1 << 24 for block in range(layers) for stem in stems}
+
+
+def test_the_matrices_of_rwkv() -> None:
+    for version, expected in (("6", 8), ("7", 6)):
+        found = roles.roles(rwkv(version))
+        names = {found[name].name for name in matrices(rwkv(version))}
+        assert names - {"embedding", "head"} < {name.split("@")[0] for name in PRIORS[f"rwkv{version}"]}
+        assert len(names) == expected + 2
+        assert found["token_embd.weight"] == Role(name="embedding", depth=Depth.NONE)
+        assert found["output.weight"].key == "head"
+        assert found["blk.0.time_mix_output.weight"].key == "time_mix_output@first"
+        assert found["blk.1.time_mix_value.weight"].key == "time_mix_value@middle"
+        assert found["blk.23.channel_mix_key.weight"].key == "channel_mix_key@last"
+
+
+def test_the_low_rank_matrices_are_told_apart_by_version() -> None:
+    six, seven = roles.roles(rwkv("6")), roles.roles(rwkv("7"))
+    assert six["blk.3.time_mix_w1.weight"].name == "low_rank_mix"
+    assert six["blk.3.time_mix_decay_w2.weight"].name == "low_rank_decay"
+    assert seven["blk.3.time_mix_w1.weight"].name == "low_rank_decay"
+    assert [seven[f"blk.3.time_mix_{x}2.weight"].name for x in "avg"] == [
+        "low_rank_rate", "low_rank_value", "low_rank_gate",
+    ]  # fmt: skip
+    for version, found, pairs in (("6", six, 2), ("7", seven, 4)):
+        low = {name for name, role in found.items() if role.low_rank}
+        assert len(low) == 24 * 2 * pairs, version
+        assert not low & matrices(rwkv(version)).keys()
+
+
+def test_what_is_a_vector_is_no_low_rank_matrix() -> None:
+    found = roles.roles(rwkv("7"))
+    assert not any(found[f"blk.1.time_mix_{stem}.weight"].low_rank for stem in ("w0", "k_k", "lerp_fused", "ln"))
+
+
+@pytest.mark.parametrize(("layers", "depths"), [(1, "first"), (2, "first last"), (4, "first middle middle last")])
+def test_depth(layers: int, depths: str) -> None:
+    found = roles.roles(llama(layers=layers))
+    assert [found[f"blk.{block}.attn_q.weight"].depth for block in range(layers)] == depths.split()
+
+
+def test_transformers() -> None:
+    found = roles.roles([*llama(), "blk.0.attn_norm.weight", "output_norm.weight", "rope_freqs.weight"])
+    assert roles.family(found) == "transformer"
+    assert {found[f"blk.9.{stem}.weight"].name for stem in LLAMA} == set(LLAMA)
+    assert found["output_norm.weight"].name == "output_norm"
+    tied = roles.roles(llama(tied=True))
+    assert tied["token_embd.weight"].name == "tied_embedding"
+
+
+def test_the_nearest_sensitivity_is_taken() -> None:
+    table = {"ffn_down": 4.0, "ffn_down@first": 9.0, "head": 2.0, "attn_q": 1.0}
+    middle, first = Depth.MIDDLE, Depth.FIRST
+    assert sensitivity(Role(name="ffn_down", depth=first), table) == 9
+    assert sensitivity(Role(name="ffn_down", depth=middle), table) == 4
+    assert sensitivity(Role(name="ffn_down_exps", depth=first), table) == 9
+    assert sensitivity(Role(name="tied_embedding", depth=Depth.NONE), table) == 2
+    assert sensitivity(Role(name="ssm_in", depth=middle), table) == pytest.approx((4 * 9 * 2 * 1) ** 0.25)
+    assert sensitivity(Role(name="ssm_in", depth=middle), {}) == 1
+
+
+def test_priors_follow_the_measurement() -> None:
+    made = prior(rwkv("6"))
+    assert made["token_embd.weight"] == 779 and made["output.weight"] == 309
+    assert made["blk.0.time_mix_value.weight"] == 412 and made["blk.12.time_mix_value.weight"] == 157
+    assert made["blk.23.channel_mix_receptance.weight"] == made["blk.0.channel_mix_receptance.weight"] == 0.9
+    assert all(value > 0 and math.isfinite(value) for table in PRIORS.values() for value in table.values())
+    keys = {
+        role.key for names in (rwkv("6"), rwkv("7"), llama(), llama(tied=True)) for role in roles.roles(names).values()
+    }
+    plain = {key.split("@")[0] for key in keys}
+    assert {key for table in PRIORS.values() for key in table} <= keys | plain | {"attn_qkv"}
+
+
+def covered(made: dict[str, list[str]], weights: dict[str, int]) -> bool:
+    names = [name for group in made.values() for name in group]
+    return sorted(names) == sorted(weights)
+
+
+@pytest.mark.parametrize(("version", "count"), [("6", 26), ("7", 20)])
+def test_every_role_and_depth_is_a_group_of_rwkv(version: str, count: int) -> None:
+    shapes = rwkv(version)
+    made = groups(matrices(shapes), all_names=shapes)
+    assert len(made) == count and covered(made, matrices(shapes))
+    assert made["time_mix_value@first"] == ["blk.0.time_mix_value.weight"]
+    assert len(made["time_mix_value@middle"]) == 22
+    assert made["head"] == ["output.weight"]
+
+
+def test_with_few_probes_the_least_important_are_joined_first() -> None:
+    weights = matrices(rwkv("6"))
+    assert set(groups(weights, most=10)) == {
+        "embedding", "head", "time_mix_value", "time_mix_output", "time_mix_gate", "time_mix_receptance",
+        "time_mix_key", "channel_mix_key", "channel_mix_value", "channel_mix_receptance",
+    }  # fmt: skip
+    fewer = groups(weights, most=25)
+    assert "channel_mix_receptance@rest" in fewer and "time_mix_value@last" in fewer
+    seven = groups(matrices(rwkv("7")), all_names=rwkv("7"), most=10)
+    assert {key for key in seven if "@" in key} == {
+        "time_mix_output@first", "time_mix_output@rest", "channel_mix_key@first", "channel_mix_key@rest",
+    }  # fmt: skip
+    assert "other" in groups(weights, most=9)
+
+
+@pytest.mark.parametrize("most", range(1, 30))
+def test_any_number_of_groups_covers_every_tensor_once(most: int) -> None:
+    experts = (*LLAMA, "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps", "ssm_in", "ssm_out")
+    for weights in (matrices(rwkv("6")), llama(layers=2), llama(layers=1), llama(stems=experts)):
+        made = groups(weights, most=most)
+        assert len(made) <= most and covered(made, weights)
+
+
+def test_there_is_at_least_one_group() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        groups(llama(), most=0)
