@@ -1,0 +1,158 @@
+"""Sizes to order: what a user asks for, as bytes of a file, and how the file that comes of it is called.
+
+A target is one of
+
+    --target-size 1.2GB      bytes of the file (GB = 10^9, GiB = 2^30)
+    --target-bpw 3.275       bits per weight of all tensors, embedding and head included
+    --fit-memory 4GB         bytes of memory that the model may take when it runs
+
+A made file is `<Model>-<target>-<label>.gguf`, as `Rwkv-1.6B-3.275bpw-IQ3_XXS_FIT.gguf`. The label is the quant type
+of about that size and `_FIT`, and stands last, since tools read it there:
+
+- huggingface.co and Ollama take the last name of a quant type in the file's name, with letters behind it (`_FIT`), as
+  its label; digits behind it would be cut off, and the file be taken for the plain quant type.
+- llama.cpp (`-hf repo:tag`) takes the first file with the tag before a `-` or `.`, in either case. So `IQ3_XXS` does
+  not find this file, `IQ3_XXS_FIT` and `3.275bpw` do. Its cache tag is what follows the last `-` or `.`.
+
+The exact bits per weight are in the metadata (`metadata`), not in the name, which is known before the file is.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+
+from ggufy.errors import UsageError
+from ggufy.evaluation import OVERHEAD_BYTES, OVERHEAD_SHARE, memory_needed
+from ggufy.files import human_size
+
+SIZE, BPW, MEMORY = "size", "bpw", "memory"
+OPTIONS = {SIZE: "--target-size", BPW: "--target-bpw", MEMORY: "--fit-memory"}
+SUFFIX = "_FIT"
+MOST_BPW = 16.0  # nothing above has a use: it is the unquantized file
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {f"{letter}IB": 1024**power for power, letter in enumerate("KMGT", start=1)}
+_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?|\.[0-9]+")
+_SIZE = re.compile(rf"({_NUMBER.pattern})\s*([A-Za-z]+)")
+
+# Bits per weight of whole files of an 8B model (llama.cpp, tools/quantize/README.md), one of each size: what people
+# expect of a label.
+LADDER: dict[str, float] = {
+    "IQ1_S": 2.0042, "IQ1_M": 2.1460, "IQ2_XXS": 2.3824, "IQ2_XS": 2.5882, "IQ2_S": 2.7403, "IQ2_M": 2.9294,
+    "Q2_K": 3.1593, "IQ3_XXS": 3.2548, "IQ3_XS": 3.4977, "IQ3_S": 3.6606, "IQ3_M": 3.7628, "Q3_K_M": 3.9960,
+    "Q3_K_L": 4.2979, "IQ4_XS": 4.4597, "Q4_K_S": 4.6672, "Q4_K_M": 4.8944, "Q5_K_S": 5.5704, "Q5_K_M": 5.7036,
+    "Q6_K": 6.5633, "Q8_0": 8.5008,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What was asked for."""
+
+    kind: str  # SIZE, BPW or MEMORY
+    amount: float  # bytes, or bits per weight
+    text: str  # as in a file's name: 1.2GB, 3.275bpw, mem4GB
+
+    def tensor_budget(self, *, weights: int, head: int) -> int:
+        """Bytes that the tensors of the file may take, padding included.
+
+        `weights` is the number of weights of all tensors, `head` the bytes before the tensors (metadata and list of
+        tensors). Raises UsageError when there is no room for any tensor.
+        """
+        if self.kind == BPW:
+            return math.floor(self.amount * weights / 8)
+        budget = self.file_budget(weights=weights, head=head) - head
+        if budget <= 0:
+            needed = memory_needed(head) if self.kind == MEMORY else head
+            raise UsageError(
+                f"{OPTIONS[self.kind]} {human_size(self.amount)} leaves no room for any weights (the rest takes "
+                f"{human_size(needed)}): ask for more."
+            )
+        return budget
+
+    def file_budget(self, *, weights: int, head: int) -> int:
+        """Bytes of the whole file, at most."""
+        if self.kind == BPW:
+            return head + math.floor(self.amount * weights / 8)
+        return math.floor(self.amount) if self.kind == SIZE else file_that_fits(math.floor(self.amount))
+
+
+def parse(*, size: str | None = None, bpw: str | None = None, memory: str | None = None) -> Target | None:
+    """The target that the options ask for, or None. Raises UsageError for a bad one, and for more than one."""
+    given = {kind: text for kind, text in ((SIZE, size), (BPW, bpw), (MEMORY, memory)) if text is not None}
+    if not given:
+        return None
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(OPTIONS[kind] for kind in given)} exclude each other: give one of them.")
+    [(kind, text)] = given.items()
+    if kind == BPW:
+        amount = _bpw(text)
+        return Target(kind=kind, amount=amount, text=f"{_plain(amount)}bpw")
+    size_asked, short = _bytes(text, OPTIONS[kind])
+    return Target(kind=kind, amount=size_asked, text=short if kind == SIZE else f"mem{short}")
+
+
+def parse_size(text: str, option: str = "the size") -> int:
+    """`1.2GB`, `900 MB`, `3.5GiB` or `1234B`, in either case -> bytes. Raises UsageError."""
+    return _bytes(text, option)[0]
+
+
+def file_that_fits(memory: int) -> int:
+    """The largest file, in bytes, that runs in so many bytes of memory (see `evaluation.memory_needed`); 0 if none."""
+    size = max(0, math.floor((memory - OVERHEAD_BYTES) / (1 + OVERHEAD_SHARE)))
+    while size and memory_needed(size) > memory:  # rounding
+        size -= 1
+    return size
+
+
+def nearest(bpw: float) -> str:
+    """The quant type whose files have about so many bits per weight."""
+    return min(LADDER, key=lambda name: abs(math.log(LADDER[name] / bpw)))
+
+
+def label(target: Target, *, weights: int, head: int) -> str:
+    """`<target>-<quant type>_FIT`: what stands between the model's name and `.gguf`.
+
+    Follows from the target and the model alone, so a file has its name before it is made.
+    """
+    return f"{target.text}-{nearest(8 * target.tensor_budget(weights=weights, head=head) / weights)}{SUFFIX}"
+
+
+def file_name(model: str, target: Target, *, weights: int, head: int) -> str:
+    """`<Model>-<target>-<label>.gguf`."""
+    return f"{model}-{label(target, weights=weights, head=head)}.gguf"
+
+
+def metadata(target: Target, *, bpw: float) -> dict[str, str]:
+    """What the file says about itself beyond llama.cpp's own keys: the exact bits per weight, and what was asked."""
+    return {"ggufy.target": target.text, "ggufy.bits_per_weight": f"{bpw:.5f}"}
+
+
+def _bpw(text: str) -> float:
+    if not _NUMBER.fullmatch(text.strip()):
+        raise UsageError(f"{OPTIONS[BPW]} {text!r} is no number: write bits per weight, such as 3.275.")
+    amount = float(text)
+    if not 0 < amount <= MOST_BPW:
+        raise UsageError(f"{OPTIONS[BPW]} {text} is out of range: give bits per weight from 1.6 to {MOST_BPW:g}.")
+    return amount
+
+
+def _bytes(text: str, option: str) -> tuple[int, str]:
+    """Bytes, and the text as in a file's name."""
+    match = _SIZE.fullmatch(text.strip())
+    unit = match[2].upper() if match else ""
+    if unit in ("K", "M", "G", "T", "KI", "MI", "GI", "TI"):
+        unit += "B"
+    if match is None or unit not in _UNITS:
+        raise UsageError(f"{option} {text!r} is no size: write a number and a unit, such as 1.2GB or 900MiB.")
+    amount = Decimal(match[1]) * _UNITS[unit]
+    if not 1 <= amount < 2**63:
+        raise UsageError(f"{option} {text} is out of range: write a size such as 1.2GB or 900MiB.")
+    return int(amount), _plain(float(match[1])) + unit.replace("K", "k", 1).replace("IB", "iB")
+
+
+def _plain(number: float) -> str:
+    """Without zeros that say nothing, and never with an exponent."""
+    return f"{number:.6f}".rstrip("0").rstrip(".")
