@@ -29,7 +29,7 @@ def report(found: Report, texts: Texts) -> Markup:
         return el("p", in_page_words(found.problem), class_="gg-message gg-bad", role="alert")
     return el(
         "div",
-        el("strong", found.title, class_="gg-report-title"),
+        el("strong", found.title.replace("checkpoint", texts["checkpoint"]), class_="gg-report-title"),
         el("span", *(el("span", fact) for fact in _facts(found, texts)), class_="gg-facts gg-quiet gg-numbers"),
         class_="gg-report",
         role="status",

@@ -111,6 +111,7 @@ EN = {
     "searching": "Searching the Hub …",
     "search_none": "Nothing on the Hub is called that. A path, an address or owner/repo works too.",
     "search_found": "On the Hub",
+    "checkpoint": "checkpoint",
     "fact_layers": "{count} layers",
     "fact_width": "width {count}",
     "fact_parameters": "{count} parameters",

@@ -107,6 +107,7 @@ ZH = {
     "searching": "正在搜索 Hub……",
     "search_none": "Hub 上没有这个名称。也可以填路径、网址或 owner/repo。",
     "search_found": "Hub 上的结果",
+    "checkpoint": "检查点",
     "fact_layers": "{count} 层",
     "fact_width": "宽度 {count}",
     "fact_parameters": "{count} 参数",
