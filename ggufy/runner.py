@@ -102,7 +102,7 @@ class Runner:
     ):
         self.settings, self.llama = settings, llama
         self.connection = connection or Connection(store=JobStore(settings.out))
-        self.limit = limit or throttle.thread_limit(threads or settings.threads)
+        self.limit = limit or throttle.thread_limit(threads or settings.threads, settings.cpu_percent)
         self.store = self.connection.store
         self._saving = threading.Lock()  # of job records: products are finished here and in the publisher's thread
 
@@ -282,6 +282,7 @@ class Runner:
             settings=self.settings,
             llama=self.llama,
             limit=self.limit,
+            share=self.limit.share,
             report=live.progress.fraction,
             stopped=live.stop,
             keep_open=(descriptor,),

@@ -27,7 +27,8 @@ class Context:
     work: Path  # what is worth keeping of a step that is not finished
     settings: Settings
     llama: Llama
-    limit: Callable[[], int]  # threads that the tools may use now
+    limit: Callable[[], int]  # threads that the work may use now
+    share: Callable[[], float] = lambda: 1.0  # part of the time in which it may work
     report: Callable[[Step, float], None]  # fraction of the step that is done
     stopped: Callable[[], bool]  # True: end now
     keep_open: tuple[int, ...] = ()  # the folder's lock, inherited by the tools
@@ -63,6 +64,7 @@ class Context:
             stopped=self.stopped,
             keep_open=self.keep_open,
             limit=self.limit,
+            share=self.share,
         )
 
     def check_stopped(self) -> None:

@@ -69,6 +69,8 @@ class JobsPanel:
             services.prepare_again(visitor)
         elif action == "threads" and job.isdecimal() and len(job) < 5:
             services.set_threads(int(job), visitor)
+        elif action == "share" and job.isdecimal() and len(job) < 5:
+            services.set_cpu_percent(int(job), visitor)
 
     def draw(self, request: gr.Request, profile: Profile, shown: str = "") -> list[Any]:
         """Banner, jobs and their digest; nothing at all when the tab shows just this already."""

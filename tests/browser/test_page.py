@@ -214,12 +214,28 @@ def test_the_threads_can_be_changed(app: App, open_tab: Callable[..., Tab]) -> N
     more, less = (tab.page.get_by_role("button", name=f"Use one thread {word}") for word in ("more", "less"))
     if more.count() == 0:
         pytest.skip("this machine has one CPU")
-    count = tab.page.locator(".gg-threads-count")
+    count = tab.page.locator(".gg-stepper-value").first
     expect(count).to_have_text("1 thread")
     more.click()
     expect(count).to_have_text("2 threads")
     less.click()
     expect(count).to_have_text("1 thread")
+
+
+def test_the_share_of_the_cpu_can_be_changed(open_tab: Callable[..., Tab]) -> None:
+    tab = open_tab()
+    more, less = (tab.page.get_by_role("button", name=f"Use {word} of the CPU's time") for word in ("more", "less"))
+    share = tab.page.locator(".gg-stepper-value").last
+    expect(share).to_have_text("100 %")
+    less.click()
+    expect(share).to_have_text("75 %")
+    more.click()
+    expect(share).to_have_text("100 %")
+    more.click()
+    expect(share).to_have_text("auto")
+    expect(more).to_be_disabled()
+    less.click()
+    expect(share).to_have_text("100 %")
 
 
 def test_a_stranger_s_names_are_only_text(app: App, open_tab: Callable[..., Tab]) -> None:
