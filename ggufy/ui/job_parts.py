@@ -33,6 +33,8 @@ def jobs(cards: Iterable[JobCard], texts: Texts, *, may_work: bool, machine: Mac
 def _machine(machine: Machine, texts: Texts, *, may_work: bool) -> Markup:
     """CPU, memory, disk; and the threads and the share of their time, which can be changed."""
     used, memory = human_size(machine.memory_used), human_size(machine.memory)
+    if used.split()[-1] == memory.split()[-1]:
+        used = used.split()[0]
     facts = [
         el("span", texts["machine_cpu"].format(percent=f"{100 * machine.cpu:.0f}")),
         el("span", texts["machine_memory"].format(used=used, memory=memory)),
