@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ggufy.errors import ToolError
+from ggufy.files import sha256
 
 F32Array = np.ndarray[Any, np.dtype[np.float32]]
 ByteArray = np.ndarray[Any, np.dtype[np.uint8]]
@@ -68,6 +69,7 @@ class Ggml:
             raise ToolError(
                 f"{path} cannot be used ({error}): build llama.cpp again, or unset GGUFY_LLAMA_DIR."
             ) from error
+        self.sha256 = sha256(path)  # another build may give other bytes
         self.types = {name: self._type(name, number) for name, number in _NUMBERS.items() if self._is(name, number)}
 
     def prepare(self, types: Iterable[str]) -> threading.Thread:

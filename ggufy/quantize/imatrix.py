@@ -32,27 +32,27 @@ class Imatrix:
 
 
 def read_imatrix(path: Path) -> Imatrix:
-    """Raises CalibrationError when the file is no imatrix, incomplete, or has values that are not finite."""
+    """Raises CalibrationError when it is no imatrix, incomplete, or has values that are negative or not finite."""
     head = read_head(path)
     keys = [head.metadata.get(f"imatrix.{key}") for key in ("datasets", "chunk_count", "chunk_size")]
     datasets, chunks, _ = keys
     if not isinstance(datasets, list) or None in keys or not isinstance(chunks, int) or not head.tensors:
         raise CalibrationError(f"{path.name} is no imatrix of llama-imatrix: make one, or leave --imatrix out.")
     weights = {}
-    names = {name.removesuffix(_SUMS).removesuffix(_COUNTS) for name in head.tensors if name.endswith((_SUMS, _COUNTS))}
-    for name in names:
+    parts = [name for name in head.tensors if name.endswith((_SUMS, _COUNTS))]
+    for name in {part.removesuffix(_SUMS).removesuffix(_COUNTS) for part in parts}:
         try:
             sums, counts = (read_tensor(path, head, name + part) for part in (_SUMS, _COUNTS))
         except KeyError:
             raise CalibrationError(f"{path.name} has only half of the data for {name}: make a new imatrix.") from None
         if sums.size % counts.size:
             raise CalibrationError(f"{path.name} has {counts.size} counts for {name}: make a new imatrix.")
-        seen = np.rint(counts)[:, None]
+        seen = np.floor(counts + np.float32(0.5))[:, None]
         rows = sums.reshape(counts.size, -1)
         with np.errstate(all="ignore"):
             means = np.where(seen > 0, rows / seen, np.float32(1)).astype(np.float32)
-        if not (np.isfinite(means).all() and np.isfinite(counts).all()):
-            raise CalibrationError(f"{path.name} has values for {name} that are not finite: make a new imatrix.")
+        if not (np.isfinite(means).all() and np.isfinite(counts).all() and (means >= 0).all()):
+            raise CalibrationError(f"{path.name} has impossible values for {name}: make a new imatrix.")
         weights[name] = np.ascontiguousarray(means.reshape(-1))
     return Imatrix(
         facts=ImatrixFacts(file=path.name, dataset=str(datasets[0]) if datasets else ""),

@@ -6,10 +6,11 @@ that are set anew; tensors by layer and name. All reasons to refuse a base, a re
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ggufy.quantize.imatrix import Imatrix
 from ggufy.quantize.recipe import Recipe
 from ggufy.sources.gguf import MAGIC, UNQUANTIZED, GgufHead, TensorInfo, packed_entry, packed_text, padded
 
+CHUNK = 1 << 20  # weights that are kept together when a run ends early: two seconds of the slowest type
 PIECE = 1 << 16  # weights quantized at once: an eighth of a second for the slowest type, and 256 kB as F32
 _QUANTIZATION_VERSION = 2  # ggml.h, GGML_QNT_VERSION
 _Q2_K_S = 21  # the file type whose Q2_K tensors need an imatrix too
@@ -30,22 +32,13 @@ _NEED_IMATRIX = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS")  # l
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
-    """Some rows of a tensor, all of one matrix."""
-
-    index: int
-    matrix: int
-    first: int  # row, counted over all matrices
-    rows: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class Tensor:
     """One tensor of the new file."""
 
     source: TensorInfo
+    source_offset: int  # in the base GGUF, bytes
     type: str
-    offset: int  # in the file, bytes
+    offset: int  # in the new file, bytes
     size: int  # bytes
     weights: np.ndarray[Any, np.dtype[np.float32]] | None  # importance, F32 [matrices, columns]
 
@@ -54,29 +47,62 @@ class Tensor:
         return self.source.name
 
     @property
-    def rows(self) -> int:
-        return self.source.elements // self.source.shape[0]
+    def changes(self) -> bool:
+        return self.type != self.source.type
 
-    def part(self, piece: Piece) -> tuple[int, int]:
-        """Where a piece goes: offset in the file and size, bytes."""
-        row = self.size // self.rows
-        return self.offset + piece.first * row, piece.rows * row
+    def matrices(self) -> Iterator[Rows]:
+        """The rows of each matrix: of each expert, where there are any."""
+        columns, rows = (*self.source.shape, 1)[:2]
+        for matrix in range(self.source.elements // (columns * rows)):
+            yield Rows(tensor=self, matrix=matrix, first=matrix * rows, count=rows)
 
-    def source_part(self, piece: Piece, head: GgufHead) -> slice:
-        """Where a piece is in the base GGUF, bytes."""
-        row = self.source.size // self.rows
-        start = head.data_start + self.source.offset + piece.first * row
-        return slice(start, start + piece.rows * row)
 
-    def pieces(self) -> Iterator[Piece]:
-        """All of the tensor, in order."""
-        rows = self.source.shape[1] if len(self.source.shape) > 1 else 1
-        step = max(1, PIECE // self.source.shape[0])
-        index = 0
-        for matrix in range(self.rows // rows):
-            for row in range(0, rows, step):
-                yield Piece(index=index, matrix=matrix, first=matrix * rows + row, rows=min(step, rows - row))
-                index += 1
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Some rows of a tensor, all of one matrix."""
+
+    tensor: Tensor
+    matrix: int
+    first: int  # counted over all matrices
+    count: int
+
+    @property
+    def columns(self) -> int:
+        return self.tensor.source.shape[0]
+
+    @property
+    def weights(self) -> int:
+        return self.count * self.columns
+
+    @property
+    def start(self) -> int:
+        """Bytes from the tensor's first one, in the new file."""
+        return self.first * self._row(self.tensor.size)
+
+    @property
+    def size(self) -> int:
+        """Bytes in the new file."""
+        return self.count * self._row(self.tensor.size)
+
+    @property
+    def offset(self) -> int:
+        """Where they go in the new file, bytes."""
+        return self.tensor.offset + self.start
+
+    @property
+    def source(self) -> tuple[int, int]:
+        """Where they are in the base GGUF: offset and size, bytes."""
+        row = self._row(self.tensor.source.size)
+        return self.tensor.source_offset + self.first * row, self.count * row
+
+    def split(self, weights: int) -> Iterator[Rows]:
+        """The same in parts of at most so many weights, but at least a row."""
+        step = max(1, weights // self.columns)
+        for first in range(self.first, self.first + self.count, step):
+            yield replace(self, first=first, count=min(step, self.first + self.count - first))
+
+    def _row(self, size: int) -> int:
+        return size * self.columns // self.tensor.source.elements
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,10 +114,16 @@ class Layout:
     tensors: list[Tensor]
     size: int  # bytes
 
+    @property
+    def elements(self) -> int:
+        return sum(tensor.source.elements for tensor in self.tensors)
 
-def plan(
-    base: Path, head: GgufHead, recipe: Recipe, *, ftype: int, imatrix: Imatrix | None, ggml: Ggml
-) -> Layout:
+    def chunks(self) -> list[Rows]:
+        """All rows, in the order of the file."""
+        return [chunk for tensor in self.tensors for rows in tensor.matrices() for chunk in rows.split(CHUNK)]
+
+
+def plan(base: Path, head: GgufHead, recipe: Recipe, *, ftype: int, imatrix: Imatrix | None, ggml: Ggml) -> Layout:
     """The file that `recipe` makes of a base GGUF; tensors that it does not name stay as they are.
 
     Raises UsageError for a recipe, SourceError for a base and CalibrationError for an imatrix that cannot be used.
@@ -122,7 +154,14 @@ def plan(
         head=start,
         metadata={key: head.metadata[key] for key in kept} | new,
         tensors=[
-            Tensor(source=source, type=kind, offset=len(start) + offset, size=size, weights=weights)
+            Tensor(
+                source=source,
+                source_offset=head.data_start + source.offset,
+                type=kind,
+                offset=len(start) + offset,
+                size=size,
+                weights=weights,
+            )
             for source, kind, offset, size, weights in tensors
         ],
         size=len(start) + offset,
@@ -174,7 +213,7 @@ def _weights(
     source: TensorInfo, kind: str, ftype: int, imatrix: Imatrix | None
 ) -> np.ndarray[Any, np.dtype[np.float32]] | None:
     """The tensor's importance, by llama-quantize's rules: embedding and head never need any."""
-    columns, matrices = source.shape[0], source.shape[2] if len(source.shape) > 2 else 1
+    columns, matrices = source.shape[0], math.prod(source.shape[2:])
     weights = imatrix.weights.get(source.name) if imatrix else None
     if weights is not None and weights.size != columns * matrices:
         if source.name not in _EMBEDDINGS:
