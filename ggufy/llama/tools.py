@@ -67,9 +67,12 @@ def quantize_command(
     return [*command, str(base), str(out), quant_type, str(threads)]
 
 
-def dry_run_command(tool: Path, *, base: Path, quant_type: str) -> list[str]:
-    """llama-quantize --dry-run: which tensor would get which type. Reads no weights."""
-    return [str(tool), "--dry-run", str(base), quant_type]
+def dry_run_command(tool: Path, *, base: Path, quant_type: str, imatrix: str = "") -> list[str]:
+    """llama-quantize --dry-run: which tensor would get which type. Reads no weights.
+
+    Some recipes of transformers depend on whether there is an imatrix; RWKV's do not.
+    """
+    return [str(tool), "--dry-run", *(["--imatrix", imatrix] if imatrix else []), str(base), quant_type]
 
 
 # ---- run

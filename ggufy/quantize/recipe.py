@@ -6,11 +6,14 @@ base GGUF's head, four metadata entries about the imatrix, and every tensor padd
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from ggufy.llama import tools
 from ggufy.sources.gguf import UNQUANTIZED, GgufHead, padded, tensor_bytes
 
-Recipe = dict[str, str]  # tensor name -> ggml type, upper case
+Recipe = Mapping[str, str]  # tensor name -> ggml type, upper case
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,15 @@ class ImatrixFacts:
     dataset: str  # name of the calibration text
 
 
+def stock_recipe(tool: Path, run: tools.ToolRun, base: Path, quant_type: str, *, imatrix: str = "") -> Recipe:
+    """llama-quantize's own recipe for a quant type. Raises ToolError when it cannot read the base.
+
+    `imatrix` is a path, absolute or from `run.cwd`: some recipes of transformers differ when there is one.
+    """
+    command = tools.dry_run_command(tool, base=base.absolute(), quant_type=quant_type, imatrix=imatrix)
+    return tools.parse_dry_run(tools.run_tool(command, run))
+
+
 def forecast(head: GgufHead, recipe: Recipe, imatrix: ImatrixFacts | None) -> Forecast:
     """The exact size of the file that llama-quantize writes for `recipe` from the base GGUF with this head."""
     sizes = [tensor_bytes(tensor.shape, recipe[name]) for name, tensor in head.tensors.items()]
@@ -46,7 +58,7 @@ def quantizable(recipe: Recipe) -> list[str]:
     ]
 
 
-def same_tensors(recipes: dict[str, Recipe]) -> dict[str, str]:
+def same_tensors(recipes: Mapping[str, Recipe]) -> dict[str, str]:
     """Quant types whose recipe equals that of an earlier one -> that earlier one."""
     first: dict[tuple[tuple[str, str], ...], str] = {}
     same: dict[str, str] = {}
