@@ -158,7 +158,7 @@ class Runner:
             if job.request.repo_id:
                 publication = Publication(self, job, ctx, live)
                 publication.start(resumed=known.status is Status.RUNNING)
-                ctx = replace(ctx, keep=publication.keep, restore=publication.restore)
+                ctx = replace(ctx, safe=publication.safe)
             try:
                 job = self.store.save(known.evolve(request=job.request, status=Status.RUNNING, error=""))
                 if publication:
@@ -240,6 +240,7 @@ class Runner:
         live.progress.workload(
             Workload(
                 weights=live.forecast.weights,
+                quants=live.forecast.work(ctx.request.quant_types),
                 base_bytes=live.forecast.base.file_size,
                 download_bytes=source.size,
                 chunks=ctx.request.chunks or 60,

@@ -245,7 +245,7 @@ def test_old_jobs_are_counted_and_an_empty_page_says_what_to_do() -> None:
 
 def test_who_may_only_look_gets_no_buttons() -> None:
     cards = [job_card(v, EN, now=NOW) for v in (running_view(), view(Status.FAILED, error="x"))]
-    assert [tag for tag, _ in Elements(column(cards)).tags].count("button") == 3  # pause, cancel, retry
+    assert [tag for tag, _ in Elements(column(cards)).tags].count("button") == 5  # pause, cancel, retry; the share
     assert "button" not in [tag for tag, _ in Elements(column(cards, may_work=False)).tags]
     failed = Preparation(error="no compiler")
     assert "button" in [tag for tag, _ in Elements(parts.banner(failed, EN, may_work=True)).tags]

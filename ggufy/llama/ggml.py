@@ -10,6 +10,7 @@ one core of 2025) and cannot be interrupted; they stay until the process ends, a
 from __future__ import annotations
 
 import ctypes
+import functools
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -32,6 +33,12 @@ _NUMBERS = _UNQUANTIZED | {
     "IQ2_XXS": 16, "IQ2_XS": 17, "IQ3_XXS": 18, "IQ1_S": 19, "IQ4_NL": 20, "IQ3_S": 21, "IQ2_S": 22, "IQ4_XS": 23,
     "IQ1_M": 29, "TQ1_0": 34, "TQ2_0": 35, "MXFP4": 39,
 }  # fmt: skip
+
+
+@functools.cache
+def load(folder: Path) -> Ggml:
+    """The library of the llama.cpp in `folder`, once a process. Raises ToolError when that build has none."""
+    return Ggml(folder)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ Each piece is read from its place in the base and written to its place in `<name
 depend on the model. Beside it `<name>.journal.part` tells which chunks are whole:
 
     a digest of all that decides the file's bytes: head, base, imatrix, kernels
-    <SHA-256 of the chunk's bytes> <its offset in the file>     one line a chunk, in the order in which they were made
+    <SHA-256 of the chunk's bytes> <its offset in the file> <its size>     one line a chunk, in the order of making
 
 After a kill, whatever the journal names and has the right digest is kept, and the rest is made. A tensor that a
 finished quant of the same base and imatrix (a sibling) has in the same type is copied from there: its first and its
@@ -82,7 +82,8 @@ def quantize(order: Order, control: Control, *, ggml: Ggml) -> Made:
     nothing; Cancelled and DiskError leave what the next run goes on with.
     """
     target = order.target
-    part, journal = (target.with_name(target.name + end) for end in (PART_SUFFIX, f".journal{PART_SUFFIX}"))
+    part = target.with_name(target.name + PART_SUFFIX)
+    journal = journal_of(part)
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -139,15 +140,17 @@ class _Run:
         self._file = os.open(part, os.O_RDWR | os.O_CREAT, 0o644)
         self.stack.callback(os.close, self._file)
         key = self._key()
-        kept = _read_journal(journal, key)
+        left_by, found = read_journal(journal)
+        kept = {offset: digest for offset, (digest, _) in found.items()} if left_by == key else {}
         if not kept:
             os.ftruncate(self._file, 0)  # nothing of another run stays between the tensors
         os.ftruncate(self._file, self.layout.size)
         chunks = self.layout.chunks()
-        whole = {c.offset for c in chunks if c.offset in kept and self._is_whole(c, kept[c.offset])}
+        whole = {c.offset: c for c in chunks if c.offset in kept and self._is_whole(c, kept[c.offset])}
         due = [chunk for chunk in chunks if chunk.offset not in whole]
         self.made.resumed = self._weights_done = self.layout.elements - sum(chunk.weights for chunk in due)
-        _write_journal(journal, key, {offset: kept[offset] for offset in whole})
+        lines = [journal_line(kept[offset], chunk.offset, chunk.size) for offset, chunk in whole.items()]
+        write_text(journal, "".join([f"{key}\n", *lines]))
         self._journal = self.stack.enter_context(journal.open("a", encoding="utf-8"))
         _write(self._file, self.layout.head, 0)
         changing = {chunk.tensor.name: chunk.tensor for chunk in due if chunk.tensor.changes}
@@ -209,7 +212,7 @@ class _Run:
                 self._end(piece.weights)
             seconds += spent
         with self._lock:
-            self._journal.write(f"{digest.hexdigest()} {chunk.offset}\n")
+            self._journal.write(journal_line(digest.hexdigest(), chunk.offset, chunk.size))
             self._journal.flush()
             self._note(chunk, seconds)
 
@@ -347,18 +350,25 @@ def _comparable(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in metadata.items() if key != "general.file_type"}
 
 
-def _read_journal(path: Path, key: str) -> dict[int, str]:
-    """Offset -> digest of the chunks that an earlier run made; none if it made another file."""
+def journal_of(part: Path) -> Path:
+    """The journal beside a file that is being made."""
+    return part.with_name(f"{part.name.removesuffix(PART_SUFFIX)}.journal{PART_SUFFIX}")
+
+
+def journal_line(digest: str, offset: int, size: int) -> str:
+    """What the journal says of a chunk."""
+    return f"{digest} {offset} {size}\n"
+
+
+def read_journal(path: Path) -> tuple[str, dict[int, tuple[str, int]]]:
+    """The key, and of each chunk by its offset the digest and the size; nothing if there is none."""
     try:
-        first, *lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        key, *lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except (FileNotFoundError, ValueError):
-        return {}
+        return "", {}
     words = [line.split() for line in lines]  # the last one may be cut
-    return {int(line[1]): line[0] for line in words if len(line) == 2 and line[1].isdecimal()} if first == key else {}
-
-
-def _write_journal(path: Path, key: str, whole: Mapping[int, str]) -> None:
-    write_text(path, "".join([f"{key}\n", *(f"{digest} {offset}\n" for offset, digest in whole.items())]))
+    whole = [word for word in words if len(word) == 3 and word[1].isdecimal() and word[2].isdecimal()]
+    return key, {int(offset): (digest, int(size)) for digest, offset, size in whole}
 
 
 def _write(file: int, data: bytes | memoryview, offset: int) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ggufy.catalog import COPY_COST, KERNEL_COST, TABLE_COST
 from ggufy.llama import tools
 from ggufy.sources.gguf import UNQUANTIZED, GgufHead, padded, tensor_bytes
 
@@ -47,6 +48,27 @@ def forecast(head: GgufHead, recipe: Recipe, imatrix: ImatrixFacts | None) -> Fo
     sizes = [tensor_bytes(tensor.shape, recipe[name]) for name, tensor in head.tensors.items()]
     size = padded(_head_size(head, imatrix)) + sum(padded(s) for s in sizes)
     return Forecast(recipe=recipe, size=size, bpw=sum(sizes) * 8 / head.elements)
+
+
+def core_seconds(recipes: Mapping[str, Recipe], head: GgufHead) -> dict[str, float]:
+    """Work of each quant, made in this order, in seconds of one core of the CPU that the catalog's costs come from.
+
+    A tensor that an earlier quant has in the same type is copied, and ggml's tables are computed once.
+    """
+    made: set[tuple[str, str]] = set()
+    tables: set[float] = set()
+    work = {}
+    for quant_type, recipe in recipes.items():
+        seconds = 0.0
+        for name, kind in recipe.items():
+            new = kind in KERNEL_COST and (name, kind) not in made
+            seconds += head.tensors[name].elements / 1e6 * (KERNEL_COST[kind] if new else COPY_COST)
+            if new and (table := TABLE_COST.get(kind, 0.0)) not in tables:
+                seconds += table
+                tables.add(table)
+            made.add((name, kind))
+        work[quant_type] = seconds
+    return work
 
 
 def quantizable(recipe: Recipe) -> list[str]:
