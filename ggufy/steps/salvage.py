@@ -29,13 +29,13 @@ logger = logging.getLogger(__name__)
 WORTH_S = 100.0  # CPU seconds whose loss is worth a commit
 LEAST_S = 60.0  # seconds between commits
 _MOST = 512 << 20  # bytes at once: the state repo's lock is held meanwhile
-_SUFFIX = ".chunks"
+SUFFIX = ".chunks"
 _LONGEST_HEAD = 32 << 20  # bytes; a model of 14B parameters is 14,000 chunks
 
 
 def saved_files(names: list[str], quant: str) -> list[str]:
     """Those of one quant among what is kept, oldest first."""
-    return sorted(name for name in names if name.startswith(f"{quant}.") and name.endswith(_SUFFIX))
+    return sorted(name for name in names if name.startswith(f"{quant}.") and name.endswith(SUFFIX))
 
 
 class Salvage:
@@ -77,7 +77,7 @@ class Salvage:
         """Failing is only logged: the chunks go along the next time."""
         key, chunks = read_journal(journal_of(self._part))
         new = self._new(chunks)
-        path = self._work / f"{self._quant}.{self._number + 1:04d}{_SUFFIX}"
+        path = self._work / f"{self._quant}.{self._number + 1:04d}{SUFFIX}"
         try:
             if new and self._safe.wait_s() <= 0:
                 with partial(path) as file:
