@@ -60,6 +60,8 @@ class Module:
                 return self.texts(node.body, deep) | self.texts(node.orelse, deep)
             case ast.BoolOp(op=ast.Or()):
                 return set().union(*(self.texts(value, deep) for value in node.values))
+            case ast.List(elts=items) | ast.Tuple(elts=items):  # of which one is taken
+                return set().union(*(self.texts(item, deep) for item in items))
             case ast.BinOp(op=ast.Add()):
                 pairs = itertools.product(self.texts(node.left, deep), self.texts(node.right, deep))
                 return {left + right for left, right in pairs}
@@ -73,6 +75,8 @@ class Module:
         match node:
             case ast.Name():
                 yield from self.assigned(node)
+            case ast.Subscript(value=several, slice=ast.Constant(value=int())):
+                yield several, self
             case ast.Attribute(value=ast.Name(id="self")):
                 wanted = ast.unparse(node)
                 for other in self.nodes:
@@ -127,7 +131,7 @@ class Module:
             if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and ast.unparse(node.exc.func) == name:
                 yield node, node.exc.args
 
-    def made(self, classes: frozenset[str]) -> Iterator[tuple[ast.AST, ast.expr]]:
+    def made(self, classes: frozenset[str]) -> Iterator[tuple[ast.Call, ast.expr]]:
         """Every error that is made here, and other places whose text reaches the page, with the text."""
         for node in self.nodes:
             if not isinstance(node, ast.Call):
@@ -181,15 +185,25 @@ def defined(name: str, module: Module) -> list[tuple[Function, Module]]:
 
 def calls_with(function: Function, name: str, module: Module) -> Iterator[tuple[ast.expr, Module]]:
     """What is passed for an argument: in the module, or anywhere if the function's name is one of a kind."""
-    alone = len([1 for other in modules() for _ in other.functions.get(function.name, ())]) == 1
+    alone = sum(len(other.functions.get(function.name, ())) for other in modules()) == 1
     place = _names(function).index(name)
-    for other in modules() if alone else (module,):
-        for node in other.nodes:
-            if not isinstance(node, ast.Call) or ast.unparse(node.func).split(".")[-1] != function.name:
-                continue
+    for node, other in calls().get(function.name, ()):
+        if other is module or alone:
             yield from ((word.value, other) for word in node.keywords if word.arg == name)
             if place < len(node.args) and not any(isinstance(given, ast.Starred) for given in node.args):
                 yield node.args[place], other
+
+
+@cache
+def calls() -> dict[str, list[tuple[ast.Call, Module]]]:
+    """Every call, by the last part of what is called."""
+    found: dict[str, list[tuple[ast.Call, Module]]] = {}
+    for module in modules():
+        for node in module.nodes:
+            match node:
+                case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)):
+                    found.setdefault(name, []).append((node, module))
+    return found
 
 
 @cache
@@ -224,7 +238,7 @@ def untold() -> tuple[str, ...]:
         f"{module.name}:{node.lineno}"
         for module in modules()
         for node, expression in module.made(error_classes())
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in error_classes()
+        if ast.unparse(node.func) in error_classes()
         if not any(_LETTERS.search(HOLE.sub("", text)) for text in module.texts(expression))
     )
 
@@ -232,11 +246,11 @@ def untold() -> tuple[str, ...]:
 @cache
 def literals() -> frozenset[str]:
     """Every string of the source, error or not, with a hole for whatever is put into it."""
-    return frozenset(
-        "".join(piece.value if isinstance(piece, ast.Constant) else f"⟦{ast.unparse(piece)}⟧" for piece in node.values)
-        if isinstance(node, ast.JoinedStr)
-        else str(node.value)
-        for module in modules()
-        for node in module.nodes
-        if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
-    )
+    found = set()
+    for node in itertools.chain.from_iterable(module.nodes for module in modules()):
+        match node:
+            case ast.Constant(value=str(text)):
+                found.add(text)
+            case ast.JoinedStr(values=pieces):
+                found.add("".join(str(p.value) if isinstance(p, ast.Constant) else "⟦⟧" for p in pieces))
+    return frozenset(found)

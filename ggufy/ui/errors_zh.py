@@ -24,7 +24,9 @@ from ggufy.ui.errors_zh_sources import SOURCES
 
 _INDENT = "    "
 _HOLE = re.compile(r"\{(\w+)\}")
-_ANYTHING, _QUOTE = ".*?", r"(?: \(.*?\))?"
+_SAID = "{said}"
+_WIDE = re.compile("[\u4e00-\u9fff]")
+_DEPTH = 3  # of sentences in the holes of sentences; strangers choose what some holes hold
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,38 @@ class Row:
 
     english: str
     chinese: str
-    pattern: re.Pattern[str]
-    literals: tuple[str, ...]  # what stands between the holes: looked for first, as that is cheap
+    literals: tuple[str, ...]  # what stands before, between and after the holes
+    holes: tuple[str, ...]
+
+    def match(self, text: str) -> dict[str, str] | None:
+        """What stands in the holes if the text was made from this pattern: as little as can be in the first ones.
+
+        No regular expression, which could take minutes over a text that was made for it.
+        """
+        if not self.holes:
+            return {} if text == self.english else None
+        first, *between, last = self.literals
+        if not text.startswith(first) or not text.endswith(last):
+            return None
+        values, place = [], len(first)
+        for literal in between:
+            end = text.find(literal, place)
+            if end < 0:
+                return None
+            values.append(text[place:end])
+            place = end + len(literal)
+        end = len(text) - len(last)
+        return dict(zip(self.holes, [*values, text[place:end]], strict=True)) if end >= place else None
 
 
 def say(text: str, language: str) -> str:
     """An error's English sentence in the language (`en` or `zh`); as it is where no Chinese is known."""
-    return _chinese(text) if language == "zh" else text
+    return _chinese(text, _DEPTH) if language == "zh" else text
+
+
+def find(text: str) -> tuple[Row, dict[str, str]] | None:
+    """The pattern that a sentence or phrase was made from, and what stands in its holes."""
+    return next(((row, holes) for row in rows() if (holes := row.match(text)) is not None), None)
 
 
 @cache
@@ -53,29 +80,28 @@ def _read(table: str) -> Iterator[Row]:
     english = ""
     for line in table.splitlines():
         if line.startswith(_INDENT):
-            pieces = _HOLE.split(english)  # literals, and between them the names of the holes
-            parts = [_hole(piece) if number % 2 else re.escape(piece) for number, piece in enumerate(pieces)]
-            pattern = re.compile("".join(parts), re.DOTALL)
-            yield Row(english, line.removeprefix(_INDENT), pattern, tuple(filter(None, pieces[::2])))
+            chinese = line.removeprefix(_INDENT)
+            yield _row(english.replace(_SAID, ""), chinese.replace(_SAID, ""))
+            if _SAID in english:
+                yield _row(english.replace(_SAID, f" ({_SAID})"), chinese.replace(_SAID, f"（{_SAID}）"))
         elif line and not line.startswith("# "):
             english = line
 
 
-def _hole(name: str) -> str:
-    return f"(?P<{name}>{_QUOTE if name == 'said' else _ANYTHING})"
-
-
-def find(text: str) -> tuple[Row, dict[str, str]] | None:
-    """The pattern that a sentence or phrase was made from, and what stands in its holes."""
-    for row in rows():
-        if all(literal in text for literal in row.literals) and (match := row.pattern.fullmatch(text)):
-            return row, match.groupdict()
-    return None
+def _row(english: str, chinese: str) -> Row:
+    pieces = _HOLE.split(english)  # literals, and between them the names of the holes
+    return Row(english, chinese, tuple(pieces[::2]), tuple(pieces[1::2]))
 
 
 @lru_cache(maxsize=1024)  # the page draws its jobs every second
-def _chinese(text: str) -> str:
-    if (found := find(text)) is None:
+def _chinese(text: str, depth: int) -> str:
+    if depth == 0 or (found := find(text)) is None:
         return text
     row, holes = found
-    return row.chinese.format(**{hole: _chinese(value) for hole, value in holes.items()})
+    chinese, told = row.chinese, {hole: _chinese(value, depth - 1) for hole, value in holes.items()}
+    for hole in (hole for hole in holes if told[hole] != holes[hole]):  # blanks are for what is not Chinese
+        if _WIDE.match(told[hole][0]):
+            chinese = chinese.replace(f" {{{hole}}}", f"{{{hole}}}")
+        if _WIDE.match(told[hole][-1]):
+            chinese = chinese.replace(f"{{{hole}}} ", f"{{{hole}}}")
+    return chinese.format(**told)

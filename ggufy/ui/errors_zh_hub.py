@@ -14,12 +14,12 @@ HUB = """\
     {repo} 中的 {name} 是很小的文本文件，不是模型：请选择其他文件。
 {name} in {repo} is no {suffix} file: choose {files}.
     {repo} 中的 {name} 不是 {suffix} 文件：请选择 {files}。
-another repo
-    其他仓库
+{name} in {repo} is no {suffix} file: choose another repo.
+    {repo} 中的 {name} 不是 {suffix} 文件：请选择其他仓库。
 {repo} has no file {name}: it holds {files}.
     {repo} 中没有文件 {name}，只有 {files}：请检查文件名。
-nothing like it
-    与它毫不相似的文件
+{repo} has no file {name}: it holds nothing like it.
+    {repo} 中没有文件 {name}，也没有名称相近的：请检查文件名。
 {repo} holds no {suffix} file: look at {page} and choose a repo that does.
     {repo} 中没有 {suffix} 文件：请查看 {page}，选择有这种文件的仓库。
 {repo} holds {count} {suffix} files, choose one, for example {example}; there are {files}.
@@ -115,8 +115,6 @@ no token was given: set HF_TOKEN to one that may write.
     没有令牌：请把 HF_TOKEN 设为可写的令牌。
 
 # ---- what the Hub answers
- ({words})
-    （{words}）
 your account
     你的账号
 the Hub's client refuses {repo} ({reason}): please report it.

@@ -137,7 +137,7 @@ fetches it.
     此任务所用的测量文本已不在缓存中：请在表单中重新开始，会再次获取它。
 {evaluation} and the calibration text {calibration} share {share}, so the figures would flatter the quants: give \
 another --text.
-    {evaluation} 与校准文本 {calibration} 有 {share} 相同，测得的数值会偏好：请换一份“测量文本”。
+    {evaluation} 与校准文本 {calibration} 有 {share} 相同，测得的结果会偏乐观：请换一份“测量文本”。
 this Python carries {found} of text to evaluate on, {needed} are needed: use one with the sources of its standard \
 library.
     此 Python 自带的可测量文本只有 {found}，需要 {needed}：请使用带标准库源码的 Python。
@@ -233,9 +233,9 @@ the build calls itself {found} and not {expected}: remove {folder} and try again
 {name} in {package} is not the file that is to be changed: please report it.
     {package} 中的 {name} 不是要修改的那个文件：请反馈给我们。
 {what} failed: {reason}; {advice} (log: {log}).
-    {what}失败：{reason}；{advice}（日志：{log}）。
+    {what} 失败：{reason}；{advice}（日志：{log}）。
 the disk is full while {what} in {folder}: free some space and run the same command again.
-    在 {folder} 中{what}时磁盘已满：请释放空间后再试一次。
+    在 {folder} 中{what} 时磁盘已满：请释放空间后再试一次。
 {path} --version names no commit: use a build of llama.cpp from git.
     {path} --version 没有给出提交：请使用从 git 编译的 llama.cpp。
 GGUFY_LLAMA_DIR is {folder}, which has no {tool}: {advice}.

@@ -158,8 +158,8 @@ it ends in the middle of its head
     {base} 没有词表，无法读取文本：请重新转换模型。
 {path} is no quant of {base} ({why}): give the base that it was made from.
     {path} 不是 {base} 的量化文件（{why}）：请提供制作它的基础文件。
-it is {architecture}
-    它的架构是 {architecture}
+{path} is no quant of {base} (it is {architecture}): give the base that it was made from.
+    {path} 不是 {base} 的量化文件（它的架构是 {architecture}）：请提供制作它的基础文件。
 its vocabulary has {count} tokens, not {expected}
     它的词表有 {count} 个词元，应为 {expected} 个
 its tensors differ
