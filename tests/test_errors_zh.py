@@ -35,9 +35,9 @@ NOT_ON_THE_PAGE = {
 SHOWN = [sentence for sentence in sentences() if sentence.place.rpartition(":")[0] not in NOT_ON_THE_PAGE]
 ADVICE = (
     "\nGive each of them its Chinese: two lines in ggufy/ui/errors_zh_sources.py (sources, vocabularies, GGUF files), "
-    "errors_zh_hub.py (the Hub and its repos) or errors_zh_jobs.py (all else): the English one with a {name} for "
-    "every hole, and below it, indented by four, the Chinese one with the same holes. ⟦…⟧ is what the program fills "
-    "in. A phrase that is put into several sentences may have lines of its own."
+    "errors_zh_hub.py (the Hub and its repos), errors_zh_tools.py (llama.cpp) or errors_zh_jobs.py (all else): the "
+    "English one with a {name} for every hole, and below it, indented by four, the Chinese one with the same holes. "
+    "⟦…⟧ is what the program fills in. A phrase that is put into several sentences may have lines of its own."
 )
 ENGLISH = re.compile("[a-z]{2,} [a-z]{2,}")
 

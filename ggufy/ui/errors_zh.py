@@ -5,10 +5,10 @@ translates what it shows: `say` looks for the English pattern that a sentence wa
 holes (names, paths, numbers), and puts that into the Chinese one. A hole may hold a known phrase or sentence of its
 own, which is translated too. A sentence that nobody knows stays English.
 
-The patterns are in errors_zh_sources.py, errors_zh_hub.py and errors_zh_jobs.py. A line that begins at the margin is
-English, with `{name}` for every hole; the indented line after it is the Chinese, with the same holes. `{said}` is what
-the Hub said, ` (…)` or nothing; other holes hold anything. Lines that begin with `# ` are headings. The Chinese calls
-options by their names on the page, since only the page shows it.
+The patterns are in errors_zh_sources.py, errors_zh_hub.py, errors_zh_tools.py and errors_zh_jobs.py. A line that
+begins at the margin is English, with `{name}` for every hole; the indented line after it is the Chinese, with the same
+holes. `{said}` is what the Hub said, ` (…)` or nothing; other holes hold anything. Lines that begin with `# ` are
+headings. The Chinese calls options by their names on the page, since only the page shows it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from functools import cache, lru_cache
 from ggufy.ui.errors_zh_hub import HUB
 from ggufy.ui.errors_zh_jobs import JOBS
 from ggufy.ui.errors_zh_sources import SOURCES
+from ggufy.ui.errors_zh_tools import TOOLS
 
 _INDENT = "    "
 _HOLE = re.compile(r"\{(\w+)\}")
@@ -72,7 +73,7 @@ def find(text: str) -> tuple[Row, dict[str, str]] | None:
 @cache
 def rows() -> tuple[Row, ...]:
     """All patterns, those with the most literal characters first: they are the most particular."""
-    found = [row for table in (SOURCES, HUB, JOBS) for row in _read(table)]
+    found = [row for table in (SOURCES, HUB, TOOLS, JOBS) for row in _read(table)]
     return tuple(sorted(found, key=lambda row: -sum(map(len, row.literals))))
 
 

@@ -1,4 +1,4 @@
-"""What the Hub, its repos and the lease on them can refuse, in Simplified Chinese; see errors_zh.py for the form."""
+"""What the Hub, its repos and the lease on them can refuse, in Simplified Chinese; see errors_zh.py."""
 
 from __future__ import annotations
 

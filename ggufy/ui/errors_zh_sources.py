@@ -1,4 +1,4 @@
-"""What can be wrong with a source, a vocabulary or a GGUF, in Simplified Chinese; see errors_zh.py for the form."""
+"""What can be wrong with a source, a vocabulary or a GGUF, in Simplified Chinese; see errors_zh.py."""
 
 from __future__ import annotations
 
