@@ -89,9 +89,6 @@ finished stays.
     {folder} 中需要 {needed}，可用空间为 {free}，还差 {missing}：请减少量化类型，或用 GGUFY_OUT 换一个文件夹。
 the model needs {needed} in {folder} and {free} are free: choose a smaller quant, or free some space.
     模型在 {folder} 中需要 {needed}，可用空间为 {free}：请选择更小的量化文件，或释放空间。
-the disk is full in step {step} ({free} free): free some space and run the same command again; what is finished \
-stays.
-    步骤 {step} 进行时磁盘已满（可用 {free}）：请释放空间后点“重试”；已完成的部分会保留。
 the disk is full while {name} is measured: free some space and run the same command again; what is finished stays.
     测量 {name} 时磁盘已满：请释放空间后点“重试”；已完成的部分会保留。
 the base's predictions need {needed} in {folder} and {room} are free: free some space or give another --out.

@@ -76,8 +76,6 @@ it printed nothing
     {tool} 结束了 {count} 次，都没有给出数值：请点“重试”。
 llama-quantize --dry-run listed {found} of {total} tensors: {reason}
     llama-quantize --dry-run 只列出了 {total} 个张量中的 {found} 个：{reason}
-llama-quantize left a file that is no {type}: run the same command again.
-    llama-quantize 生成的文件不是 {type}：请点“重试”。
 llama-imatrix did not say how many chunks it reads: {reason}
     llama-imatrix 没有说明读取多少块文本：{reason}
 llama-completion cannot continue the text: {reason}
