@@ -263,6 +263,19 @@ def test_the_banner_follows_the_preparation() -> None:
     ]
 
 
+def test_errors_come_in_the_visitor_s_language() -> None:
+    text = "Q2_K is not finite in blk.0 <1>"
+    error = f"llama-quantize failed (exit code 1): {text}"
+    failed = view(Status.FAILED, error=error)
+    for texts, said in ((EN, error), (ZH, f"llama-quantize 失败（退出码 1）：{text}")):
+        assert said in Elements(column([job_card(failed, texts, now=NOW)])).text
+    full = "building llama.cpp needs 1 GB in /a, and 2 MB are free: free some space and run the same command again."
+    told = Elements(parts.banner(Preparation(error=full), ZH, may_work=True)).text
+    assert "编译 llama.cpp 在 /a 中需要 1 GB，可用空间为 2 MB：请释放空间后再试一次。" in told
+    building = Preparation(text="configuring llama.cpp")
+    assert "配置 llama.cpp" in Elements(parts.banner(building, ZH, may_work=True)).text
+
+
 @pytest.mark.parametrize("texts", [EN, ZH])
 def test_the_type_table_has_every_type(texts: dict[str, str]) -> None:
     elements = Elements(parts.types(texts))

@@ -17,7 +17,7 @@ from ggufy.service import Services
 from ggufy.ui import job_parts, parts
 from ggufy.ui.i18n import Texts, texts_of
 from ggufy.ui.quantize_tab import HERE, OWN, QUIET
-from ggufy.ui.views import job_card
+from ggufy.ui.views import job_card, told
 from ggufy.ui.visitors import Profile, visitor_of
 
 POLL_S = 1.0
@@ -54,7 +54,7 @@ class JobsPanel:
                 visitor_of(self.services, request, profile),
             )
         except GgufyError as error:
-            gr.Warning(html.escape(str(error)))
+            gr.Warning(html.escape(told(str(error), texts_of(request))))
         return self.draw(request, profile)
 
     def _act(self, action: str, job: str, visitor: Visitor) -> None:

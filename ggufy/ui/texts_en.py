@@ -101,6 +101,7 @@ EN = {
     "preset_none_info": "No type",
     "tab_quantize": "Quantize",
     "tab_chat": "Chat",
+    "language": "en",
     "other_language": "中文",
     "other_code": "zh",
     "sign_in": "Sign in",

@@ -97,6 +97,7 @@ ZH = {
     "preset_none_info": "清空选择",
     "tab_quantize": "量化",
     "tab_chat": "对话",
+    "language": "zh",
     "other_language": "English",
     "other_code": "en",
     "sign_in": "登录",
