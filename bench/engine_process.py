@@ -51,7 +51,7 @@ def main() -> None:
     base, imatrix, llama_bin, threads = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
     known = read_imatrix(imatrix)
     made: list[Path] = []
-    before = 0.0  # the first quant pays for Python's start
+    before = cpu_s()  # a job's process is there anyway
     for line in sys.stdin:
         quant_type, target = json.loads(line)
         run = ToolRun(environment={"PATH": "/usr/bin:/bin"}, cwd=base.parent)

@@ -170,7 +170,7 @@ ZH = {
     "column_ppl_ratio": "PPL 比",
     "column_ppl_ratio_info": "困惑度与基础模型之比",
     "column_same_top": "首选一致",
-    "column_same_top_info": "两者预测同一词元 的比例",
+    "column_same_top_info": "两者预测同一词元的比例",
     "column_speed": "t/s",
     "column_speed_info": "本机每秒生成的词元数",
     "space_sign_in": "如果它属于你，请登录。",
