@@ -38,7 +38,7 @@ from ggufy.sources.gguf import read_head
 base, target, kind, folder = sys.argv[1:]
 recipe = {name: kind for name, tensor in read_head(Path(base)).tensors.items() if len(tensor.shape) > 1}
 order = Order(base=Path(base), target=Path(target), recipe=recipe, ftype=26)
-control = Control(limit=lambda: 2, duty=lambda: 0.1, report=lambda fraction: print(fraction, flush=True))
+control = Control(limit=lambda: 2, duty=lambda: 0.2, report=lambda fraction: print(fraction, flush=True))
 quantize(order, control, ggml=Ggml(Path(folder)))
 """
 
@@ -162,20 +162,21 @@ def test_what_another_quant_left_is_not_used(base: Path, ggml: Ggml, undisturbed
 
 
 class Watched(Ggml):
-    """The kernels, and who is in them at the same time."""
+    """The kernels, and how many threads are in them: `together` has a number for each call, as it begins."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, meeting: int = 1):
         super().__init__(folder)
-        self.lock = threading.Lock()
-        self.inside = self.most = self.calls = 0
-        self.meet: threading.Barrier | None = None
+        self.lock, self.inside = threading.Lock(), 0
+        self.together: list[int] = []
+        self.meeting, self.met = meeting, threading.Event()  # nobody leaves until so many are in there
 
     def quantize(self, rows: F32Array, kind: str, weights: F32Array | None) -> ByteArray | None:
         with self.lock:
-            self.inside, self.calls = self.inside + 1, self.calls + 1
-            self.most = max(self.most, self.inside)
-        if self.meet is not None:
-            self.meet.wait(60)
+            self.inside += 1
+            self.together.append(self.inside)
+            if self.inside >= self.meeting:
+                self.met.set()
+        assert self.met.wait(60)
         try:
             return super().quantize(rows, kind, weights)
         finally:
@@ -184,26 +185,23 @@ class Watched(Ggml):
 
 
 def test_the_limit_holds_while_it_changes(base: Path, llama_bin: Path, undisturbed: bytes, tmp_path: Path) -> None:
-    """Four threads meet in the kernels; after the limit fell to one, never two are there again."""
-    watched = Watched(llama_bin)
-    most: list[int] = []
+    """Four threads meet in the kernels; when the limit has fallen to one and they are out, each call is alone."""
+    watched = Watched(llama_bin, meeting=4)
+    calls: list[int] = []
 
     def limit() -> int:
-        if watched.meet is not None and watched.calls < 4:
+        if not watched.met.is_set():
             return 4
-        with watched.lock:
-            if watched.inside == 0 or most:
-                most.append(watched.most)
-                watched.most = watched.inside
-        watched.meet = None
+        calls.append(len(watched.together))
         return 1
 
-    watched.meet = threading.Barrier(4)
     order = order_of(base, tmp_path / "q.gguf")
     quantize(order, Control(limit=limit, duty=lambda: 0.5), ggml=watched)
     assert order.target.read_bytes() == undisturbed
-    assert most[0] == 4
-    assert set(most[2:]) <= {0, 1}
+    assert max(watched.together) == 4
+    alone = watched.together[calls[1] + 4 :]  # the second time it was asked, its first answer was obeyed
+    assert alone
+    assert set(alone) == {1}
 
 
 def test_duty_zero_is_a_pause(base: Path, llama_bin: Path, undisturbed: bytes, tmp_path: Path) -> None:
@@ -211,7 +209,7 @@ def test_duty_zero_is_a_pause(base: Path, llama_bin: Path, undisturbed: bytes, t
     calls: list[int] = []
 
     def duty() -> float:
-        calls.append(watched.calls)
+        calls.append(len(watched.together))
         return 0.0 if len(calls) < 8 else 1.0
 
     order = order_of(base, tmp_path / "q.gguf")

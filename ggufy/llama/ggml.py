@@ -1,9 +1,9 @@
 """ggml's own quantization kernels, called in this process: libggml-base of the llama.cpp that is used, through ctypes.
 
 ctypes lets go of Python's global lock during a call, so threads quantize in parallel. ggml ends the whole process when
-an assertion of its own fails, so every argument is checked here first. Values too: the IQ1, IQ2 and IQ3 kernels search,
-and find nothing when a sum of theirs leaves the range of F32. (Tried with weights of 1e-44 to 3e38 and importances of
-1e-45 to 1e38: up to the limits below, which no real model comes near, they always ended well.)
+an assertion of its own fails, so every argument is checked here first. Values too: the IQ1, IQ2 and IQ3 kernels
+search, and find nothing when a sum of theirs leaves the range of F32. (Tried with weights of 1e-44 to 3e38 and
+importances of 1e-45 to 1e38: up to the limits below, which no real model comes near, they always ended well.)
 
 The tables that the IQ1 and IQ2 types search in are computed at their first use, which takes seconds (11 s for IQ1 on
 one core of 2025) and cannot be interrupted; they stay until the process ends, and so are computed once for all files.
