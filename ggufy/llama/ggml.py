@@ -1,7 +1,9 @@
 """ggml's own quantization kernels, called in this process: libggml-base of the llama.cpp that is used, through ctypes.
 
 ctypes lets go of Python's global lock during a call, so threads quantize in parallel. ggml ends the whole process when
-an assertion of its own fails, so every argument is checked here first.
+an assertion of its own fails, so every argument is checked here first. Values too: the IQ1, IQ2 and IQ3 kernels
+search, and find nothing when a sum of theirs leaves the range of F32. (Tried with weights of 1e-44 to 3e38 and
+importances of 1e-45 to 1e38: up to the limits below, which no real model comes near, they always ended well.)
 
 The tables that the IQ1 and IQ2 types search in are computed at their first use, which takes seconds (11 s for IQ1 on
 one core of 2025) and cannot be interrupted; they stay until the process ends, and so are computed once for all files.
@@ -33,6 +35,9 @@ _NUMBERS = _UNQUANTIZED | {
     "IQ2_XXS": 16, "IQ2_XS": 17, "IQ3_XXS": 18, "IQ1_S": 19, "IQ4_NL": 20, "IQ3_S": 21, "IQ2_S": 22, "IQ4_XS": 23,
     "IQ1_M": 29, "TQ1_0": 34, "TQ2_0": 35, "MXFP4": 39,
 }  # fmt: skip
+MOST_IMPORTANCE = 1e15  # of a column, in an imatrix
+_MOST_WEIGHT = 1e6  # magnitude, for the types that search; F16 goes to 65504
+_SEARCHING = ("IQ1_", "IQ2_", "IQ3_")
 
 
 @functools.cache
@@ -104,8 +109,9 @@ class Ggml:
         convert(raw.ctypes.data, out.ctypes.data, out.size)
         return out
 
-    def quantize(self, rows: F32Array, kind: str, weights: F32Array | None) -> ByteArray:
-        """F32 [rows, columns], and the importance of each column, F32 [columns] -> bytes of the rows.
+    def quantize(self, rows: F32Array, kind: str, weights: F32Array | None) -> ByteArray | None:
+        """F32 [rows, columns], and the importance of each column, F32 [columns], 0 to MOST_IMPORTANCE -> bytes of the
+        rows; None if the type cannot hold such values.
 
         Raises ValueError for shapes and types that the kernels do not take.
         """
@@ -119,6 +125,8 @@ class Ggml:
             weights.shape != (columns,) or weights.dtype != np.float32 or not weights.flags.c_contiguous
         ):
             raise ValueError(f"an imatrix of {weights.shape} does not fit rows of {columns}")
+        if kind.startswith(_SEARCHING) and not max(rows.max(), -rows.min()) <= _MOST_WEIGHT:
+            return None
         out = np.empty(made.bytes_of(rows.size), dtype=np.uint8)
         address = None if weights is None else weights.ctypes.data
         done = self._library.ggml_quantize_chunk(
@@ -126,7 +134,7 @@ class Ggml:
         )
         if done != out.size:
             raise ValueError(f"ggml made {done} bytes of {kind}, expected {out.size}")
-        return out
+        return out if self.sound(out, kind) else None
 
     def sound(self, raw: ByteArray, kind: str) -> bool:
         """No NaN and no infinity among a tensor's weights or scales; types unknown here are taken as sound."""

@@ -177,10 +177,13 @@ class _Run:
                 self._ended.set()
         self.control.report(1.0)
 
-    def _obey(self) -> None:
-        """Looks at all that may have changed."""
+    def _check_stopped(self) -> None:
         if self.control.stopped():
             raise Cancelled("the job was stopped.")
+
+    def _obey(self) -> None:
+        """Looks at all that may have changed, and tells how far it is."""
+        self._check_stopped()
         limit = min(max(1, self.control.limit()), _MOST_THREADS)
         self._duty = min(max(0.0, self.control.duty()), 1.0)
         with self._lock:
@@ -274,7 +277,7 @@ class _Run:
         values = self.ggml.to_f32(raw, source.type).reshape(rows.count, rows.columns)
         weights = None if tensor.weights is None else tensor.weights[rows.matrix]
         made = self.ggml.quantize(values, tensor.type, weights)
-        if not self.ggml.sound(made, tensor.type):
+        if made is None:
             raise SourceError(
                 f"{self.order.base}: {source.name} has values that {tensor.type} cannot hold: choose another type."
             )
@@ -285,7 +288,7 @@ class _Run:
         tables = self.ggml.prepare({tensor.type for tensor in tensors})
         while tables.is_alive():
             tables.join(_TICK_S)
-            self._obey()
+            self._check_stopped()
 
     # ---- what is there already
 
@@ -303,7 +306,7 @@ class _Run:
         return digest.hexdigest()
 
     def _is_whole(self, chunk: Rows, expected: str) -> bool:
-        self._obey()
+        self._check_stopped()
         data = os.pread(self._file, chunk.size, chunk.offset)
         return hashlib.sha256(data).hexdigest() == expected
 
@@ -331,7 +334,7 @@ class _Run:
 
     def _agrees(self, tensor: Tensor, sibling: _Opened, offset: int) -> bool:
         """Whether the first and the last row in a sibling are what this run would make."""
-        self._obey()
+        self._check_stopped()
         *_, last = tensor.matrices()
         samples = (next(tensor.matrices()), replace(last, first=last.first + last.count - 1))
         return all(

@@ -15,9 +15,11 @@ import numpy as np
 
 from ggufy.errors import CalibrationError
 from ggufy.files import sha256
+from ggufy.llama.ggml import MOST_IMPORTANCE
 from ggufy.quantize.recipe import ImatrixFacts
 from ggufy.sources.gguf import read_head, read_tensor
 
+_MOST_CHUNKS = (1 << 32) - 1  # what a u32 holds
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 
 
@@ -32,11 +34,10 @@ class Imatrix:
 
 
 def read_imatrix(path: Path) -> Imatrix:
-    """Raises CalibrationError when it is no imatrix, incomplete, or has values that are negative or not finite."""
+    """Raises CalibrationError when it is no imatrix, incomplete, or has values that make no sense."""
     head = read_head(path)
-    keys = [head.metadata.get(f"imatrix.{key}") for key in ("datasets", "chunk_count", "chunk_size")]
-    datasets, chunks, _ = keys
-    if not isinstance(datasets, list) or None in keys or not isinstance(chunks, int) or not head.tensors:
+    datasets, chunks, size = (head.metadata.get(f"imatrix.{key}") for key in ("datasets", "chunk_count", "chunk_size"))
+    if not isinstance(datasets, list) or not isinstance(chunks, int) or size is None or not head.tensors:
         raise CalibrationError(f"{path.name} is no imatrix of llama-imatrix: make one, or leave --imatrix out.")
     weights = {}
     parts = [name for name in head.tensors if name.endswith((_SUMS, _COUNTS))]
@@ -51,12 +52,12 @@ def read_imatrix(path: Path) -> Imatrix:
         rows = sums.reshape(counts.size, -1)
         with np.errstate(all="ignore"):
             means = np.where(seen > 0, rows / seen, np.float32(1)).astype(np.float32)
-        if not (np.isfinite(means).all() and np.isfinite(counts).all() and (means >= 0).all()):
+        if not (np.isfinite(counts).all() and ((means >= 0) & (means <= MOST_IMPORTANCE)).all()):
             raise CalibrationError(f"{path.name} has impossible values for {name}: make a new imatrix.")
         weights[name] = np.ascontiguousarray(means.reshape(-1))
     return Imatrix(
         facts=ImatrixFacts(file=path.name, dataset=str(datasets[0]) if datasets else ""),
-        chunks=chunks,
+        chunks=min(max(0, chunks), _MOST_CHUNKS),
         sha256=sha256(path),
         weights=weights,
     )

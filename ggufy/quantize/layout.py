@@ -128,7 +128,7 @@ def plan(base: Path, head: GgufHead, recipe: Recipe, *, ftype: int, imatrix: Ima
 
     Raises UsageError for a recipe, SourceError for a base and CalibrationError for an imatrix that cannot be used.
     """
-    if int(head.metadata.get("split.count", 1)) > 1:
+    if head.metadata.get("split.count", 1) not in (0, 1):
         raise SourceError(f"{base} is one part of a split model: merge the parts with llama-gguf-split first.")
     if unknown := sorted(set(recipe) - set(head.tensors)):
         raise UsageError(f"the recipe names the tensor {unknown[0]!r}, which {base} has not: correct the recipe.")
