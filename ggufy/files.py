@@ -39,13 +39,18 @@ def partial(path: Path) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             part.unlink(missing_ok=True)
             yield part
-            _flush(part)
-            part.replace(path)
-            _flush(path.parent)
+            finish(part, path)
         except BaseException:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
             raise
+
+
+def finish(part: Path, path: Path) -> None:
+    """Gives a whole file its final name, after it has reached the disk."""
+    _flush(part)
+    part.replace(path)
+    _flush(path.parent)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ggufy import demo, throttle
-from ggufy.catalog import BY_NAME
+from ggufy.catalog import BY_NAME, make_order
 from ggufy.files import free_bytes
 from ggufy.intake import model_name
 from ggufy.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS, Request, Source
@@ -130,6 +130,7 @@ def _seconds(report: Report, sizes: JobForecast, order: Order, *, threads: int) 
     )
     load = Workload(
         weights=sizes.weights,
+        quants=sizes.work(make_order(set(order.quant_types))),
         base_bytes=sizes.base.file_size,
         chunks=DEFAULT_CHUNKS,
         evaluation_chunks=EVALUATION_CHUNKS,

@@ -102,7 +102,7 @@ class Runner:
     ):
         self.settings, self.llama = settings, llama
         self.connection = connection or Connection(store=JobStore(settings.out))
-        self.limit = limit or throttle.thread_limit(threads or settings.threads)
+        self.limit = limit or throttle.thread_limit(threads or settings.threads, settings.cpu_percent)
         self.store = self.connection.store
         self._saving = threading.Lock()  # of job records: products are finished here and in the publisher's thread
 
@@ -158,7 +158,7 @@ class Runner:
             if job.request.repo_id:
                 publication = Publication(self, job, ctx, live)
                 publication.start(resumed=known.status is Status.RUNNING)
-                ctx = replace(ctx, keep=publication.keep, restore=publication.restore)
+                ctx = replace(ctx, safe=publication.safe)
             try:
                 job = self.store.save(known.evolve(request=job.request, status=Status.RUNNING, error=""))
                 if publication:
@@ -240,6 +240,7 @@ class Runner:
         live.progress.workload(
             Workload(
                 weights=live.forecast.weights,
+                quants=live.forecast.work(ctx.request.quant_types),
                 base_bytes=live.forecast.base.file_size,
                 download_bytes=source.size,
                 chunks=ctx.request.chunks or 60,
@@ -282,6 +283,7 @@ class Runner:
             settings=self.settings,
             llama=self.llama,
             limit=self.limit,
+            share=self.limit.share,
             report=live.progress.fraction,
             stopped=live.stop,
             keep_open=(descriptor,),

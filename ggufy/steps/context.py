@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from ggufy import throttle
 from ggufy.errors import Cancelled
@@ -17,6 +18,22 @@ from ggufy.plan import SOURCE_PRODUCT, Step
 from ggufy.settings import Settings
 
 
+class Safe(Protocol):
+    """Keeps a job's unfinished work where a lost disk does not take it along; all but `wait_s` may raise HubError."""
+
+    def names(self) -> Collection[str]:
+        """What is there."""
+
+    def put(self, path: Path, drop: Collection[str] = ()) -> None:
+        """Saves a file under its name, and deletes others in the same commit."""
+
+    def get(self, name: str, target: Path) -> None:
+        """Brings a file here, whole or not at all."""
+
+    def wait_s(self) -> float:
+        """Seconds until there is a commit to spare, 0 if now."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """One job's surroundings."""
@@ -27,12 +44,12 @@ class Context:
     work: Path  # what is worth keeping of a step that is not finished
     settings: Settings
     llama: Llama
-    limit: Callable[[], int]  # threads that the tools may use now
+    limit: Callable[[], int]  # threads that the work may use now
+    share: Callable[[], float] = lambda: 1.0  # part of the time in which it may work
     report: Callable[[Step, float], None]  # fraction of the step that is done
     stopped: Callable[[], bool]  # True: end now
     keep_open: tuple[int, ...] = ()  # the folder's lock, inherited by the tools
-    keep: Callable[[Path], None] = lambda path: None  # saves an unfinished step's file beyond this machine
-    restore: Callable[[Path], None] = lambda folder: None  # brings such files back
+    safe: Safe | None = None  # where unfinished work is kept beyond this machine; None: nowhere
     digests: dict[Path, str] = field(default_factory=dict)  # sha256 of products, where it is known
     measured: Callable[[Evaluation], None] = lambda evaluation: None  # takes the figures of a quant
 
@@ -63,6 +80,7 @@ class Context:
             stopped=self.stopped,
             keep_open=self.keep_open,
             limit=self.limit,
+            share=self.share,
         )
 
     def check_stopped(self) -> None:

@@ -17,7 +17,7 @@ from ggufy.llama import tools
 from ggufy.llama.evaluate import logits_bytes
 from ggufy.llama.install import Llama
 from ggufy.plan import CONVERT, EVALUATE, IMATRIX, QUANTIZE, Step, base_name, imatrix_name
-from ggufy.quantize.recipe import Forecast, ImatrixFacts, Recipe, forecast, same_tensors
+from ggufy.quantize.recipe import Forecast, ImatrixFacts, Recipe, core_seconds, forecast, same_tensors, stock_recipe
 from ggufy.sources import calibration
 from ggufy.sources.gguf import GgufHead, read_head
 from ggufy.steps.comparable import vocab_size
@@ -36,6 +36,10 @@ class JobForecast:
     @property
     def weights(self) -> int:
         return self.base.elements
+
+    def work(self, types: Iterable[str]) -> dict[str, float]:
+        """Core seconds of each of these quant types, made in this order."""
+        return core_seconds({name: self.quants[name].recipe for name in types}, self.base)
 
 
 def forecast_job(ctx: Context, step: Step) -> JobForecast:
@@ -59,8 +63,7 @@ def forecast_job(ctx: Context, step: Step) -> JobForecast:
 
 def dry_run(llama: Llama, run: tools.ToolRun, base: Path, quant_type: str) -> Recipe:
     """llama-quantize's own recipe for a quant type."""
-    command = tools.dry_run_command(llama.tool("llama-quantize"), base=base.absolute(), quant_type=quant_type)
-    return tools.parse_dry_run(tools.run_tool(command, run))
+    return stock_recipe(llama.tool("llama-quantize"), run, base, quant_type)
 
 
 def check_space(ctx: Context, due: Iterable[Step], sizes: JobForecast, *, published: bool = False) -> None:
