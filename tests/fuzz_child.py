@@ -28,6 +28,7 @@ import numpy as np
 
 from ggufy.errors import GgufyError
 from ggufy.llama.chat_options import Model
+from ggufy.quantize.imatrix import read_imatrix
 from ggufy.settings import Settings
 from ggufy.sources import gguf
 from ggufy.sources.inspect import inspect
@@ -60,13 +61,15 @@ def read_gguf(path: Path) -> None:
     inspect(str(path), SETTINGS)
 
 
-def read_imatrix(path: Path) -> None:
-    """An imatrix for a model of three matrices."""
+def take_imatrix(path: Path) -> None:
+    """An imatrix for a model of three matrices: checked, then read as the engine reads it."""
     shape = (fuzz_gguf.WIDTH, 8)
     names = [name.decode() for name in fuzz_gguf.NAMES]
     tensors = {name: gguf.TensorInfo(name=name, shape=shape, type="F32", offset=0, size=2048) for name in names}
     base = gguf.GgufHead(metadata={}, tensors=tensors, metadata_end=0, data_start=0, file_size=0)
     check_imatrix(path, base, names, shown_as=path.name)
+    weights = read_imatrix(path).weights
+    assert all(np.isfinite(weights[name]).all() for name in names)
 
 
 def read_pickled(path: Path) -> None:
@@ -128,7 +131,7 @@ def _pth(rng: random.Random) -> bytes:
 
 TARGETS: dict[str, tuple[str, Callable[[random.Random], bytes], Callable[[Path], None]]] = {
     "gguf": ("x.gguf", lambda rng: fuzz_gguf.mutated(rng, fuzz_gguf.model()), read_gguf),
-    "imatrix": ("x.gguf", lambda rng: fuzz_gguf.mutated(rng, fuzz_gguf.imatrix()), read_imatrix),
+    "imatrix": ("x.gguf", lambda rng: fuzz_gguf.mutated(rng, fuzz_gguf.imatrix()), take_imatrix),
     "pickled": ("x.pth", _pth, read_pickled),
     "checkpoint": ("x.pth", _pth, read_checkpoint),
 }
