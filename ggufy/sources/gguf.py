@@ -148,6 +148,11 @@ def padded(size: int, alignment: int = ALIGNMENT) -> int:
     return -(-size // alignment) * alignment
 
 
+def _shown(value: Any) -> str:
+    """A stranger's text for a sentence: on one line and not long."""
+    return repr(value[:80] if isinstance(value, str | list) else value)[:200]
+
+
 class _Reader:
     """A cursor over the file that never reads past its end."""
 
@@ -168,15 +173,17 @@ class _Reader:
         for _ in range(key_count):
             start = self.file.tell()
             key = self.string()
+            if key in metadata:
+                self.refuse(f"the key {_shown(key)} is listed twice")
             metadata[key] = self.value(self.unpack("I")[0])
             entries[key] = (start, self.file.tell())
         metadata_end = self.file.tell()
         alignment = metadata.get("general.alignment", ALIGNMENT)
         if not isinstance(alignment, int) or not 1 <= alignment <= 1 << 20 or alignment & (alignment - 1):
-            self.refuse(f"its alignment is {alignment}")
+            self.refuse(f"its alignment is {_shown(alignment)}")
         tensors = self.tensors(tensor_count)
         data_start = padded(self.file.tell(), alignment)
-        self.check_data(tensors, data_start)
+        self.check_data(tensors, data_start, alignment)
         return GgufHead(
             metadata=metadata,
             tensors=tensors,
@@ -193,27 +200,29 @@ class _Reader:
             name = self.string()
             (dimensions,) = self.unpack("I")
             if not 1 <= dimensions <= _MAX_DIMENSIONS:
-                self.refuse(f"tensor {name!r} has {dimensions} dimensions")
+                self.refuse(f"tensor {_shown(name)} has {dimensions} dimensions")
             shape = self.unpack(f"{dimensions}Q")
             type_number, offset = self.unpack("IQ")
             try:
                 kind = GGMLQuantizationType(type_number)
             except ValueError:
-                self.refuse(f"tensor {name!r} has the unknown type {type_number}")
+                self.refuse(f"tensor {_shown(name)} has the unknown type {type_number}")
             block = GGML_QUANT_SIZES[kind][0]
             if 0 in shape or shape[0] % block or math.prod(shape) > self.size * 64:
-                self.refuse(f"tensor {name!r} has the impossible shape {list(shape)}")
+                self.refuse(f"tensor {_shown(name)} has the impossible shape {list(shape)}")
             if name in tensors:
-                self.refuse(f"tensor {name!r} is listed twice")
+                self.refuse(f"tensor {_shown(name)} is listed twice")
             size = tensor_bytes(shape, kind.name)
             tensors[name] = TensorInfo(name=name, shape=shape, type=kind.name, offset=offset, size=size)
         return tensors
 
-    def check_data(self, tensors: dict[str, TensorInfo], data_start: int) -> None:
+    def check_data(self, tensors: dict[str, TensorInfo], data_start: int, alignment: int) -> None:
         end = 0
         for tensor in sorted(tensors.values(), key=lambda t: t.offset):
+            if tensor.offset % alignment:
+                self.refuse(f"tensor {_shown(tensor.name)} is not aligned")
             if tensor.offset < end:
-                self.refuse(f"tensor {tensor.name!r} overlaps another one")
+                self.refuse(f"tensor {_shown(tensor.name)} overlaps another one")
             end = tensor.offset + tensor.size
         if data_start + end > self.size:
             self.refuse(f"it is cut off: {self.size} bytes, its tensors need {data_start + end}")

@@ -54,7 +54,7 @@ _OTHERS = {
     "torch._utils _rebuild_tensor_v3",
 }
 _KNOWN = _OTHERS | set(_STORAGES) | {f"torch {name}" for name in _DTYPES}
-_LONGEST_LIST = 8_000_000  # bytes of data.pkl; RWKV-7 of 14B parameters has about 300 kB
+_LONGEST_LIST = 2_000_000  # bytes of data.pkl; RWKV-7 of 14B parameters has about 300 kB
 _MOST_VALUES = 1 << 48
 _ZIP_MAGIC = b"PK\x03\x04"
 _PICKLE_MAGICS = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))
@@ -111,6 +111,8 @@ def read_tensors(file: BinaryIO, name: str) -> dict[str, PickledTensor]:
                 raise CheckpointError(
                     f"{name} is a zip archive but not a PyTorch checkpoint: give a .pth file saved with torch.save."
                 )
+            if listing.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others swell without limit
+                raise CheckpointError(f"{name} was compressed: save it again with torch.save.")
             with archive.open(listing) as member:
                 pickled = member.read(_LONGEST_LIST + 1)
     except (*_NONSENSE, OSError, RuntimeError) as error:  # a place before the file's start, a password
@@ -160,10 +162,15 @@ def _named_tensors(content: object, name: str) -> dict[str, PickledTensor]:
             )
         if not value.dtype.startswith(("f", "bf")):
             raise CheckpointError(
-                f"{key[:80]} in {name} is {value.dtype}, not a tensor of floating-point weights: save the checkpoint "
-                "again in bf16, f16 or f32."
+                f"{_shown(key)} in {name} is {value.dtype}, not a tensor of floating-point weights: save the "
+                "checkpoint again in bf16, f16 or f32."
             )
     return content
+
+
+def _shown(text: str) -> str:
+    """A stranger's text for a sentence: on one line and not long."""
+    return repr(text[:80])[1:-1]
 
 
 def _kind(value: object) -> str:
@@ -230,7 +237,7 @@ class _Machine:
 
     def find(self, name: str) -> None:
         if name not in _KNOWN:
-            self.refuse(name.replace(" ", ".")[:80])
+            self.refuse(_shown(name.replace(" ", ".")))
         self.stack.append(_Global(name))
 
     def call(self, arguments: Any, function: Any) -> None:
@@ -258,6 +265,8 @@ class _Machine:
                 storage = _Storage(key, _STORAGES[kind], count)
             case _:
                 self.damaged()
+        if len(key) > 80 or not key.isprintable():
+            self.damaged()
         if self.storages.setdefault(key, storage) != storage:
             self.damaged()
         return storage
@@ -273,6 +282,8 @@ class _Machine:
         name, width = _DTYPES[dtype]
         last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
         if 0 not in shape and (last + 1) * width > storage.size:
+            self.damaged()
+        if math.prod(shape) * width > storage.size:  # one value repeated (stride 0) would fill any memory
             self.damaged()
         return PickledTensor(shape, name)
 

@@ -128,7 +128,7 @@ def forecast_types(
 def _dataset(ctx: Context) -> str:
     """The calibration text's name as the imatrix will hold it (or holds it, if it is the user's)."""
     if ctx.request.imatrix == "file":
-        names = read_head(Path(ctx.request.imatrix_path)).metadata.get("imatrix.datasets") or [""]
-        return str(names[0])
+        names = read_head(Path(ctx.request.imatrix_path)).metadata.get("imatrix.datasets")
+        return str(names[0]) if isinstance(names, list) and names else ""
     text = calibration.pinned(ctx.settings.cache, ctx.request.calibration_sha256)
     return text.name if text else ""
