@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Protocol
 
 from ggufy.errors import BusyError, DiskError
 
@@ -70,13 +70,19 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
+class Sink(Protocol):
+    """What blocks are written to: an open file, or what stands for one."""
+
+    def write(self, block: Buffer, /) -> object: ...
+
+
 class BackgroundWriter:
-    """Writes blocks to an open file in a thread of its own, in order, a few at a time, while the caller makes more.
+    """Writes blocks to a sink in a thread of its own, in order, a few at a time, while the caller makes more.
 
     What goes wrong there (a full disk) is raised by the next `write`, or at the end of the `with` block.
     """
 
-    def __init__(self, file: BinaryIO, blocks: int = 8):
+    def __init__(self, file: Sink, blocks: int = 8):
         self._file = file
         self._queue: queue.Queue[Buffer | None] = queue.Queue(blocks)
         self._error: BaseException | None = None

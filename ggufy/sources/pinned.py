@@ -19,7 +19,7 @@ from huggingface_hub import get_session, hf_hub_url
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import hf_raise_for_status
 
-from ggufy.errors import SourceError
+from ggufy.errors import CannotStream, SourceChanged
 from ggufy.job import Source
 from ggufy.sources.hub_session import (
     DOWNLOAD_TIMEOUT,
@@ -34,14 +34,6 @@ from ggufy.sources.hub_session import (
 _BLOCK = 1 << 18
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _REFUSALS = (401, 403, 404, 410)  # of a signed address that has expired
-
-
-class CannotStream(SourceError):
-    """The file can only be had as a whole: it has to be downloaded."""
-
-
-class SourceChanged(SourceError):
-    """The server holds another file now than the one that was pinned."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,17 +17,17 @@ import contextlib
 import io
 import itertools
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 import torch
 
-from ggufy.errors import CheckpointError, SourceError
+from ggufy.errors import CannotStream, CheckpointError, SourceError
 from ggufy.job import Source
 from ggufy.sources.pickled import Archive, PickledTensor, Record, read_archive
-from ggufy.sources.pinned import CannotStream, PinnedFile
+from ggufy.sources.pinned import PinnedFile
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -54,7 +54,7 @@ class Wanted:
     """A tensor to be streamed."""
 
     name: str
-    unit: int  # values that must come together, such as those of a row; 0: all of them
+    pieces: bool  # it may come in pieces of one dimension; else all of it at once, in its own shape
 
 
 class StreamedCheckpoint:
@@ -78,9 +78,8 @@ class StreamedCheckpoint:
     def requests(self) -> int:
         return self._file.requests
 
-    def stream(self, wanted: Iterable[Wanted]) -> Iterator[torch.Tensor]:
-        """The tensors in the order given: a tensor of unit 0 with its own shape, any other as pieces of one dimension,
-        each of a multiple of its unit, that together are its values in order.
+    def stream(self, wanted: Iterable[Wanted]) -> Generator[torch.Tensor, None, None]:
+        """The tensors in the order given, once; pieces of a tensor together are its values in order. To be closed.
 
         Raises SourceError when a record arrives damaged or cannot be had, else as `PinnedFile.read`.
         """
@@ -90,7 +89,7 @@ class StreamedCheckpoint:
                 count = sum(1 for _ in self._parts(want))
                 yield from self._values(want, itertools.islice(pieces, count))
 
-    def _prefetched(self, parts: Iterator[tuple[int, int]]) -> Iterator[bytearray]:
+    def _prefetched(self, parts: Iterator[tuple[int, int]]) -> Generator[bytearray, None, None]:
         """The bytes of each part of the file, in order."""
         waiting: collections.deque[tuple[int, Future[bytearray]]] = collections.deque()
         pool, sizes = ThreadPoolExecutor(READERS, "ggufy-reader"), 0
@@ -132,31 +131,31 @@ class StreamedCheckpoint:
         """Bytes of a record's local header, its name and extra field included."""
         size = _LOCAL_HEADER + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
         if header[:4] != b"PK\x03\x04" or record.begin + size + record.size > record.end:
-            raise CheckpointError(f"{self.name} is damaged (the header of a record makes no sense): choose another one.")
+            raise CheckpointError(f"{self.name} is damaged (a record's header makes no sense): choose another one.")
         return size
 
     def _values(self, want: Wanted, pieces: Iterator[bytearray]) -> Iterator[torch.Tensor]:
         """One tensor from the bytes of its parts."""
         tensor = self._archive.tensors[want.name]
-        in_rows = want.unit and tensor.contiguous
-        unit, dtype = want.unit * tensor.width, self.dtypes[want.name]
+        in_pieces = want.pieces and tensor.contiguous
+        dtype = self.dtypes[want.name]
         kept = bytearray()
         for data in self._data(tensor, pieces):
             kept += data
-            if in_rows and (usable := len(kept) // unit * unit):
+            if in_pieces and (usable := len(kept) // tensor.width * tensor.width):
                 full, kept = kept, kept[usable:]
                 yield torch.frombuffer(full, dtype=torch.uint8, count=usable).view(dtype)
-        if not in_rows:
+        if not in_pieces:
             values = torch.frombuffer(kept, dtype=torch.uint8).view(dtype)
             whole = values.as_strided(tensor.shape, tensor.strides)
-            yield whole.reshape(-1) if want.unit else whole
+            yield whole.reshape(-1) if want.pieces else whole
 
     def _data(self, tensor: PickledTensor, pieces: Iterator[bytearray]) -> Iterator[memoryview]:
         """The data of a tensor's span, without what the archive has around it, checked against the CRC-32."""
         record = self._archive.records[tensor.key]
         low, high = _span(tensor)
         if high - low < record.size:
-            yield from map(memoryview, pieces)
+            yield from (memoryview(piece) for piece in pieces)
             return
         skip, left, crc = -1, record.size, 0
         for piece in pieces:
@@ -168,17 +167,11 @@ class StreamedCheckpoint:
             crc = zlib.crc32(data, crc)
             if left == 0 and record.crc not in (0, crc):
                 raise SourceError(
-                    f"record {tensor.key} of {self.name} arrived damaged (its CRC-32 is another): run the same command "
-                    "again, it continues."
+                    f"record {tensor.key} of {self.name} arrived damaged (its CRC-32 is another): run the same "
+                    "command again, it continues."
                 )
             if data:
                 yield data
-
-
-def can_stream(source: Source) -> bool:
-    """True for a remote .pth whose version the server vouches for. A digest that a user gives for a plain address is
-    checked over the whole file, so that file has to be downloaded; so has one whose server tells no versions."""
-    return source.kind == "checkpoint" and bool(source.model_id or (source.etag and not source.sha256))
 
 
 def open_streamed(
@@ -193,7 +186,7 @@ def open_streamed(
     Raises CannotStream if the file has to be downloaded first, CheckpointError for what `open_checkpoint` refuses,
     SourceError when it cannot be had, Cancelled.
     """
-    if not can_stream(source):
+    if not source.can_stream:
         raise CannotStream(f"{source.path} cannot be checked piece by piece.")
     file = PinnedFile(source, token=token, endpoint=endpoint, stopped=stopped)
     archive = read_archive(cast(BinaryIO, _Index(file)), file.name)
