@@ -33,7 +33,7 @@ def partial(path: Path) -> Iterator[Path]:
 
     Raises DiskError, naming the step's file, when the disk is full or not writable.
     """
-    part = path.with_name(path.name + PART_SUFFIX)
+    part = part_of(path)
     with disk_errors(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -159,6 +159,19 @@ def lock(path: Path, wait_s: float = 0.0, message: str = "") -> Iterator[int]:
 def free_bytes(path: Path) -> int:
     """Free space, in bytes, on the disk that holds (or would hold) `path`."""
     return shutil.disk_usage(existing_parent(path)).free
+
+
+def part_of(path: Path) -> Path:
+    """What `path` is called while it is being made."""
+    return path.with_name(path.name + PART_SUFFIX)
+
+
+def allocated_bytes(path: Path) -> int:
+    """What a file takes on the disk; 0 if there is none."""
+    try:
+        return path.stat().st_blocks * 512
+    except FileNotFoundError:
+        return 0
 
 
 def existing_parent(path: Path) -> Path:

@@ -20,7 +20,7 @@ from typing import BinaryIO
 import torch
 
 from ggufy.errors import CannotStream, CheckpointError, SourceChanged
-from ggufy.files import PART_SUFFIX, BackgroundWriter, Buffer, disk_errors, finish
+from ggufy.files import PART_SUFFIX, BackgroundWriter, Buffer, disk_errors, finish, part_of
 from ggufy.rwkv.convert import (
     PIECE_VALUES,
     TURNED,
@@ -85,18 +85,6 @@ def convert_streamed(
         finally:
             if not part.path.exists():
                 part.journal.unlink(missing_ok=True)
-
-
-def unfinished(target: Path) -> int:
-    """Bytes on the disk that a run before this one has left of a target."""
-    try:
-        return part_of(target).stat().st_blocks * 512
-    except FileNotFoundError:
-        return 0
-
-
-def part_of(target: Path) -> Path:
-    return target.with_name(target.name + PART_SUFFIX)
 
 
 def _header(conversion: Conversion, target: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""Makes the base GGUF: converts a checkpoint, or takes over an unquantized GGUF."""
+"""Makes the base GGUF: converts a checkpoint, here or while it is fetched, or takes over an unquantized GGUF."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ggufy.errors import SourceError
 from ggufy.files import partial, sha256
@@ -13,6 +14,9 @@ from ggufy.job import Artifact
 from ggufy.plan import Step
 from ggufy.sources.gguf import read_head
 from ggufy.steps.context import Context, artifact_of
+
+if TYPE_CHECKING:
+    from ggufy.sources.streamed import StreamedCheckpoint
 
 
 def run(ctx: Context, step: Step) -> Artifact:
@@ -27,19 +31,24 @@ def run(ctx: Context, step: Step) -> Artifact:
 
 def _convert(ctx: Context, step: Step, target: Path) -> None:
     from ggufy.rwkv.convert import convert  # noqa: PLC0415 - loads torch, seconds that only a due conversion pays
+    from ggufy.rwkv.convert_streamed import convert_streamed  # noqa: PLC0415
 
     def progress(done: int, total: int) -> None:
         ctx.check_stopped()
         ctx.report(step, done / max(1, total))
 
-    convert(
-        ctx.source,
-        target,
-        outtype=ctx.request.outtype,
-        vocab=pinned_vocab(ctx),
-        name=ctx.request.name,
-        progress=progress,
-    )
+    outtype, vocab, name = ctx.request.outtype, pinned_vocab(ctx), ctx.request.name
+    if ctx.streams:
+        convert_streamed(remote_checkpoint(ctx), target, outtype=outtype, vocab=vocab, name=name, progress=progress)
+    else:
+        convert(ctx.source, target, outtype=outtype, vocab=vocab, name=name, progress=progress)
+
+
+def remote_checkpoint(ctx: Context) -> StreamedCheckpoint:
+    """The source, where it is. Raises CannotStream if it has to be downloaded, and other SourceErrors."""
+    from ggufy.sources.streamed import open_streamed  # noqa: PLC0415 - loads torch
+
+    return open_streamed(ctx.request.source, token=ctx.settings.hf_token, stopped=ctx.stopped)
 
 
 def pinned_vocab(ctx: Context) -> Path | None:
