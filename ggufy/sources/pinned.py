@@ -31,7 +31,6 @@ from ggufy.sources.hub_session import (
     use_timeouts,
 )
 
-_BLOCK = 1 << 18
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _REFUSALS = (401, 403, 404, 410)  # of a signed address that has expired
 
@@ -114,7 +113,7 @@ class PinnedFile:
                 raise self._changed()
             hf_raise_for_status(response)
             self._check(response, place, start + had, stop)
-            for block in response.iter_raw(_BLOCK):
+            for block in response.iter_raw():  # as it comes: what a block of a fixed size lacks would be lost
                 check_stopped(self._ended)
                 body += block[: stop - start - len(body)]
                 with self._counting:
