@@ -83,7 +83,8 @@ def stream(
     model: Model, target: Path, local_hub: LocalHub, *, source: Source | None = None, **options: object
 ) -> streamed.StreamedCheckpoint:
     opened = open_streamed(source or model.source, endpoint=local_hub.endpoint)
-    convert_streamed(opened, target, vocab=model.vocab, name="x", **options)  # type: ignore[arg-type]
+    digest = convert_streamed(opened, target, vocab=model.vocab, name="x", **options)  # type: ignore[arg-type]
+    assert digest == sha256(target)
     return opened
 
 
@@ -230,7 +231,7 @@ def test_a_server_that_names_no_version_cannot_stream(publish: Publish, local_hu
 
 def test_damaged_bytes_are_noticed_and_fetched_again(publish: Publish, local_hub: LocalHub, tmp_path: Path) -> None:
     model = publish()
-    local_hub.fault("GET /__cdn/", damage=5_000, skip=40)
+    local_hub.fault("GET /__cdn/", damage=700, skip=40)  # in the values, also of a vector
     with pytest.raises(SourceError, match=r"arrived damaged \(its CRC-32 is another\)"):
         stream(model, tmp_path / "x.gguf", local_hub)
     assert not (tmp_path / "x.gguf").exists()

@@ -1,10 +1,10 @@
 """A remote RWKV .pth to GGUF without the .pth ever being on the disk, taken up again where it was stopped.
 
 Tensors are fetched in the order of the GGUF and written to `<target>.part` from front to back. A journal beside it,
-`<target>.journal.part`, gets one line for each tensor that is whole there: its SHA-256, after a first line that stands
-for everything that decides the bytes (the source and the GGUF's header). The next run checks the part against the
-journal, keeps the tensors that are whole, and fetches from the first that is not. Both files stay when the network,
-the disk or the process fails, and go when the source itself is at fault.
+`<target>.journal.part`, starts with a line that stands for everything that decides the bytes (the source and the
+GGUF's header), and gets another for each tensor that is whole: the SHA-256 of the file up to its end. The next run
+checks the part against the journal, keeps the tensors that are whole, and fetches from the first that is not. Both
+files stay when the network, the disk or the process fails, and go when the source itself is at fault.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ def convert_streamed(
     name: str | None = None,
     rescale_every: int | None = None,
     progress: Progress | None = None,
-) -> None:
+) -> str:
     """As `ggufy.rwkv.convert.convert`, and with the same bytes, from a checkpoint that is fetched by ranges.
 
-    `progress` starts with the bytes that an earlier run has left. Raises what `convert` raises, and what
-    `StreamedCheckpoint.stream` raises. Nobody else may write the same target meanwhile.
+    Gives the file's SHA-256 in hex digits. `progress` starts with the bytes that an earlier run has left. Raises what
+    `convert` raises, and what `StreamedCheckpoint.stream` raises. Nobody else may write the same target meanwhile.
     """
     stem = Path(checkpoint.name).stem
     conversion = Conversion.of(
@@ -79,6 +79,7 @@ def convert_streamed(
                 with BackgroundWriter(part) as writer:
                     write_tensors(writer, conversion, values.of, progress, whole=part.whole)
             finish(part.path, target)
+            return part.digest.hexdigest()
         except (CheckpointError, CannotStream, SourceChanged):
             part.path.unlink(missing_ok=True)
             raise
@@ -131,15 +132,15 @@ class _Values:
 class _Part:
     """The file that is being made, and its journal; a context manager once it is open.
 
-    `whole` is how many spans (tensors) are there and noted.
+    `whole` is how many spans (tensors) are there and noted, `digest` the SHA-256 of what is there.
     """
 
     def __init__(self, target: Path, source: str, header: bytes, spans: Sequence[int]):
         self.path, self.journal = part_of(target), target.with_name(f"{target.name}.journal{PART_SUFFIX}")
-        self.whole = 0
+        self.whole, self.digest = 0, hashlib.sha256(header)
         self._header, self._spans = header, spans
         self._mark = hashlib.sha256(source.encode() + header).hexdigest()
-        self._digest, self._inside = hashlib.sha256(), 0  # of the span that is being written
+        self._inside = 0  # bytes that are there of the span that is being written
         self._file: BinaryIO
         self._notes: BinaryIO
 
@@ -166,28 +167,26 @@ class _Part:
         noted = [lines[at : at + _LINE].decode("ascii", "replace") for at in range(0, len(lines) - _LINE + 1, _LINE)]
         if noted[:1] != [f"{self._mark}\n"] or self._file.read(len(self._header)) != self._header:
             return 0
-        done = 0
+        done, digest = 0, self.digest.copy()
         for whole, (line, span) in enumerate(zip(noted[1:], self._spans, strict=False)):
-            digest = hashlib.sha256()
             for at in range(0, span, _BLOCK):
                 digest.update(self._file.read(min(_BLOCK, span - at)))
                 tell(done + at)
             if line != f"{digest.hexdigest()}\n":
                 logger.warning("%s: tensor %d is not as it was written: fetched again", self.path.name, whole)
                 return whole
-            done += span
+            done, self.digest = done + span, digest.copy()
         return len(noted) - 1
 
     def write(self, block: Buffer, /) -> None:
         """Adds a block, which never reaches over the end of a span; notes the span that it ends."""
         self._file.write(block)
-        self._digest.update(block)
+        self.digest.update(block)
         self._inside += len(block)
         if self._inside and self._inside == self._spans[self.whole]:
             self._file.flush()
-            self._note(self._digest.hexdigest())
-            self.whole += 1
-            self._digest, self._inside = hashlib.sha256(), 0
+            self._note(self.digest.hexdigest())
+            self.whole, self._inside = self.whole + 1, 0
 
     def _note(self, digest: str) -> None:
         self._notes.write(f"{digest}\n".encode())

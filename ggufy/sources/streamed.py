@@ -141,10 +141,14 @@ class StreamedCheckpoint:
         dtype = self.dtypes[want.name]
         kept = bytearray()
         for data in self._data(tensor, pieces):
-            kept += data
-            if in_pieces and (usable := len(kept) // tensor.width * tensor.width):
-                full, kept = kept, kept[usable:]
-                yield torch.frombuffer(full, dtype=torch.uint8, count=usable).view(dtype)
+            if in_pieces:
+                full = data if not kept else memoryview(kept + data)
+                usable = len(full) // tensor.width * tensor.width
+                kept = bytearray(full[usable:])
+                if usable:
+                    yield torch.frombuffer(full, dtype=torch.uint8, count=usable).view(dtype)
+            else:
+                kept += data
         if not in_pieces:
             values = torch.frombuffer(kept, dtype=torch.uint8).view(dtype)
             whole = values.as_strided(tensor.shape, tensor.strides)

@@ -24,12 +24,11 @@ def run(ctx: Context, step: Step) -> Artifact:
     target = ctx.path(step.product)
     if ctx.request.source.kind == "gguf":
         _take_over(ctx.source, target, ctx.request.outtype)
-    else:
-        _convert(ctx, step, target)
-    return artifact_of(target)
+        return artifact_of(target)
+    return _convert(ctx, step, target)
 
 
-def _convert(ctx: Context, step: Step, target: Path) -> None:
+def _convert(ctx: Context, step: Step, target: Path) -> Artifact:
     from ggufy.rwkv.convert import convert  # noqa: PLC0415 - loads torch, seconds that only a due conversion pays
     from ggufy.rwkv.convert_streamed import convert_streamed  # noqa: PLC0415
 
@@ -38,10 +37,12 @@ def _convert(ctx: Context, step: Step, target: Path) -> None:
         ctx.report(step, done / max(1, total))
 
     outtype, vocab, name = ctx.request.outtype, pinned_vocab(ctx), ctx.request.name
-    if ctx.streams:
-        convert_streamed(remote_checkpoint(ctx), target, outtype=outtype, vocab=vocab, name=name, progress=progress)
-    else:
+    if not ctx.streams:
         convert(ctx.source, target, outtype=outtype, vocab=vocab, name=name, progress=progress)
+        return artifact_of(target)
+    source = remote_checkpoint(ctx)
+    digest = convert_streamed(source, target, outtype=outtype, vocab=vocab, name=name, progress=progress)
+    return Artifact(name=target.name, size=target.stat().st_size, sha256=digest)
 
 
 def remote_checkpoint(ctx: Context) -> StreamedCheckpoint:
