@@ -51,8 +51,7 @@ from ggufy.steps.forecast import (
     check_download_space,
     check_space,
     forecast_job,
-    product_size,
-    unfinished_bytes,
+    left_bytes,
 )
 
 logger = logging.getLogger(__name__)
@@ -217,8 +216,7 @@ class Runner:
                 publication.run(step)
             elif step.kind != DOWNLOAD:
                 if publication and live.forecast:
-                    here = unfinished_bytes(ctx) if step.kind == CONVERT else 0
-                    publication.make_room(product_size(ctx.request, step, live.forecast) - here)
+                    publication.make_room(left_bytes(ctx, step, live.forecast))
                 artifact = self._step(ctx, step, live)
                 if artifact:
                     ctx.digests[ctx.path(step.product).absolute()] = artifact.sha256
@@ -243,8 +241,13 @@ class Runner:
         refuses what cannot fit."""
         needs_source = any(step.product == SOURCE_PRODUCT for step in due)
         source = ctx.request.source
-        transfer = {"streamed_bytes" if ctx.streams else "download_bytes": source.size}
-        live.progress.workload(Workload(weights=source.size // 2, threads=ctx.threads, **transfer))
+        load = Workload(
+            weights=source.size // 2,
+            download_bytes=0 if ctx.streams else source.size,
+            streamed_bytes=source.size if ctx.streams else 0,
+            threads=ctx.threads,
+        )
+        live.progress.workload(load)
         if needs_source:
             download = next(step for step in steps if step.kind == DOWNLOAD)
             check_download_space(ctx)
@@ -262,14 +265,13 @@ class Runner:
         live.forecast = forecast_job(ctx, steps[0])
         check_space(ctx, due, live.forecast, published=publication is not None)
         live.progress.workload(
-            Workload(
+            replace(
+                load,
                 weights=live.forecast.weights,
                 quants=live.forecast.work(ctx.request.quant_types),
                 base_bytes=live.forecast.base.file_size,
-                **transfer,
                 chunks=ctx.request.chunks or 60,
                 evaluation_chunks=ctx.request.evaluation_chunks,
-                threads=ctx.threads,
             )
         )
 

@@ -108,7 +108,7 @@ class PinnedFile:
         ) as response:
             if response.status_code in _REFUSALS and place is not self._start:
                 self._place = self._start
-                raise httpx2.RemoteProtocolError("the address that the redirect led to holds no longer")
+                raise httpx2.RemoteProtocolError("the place that the redirect led to refuses")
             if response.status_code == 416:  # shorter than what was pinned
                 raise self._changed()
             hf_raise_for_status(response)

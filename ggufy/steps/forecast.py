@@ -87,9 +87,9 @@ def peak_bytes(
 
 
 def check_space(ctx: Context, due: Iterable[Step], sizes: JobForecast, *, published: bool = False) -> None:
-    """Raises DiskError when what is due does not fit on the disk at its peak. What is here of it counts as free."""
+    """Raises DiskError when what is due does not fit on the disk at its peak, beside what is here of it."""
     due = tuple(due)
-    made = {kind: [product_size(ctx.request, s, sizes) for s in due if s.kind == kind] for kind in MAKING}
+    made = {kind: [left_bytes(ctx, step, sizes) for step in due if step.kind == kind] for kind in MAKING}
     measured = any(step.kind == EVALUATE for step in due)
     here = ctx.source.stat().st_size if made[CONVERT] and ctx.request.source.remote and ctx.source.exists() else 0
     needed = peak_bytes(
@@ -100,18 +100,13 @@ def check_space(ctx: Context, due: Iterable[Step], sizes: JobForecast, *, publis
         source=here,
         published=published,
     )
-    needed -= here + (unfinished_bytes(ctx) if made[CONVERT] else 0)
+    needed -= here
     free = free_bytes(ctx.folder)
     if needed > free:
         raise DiskError(
             f"{human_size(needed)} are needed in {ctx.folder.absolute()} and {human_size(free)} are free, "
             f"{human_size(needed - free)} too little: choose fewer --types or another --out."
         )
-
-
-def unfinished_bytes(ctx: Context) -> int:
-    """What is on the disk of a base GGUF that is not finished."""
-    return allocated_bytes(part_of(ctx.path(base_name(ctx.request))))
 
 
 def check_download_space(ctx: Context) -> None:
@@ -122,6 +117,11 @@ def check_download_space(ctx: Context) -> None:
             f"the source needs {human_size(ctx.request.source.size)} in {ctx.settings.cache} and {human_size(free)} "
             "are free: free some space or set GGUFY_CACHE to another disk."
         )
+
+
+def left_bytes(ctx: Context, step: Step, sizes: JobForecast) -> int:
+    """What a step's product still needs on the disk: an earlier run may have left a part of it."""
+    return max(0, product_size(ctx.request, step, sizes) - allocated_bytes(part_of(ctx.path(step.product))))
 
 
 def product_size(request: Request, step: Step, sizes: JobForecast) -> int:
