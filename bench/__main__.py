@@ -7,7 +7,7 @@ import platform
 import tempfile
 from pathlib import Path
 
-from bench import conversion, engine, first_quant, overlap, page, segments
+from bench import conversion, engine, first_quant, overlap, page, segments, streamed
 from ggufy import throttle
 from ggufy.catalog import BY_NAME
 from ggufy.llama.install import ensure
@@ -31,6 +31,7 @@ def main() -> None:
         texts = ensure_texts(settings.cache)
         for bench in (
             lambda: conversion.bench(folder, llama),
+            lambda: streamed.bench(folder),
             lambda: segments.bench(folder, llama, texts),
             lambda: first_quant.bench(folder),
             lambda: overlap.bench(folder, llama, settings),

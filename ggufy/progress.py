@@ -25,6 +25,7 @@ class Workload:
     quants: Mapping[str, float] = field(default_factory=dict)  # quant type -> core seconds
     base_bytes: int = 0  # size of the base GGUF
     download_bytes: int = 0
+    streamed_bytes: int = 0  # fetched while converting
     chunks: int = 40  # chunks of calibration text
     evaluation_chunks: int = 0
     threads: int = 1
@@ -66,7 +67,7 @@ def model_seconds(step: Step, load: Workload) -> float:
     if step.kind in (UPLOAD, FETCH):
         return 0.5
     if step.kind == CONVERT:
-        return 3 + load.base_bytes / 200e6
+        return max(3 + load.base_bytes / 200e6, load.streamed_bytes / 20e6)
     if step.kind == IMATRIX:
         return 1 + load.chunks * 512 * 2 * load.weights / (15e9 * load.threads)
     if step.kind == EVALUATE:  # the text, and then 1,536 tokens read and 192 written for the speed

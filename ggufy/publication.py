@@ -17,13 +17,13 @@ from ggufy.job import Artifact, Job, Status
 from ggufy.plan import EVALUATE, FETCH, QUANTIZE, UPLOAD, UPLOADED, Step, plan
 from ggufy.publisher import Publisher
 from ggufy.steps.context import Context, artifact_of
+from ggufy.steps.forecast import MARGIN
 from ggufy.steps.salvage import saved_files
 
 if TYPE_CHECKING:
     from ggufy.runner import Live, Runner
 
 logger = logging.getLogger(__name__)
-_MARGIN = 64 << 20  # bytes that stay free
 
 
 class StateSafe:
@@ -132,7 +132,7 @@ class Publication:
 
     def make_room(self, needed: int) -> None:
         """Deletes quants that the repo holds, and waits for uploads, until `needed` bytes are free."""
-        while free_bytes(self._ctx.folder) < needed + _MARGIN:
+        while free_bytes(self._ctx.folder) < needed + MARGIN:
             self._ctx.check_stopped()
             if not self._delete_one():
                 if not self._publisher.busy:

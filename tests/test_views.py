@@ -187,7 +187,7 @@ def test_the_plot_shows_size_alone_where_nothing_was_measured() -> None:
 
 
 def test_a_download_counts_as_done_when_something_was_made_of_it() -> None:
-    remote = replace(REQUEST, source=replace(SOURCE, model_id="owner/repo", path="dir/小模型.pth"))
+    remote = replace(REQUEST, source=replace(SOURCE, kind="gguf", model_id="owner/repo", path="dir/小模型.gguf"))
     there = replace(view(Status.FAILED, files=FILES[:1]), job=replace(job(Status.FAILED), request=remote))
     card = job_card(there, EN, now=NOW)
     assert [(s.label, s.state) for s in card.steps[:3]] == [
@@ -195,7 +195,7 @@ def test_a_download_counts_as_done_when_something_was_made_of_it() -> None:
         ("convert", "done"),
         ("imatrix", "waiting"),
     ]
-    assert card.facts[0] == "owner/repo:小模型.pth"
+    assert card.facts[0] == "owner/repo:小模型.gguf"
 
 
 def test_nothing_that_a_stranger_names_becomes_markup() -> None:

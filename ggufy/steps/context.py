@@ -10,7 +10,7 @@ from typing import Protocol
 from ggufy import throttle
 from ggufy.errors import Cancelled
 from ggufy.evaluation import Evaluation
-from ggufy.files import sha256
+from ggufy.files import DOWNLOAD_SUFFIX, sha256
 from ggufy.job import Artifact, Request
 from ggufy.llama.install import Llama
 from ggufy.llama.tools import ToolRun
@@ -52,6 +52,7 @@ class Context:
     safe: Safe | None = None  # where unfinished work is kept beyond this machine; None: nowhere
     digests: dict[Path, str] = field(default_factory=dict)  # sha256 of products, where it is known
     measured: Callable[[Evaluation], None] = lambda evaluation: None  # takes the figures of a quant
+    whole: bool = False  # the source turned out to be one that has to be downloaded
 
     def path(self, product: str) -> Path:
         """Where a product is, or will be."""
@@ -69,6 +70,14 @@ class Context:
         if not source.remote:
             return Path(source.path)
         return self.settings.cache / "sources" / source.key[:16] / Path(source.path).name
+
+    @property
+    def streams(self) -> bool:
+        """True if converting fetches the source piece by piece. One that is here already, or half, is used as a
+        file."""
+        here = self.source
+        downloaded = here.exists() or here.with_name(here.name + DOWNLOAD_SUFFIX).exists()
+        return self.request.source.can_stream and not (self.whole or downloaded)
 
     def tool_run(self, step: Step, cwd: Path | None = None) -> ToolRun:
         """How a tool runs for this step: built environment, own log, ends when the job is stopped."""

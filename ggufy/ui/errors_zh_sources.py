@@ -19,6 +19,8 @@ torch.save.
     {name} 不完整或已损坏：{advice}。
 {name} is damaged (its record {record} is missing or of another size): {advice}.
     {name} 已损坏（其中的记录 {record} 缺失或大小不符）：{advice}。
+{name} is damaged (its record {record} overlaps the next): {advice}.
+    {name} 已损坏（其中的记录 {record} 与下一条重叠）：{advice}。
 {name} has a damaged list of tensors: {advice}.
     {name} 的张量列表已损坏：{advice}。
 {name} lists more tensors than any RWKV has: choose an RWKV-6 or RWKV-7 .pth.
@@ -195,6 +197,22 @@ the server sends another file than {path} of commit {commit}: run the same comma
     服务器发来的文件不是提交 {commit} 中的 {path}：请点“重试”。
 the server of {url} does not send parts of files: download it yourself and give the file.
     {url} 的服务器不支持分段下载：请自行下载后填写文件路径。
+the server of {name} does not send parts of files.
+    {name} 的服务器不支持分段下载。
+the server of {name} sends other parts than were asked for.
+    {name} 的服务器发来的不是所请求的部分。
+the server of {name} does not say which version it sends.
+    {name} 的服务器没有说明所发文件的版本。
+{path} cannot be checked piece by piece.
+    {path} 无法逐段校验。
+{path} was saved on a big-endian machine.
+    {path} 是在大端序的机器上保存的。
+{name} is damaged (a record's header makes no sense): choose another one.
+    {name} 已损坏（某条记录的头部无法解读）：请换一个文件。
+record {key} of {name} arrived damaged (its CRC-32 is another): run the same command again, it continues.
+    {name} 的记录 {key} 在下载中损坏（CRC-32 不符）：请点“重试”，会从中断处继续。
+{name} lists more than any RWKV has: choose another .pth.
+    {name} 列出的内容比任何 RWKV 都多：请换一个 .pth。
 the server of {url} sends another part than was asked for: try again later.
     {url} 的服务器发来的不是所请求的部分：请稍后再试。
 {url} has more than {size} of headers, too much to look at from here: download it yourself and give the file.
