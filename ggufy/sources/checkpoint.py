@@ -94,19 +94,11 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _check_entries(path: Path) -> None:
-    """Refuses what torch reads in another way than `read_tensors`: doubled names, of which it does not know the case.
-
-    And values that torch would turn around in memory: `release` would bring them back as they are on the disk.
-    """
+    """Refuses what torch reads in another way than `read_tensors`: doubled names, of whatever case."""
     with zipfile.ZipFile(path) as archive:
-        sizes = {entry.filename.lower(): entry.file_size for entry in archive.infolist()}
-        doubled = len(sizes) < len(archive.infolist())
-    if doubled:
+        names = [entry.filename.lower() for entry in archive.infolist()]
+    if len(set(names)) < len(names):
         raise CheckpointError(f"{path.name} is damaged (two of its records have one name): {_DOWNLOAD_AGAIN}.")
-    if any(size != len("little") for name, size in sizes.items() if name.endswith("/byteorder")):
-        raise CheckpointError(
-            f"{path.name} was not saved on a little-endian machine: load it and save it again with torch.save there."
-        )
 
 
 def _drop_pages(address: int, size: int) -> None:

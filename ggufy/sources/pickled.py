@@ -111,7 +111,6 @@ class Archive:
 
     tensors: dict[str, PickledTensor]
     records: dict[str, Record]  # by the key that tensors name
-    big_endian: bool
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,10 @@ def read_archive(file: BinaryIO, name: str) -> Archive:
                     f"{name} is a zip archive but not a PyTorch checkpoint: give a .pth file saved with torch.save."
                 )
             pickled = _content(archive, listing, _LONGEST_LIST + 1, name)
-            big_endian = order is not None and _content(archive, order, 16, name) == b"big"
+            if order is not None and _content(archive, order, 16, name) != b"little":
+                raise CheckpointError(
+                    f"{name} was not saved on a little-endian machine: save it again with torch.save."
+                )
             ends = sorted([*(entry.header_offset for entry in entries.values()), archive.start_dir])
     except (*_NONSENSE, OSError, RuntimeError) as error:  # a place before the file's start, a password
         raise CheckpointError(f"{name} is cut short or damaged: {_AGAIN}.") from error
@@ -168,7 +170,7 @@ def read_archive(file: BinaryIO, name: str) -> Archive:
         storage.key: _record(entries.get(f"{root}/data/{storage.key}"), storage, ends, name)
         for storage in machine.storages.values()
     }
-    return Archive(tensors, records, big_endian)
+    return Archive(tensors, records)
 
 
 def _content(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int, name: str) -> bytes:

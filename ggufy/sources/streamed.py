@@ -194,8 +194,6 @@ def open_streamed(
         raise CannotStream(f"{source.path} cannot be checked piece by piece.")
     file = PinnedFile(source, token=token, endpoint=endpoint, stopped=stopped)
     archive = read_archive(cast(BinaryIO, _Index(file)), file.name)
-    if archive.big_endian:
-        raise CannotStream(f"{source.path} was saved on a big-endian machine.")
     return StreamedCheckpoint(file, archive, source)
 
 

@@ -32,8 +32,6 @@ torch.save.
 {name} was refused: it holds {what}, which may run code when loaded, and nothing of it was run; use a .pth that \
 holds tensors only.
     已拒绝 {name}：它含有 {what}，加载时可能执行代码（其中的代码未被执行）；请使用只含张量的 .pth 文件。
-something other than tensors
-    张量以外的内容
 the operation {name}
     操作 {name}
 a {kind} as a name
@@ -205,8 +203,18 @@ the server of {name} does not say which version it sends.
     {name} 的服务器没有说明所发文件的版本。
 {path} cannot be checked piece by piece.
     {path} 无法逐段校验。
-{path} was saved on a big-endian machine.
-    {path} 是在大端序的机器上保存的。
+{name} was not saved on a little-endian machine: save it again with torch.save.
+    {name} 不是在小端序机器上保存的：请用 torch.save 重新保存。
+{name} holds two lists of tensors that differ: download or copy it again.
+    {name} 含有两份互不一致的张量列表：请重新下载或复制。
+{name} is damaged (two of its records have one name): download or copy it again.
+    {name} 已损坏（有两条记录同名）：请重新下载或复制。
+{name} was compressed: save it again with torch.save.
+    {name} 被压缩过：请用 torch.save 重新保存。
+tensor {tensor} is not aligned
+    张量 {tensor} 未对齐
+the key {key} is listed twice
+    键 {key} 重复出现
 {name} is damaged (a record's header makes no sense): choose another one.
     {name} 已损坏（某条记录的头部无法解读）：请换一个文件。
 record {key} of {name} arrived damaged (its CRC-32 is another): run the same command again, it continues.
