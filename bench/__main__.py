@@ -7,7 +7,7 @@ import platform
 import tempfile
 from pathlib import Path
 
-from bench import conversion, engine, first_quant, overlap, page, segments, streamed
+from bench import conversion, engine, first_quant, forecast, overlap, page, segments, streamed
 from ggufy import throttle
 from ggufy.catalog import BY_NAME
 from ggufy.llama.install import ensure
@@ -34,6 +34,7 @@ def main() -> None:
             lambda: streamed.bench(folder),
             lambda: segments.bench(folder, llama, texts),
             lambda: first_quant.bench(folder),
+            lambda: forecast.bench(folder, llama, settings),
             lambda: overlap.bench(folder, llama, settings),
             lambda: page.bench(folder, llama),
             lambda: engine.bench_kills(folder, llama, texts),
