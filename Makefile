@@ -2,6 +2,7 @@
 # make run    set everything up, then open the page on port 7860
 # make test   all tests        make check   ruff, format check, types
 # make bench  the performance claims     make soak    1,000 kills     make clean-venv   start over
+# make fuzz   20,000 hostile GGUF and .pth files (FUZZ=n: n of each of the four kinds)
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 # Stopping `make` stops the work it started.
 export GGUFY_DIE_WITH_PARENT = 1
 
-.PHONY: demo run setup test check format soak bench clean-venv
+.PHONY: demo run setup test check format soak fuzz bench clean-venv
 
 demo: setup
 	@exec $(BIN)/python -m ggufy quantize demo --types all
@@ -35,6 +36,11 @@ format: $(VENV)/.ready-dev
 # A thousand kills of published jobs, over some hours.
 soak: $(VENV)/.ready-dev
 	GGUFY_TEST_KILLS=1000 $(BIN)/python -m pytest tests/test_publish.py -k killed --timeout 0
+
+# Hostile files: some minutes. A failure is shown with the command that runs that one file alone.
+FUZZ ?= 5000
+fuzz: $(VENV)/.ready-dev
+	GGUFY_TEST_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/test_fuzz.py -rP --timeout 0
 
 bench: setup $(VENV)/.ready-dev
 	@exec $(BIN)/python -m bench

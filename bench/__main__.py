@@ -7,7 +7,7 @@ import platform
 import tempfile
 from pathlib import Path
 
-from bench import conversion, first_quant, overlap, page, segments
+from bench import conversion, engine, first_quant, forecast, overlap, page, segments, streamed
 from ggufy import throttle
 from ggufy.catalog import BY_NAME
 from ggufy.llama.install import ensure
@@ -31,12 +31,17 @@ def main() -> None:
         texts = ensure_texts(settings.cache)
         for bench in (
             lambda: conversion.bench(folder, llama),
+            lambda: streamed.bench(folder),
             lambda: segments.bench(folder, llama, texts),
             lambda: first_quant.bench(folder),
+            lambda: forecast.bench(folder, llama, settings),
             lambda: overlap.bench(folder, llama, settings),
             lambda: page.bench(folder, llama),
+            lambda: engine.bench_kills(folder, llama, texts),
         ):
             print("\n" + "\n".join(bench()), flush=True)
+        for lines in engine.bench_files(folder, llama, texts):
+            print("\n" + "\n".join(lines), flush=True)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ class Run:
 
     seconds: float
     peak_bytes: int  # of its largest process
+    cpu_s: float = 0.0  # of all its threads
 
 
 def run(*command: object, env: dict[str, str] | None = None, cwd: Path | None = None) -> Run:
@@ -34,7 +35,7 @@ def run(*command: object, env: dict[str, str] | None = None, cwd: Path | None = 
     if process.returncode:
         sys.stderr.write(errors.decode(errors="replace"))
         raise subprocess.CalledProcessError(process.returncode, list(command))
-    return Run(seconds, usage.ru_maxrss * 1024)
+    return Run(seconds, usage.ru_maxrss * 1024, usage.ru_utime + usage.ru_stime)
 
 
 def median(runs: list[Run]) -> float:

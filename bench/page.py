@@ -87,7 +87,11 @@ def _measure(url: str, out: Path) -> tuple[list[float], int, list[float], list[f
         path = shutil.which("chromium") or shutil.which("google-chrome")
         assert path, "no Chromium on this machine"
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        loads = [_load(browser.new_page(), url, elsewhere) for _ in range(5)]
+        loads = []
+        for _ in range(5):
+            page = browser.new_page()
+            loads.append(_load(page, url, elsewhere))
+            page.close()
         page = browser.new_page()
         _load(page, url, elsewhere)
         page.evaluate(_WATCH)

@@ -4,7 +4,9 @@ GgufyError
 ├── UsageError            the request itself is wrong: an unknown quant type, two options that exclude each other
 ├── SourceError           the source cannot be opened or is not what it should be
 │   ├── CheckpointError   a .pth that is missing, cut, no checkpoint, or has wrong, missing or non-finite tensors
-│   └── VocabError        a vocabulary that is broken or of the wrong size
+│   ├── VocabError        a vocabulary that is broken or of the wrong size
+│   ├── CannotStream      it can only be had as a whole: it has to be downloaded
+│   └── SourceChanged     the server holds another file now than the one that was pinned
 ├── CalibrationError      calibration text too short, or an imatrix that does not fit the model
 ├── ToolError             a llama.cpp tool is missing, too old, or failed
 ├── DiskError             too little free space, or no permission to write
@@ -41,6 +43,14 @@ class CheckpointError(SourceError):
 
 class VocabError(SourceError):
     """A vocabulary file that is broken or does not fit the checkpoint."""
+
+
+class CannotStream(SourceError):
+    """The file can only be had as a whole: it has to be downloaded."""
+
+
+class SourceChanged(SourceError):
+    """The server holds another file now than the one that was pinned."""
 
 
 class CalibrationError(GgufyError):

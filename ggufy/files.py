@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Protocol
 
 from ggufy.errors import BusyError, DiskError
 
@@ -33,19 +33,24 @@ def partial(path: Path) -> Iterator[Path]:
 
     Raises DiskError, naming the step's file, when the disk is full or not writable.
     """
-    part = path.with_name(path.name + PART_SUFFIX)
+    part = part_of(path)
     with disk_errors(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             part.unlink(missing_ok=True)
             yield part
-            _flush(part)
-            part.replace(path)
-            _flush(path.parent)
+            finish(part, path)
         except BaseException:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
             raise
+
+
+def finish(part: Path, path: Path) -> None:
+    """Gives a whole file its final name, after it has reached the disk."""
+    _flush(part)
+    part.replace(path)
+    _flush(path.parent)
 
 
 @contextlib.contextmanager
@@ -65,13 +70,19 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
+class Sink(Protocol):
+    """What blocks are written to: an open file, or what stands for one."""
+
+    def write(self, block: Buffer, /) -> object: ...
+
+
 class BackgroundWriter:
-    """Writes blocks to an open file in a thread of its own, in order, a few at a time, while the caller makes more.
+    """Writes blocks to a sink in a thread of its own, in order, a few at a time, while the caller makes more.
 
     What goes wrong there (a full disk) is raised by the next `write`, or at the end of the `with` block.
     """
 
-    def __init__(self, file: BinaryIO, blocks: int = 8):
+    def __init__(self, file: Sink, blocks: int = 8):
         self._file = file
         self._queue: queue.Queue[Buffer | None] = queue.Queue(blocks)
         self._error: BaseException | None = None
@@ -148,6 +159,19 @@ def lock(path: Path, wait_s: float = 0.0, message: str = "") -> Iterator[int]:
 def free_bytes(path: Path) -> int:
     """Free space, in bytes, on the disk that holds (or would hold) `path`."""
     return shutil.disk_usage(existing_parent(path)).free
+
+
+def part_of(path: Path) -> Path:
+    """What `path` is called while it is being made."""
+    return path.with_name(path.name + PART_SUFFIX)
+
+
+def allocated_bytes(path: Path) -> int:
+    """What a file takes on the disk; 0 if there is none."""
+    try:
+        return path.stat().st_blocks * 512
+    except FileNotFoundError:
+        return 0
 
 
 def existing_parent(path: Path) -> Path:

@@ -71,6 +71,12 @@ class Source:
         return bool(self.model_id or self.url)
 
     @property
+    def can_stream(self) -> bool:
+        """True for a remote .pth whose version the server vouches for. A digest that a user gives for a plain address
+        is checked over the whole file, which has to be downloaded then, as if its server names no version."""
+        return self.kind == "checkpoint" and bool(self.model_id or (self.etag and not self.sha256))
+
+    @property
     def key(self) -> str:
         """Hex digest that stands for the file's content."""
         return self.sha256 or self.mark

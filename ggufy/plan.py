@@ -6,6 +6,8 @@ are never asked, since a disk may have been lost since they were written.
     download ──► convert ──► imatrix ──► quantize (one step per type)
     (the source)  (base GGUF) (imatrix)   (quant)    └──► evaluate (its figures, into the job's record)
 
+A source that can be streamed has no download step: converting fetches it piece by piece, and it is never here.
+
 Here, all quants are made first and then measured. If the results go to a repo on the Hub, each quant is measured as
 soon as it is made: the disk may have no room for all of them.
 
@@ -64,11 +66,13 @@ def quant_name(request: Request, quant_type: str) -> str:
     return f"{request.name}-{quant_type}.gguf"
 
 
-def plan(request: Request) -> tuple[Step, ...]:
-    """All steps, in the order of making."""
+def plan(request: Request, *, streamed: bool | None = None) -> tuple[Step, ...]:
+    """All steps, in the order of making. `streamed` says if the source is; None: if it can be."""
     steps = []
     source: tuple[str, ...] = ()
-    if request.source.remote:
+    if streamed is None:
+        streamed = request.source.can_stream
+    if request.source.remote and not streamed:
         steps.append(Step(kind=DOWNLOAD, product=SOURCE_PRODUCT, final=False))
         source = (SOURCE_PRODUCT,)
     base = base_name(request)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ggufy import demo, throttle
-from ggufy.catalog import BY_NAME
+from ggufy.catalog import BY_NAME, make_order
 from ggufy.files import free_bytes
 from ggufy.intake import model_name
 from ggufy.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS, Request, Source
@@ -28,7 +28,7 @@ from ggufy.quantize.recipe import ImatrixFacts
 from ggufy.settings import Settings
 from ggufy.sources.inspect import Report, write_gguf_skeleton
 from ggufy.steps.comparable import vocab_size
-from ggufy.steps.forecast import JobForecast, forecast_types
+from ggufy.steps.forecast import JobForecast, forecast_types, imatrix_bytes, peak_bytes
 
 _REFERENCE_S = 0.000085  # of `cpu_speed`'s work on the CPU that the cost model was measured on
 
@@ -100,17 +100,19 @@ def cost(found: Preview, order: Order, settings: Settings, *, where: str, accoun
     if found.sizes is None:
         return None
     report, sizes = found.report, found.sizes
-    quants = sorted((sizes.quants[t].size for t in order.quant_types), reverse=True)
-    imatrix = sum(4 * t.shape[0] + 512 for t in sizes.base.tensors.values() if len(t.shape) > 1) * order.imatrix
+    quants = [sizes.quants[t].size for t in order.quant_types]
+    imatrix = imatrix_bytes(sizes) * order.imatrix
     base = sizes.base.file_size
-    made = base + imatrix + sum(quants)
-    working = base + imatrix + sum(quants[:2]) if account else made
-    if order.evaluate:
-        working += logits_bytes(vocab_size(sizes.base), EVALUATION_CHUNKS)
-    source = report.size if report.remote else 0
-    peak = max(source + base, working) if account else source + working
+    peak = peak_bytes(
+        base=base,
+        imatrix=imatrix,
+        quants=quants,
+        predictions=logits_bytes(vocab_size(sizes.base), EVALUATION_CHUNKS) if order.evaluate else 0,
+        source=report.size if report.remote and not report.streams else 0,
+        published=bool(account),
+    )
     return Cost(
-        made=made,
+        made=base + imatrix + sum(quants),
         peak=peak,
         free=free_bytes(settings.out),
         seconds=_seconds(report, sizes, order, threads=threads) / cpu_speed(),
@@ -130,6 +132,7 @@ def _seconds(report: Report, sizes: JobForecast, order: Order, *, threads: int) 
     )
     load = Workload(
         weights=sizes.weights,
+        quants=sizes.work(make_order(set(order.quant_types))),
         base_bytes=sizes.base.file_size,
         chunks=DEFAULT_CHUNKS,
         evaluation_chunks=EVALUATION_CHUNKS,

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
-from ggufy.catalog import BY_NAME
 from ggufy.job import Artifact
 from ggufy.plan import CONVERT, DOWNLOAD, EVALUATE, FETCH, IMATRIX, UPLOAD, Step
 
@@ -23,8 +22,10 @@ class Workload:
     """What the ETA model needs to know about a job."""
 
     weights: int = 0  # parameters of the model
+    quants: Mapping[str, float] = field(default_factory=dict)  # quant type -> core seconds
     base_bytes: int = 0  # size of the base GGUF
     download_bytes: int = 0
+    streamed_bytes: int = 0  # fetched while converting
     chunks: int = 40  # chunks of calibration text
     evaluation_chunks: int = 0
     threads: int = 1
@@ -66,13 +67,13 @@ def model_seconds(step: Step, load: Workload) -> float:
     if step.kind in (UPLOAD, FETCH):
         return 0.5
     if step.kind == CONVERT:
-        return 3 + load.base_bytes / 200e6
+        return max(3 + load.base_bytes / 200e6, load.streamed_bytes / 20e6)
     if step.kind == IMATRIX:
         return 1 + load.chunks * 512 * 2 * load.weights / (15e9 * load.threads)
     if step.kind == EVALUATE:  # the text, and then 1,536 tokens read and 192 written for the speed
         tokens = load.evaluation_chunks * 512 + 2_000
         return 2 + tokens * 2 * load.weights / (15e9 * load.threads)
-    return 0.3 + BY_NAME[step.quant_type].cost * load.weights / 1e6 / load.threads
+    return 0.2 + load.quants.get(step.quant_type, 0.1 * load.weights / 1e6) / load.threads
 
 
 class Progress:

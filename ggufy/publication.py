@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,17 +12,46 @@ from ggufy import __version__
 from ggufy.card import CardFacts, card
 from ggufy.errors import DiskError, HubAway, HubError, QuotaError, UsageError
 from ggufy.files import free_bytes, human_size
+from ggufy.hub.state import JobStore
 from ggufy.job import Artifact, Job, Status
 from ggufy.plan import EVALUATE, FETCH, QUANTIZE, UPLOAD, UPLOADED, Step, plan
 from ggufy.publisher import Publisher
 from ggufy.steps.context import Context, artifact_of
+from ggufy.steps.forecast import MARGIN
+from ggufy.steps.salvage import saved_files
 
 if TYPE_CHECKING:
     from ggufy.runner import Live, Runner
 
 logger = logging.getLogger(__name__)
-_MARGIN = 64 << 20  # bytes that stay free
-_BETWEEN_KEEPS_S = 300.0  # an imatrix segment is saved to the Hub at most so often: commits are few
+
+
+class StateSafe:
+    """Unfinished work of one job, in the state repo, which only this runner changes while it has the lease."""
+
+    def __init__(self, store: JobStore, key: str):
+        self._store, self._key = store, key
+        self._names: set[str] | None = None  # once the Hub was asked
+
+    def names(self) -> list[str]:
+        if self._names is None:
+            self._names = set(self._store.kept(self._key))
+        return sorted(self._names)
+
+    def put(self, path: Path, drop: Collection[str] = ()) -> None:
+        names = {path.name, *self.names()} - set(drop)
+        self._store.keep(self._key, {path.name: path}, drop=drop)
+        self._names = names
+
+    def get(self, name: str, target: Path) -> None:
+        self._store.fetch(self._key, name, target)
+
+    def drop(self, names: Collection[str]) -> None:
+        self._store.keep(self._key, {}, drop=names)
+        self._names = set(self.names()) - set(names)
+
+    def wait_s(self) -> float:
+        return self._store.wait_s()
 
 
 class Publication:
@@ -31,9 +60,8 @@ class Publication:
     def __init__(self, runner: Runner, job: Job, ctx: Context, live: Live):
         self._runner, self._job, self._ctx, self._live = runner, job, ctx, live
         self._ending: Job | None = None
-        self._kept_at = time.monotonic()
         self._made: dict[str, Artifact] = {}
-        self._key = job.request.inputs()[:16]  # of what is kept of unfinished steps
+        self.safe = StateSafe(runner.store, job.request.inputs()[:16])
         self._uploads = {step.reads[0]: step for step in plan(job.request) if step.kind == UPLOAD}
         connection = runner.connection
         if connection.hub is None:
@@ -104,7 +132,7 @@ class Publication:
 
     def make_room(self, needed: int) -> None:
         """Deletes quants that the repo holds, and waits for uploads, until `needed` bytes are free."""
-        while free_bytes(self._ctx.folder) < needed + _MARGIN:
+        while free_bytes(self._ctx.folder) < needed + MARGIN:
             self._ctx.check_stopped()
             if not self._delete_one():
                 if not self._publisher.busy:
@@ -115,37 +143,17 @@ class Publication:
                     )
                 time.sleep(0.5)
 
-    def keep(self, path: Path) -> None:
-        """Saves an imatrix segment to the state repo, if there is time for a commit; failing is only logged."""
-        store = self._runner.store
-        if time.monotonic() - self._kept_at < _BETWEEN_KEEPS_S or store.wait_s() > 0:
-            return
-        try:
-            older = [name for name in store.kept(self._key) if name < path.name]
-            store.keep(self._key, {path.name: path}, drop=older)
-            self._kept_at = time.monotonic()
-        except HubError as error:
-            logger.warning("the imatrix segment %s was not saved: %s", path.name, error)
-
-    def restore(self, folder: Path) -> None:
-        """Brings the newest saved imatrix segment back, unless this machine is further."""
-        names = sorted(self._runner.store.kept(self._key))
-        here = sorted(path.name for path in folder.glob("[0-9]*.gguf"))
-        if names and (not here or names[-1] > here[-1]):
-            self._runner.store.fetch(self._key, names[-1], folder / names[-1])
-
     def finish(self, *, measured: bool) -> None:
         """Waits for the uploads, and the card with the last figures; then lets go of what was saved for a restart."""
         if measured:
             self._publisher.drain()  # files bring a card along: this one comes after them
             self._publisher.refresh_card()
         self._publisher.drain()
-        store = self._runner.store
         try:
-            if names := list(store.kept(self._key)):
-                store.keep(self._key, {}, drop=names)
+            if names := self.safe.names():
+                self.safe.drop(names)
         except (HubAway, QuotaError) as error:
-            logger.warning("imatrix segments stay in the state repo: %s", error)
+            logger.warning("unfinished work stays in the state repo: %s", error)
 
     def tell(self, job: Job) -> None:
         """Says on the card how the job ended."""
@@ -169,6 +177,16 @@ class Publication:
         for artifact in artifacts:
             self._live.progress.finished(self._uploads[artifact.name], artifact)
         self._runner.record(self._job.id, artifacts)
+        self._let_go(artifacts)
+
+    def _let_go(self, artifacts: list[Artifact]) -> None:
+        """Deletes what was saved of these while they were being made."""
+        try:
+            names = self.safe.names()
+            if stale := [name for artifact in artifacts for name in saved_files(names, artifact.name)]:
+                self.safe.drop(stale)
+        except HubError as error:  # it goes at the end of the job, or with the next one
+            logger.warning("parts of finished quants stay in the state repo: %s", error)
 
     def _card(self, uploaded: Mapping[str, int]) -> str:
         forecast = self._live.forecast

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ggufy import throttle
 from ggufy.connection import Connection
-from ggufy.errors import BusyError, Cancelled, GgufyError, LeaseLost, UsageError
+from ggufy.errors import BusyError, Cancelled, CannotStream, GgufyError, LeaseLost, UsageError
 from ggufy.evaluation import Evaluation
 from ggufy.files import PART_SUFFIX, lock
 from ggufy.hub.state import JobStore
@@ -46,7 +46,13 @@ from ggufy.settings import Settings
 from ggufy.sources.hub import remove_orphans
 from ggufy.steps import RUN
 from ggufy.steps.context import Context
-from ggufy.steps.forecast import JobForecast, check_download_space, check_space, forecast_job, product_size
+from ggufy.steps.forecast import (
+    JobForecast,
+    check_download_space,
+    check_space,
+    forecast_job,
+    left_bytes,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +85,12 @@ def _ending(error: GgufyError, stop: Stop) -> Status | None:
     return None if isinstance(error, LeaseLost) else Status.FAILED
 
 
+def _remove_parts(folder: Path) -> None:
+    """Removes what no run will go on with."""
+    for stray in folder.glob(f"*{PART_SUFFIX}"):
+        stray.unlink()
+
+
 @dataclass
 class Live:
     """What is known of a job while it runs, for the terminal and the page."""
@@ -102,7 +114,7 @@ class Runner:
     ):
         self.settings, self.llama = settings, llama
         self.connection = connection or Connection(store=JobStore(settings.out))
-        self.limit = limit or throttle.thread_limit(threads or settings.threads)
+        self.limit = limit or throttle.thread_limit(threads or settings.threads, settings.cpu_percent)
         self.store = self.connection.store
         self._saving = threading.Lock()  # of job records: products are finished here and in the publisher's thread
 
@@ -158,23 +170,32 @@ class Runner:
             if job.request.repo_id:
                 publication = Publication(self, job, ctx, live)
                 publication.start(resumed=known.status is Status.RUNNING)
-                ctx = replace(ctx, keep=publication.keep, restore=publication.restore)
+                ctx = replace(ctx, safe=publication.safe)
             try:
                 job = self.store.save(known.evolve(request=job.request, status=Status.RUNNING, error=""))
                 if publication:
                     publication.adopt()
-                self._steps(ctx, live, publication)
+                self._streamed_or_downloaded(ctx, live, publication)
             except GgufyError as error:
-                if publication and (ending := _ending(error, live.stop)):
+                ending = _ending(error, live.stop)
+                if ending is Status.CANCELLED:
+                    _remove_parts(folder)
+                if publication and ending:
                     publication.tell(self._latest(job).evolve(status=ending, error=str(error)))
                 raise
             finally:
                 if publication:
                     publication.close()
-            for stray in folder.glob(f"*{PART_SUFFIX}"):
-                stray.unlink()
+            _remove_parts(folder)
             shutil.rmtree(ctx.work, ignore_errors=True)
             return self.store.save(self._latest(job).evolve(status=Status.DONE))
+
+    def _streamed_or_downloaded(self, ctx: Context, live: Live, publication: Publication | None) -> None:
+        try:
+            self._steps(ctx, live, publication)
+        except CannotStream as error:
+            logger.info("job %s: the source is downloaded first: %s", ctx.request.job_id, error)
+            self._steps(replace(ctx, whole=True), live, publication)
 
     def _steps(self, ctx: Context, live: Live, publication: Publication | None) -> None:
         def exists(product: str) -> bool:
@@ -184,7 +205,7 @@ class Runner:
                 return product.removeprefix(MEASURED) in self.measured(ctx.request.job_id)
             return ctx.path(product).exists()
 
-        steps = plan(ctx.request)
+        steps = plan(ctx.request, streamed=ctx.streams)
         due = pending(steps, exists)
         live.progress.planned(steps, due)
         self._prepare(ctx, steps, due, live, publication)
@@ -195,7 +216,7 @@ class Runner:
                 publication.run(step)
             elif step.kind != DOWNLOAD:
                 if publication and live.forecast:
-                    publication.make_room(product_size(ctx.request, step, live.forecast))
+                    publication.make_room(left_bytes(ctx, step, live.forecast))
                 artifact = self._step(ctx, step, live)
                 if artifact:
                     ctx.digests[ctx.path(step.product).absolute()] = artifact.sha256
@@ -220,7 +241,13 @@ class Runner:
         refuses what cannot fit."""
         needs_source = any(step.product == SOURCE_PRODUCT for step in due)
         source = ctx.request.source
-        live.progress.workload(Workload(weights=source.size // 2, download_bytes=source.size, threads=ctx.threads))
+        load = Workload(
+            weights=source.size // 2,
+            download_bytes=0 if ctx.streams else source.size,
+            streamed_bytes=source.size if ctx.streams else 0,
+            threads=ctx.threads,
+        )
+        live.progress.workload(load)
         if needs_source:
             download = next(step for step in steps if step.kind == DOWNLOAD)
             check_download_space(ctx)
@@ -238,13 +265,13 @@ class Runner:
         live.forecast = forecast_job(ctx, steps[0])
         check_space(ctx, due, live.forecast, published=publication is not None)
         live.progress.workload(
-            Workload(
+            replace(
+                load,
                 weights=live.forecast.weights,
+                quants=live.forecast.work(ctx.request.quant_types),
                 base_bytes=live.forecast.base.file_size,
-                download_bytes=source.size,
                 chunks=ctx.request.chunks or 60,
                 evaluation_chunks=ctx.request.evaluation_chunks,
-                threads=ctx.threads,
             )
         )
 
@@ -282,6 +309,7 @@ class Runner:
             settings=self.settings,
             llama=self.llama,
             limit=self.limit,
+            share=self.limit.share,
             report=live.progress.fraction,
             stopped=live.stop,
             keep_open=(descriptor,),

@@ -90,6 +90,7 @@ class Machine:
     disk_free: int = 0  # bytes, where results go
     threads: int = 1  # for the tools
     most_threads: int = 1
+    percent: int = 100  # of the allowed CPU time that the work may use; throttle.AUTOMATIC
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +114,7 @@ class Services:
         self.connection = _connect_patiently(settings)
         self.worker = Worker(store=self.connection.store, make_runner=self._make_runner, wanted=self.connection.ours)
         self._stopping = threading.Event()
-        self.limit = throttle.thread_limit(settings.threads)
+        self.limit = throttle.thread_limit(settings.threads, settings.cpu_percent)
         self.llama: Llama | None = None  # once it is ready
         self._preparation = Preparation()
         self._cpu_meter = throttle.CpuMeter()
@@ -250,6 +251,12 @@ class Services:
         check_work(visitor, self.settings)
         self.limit.set(threads)
 
+    def set_cpu_percent(self, percent: int, visitor: Visitor = STRANGER) -> None:
+        """What part of the allowed CPU time the work may use, from now on: one of throttle.CPU_PERCENTS."""
+        check_work(visitor, self.settings)
+        if percent in throttle.CPU_PERCENTS:
+            self.limit.share.set(percent)
+
     def machine(self) -> Machine:
         """How busy this machine is."""
         with self._lock:
@@ -262,7 +269,8 @@ class Services:
                     disk_free=free_bytes(self.settings.out),
                 )
                 self._machine = time.monotonic(), machine
-            return replace(machine, threads=self.limit(), most_threads=self.limit.most)
+            limit = self.limit
+            return replace(machine, threads=limit(), most_threads=limit.most, percent=limit.share.percent)
 
     def file(self, job_id: str, name: str) -> Path | None:
         """Path of a finished file of a job, or None.

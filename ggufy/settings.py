@@ -6,6 +6,7 @@
 | GGUFY_CACHE        | folder for the llama.cpp build, texts and downloads         | ~/.cache/ggufy       |
 | GGUFY_LLAMA_DIR    | folder with your own llama.cpp tools instead of the build   |                      |
 | GGUFY_THREADS      | threads for the tools                                       | one less than allowed|
+| GGUFY_CPU_PERCENT  | part of the allowed CPU time to use: 10 to 100, or auto     | 100                  |
 | HF_TOKEN           | Hugging Face token, for private or gated sources and hf     |                      |
 | GGUFY_HUB          | where results go: local (folders) or hf (repos on the Hub)  | local; on a Space hf |
 | GGUFY_COMMITS      | commits to the Hub in an hour, at most                      | 60                   |
@@ -27,12 +28,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ggufy.errors import UsageError
+from ggufy.throttle import AUTOMATIC
 
 VARIABLES = (
     "GGUFY_OUT",
     "GGUFY_CACHE",
     "GGUFY_LLAMA_DIR",
     "GGUFY_THREADS",
+    "GGUFY_CPU_PERCENT",
     "HF_TOKEN",
     "GGUFY_HUB",
     "GGUFY_COMMITS",
@@ -79,6 +82,7 @@ class Settings:
     space_id: str | None = None  # owner/name of the Space that this runs on
     owners: frozenset[str] = frozenset()  # accounts and organisations that the Space belongs to
     login: bool = False  # the Space has a sign-in
+    cpu_percent: int = 100  # of the allowed CPU time; throttle.AUTOMATIC: as much as leaves the page quick
     open_to_all: bool = False  # on a Space: visitors may start jobs
     chat_for_all: bool = False  # on a Space: visitors may chat
 
@@ -103,6 +107,7 @@ class Settings:
             cache=Path(env.get("GGUFY_CACHE") or home / ".cache" / "ggufy"),
             llama_dir=Path(llama_dir) if llama_dir else None,
             threads=_number(env, "GGUFY_THREADS"),
+            cpu_percent=_percent(env, "GGUFY_CPU_PERCENT"),
             hf_token=token,
             hub=_choice(env, "GGUFY_HUB", places),
             commits_an_hour=_number(env, "GGUFY_COMMITS") or 60,
@@ -131,6 +136,15 @@ def _number(env: Mapping[str, str], name: str, most: int | None = None) -> int |
     if not text.isdecimal() or int(text) < 1 or (most is not None and int(text) > most):
         limits = "of at least 1" if most is None else f"from 1 to {most}"
         raise UsageError(f"{name} is {text!r}: give a whole number {limits}.")
+    return int(text)
+
+
+def _percent(env: Mapping[str, str], name: str) -> int:
+    text = env.get(name, "").strip().lower().removesuffix("%") or "100"
+    if text == "auto":
+        return AUTOMATIC
+    if not text.isdecimal() or not 10 <= int(text) <= 100:
+        raise UsageError(f"{name} is {text!r}: give a percentage from 10 to 100, or auto.")
     return int(text)
 
 

@@ -17,6 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 SAFE_PATH = "/usr/local/bin:/usr/bin:/bin"
+AUTOMATIC = 0  # instead of a percentage
+CPU_PERCENTS = (25, 50, 75, 100, AUTOMATIC)  # what the page offers
+LEAST_SHARE = 0.1
+_LATE_S = 0.15  # a page this late feels slow
 _UNLIMITED = 1 << 60  # cgroup v1 writes "no limit" as a number near 2**63
 
 
@@ -41,12 +45,38 @@ def default_threads(cpus: float) -> int:
     return max(1, int(cpus - 1))
 
 
+class CpuShare:
+    """What part of the allowed CPU time work may use, which may change while it runs. Any thread may read or set it.
+
+    A fixed percentage is for hosts that punish long full load. AUTOMATIC leaves the page quick: whenever it answers
+    late, the share falls by a quarter, and while it answers in time it rises again, slowly.
+    """
+
+    def __init__(self, percent: int = 100):
+        self.percent = percent
+        self._automatic = 1.0
+
+    def __call__(self) -> float:
+        """The share of now, from LEAST_SHARE to 1."""
+        share = self._automatic if self.percent == AUTOMATIC else self.percent / 100
+        return min(1.0, max(LEAST_SHARE, share))
+
+    def set(self, percent: int) -> None:
+        self.percent = percent
+
+    def page_answered(self, late_s: float) -> None:
+        """Takes note, about once a second, of how many seconds late the page was."""
+        factor = 0.75 if late_s > _LATE_S else 1.05
+        self._automatic = min(1.0, max(LEAST_SHARE, self._automatic * factor))
+
+
 class ThreadLimit:
     """How many threads the tools may use, which may change while they run. Any thread may read or set it."""
 
-    def __init__(self, threads: int, most: int):
+    def __init__(self, threads: int, most: int, share: CpuShare | None = None):
         self.most = max(1, most)
         self.threads = min(max(1, threads), self.most)
+        self.share = share or CpuShare()
 
     def __call__(self) -> int:
         return self.threads
@@ -57,11 +87,11 @@ class ThreadLimit:
         return self.threads
 
 
-def thread_limit(threads: int | None = None) -> ThreadLimit:
+def thread_limit(threads: int | None = None, percent: int = 100) -> ThreadLimit:
     """The limit to begin with: what was asked for, or one CPU less than allowed."""
     cpus = allowed_cpus()
     wanted = threads or default_threads(cpus)
-    return ThreadLimit(wanted, most=max(wanted, math.floor(cpus)))
+    return ThreadLimit(wanted, most=max(wanted, math.floor(cpus)), share=CpuShare(percent))
 
 
 class CpuMeter:

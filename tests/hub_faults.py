@@ -35,6 +35,7 @@ class Outside:
 
     async def answer(self, scope: Any, receive: Any, send: Recorder, fault: dict[str, Any]) -> None:
         send.cut, send.delay = fault.get("cut"), fault.get("delay", 0)
+        send.says, send.damage = fault.get("says", {}), fault.get("damage")
         if fault.get("no_range"):
             scope = scope | {"headers": [(name, value) for name, value in scope["headers"] if name != b"range"]}
         if "cut" not in fault and send.delay:
@@ -88,16 +89,25 @@ class Recorder:
         self.send, self.line = send, line
         self.cut: int | None = None  # bytes of the body after which the connection drops
         self.delay = 0.0  # seconds before that
+        self.says: dict[str, str] = {}  # headers that the answer has instead of its own
+        self.damage: int | None = None  # index of a byte of the body that arrives as another
 
     async def __call__(self, message: MutableMapping[str, Any]) -> None:
         if self.send is None:
             return
         if message["type"] == "http.response.start":
             self.line["status"] = message["status"]
+            named = {name.lower().encode(): value.encode() for name, value in self.says.items()}
+            kept = [(name, value) for name, value in message.get("headers", ()) if name not in named]
+            message = {**message, "headers": [*kept, *named.items()]}
         elif self.cut is not None and len(message.get("body", b"")) > self.cut:
             self.line["sent"] += self.cut
             await self.send({**message, "body": message["body"][: self.cut], "more_body": True})
             await asyncio.sleep(self.delay)
             raise ConnectionAbortedError("cut by the test")
+        elif self.damage is not None and len(message.get("body", b"")) > self.damage:
+            body = bytearray(message["body"])
+            body[self.damage] ^= 1
+            message = {**message, "body": bytes(body)}
         self.line["sent"] += len(message.get("body", b""))
         await self.send(message)

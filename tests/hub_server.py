@@ -7,7 +7,7 @@ Xet works offline because hf_xet takes `local://<folder>` as storage address (hu
 
     POST /__put?repo=a/b&path=f[&type=dataset][&private=1][&gated=auto][&lfs=0][&oid=…][&downloads=7]
                  body: the file; makes the repo if need be; `oid` claims another digest than the file's
-    POST /__fault {match, status, times, headers, skip, after, cut, delay, late, no_range}
+    POST /__fault {match, status, times, headers, skip, after, cut, delay, late, no_range, says, damage}
     DELETE /__fault  no more faults
     GET  /__log  the requests so far; DELETE empties it
 
@@ -15,7 +15,8 @@ A fault concerns requests whose "METHOD /path" the regular expression `match` fi
 (1) of them get `status` instead of being handled, or after being handled if `after` is true (a lost answer), or are
 answered with only `cut` bytes before the connection drops; `delay` seconds pass before either. A request that is
 `late` is taken in at once and carried out so many seconds later, even if its sender has gone. `no_range` sends the
-whole file to one who asked for a part.
+whole file to one who asked for a part; `says` puts other headers into an answer, and `damage` turns a bit of the byte
+with this index in its body.
 """
 
 from __future__ import annotations

@@ -81,13 +81,13 @@ def test_code_in_a_pickle_never_runs(tmp_path: Path, new_format: bool) -> None:
     ("content", "message"),
     [
         ([torch.ones(2)], "holds a list, not a dict"),
-        (torch.ones(2), "holds a float32, not a dict"),
+        (torch.ones(2), "holds a tensor, not a dict"),
         ({}, "holds no tensors"),
         ({"model": {"emb.weight": torch.ones(2, 2)}}, "holds a dict under 'model'"),
         ({"emb.weight": torch.ones(2, 2), "epoch": 3}, "holds a int under 'epoch'"),
-        ({0: torch.ones(2)}, "under 0"),
+        ({0: torch.ones(2)}, "under '0'"),
         ({"emb.weight": torch.ones(2, 2, dtype=torch.int8)}, "emb.weight in x.pth is int8"),
-        ({"emb.weight": torch.eye(2).to_sparse()}, "sparse float32"),
+        ({"emb.weight": torch.eye(2).to_sparse()}, r"it holds torch\._utils\._rebuild_sparse_tensor"),
     ],
 )
 def test_other_content_is_named(tmp_path: Path, content: object, message: str) -> None:
@@ -126,8 +126,38 @@ def test_nonsense_instead_of_a_list(tmp_path: Path, listing: bytes) -> None:
         archive.writestr("x/data.pkl", listing)
         archive.writestr("x/version", "3\n")
         archive.writestr("x/data/0", bytes(64))
-    with pytest.raises(CheckpointError, match=r"^x\.pth cannot be read as a PyTorch checkpoint"):
+    with pytest.raises(CheckpointError, match=r"^x\.pth has a damaged list of tensors"):
         open_checkpoint(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize(
+    "listing",
+    [
+        b"\x80\x02}K\x01\x85" + b"q\x00h\x00\x86" * 60 + b"K\x01s.",  # its hash would take 2^60 steps
+        b"\x80\x02" + b"(" * 1_900_000 + b".",  # torch keeps a list for each mark
+        b"\x80\x02cbuiltins\nbytearray\n\x8a\x06" + (1 << 40).to_bytes(6, "little") + b"\x85R.",
+    ],
+)
+def test_a_list_that_would_keep_torch_busy_never_reaches_it(tmp_path: Path, listing: bytes) -> None:
+    with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
+        archive.writestr("x/data.pkl", listing)
+    with pytest.raises(CheckpointError, match=r"^x\.pth (has a damaged|was refused|holds)"):
+        open_checkpoint(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [("DATA.PKL", b"\x80\x02}.", "two of its records"), ("byteorder", b"big", "not saved on a little-endian")],
+)
+def test_what_torch_would_read_in_another_way(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    source = _save(tmp_path / "x.pth", {"w": torch.ones(2, 2)})
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(tmp_path / "y.pth", "w") as new:
+        kept = [entry for entry in old.infolist() if not entry.filename.endswith(name)]
+        for entry in kept:
+            new.writestr(entry.filename, old.read(entry))
+        new.writestr(f"x/{name}", content)
+    with pytest.raises(CheckpointError, match=rf"^y\.pth .*{message}"):
+        open_checkpoint(tmp_path / "y.pth")
 
 
 def test_zip_that_is_no_checkpoint(tmp_path: Path) -> None:

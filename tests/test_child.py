@@ -148,3 +148,29 @@ def test_a_running_child_can_be_kept_to_fewer_cpus(tmp_path: Path) -> None:
     finally:
         child.stop(process)
     child.keep_to_cpus(process, 1)  # it is gone
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_child_works_for_part_of_the_time(tmp_path: Path) -> None:
+    """It is stopped for the rest of it; and it can be ended while it is."""
+    process = child.start([sys.executable, "-c", "while True: pass"], cwd=tmp_path, env={})
+    duty = child.Duty(process)
+    states = []
+    try:
+        for _ in range(60):
+            duty.keep(0.4)
+            time.sleep(0.05)
+            states.append(Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0])
+        assert 0.4 < states.count("T") / len(states) < 0.8
+        while states[-1] != "T":
+            duty.keep(0.1)
+            time.sleep(0.05)
+            states.append(Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0])
+        duty.keep(1.0)
+        time.sleep(0.05)
+        assert Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T"
+        duty.keep(0.0)
+    finally:
+        child.stop(process)
+    assert process.returncode == -signal.SIGTERM
+    duty.keep(0.5)  # it is gone

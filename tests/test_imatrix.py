@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from gguf import GGUFReader, GGUFWriter
 
-from ggufy import publication
 from ggufy.connection import Connection
 from ggufy.errors import CalibrationError, Cancelled
 from ggufy.hub.local import LocalHub
@@ -147,7 +146,7 @@ def test_segments_come_back_from_the_state_repo_on_a_new_disk(
     """The disk is lost after two segments: the third start begins at the second one's end, and nothing is kept at
     the end."""
     monkeypatch.setattr(imatrix, "segment_size", lambda left, pace: left if left < 6 else 3)
-    monkeypatch.setattr(publication, "_BETWEEN_KEEPS_S", 0.0)
+    monkeypatch.setattr(imatrix, "_BETWEEN_SAVES_S", 0.0)
     checkpoint, vocab = tiny.checkpoint(tmp_path, "7", width=256)
     wish = Wish(source=str(checkpoint), vocab=str(vocab), quant_types=("Q8_0",), chunks=11, owner="me")
     hub = LocalHub(tmp_path / "hub")

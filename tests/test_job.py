@@ -91,30 +91,42 @@ def test_the_whole_plan() -> None:
     assert len(names) == len(set(names)) == 31
 
 
-def test_without_imatrix_and_from_the_hub() -> None:
-    remote = dataclasses.replace(SOURCE, model_id="o/r", revision="c" * 40)
-    steps = plans.plan(dataclasses.replace(REQUEST, source=remote, imatrix="none"))
-    assert [step.kind for step in steps] == ["download", "convert", "quantize", "quantize"]
+@pytest.mark.parametrize(
+    ("change", "streamed"),
+    [
+        ({"model_id": "o/r", "revision": "c" * 40}, True),
+        ({"model_id": "o/r", "revision": "c" * 40, "kind": "gguf"}, False),
+        ({"url": "https://o/m.pth", "etag": '"1"', "sha256": ""}, True),
+        ({"url": "https://o/m.pth", "etag": '"1"', "sha256": "ab" * 32}, False),  # known only when all of it is here
+        ({"url": "https://o/m.pth", "sha256": ""}, False),  # nobody would notice that it is another file now
+    ],
+)
+def test_without_imatrix_and_from_elsewhere(change: dict[str, str], streamed: bool) -> None:
+    request = dataclasses.replace(REQUEST, source=dataclasses.replace(SOURCE, **change), imatrix="none")
+    kinds = ["convert", "quantize", "quantize"]
+    assert [step.kind for step in plans.plan(request)] == (kinds if streamed else ["download", *kinds])
+    assert [step.kind for step in plans.plan(request, streamed=False)] == ["download", *kinds]
 
 
 def test_nothing_is_due_when_all_products_exist_even_without_the_source() -> None:
     remote = dataclasses.replace(SOURCE, model_id="o/r", revision="c" * 40)
-    steps = plans.plan(dataclasses.replace(REQUEST, source=remote))
+    steps = plans.plan(dataclasses.replace(REQUEST, source=remote), streamed=False)
     assert plans.pending(steps, lambda product: product != plans.SOURCE_PRODUCT) == ()
 
 
 def test_a_missing_quant_does_not_bring_the_source_back() -> None:
     remote = dataclasses.replace(SOURCE, model_id="o/r", revision="c" * 40)
-    steps = plans.plan(dataclasses.replace(REQUEST, source=remote))
+    steps = plans.plan(dataclasses.replace(REQUEST, source=remote), streamed=False)
     have = {"m-F16.gguf", "m-imatrix.gguf", "m-Q4_K_M.gguf"}
     assert products(plans.pending(steps, have.__contains__)) == ["m-Q6_K.gguf"]
 
 
 def test_a_missing_base_brings_it_back() -> None:
     remote = dataclasses.replace(SOURCE, model_id="o/r", revision="c" * 40)
-    steps = plans.plan(dataclasses.replace(REQUEST, source=remote))
     have = {"m-imatrix.gguf", "m-Q4_K_M.gguf", "m-Q6_K.gguf"}
-    assert products(plans.pending(steps, have.__contains__)) == ["source", "m-F16.gguf"]
+    for streamed, wanted in ((False, ["source", "m-F16.gguf"]), (True, ["m-F16.gguf"])):
+        steps = plans.plan(dataclasses.replace(REQUEST, source=remote), streamed=streamed)
+        assert products(plans.pending(steps, have.__contains__)) == wanted
 
 
 def test_killed_after_every_product_every_product_is_made_once() -> None:

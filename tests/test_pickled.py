@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from ggufy.errors import CheckpointError
+from ggufy.rwkv.names import detect
 from ggufy.settings import Settings
 from ggufy.sources.checkpoint import open_checkpoint
 from ggufy.sources.inspect import inspect
@@ -178,6 +179,25 @@ def test_small_pickles_cannot_take_much_time_or_memory() -> None:
         read(archive(b"\x80\x02" + b"N" * 100_000_000, compressed=True))
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_list_that_could_swell_in_memory_is_refused(method: int) -> None:
+    """400 bytes of bzip2 make 460 MB at once, whatever is asked for, and LZMA reserves what its header wants."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as made:
+        made.writestr("archive/data.pkl", tensor())
+    with pytest.raises(CheckpointError, match=r"x\.pth was compressed"):
+        read(file.getvalue())
+
+
+def test_names_from_a_file_stay_short_and_on_one_line() -> None:
+    name = "\n\x1b[2J" * 1000
+    for content in ({name: WEIGHT.to(torch.int8)}, {name: 1}, {"w": WEIGHT, name: WEIGHT[None]}):
+        with pytest.raises(CheckpointError) as caught:
+            detect({name: tensor.shape for name, tensor in read(saved(content)).items()})
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 500
+
+
 def test_tensors_must_lie_in_their_records() -> None:
     data = bytes(16)
     assert read(archive(tensor(), _0=data))["w"].shape == (4,)
@@ -186,7 +206,7 @@ def test_tensors_must_lie_in_their_records() -> None:
     for bad in (
         tensor(offset=1), tensor(offset=-1), tensor(shape=b"K\x05\x85"), tensor(strides=b"K\x02\x85"), tensor(count=3),
         tensor(count=-4), tensor(shape=b"K\x02K\x02\x86"), tensor(shape=huge), tensor(shape=b")", strides=huge),
-        tensor(shape=b"N\x85"), tensor(shape=b"]"),
+        tensor(shape=b"N\x85"), tensor(shape=b"]"), tensor(shape=b"J\0\0\0\x40\x85", strides=b"K\0\x85"),
     ):  # fmt: skip
         with pytest.raises(CheckpointError, match=r"x\.pth (has a damaged list|is damaged \(its record 0)"):
             read(archive(bad, _0=data))

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
 from hub_fixture import ALICE, BOB, LocalHub, running_hub
 
 from ggufy.files import sha256
@@ -331,6 +333,55 @@ def test_the_page_takes_its_job_up_on_a_new_disk_with_no_click(command: Any, hub
     page.communicate(timeout=30)
     assert len(digests(hub)) == 8
     assert page.returncode == 0
+
+
+def test_the_card_says_that_a_job_was_stopped(command: Any, hub: LocalHub, tmp_path: Path) -> None:
+    """It says "in progress" while files follow; when a person on the page ends the job, none will."""
+    process = command(tmp_path / "a")
+    until(lambda: len(digests_or_none(hub)) >= 1)
+    kill(process)
+    assert "In progress" in get(hub, "/alice/tiny-v7-GGUF/resolve/main/README.md")
+    port = free_port()
+    page = command(tmp_path / "b", page=True, GGUFY_HUB="hf", GRADIO_SERVER_PORT=str(port))
+    try:
+        records = json.loads(get(hub, "/api/datasets/alice/ggufy-state/tree/main?recursive=true"))
+        (job,) = (Path(entry["path"]).stem for entry in records if entry["path"].startswith("jobs/"))
+        client = client_of(port)
+        until(lambda: status_of(client, job) == "running")
+        client.predict(job, api_name="/cancel_job")
+        until(lambda: "The job was cancelled." in get(hub, "/alice/tiny-v7-GGUF/resolve/main/README.md"))
+        assert len(digests(hub)) < 8
+    finally:
+        page.terminate()
+        page.communicate(timeout=30)
+
+
+def status_of(client: Client, job: str) -> str:
+    try:
+        return str(client.predict(job, api_name="/job_status")["status"])
+    except AppError:  # not known yet: the page waits for the lease of the run that was killed
+        return ""
+
+
+def client_of(port: int) -> Client:
+    """A client of a page that is starting."""
+    until(lambda: answers(port))
+    return Client(f"http://127.0.0.1:{port}/", verbose=False)
+
+
+def answers(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), 1):
+            return True
+    except OSError:
+        return False
+
+
+def until(what: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
 
 
 def test_while_the_hub_is_away_files_wait(

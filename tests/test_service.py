@@ -188,6 +188,7 @@ def test_strangers_may_only_look(tmp_path: Path) -> None:
             lambda who: space.cancel(job.id, who),
             lambda who: space.pause(job.id, who),
             lambda who: space.set_threads(1, who),
+            lambda who: space.set_cpu_percent(25, who),
             lambda who: space.prepare_again(who),
             lambda who: check_chat(who, space.settings),
         ):

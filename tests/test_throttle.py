@@ -171,6 +171,22 @@ def test_the_limit_stays_between_one_and_what_is_allowed() -> None:
     assert (wished(), wished.most >= 3) == (3, True)
 
 
+def test_the_share_is_fixed_or_follows_the_page() -> None:
+    share = throttle.CpuShare(75)
+    share.page_answered(2.0)
+    assert share() == 0.75
+    share.set(throttle.AUTOMATIC)
+    share.page_answered(2.0)
+    assert share() == 0.75 * 0.75
+    for _ in range(50):
+        share.page_answered(2.0)
+    assert share() == throttle.LEAST_SHARE
+    for _ in range(100):
+        share.page_answered(0.01)
+    assert share() == 1.0
+    assert throttle.thread_limit(1).share() == 1.0
+
+
 def test_the_cpu_meter_counts_between_two_looks(tmp_path: Path) -> None:
     (tmp_path / "proc").mkdir()
     stat = tmp_path / "proc/stat"

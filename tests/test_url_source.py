@@ -1,15 +1,16 @@
-"""A source at a plain address: pinned, fetched by the real hf_transfer in a process of its own, checked."""
+"""A source at a plain address: pinned; with a digest in the address, fetched by the real hf_transfer in a process of
+its own, and checked (without one it is streamed: see test_streamed.py)."""
 
 # ruff: noqa: F811 - fixtures are imported
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from pathlib import Path
 
 import pytest
 
 from ggufy.errors import SourceError
+from ggufy.files import sha256
 from ggufy.sources import hub_session
 from ggufy.sources.url import check_download, download_command, resolve_url
 from tests import tiny
@@ -46,12 +47,10 @@ def test_it_is_quantized_like_the_same_file_here(
     more = ["--vocab", vocab, "--types", "Q8_0", "--imatrix", "none"]
     assert ggufy("quantize", checkpoint, "--out", tmp_path / "a", *more).code == 0
     cache = tmp_path / "cache"
+    url = f"{url}#sha256={sha256(checkpoint)}"
     done = ggufy("quantize", url, "--out", tmp_path / "b", *more, GGUFY_CACHE=str(cache), HF_TOKEN="hf_alice")
     assert done.code == 0, done.err
-    first, second = (
-        {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / out).rglob("*.gguf")}
-        for out in ("a", "b")
-    )
+    first, second = ({path.name: sha256(path) for path in (tmp_path / out).rglob("*.gguf")} for out in ("a", "b"))
     assert len(first) == 2
     assert first == second
     asked = local_hub.log("/__cdn/")
@@ -75,7 +74,8 @@ def test_a_wrong_digest_leaves_nothing(ggufy: Ggufy, files: tuple[str, Path, Pat
 def test_a_server_that_fails_in_the_middle(
     ggufy: Ggufy, files: tuple[str, Path, Path], local_hub: LocalHub, tmp_path: Path
 ) -> None:
-    url, _, vocab = files
+    url, checkpoint, vocab = files
+    url = f"{url}#sha256={sha256(checkpoint)}"
     local_hub.fault("GET /__cdn/", status=404, skip=3, times=99)  # pinned, looked at again, probed; then it is gone
     cache = tmp_path / "cache"
     more = ["--vocab", vocab, "--types", "Q8_0", "--imatrix", "none", "--out", tmp_path / "o"]

@@ -187,7 +187,7 @@ def test_the_plot_shows_size_alone_where_nothing_was_measured() -> None:
 
 
 def test_a_download_counts_as_done_when_something_was_made_of_it() -> None:
-    remote = replace(REQUEST, source=replace(SOURCE, model_id="owner/repo", path="dir/小模型.pth"))
+    remote = replace(REQUEST, source=replace(SOURCE, kind="gguf", model_id="owner/repo", path="dir/小模型.gguf"))
     there = replace(view(Status.FAILED, files=FILES[:1]), job=replace(job(Status.FAILED), request=remote))
     card = job_card(there, EN, now=NOW)
     assert [(s.label, s.state) for s in card.steps[:3]] == [
@@ -195,7 +195,7 @@ def test_a_download_counts_as_done_when_something_was_made_of_it() -> None:
         ("convert", "done"),
         ("imatrix", "waiting"),
     ]
-    assert card.facts[0] == "owner/repo:小模型.pth"
+    assert card.facts[0] == "owner/repo:小模型.gguf"
 
 
 def test_nothing_that_a_stranger_names_becomes_markup() -> None:
@@ -245,7 +245,7 @@ def test_old_jobs_are_counted_and_an_empty_page_says_what_to_do() -> None:
 
 def test_who_may_only_look_gets_no_buttons() -> None:
     cards = [job_card(v, EN, now=NOW) for v in (running_view(), view(Status.FAILED, error="x"))]
-    assert [tag for tag, _ in Elements(column(cards)).tags].count("button") == 3  # pause, cancel, retry
+    assert [tag for tag, _ in Elements(column(cards)).tags].count("button") == 5  # pause, cancel, retry; the share
     assert "button" not in [tag for tag, _ in Elements(column(cards, may_work=False)).tags]
     failed = Preparation(error="no compiler")
     assert "button" in [tag for tag, _ in Elements(parts.banner(failed, EN, may_work=True)).tags]
@@ -261,6 +261,19 @@ def test_the_banner_follows_the_preparation() -> None:
     assert ("35", "0", "100") in [
         tuple(attributes.get(f"aria-value{k}") for k in ("now", "min", "max")) for _, attributes in building.tags
     ]
+
+
+def test_errors_come_in_the_visitor_s_language() -> None:
+    text = "Q2_K is not finite in blk.0 <1>"
+    error = f"llama-quantize failed (exit code 1): {text}"
+    failed = view(Status.FAILED, error=error)
+    for texts, said in ((EN, error), (ZH, f"llama-quantize 失败（退出码 1）：{text}")):
+        assert said in Elements(column([job_card(failed, texts, now=NOW)])).text
+    full = "building llama.cpp needs 1 GB in /a, and 2 MB are free: free some space and run the same command again."
+    told = Elements(parts.banner(Preparation(error=full), ZH, may_work=True)).text
+    assert "编译 llama.cpp 在 /a 中需要 1 GB，可用空间为 2 MB：请释放空间后再试一次。" in told
+    building = Preparation(text="configuring llama.cpp")
+    assert "配置 llama.cpp" in Elements(parts.banner(building, ZH, may_work=True)).text
 
 
 @pytest.mark.parametrize("texts", [EN, ZH])

@@ -18,12 +18,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, NoReturn
 
 NICE = 5
 _PR_SET_PDEATHSIG = 1
+_DUTY_S = 1.0  # a child that may work half of the time works half of each second
 _CANNOT_START = 127  # what a shell answers for a program that it cannot start
 
 Stream = int | IO[bytes] | None
@@ -66,6 +68,7 @@ def stop(process: subprocess.Popen[bytes], grace_s: float = 2.0) -> None:
     if process.poll() is not None:
         return
     _signal_group(process.pid, signal.SIGTERM)
+    _signal_group(process.pid, signal.SIGCONT)  # one that rests cannot obey
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(timeout=grace_s)
     _signal_group(process.pid, signal.SIGKILL)  # also when the child itself obeyed: its own children may not have
@@ -84,6 +87,21 @@ def keep_to_cpus(process: subprocess.Popen[bytes], count: int) -> None:
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         for task in Path(f"/proc/{process.pid}/task").iterdir():
             os.sched_setaffinity(int(task.name), cpus)
+
+
+class Duty:
+    """Lets a running child and its own children work for part of the time only: it is stopped for the rest of it."""
+
+    def __init__(self, process: subprocess.Popen[bytes]):
+        self._process = process
+        self._rests = False
+
+    def keep(self, share: float) -> None:
+        """To be called several times in _DUTY_S seconds; with a share of 1, the child works all the time."""
+        rests = time.monotonic() % _DUTY_S >= share * _DUTY_S
+        if rests != self._rests and self._process.poll() is None:
+            _signal_group(self._process.pid, signal.SIGSTOP if rests else signal.SIGCONT)
+            self._rests = rests
 
 
 def run(

@@ -67,9 +67,12 @@ def quantize_command(
     return [*command, str(base), str(out), quant_type, str(threads)]
 
 
-def dry_run_command(tool: Path, *, base: Path, quant_type: str) -> list[str]:
-    """llama-quantize --dry-run: which tensor would get which type. Reads no weights."""
-    return [str(tool), "--dry-run", str(base), quant_type]
+def dry_run_command(tool: Path, *, base: Path, quant_type: str, imatrix: str = "") -> list[str]:
+    """llama-quantize --dry-run: which tensor would get which type. Reads no weights.
+
+    Some recipes of transformers depend on whether there is an imatrix; RWKV's do not.
+    """
+    return [str(tool), "--dry-run", *(["--imatrix", imatrix] if imatrix else []), str(base), quant_type]
 
 
 # ---- run
@@ -85,6 +88,7 @@ class ToolRun:
     stopped: Callable[[], bool] = lambda: False  # asked several times a second; True ends the tool
     keep_open: tuple[int, ...] = ()  # descriptors (locks) that the tool inherits
     limit: Callable[[], int] | None = None  # threads that may be used now, if that can change while it runs
+    share: Callable[[], float] = lambda: 1.0  # part of the time in which it may work, 0.1 to 1
 
 
 def _obey(process: subprocess.Popen[bytes], run: ToolRun, obeyed: int) -> int:
@@ -125,6 +129,7 @@ def _follow(process: subprocess.Popen[bytes], run: ToolRun, feed: Callable[[str]
     kept = 0
     log = run.log.open("ab") if run.log else None
     limit = run.limit() if run.limit else 0
+    duty = child.Duty(process)
     try:
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
@@ -132,7 +137,8 @@ def _follow(process: subprocess.Popen[bytes], run: ToolRun, feed: Callable[[str]
                 if run.stopped():
                     raise Cancelled("the job was stopped.")
                 limit = _obey(process, run, limit)
-                if not selector.select(timeout=0.2):
+                duty.keep(run.share())
+                if not selector.select(timeout=0.2 if run.share() == 1 else 0.05):
                     continue
                 data = os.read(process.stdout.fileno(), 1 << 16)
                 if not data:

@@ -6,11 +6,15 @@ base GGUF's head, four metadata entries about the imatrix, and every tensor padd
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from ggufy.catalog import COPY_COST, KERNEL_COST, TABLE_COST
+from ggufy.llama import tools
 from ggufy.sources.gguf import UNQUANTIZED, GgufHead, padded, tensor_bytes
 
-Recipe = dict[str, str]  # tensor name -> ggml type, upper case
+Recipe = Mapping[str, str]  # tensor name -> ggml type, upper case
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +34,41 @@ class ImatrixFacts:
     dataset: str  # name of the calibration text
 
 
+def stock_recipe(tool: Path, run: tools.ToolRun, base: Path, quant_type: str, *, imatrix: str = "") -> Recipe:
+    """llama-quantize's own recipe for a quant type. Raises ToolError when it cannot read the base.
+
+    `imatrix` is a path, absolute or from `run.cwd`: some recipes of transformers differ when there is one.
+    """
+    command = tools.dry_run_command(tool, base=base.absolute(), quant_type=quant_type, imatrix=imatrix)
+    return tools.parse_dry_run(tools.run_tool(command, run))
+
+
 def forecast(head: GgufHead, recipe: Recipe, imatrix: ImatrixFacts | None) -> Forecast:
     """The exact size of the file that llama-quantize writes for `recipe` from the base GGUF with this head."""
     sizes = [tensor_bytes(tensor.shape, recipe[name]) for name, tensor in head.tensors.items()]
     size = padded(_head_size(head, imatrix)) + sum(padded(s) for s in sizes)
     return Forecast(recipe=recipe, size=size, bpw=sum(sizes) * 8 / head.elements)
+
+
+def core_seconds(recipes: Mapping[str, Recipe], head: GgufHead) -> dict[str, float]:
+    """Work of each quant, made in this order, in seconds of one core of the CPU that the catalog's costs come from.
+
+    A tensor that an earlier quant has in the same type is copied, and ggml's tables are computed once.
+    """
+    made: set[tuple[str, str]] = set()
+    tables: set[float] = set()
+    work = {}
+    for quant_type, recipe in recipes.items():
+        seconds = 0.0
+        for name, kind in recipe.items():
+            new = kind in KERNEL_COST and (name, kind) not in made
+            seconds += head.tensors[name].elements / 1e6 * (KERNEL_COST[kind] if new else COPY_COST)
+            if new and (table := TABLE_COST.get(kind, 0.0)) not in tables:
+                seconds += table
+                tables.add(table)
+            made.add((name, kind))
+        work[quant_type] = seconds
+    return work
 
 
 def quantizable(recipe: Recipe) -> list[str]:
@@ -46,7 +80,7 @@ def quantizable(recipe: Recipe) -> list[str]:
     ]
 
 
-def same_tensors(recipes: dict[str, Recipe]) -> dict[str, str]:
+def same_tensors(recipes: Mapping[str, Recipe]) -> dict[str, str]:
     """Quant types whose recipe equals that of an earlier one -> that earlier one."""
     first: dict[tuple[tuple[str, str], ...], str] = {}
     same: dict[str, str] = {}

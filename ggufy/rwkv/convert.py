@@ -30,6 +30,7 @@ from ggufy.sources.checkpoint import Checkpoint, open_checkpoint
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
+Piece = tuple[str, torch.Tensor]  # about PIECE_VALUES values of a tensor of the GGUF, and the name of their source
 
 CONTEXT_LENGTH = 1 << 20  # RWKV has no limit of its own; this is what the official converter writes.
 LAYER_NORM_EPS = 1e-5
@@ -37,6 +38,8 @@ LAYER_NORM_EPS = 1e-5
 RESCALE_EVERY = 6
 ALIGNMENT = 32
 PIECE_VALUES = 256 << 10  # A piece and its cast stay in a core's cache between the passes over them.
+
+TURNED = (Layout.TRANSPOSED, Layout.INNER_TRANSPOSED)
 
 # llama.cpp knows the World format by the line with 'User: ' and needs it letter by letter (src/llama-chat.cpp).
 CHAT_TEMPLATE = """\
@@ -99,16 +102,17 @@ def convert(
     VocabError if the vocabulary does not fit; DiskError if the disk does not take it.
     """
     with open_checkpoint(source) as checkpoint:
-        conversion = _Conversion.of(
+        conversion = Conversion.of(
             checkpoint.shapes, outtype=outtype, vocab=vocab, name=name or source.stem, rescale_every=rescale_every
         )
-        _warn_about_leftovers(checkpoint, conversion.architecture)
+        warn_about_leftovers(checkpoint.path.name, checkpoint.shapes, conversion.architecture)
         with partial(target) as part:
             conversion.write_header(part)
-            with part.open("r+b") as file, _one_thread():
-                position = file.seek(0, os.SEEK_END)
+            with part.open("r+b") as file, one_thread():
+                header = file.seek(0, os.SEEK_END)
+                file.write(padding(header))
                 with BackgroundWriter(file) as writer:
-                    _write_tensors(writer, position, checkpoint, conversion, progress)
+                    write_tensors(writer, conversion, lambda plan: _mapped(checkpoint, plan), progress)
 
 
 def write_skeleton(
@@ -127,26 +131,27 @@ def write_skeleton_of(
     shapes: Mapping[str, tuple[int, ...]], target: Path, *, outtype: str, vocab: Path | None, name: str
 ) -> None:
     """As `write_skeleton`, for a checkpoint of which only the names and shapes of its tensors are known."""
-    conversion = _Conversion.of(shapes, outtype=outtype, vocab=vocab, name=name, rescale_every=None)
+    conversion = Conversion.of(shapes, outtype=outtype, vocab=vocab, name=name, rescale_every=None)
     with partial(target) as part:
         conversion.write_header(part)
         with part.open("r+b") as file:
             file.seek(0, os.SEEK_END)
-            file.truncate(_padded(file.tell()) + sum(_padded(conversion.size(plan)) for plan in conversion.plans))
+            file.truncate(padded(file.tell()) + sum(padded(conversion.size(plan)) for plan in conversion.plans))
 
 
-def _warn_about_leftovers(checkpoint: Checkpoint, architecture: Architecture) -> None:
-    unknown = leftovers(checkpoint.shapes, architecture)
+def warn_about_leftovers(name: str, shapes: Mapping[str, tuple[int, ...]], architecture: Architecture) -> None:
+    """Logs which tensors of the checkpoint called `name` its GGUF will not hold."""
+    unknown = leftovers(shapes, architecture)
     rest = [name for name in unknown if not name.endswith(".att.time_state")]
     if len(rest) < len(unknown):
-        logger.warning("%s: att.time_state is a tuned state, not a weight: left out", checkpoint.path.name)
+        logger.warning("%s: att.time_state is a tuned state, not a weight: left out", name)
     if rest:
         shown = ", ".join(rest[:8]) + (f" and {len(rest) - 8} more" if len(rest) > 8 else "")
-        logger.warning("%s: RWKV-%s has no tensors %s: left out", checkpoint.path.name, architecture.version, shown)
+        logger.warning("%s: RWKV-%s has no tensors %s: left out", name, architecture.version, shown)
 
 
 @dataclass(frozen=True)
-class _Conversion:
+class Conversion:
     """One conversion, before any weight is read."""
 
     architecture: Architecture
@@ -165,7 +170,7 @@ class _Conversion:
         vocab: Path | None,
         name: str,
         rescale_every: int | None,
-    ) -> _Conversion:
+    ) -> Conversion:
         if outtype not in OUT_TYPES:
             raise UsageError(f"unknown outtype {outtype!r}: choose one of {', '.join(OUT_TYPES)}.")
         architecture = detect(shapes)
@@ -247,7 +252,7 @@ class _Conversion:
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Keeps torch to one thread: the work is bound by memory, and more threads spin on each other on busy cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -257,14 +262,19 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _write_tensors(
-    writer: BackgroundWriter, header: int, checkpoint: Checkpoint, conversion: _Conversion, progress: Progress | None
+def write_tensors(
+    writer: BackgroundWriter,
+    conversion: Conversion,
+    pieces: Callable[[TensorPlan], Iterator[Piece]],
+    progress: Progress | None,
+    *,
+    whole: int = 0,
 ) -> None:
-    total = sum(conversion.size(plan) for plan in conversion.plans)
-    done = 0
-    writer.write(_padding(header))
-    for plan in conversion.plans:
-        for source, piece in _pieces(checkpoint, plan):
+    """Queues all tensors from the `whole`th on, each with its padding; `pieces` gives the values of one."""
+    sizes = [conversion.size(plan) for plan in conversion.plans]
+    total, done = sum(sizes), sum(sizes[:whole])
+    for plan in conversion.plans[whole:]:
+        for source, piece in pieces(plan):
             data = _cast(piece, source, out=conversion.out_type(plan), divisor=conversion.divisor(plan))
             if data.data_ptr() == piece.data_ptr():
                 data = data.clone()  # a view on the mapping: its pages are let go of before it is written
@@ -272,20 +282,25 @@ def _write_tensors(
             done += data.nbytes
             if progress is not None:
                 progress(done, total)
-        writer.write(_padding(conversion.size(plan)))
-        for source in plan.sources:
-            checkpoint.release(source)
+        writer.write(padding(conversion.size(plan)))
 
 
-def _pieces(checkpoint: Checkpoint, plan: TensorPlan) -> Iterator[tuple[str, torch.Tensor]]:
-    """The values of one tensor in the order of the GGUF, in pieces of about PIECE_VALUES, with their source's name."""
+def _mapped(checkpoint: Checkpoint, plan: TensorPlan) -> Iterator[Piece]:
+    """The values of one tensor, out of the mapped file."""
     for source in plan.sources:
-        tensor = checkpoint.tensor(source).reshape(plan.source_shape)
-        if plan.layout in (Layout.TRANSPOSED, Layout.INNER_TRANSPOSED):
-            tensor = tensor.transpose(-1, -2)
-        rows = max(1, PIECE_VALUES // math.prod(tensor.shape[1:]))
-        for first in range(0, tensor.shape[0], rows):
-            yield source, tensor[first : first + rows]
+        yield from pieces_of(checkpoint.tensor(source), source, plan)
+    for source in plan.sources:
+        checkpoint.release(source)
+
+
+def pieces_of(tensor: torch.Tensor, source: str, plan: TensorPlan) -> Iterator[Piece]:
+    """The values of one source of a tensor in the order of the GGUF."""
+    tensor = tensor.reshape(plan.source_shape)
+    if plan.layout in TURNED:
+        tensor = tensor.transpose(-1, -2)
+    rows = max(1, PIECE_VALUES // math.prod(tensor.shape[1:]))
+    for first in range(0, tensor.shape[0], rows):
+        yield source, tensor[first : first + rows]
 
 
 def _cast(piece: torch.Tensor, source: str, *, out: OutType, divisor: int) -> torch.Tensor:
@@ -311,9 +326,11 @@ def _cast(piece: torch.Tensor, source: str, *, out: OutType, divisor: int) -> to
     return piece.to(out.dtype).reshape(-1)
 
 
-def _padding(size: int) -> bytes:
-    return bytes(_padded(size) - size)
+def padding(size: int) -> bytes:
+    """What follows so many bytes, up to the next multiple of ALIGNMENT."""
+    return bytes(padded(size) - size)
 
 
-def _padded(size: int) -> int:
+def padded(size: int) -> int:
+    """The next multiple of ALIGNMENT."""
     return -(-size // ALIGNMENT) * ALIGNMENT

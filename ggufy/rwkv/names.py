@@ -234,7 +234,7 @@ _DAMAGED = "the checkpoint is damaged, or a variety of RWKV that ggufy does not 
 
 def _version(shapes: Shapes, *, has_blocks: bool) -> str:
     if not has_blocks:
-        found = ", ".join(list(shapes)[:3])
+        found = ", ".join(repr(name[:80])[1:-1] for name in list(shapes)[:3])  # a stranger's texts: keep them tame
         raise CheckpointError(
             f"this is not an RWKV checkpoint (its first tensors are {found}): choose an RWKV-6 or RWKV-7 .pth."
         )

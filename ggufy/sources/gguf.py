@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import shutil
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -46,6 +46,11 @@ class TensorInfo:
     def elements(self) -> int:
         return math.prod(self.shape)
 
+    @property
+    def number(self) -> int:
+        """The type as a GGUF file numbers it."""
+        return int(GGMLQuantizationType[self.type])
+
 
 @dataclass(frozen=True, kw_only=True)
 class GgufHead:
@@ -56,6 +61,8 @@ class GgufHead:
     metadata_end: int  # where the tensor entries begin, bytes
     data_start: int  # where the data section begins, bytes
     file_size: int  # bytes
+    entries: dict[str, tuple[int, int]] = field(default_factory=dict)  # where each key's entry begins and ends, bytes
+    alignment: int = ALIGNMENT  # of the tensors' data, bytes
 
     @property
     def elements(self) -> int:
@@ -100,7 +107,7 @@ def read_tensor(path: Path, head: GgufHead, name: str) -> np.ndarray[Any, np.dty
 def copy_with_metadata(source: Path, target: Path, metadata: dict[str, str | int | list[str]]) -> None:
     """The same tensors under other metadata: texts, lists of texts, and u32 numbers."""
     head = read_head(source)
-    entries = [_packed(key) + _value(value) for key, value in metadata.items()]
+    entries = [packed_entry(key, value) for key, value in metadata.items()]
     infos = sum(8 + len(t.name.encode()) + 4 + 8 * len(t.shape) + 4 + 8 for t in head.tensors.values())
     start = MAGIC + struct.pack("<IQQ", 3, len(head.tensors), len(entries)) + b"".join(entries)
     with source.open("rb") as old, target.open("wb") as new:
@@ -111,7 +118,13 @@ def copy_with_metadata(source: Path, target: Path, metadata: dict[str, str | int
         shutil.copyfileobj(old, new)
 
 
-def _packed(text: str) -> bytes:
+def packed_entry(key: str, value: str | int | list[str]) -> bytes:
+    """One key of the metadata as it stands in a file: a text, a list of texts, or a u32."""
+    return packed_text(key) + _value(value)
+
+
+def packed_text(text: str) -> bytes:
+    """A text as it stands in a file: its length in bytes, then UTF-8."""
     data = text.encode()
     return struct.pack("<Q", len(data)) + data
 
@@ -120,8 +133,8 @@ def _value(value: str | int | list[str]) -> bytes:
     if isinstance(value, int):
         return struct.pack("<II", 4, value)
     if isinstance(value, str):
-        return struct.pack("<I", _STRING) + _packed(value)
-    return struct.pack("<IIQ", _ARRAY, _STRING, len(value)) + b"".join(map(_packed, value))
+        return struct.pack("<I", _STRING) + packed_text(value)
+    return struct.pack("<IIQ", _ARRAY, _STRING, len(value)) + b"".join(map(packed_text, value))
 
 
 def tensor_bytes(shape: tuple[int, ...], type_name: str) -> int:
@@ -133,6 +146,11 @@ def tensor_bytes(shape: tuple[int, ...], type_name: str) -> int:
 def padded(size: int, alignment: int = ALIGNMENT) -> int:
     """`size` rounded up to the alignment."""
     return -(-size // alignment) * alignment
+
+
+def _shown(value: Any) -> str:
+    """A stranger's text for a sentence: on one line and not long."""
+    return repr(value[:80] if isinstance(value, str | list) else value)[:200]
 
 
 class _Reader:
@@ -151,23 +169,29 @@ class _Reader:
             self.refuse(f"version {version} is not supported")
         if key_count > self.size // 13 or tensor_count > self.size // 24:
             self.refuse("it announces more entries than it has bytes")
-        metadata = {}
+        metadata, entries = {}, {}
         for _ in range(key_count):
+            start = self.file.tell()
             key = self.string()
+            if key in metadata:
+                self.refuse(f"the key {_shown(key)} is listed twice")
             metadata[key] = self.value(self.unpack("I")[0])
+            entries[key] = (start, self.file.tell())
         metadata_end = self.file.tell()
         alignment = metadata.get("general.alignment", ALIGNMENT)
         if not isinstance(alignment, int) or not 1 <= alignment <= 1 << 20 or alignment & (alignment - 1):
-            self.refuse(f"its alignment is {alignment}")
+            self.refuse(f"its alignment is {_shown(alignment)}")
         tensors = self.tensors(tensor_count)
         data_start = padded(self.file.tell(), alignment)
-        self.check_data(tensors, data_start)
+        self.check_data(tensors, data_start, alignment)
         return GgufHead(
             metadata=metadata,
             tensors=tensors,
             metadata_end=metadata_end,
             data_start=data_start,
             file_size=self.size,
+            entries=entries,
+            alignment=alignment,
         )
 
     def tensors(self, count: int) -> dict[str, TensorInfo]:
@@ -176,27 +200,29 @@ class _Reader:
             name = self.string()
             (dimensions,) = self.unpack("I")
             if not 1 <= dimensions <= _MAX_DIMENSIONS:
-                self.refuse(f"tensor {name!r} has {dimensions} dimensions")
+                self.refuse(f"tensor {_shown(name)} has {dimensions} dimensions")
             shape = self.unpack(f"{dimensions}Q")
             type_number, offset = self.unpack("IQ")
             try:
                 kind = GGMLQuantizationType(type_number)
             except ValueError:
-                self.refuse(f"tensor {name!r} has the unknown type {type_number}")
+                self.refuse(f"tensor {_shown(name)} has the unknown type {type_number}")
             block = GGML_QUANT_SIZES[kind][0]
             if 0 in shape or shape[0] % block or math.prod(shape) > self.size * 64:
-                self.refuse(f"tensor {name!r} has the impossible shape {list(shape)}")
+                self.refuse(f"tensor {_shown(name)} has the impossible shape {list(shape)}")
             if name in tensors:
-                self.refuse(f"tensor {name!r} is listed twice")
+                self.refuse(f"tensor {_shown(name)} is listed twice")
             size = tensor_bytes(shape, kind.name)
             tensors[name] = TensorInfo(name=name, shape=shape, type=kind.name, offset=offset, size=size)
         return tensors
 
-    def check_data(self, tensors: dict[str, TensorInfo], data_start: int) -> None:
+    def check_data(self, tensors: dict[str, TensorInfo], data_start: int, alignment: int) -> None:
         end = 0
         for tensor in sorted(tensors.values(), key=lambda t: t.offset):
+            if tensor.offset % alignment:
+                self.refuse(f"tensor {_shown(tensor.name)} is not aligned")
             if tensor.offset < end:
-                self.refuse(f"tensor {tensor.name!r} overlaps another one")
+                self.refuse(f"tensor {_shown(tensor.name)} overlaps another one")
             end = tensor.offset + tensor.size
         if data_start + end > self.size:
             self.refuse(f"it is cut off: {self.size} bytes, its tensors need {data_start + end}")

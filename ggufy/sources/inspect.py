@@ -66,13 +66,14 @@ class Report:
     license: str = ""  # Hub: as the repo's card says
     gated: bool = False  # Hub: its conditions have to be accepted first
     variants: tuple[Variant, ...] = ()  # Hub: every .pth and .gguf of the repo
+    streams: bool = False  # remote checkpoint: converting it needs no room for the file itself
     received: int = 0  # bytes of the file that were fetched to know all this
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False)  # checkpoint: of its tensors
     head: bytes = field(default=b"", repr=False)  # unquantized GGUF: everything before its data
 
     @property
     def remote(self) -> bool:
-        """It would have to be downloaded."""
+        """It is not on this machine."""
         return bool(self.received)
 
     def facts(self) -> dict[str, Any]:
@@ -157,7 +158,9 @@ def _opened_url(text: str, found: dict[str, Any], *, public: bool) -> Iterator[B
         raise SourceError(f"{text} is not the address of a model: give one that ends in .pth or .gguf.")
     found |= {"kind": hub.KINDS[path.suffix], "path": path.name}
     address = url._replace(fragment="").geturl()
-    with _reading(RangedReader(address, shown=address, public=public), found) as file:
+    reader = RangedReader(address, shown=address, public=public)
+    found["streams"] = path.suffix == ".pth" and bool(reader.version) and not url.fragment
+    with _reading(reader, found) as file:
         yield file
 
 
@@ -179,6 +182,7 @@ def _opened_on_hub(text: str, found: dict[str, Any], *, token: str | None, endpo
         chosen = _chosen(wanted, listing)
         found |= {"kind": hub.KINDS[PurePosixPath(chosen.file).suffix], "path": chosen.file}
         found["size"] = next(variant.size for variant in found["variants"] if variant.name == chosen.file)
+        found["streams"] = found["kind"] == "checkpoint"
         if listing.gated:
             hub.check_access(wanted, token=token, endpoint=endpoint, stopped=deadline.passed)
     except Cancelled as error:

@@ -8,7 +8,10 @@ what they are given: no name in the pickle is ever imported, and no value is has
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
+import operator
 import pickletools
 import struct
 import zipfile
@@ -34,6 +37,7 @@ _DTYPES = {
     "uint8": ("uint8", 1),
     "bool": ("bool", 1),
 }
+_WIDTHS = dict(_DTYPES.values())
 _STORAGES = {
     "torch DoubleStorage": "float64",
     "torch FloatStorage": "float32",
@@ -54,10 +58,11 @@ _OTHERS = {
     "torch._utils _rebuild_tensor_v3",
 }
 _KNOWN = _OTHERS | set(_STORAGES) | {f"torch {name}" for name in _DTYPES}
-_LONGEST_LIST = 8_000_000  # bytes of data.pkl; RWKV-7 of 14B parameters has about 300 kB
+_LONGEST_LIST = 2_000_000  # bytes of data.pkl; RWKV-7 of 14B parameters has about 300 kB
 _MOST_VALUES = 1 << 48
 _ZIP_MAGIC = b"PK\x03\x04"
 _PICKLE_MAGICS = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))
+_LOCAL_HEADER = 30  # bytes before an entry's name
 _AGAIN = "download or copy it again"
 # What the standard library raises when an archive or a pickle makes no sense.
 _NONSENSE = (zipfile.BadZipFile, zlib.error, struct.error, ValueError, LookupError, NotImplementedError, EOFError)
@@ -69,10 +74,43 @@ class PickledTensor:
 
     shape: tuple[int, ...]  # torch's order
     dtype: str  # f32, f16, bf16, … or torch's own name of a type that is no weight's
+    key: str = ""  # of the record that holds its values
+    offset: int = 0  # values of the record before its first
+    strides: tuple[int, ...] = ()  # values, one for each axis
 
     @property
     def elements(self) -> int:
         return math.prod(self.shape)
+
+    @property
+    def width(self) -> int:
+        """Bytes of one value."""
+        return _WIDTHS[self.dtype]
+
+    @property
+    def contiguous(self) -> bool:
+        """True if its values lie in the record one after the other, in the order of its shape."""
+        steps = itertools.accumulate(reversed(self.shape[1:]), operator.mul, initial=1)
+        rows = zip(self.shape, self.strides, reversed(list(steps)), strict=True) if self.shape else ()
+        return all(size <= 1 or stride == step for size, stride, step in rows)
+
+
+@dataclass(frozen=True)
+class Record:
+    """The raw bytes of one storage, uncompressed, within the file."""
+
+    begin: int  # of its local header, bytes from the start of the file
+    end: int  # where the next entry, or the archive's directory, begins
+    size: int  # bytes of its data, which lies somewhere between the two
+    crc: int  # CRC-32 of its data; 0 if whoever saved the file did not compute it
+
+
+@dataclass(frozen=True)
+class Archive:
+    """All that a .pth says of its tensors, without their values."""
+
+    tensors: dict[str, PickledTensor]
+    records: dict[str, Record]  # by the key that tensors name
 
 
 @dataclass(frozen=True)
@@ -101,27 +139,48 @@ def read_tensors(file: BinaryIO, name: str) -> dict[str, PickledTensor]:
     Raises CheckpointError for anything that `open_checkpoint` would refuse, and for records that are missing, cut or
     compressed. Weights are not read.
     """
+    return read_archive(file, name).tensors
+
+
+def read_archive(file: BinaryIO, name: str) -> Archive:
+    """As `read_tensors`, with where in the file the values are."""
     _check_magic(file, name)
     try:
         with zipfile.ZipFile(file) as archive:
-            records = {record.filename: record for record in archive.infolist()}
-            root = next(iter(records), "").partition("/")[0]
-            listing = records.get(f"{root}/data.pkl")
+            entries = {entry.filename: entry for entry in archive.infolist()}
+            root = next(iter(entries), "").partition("/")[0]
+            listing, order = entries.get(f"{root}/data.pkl"), entries.get(f"{root}/byteorder")
             if listing is None:
                 raise CheckpointError(
                     f"{name} is a zip archive but not a PyTorch checkpoint: give a .pth file saved with torch.save."
                 )
-            with archive.open(listing) as member:
-                pickled = member.read(_LONGEST_LIST + 1)
+            pickled = _content(archive, listing, _LONGEST_LIST + 1, name)
+            if order is not None and _content(archive, order, 16, name) != b"little":
+                raise CheckpointError(
+                    f"{name} was not saved on a little-endian machine: save it again with torch.save."
+                )
+            ends = sorted([*(entry.header_offset for entry in entries.values()), archive.start_dir])
     except (*_NONSENSE, OSError, RuntimeError) as error:  # a place before the file's start, a password
         raise CheckpointError(f"{name} is cut short or damaged: {_AGAIN}.") from error
     if len(pickled) > _LONGEST_LIST:
         raise CheckpointError(f"{name} lists more tensors than any RWKV has: choose an RWKV-6 or RWKV-7 .pth.")
     machine = _Machine(name)
     tensors = _named_tensors(machine.run(pickled), name)
-    for storage in machine.storages.values():
-        _check_record(records.get(f"{root}/data/{storage.key}"), storage, name)
-    return tensors
+    records = {
+        storage.key: _record(entries.get(f"{root}/data/{storage.key}"), storage, ends, name)
+        for storage in machine.storages.values()
+    }
+    return Archive(tensors, records)
+
+
+def _content(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int, name: str) -> bytes:
+    """At most `limit` bytes of an entry of the archive `name`."""
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others swell without limit
+        raise CheckpointError(f"{name} was compressed: save it again with torch.save.")
+    if entry.CRC == 0:
+        del entry.CRC  # torch can be told not to compute it; without the attribute zipfile does not compare
+    with archive.open(entry) as member:
+        return member.read(limit)
 
 
 def _check_magic(file: BinaryIO, name: str) -> None:
@@ -138,11 +197,16 @@ def _check_magic(file: BinaryIO, name: str) -> None:
         raise CheckpointError(f"{name} is not a PyTorch checkpoint: give a .pth file saved with torch.save.")
 
 
-def _check_record(record: zipfile.ZipInfo | None, storage: _Storage, name: str) -> None:
-    if record is None or record.file_size != storage.size:
+def _record(entry: zipfile.ZipInfo | None, storage: _Storage, ends: list[int], name: str) -> Record:
+    if entry is None or entry.file_size != storage.size:
         raise CheckpointError(f"{name} is damaged (its record {storage.key} is missing or of another size): {_AGAIN}.")
-    if record.compress_type != zipfile.ZIP_STORED:
+    if entry.compress_type != zipfile.ZIP_STORED:
         raise CheckpointError(f"{name} was compressed, so its weights cannot be mapped: save it with torch.save.")
+    following = bisect.bisect_right(ends, entry.header_offset)
+    end = ends[following] if following < len(ends) else -1
+    if entry.header_offset < 0 or end - entry.header_offset < _LOCAL_HEADER + storage.size:
+        raise CheckpointError(f"{name} is damaged (its record {storage.key} overlaps the next): {_AGAIN}.")
+    return Record(entry.header_offset, end, storage.size, entry.CRC)
 
 
 def _named_tensors(content: object, name: str) -> dict[str, PickledTensor]:
@@ -160,10 +224,15 @@ def _named_tensors(content: object, name: str) -> dict[str, PickledTensor]:
             )
         if not value.dtype.startswith(("f", "bf")):
             raise CheckpointError(
-                f"{key[:80]} in {name} is {value.dtype}, not a tensor of floating-point weights: save the checkpoint "
-                "again in bf16, f16 or f32."
+                f"{_shown(key)} in {name} is {value.dtype}, not a tensor of floating-point weights: save the "
+                "checkpoint again in bf16, f16 or f32."
             )
     return content
+
+
+def _shown(text: str) -> str:
+    """A stranger's text for a sentence: on one line and not long."""
+    return repr(text[:80])[1:-1]
 
 
 def _kind(value: object) -> str:
@@ -230,7 +299,7 @@ class _Machine:
 
     def find(self, name: str) -> None:
         if name not in _KNOWN:
-            self.refuse(name.replace(" ", ".")[:80])
+            self.refuse(_shown(name.replace(" ", ".")))
         self.stack.append(_Global(name))
 
     def call(self, arguments: Any, function: Any) -> None:
@@ -258,6 +327,8 @@ class _Machine:
                 storage = _Storage(key, _STORAGES[kind], count)
             case _:
                 self.damaged()
+        if len(key) > 80 or not key.isprintable():
+            self.damaged()
         if self.storages.setdefault(key, storage) != storage:
             self.damaged()
         return storage
@@ -274,7 +345,9 @@ class _Machine:
         last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
         if 0 not in shape and (last + 1) * width > storage.size:
             self.damaged()
-        return PickledTensor(shape, name)
+        if math.prod(shape) * width > storage.size:  # one value repeated (stride 0) would fill any memory
+            self.damaged()
+        return PickledTensor(shape, name, storage.key, offset, strides)
 
     def build(self) -> None:
         """What state_dict() notes beside its tensors (`_metadata`) is dropped."""

@@ -52,8 +52,9 @@ class RangedReader(io.RawIOBase):
     """A seekable file at `url`. With `wanted`, a file of the Hub, the token goes along; `shown` is what people read;
     with `public`, only addresses of the public internet are asked.
 
-    `size` is the file's in bytes, `received` what has arrived of it. Making one and reading from it raise SourceError,
-    with what to do next, when the file cannot be had in parts, or more is read than `budget` bytes.
+    `size` is the file's in bytes, `version` the server's mark of it (empty: it has none), `received` what has arrived.
+    Making one and reading from it raise SourceError, with what to do next, when the file cannot be had in parts, or
+    more is read than `budget` bytes.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class RangedReader(io.RawIOBase):
         super().__init__()
         use_timeouts()
         self.received, self.requests = 0, 0
-        self.size = -1
+        self.size, self.version = -1, ""
         self._url, self._shown, self._wanted, self._budget = url, shown, wanted, budget
         self._token, self._public = token if wanted else None, public
         self._headers: Mapping[str, str] = build_hf_headers(token=token or False) if wanted else {}
@@ -212,6 +213,7 @@ class RangedReader(io.RawIOBase):
         if _origin(response.url) != _origin(httpx2.URL(self._url)):
             self._headers = {}
         self._url = str(response.url)
+        self.version = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
 
 
 def is_public(host: str) -> bool:

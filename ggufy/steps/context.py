@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from ggufy import throttle
 from ggufy.errors import Cancelled
 from ggufy.evaluation import Evaluation
-from ggufy.files import sha256
+from ggufy.files import DOWNLOAD_SUFFIX, sha256
 from ggufy.job import Artifact, Request
 from ggufy.llama.install import Llama
 from ggufy.llama.tools import ToolRun
 from ggufy.plan import SOURCE_PRODUCT, Step
 from ggufy.settings import Settings
+
+
+class Safe(Protocol):
+    """Keeps a job's unfinished work where a lost disk does not take it along; all but `wait_s` may raise HubError."""
+
+    def names(self) -> Collection[str]:
+        """What is there."""
+
+    def put(self, path: Path, drop: Collection[str] = ()) -> None:
+        """Saves a file under its name, and deletes others in the same commit."""
+
+    def get(self, name: str, target: Path) -> None:
+        """Brings a file here, whole or not at all."""
+
+    def wait_s(self) -> float:
+        """Seconds until there is a commit to spare, 0 if now."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +44,15 @@ class Context:
     work: Path  # what is worth keeping of a step that is not finished
     settings: Settings
     llama: Llama
-    limit: Callable[[], int]  # threads that the tools may use now
+    limit: Callable[[], int]  # threads that the work may use now
+    share: Callable[[], float] = lambda: 1.0  # part of the time in which it may work
     report: Callable[[Step, float], None]  # fraction of the step that is done
     stopped: Callable[[], bool]  # True: end now
     keep_open: tuple[int, ...] = ()  # the folder's lock, inherited by the tools
-    keep: Callable[[Path], None] = lambda path: None  # saves an unfinished step's file beyond this machine
-    restore: Callable[[Path], None] = lambda folder: None  # brings such files back
+    safe: Safe | None = None  # where unfinished work is kept beyond this machine; None: nowhere
     digests: dict[Path, str] = field(default_factory=dict)  # sha256 of products, where it is known
     measured: Callable[[Evaluation], None] = lambda evaluation: None  # takes the figures of a quant
+    whole: bool = False  # the source turned out to be one that has to be downloaded
 
     def path(self, product: str) -> Path:
         """Where a product is, or will be."""
@@ -53,6 +71,14 @@ class Context:
             return Path(source.path)
         return self.settings.cache / "sources" / source.key[:16] / Path(source.path).name
 
+    @property
+    def streams(self) -> bool:
+        """True if converting fetches the source piece by piece. One that is here already, or half, is used as a
+        file."""
+        here = self.source
+        downloaded = here.exists() or here.with_name(here.name + DOWNLOAD_SUFFIX).exists()
+        return self.request.source.can_stream and not (self.whole or downloaded)
+
     def tool_run(self, step: Step, cwd: Path | None = None) -> ToolRun:
         """How a tool runs for this step: built environment, own log, ends when the job is stopped."""
         self.logs.mkdir(parents=True, exist_ok=True)
@@ -63,6 +89,7 @@ class Context:
             stopped=self.stopped,
             keep_open=self.keep_open,
             limit=self.limit,
+            share=self.share,
         )
 
     def check_stopped(self) -> None:

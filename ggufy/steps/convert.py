@@ -1,4 +1,4 @@
-"""Makes the base GGUF: converts a checkpoint, or takes over an unquantized GGUF."""
+"""Makes the base GGUF: converts a checkpoint, here or while it is fetched, or takes over an unquantized GGUF."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ggufy.errors import SourceError
 from ggufy.files import partial, sha256
@@ -14,32 +15,41 @@ from ggufy.plan import Step
 from ggufy.sources.gguf import read_head
 from ggufy.steps.context import Context, artifact_of
 
+if TYPE_CHECKING:
+    from ggufy.sources.streamed import StreamedCheckpoint
+
 
 def run(ctx: Context, step: Step) -> Artifact:
     """Leaves `<Model>-<OUTTYPE>.gguf`."""
     target = ctx.path(step.product)
     if ctx.request.source.kind == "gguf":
         _take_over(ctx.source, target, ctx.request.outtype)
-    else:
-        _convert(ctx, step, target)
-    return artifact_of(target)
+        return artifact_of(target)
+    return _convert(ctx, step, target)
 
 
-def _convert(ctx: Context, step: Step, target: Path) -> None:
+def _convert(ctx: Context, step: Step, target: Path) -> Artifact:
     from ggufy.rwkv.convert import convert  # noqa: PLC0415 - loads torch, seconds that only a due conversion pays
+    from ggufy.rwkv.convert_streamed import convert_streamed  # noqa: PLC0415
 
     def progress(done: int, total: int) -> None:
         ctx.check_stopped()
         ctx.report(step, done / max(1, total))
 
-    convert(
-        ctx.source,
-        target,
-        outtype=ctx.request.outtype,
-        vocab=pinned_vocab(ctx),
-        name=ctx.request.name,
-        progress=progress,
-    )
+    outtype, vocab, name = ctx.request.outtype, pinned_vocab(ctx), ctx.request.name
+    if not ctx.streams:
+        convert(ctx.source, target, outtype=outtype, vocab=vocab, name=name, progress=progress)
+        return artifact_of(target)
+    source = remote_checkpoint(ctx)
+    digest = convert_streamed(source, target, outtype=outtype, vocab=vocab, name=name, progress=progress)
+    return Artifact(name=target.name, size=target.stat().st_size, sha256=digest)
+
+
+def remote_checkpoint(ctx: Context) -> StreamedCheckpoint:
+    """The source, where it is. Raises CannotStream if it has to be downloaded, and other SourceErrors."""
+    from ggufy.sources.streamed import open_streamed  # noqa: PLC0415 - loads torch
+
+    return open_streamed(ctx.request.source, token=ctx.settings.hf_token, stopped=ctx.stopped)
 
 
 def pinned_vocab(ctx: Context) -> Path | None:

@@ -6,23 +6,26 @@ sparse file with the right head, which takes no space.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ggufy.errors import DiskError
-from ggufy.files import free_bytes, human_size
+from ggufy.files import allocated_bytes, free_bytes, human_size, part_of
 from ggufy.job import Request
 from ggufy.llama import tools
 from ggufy.llama.evaluate import logits_bytes
 from ggufy.llama.install import Llama
 from ggufy.plan import CONVERT, EVALUATE, IMATRIX, QUANTIZE, Step, base_name, imatrix_name
-from ggufy.quantize.recipe import Forecast, ImatrixFacts, Recipe, forecast, same_tensors
+from ggufy.quantize.recipe import Forecast, ImatrixFacts, Recipe, core_seconds, forecast, same_tensors, stock_recipe
 from ggufy.sources import calibration
 from ggufy.sources.gguf import GgufHead, read_head
 from ggufy.steps.comparable import vocab_size
 from ggufy.steps.context import Context
-from ggufy.steps.convert import pinned_vocab
+from ggufy.steps.convert import pinned_vocab, remote_checkpoint
+
+MARGIN = 64 << 20  # bytes that a published job leaves free
+MAKING = (CONVERT, IMATRIX, QUANTIZE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,21 +40,27 @@ class JobForecast:
     def weights(self) -> int:
         return self.base.elements
 
+    def work(self, types: Iterable[str]) -> dict[str, float]:
+        """Core seconds of each of these quant types, made in this order."""
+        return core_seconds({name: self.quants[name].recipe for name in types}, self.base)
+
 
 def forecast_job(ctx: Context, step: Step) -> JobForecast:
-    """Recipes and exact sizes of every quant of the job. The source must be on this machine."""
+    """Recipes and exact sizes of every quant of the job. The source must be on this machine, unless it is streamed."""
     base = ctx.path(base_name(ctx.request))
     if base.exists():
         return _forecast(ctx, step, base)
     if ctx.request.source.kind == "gguf":
         return _forecast(ctx, step, ctx.source)
-    from ggufy.rwkv.convert import write_skeleton  # noqa: PLC0415 - loads torch
+    from ggufy.rwkv.convert import write_skeleton, write_skeleton_of  # noqa: PLC0415 - loads torch
 
+    outtype, vocab, name = ctx.request.outtype, pinned_vocab(ctx), ctx.request.name
     skeleton = ctx.work / "skeleton"  # if the program is killed here, it goes with the folder when the job is done
     try:
-        write_skeleton(
-            ctx.source, skeleton, outtype=ctx.request.outtype, vocab=pinned_vocab(ctx), name=ctx.request.name
-        )
+        if ctx.streams:
+            write_skeleton_of(remote_checkpoint(ctx).shapes, skeleton, outtype=outtype, vocab=vocab, name=name)
+        else:
+            write_skeleton(ctx.source, skeleton, outtype=outtype, vocab=vocab, name=name)
         return _forecast(ctx, step, skeleton)
     finally:
         skeleton.unlink(missing_ok=True)
@@ -59,19 +68,39 @@ def forecast_job(ctx: Context, step: Step) -> JobForecast:
 
 def dry_run(llama: Llama, run: tools.ToolRun, base: Path, quant_type: str) -> Recipe:
     """llama-quantize's own recipe for a quant type."""
-    command = tools.dry_run_command(llama.tool("llama-quantize"), base=base.absolute(), quant_type=quant_type)
-    return tools.parse_dry_run(tools.run_tool(command, run))
+    return stock_recipe(llama.tool("llama-quantize"), run, base, quant_type)
+
+
+def peak_bytes(
+    *, base: int, imatrix: int, quants: Sequence[int], predictions: int, source: int, published: bool
+) -> int:
+    """Bytes of disk that a job takes at its worst moment; arguments are sizes in bytes, 0 for what it does not make.
+
+    In a folder all of it stays: the sum. A job that is published lets go of its source when the base GGUF is made, and
+    of each quant when it is in the repo: the larger of source + base, and base + imatrix + the largest quant + the
+    base's predictions; and MARGIN, which it leaves free. `source` is what the job itself brought here: 0 if it is
+    streamed, or is a file of the user's.
+    """
+    if not published:
+        return source + base + imatrix + sum(quants) + predictions
+    return max(source + base, base + imatrix + max(quants, default=0) + predictions) + MARGIN
 
 
 def check_space(ctx: Context, due: Iterable[Step], sizes: JobForecast, *, published: bool = False) -> None:
-    """Raises DiskError when what is due does not fit on the disk at its peak: every product together, or, if they are
-    published and then make room, base and imatrix with the two largest quants; and the base's predictions, if quants
-    are measured."""
-    all_sizes = {step: product_size(ctx.request, step, sizes) for step in due}
-    quants = sorted((size for step, size in all_sizes.items() if step.kind == QUANTIZE), reverse=True)
-    needed = sum(all_sizes.values()) - (sum(quants[2:]) if published else 0)
-    if any(step.kind == EVALUATE for step in due):
-        needed += logits_bytes(vocab_size(sizes.base), ctx.request.evaluation_chunks)
+    """Raises DiskError when what is due does not fit on the disk at its peak, beside what is here of it."""
+    due = tuple(due)
+    made = {kind: [left_bytes(ctx, step, sizes) for step in due if step.kind == kind] for kind in MAKING}
+    measured = any(step.kind == EVALUATE for step in due)
+    here = ctx.source.stat().st_size if made[CONVERT] and ctx.request.source.remote and ctx.source.exists() else 0
+    needed = peak_bytes(
+        base=sum(made[CONVERT]),
+        imatrix=sum(made[IMATRIX]),
+        quants=made[QUANTIZE],
+        predictions=logits_bytes(vocab_size(sizes.base), ctx.request.evaluation_chunks) if measured else 0,
+        source=here,
+        published=published,
+    )
+    needed -= here
     free = free_bytes(ctx.folder)
     if needed > free:
         raise DiskError(
@@ -90,15 +119,25 @@ def check_download_space(ctx: Context) -> None:
         )
 
 
+def left_bytes(ctx: Context, step: Step, sizes: JobForecast) -> int:
+    """What a step's product still needs on the disk: an earlier run may have left a part of it."""
+    return max(0, product_size(ctx.request, step, sizes) - allocated_bytes(part_of(ctx.path(step.product))))
+
+
 def product_size(request: Request, step: Step, sizes: JobForecast) -> int:
-    """Bytes of a step's product. The imatrix is bounded by one F32 row per tensor and matrix."""
+    """Bytes of a step's product."""
     if step.kind == QUANTIZE:
         return sizes.quants[step.quant_type].size
     if step.kind == CONVERT:
         return sizes.base.file_size
     if step.kind == IMATRIX:
-        return sum(4 * tensor.shape[0] + 512 for tensor in sizes.base.tensors.values() if len(tensor.shape) > 1)
+        return imatrix_bytes(sizes)
     return 0
+
+
+def imatrix_bytes(sizes: JobForecast) -> int:
+    """No imatrix is larger: one F32 row per tensor and matrix."""
+    return sum(4 * tensor.shape[0] + 512 for tensor in sizes.base.tensors.values() if len(tensor.shape) > 1)
 
 
 def _forecast(ctx: Context, step: Step, base: Path) -> JobForecast:
@@ -125,7 +164,7 @@ def forecast_types(
 def _dataset(ctx: Context) -> str:
     """The calibration text's name as the imatrix will hold it (or holds it, if it is the user's)."""
     if ctx.request.imatrix == "file":
-        names = read_head(Path(ctx.request.imatrix_path)).metadata.get("imatrix.datasets") or [""]
-        return str(names[0])
+        names = read_head(Path(ctx.request.imatrix_path)).metadata.get("imatrix.datasets")
+        return str(names[0]) if isinstance(names, list) and names else ""
     text = calibration.pinned(ctx.settings.cache, ctx.request.calibration_sha256)
     return text.name if text else ""

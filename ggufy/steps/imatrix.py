@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import shutil
 import time
 from dataclasses import replace
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ggufy.errors import CalibrationError, Cancelled, ToolError
+from ggufy.errors import CalibrationError, Cancelled, HubError, ToolError
 from ggufy.files import partial, sha256
 from ggufy.job import Artifact, Request
 from ggufy.llama import tools
@@ -17,12 +19,15 @@ from ggufy.plan import Step
 from ggufy.quantize.recipe import quantizable
 from ggufy.sources import calibration
 from ggufy.sources.gguf import GgufHead, copy_with_metadata, read_head, read_tensor
-from ggufy.steps.context import Context, artifact_of
+from ggufy.steps.context import Context, Safe, artifact_of
 from ggufy.steps.forecast import dry_run
 
 SECONDS_A_SEGMENT = 120.0  # what a kill costs at most; starting the tool anew costs a few seconds
 _FIRST_CHUNKS = 4  # of the first segment, which tells the pace
 _LEAST_CHUNKS = 3
+_BETWEEN_SAVES_S = 300.0  # a segment goes to the Hub at most so often: commits are few
+_SEGMENT = r"[0-9]+\.gguf"
+logger = logging.getLogger(__name__)
 
 
 def run(ctx: Context, step: Step) -> Artifact:
@@ -47,10 +52,10 @@ def _measure(ctx: Context, step: Step, base: Path, part: Path) -> None:
     """
     text = _pinned_text(ctx)
     segments = ctx.work / "imatrix"
-    ctx.restore(segments)
+    _restore(ctx.safe, segments)
     done, latest = finished_segment(segments)
     total = _count_chunks(ctx, step, base, text)
-    pace = SECONDS_A_SEGMENT / _FIRST_CHUNKS
+    pace, saved_at = SECONDS_A_SEGMENT / _FIRST_CHUNKS, time.monotonic()
     while done < total:
         size = segment_size(total - done, pace)
         began = time.monotonic()
@@ -59,11 +64,33 @@ def _measure(ctx: Context, step: Step, base: Path, part: Path) -> None:
             _run_segment(ctx, step, base, text, segment, first=done, size=size, total=total, before=latest)
         if latest is not None:
             latest.unlink()
-        ctx.keep(target)
+        saved_at = _save(ctx.safe, target, saved_at)
         done, latest, pace = done + size, target, (time.monotonic() - began) / size
     assert latest is not None
     facts: dict[str, str | int | list[str]] = {"general.type": "imatrix", "imatrix.datasets": [text.name]}
     copy_with_metadata(latest, part, facts | {"imatrix.chunk_count": total, "imatrix.chunk_size": tools.CONTEXT})
+
+
+def _restore(safe: Safe | None, folder: Path) -> None:
+    """Brings the newest saved segment back, unless this machine is further."""
+    names = sorted(name for name in safe.names() if re.fullmatch(_SEGMENT, name)) if safe else []
+    here = sorted(path.name for path in folder.glob("[0-9]*.gguf"))
+    if safe and names and (not here or names[-1] > here[-1]):
+        safe.get(names[-1], folder / names[-1])
+
+
+def _save(safe: Safe | None, segment: Path, saved_at: float) -> float:
+    """Saves a segment beyond this machine, if the last time is long ago and there is a commit to spare; failing is
+    only logged. Returns when something was saved last."""
+    if safe is None or time.monotonic() - saved_at < _BETWEEN_SAVES_S or safe.wait_s() > 0:
+        return saved_at
+    try:
+        older = [name for name in safe.names() if re.fullmatch(_SEGMENT, name) and name < segment.name]
+        safe.put(segment, drop=older)
+    except HubError as error:
+        logger.warning("the imatrix segment %s was not saved: %s", segment.name, error)
+        return saved_at
+    return time.monotonic()
 
 
 def finished_segment(folder: Path) -> tuple[int, Path | None]:

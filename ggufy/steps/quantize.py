@@ -1,44 +1,52 @@
-"""Makes one quant from the base GGUF with llama-quantize, and looks at the result before it gets its name."""
+"""Makes one quant from the base GGUF with the engine, and goes on with what an earlier run left of it."""
 
 from __future__ import annotations
 
 from ggufy.catalog import BY_NAME
-from ggufy.errors import DiskError, ToolError
-from ggufy.files import free_bytes, human_size, partial
+from ggufy.files import PART_SUFFIX
 from ggufy.job import Artifact
-from ggufy.llama import tools
-from ggufy.plan import Step
-from ggufy.sources.gguf import read_head
+from ggufy.llama import ggml
+from ggufy.plan import QUANTIZE, Step, plan
+from ggufy.quantize import engine
+from ggufy.quantize.imatrix import read_imatrix
+from ggufy.quantize.recipe import stock_recipe
 from ggufy.steps.context import Context, artifact_of
+from ggufy.steps.salvage import Salvage
 
 
 def run(ctx: Context, step: Step) -> Artifact:
-    """Leaves `<Model>-<quant type>.gguf`: a whole GGUF of the right type, with no local path in its metadata."""
-    target = ctx.path(step.product)
-    base = read_head(ctx.path(step.reads[0]))
-    with partial(target) as part:
-        command = tools.quantize_command(
-            ctx.llama.tool("llama-quantize"),
-            base=ctx.path(step.reads[0]).absolute(),
-            out=part.absolute(),
-            quant_type=step.quant_type,
-            threads=ctx.threads,
-            imatrix=step.reads[1] if len(step.reads) > 1 else "",  # a bare name: it stays in the metadata
-        )
-        progress = tools.QuantizeProgress(base.elements, lambda fraction: ctx.report(step, fraction))
-        try:
-            tools.run_tool(command, ctx.tool_run(step), progress)
-        except ToolError as error:
-            free = free_bytes(ctx.folder)
-            if free < (1 << 20):
-                raise DiskError(
-                    f"the disk is full in step {step.label} ({human_size(free)} free): free some space and run the "
-                    "same command again; what is finished stays."
-                ) from error
-            raise
-        head = read_head(part)
-        if head.metadata.get("general.file_type") != BY_NAME[step.quant_type].ftype or len(head.tensors) != len(
-            base.tensors
-        ):
-            raise ToolError(f"llama-quantize left a file that is no {step.quant_type}: run the same command again.")
+    """Leaves `<Model>-<quant type>.gguf`, with llama-quantize's own recipe, and no local path in its metadata."""
+    base, target = ctx.path(step.reads[0]), ctx.path(step.product)
+    imatrix = ctx.path(step.reads[1]) if len(step.reads) > 1 else None
+    recipe = stock_recipe(
+        ctx.llama.tool("llama-quantize"),
+        ctx.tool_run(step),
+        base,
+        step.quant_type,
+        imatrix=str(imatrix.absolute()) if imatrix else "",
+    )
+    order = engine.Order(
+        base=base,
+        target=target,
+        recipe=recipe,
+        ftype=BY_NAME[step.quant_type].ftype,
+        imatrix=read_imatrix(imatrix) if imatrix else None,
+        siblings=[
+            ctx.path(s.product) for s in plan(ctx.request) if s.kind == QUANTIZE and ctx.path(s.product).exists()
+        ],
+        identity=ctx.digests.get(base.absolute(), ""),
+    )
+    salvage = None
+    if ctx.safe is not None:
+        part = target.with_name(target.name + PART_SUFFIX)
+        salvage = Salvage(ctx.safe, part, ctx.work / "quantize", lambda: ctx.limit() * ctx.share())
+        salvage.restore()
+
+    def report(fraction: float) -> None:
+        ctx.report(step, fraction)
+        if salvage:
+            salvage.looked()
+
+    control = engine.Control(limit=ctx.limit, duty=ctx.share, stopped=ctx.stopped, report=report)
+    engine.quantize(order, control, ggml=ggml.load(ctx.llama.bin))
     return artifact_of(target)

@@ -94,7 +94,8 @@ def serve(services: Services) -> PageServer:
         max_file_size="1kb",  # nothing is uploaded here; gradio's upload route is open all the same
         app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
     )
-    server = PageServer(app, settings.server_name, settings.server_port)
+    late = services.limit.share.page_answered
+    server = PageServer(app, settings.server_name, settings.server_port, late=late)
     server.start()
     logger.info("the page is at %s", server.url)
     return server

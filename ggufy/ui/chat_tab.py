@@ -21,6 +21,7 @@ from ggufy.service import Services
 from ggufy.ui import chat_parts, parts
 from ggufy.ui.i18n import TEXTS, Texts, texts_of
 from ggufy.ui.quantize_tab import HERE, OWN, QUIET
+from ggufy.ui.views import told
 from ggufy.ui.visitors import Profile, visitor_of
 
 logger = logging.getLogger(__name__)
@@ -221,7 +222,7 @@ class ChatTab:
                         yield ["" if message is not None else gr.skip(), *self._shown(session, texts), ""]
             yield [gr.skip(), *self._shown(session, texts), ""]
         except GgufyError as error:
-            yield [kept, *self._shown(session, texts), parts.message(str(error))]
+            yield [kept, *self._shown(session, texts), parts.message(told(str(error), texts))]
         except Exception:  # one of the three edges: a visitor sees a sentence, the log has the rest
             logger.exception("a reply could not be made")
             yield [kept, *self._shown(session, texts), parts.message(texts["unexpected"])]

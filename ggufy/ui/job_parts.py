@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 
 from ggufy.files import human_size
 from ggufy.service import Machine
+from ggufy.throttle import AUTOMATIC, CPU_PERCENTS
 from ggufy.ui.i18n import Texts
 from ggufy.ui.markup import Markup, el, join
 from ggufy.ui.parts import bar, button
@@ -29,35 +31,48 @@ def jobs(cards: Iterable[JobCard], texts: Texts, *, may_work: bool, machine: Mac
 
 
 def _machine(machine: Machine, texts: Texts, *, may_work: bool) -> Markup:
-    """CPU, memory, disk, and the threads, which can be changed."""
+    """CPU, memory, disk; and the threads and the share of their time, which can be changed."""
     used, memory = human_size(machine.memory_used), human_size(machine.memory)
+    if used.split()[-1] == memory.split()[-1]:
+        used = used.split()[0]
     facts = [
         el("span", texts["machine_cpu"].format(percent=f"{100 * machine.cpu:.0f}")),
         el("span", texts["machine_memory"].format(used=used, memory=memory)),
         el("span", texts["machine_disk"].format(free=human_size(machine.disk_free))),
     ]
     count = machine.threads
-    shown = texts["threads_one" if count == 1 else "threads"].format(count=count)
-    threads = el("span", shown, class_="gg-threads-count")
-    if may_work and machine.most_threads > 1:
-        less = _step_button("−", texts["threads_less"], count - 1, disabled=count <= 1)
-        more = _step_button("+", texts["threads_more"], count + 1, disabled=count >= machine.most_threads)
-        threads = el("span", less, threads, more, class_="gg-threads", title=texts["threads_info"])
-    return el("p", *facts, threads, class_="gg-machine gg-quiet gg-numbers")
+    threads = texts["threads_one" if count == 1 else "threads"].format(count=count)
+    share = texts["share_auto"] if machine.percent == AUTOMATIC else f"{machine.percent} %"
+    steps = range(1, machine.most_threads + 1)
+    facts.append(_stepper("threads", threads, steps, at=count, texts=texts, may_work=may_work))
+    facts.append(_stepper("share", share, CPU_PERCENTS, at=machine.percent, texts=texts, may_work=may_work))
+    return el("p", *facts, class_="gg-machine gg-quiet gg-numbers")
 
 
-def _step_button(sign: str, label: str, count: int, *, disabled: bool) -> Markup:
-    return el(
-        "button",
-        sign,
-        type="button",
-        data_action="threads",
-        data_job=count,
-        data_key=f"threads {sign}",
-        aria_label=label,
-        disabled=disabled,
-        class_="gg-step-button",
-    )
+def _stepper(what: str, shown: str, steps: Sequence[int], *, at: int, texts: Texts, may_work: bool) -> Markup:
+    """A value between a button for the step below and one for the step above."""
+    value = el("span", shown, class_="gg-stepper-value")
+    if not may_work or len(steps) < 2:
+        return el("span", value, class_="gg-stepper", title=texts[f"{what}_info"])
+    # A value that is no step (a percentage from the environment) goes to the nearest ones.
+    place = steps.index(at) if at in steps else sum(step < at for step in steps if step) - 0.5
+    buttons = []
+    for sign, label, to in (("−", "less", math.ceil(place) - 1), ("+", "more", math.floor(place) + 1)):
+        inside = 0 <= to < len(steps)
+        buttons.append(
+            el(
+                "button",
+                sign,
+                type="button",
+                data_action=what,
+                data_job=steps[to] if inside else "",
+                data_key=f"{what} {sign}",
+                aria_label=texts[f"{what}_{label}"],
+                disabled=not inside,
+                class_="gg-step-button",
+            )
+        )
+    return el("span", buttons[0], value, buttons[1], class_="gg-stepper", title=texts[f"{what}_info"])
 
 
 def _job(card: JobCard, texts: Texts, *, newest: bool, may_work: bool) -> Markup:

@@ -17,7 +17,7 @@ from ggufy.service import Services
 from ggufy.ui import job_parts, parts
 from ggufy.ui.i18n import Texts, texts_of
 from ggufy.ui.quantize_tab import HERE, OWN, QUIET
-from ggufy.ui.views import job_card
+from ggufy.ui.views import job_card, told
 from ggufy.ui.visitors import Profile, visitor_of
 
 POLL_S = 1.0
@@ -54,7 +54,7 @@ class JobsPanel:
                 visitor_of(self.services, request, profile),
             )
         except GgufyError as error:
-            gr.Warning(html.escape(str(error)))
+            gr.Warning(html.escape(told(str(error), texts_of(request))))
         return self.draw(request, profile)
 
     def _act(self, action: str, job: str, visitor: Visitor) -> None:
@@ -69,6 +69,8 @@ class JobsPanel:
             services.prepare_again(visitor)
         elif action == "threads" and job.isdecimal() and len(job) < 5:
             services.set_threads(int(job), visitor)
+        elif action == "share" and job.isdecimal() and len(job) < 5:
+            services.set_cpu_percent(int(job), visitor)
 
     def draw(self, request: gr.Request, profile: Profile, shown: str = "") -> list[Any]:
         """Banner, jobs and their digest; nothing at all when the tab shows just this already."""

@@ -12,9 +12,9 @@ from ggufy.catalog import QUANT_TYPES, SMALL, TUTORIAL, QuantType
 from ggufy.files import human_size
 from ggufy.quantize.recipe import Forecast
 from ggufy.service import Preparation
+from ggufy.ui.errors_zh import say
 from ggufy.ui.i18n import Texts
 from ggufy.ui.markup import Markup, el, join
-from ggufy.ui.views import in_page_words
 
 
 def header(texts: Texts, *, login: bool = False, name: str = "") -> Markup:
@@ -45,7 +45,7 @@ def title(texts: Texts) -> Markup:
 
 def message(text: str, kind: str = "bad") -> Markup:
     """What came of pressing a button; `kind` is bad, good or busy."""
-    return el("p", in_page_words(text), class_=f"gg-message gg-{kind}", role="alert" if kind == "bad" else "status")
+    return el("p", text, class_=f"gg-message gg-{kind}", role="alert" if kind == "bad" else "status")
 
 
 def banner(state: Preparation, texts: Texts, *, may_work: bool, notes: Iterable[str] = ()) -> Markup:
@@ -53,7 +53,7 @@ def banner(state: Preparation, texts: Texts, *, may_work: bool, notes: Iterable[
     parts = [el("div", el("p", note), class_="gg-banner", role="note") for note in notes]
     if state.error:
         again = button(texts["again"], "again") if may_work else None
-        text = el("div", el("strong", texts["prepare_failed"]), el("p", state.error))
+        text = el("div", el("strong", texts["prepare_failed"]), el("p", say(state.error, texts["language"])))
         parts.append(el("div", text, again, class_="gg-banner gg-bad", role="alert"))
     elif not state.ready:
         parts.append(_preparing(state, texts))
@@ -67,7 +67,7 @@ def _preparing(state: Preparation, texts: Texts) -> Markup:
         "div",
         el("div", el("strong", title), el("span", step, class_="gg-right gg-numbers"), class_="gg-line"),
         bar(100 * state.done // state.total if state.total else 0, label=title, moving=True),
-        el("p", state.text, class_="gg-quiet gg-cut") if state.text else None,
+        el("p", say(state.text, texts["language"]), class_="gg-quiet gg-cut") if state.text else None,
         el("p", texts["preparing_wait"], class_="gg-quiet"),
         class_="gg-banner gg-prepare",
     )

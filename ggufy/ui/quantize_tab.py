@@ -22,6 +22,7 @@ from ggufy.service import Services
 from ggufy.ui import parts, source_parts
 from ggufy.ui.i18n import TEXTS, Texts, texts_of
 from ggufy.ui.markup import Markup
+from ggufy.ui.views import told
 from ggufy.ui.visitors import Profile, visitor_of
 
 logger = logging.getLogger(__name__)
@@ -184,7 +185,7 @@ class QuantizeTab:
             cost = self._cost(text, outtype, vocab, types, imatrix, evaluate, texts, visitor)
             yield [gr.skip(), gr.HTML(rows=rows), cost]
         except GgufyError as error:
-            yield [parts.message(str(error)), gr.skip(), ""]
+            yield [parts.message(told(str(error), texts)), gr.skip(), ""]
         except Exception:  # one of the three edges: a visitor sees a sentence, the log has the rest
             logger.exception("a source could not be looked at")
             yield [parts.message(texts["unexpected"]), gr.skip(), ""]
@@ -255,7 +256,7 @@ class QuantizeTab:
             job = self.services.submit(_wish([form[field] for field in self.fields()]), visitor)
             said = parts.message(texts["submitted"].format(name=job.request.name), "good")
         except GgufyError as error:
-            said = parts.message(str(error))
+            said = parts.message(told(str(error), texts))
         except Exception:  # one of the three edges: a visitor sees a sentence, the log has the rest
             logger.exception("a job could not be started")
             said = parts.message(texts["unexpected"])

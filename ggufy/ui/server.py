@@ -5,9 +5,11 @@ Not gradio's own `launch`: on a Space it starts a reloader for developers, and i
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
+from collections.abc import Callable
 
 import uvicorn
 from fastapi import FastAPI
@@ -15,14 +17,16 @@ from fastapi import FastAPI
 from ggufy.errors import UsageError
 
 _START_S = 60.0
+_LOOK_S = 1.0
 _END_S = 5  # for requests that are under way
 
 
 class PageServer:
-    """Serves an app from `start` to `close`."""
+    """Serves an app from `start` to `close`. `late` gets, once a second, how many seconds late the server is."""
 
-    def __init__(self, app: FastAPI, host: str, port: int):
+    def __init__(self, app: FastAPI, host: str, port: int, *, late: Callable[[float], None] = lambda seconds: None):
         self.host, self.port = host, port
+        self._late = late
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_END_S)
         self._server = uvicorn.Server(config)
         self._server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
@@ -48,7 +52,21 @@ class PageServer:
         self._thread.join(_END_S + 2)
 
     def _run(self) -> None:
-        self._server.run(sockets=[self._socket])
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        watch = asyncio.create_task(self._watch())
+        try:
+            await self._server.serve(sockets=[self._socket])
+        finally:
+            watch.cancel()
+
+    async def _watch(self) -> None:
+        """What is to happen in the server's loop now happens as late as an answer begins."""
+        while True:
+            due = time.monotonic() + _LOOK_S
+            await asyncio.sleep(_LOOK_S)
+            self._late(time.monotonic() - due)
 
 
 def _listen(host: str, port: int) -> socket.socket:

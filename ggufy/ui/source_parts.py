@@ -11,7 +11,7 @@ from ggufy.sources.inspect import Report
 from ggufy.sources.search import Found
 from ggufy.ui.i18n import Texts
 from ggufy.ui.markup import Markup, el
-from ggufy.ui.views import in_page_words
+from ggufy.ui.views import told
 
 _SHOWN_VARIANTS = 40
 
@@ -26,10 +26,10 @@ def report(found: Report, texts: Texts) -> Markup:
     if found.problem and len(found.variants) > 1 and not found.path:
         return _variants(found, texts)
     if found.problem:
-        return el("p", in_page_words(found.problem), class_="gg-message gg-bad", role="alert")
+        return el("p", told(found.problem, texts), class_="gg-message gg-bad", role="alert")
     return el(
         "div",
-        el("strong", found.title, class_="gg-report-title"),
+        el("strong", found.title.replace("checkpoint", texts["checkpoint"]), class_="gg-report-title"),
         el("span", *(el("span", fact) for fact in _facts(found, texts)), class_="gg-facts gg-quiet gg-numbers"),
         class_="gg-report",
         role="status",

@@ -19,6 +19,7 @@ from ggufy.job import RESTING, Job, Status
 from ggufy.plan import CONVERT, DOWNLOAD, EVALUATE, FETCH, IMATRIX, MEASURED, UPLOAD, UPLOADED, Step, plan
 from ggufy.progress import DONE, RUNNING, WAITING, Snapshot, StepProgress
 from ggufy.service import JobView
+from ggufy.ui.errors_zh import say
 from ggufy.ui.i18n import Texts
 
 HUB = "https://huggingface.co"
@@ -133,7 +134,7 @@ def job_card(view: JobView, texts: Texts, *, now: datetime | None = None, ready:
         percent=round(100 * (done + (running.fraction if running else 0)) / len(steps)),
         now=_now(view, steps, texts, ready=ready),
         left=_left(view.snapshot, texts) if running else "",
-        error=in_page_words(job.error),
+        error=told(job.error, texts),
         actions=_actions(view, state),
         log=view.log,
         steps=tuple(_step_row(step, view, texts) for step in steps),
@@ -216,6 +217,11 @@ def _figures(row: Mapping[str, Any]) -> tuple[dict[str, float] | None, dict[str,
     """Quality and speed of a measured file."""
     evaluation = row.get("evaluation") or {}
     return evaluation.get("quality"), evaluation.get("speed")
+
+
+def told(sentence: str, texts: Texts) -> str:
+    """An error's sentence in the visitor's language, and in the page's words."""
+    return in_page_words(say(sentence, texts["language"]))
 
 
 def in_page_words(sentence: str) -> str:

@@ -214,12 +214,28 @@ def test_the_threads_can_be_changed(app: App, open_tab: Callable[..., Tab]) -> N
     more, less = (tab.page.get_by_role("button", name=f"Use one thread {word}") for word in ("more", "less"))
     if more.count() == 0:
         pytest.skip("this machine has one CPU")
-    count = tab.page.locator(".gg-threads-count")
+    count = tab.page.locator(".gg-stepper-value").first
     expect(count).to_have_text("1 thread")
     more.click()
     expect(count).to_have_text("2 threads")
     less.click()
     expect(count).to_have_text("1 thread")
+
+
+def test_the_share_of_the_cpu_can_be_changed(open_tab: Callable[..., Tab]) -> None:
+    tab = open_tab()
+    more, less = (tab.page.get_by_role("button", name=f"Use {word} of the CPU's time") for word in ("more", "less"))
+    share = tab.page.locator(".gg-stepper-value").last
+    expect(share).to_have_text("100 %")
+    less.click()
+    expect(share).to_have_text("75 %")
+    more.click()
+    expect(share).to_have_text("100 %")
+    more.click()
+    expect(share).to_have_text("auto")
+    expect(more).to_be_disabled()
+    less.click()
+    expect(share).to_have_text("100 %")
 
 
 def test_a_stranger_s_names_are_only_text(app: App, open_tab: Callable[..., Tab]) -> None:
@@ -264,6 +280,12 @@ def test_it_speaks_chinese_to_a_chinese_browser_and_english_when_asked(
     expect(page.get_by_role("button", name=TEXTS["zh"]["start"])).to_be_visible()
     expect(page.get_by_label(TEXTS["zh"]["source"])).to_have_value("demo")
     expect(page.locator("#gg-advice-Q6_K")).to_have_text(TEXTS["zh"]["advice_Q6_K"])
+    page.get_by_label(TEXTS["zh"]["source"]).fill("/nowhere/missing.pth")
+    page.get_by_label(TEXTS["zh"]["source"]).press("Enter")
+    wrong = page.locator("#gg-panel").get_by_role("alert")
+    expect(wrong).to_contain_text("/nowhere/missing.pth 不存在：请填写 .pth 文件", timeout=60_000)
+    page.get_by_role("button", name=TEXTS["zh"]["start"], exact=True).click()
+    expect(page.locator("#gg-message").get_by_role("alert")).to_contain_text("/nowhere/missing.pth 不存在")
     shoot(tab, "chinese")
     page.get_by_role("button", name="English").click()
     expect(page.get_by_role("heading", name=TEXTS["en"]["new_job"])).to_be_visible(timeout=60_000)

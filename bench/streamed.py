@@ -1,0 +1,79 @@
+"""Converting while downloading: the 0.9 GB checkpoint of conversion.py, over a line as fast as converting and a slower
+one.
+
+A download alone (hf_transfer), a conversion alone of the file that it brings, with the digest that a job notes of it,
+and both at once by ranges; each in a process of its own, timed without its start. 1.0 would be perfect overlap.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from bench.conversion import MAKE
+from bench.measure import Run, median, run, spread
+from bench.slow_server import serving
+from ggufy.files import sha256
+from ggufy.sources import fast_download
+
+ROUNDS = 3
+WORK = f"""
+import json, resource, subprocess, sys, time
+from pathlib import Path
+from ggufy.files import sha256
+from ggufy.rwkv.convert import convert
+from ggufy.rwkv.convert_streamed import convert_streamed
+from ggufy.sources.streamed import open_streamed
+from ggufy.sources.url import resolve_url
+what, source, target = sys.argv[1:]
+started = time.perf_counter()
+if what == "download":
+    subprocess.run([sys.executable, "-I", {fast_download.__file__!r}, source, target], check=True, stdout=2)
+elif what == "convert":
+    convert(Path(source), Path(target))
+    sha256(Path(target))
+else:
+    convert_streamed(open_streamed(resolve_url(source)), Path(target))
+print(json.dumps([time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024]))
+"""
+
+
+def bench(folder: Path) -> list[str]:
+    """Lines for the report."""
+    source = folder / "bench.pth"
+    if not source.exists():
+        run(sys.executable, "-c", MAKE, source)
+    size, target = source.stat().st_size, folder / "local.gguf"
+    alone = [_work("convert", source, target) for _ in range(ROUNDS)]
+    lines = [f"conversion while downloading a {size / 1e9:.2f} GB checkpoint, {ROUNDS} rounds"]
+    for share in (1.0, 0.4):
+        lines += _line(source, target, alone, size / median(alone) * share)
+    return lines
+
+
+def _line(source: Path, local: Path, alone: list[Run], rate: float) -> list[str]:
+    streamed, fetched = local.with_name("streamed.gguf"), local.with_name("fetched.pth")
+    downloads, both = [], []
+    with serving(source, rate) as url:
+        for _ in range(ROUNDS):
+            downloads.append(_work("download", url, fetched))
+            both.append(_work("stream", url, streamed))
+    assert sha256(streamed) == sha256(local), "not the same bytes"
+    ratio = median(both) / max(median(alone), median(downloads))
+    return [
+        f"  a line of {rate / 1e6:.0f} MB/s",
+        f"    download alone   {spread(downloads)}",
+        f"    conversion alone {spread(alone)}",
+        f"    streamed         {spread(both)}, peak memory {max(r.peak_bytes for r in both) / 1e9:.2f} GB",
+        f"    ratio            {ratio:.2f}   (bar: at most 1.15)",
+    ]
+
+
+def _work(what: str, source: Path | str, target: Path) -> Run:
+    target.unlink(missing_ok=True)
+    command = [sys.executable, "-c", WORK, what, str(source), str(target)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    seconds, peak = json.loads(done.stdout)
+    return Run(seconds, peak)

@@ -1,0 +1,380 @@
+"""Quantizes a base GGUF: the same bytes as llama-quantize, but stoppable, resumable and throttled while it runs.
+
+The tensors are cut into chunks of rows, which a pool of threads takes in the order of the file and works off in pieces
+of a fraction of a second. Between two pieces a thread looks whether it may go on, so limit, duty and stop act at once.
+Each piece is read from its place in the base and written to its place in `<name>.part`, so the memory needed does not
+depend on the model. Beside it `<name>.journal.part` tells which chunks are whole:
+
+    a digest of all that decides the file's bytes: head, base, imatrix, kernels
+    <SHA-256 of the chunk's bytes> <its offset in the file> <its size>     one line a chunk, in the order of making
+
+After a kill, whatever the journal names and has the right digest is kept, and the rest is made. A tensor that a
+finished quant of the same base and imatrix (a sibling) has in the same type is copied from there: its first and its
+last row are made again to see that they are the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ggufy.errors import CalibrationError, Cancelled, SourceError, UsageError
+from ggufy.files import PART_SUFFIX, disk_errors, finish, write_text
+from ggufy.llama.ggml import ByteArray, Ggml
+from ggufy.quantize.imatrix import Imatrix
+from ggufy.quantize.layout import PIECE, Layout, Rows, Tensor, plan
+from ggufy.quantize.recipe import Recipe
+from ggufy.sources.gguf import read_head
+
+logger = logging.getLogger(__name__)
+_TICK_S = 0.1  # how often limit, duty, stop and progress are looked at
+_MOST_THREADS = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """One quant to make."""
+
+    base: Path
+    target: Path
+    recipe: Recipe  # tensors that it does not name stay as they are
+    ftype: int  # llama.cpp's number of the quant type (general.file_type)
+    imatrix: Imatrix | None = None
+    siblings: Sequence[Path] = ()  # finished quants of the same base and imatrix
+    identity: str = ""  # tells the base from others of its size, its SHA-256 say; otherwise its time of change does
+
+
+@dataclass(frozen=True, kw_only=True)
+class Control:
+    """What may change while it runs; asked ten times a second by the thread that called `quantize`."""
+
+    limit: Callable[[], int]  # threads that may be busy now
+    duty: Callable[[], float] = lambda: 1.0  # share of the time, 0 to 1, in which a busy thread works; 0 is a pause
+    stopped: Callable[[], bool] = lambda: False
+    report: Callable[[float], None] = lambda fraction: None  # gets the fraction of the weights that is done
+
+
+@dataclass(kw_only=True)
+class Made:
+    """How a quant came about."""
+
+    resumed: int = 0  # weights that an earlier run had finished
+    copied: list[str] = field(default_factory=list)  # tensors that came, as far as this run made them, from a sibling
+    computed: list[str] = field(default_factory=list)  # tensors that this run quantized, or some rows of them
+    speeds: dict[str, tuple[int, float]] = field(default_factory=dict)  # tensor type -> weights, CPU seconds
+
+
+def quantize(order: Order, control: Control, *, ggml: Ggml) -> Made:
+    """Makes `order.target`.
+
+    Raises UsageError, SourceError or CalibrationError when recipe, base or imatrix cannot be used, and then leaves
+    nothing; Cancelled and DiskError leave what the next run goes on with.
+    """
+    target = order.target
+    part = target.with_name(target.name + PART_SUFFIX)
+    journal = journal_of(part)
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            layout = plan(
+                order.base,
+                read_head(order.base),
+                order.recipe,
+                ftype=order.ftype,
+                imatrix=order.imatrix,
+                ggml=ggml,
+            )
+            with contextlib.ExitStack() as stack:
+                made = _Run(order, layout, ggml, control, stack).make(part, journal)
+            finish(part, target)
+        except (UsageError, SourceError, CalibrationError):
+            part.unlink(missing_ok=True)
+            journal.unlink(missing_ok=True)
+            raise
+        journal.unlink(missing_ok=True)
+    return made
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A file to read from at any place; of one that shrinks meanwhile, a mapping in memory would end the process."""
+
+    path: Path
+    descriptor: int
+
+    def read(self, offset: int, size: int) -> ByteArray:
+        data = os.pread(self.descriptor, size, offset)
+        while len(data) < size:
+            more = os.pread(self.descriptor, size - len(data), offset + len(data))
+            if not more:
+                raise SourceError(f"{self.path} became shorter while it was read: run the same command again.")
+            data += more
+        return np.frombuffer(data, dtype=np.uint8)
+
+
+class _Run:
+    """One run over one file. What several threads change is guarded by `_lock`."""
+
+    def __init__(self, order: Order, layout: Layout, ggml: Ggml, control: Control, stack: contextlib.ExitStack):
+        self.order, self.layout, self.ggml, self.control, self.stack = order, layout, ggml, control, stack
+        self.made = Made()
+        self._base = self._opened(order.base)
+        self._copies: dict[str, tuple[_Opened, int]] = {}  # tensor -> a sibling, and where it is in it
+        self._lock = threading.Condition()
+        self._ended = threading.Event()
+        self._busy, self._limit, self._duty = 0, 1, 1.0
+        self._weights_done = 0
+
+    def make(self, part: Path, journal: Path) -> Made:
+        self._file = os.open(part, os.O_RDWR | os.O_CREAT, 0o644)
+        self.stack.callback(os.close, self._file)
+        key = self._key()
+        left_by, found = read_journal(journal)
+        kept = {offset: digest for offset, (digest, _) in found.items()} if left_by == key else {}
+        if not kept:
+            os.ftruncate(self._file, 0)  # nothing of another run stays between the tensors
+        os.ftruncate(self._file, self.layout.size)
+        chunks = self.layout.chunks()
+        whole = {c.offset: c for c in chunks if c.offset in kept and self._is_whole(c, kept[c.offset])}
+        due = [chunk for chunk in chunks if chunk.offset not in whole]
+        self.made.resumed = self._weights_done = self.layout.elements - sum(chunk.weights for chunk in due)
+        lines = [journal_line(kept[offset], chunk.offset, chunk.size) for offset, chunk in whole.items()]
+        write_text(journal, "".join([f"{key}\n", *lines]))
+        self._journal = self.stack.enter_context(journal.open("a", encoding="utf-8"))
+        _write(self._file, self.layout.head, 0)
+        changing = {chunk.tensor.name: chunk.tensor for chunk in due if chunk.tensor.changes}
+        self._prepare(changing.values())
+        self._find_copies(changing)
+        self._work_off(due)
+        return self.made
+
+    def _work_off(self, due: list[Rows]) -> None:
+        """Threads make the chunks that are due; this one watches."""
+        queue = iter(due)
+        workers: list[Future[None]] = []
+        with ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="quantize") as pool:
+            try:
+                while due:
+                    self._obey()
+                    workers += [pool.submit(self._work, queue) for _ in range(len(workers), self._limit)]
+                    done, running = wait(workers, timeout=_TICK_S, return_when=FIRST_EXCEPTION)
+                    for worker in done:
+                        worker.result()
+                    if not running:
+                        break
+            finally:
+                self._ended.set()
+        self.control.report(1.0)
+
+    def _check_stopped(self) -> None:
+        if self.control.stopped():
+            raise Cancelled("the job was stopped.")
+
+    def _obey(self) -> None:
+        """Looks at all that may have changed, and tells how far it is."""
+        self._check_stopped()
+        limit = min(max(1, self.control.limit()), _MOST_THREADS)
+        self._duty = min(max(0.0, self.control.duty()), 1.0)
+        with self._lock:
+            self._limit = limit
+            self._lock.notify_all()
+        self.control.report(self._weights_done / self.layout.elements)
+
+    def _work(self, queue: Iterator[Rows]) -> None:
+        while not self._ended.is_set():
+            with self._lock:
+                chunk = next(queue, None)
+            if chunk is None:
+                return
+            self._do(chunk)
+
+    def _do(self, chunk: Rows) -> None:
+        digest, seconds = hashlib.sha256(), 0.0
+        for piece in chunk.split(PIECE):
+            if not self._begin():
+                return
+            try:
+                before = time.thread_time()
+                data = self._bytes(piece)
+                digest.update(data.data)
+                _write(self._file, data.data, piece.offset)
+                spent = time.thread_time() - before
+                self._rest(spent)
+            finally:
+                self._end(piece.weights)
+            seconds += spent
+        with self._lock:
+            self._journal.write(journal_line(digest.hexdigest(), chunk.offset, chunk.size))
+            self._journal.flush()
+            self._note(chunk, seconds)
+
+    def _begin(self) -> bool:
+        """Waits until one more thread may be busy; False if the run ended meanwhile."""
+        with self._lock:
+            while self._busy >= self._limit and not self._ended.is_set():
+                self._lock.wait(_TICK_S)
+            self._busy += 1
+        return not self._ended.is_set()
+
+    def _rest(self, spent: float) -> None:
+        """Sleeps so long that the `spent` seconds of work are the duty's share of the time."""
+        began = time.monotonic()
+        while not self._ended.is_set():
+            left = spent * (1 - self._duty) - (time.monotonic() - began) * self._duty
+            if left <= 0:
+                break
+            self._ended.wait(min(_TICK_S, left / self._duty) if self._duty else _TICK_S)
+
+    def _end(self, weights: int) -> None:
+        with self._lock:
+            self._busy -= 1
+            self._weights_done += weights
+            self._lock.notify()
+
+    def _note(self, chunk: Rows, seconds: float) -> None:
+        """Keeps for the caller how a chunk came about."""
+        tensor = chunk.tensor
+        if not tensor.changes:
+            return
+        if tensor.name in self._copies:
+            names = self.made.copied
+        else:
+            names = self.made.computed
+            weights, before = self.made.speeds.get(tensor.type, (0, 0.0))
+            self.made.speeds[tensor.type] = (weights + chunk.weights, before + seconds)
+        if tensor.name not in names:
+            names.append(tensor.name)
+
+    # ---- how bytes come about
+
+    def _bytes(self, rows: Rows) -> ByteArray:
+        if copy := self._copies.get(rows.tensor.name):
+            sibling, offset = copy
+            return sibling.read(offset + rows.start, rows.size)
+        return self._computed(rows)
+
+    def _computed(self, rows: Rows) -> ByteArray:
+        tensor = rows.tensor
+        source = tensor.source
+        raw = self._base.read(*rows.source)
+        if not self.ggml.sound(raw, source.type):
+            raise SourceError(
+                f"{self.order.base}: {source.name} has values that are not finite: fetch or convert the model again."
+            )
+        if not tensor.changes:
+            return raw
+        values = self.ggml.to_f32(raw, source.type).reshape(rows.count, rows.columns)
+        weights = None if tensor.weights is None else tensor.weights[rows.matrix]
+        made = self.ggml.quantize(values, tensor.type, weights)
+        if made is None:
+            raise SourceError(
+                f"{self.order.base}: {source.name} has values that {tensor.type} cannot hold: choose another type."
+            )
+        return made
+
+    def _prepare(self, tensors: Iterable[Tensor]) -> None:
+        """Lets ggml compute the tables of the types that need some, which cannot be interrupted but left alone."""
+        tables = self.ggml.prepare({tensor.type for tensor in tensors})
+        while tables.is_alive():
+            tables.join(_TICK_S)
+            self._check_stopped()
+
+    # ---- what is there already
+
+    def _key(self) -> str:
+        """Tells whether what an earlier run left belongs to the same file."""
+        order, status = self.order, os.fstat(self._base.descriptor)
+        digest = hashlib.sha256(self.layout.head)
+        for word in (
+            status.st_size,
+            order.identity or status.st_mtime_ns,
+            order.imatrix.sha256 if order.imatrix else "",
+            self.ggml.sha256,
+        ):
+            digest.update(f"{word} ".encode())
+        return digest.hexdigest()
+
+    def _is_whole(self, chunk: Rows, expected: str) -> bool:
+        self._check_stopped()
+        data = os.pread(self._file, chunk.size, chunk.offset)
+        return hashlib.sha256(data).hexdigest() == expected
+
+    def _find_copies(self, tensors: Mapping[str, Tensor]) -> None:
+        """Finds siblings for what is due."""
+        for path in self.order.siblings:
+            try:
+                head = read_head(path)
+            except SourceError as error:
+                logger.warning("%s is left alone: %s", path.name, error)
+                continue
+            if _comparable(head.metadata) != _comparable(self.layout.metadata):
+                logger.warning("%s was made from another base or imatrix, and is left alone.", path.name)
+                continue
+            sibling = self._opened(path)
+            for name, tensor in tensors.items():
+                theirs = head.tensors.get(name)
+                if name in self._copies or theirs is None:
+                    continue
+                offset = head.data_start + theirs.offset
+                if (theirs.type, theirs.shape) == (tensor.type, tensor.source.shape) and self._agrees(
+                    tensor, sibling, offset
+                ):
+                    self._copies[name] = (sibling, offset)
+
+    def _agrees(self, tensor: Tensor, sibling: _Opened, offset: int) -> bool:
+        """Whether the first and the last row in a sibling are what this run would make."""
+        self._check_stopped()
+        *_, last = tensor.matrices()
+        samples = (next(tensor.matrices()), replace(last, first=last.first + last.count - 1))
+        return all(
+            np.array_equal(self._computed(row), sibling.read(offset + row.start, row.size))
+            for row in (replace(sample, count=1) for sample in samples)
+        )
+
+    def _opened(self, path: Path) -> _Opened:
+        descriptor = os.open(path, os.O_RDONLY)
+        self.stack.callback(os.close, descriptor)
+        return _Opened(path, descriptor)
+
+
+def _comparable(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What quants of the same base and imatrix have in common."""
+    return {key: value for key, value in metadata.items() if key != "general.file_type"}
+
+
+def journal_of(part: Path) -> Path:
+    """The journal beside a file that is being made."""
+    return part.with_name(f"{part.name.removesuffix(PART_SUFFIX)}.journal{PART_SUFFIX}")
+
+
+def journal_line(digest: str, offset: int, size: int) -> str:
+    """What the journal says of a chunk."""
+    return f"{digest} {offset} {size}\n"
+
+
+def read_journal(path: Path) -> tuple[str, dict[int, tuple[str, int]]]:
+    """The key, and of each chunk by its offset the digest and the size; nothing if there is none."""
+    try:
+        key, *lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except (FileNotFoundError, ValueError):
+        return "", {}
+    words = [line.split() for line in lines]  # the last one may be cut
+    whole = [word for word in words if len(word) == 3 and word[1].isdecimal() and word[2].isdecimal()]
+    return key, {int(offset): (digest, int(size)) for digest, offset, size in whole}
+
+
+def _write(file: int, data: bytes | memoryview, offset: int) -> None:
+    while data:
+        written = os.pwrite(file, data, offset)
+        data, offset = data[written:], offset + written

@@ -1,0 +1,63 @@
+"""An imatrix file as the engine uses it: how much each column of each tensor matters.
+
+llama-imatrix writes for a tensor W two F32 tensors: W.in_sum2 [matrices, columns], sums of the squared inputs, and
+W.counts [matrices, 1], how many inputs were seen. The importance is the mean; a matrix (an expert) that saw none gets
+ones, as in llama-quantize.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ggufy.errors import CalibrationError
+from ggufy.files import sha256
+from ggufy.llama.ggml import MOST_IMPORTANCE
+from ggufy.quantize.recipe import ImatrixFacts
+from ggufy.sources.gguf import read_head, read_tensor
+
+_MOST_CHUNKS = (1 << 32) - 1  # what a u32 holds
+_SUMS, _COUNTS = ".in_sum2", ".counts"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imatrix:
+    """Importance by tensor."""
+
+    facts: ImatrixFacts  # goes into the quant's metadata: the file's bare name, not where it lies
+    chunks: int  # chunks of text that it was computed on
+    sha256: str
+    weights: dict[str, np.ndarray[Any, np.dtype[np.float32]]]  # flat: matrix after matrix
+
+
+def read_imatrix(path: Path) -> Imatrix:
+    """Raises CalibrationError when it is no imatrix, incomplete, or has values that make no sense."""
+    head = read_head(path)
+    datasets, chunks, size = (head.metadata.get(f"imatrix.{key}") for key in ("datasets", "chunk_count", "chunk_size"))
+    if not isinstance(datasets, list) or not isinstance(chunks, int) or size is None or not head.tensors:
+        raise CalibrationError(f"{path.name} is no imatrix of llama-imatrix: make one, or leave --imatrix out.")
+    weights = {}
+    parts = [name for name in head.tensors if name.endswith((_SUMS, _COUNTS))]
+    for name in {part.removesuffix(_SUMS).removesuffix(_COUNTS) for part in parts}:
+        try:
+            sums, counts = (read_tensor(path, head, name + part) for part in (_SUMS, _COUNTS))
+        except KeyError:
+            raise CalibrationError(f"{path.name} has only half of the data for {name}: make a new imatrix.") from None
+        if sums.size % counts.size:
+            raise CalibrationError(f"{path.name} has {counts.size} counts for {name}: make a new imatrix.")
+        seen = np.floor(counts + np.float32(0.5))[:, None]
+        rows = sums.reshape(counts.size, -1)
+        with np.errstate(all="ignore"):
+            means = np.where(seen > 0, rows / seen, np.float32(1)).astype(np.float32)
+        if not (np.isfinite(counts).all() and ((means >= 0) & (means <= MOST_IMPORTANCE)).all()):
+            raise CalibrationError(f"{path.name} has impossible values for {name}: make a new imatrix.")
+        weights[name] = np.ascontiguousarray(means.reshape(-1))
+    return Imatrix(
+        facts=ImatrixFacts(file=path.name, dataset=str(datasets[0]) if datasets else ""),
+        chunks=min(max(0, chunks), _MOST_CHUNKS),
+        sha256=sha256(path),
+        weights=weights,
+    )

@@ -1,0 +1,237 @@
+"""What a quant's file will be, byte for byte, before its first tensor is made: its head, and where each tensor goes.
+
+Metadata and order are llama-quantize's: the base's keys in their order, without those about being split, then the keys
+that are set anew; tensors by layer and name. All reasons to refuse a base, a recipe or an imatrix are checked here.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ggufy.errors import CalibrationError, SourceError, UsageError
+from ggufy.llama.ggml import Ggml
+from ggufy.quantize.imatrix import Imatrix
+from ggufy.quantize.recipe import Recipe
+from ggufy.sources.gguf import MAGIC, UNQUANTIZED, GgufHead, TensorInfo, packed_entry, packed_text, padded
+
+CHUNK = 1 << 20  # weights that are kept together when a run ends early: two seconds of the slowest type
+PIECE = 1 << 16  # weights quantized at once: an eighth of a second for the slowest type, and 256 kB as F32
+_QUANTIZATION_VERSION = 2  # ggml.h, GGML_QNT_VERSION
+_Q2_K_S = 21  # the file type whose Q2_K tensors need an imatrix too
+_SPLIT = ("split.no", "split.count", "split.tensors.count")
+_EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
+_NEED_IMATRIX = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS")  # llama-quant.cpp
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tensor:
+    """One tensor of the new file."""
+
+    source: TensorInfo
+    source_offset: int  # in the base GGUF, bytes
+    type: str
+    offset: int  # in the new file, bytes
+    size: int  # bytes
+    weights: np.ndarray[Any, np.dtype[np.float32]] | None  # importance, F32 [matrices, columns]
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    @property
+    def changes(self) -> bool:
+        return self.type != self.source.type
+
+    def matrices(self) -> Iterator[Rows]:
+        """The rows of each matrix: of each expert, where there are any."""
+        columns, rows = (*self.source.shape, 1)[:2]
+        for matrix in range(self.source.elements // (columns * rows)):
+            yield Rows(tensor=self, matrix=matrix, first=matrix * rows, count=rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Some rows of a tensor, all of one matrix."""
+
+    tensor: Tensor
+    matrix: int
+    first: int  # counted over all matrices
+    count: int
+
+    @property
+    def columns(self) -> int:
+        return self.tensor.source.shape[0]
+
+    @property
+    def weights(self) -> int:
+        return self.count * self.columns
+
+    @property
+    def start(self) -> int:
+        """Bytes from the tensor's first one, in the new file."""
+        return self.first * self._row(self.tensor.size)
+
+    @property
+    def size(self) -> int:
+        """Bytes in the new file."""
+        return self.count * self._row(self.tensor.size)
+
+    @property
+    def offset(self) -> int:
+        """Where they go in the new file, bytes."""
+        return self.tensor.offset + self.start
+
+    @property
+    def source(self) -> tuple[int, int]:
+        """Where they are in the base GGUF: offset and size, bytes."""
+        row = self._row(self.tensor.source.size)
+        return self.tensor.source_offset + self.first * row, self.count * row
+
+    def split(self, weights: int) -> Iterator[Rows]:
+        """The same in parts of at most so many weights, but at least a row."""
+        step = max(1, weights // self.columns)
+        for first in range(self.first, self.first + self.count, step):
+            yield replace(self, first=first, count=min(step, self.first + self.count - first))
+
+    def _row(self, size: int) -> int:
+        return size * self.columns // self.tensor.source.elements
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The whole file."""
+
+    head: bytes  # with the padding before the first tensor
+    metadata: dict[str, Any]  # what `head` says, as far as read_head keeps it
+    tensors: list[Tensor]
+    size: int  # bytes
+
+    @property
+    def elements(self) -> int:
+        return sum(tensor.source.elements for tensor in self.tensors)
+
+    def chunks(self) -> list[Rows]:
+        """All rows, in the order of the file."""
+        return [chunk for tensor in self.tensors for rows in tensor.matrices() for chunk in rows.split(CHUNK)]
+
+
+def plan(base: Path, head: GgufHead, recipe: Recipe, *, ftype: int, imatrix: Imatrix | None, ggml: Ggml) -> Layout:
+    """The file that `recipe` makes of a base GGUF; tensors that it does not name stay as they are.
+
+    Raises UsageError for a recipe, SourceError for a base and CalibrationError for an imatrix that cannot be used.
+    """
+    if head.metadata.get("split.count", 1) not in (0, 1):
+        raise SourceError(f"{base} is one part of a split model: merge the parts with llama-gguf-split first.")
+    if unknown := sorted(set(recipe) - set(head.tensors)):
+        raise UsageError(f"the recipe names the tensor {unknown[0]!r}, which {base} has not: correct the recipe.")
+    new = _new_metadata(ftype, imatrix)
+    kept = [key for key in head.metadata if key not in _SPLIT and key not in new]
+    with base.open("rb") as file:
+        raw = file.read(head.metadata_end)
+    entries = [raw[slice(*head.entries[key])] for key in kept] + [packed_entry(*item) for item in new.items()]
+    tensors, infos, offset = [], [], 0
+    for name in sorted(head.tensors, key=_place):
+        source = head.tensors[name]
+        kind = recipe.get(name, source.type).upper()
+        size = _checked_size(source, kind, base, ggml)
+        weights = _weights(source, kind, ftype, imatrix) if kind != source.type else None
+        tensors.append((source, kind, offset, size, weights))
+        number = ggml.types[kind].number if kind in ggml.types else source.number
+        shape = struct.pack(f"<I{len(source.shape)}Q", len(source.shape), *source.shape)
+        infos.append(packed_text(name) + shape + struct.pack("<IQ", number, offset))
+        offset += padded(size, head.alignment)
+    start = MAGIC + struct.pack("<IQQ", 3, len(tensors), len(entries)) + b"".join(entries) + b"".join(infos)
+    start = start.ljust(padded(len(start), head.alignment), b"\0")
+    return Layout(
+        head=start,
+        metadata={key: head.metadata[key] for key in kept} | new,
+        tensors=[
+            Tensor(
+                source=source,
+                source_offset=head.data_start + source.offset,
+                type=kind,
+                offset=len(start) + offset,
+                size=size,
+                weights=weights,
+            )
+            for source, kind, offset, size, weights in tensors
+        ],
+        size=len(start) + offset,
+    )
+
+
+def _place(name: str) -> tuple[int, bytes]:
+    """llama.cpp's order of tensors: those of no layer first, then layer by layer."""
+    layer = re.match(r"blk\.(\d+)", name)
+    return (int(layer[1]) if layer else -1, name.encode())
+
+
+def _new_metadata(ftype: int, imatrix: Imatrix | None) -> dict[str, str | int]:
+    new: dict[str, str | int] = {"general.quantization_version": _QUANTIZATION_VERSION, "general.file_type": ftype}
+    if imatrix:
+        new["quantize.imatrix.file"] = _cut(imatrix.facts.file)
+        if imatrix.facts.dataset:
+            new["quantize.imatrix.dataset"] = _cut(imatrix.facts.dataset)
+        new["quantize.imatrix.entries_count"] = len(imatrix.weights)
+        if imatrix.chunks:
+            new["quantize.imatrix.chunks_count"] = imatrix.chunks
+    return new
+
+
+def _cut(text: str) -> str:
+    """llama-quantize keeps 127 bytes; here, no half of a character."""
+    return text.encode()[:127].decode(errors="ignore")
+
+
+def _checked_size(source: TensorInfo, kind: str, base: Path, ggml: Ggml) -> int:
+    if kind == source.type:
+        return source.size
+    if source.type not in UNQUANTIZED:
+        raise SourceError(
+            f"{base} is quantized already ({source.name} is {source.type}): take the F16, BF16 or F32 file instead."
+        )
+    if kind not in ggml.types:
+        raise UsageError(f"the recipe wants {kind} for {source.name}: known types are {', '.join(ggml.types)}.")
+    made = ggml.types[kind]
+    if source.shape[0] % made.block:
+        raise UsageError(
+            f"{source.name} is {source.shape[0]} wide and cannot become {kind}, which needs a multiple of "
+            f"{made.block}: choose another type for it."
+        )
+    return made.bytes_of(source.elements)
+
+
+def _weights(
+    source: TensorInfo, kind: str, ftype: int, imatrix: Imatrix | None
+) -> np.ndarray[Any, np.dtype[np.float32]] | None:
+    """The tensor's importance, by llama-quantize's rules: embedding and head never need any."""
+    columns, matrices = source.shape[0], math.prod(source.shape[2:])
+    weights = imatrix.weights.get(source.name) if imatrix else None
+    if weights is not None and weights.size != columns * matrices:
+        if source.name not in _EMBEDDINGS:
+            raise CalibrationError(
+                f"the imatrix has {weights.size} values for {source.name}, which has {columns * matrices} columns: "
+                "make one of this model."
+            )
+        weights = None
+    if weights is None and _needs(source.name, kind, ftype):
+        lack = f"and {imatrix.facts.file} has no data for it" if imatrix else "and there is none"
+        raise CalibrationError(
+            f"{source.name} needs an imatrix to become {kind}, {lack}: make an imatrix of this model, or choose "
+            "another type."
+        )
+    return None if weights is None else weights.reshape(matrices, columns)
+
+
+def _needs(name: str, kind: str, ftype: int) -> bool:
+    if name in (*_EMBEDDINGS, "output.weight"):
+        return kind in ("IQ1_S", "IQ2_XXS", "IQ2_XS")  # where ggml itself would end the process
+    return kind in _NEED_IMATRIX or (kind == "Q2_K" and ftype == _Q2_K_S)
