@@ -52,6 +52,7 @@ class Order:
     ftype: int  # llama.cpp's number of the quant type (general.file_type)
     imatrix: Imatrix | None = None
     siblings: Sequence[Path] = ()  # finished quants of the same base and imatrix
+    facts: Mapping[str, str] = field(default_factory=dict)  # more metadata
     identity: str = ""  # tells the base from others of its size, its SHA-256 say; otherwise its time of change does
 
 
@@ -94,6 +95,7 @@ def quantize(order: Order, control: Control, *, ggml: Ggml) -> Made:
                 ftype=order.ftype,
                 imatrix=order.imatrix,
                 ggml=ggml,
+                facts=order.facts,
             )
             with contextlib.ExitStack() as stack:
                 made = _Run(order, layout, ggml, control, stack).make(part, journal)
@@ -350,7 +352,8 @@ class _Run:
 
 def _comparable(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """What quants of the same base and imatrix have in common."""
-    return {key: value for key, value in metadata.items() if key != "general.file_type"}
+    own = ("general.file_type", "ggufy.")
+    return {key: value for key, value in metadata.items() if not key.startswith(own)}
 
 
 def journal_of(part: Path) -> Path:

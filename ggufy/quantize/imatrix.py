@@ -7,7 +7,7 @@ ones, as in llama-quantize.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from ggufy.errors import CalibrationError
 from ggufy.files import sha256
 from ggufy.llama.ggml import MOST_IMPORTANCE
 from ggufy.quantize.recipe import ImatrixFacts
-from ggufy.sources.gguf import read_head, read_tensor
+from ggufy.sources.gguf import GgufHead, read_head, read_tensor
 
 _MOST_CHUNKS = (1 << 32) - 1  # what a u32 holds
 _SUMS, _COUNTS = ".in_sum2", ".counts"
+_EMBEDDING = "token_embd.weight"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,3 +62,16 @@ def read_imatrix(path: Path) -> Imatrix:
         sha256=sha256(path),
         weights=weights,
     )
+
+
+def with_ones(imatrix: Imatrix, base: GgufHead) -> Imatrix:
+    """The same with ones for the embedding, of which llama-imatrix sees no inputs.
+
+    Its rows are looked up, not multiplied, so all columns count alike; but without any importance some kernels take
+    the weights themselves for it, which on normal weights costs IQ3_S half its precision.
+    """
+    tensor = base.tensors.get(_EMBEDDING)
+    if tensor is None or _EMBEDDING in imatrix.weights or "output.weight" not in base.tensors:
+        return imatrix  # a tied embedding is multiplied with, as the head
+    ones = np.ones(tensor.shape[0], dtype=np.float32)
+    return replace(imatrix, sha256=f"{imatrix.sha256} ones", weights=imatrix.weights | {_EMBEDDING: ones})

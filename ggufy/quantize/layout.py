@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -123,8 +123,18 @@ class Layout:
         return [chunk for tensor in self.tensors for rows in tensor.matrices() for chunk in rows.split(CHUNK)]
 
 
-def plan(base: Path, head: GgufHead, recipe: Recipe, *, ftype: int, imatrix: Imatrix | None, ggml: Ggml) -> Layout:
-    """The file that `recipe` makes of a base GGUF; tensors that it does not name stay as they are.
+def plan(
+    base: Path,
+    head: GgufHead,
+    recipe: Recipe,
+    *,
+    ftype: int,
+    imatrix: Imatrix | None,
+    ggml: Ggml,
+    facts: Mapping[str, str] | None = None,
+) -> Layout:
+    """The file that `recipe` makes of a base GGUF; tensors that it does not name stay as they are. `facts` are put
+    into its metadata, behind what llama-quantize would write.
 
     Raises UsageError for a recipe, SourceError for a base and CalibrationError for an imatrix that cannot be used.
     """
@@ -132,7 +142,7 @@ def plan(base: Path, head: GgufHead, recipe: Recipe, *, ftype: int, imatrix: Ima
         raise SourceError(f"{base} is one part of a split model: merge the parts with llama-gguf-split first.")
     if unknown := sorted(set(recipe) - set(head.tensors)):
         raise UsageError(f"the recipe names the tensor {unknown[0]!r}, which {base} has not: correct the recipe.")
-    new = _new_metadata(ftype, imatrix)
+    new = _new_metadata(ftype, imatrix) | dict(facts or {})
     kept = [key for key in head.metadata if key not in _SPLIT and key not in new]
     with base.open("rb") as file:
         raw = file.read(head.metadata_end)
@@ -222,7 +232,7 @@ def _weights(
                 "make one of this model."
             )
         weights = None
-    if weights is None and _needs(source.name, kind, ftype):
+    if weights is None and needs_imatrix(source.name, kind, ftype):
         lack = f"and {imatrix.facts.file} has no data for it" if imatrix else "and there is none"
         raise CalibrationError(
             f"{source.name} needs an imatrix to become {kind}, {lack}: make an imatrix of this model, or choose "
@@ -231,7 +241,8 @@ def _weights(
     return None if weights is None else weights.reshape(matrices, columns)
 
 
-def _needs(name: str, kind: str, ftype: int) -> bool:
+def needs_imatrix(name: str, kind: str, ftype: int) -> bool:
+    """Whether llama-quantize makes no such tensor without imatrix data for it."""
     if name in (*_EMBEDDINGS, "output.weight"):
         return kind in ("IQ1_S", "IQ2_XXS", "IQ2_XS")  # where ggml itself would end the process
     return kind in _NEED_IMATRIX or (kind == "Q2_K" and ftype == _Q2_K_S)

@@ -48,6 +48,7 @@ class Texts:
 
     calibration: Path
     evaluation: Path
+    probe: Path  # to find mixes with: shares no paragraph with the others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +63,16 @@ class PinnedText:
 def ensure_texts(cache: Path) -> Texts:
     """The project's own calibration and evaluation text, built in some seconds when this Python has none yet.
 
-    No paragraph of the evaluation text stands in the calibration text, or trained the demo (see ggufy.demo.text).
+    No paragraph of the evaluation text stands in the calibration text, or trained the demo (see ggufy.demo.text). The
+    probe text is what the calibration text leaves of its part.
     Raises SourceError if this Python carries too little text.
     """
     own = CALIBRATION.read_text(encoding="utf-8")
     key = hashlib.sha256(f"{_GENERATOR}\n{sys.version}\n{own}".encode()).hexdigest()[:16]
     folder = cache / "texts" / f"own-{key}"
-    texts = Texts(calibration=folder / "calibration.txt", evaluation=folder / "evaluation.txt")
+    texts = Texts(
+        calibration=folder / "calibration.txt", evaluation=folder / "evaluation.txt", probe=folder / "probe.txt"
+    )
     with lock(cache / "texts" / ".lock", _WAIT_S):
         if not (texts.calibration.exists() and texts.evaluation.exists()):
             parts = demo_text.parts_texts({"calibration": _ADDED_BYTES, "evaluation": None})
@@ -80,6 +84,9 @@ def ensure_texts(cache: Path) -> Texts:
                 )
             write_text(texts.calibration, _interleaved(own, parts["calibration"]))
             write_text(texts.evaluation, parts["evaluation"])
+        if not texts.probe.exists():
+            used = demo_text.part_text("calibration", _ADDED_BYTES)
+            write_text(texts.probe, demo_text.part_text("calibration")[len(used) :].lstrip("\n"))
     return texts
 
 

@@ -1,0 +1,261 @@
+"""Size to order: the best recipe for a number of bytes, and the file.
+
+    fast       errors by tensor and type, and the shipped sensitivities; no model is run
+    standard   sensitivities of this model from 10 probes; the stock file wins if it is better on the probe text
+    thorough   26 probes; then recipes around the solution are made and measured, and the sensitivities refitted, twice
+
+Everything that is measured is kept in `<folder>`, under digests of what it follows from: another size needs the
+solver and, in thorough mode, some measurements near that size; a run that was killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ggufy.catalog import BY_NAME, QUANT_TYPES
+from ggufy.errors import Cancelled
+from ggufy.files import sha256
+from ggufy.llama import ggml as kernels
+from ggufy.llama import tools
+from ggufy.quantize import engine, probing, roles
+from ggufy.quantize import target as targets
+from ggufy.quantize.allocate import Allocation, allocate
+from ggufy.quantize.analysis import Analysis, analyse
+from ggufy.quantize.imatrix import Imatrix, read_imatrix, with_ones
+from ggufy.quantize.layout import plan
+from ggufy.quantize.probing import Measured
+from ggufy.quantize.recipe import Recipe, stock_recipe
+from ggufy.sources.gguf import UNQUANTIZED, read_head
+from ggufy.steps.evaluate import How
+from ggufy.steps.recipe_kld import Divergences
+
+logger = logging.getLogger(__name__)
+FAST, STANDARD, THOROUGH = "fast", "standard", "thorough"
+MODES = (FAST, STANDARD, THOROUGH)
+PROBES = {STANDARD: 10, THOROUGH: roles.MOST_GROUPS}
+PROBE_CHUNKS = 16  # of 512 tokens: 4 thousand are scored
+ROUNDS = 2
+_TILTS = (0.0, -0.25, 0.25)  # candidates: sensitivities raised to 1 + tilt, flatter and steeper
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mix:
+    """A recipe for a size, and how it was found."""
+
+    recipe: Recipe
+    stock: str = ""  # the quant type whose stock recipe it is, where that won
+    mode: str
+    predicted: float | None  # KL divergence that the sensitivities expect, nats; None with the shipped ones
+    kld: float | None = None  # measured over the probe text
+    stock_kld: float | None = None  # of the stock file that it was compared with
+    compared: str = ""  # that quant type
+    sensitivities: Mapping[str, float]  # by group
+
+
+@dataclass(kw_only=True)
+class Mixer:
+    """One base GGUF and one imatrix; serves every size. What is expensive is computed when it is first needed."""
+
+    base: Path
+    imatrix_path: Path | None
+    how: How  # its text is the probe text, its folder keeps what is measured
+    _analysis: Analysis | None = None
+    _stock: dict[str, Recipe] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.head = read_head(self.base)
+        self.ggml = kernels.load(self.how.llama.bin)
+        self.stock_imatrix = read_imatrix(self.imatrix_path) if self.imatrix_path else None
+        self.imatrix: Imatrix | None = with_ones(self.stock_imatrix, self.head) if self.stock_imatrix else None
+        digest = self.how.digests.get(self.base.absolute()) or sha256(self.base)
+        self.how = dataclasses.replace(
+            self.how, speed=False, keep_logits=True, digests={**self.how.digests, self.base.absolute(): digest}
+        )
+        self.divergence = Divergences(
+            base=self.base, base_sha256=digest, imatrix=self.imatrix, ggml=self.ggml, how=self.how
+        )
+
+    # ---- what is known
+
+    @property
+    def analysis(self) -> Analysis:
+        """Errors by tensor and type."""
+        if self._analysis is None:
+            stock = self.stock("Q4_K_M")
+            self._analysis = analyse(
+                self.base,
+                self.head,
+                [name for name, kind in stock.items() if kind not in UNQUANTIZED],
+                imatrix=self.imatrix,
+                ggml=self.ggml,
+                table=self.how.folder / "losses.jsonl",
+                threads=self.how.threads,
+                check=self._check,
+                report=lambda fraction: self.how.report("analysis", fraction),
+            )
+        return self._analysis
+
+    def stock(self, quant_type: str) -> Recipe:
+        """llama-quantize's own recipe."""
+        if quant_type not in self._stock:
+            self.how.folder.mkdir(parents=True, exist_ok=True)
+            run = tools.ToolRun(environment=self.how.environment, cwd=self.how.folder, stopped=self.how.stopped)
+            imatrix = str(self.imatrix_path.absolute()) if self.imatrix_path else ""
+            tool = self.how.llama.tool("llama-quantize")
+            self._stock[quant_type] = stock_recipe(tool, run, self.base, quant_type, imatrix=imatrix)
+        return self._stock[quant_type]
+
+    def stock_size(self, quant_type: str) -> int:
+        """Bytes of the stock file."""
+        ftype = BY_NAME[quant_type].ftype
+        return self._layout_size(self.stock(quant_type), ftype=ftype, imatrix=self.stock_imatrix, facts={})
+
+    def head_size(self, facts: Mapping[str, str]) -> int:
+        """Bytes before the tensors of a mix."""
+        layout = plan(self.base, self.head, {}, ftype=0, imatrix=self.imatrix, ggml=self.ggml, facts=facts)
+        return len(layout.head)
+
+    def _layout_size(self, recipe: Recipe, *, ftype: int, imatrix: Imatrix | None, facts: Mapping[str, str]) -> int:
+        return plan(self.base, self.head, recipe, ftype=ftype, imatrix=imatrix, ggml=self.ggml, facts=facts).size
+
+    # ---- recipes
+
+    def solve(self, sensitivities: Mapping[str, float], budget: int, *, prune: bool = False) -> Allocation:
+        """The best recipe whose tensors take at most `budget` bytes, those that stay as they are included."""
+        options = self.analysis.options(sensitivities, prune=prune)
+        return allocate(options, budget - self.analysis.fixed)
+
+    def groups(self, most: int) -> dict[str, list[str]]:
+        """The tensors that share a sensitivity."""
+        kept = {name: n for name, n in self.analysis.weights.items() if len(self.analysis.losses[name]) > 1}
+        return roles.groups(kept, all_names=self.head.tensors, most=most)
+
+    def probed(self, most: int, bits: float) -> tuple[dict[str, list[str]], dict[str, float], Measured]:
+        """(groups, their sensitivities, the anchor) from at most `most` probes around matrices of `bits` bits."""
+        groups = self.groups(most)
+        recipe, lower = probing.anchor(self.analysis, bits)
+        at = Measured(recipe=recipe, kld=self.divergence(recipe, label="anchor"))
+        probes = {}
+        for number, (group, names) in enumerate(groups.items(), start=1):
+            one = probing.probe(recipe, lower, names)
+            label = f"probe {number} of {len(groups)}: {group}"
+            probes[group] = Measured(recipe=one, kld=self.divergence(one, label=label))
+        prior = roles.prior(self.head.tensors)
+        return groups, probing.sensitivities(self.analysis, groups, at, probes, prior), at
+
+    def mix(self, budget: int, mode: str, *, against: str = "", prune: bool = False) -> Mix:
+        """The recipe for `budget` bytes of tensors. `against` is a stock quant type that wins if it is better.
+
+        Raises UsageError when the budget is too small; what the engine and the measuring raise; Cancelled.
+        """
+        prior = roles.prior(self.head.tensors)
+        if mode == FAST:
+            found = self.solve(self._complete(prior), budget, prune=prune)
+            return Mix(recipe=found.recipe, mode=mode, predicted=None, sensitivities={})
+        groups, values, _ = self.probed(PROBES[mode], self._bits(budget))
+        best = Measured(recipe=self._solved(groups, values, budget, prune=prune), kld=math.inf)
+        if mode == THOROUGH:
+            best, values = self._refined(groups, values, budget, prune=prune)
+        elif against:
+            best = Measured(recipe=best.recipe, kld=self.divergence(best.recipe, label="result"))
+        stock_kld = self._stock_kld(against) if against else None
+        wins = stock_kld is not None and stock_kld < best.kld
+        return Mix(
+            recipe=self.stock(against) if wins else best.recipe,
+            stock=against if wins else "",
+            mode=mode,
+            predicted=probing.predicted(self.analysis, groups, values, best.recipe),
+            kld=stock_kld if wins else best.kld if math.isfinite(best.kld) else None,
+            stock_kld=stock_kld,
+            compared=against,
+            sensitivities=values,
+        )
+
+    def _refined(
+        self, groups: dict[str, list[str]], values: dict[str, float], budget: int, *, prune: bool
+    ) -> tuple[Measured, dict[str, float]]:
+        """Measures recipes around the solution, and lets what they showed change it."""
+        measured: dict[tuple[tuple[str, str], ...], Measured] = {}
+        current = values
+        for number in range(ROUNDS + 1):
+            new = False
+            for tilt in _TILTS if number < ROUNDS else (0.0,):
+                tilted = {group: value ** (1 + tilt) for group, value in current.items()}
+                recipe = self._solved(groups, tilted, budget, prune=prune)
+                key = tuple(sorted(recipe.items()))
+                if key not in measured:
+                    label = f"candidate {len(measured) + 1}"
+                    measured[key] = Measured(recipe=recipe, kld=self.divergence(recipe, label=label))
+                    new = True
+            current = probing.refit(self.analysis, groups, values, list(measured.values()))
+            if not new:
+                break
+        return min(measured.values(), key=lambda one: one.kld), current
+
+    def _solved(self, groups: dict[str, list[str]], values: dict[str, float], budget: int, *, prune: bool) -> Recipe:
+        return self.solve(self._complete(probing.by_tensor(groups, values)), budget, prune=prune).recipe
+
+    def _complete(self, values: Mapping[str, float]) -> dict[str, float]:
+        """With something for the tensors that have no choice."""
+        return {name: values.get(name, 1.0) for name in self.analysis.losses}
+
+    def _bits(self, budget: int) -> float:
+        """Bits per weight that the matrices get, about: low-rank ones at eight bits and a half."""
+        low_rank = self.analysis.low_rank
+        small = sum(n for name, n in self.analysis.weights.items() if name in low_rank)
+        large = sum(self.analysis.weights.values()) - small
+        return ((budget - self.analysis.fixed) * 8 - small * 8.5) / max(1, large)
+
+    def _stock_kld(self, quant_type: str) -> float:
+        return self.divergence(self.stock(quant_type), label=f"stock {quant_type}", imatrix=self.stock_imatrix)
+
+    def nearest_stock(self, size: int) -> str:
+        """The quant type of the largest stock file of at most `size` bytes; empty if there is none, or none that can
+        be made."""
+        sizes = {}
+        for row in QUANT_TYPES:
+            if row.name.startswith("TQ") or (row.needs_imatrix and self.imatrix is None):
+                continue
+            total = self.stock_size(row.name)
+            if total <= size:
+                sizes[row.name] = total
+        return max(sizes, key=lambda name: sizes[name], default="")
+
+    # ---- the file
+
+    def make(self, mix: Mix, out: Path, facts: Mapping[str, str], label: str) -> None:
+        """Writes the file; `label` is the quant type whose number it carries."""
+        order = engine.Order(
+            base=self.base,
+            target=out,
+            recipe=mix.recipe,
+            ftype=BY_NAME[mix.stock or label].ftype,
+            imatrix=self.stock_imatrix if mix.stock else self.imatrix,
+            facts=facts,
+            identity=self.how.digests[self.base.absolute()],
+        )
+        threads = self.how.threads
+        control = engine.Control(
+            limit=self.how.limit or (lambda: threads),
+            stopped=self.how.stopped,
+            report=lambda fraction: self.how.report(out.name, fraction),
+        )
+        engine.quantize(order, control, ggml=self.ggml)
+
+    def close(self) -> None:
+        """Removes what only this run needed; what was measured stays."""
+        self.divergence.close()
+
+    def _check(self) -> None:
+        if self.how.stopped():
+            raise Cancelled("the job was stopped.")
+
+
+def placeholder_facts(target: targets.Target) -> dict[str, str]:
+    """Metadata as long as the final one, to know the size of the file's head."""
+    return targets.metadata(target, bpw=0.0)
