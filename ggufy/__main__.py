@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ggufy import inspect_command, throttle
+from ggufy import inspect_command, mix_command, throttle
 from ggufy.catalog import BY_NAME, OUTTYPES, parse_types
 from ggufy.errors import BusyError, Cancelled, GgufyError, UsageError
 from ggufy.evaluation import DEFAULT_CHUNKS as COMMAND_CHUNKS
@@ -27,7 +27,7 @@ from ggufy.hub.state import JobStore
 from ggufy.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS, RESTING, Job, Status
 from ggufy.llama import child
 from ggufy.llama.install import Llama, ensure
-from ggufy.plan import LOCK_NAME, folder_name, makes
+from ggufy.plan import LOCK_NAME, base_name, folder_name, imatrix_name, makes
 from ggufy.settings import Settings
 from ggufy.terminal import LiveDisplay, job_lines, results, results_table
 
@@ -110,6 +110,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--speed", action=argparse.BooleanOptionalAction, default=True, help="measure speed (yes)")
     evaluate.add_argument("--threads", type=int, help="threads for the tools (one less than allowed)")
 
+    mix_command.add_parser(commands, run_mix)
     inspect_command.add_parser(commands)
     status = commands.add_parser("status", help="list the jobs")
     status.set_defaults(run=run_status)
@@ -210,6 +211,35 @@ def run_evaluate(args: argparse.Namespace, settings: Settings) -> int:
         raise UsageError("--chunks is negative: give a number of chunks, or 0 for the whole text.")
     print(evaluate_command.run(args, _with_options(settings, args), _llama))
     return 0
+
+
+def run_mix(args: argparse.Namespace, settings: Settings) -> int:
+    if args.threads is not None and args.threads < 1:
+        raise UsageError("--threads must be at least 1.")
+    print(mix_command.run(args, settings, _llama, _base_and_imatrix))
+    return 0
+
+
+def _base_and_imatrix(args: argparse.Namespace, settings: Settings, llama: Llama) -> tuple[Path, Path | None]:
+    """What a mix is made from: the files given, or made as `quantize` makes them."""
+    from ggufy.intake import Wish, make_job
+    from ggufy.runner import Runner
+
+    if args.source.endswith(".gguf") and Path(args.source).is_file() and args.imatrix != "auto":
+        return Path(args.source), None if args.imatrix == "none" else Path(args.imatrix)
+    out: Path | None = args.out.parent if args.out and args.out.suffix == ".gguf" else args.out
+    settings = settings.having(out=out, hub="local")
+    wish = Wish(
+        source=args.source, quant_types=(), imatrix=args.imatrix, evaluate=False, vocab=args.vocab, name=args.name
+    )
+    with _connected(settings) as (connection, stop):
+        runner = Runner(settings=settings, llama=llama, threads=args.threads, connection=connection)
+        job, _ = _run_job(runner, make_job(wish, settings), stop, quiet=args.json)
+    if job.status != Status.DONE:
+        raise GgufyError(job.error or "the base GGUF could not be made: run the same command again.")
+    folder = runner.folder(job)
+    imatrix = None if args.imatrix == "none" else folder / imatrix_name(job.request)
+    return folder / base_name(job.request), imatrix
 
 
 def run_status(args: argparse.Namespace, settings: Settings) -> int:

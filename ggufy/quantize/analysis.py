@@ -26,7 +26,7 @@ from ggufy.quantize.imatrix import Imatrix
 from ggufy.quantize.layout import needs_imatrix
 from ggufy.quantize.loss import SAMPLE, ByteArray, F32Array, Kernels, LossTable
 from ggufy.quantize.recipe import Recipe
-from ggufy.quantize.roles import family, roles
+from ggufy.quantize.roles import Role, family, roles
 from ggufy.sources.gguf import UNQUANTIZED, GgufHead, TensorInfo, padded, tensor_bytes
 
 RUNGS = (
@@ -34,7 +34,9 @@ RUNGS = (
 )  # fmt: skip
 NARROW = ("Q4_0", "IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 LOW_RANK = ("Q8_0", "F16")
-LOW_RANK_PROBE = "Q5_0"  # only to see how much they matter: what Q8_0 changes is less than what can be measured
+LOW_RANK_PROBED = ("Q5_0", "Q5_1", "Q6_K")  # also, where probes of the model have shown how much they matter
+LOW_RANK_PROBE = "Q5_0"  # what Q8_0 changes is less than what can be measured
+_DECAY = "low_rank_decay"  # errors add up over a long text, and probes are short: never below LOW_RANK
 _SUPER = 256  # a row of K and IQ types is whole blocks of so many weights
 # The loader of llama.cpp wants them, and says itself that they are not used.
 _UNUSED = ("blk.0.time_mix_v1.weight", "blk.0.time_mix_v2.weight")
@@ -47,7 +49,7 @@ class Analysis:
 
     head: GgufHead
     losses: dict[str, dict[str, float]]  # tensor -> type -> relative error (see loss.py); what can be chosen
-    probes: dict[str, float]  # low-rank tensor -> its error as LOW_RANK_PROBE
+    probes: dict[str, float]  # low-rank tensor -> its error as LOW_RANK_PROBE, also where that cannot be chosen
     proxies: dict[str, proxy.Proxy]
     flat: dict[str, bool]  # tensor -> whether its imatrix says nothing
 
@@ -72,15 +74,20 @@ class Analysis:
             return self.probes[name]
         return 0.0 if kind == self.head.tensors[name].type else self.losses[name][kind]
 
-    def options(self, sensitivities: Mapping[str, float], *, prune: bool = False) -> dict[str, list[Option]]:
+    def options(
+        self, sensitivities: Mapping[str, float], *, probed: bool = False, prune: bool = False
+    ) -> dict[str, list[Option]]:
         """What the solver takes: by tensor, every type's bytes, and sensitivity × weights × error.
 
-        With `prune`, the types that the proxy rules out are left out (see proxy.py).
+        `probed` says that the sensitivities were measured of this model. With `prune`, the types that the proxy rules
+        out are left out (see proxy.py).
         """
         made = {}
         for name, losses in self.losses.items():
             tensor = self.head.tensors[name]
             kinds: Iterable[str] = losses
+            if name in self.probes and not probed and len(losses) > 1:
+                kinds = [kind for kind in losses if kind not in LOW_RANK_PROBED]
             if prune and name in self.proxies:
                 kinds = proxy.candidates(losses, self.proxies[name], flat=self.flat[name])
             scale = sensitivities[name] * tensor.elements
@@ -125,8 +132,9 @@ def analyse(
     """
     _check_sources(base, head, changing)
     known = LossTable(table, kernels_of(ggml))
+    found = roles(head.tensors)
     matrices = {name for name, tensor in head.tensors.items() if len(tensor.shape) == 2}
-    low_rank = {name for name, role in roles(head.tensors).items() if role.low_rank and name in matrices}
+    low_rank = {name for name, role in found.items() if role.low_rank and name in matrices}
     names = sorted({*changing, *low_rank}, key=lambda name: -head.tensors[name].elements)
     total = sum(head.tensors[name].elements for name in names)
     analysis = Analysis(head=head, losses={}, probes={}, proxies={}, flat={})
@@ -136,7 +144,7 @@ def analyse(
         tensor = head.tensors[name]
         rows, weights = rows_of(base, tensor, head, ggml), _importance(imatrix, tensor)
         losses: dict[str, float] = {}
-        for kind in _types(tensor, name in low_rank, weights is not None, ggml):
+        for kind in _types(tensor, found[name], weights is not None, ggml):
             check()
             losses |= known.measure(rows, [kind], importance=weights)
         if name in low_rank:
@@ -151,7 +159,7 @@ def analyse(
         else:
             analysis.losses[name] = losses | {tensor.type: 0.0}
 
-    kinds = {kind for name in names for kind in _types(head.tensors[name], name in low_rank, True, ggml)}
+    kinds = {kind for name in names for kind in _types(head.tensors[name], found[name], True, ggml)}
     ggml.prepare(kinds).join()
     with ThreadPoolExecutor(threads, thread_name_prefix="analyse") as pool:
         for name, _ in zip(names, pool.map(one, names), strict=True):
@@ -186,9 +194,11 @@ def rows_of(base: Path, tensor: TensorInfo, head: GgufHead, ggml: Ggml, *, count
     return values
 
 
-def _types(tensor: TensorInfo, low_rank: bool, weighted: bool, ggml: Ggml) -> list[str]:
+def _types(tensor: TensorInfo, role: Role, weighted: bool, ggml: Ggml) -> list[str]:
     """The candidates of a tensor, but for the type that it has."""
-    ladder = LOW_RANK if low_rank else RUNGS if tensor.shape[0] % _SUPER == 0 else NARROW
+    ladder: tuple[str, ...] = RUNGS if tensor.shape[0] % _SUPER == 0 else NARROW
+    if role.low_rank:
+        ladder = LOW_RANK if role.name == _DECAY else (*LOW_RANK_PROBED, *LOW_RANK)
     return [
         kind
         for kind in ladder

@@ -21,9 +21,7 @@ import numpy as np
 from ggufy.quantize.analysis import LOW_RANK_PROBE, Analysis
 from ggufy.quantize.recipe import Recipe
 
-# (type of the anchor, the rung below, bits per weight of the matrices up to which this anchor is the nearest).
-ANCHORS = (("IQ3_S", "IQ2_S", 3.0), ("Q4_K", "Q3_K", math.inf))
-_NARROW = ("Q5_0", "Q4_0")  # for rows that are no multiple of 256
+ANCHOR, LOWER = ("Q4_K", "Q5_0"), ("Q3_K", "Q4_0")  # of rows that are a multiple of 256, and of others
 _LEAST = 1e-3  # of the median; what noise has made smaller, or negative, is taken to be that
 _TRUST = 0.7  # how far, in the logarithm, a sensitivity is thought to be off; a measured KL divergence is off by:
 _PRECISION = 0.03
@@ -40,9 +38,9 @@ class Measured:
     kld: float
 
 
-def anchor(analysis: Analysis, bits: float) -> tuple[dict[str, str], dict[str, str]]:
-    """(the recipe around which is probed for matrices of so many bits per weight, every tensor's lower rung in it)."""
-    high, low = next((high, low) for high, low, most in ANCHORS if bits <= most)
+def anchor(analysis: Analysis) -> tuple[dict[str, str], dict[str, str]]:
+    """(the recipe around which is probed, whatever the target: so one analysis serves every size; every tensor's
+    lower rung in it). Anchors nearer to small targets (IQ3_S and IQ2_S) led to no better files."""
     recipe, lower = {}, {}
     for name, losses in analysis.losses.items():
         source = analysis.head.tensors[name].type
@@ -51,13 +49,13 @@ def anchor(analysis: Analysis, bits: float) -> tuple[dict[str, str], dict[str, s
         elif len(losses) < 2:
             recipe[name] = lower[name] = next(iter(losses))
         else:
-            recipe[name] = _nearest(losses, high, _NARROW[0])
-            lower[name] = _nearest(losses, low, _NARROW[1])
+            recipe[name] = _nearest(losses, ANCHOR)
+            lower[name] = _nearest(losses, LOWER)
     return recipe, lower
 
 
-def _nearest(losses: Mapping[str, float], wanted: str, narrow: str) -> str:
-    for kind in (wanted, narrow):
+def _nearest(losses: Mapping[str, float], wanted: Sequence[str]) -> str:
+    for kind in wanted:
         if math.isfinite(losses.get(kind, math.inf)):
             return kind
     finite = [kind for kind, loss in losses.items() if math.isfinite(loss) and loss > 0]

@@ -125,9 +125,11 @@ class Mixer:
 
     # ---- recipes
 
-    def solve(self, sensitivities: Mapping[str, float], budget: int, *, prune: bool = False) -> Allocation:
+    def solve(
+        self, sensitivities: Mapping[str, float], budget: int, *, probed: bool = False, prune: bool = False
+    ) -> Allocation:
         """The best recipe whose tensors take at most `budget` bytes, those that stay as they are included."""
-        options = self.analysis.options(sensitivities, prune=prune)
+        options = self.analysis.options(sensitivities, probed=probed, prune=prune)
         return allocate(options, budget - self.analysis.fixed)
 
     def groups(self, most: int) -> dict[str, list[str]]:
@@ -135,10 +137,10 @@ class Mixer:
         kept = {name: n for name, n in self.analysis.weights.items() if len(self.analysis.losses[name]) > 1}
         return roles.groups(kept, all_names=self.head.tensors, most=most)
 
-    def probed(self, most: int, bits: float) -> tuple[dict[str, list[str]], dict[str, float], Measured]:
-        """(groups, their sensitivities, the anchor) from at most `most` probes around matrices of `bits` bits."""
+    def probed(self, most: int) -> tuple[dict[str, list[str]], dict[str, float], Measured]:
+        """(groups, their sensitivities, the anchor) from at most `most` probes."""
         groups = self.groups(most)
-        recipe, lower = probing.anchor(self.analysis, bits)
+        recipe, lower = probing.anchor(self.analysis)
         at = Measured(recipe=recipe, kld=self.divergence(recipe, label="anchor"))
         probes = {}
         for number, (group, names) in enumerate(groups.items(), start=1):
@@ -157,7 +159,7 @@ class Mixer:
         if mode == FAST:
             found = self.solve(self._complete(prior), budget, prune=prune)
             return Mix(recipe=found.recipe, mode=mode, predicted=None, sensitivities={})
-        groups, values, _ = self.probed(PROBES[mode], self._bits(budget))
+        groups, values, _ = self.probed(PROBES[mode])
         best = Measured(recipe=self._solved(groups, values, budget, prune=prune), kld=math.inf)
         if mode == THOROUGH:
             best, values = self._refined(groups, values, budget, prune=prune)
@@ -198,18 +200,11 @@ class Mixer:
         return min(measured.values(), key=lambda one: one.kld), current
 
     def _solved(self, groups: dict[str, list[str]], values: dict[str, float], budget: int, *, prune: bool) -> Recipe:
-        return self.solve(self._complete(probing.by_tensor(groups, values)), budget, prune=prune).recipe
+        return self.solve(self._complete(probing.by_tensor(groups, values)), budget, probed=True, prune=prune).recipe
 
     def _complete(self, values: Mapping[str, float]) -> dict[str, float]:
         """With something for the tensors that have no choice."""
         return {name: values.get(name, 1.0) for name in self.analysis.losses}
-
-    def _bits(self, budget: int) -> float:
-        """Bits per weight that the matrices get, about: low-rank ones at eight bits and a half."""
-        low_rank = self.analysis.low_rank
-        small = sum(n for name, n in self.analysis.weights.items() if name in low_rank)
-        large = sum(self.analysis.weights.values()) - small
-        return ((budget - self.analysis.fixed) * 8 - small * 8.5) / max(1, large)
 
     def _stock_kld(self, quant_type: str) -> float:
         return self.divergence(self.stock(quant_type), label=f"stock {quant_type}", imatrix=self.stock_imatrix)

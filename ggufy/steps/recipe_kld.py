@@ -71,7 +71,7 @@ class Divergences:
             self._keep(key, found.quality.kld, label)
             for left in self.how.folder.glob(f"{target.stem}-*.json"):
                 left.unlink()
-            if self._sibling:
+            if self._sibling or used is not self.imatrix:
                 target.unlink()
             else:
                 self._sibling.append(target)
@@ -84,7 +84,7 @@ class Divergences:
             recipe=recipe,
             ftype=self.ftype,
             imatrix=imatrix,
-            siblings=self._sibling,
+            siblings=self._sibling if imatrix is self.imatrix else (),
             identity=self.base_sha256,
         )
         threads = self.how.threads
