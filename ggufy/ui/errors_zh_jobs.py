@@ -191,4 +191,28 @@ the model was put away: send the message again.
     模型已被卸下：请重新发送消息。
 llama.cpp is not ready yet: wait until the page says that it is.
     llama.cpp 尚未就绪：请等页面提示就绪。
+# ---- sizes to order
+another run works on {name}: wait for it to end.
+    另一个任务正在处理 {name}：请等它完成。
+--like {type} is no quant type: known types are {types}.
+    {type} 不是量化类型：可用的类型有 {types}。
+give one size: {options}, or --like with a quant type.
+    请只给出一种大小：{options}，或用 --like 指定量化类型。
+--chunks must be at least 2.
+    --chunks 至少为 2。
+{asked} ({bytes} bytes) is too small for these tensors, which take at least {least} ({count} bytes): ask for more, or \
+allow smaller types.
+    {asked}（{bytes} 字节）容不下这些张量，它们至少需要 {least}（{count} 字节）：请给大一些，或允许更小的类型。
+{option} {text} is no number: write bits per weight, such as 3.275.
+    {option} {text} 不是数字：请填写每个权重的位数，例如 3.275。
+{option} {text} is out of range: give bits per weight from 1.6 to {most}.
+    {option} {text} 超出范围：请填写 1.6 到 {most} 之间的每权重位数。
+{option} {text} is no size: write a number and a unit, such as 1.2GB or 900MiB.
+    {option} {text} 不是大小：请填写数字和单位，例如 1.2GB 或 900MiB。
+{option} {text} is out of range: write a size such as 1.2GB or 900MiB.
+    {option} {text} 超出范围：请填写 1.2GB 或 900MiB 这样的大小。
+{option} {asked} leaves no room for any weights (the rest takes {rest}): ask for more.
+    {option} {asked} 放不下任何权重（其余部分需要 {rest}）：请给大一些。
+{options} exclude each other: give one of them.
+    {options} 不能同时使用：请只给出一个。
 """

@@ -1,0 +1,287 @@
+"""Sizes to order: the whole way on small models, never above the budget, and nothing measured twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ggufy import throttle
+from ggufy.errors import UsageError
+from ggufy.files import sha256
+from ggufy.llama.install import Llama
+from ggufy.quantize import probing, roles, target
+from ggufy.quantize.analysis import LOW_RANK, LOW_RANK_PROBED
+from ggufy.quantize.probing import Measured
+from ggufy.settings import Settings
+from ggufy.sources.calibration import ensure_texts
+from ggufy.sources.gguf import UNQUANTIZED, read_head
+from ggufy.sources.overlap import check_disjoint
+from ggufy.steps.evaluate import How, evaluate
+from ggufy.steps.mix import FAST, STANDARD, THOROUGH, Mix, Mixer
+from tests import small, tiny
+from tests.conftest import ROOT, Ggufy
+
+pytestmark = pytest.mark.tools
+CHUNKS = 2
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "probe.txt"
+    path.write_text(ensure_texts(Settings.from_env().cache).probe.read_text()[:20_000])
+    return path
+
+
+@pytest.fixture(scope="module")
+def mixer_of(llama: Llama, text: Path) -> Callable[[Path, Path | None, Path], Mixer]:
+    settings = Settings.from_env()
+
+    def make(base: Path, imatrix: Path | None, folder: Path) -> Mixer:
+        how = How(
+            text=text,
+            folder=folder,
+            llama=llama,
+            environment=throttle.child_environment(threads=2, home=settings.home),
+            threads=2,
+            chunks=CHUNKS,
+        )
+        return Mixer(base=base, imatrix_path=imatrix, how=how)
+
+    return make
+
+
+@pytest.fixture(scope="module", params=["6", "7"])
+def tiny_mixer(
+    request: pytest.FixtureRequest, mixer_of: Callable[..., Mixer], tmp_path_factory: pytest.TempPathFactory
+) -> Mixer:
+    folder = tmp_path_factory.mktemp(f"v{request.param}")
+    base = tiny.converted(folder, request.param, outtype="f16", width=256, layers=2)
+    return mixer_of(base, small.imatrix(folder / "imatrix.gguf", base), folder / "work")
+
+
+def made(mixer: Mixer, out: Path, *, size: int, mode: str, against: str = "") -> tuple[Mix, Path]:
+    """As the command does it."""
+    wanted = target.parse(size=f"{size}B")
+    assert wanted is not None
+    facts = target.metadata(wanted, bpw=4.5)
+    head = mixer.head_size(facts)
+    budget = wanted.tensor_budget(weights=mixer.head.elements, head=head)
+    mix = mixer.mix(budget, mode, against=against)
+    mixer.make(mix, out, {} if mix.stock else facts, "Q4_K_M")
+    return mix, out
+
+
+def measured(mixer: Mixer, path: Path) -> float:
+    """By unmodified llama-perplexity."""
+    return evaluate(mixer.base, [path], replace(mixer.how, folder=path.parent / "kld"))[0].quality.kld
+
+
+def test_a_size_is_hit_and_the_file_runs(tiny_mixer: Mixer, tmp_path: Path) -> None:
+    smallest = tiny_mixer.analysis.fixed + sum(
+        min(option.size for option in options)
+        for options in tiny_mixer.analysis.options(dict.fromkeys(tiny_mixer.analysis.losses, 1.0)).values()
+    )
+    klds = []
+    for factor in (1.1, 1.8):
+        size = int(smallest * factor) + 40_000
+        mix, out = made(tiny_mixer, tmp_path / f"{factor}.gguf", size=size, mode=FAST)
+        assert 0.995 * size <= out.stat().st_size <= size
+        head = read_head(out)
+        assert {name: head.tensors[name].type for name in mix.recipe} == mix.recipe
+        assert head.metadata["ggufy.target"] == f"{size}B"
+        klds.append(measured(tiny_mixer, out))
+    assert klds == sorted(klds, reverse=True) and all(map(math.isfinite, klds))
+
+
+def test_low_rank_tensors_shrink_and_no_other_small_one(tiny_mixer: Mixer, tmp_path: Path) -> None:
+    size = tiny_mixer.stock_size("Q2_K")
+    mix, out = made(tiny_mixer, tmp_path / "small.gguf", size=size, mode=FAST)
+    base, head = tiny_mixer.head, read_head(out)
+    found = roles.roles(base.tensors)
+    low_rank = {name for name, role in found.items() if role.low_rank and len(base.tensors[name].shape) == 2}
+    assert low_rank and {head.tensors[name].type for name in low_rank} <= {*LOW_RANK, *LOW_RANK_PROBED}
+    kept = {name for name in base.tensors if name not in tiny_mixer.analysis.losses}
+    assert all(head.tensors[name].type == base.tensors[name].type for name in kept)
+    assert all(len(base.tensors[name].shape) > 1 for name in mix.recipe)
+    assert not [name for name in kept if base.tensors[name].shape[0] > 512 and len(base.tensors[name].shape) == 2]
+
+
+def test_too_small_a_size_is_refused(tiny_mixer: Mixer, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="too small"):
+        made(tiny_mixer, tmp_path / "none.gguf", size=300_000, mode=FAST)
+    assert not list(tmp_path.iterdir())
+
+
+def test_thorough_measures_once(tiny_mixer: Mixer, mixer_of: Callable[..., Mixer], tmp_path: Path) -> None:
+    size = tiny_mixer.stock_size("Q4_K_M")
+    mix, out = made(tiny_mixer, tmp_path / "a.gguf", size=size, mode=THOROUGH, against="Q4_K_M")
+    assert out.stat().st_size <= size
+    assert mix.kld is not None and mix.stock_kld is not None and mix.kld <= mix.stock_kld
+    assert measured(tiny_mixer, out) == pytest.approx(mix.kld, abs=2e-6)
+    probes = tiny_mixer.divergence.measured
+    assert 20 < probes <= 26 + 1 + 1 + 7  # probes, anchor, stock, candidates
+    again = mixer_of(tiny_mixer.base, tiny_mixer.imatrix_path, tiny_mixer.how.folder)
+    same, other = made(again, tmp_path / "b.gguf", size=size, mode=THOROUGH, against="Q4_K_M")
+    assert again.divergence.measured == 0 and same == mix
+    assert other.read_bytes() == out.read_bytes()
+    made(again, tmp_path / "c.gguf", size=size * 9 // 10, mode=THOROUGH)
+    assert again.divergence.measured <= 7  # candidates only
+    again.close()
+    kept = {path.name for path in again.how.folder.iterdir() if not path.name.startswith(".")}
+    assert kept == {"losses.jsonl", "divergences.jsonl"}
+
+
+def test_the_stock_file_wins_where_it_is_better(
+    tiny_mixer: Mixer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worst = {name: min(losses, key=lambda kind: -losses[kind]) for name, losses in tiny_mixer.analysis.losses.items()}
+    monkeypatch.setattr(Mixer, "_solved", lambda *words, **named: worst)
+    size = tiny_mixer.stock_size("Q5_K_M")
+    mix, out = made(tiny_mixer, tmp_path / "stock.gguf", size=size, mode=STANDARD, against="Q5_K_M")
+    assert mix.stock == "Q5_K_M" and out.stat().st_size == size
+    types = {name: tensor.type for name, tensor in read_head(out).tensors.items()}
+    assert types == dict(tiny_mixer.stock("Q5_K_M"))
+
+
+def test_experts_and_odd_widths(mixer_of: Callable[..., Mixer], tmp_path: Path) -> None:
+    base = small.mixture(tmp_path / "base.gguf")
+    mixer = mixer_of(base, small.imatrix(tmp_path / "imatrix.gguf", base), tmp_path / "work")
+    size = mixer.stock_size("Q4_K_M")
+    mix, out = made(mixer, tmp_path / "out.gguf", size=size, mode=FAST)
+    assert 0.99 * size <= out.stat().st_size <= size
+    assert "blk.0.ffn_gate_inp.weight" not in mix.recipe
+    assert {mix.recipe["blk.0.attn_q.weight"]} <= {"Q4_0", "IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "F16"}
+    without = mixer_of(base, None, tmp_path / "without")
+    mix, _ = made(without, tmp_path / "without.gguf", size=without.stock_size("Q2_K"), mode=FAST)
+    assert not {"IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"} & set(mix.recipe.values())
+
+
+def test_the_probe_text_is_disjoint_from_the_others() -> None:
+    texts = ensure_texts(Settings.from_env().cache)
+    assert texts.probe.stat().st_size > 50_000
+    for one, other in ((texts.probe, texts.calibration), (texts.probe, texts.evaluation)):
+        check_disjoint(one, other)
+        paragraphs = [set(path.read_text().split("\n\n")) for path in (one, other)]
+        assert not {p for p in paragraphs[0] & paragraphs[1] if len(p) > 120}
+
+
+# ---- sensitivities
+
+
+def test_sensitivities_come_back_from_figures_that_follow_them(tiny_mixer: Mixer) -> None:
+    analysis, groups = tiny_mixer.analysis, tiny_mixer.groups(26)
+    assert 10 < len(groups) <= 26
+    truth = {group: 1e-7 * (1 + number % 7) for number, group in enumerate(groups)}
+    recipe, lower = probing.anchor(analysis)
+
+    def figure(one: dict[str, str], by: dict[str, float]) -> Measured:
+        return Measured(recipe=one, kld=probing.predicted(analysis, groups, by, one))
+
+    at = figure(recipe, truth)
+    probes = {group: figure(probing.probe(recipe, lower, names), truth) for group, names in groups.items()}
+    prior = roles.prior(tiny_mixer.head.tensors)
+    found = probing.sensitivities(analysis, groups, at, probes, prior)
+    assert found == pytest.approx(truth, rel=1e-6)
+    first = next(iter(groups))
+    noisy = probes | {first: dataclasses.replace(probes[first], kld=at.kld * 0.9)}
+    assert 0 < probing.sensitivities(analysis, groups, at, noisy, prior)[first] < 1e-8
+    halved = {group: value / 2 for group, value in truth.items()}
+    refitted = probing.refit(analysis, groups, truth, [figure(recipe, halved)])
+    assert probing.predicted(analysis, groups, refitted, recipe) == pytest.approx(at.kld / 2, rel=0.05)
+    assert probing.refit(analysis, groups, truth, [at]) == pytest.approx(truth)
+
+
+# ---- the command
+
+
+def lines(folder: Path) -> list[str]:
+    found = list(folder.glob("mixes/*/divergences.jsonl"))
+    return [json.loads(line)["key"] for path in found for line in path.read_text().splitlines() if line.endswith("}")]
+
+
+def test_killed_and_run_again(
+    ggufy: Ggufy, ggufy_environment: dict[str, str], tiny_mixer: Mixer, text: Path, tmp_path: Path
+) -> None:
+    """Three kills with SIGKILL, at whatever is being done; then the same file as without, and no figure twice."""
+    command = ["mix", tiny_mixer.base, "--imatrix", tiny_mixer.imatrix_path, "--like", "IQ4_XS", "--mode", "standard"]
+    command += ["--text", text, "--chunks", CHUNKS, "--threads", 2]
+    cache = tmp_path / "cache"
+    environment = ggufy_environment | {"GGUFY_CACHE": str(cache)}
+    out, plain = tmp_path / "killed.gguf", tmp_path / "plain.gguf"
+    for wanted in (1, 4, 9):
+        words = [sys.executable, "-m", "ggufy", *map(str, command), "--out", str(out)]
+        child = subprocess.Popen(
+            words, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0
+        )
+        while len(lines(cache)) < wanted and child.poll() is None:
+            time.sleep(0.02)
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        assert not out.exists()
+    before = lines(cache)
+    done = ggufy(*command, "--out", out, "--json", GGUFY_CACHE=str(cache))
+    assert done.code == 0, done.err
+    record = json.loads(done.out)
+    after = lines(cache)
+    assert after[: len(before)] == before and len(set(after)) == len(after)
+    assert record["measured"] == len(after) - len(before)
+    assert record["size"] == out.stat().st_size <= record["limit"]
+    assert ggufy(*command, "--out", plain, GGUFY_CACHE=str(tmp_path / "other")).code == 0
+    assert sha256(plain) == sha256(out)
+
+
+def test_the_command_on_the_demo(ggufy: Ggufy, llama_bin: Path, tmp_path: Path) -> None:
+    done = ggufy("mix", "demo", "--target-bpw", "4.5", "--mode", "fast", "--json", "--out", tmp_path)
+    assert done.code == 0, done.err
+    record = json.loads(done.out)
+    file = Path(record["file"])
+    assert file == tmp_path / "RWKV-x070-Demo-7M-4.5bpw-IQ4_XS_FIT.gguf"
+    assert 4.5 * 0.995 <= record["bpw"] <= 4.5
+    head = read_head(file)
+    assert head.metadata["ggufy.bits_per_weight"] == f"{record['bpw']:.5f}"
+    assert record["scalar"] + record["codebook"] == sum(kind not in UNQUANTIZED for kind in record["recipe"].values())
+    assert {"coarse", "fine", "kurtosis", "type"} == set(record["proxies"]["token_embd.weight"])
+    said = subprocess.run(
+        [llama_bin / "llama-cli", "-m", file, "-p", "The file", "-n", "4", "-no-cnv", "--simple-io", "-t", "2"],
+        capture_output=True, text=True, errors="replace", timeout=120, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert said.returncode == 0, said.stderr[-500:]
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ([], "give one size"),
+        (["--target-size", "1MB", "--target-bpw", "4"], "exclude each other"),
+        (["--target-size", "1MB", "--like", "Q4_K_M"], "give one size"),
+        (["--like", "Q9"], "no quant type"),
+        (["--target-size", "huge"], "is no size"),
+        (["--target-bpw", "4", "--chunks", "1"], "--chunks must be"),
+        (["--target-bpw", "4", "--threads", "0"], "--threads must be"),
+    ],
+)
+def test_what_cannot_be_asked_for(ggufy: Ggufy, tmp_path: Path, words: list[str], complaint: str) -> None:
+    done = ggufy("mix", "demo", *words, "--out", tmp_path)
+    assert done.code == 2 and complaint in done.err and len(done.err.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unquantized_source_is_asked_for(ggufy: Ggufy, tiny_mixer: Mixer, tmp_path: Path) -> None:
+    size = tiny_mixer.stock_size("Q4_K_M")
+    _, quant = made(tiny_mixer, tmp_path / "q.gguf", size=size, mode=FAST)
+    done = ggufy("mix", quant, "--imatrix", "none", "--target-bpw", "3", "--out", tmp_path / "again.gguf")
+    assert done.code == 1 and "quantized already" in done.err
+    shutil.rmtree(tmp_path / "kld", ignore_errors=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["q.gguf"]
