@@ -232,8 +232,8 @@ class _Line:
         self.shown, self.moving, self.last = shown, moving, ""
 
     def __call__(self, what: str, fraction: float) -> None:
-        if not self.shown or what.endswith(".gguf") and len(what) == 21 and "-" not in what:
-            return  # a quant that is measured has a digest for a name; its label was shown
+        if not self.shown:
+            return
         if self.moving:
             sys.stderr.write(f"\r\x1b[K{what}  {fraction:4.0%}")
         elif what != self.last:

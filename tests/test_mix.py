@@ -206,26 +206,25 @@ def test_sensitivities_come_back_from_figures_that_follow_them(tiny_mixer: Mixer
 # ---- the command
 
 
-def lines(folder: Path) -> list[str]:
-    found = list(folder.glob("mixes/*/divergences.jsonl"))
+def lines(folder: Path, table: str = "divergences") -> list[str]:
+    found = list(folder.glob(f"mixes/*/{table}.jsonl"))
     return [json.loads(line)["key"] for path in found for line in path.read_text().splitlines() if line.endswith("}")]
 
 
-def test_killed_and_run_again(
-    ggufy: Ggufy, ggufy_environment: dict[str, str], tiny_mixer: Mixer, text: Path, tmp_path: Path
-) -> None:
-    """Three kills with SIGKILL, at whatever is being done; then the same file as without, and no figure twice."""
-    command = ["mix", tiny_mixer.base, "--imatrix", tiny_mixer.imatrix_path, "--like", "IQ4_XS", "--mode", "standard"]
-    command += ["--text", text, "--chunks", CHUNKS, "--threads", 2]
+def test_killed_and_run_again(ggufy: Ggufy, ggufy_environment: dict[str, str], text: Path, tmp_path: Path) -> None:
+    """Four kills with SIGKILL, at whatever is being done; then the same file as without, and no figure twice."""
+    base = tiny.converted(tmp_path, "7", outtype="f16", width=256, layers=1, ffn=256)
+    command = ["mix", base, "--imatrix", small.imatrix(tmp_path / "imatrix.gguf", base), "--like", "IQ4_XS"]
+    command += ["--mode", "standard", "--text", text, "--chunks", CHUNKS, "--threads", 2]
     cache = tmp_path / "cache"
     environment = ggufy_environment | {"GGUFY_CACHE": str(cache)}
     out, plain = tmp_path / "killed.gguf", tmp_path / "plain.gguf"
-    for wanted in (1, 4, 9):
+    for table, wanted in (("losses", 40), ("divergences", 1), ("divergences", 4), ("divergences", 9)):
         words = [sys.executable, "-m", "ggufy", *map(str, command), "--out", str(out)]
         child = subprocess.Popen(
             words, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0
         )
-        while len(lines(cache)) < wanted and child.poll() is None:
+        while len(lines(cache, table)) < wanted and child.poll() is None:
             time.sleep(0.02)
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()
@@ -236,6 +235,8 @@ def test_killed_and_run_again(
     record = json.loads(done.out)
     after = lines(cache)
     assert after[: len(before)] == before and len(set(after)) == len(after)
+    losses = lines(cache, "losses")
+    assert len(losses) > 80 and len(set(losses)) == len(losses)
     assert record["measured"] == len(after) - len(before)
     assert record["size"] == out.stat().st_size <= record["limit"]
     assert ggufy(*command, "--out", plain, GGUFY_CACHE=str(tmp_path / "other")).code == 0
@@ -254,7 +255,7 @@ def test_the_command_on_the_demo(ggufy: Ggufy, llama_bin: Path, tmp_path: Path) 
     assert record["scalar"] + record["codebook"] == sum(kind not in UNQUANTIZED for kind in record["recipe"].values())
     assert {"coarse", "fine", "kurtosis", "type"} == set(record["proxies"]["token_embd.weight"])
     said = subprocess.run(
-        [llama_bin / "llama-cli", "-m", file, "-p", "The file", "-n", "4", "-no-cnv", "--simple-io", "-t", "2"],
+        [llama_bin / "llama-completion", "-m", file, "-p", "The file", "-n", "4", "-no-cnv", "--simple-io", "-t", "2"],
         capture_output=True, text=True, errors="replace", timeout=120, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert said.returncode == 0, said.stderr[-500:]

@@ -159,8 +159,6 @@ def analyse(
         else:
             analysis.losses[name] = losses | {tensor.type: 0.0}
 
-    kinds = {kind for name in names for kind in _types(head.tensors[name], found[name], True, ggml)}
-    ggml.prepare(kinds).join()
     with ThreadPoolExecutor(threads, thread_name_prefix="analyse") as pool:
         for name, _ in zip(names, pool.map(one, names), strict=True):
             done += head.tensors[name].elements

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ggufy.files import disk_errors
@@ -67,7 +67,8 @@ class Divergences:
             target = self.how.folder / f"{key[:16]}.gguf"
             self._make(recipe, target, used, label)
             # The base's predictions stay for the next recipe; `close` removes them.
-            [found] = evaluate(self.base, [target], self.how)
+            how = replace(self.how, report=lambda what, fraction: self.how.report(label, fraction))
+            [found] = evaluate(self.base, [target], how)
             self._keep(key, found.quality.kld, label)
             for left in self.how.folder.glob(f"{target.stem}-*.json"):
                 left.unlink()

@@ -1,0 +1,256 @@
+"""How much better than stock files mixes of the same size are, and what each part of the method adds.
+
+    python -m bench.mixes                                               the demo
+    python -m bench.mixes BASE.gguf IMATRIX.gguf PROBE.txt TEST.txt     another model and its texts
+
+All files of one row have the same imatrix and at most the stock file's bytes. Recipes are found with the probe text
+and measured on the test text, which nothing else reads; the three texts, calibration included, share no paragraph.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.measure import run
+from ggufy import throttle
+from ggufy.catalog import BY_NAME
+from ggufy.files import sha256
+from ggufy.llama.install import Llama, ensure
+from ggufy.quantize import roles
+from ggufy.quantize.allocate import allocate
+from ggufy.quantize.recipe import Recipe
+from ggufy.settings import Settings
+from ggufy.sources.calibration import Texts, ensure_texts
+from ggufy.sources.gguf import UNQUANTIZED, padded
+from ggufy.sources.overlap import check_disjoint
+from ggufy.steps.evaluate import How
+from ggufy.steps.mix import FAST, PROBE_CHUNKS, PROBES, STANDARD, THOROUGH, Mixer
+from ggufy.steps.recipe_kld import Divergences
+
+LADDER = ("Q2_K", "IQ3_XXS", "Q3_K_M", "IQ4_XS", "Q4_K_M", "Q5_K_M")
+ABLATED = ("Q2_K", "Q4_K_M")
+BARS = {size: 0.45 if size == "IQ3_XXS" else 0.35 for size in LADDER}
+DEFAULT_BAR = 0.7
+TEST_CHUNKS = 64
+_FACTS = {"ggufy.target": "0.0000MB", "ggufy.bits_per_weight": "00.00000"}
+_EMBEDDING, _HEAD = "token_embd.weight", "output.weight"
+_OVERRIDES = ("Q2_K", "Q3_K", "IQ3_S", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
+_TRIED = 8  # overrides that are measured on the probe text, of those that the sensitivities like best
+
+
+@dataclass(kw_only=True)
+class Bench:
+    """One model."""
+
+    mixer: Mixer
+    test: Divergences
+
+    @property
+    def head_size(self) -> int:
+        return self.mixer.head_size(_FACTS)
+
+    def budget(self, size: str) -> int:
+        """Bytes for the tensors of a mix that is no larger than the stock file."""
+        return self.mixer.stock_size(size) - self.head_size
+
+    def stock(self, size: str) -> float:
+        """KLD of the stock file on the test text."""
+        return self.test(self.mixer.stock(size), label=f"stock {size}", imatrix=self.mixer.stock_imatrix)
+
+    def measured(self, recipe: Recipe, size: str) -> float:
+        """KLD on the test text of a recipe that is no larger than the stock file."""
+        total = self.head_size + self.mixer.analysis.tensor_bytes(recipe)
+        assert total <= self.mixer.stock_size(size), (size, total)
+        return self.test(recipe, label=f"mix {size}")
+
+
+def bench(folder: Path, llama: Llama, settings: Settings, texts: Texts) -> list[str]:
+    """Lines for the report, about the demo."""
+    out = folder / "mixes"
+    run(sys.executable, "-m", "ggufy", "quantize", "demo", "--types", "Q4_K_M", "--no-evaluate", "--out", out)
+    made = next(out.glob("*-GGUF"))
+    base, imatrix = next(made.glob("*-F16.gguf")), next(made.glob("*-imatrix.gguf"))
+    check_disjoint(texts.evaluation, texts.calibration)
+    return bench_model(base, imatrix, texts.probe, texts.evaluation, folder / "mixes-work", llama, settings)
+
+
+def bench_model(
+    base: Path, imatrix: Path, probe: Path, test: Path, folder: Path, llama: Llama, settings: Settings
+) -> list[str]:
+    """Lines for the report: the ladder, then what each part adds."""
+    check_disjoint(test, probe)
+    threads = max(1, math.floor(throttle.allowed_cpus()))
+    digests = {base.absolute(): sha256(base)}
+
+    def how(text: Path, place: str, chunks: int) -> How:
+        environment = throttle.child_environment(threads=threads, home=settings.home)
+        where = folder / place
+        return How(
+            text=text,
+            folder=where,
+            llama=llama,
+            environment=environment,
+            threads=threads,
+            chunks=chunks,
+            digests=digests,
+            speed=False,
+            keep_logits=True,
+        )
+
+    mixer = Mixer(base=base, imatrix_path=imatrix, how=how(probe, "probe", PROBE_CHUNKS))
+    tested = Divergences(
+        base=base,
+        base_sha256=digests[base.absolute()],
+        imatrix=mixer.imatrix,
+        ggml=mixer.ggml,
+        how=how(test, "test", TEST_CHUNKS),
+    )
+    ours = Bench(mixer=mixer, test=tested)
+    title = f"mixes of {base.stem}: mean KLD as a part of the stock file's, same imatrix, never more bytes"
+    lines = [f"{title} (probe text {PROBE_CHUNKS} chunks, test text {TEST_CHUNKS})", *_ladder(ours)]
+    for size in ABLATED:
+        lines += ["", *_ablation(ours, size)]
+    mixer.close()
+    tested.close()
+    return lines
+
+
+def _ladder(ours: Bench) -> list[str]:
+    modes = (FAST, STANDARD, THOROUGH)
+    lines = [
+        f"  {'size':<8} {'bytes':>9} {'stock KLD':>10} " + "".join(f"{mode:>10}" for mode in modes) + "  bar",
+    ]
+    for size in LADDER:
+        stock = ours.stock(size)
+        parts = []
+        began = time.monotonic()
+        for mode in modes:
+            against = "" if mode == FAST else size
+            mix = ours.mixer.mix(ours.budget(size), mode, against=against)
+            parts.append(stock if mix.stock else ours.measured(mix.recipe, size))
+        took = time.monotonic() - began
+        shares = [part / stock for part in parts]
+        reached = "reached" if shares[-1] <= BARS[size] and shares[0] <= DEFAULT_BAR else "MISSED"
+        cells = "".join(f"{share:>9.3f}x" for share in shares)
+        row = f"  {size:<8} {ours.mixer.stock_size(size):>9} {stock:>10.5f} {cells}"
+        lines.append(f"{row}  {BARS[size]} {reached} ({took:.0f} s)")
+        print(lines[-1], file=sys.stderr, flush=True)
+    return lines
+
+
+def _ablation(ours: Bench, size: str) -> list[str]:
+    """One line a part of the method, all at the stock file's bytes."""
+    mixer, budget, stock = ours.mixer, ours.budget(size), ours.stock(size)
+    analysis = mixer.analysis
+    groups, values, _ = mixer.probed(PROBES[THOROUGH])
+    probed = {name: values[group] for group, names in groups.items() for name in names}
+    prior, flat = roles.prior(mixer.head.tensors), dict.fromkeys(analysis.losses, 1.0)
+    kept = {name: mixer.head.tensors[name].type for name in analysis.low_rank}
+
+    def solved(table: Mapping[str, float], **named: bool) -> Recipe:
+        full = {name: table.get(name, 1.0) for name in analysis.losses}
+        return mixer.solve(full, budget, **named).recipe
+
+    def without_low_rank() -> Recipe:
+        options = analysis.options({name: probed.get(name, 1.0) for name in analysis.losses})
+        free = {name: choices for name, choices in options.items() if name not in kept}
+        spent = sum(padded(mixer.head.tensors[name].size, mixer.head.alignment) for name in kept)
+        found = allocate(free, budget - analysis.fixed - spent)
+        return {**found.recipe, **kept}
+
+    rows: dict[str, Callable[[], Recipe]] = {
+        "stock with the best embedding and head types": lambda: _override(ours, size, probed),
+        "low-rank tensors alone (Q8_0), and the stock types that then fit": lambda: _low_rank_alone(ours, size),
+        "mix alone, low-rank tensors as stock has them, probed": without_low_rank,
+        "mix and low-rank tensors, flat sensitivities": lambda: solved(flat),
+        "mix and low-rank tensors, shipped sensitivities (fast)": lambda: solved(prior),
+        "mix and low-rank tensors to Q8_0, 26 probes": lambda: solved(probed),
+        "mix and low-rank tensors below Q8_0 too, 26 probes": lambda: solved(probed, probed=True),
+        "the same, types pruned by RWKVQuant's proxy": lambda: solved(probed, probed=True, prune=True),
+        "the same, and a refit near the size (thorough)": lambda: mixer.mix(budget, THOROUGH).recipe,
+    }
+    lines = [f"what each part adds at the bytes of {size} (stock KLD {stock:.5f})"]
+    for name, make in rows.items():
+        recipe = make()
+        share = ours.measured(recipe, size) / stock
+        lines.append(f"  {name:<66} {share:.3f}x")
+        print(lines[-1], file=sys.stderr, flush=True)
+    return lines
+
+
+def _stock_types(ours: Bench) -> list[str]:
+    """Quant types with different stock recipes."""
+    seen: dict[tuple[tuple[str, str], ...], str] = {}
+    for row in BY_NAME.values():
+        if not row.name.startswith(("TQ", "IQ1")):
+            seen.setdefault(tuple(sorted(ours.mixer.stock(row.name).items())), row.name)
+    return list(seen.values())
+
+
+def _override(ours: Bench, size: str, sensitivities: Mapping[str, float]) -> Recipe:
+    """Stock types for all but embedding and head, which get whatever is best: what --token-embedding-type and
+    --output-tensor-type of llama-quantize can reach. Of those that the sensitivities like, the best on the probe text.
+    """
+    mixer, analysis, budget = ours.mixer, ours.mixer.analysis, ours.budget(size)
+    found: list[tuple[float, Recipe]] = []
+    for name in _stock_types(ours):
+        for embedding in _OVERRIDES:
+            for head in _OVERRIDES:
+                recipe = {**mixer.stock(name), _EMBEDDING: embedding, _HEAD: head}
+                if analysis.tensor_bytes(recipe) <= budget:
+                    found.append((_cost(ours, recipe, sensitivities), recipe))
+    found.sort(key=lambda one: one[0])
+    return min((recipe for _, recipe in found[:_TRIED]), key=lambda recipe: mixer.divergence(recipe, label="override"))
+
+
+def _cost(ours: Bench, recipe: Recipe, sensitivities: Mapping[str, float]) -> float:
+    analysis = ours.mixer.analysis
+    total = 0.0
+    for name, losses in analysis.losses.items():
+        kind = recipe[name]
+        if kind in UNQUANTIZED:
+            continue
+        if kind not in losses:  # a type that mixes do not use
+            return math.inf
+        total += sensitivities.get(name, 0.0) * analysis.weights[name] * losses[kind]
+    return total
+
+
+def _low_rank_alone(ours: Bench, size: str) -> Recipe:
+    """The best stock recipe that fits when the low-rank tensors are Q8_0, on the probe text."""
+    mixer, analysis = ours.mixer, ours.mixer.analysis
+    small = {name: "Q8_0" for name in analysis.low_rank if "Q8_0" in analysis.losses[name]}
+    recipes = [{**mixer.stock(name), **small} for name in _stock_types(ours)]
+    fitting = sorted(
+        (recipe for recipe in recipes if analysis.tensor_bytes(recipe) <= ours.budget(size)),
+        key=analysis.tensor_bytes,
+    )
+    return min(fitting[-3:], key=lambda recipe: mixer.divergence(recipe, label="low-rank"))
+
+
+def main() -> None:
+    settings = Settings.from_env()
+    llama = ensure(
+        settings.cache,
+        override=settings.llama_dir,
+        threads=max(1, math.floor(throttle.allowed_cpus())),
+        pip_environment=settings.pip_environment,
+        types=BY_NAME,
+    )
+    with tempfile.TemporaryDirectory(prefix="ggufy-bench-") as name:
+        if len(sys.argv) == 5:
+            base, imatrix, probe, test = map(Path, sys.argv[1:])
+            lines = bench_model(base, imatrix, probe, test, Path(name), llama, settings)
+        else:
+            lines = bench(Path(name), llama, settings, ensure_texts(settings.cache))
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
