@@ -7,7 +7,7 @@ ones, as in llama-quantize.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from ggufy.errors import CalibrationError
 from ggufy.files import sha256
 from ggufy.llama.ggml import MOST_IMPORTANCE
 from ggufy.quantize.recipe import ImatrixFacts
-from ggufy.sources.gguf import read_head, read_tensor
+from ggufy.sources.gguf import GgufHead, read_head, read_tensor
 
 _MOST_CHUNKS = (1 << 32) - 1  # what a u32 holds
 _SUMS, _COUNTS = ".in_sum2", ".counts"
+_EMBEDDING = "token_embd.weight"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,3 +62,14 @@ def read_imatrix(path: Path) -> Imatrix:
         sha256=sha256(path),
         weights=weights,
     )
+
+
+def with_embedding(imatrix: Imatrix, head: GgufHead) -> Imatrix:
+    """The same with ones for the embedding, of which llama-imatrix sees no inputs: rows are picked, not multiplied.
+
+    Without importances ggml weighs large values more, as it suits a matrix; in a row that is picked all count alike.
+    """
+    if _EMBEDDING in imatrix.weights or _EMBEDDING not in head.tensors:
+        return imatrix
+    ones = np.ones(head.tensors[_EMBEDDING].shape[0], dtype=np.float32)
+    return replace(imatrix, weights=imatrix.weights | {_EMBEDDING: ones})
