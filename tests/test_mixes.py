@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ggufy import demo
 from ggufy.catalog import BY_NAME, QUANT_TYPES
 from ggufy.llama.ggml import Ggml
 from ggufy.llama.tools import ToolRun
@@ -24,6 +26,7 @@ from ggufy.rwkv.convert import write_skeleton_of
 from ggufy.rwkv.names import Architecture, tensor_plans
 from ggufy.sources.gguf import GgufHead, read_head
 from tests import small, tiny
+from tests.conftest import Ggufy
 
 ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
 RANKS = {"6": {"mix": 32, "decay": 64}, "7": {"decay": 96, "iclr": 96, "value": 64, "gate": 256}}
@@ -173,3 +176,20 @@ def test_the_embedding_gets_ones_unless_it_has_data(tmp_path: Path) -> None:
     assert set(more.weights) - set(imatrix.weights) == {"token_embd.weight"}
     assert more.weights["token_embd.weight"].tolist() == [1.0] * 256
     assert with_embedding(more, head) is more
+
+
+def test_a_job_makes_the_stock_files_when_asked_and_others_by_itself(
+    ggufy: Ggufy, llama_bin: Path, tmp_path: Path
+) -> None:
+    common = ("quantize", "demo", "--types", "Q4_K_S,Q3_K_S", "--chunks", "2", "--no-evaluate")
+    assert ggufy(*common, "--mix", "stock", "--out", tmp_path / "stock").code == 0
+    done = ggufy(*common, "--json", "--out", tmp_path / "ours")
+    assert done.code == 0, done.err
+    assert not any(row.get("same_tensors_as") for row in json.loads(done.out)["files"])
+    folders = [tmp_path / name / f"{demo.MODEL}-GGUF" for name in ("stock", "ours")]
+    for name in ("Q4_K_S", "Q3_K_S"):
+        base, imatrix, made = (f"{demo.MODEL}-{end}.gguf" for end in ("F16", "imatrix", name))
+        command = [llama_bin / "llama-quantize", "--imatrix", imatrix, base, tmp_path / "oracle.gguf", name, "2"]
+        subprocess.run([*map(str, command)], cwd=folders[0], env=ENVIRONMENT, check=True, capture_output=True)
+        assert (folders[0] / made).read_bytes() == (tmp_path / "oracle.gguf").read_bytes()
+        assert (folders[1] / made).stat().st_size < (folders[0] / made).stat().st_size

@@ -19,12 +19,14 @@ of these in Q8_0 cost a KLD of 1e-5, a hundredth of what Q6_K costs. `tools/meas
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from ggufy.quantize.allocate import Option, allocate
+from ggufy.quantize.layout import RESCALE_KEY
 from ggufy.quantize.recipe import Recipe
 from ggufy.quantize.roles import Depth, Role, roles, transferred
 from ggufy.sources.gguf import UNQUANTIZED, GgufHead, padded, tensor_bytes
@@ -45,6 +47,7 @@ _HIGH = ("Q6_K", "Q8_0")
 _ENDS_K = ("Q3_K", "Q4_K", "Q5_K", *_HIGH)
 _ENDS_I = ("IQ3_S", "IQ4_XS", "Q5_K", *_HIGH)
 _ODD = ("IQ4_NL", "Q5_0", "Q5_1", "Q8_0")  # for widths that are no multiple of 256
+_DIVIDED = re.compile(r"blk\.(\d+)\.(?:time_mix_output|channel_mix_value)\.weight")
 _SLOPE = 0.01  # by how much the first of all middle blocks counts more than the last: it says who goes first
 
 
@@ -129,6 +132,24 @@ def mixed(head: GgufHead, quant_type: str, *, stock: Recipe, mix: str = RWKV) ->
     least = sum(min(option.size for option in choices) for choices in options.values())
     chosen = allocate(options, max(rest, least)).recipe if options else {}
     return {name: kept.get(name) or chosen[name] for name in stock}
+
+
+def rescaling(head: GgufHead) -> dict[str, float]:
+    """What a converter divided the matrices of an RWKV-6 by that write into the residual stream: tensor -> factor.
+
+    A block's are divided by 2^(block // n), and llama.cpp halves the stream every n blocks to match, which suits F16
+    arithmetic. In deep models it takes small weights below what the F16 scales of a K or IQ type can hold. llama.cpp
+    computes the stream in F32, so a quant multiplies them back, and says n = 0.
+    """
+    every = head.metadata.get(RESCALE_KEY, 0)
+    if head.metadata.get("general.architecture") != "rwkv6" or not isinstance(every, int) or every < 1:
+        return {}
+    factors = {}
+    for name in head.tensors:
+        match = _DIVIDED.fullmatch(name)
+        if match and (halvings := int(match[1]) // every):
+            factors[name] = float(2**halvings)
+    return factors
 
 
 def _types(asked: Mix, role: Role, width: int) -> tuple[str, ...]:
