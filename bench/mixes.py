@@ -22,7 +22,6 @@ from ggufy import throttle
 from ggufy.catalog import BY_NAME
 from ggufy.files import sha256
 from ggufy.llama.install import Llama, ensure
-from ggufy.quantize import roles
 from ggufy.quantize.allocate import allocate
 from ggufy.quantize.recipe import Recipe
 from ggufy.settings import Settings
@@ -61,7 +60,7 @@ class Bench:
 
     def stock(self, size: str) -> float:
         """KLD of the stock file on the test text."""
-        return self.test(self.mixer.stock(size), label=f"stock {size}", imatrix=self.mixer.stock_imatrix)
+        return self.test(self.mixer.stock(size), label=f"stock {size}", stock=True)
 
     def measured(self, recipe: Recipe, size: str) -> float:
         """KLD on the test text of a recipe that is no larger than the stock file."""
@@ -73,7 +72,7 @@ class Bench:
 def bench(folder: Path, llama: Llama, settings: Settings, texts: Texts) -> list[str]:
     """Lines for the report, about the demo."""
     out = folder / "mixes"
-    run(sys.executable, "-m", "ggufy", "quantize", "demo", "--types", "Q4_K_M", "--no-evaluate", "--out", out)
+    run(sys.executable, "-m", "ggufy", "quantize", "demo", "--types", "Q8_0", "--no-evaluate", "--out", out)
     made = next(out.glob("*-GGUF"))
     base, imatrix = next(made.glob("*-F16.gguf")), next(made.glob("*-imatrix.gguf"))
     check_disjoint(texts.evaluation, texts.calibration)
@@ -104,13 +103,7 @@ def bench_model(
         )
 
     mixer = Mixer(base=base, imatrix_path=imatrix, how=how(probe, "probe", PROBE_CHUNKS))
-    tested = Divergences(
-        base=base,
-        base_sha256=digests[base.absolute()],
-        imatrix=mixer.imatrix,
-        ggml=mixer.ggml,
-        how=how(test, "test", TEST_CHUNKS),
-    )
+    tested = mixer.divergences(how(test, "test", TEST_CHUNKS))
     ours = Bench(mixer=mixer, test=tested)
     title = f"mixes of {base.stem}: mean KLD as a part of the stock file's, same imatrix, never more bytes"
     lines = [f"{title} (probe text {PROBE_CHUNKS} chunks, test text {TEST_CHUNKS})", *_ladder(ours)]
@@ -150,7 +143,7 @@ def _ablation(ours: Bench, size: str) -> list[str]:
     analysis = mixer.analysis
     groups, values, _ = mixer.probed(PROBES[THOROUGH])
     probed = {name: values[group] for group, names in groups.items() for name in names}
-    prior, flat = roles.prior(mixer.head.tensors), dict.fromkeys(analysis.losses, 1.0)
+    prior, flat = mixer.prior(), dict.fromkeys(analysis.losses, 1.0)
     kept = {name: mixer.head.tensors[name].type for name in analysis.low_rank}
 
     def solved(table: Mapping[str, float], **named: bool) -> Recipe:

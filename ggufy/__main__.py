@@ -28,6 +28,7 @@ from ggufy.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS, RESTING, Job, Status
 from ggufy.llama import child
 from ggufy.llama.install import Llama, ensure
 from ggufy.plan import LOCK_NAME, base_name, folder_name, imatrix_name, makes
+from ggufy.quantize.mixes import KINDS, RWKV
 from ggufy.settings import Settings
 from ggufy.terminal import LiveDisplay, job_lines, results, results_table
 
@@ -66,6 +67,12 @@ def build_parser() -> argparse.ArgumentParser:
     quantize.add_argument("source", metavar="SOURCE", help="demo, a .pth, an unquantized .gguf, owner/repo[:file.pth]")
     quantize.add_argument("--types", default="recommended", help="all, recommended, or Q4_K_M,Q6_K,… (%(default)s)")
     _model_options(quantize)
+    quantize.add_argument(
+        "--mix",
+        choices=KINDS,
+        default=RWKV,
+        help="recipes: made for RWKV, or stock as of llama-quantize (%(default)s)",
+    )
     quantize.add_argument(
         "--imatrix", default="auto", metavar="auto|none|FILE", help="importance matrix (%(default)s)"
     )
@@ -166,6 +173,7 @@ def run_quantize(args: argparse.Namespace, settings: Settings) -> int:
         name=args.name,
         repo_id=args.repo,
         private=args.private,
+        mix=args.mix,
     )
     llama = _llama(settings)
     with _connected(settings) as (connection, stop):

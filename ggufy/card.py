@@ -14,6 +14,7 @@ from ggufy.evaluation import Quality
 from ggufy.files import human_size
 from ggufy.job import Job, Source, Status
 from ggufy.plan import base_name, folder_name, imatrix_name, quant_name
+from ggufy.quantize.mixes import RWKV, STOCK
 
 _PLAIN = re.compile(r"^[\w.+/-]+( [\w.+/-]+)*$")
 
@@ -25,9 +26,23 @@ class CardFacts:
     uploaded: Mapping[str, int]  # file name -> bytes, of what is in the repo with this commit
     bpw: Mapping[str, float] = field(default_factory=dict)  # quant type -> bits per weight
     same_as: Mapping[str, str] = field(default_factory=dict)  # quant type -> type with the same tensors
+    mix: str = STOCK  # whose recipes the quants were made by
+    rescaled: bool = False  # what was divided in the base of a deep RWKV-6 is whole again in the quants
     license: str = ""  # of the source, as its own card says; empty: unknown, and none is invented
     llama_commit: str = ""
     version: str = ""  # of ggufy
+
+
+_RECIPES = (
+    "The recipes are ggufy's, made for RWKV: which type each matrix gets follows from its role. No file is larger "
+    "than the one that llama-quantize makes under the same name, and S, M and L differ. Small low-rank matrices are "
+    "F16 or Q8_0 instead of F32. Unmodified llama.cpp reads these files."
+)
+_RESCALED = (
+    "In the base, as in most GGUF files of RWKV-6, the matrices that write into the residual stream are divided by 2 "
+    "for every few blocks (`rwkv6.rescale_every_n_layers`), which would take small weights of deep blocks below what "
+    "the quantized types can hold. In the quants they are whole again and the key is 0."
+)
 
 
 def card(job: Job, facts: CardFacts) -> str:
@@ -159,6 +174,8 @@ def _how_made(job: Job, facts: CardFacts) -> list[str]:
         lines.append(f"with an imatrix that its user gave (sha256 `{request.imatrix_sha256}`).")
     else:
         lines.append("without an imatrix.")
+    if facts.mix == RWKV:
+        lines += ["", _RECIPES] + (["", _RESCALED] if facts.rescaled else [])
     return lines
 
 

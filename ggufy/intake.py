@@ -19,6 +19,7 @@ from ggufy.files import sha256
 from ggufy.hub.state import JobStore
 from ggufy.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS, Job, Request, Source
 from ggufy.plan import folder_name
+from ggufy.quantize import mixes
 from ggufy.settings import Settings
 from ggufy.sources import calibration, hub
 from ggufy.sources.gguf import MAGIC, read_head
@@ -44,6 +45,7 @@ class Wish:
     evaluation_chunks: int = EVALUATION_CHUNKS
     vocab: str | None = None
     name: str | None = None
+    mix: str = mixes.RWKV  # or mixes.STOCK; other models than RWKV-6 and RWKV-7 always get the latter
     owner: str = ""  # account on the Hub that the results go to; empty: a folder here
     repo_id: str | None = None  # None: <owner>/<Model>-GGUF
     private: bool = False
@@ -64,6 +66,7 @@ def make_job(wish: Wish, settings: Settings) -> Job:
         source=source,
         quant_types=make_order(set(wish.quant_types)),
         outtype=_outtype(wish, source),
+        mix=_mix(wish, source),
         **_imatrix_fields(wish, settings),
         **_vocab_fields(wish, source),
     )
@@ -145,6 +148,14 @@ def _outtype(wish: Wish, source: Source) -> str:
     if wish.outtype not in (None, own):
         raise UsageError(f"this GGUF is {own} and is taken as it is: leave --outtype {wish.outtype} out.")
     return own
+
+
+def _mix(wish: Wish, source: Source) -> str:
+    if wish.mix not in mixes.KINDS:
+        raise UsageError(f"unknown mix {wish.mix!r}: one of {', '.join(mixes.KINDS)}.")
+    if source.kind == "gguf" and not source.remote and not mixes.is_rwkv(read_head(Path(source.path))):
+        return mixes.STOCK
+    return wish.mix
 
 
 def _imatrix_fields(wish: Wish, settings: Settings) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any, Self
 from ggufy import evaluation
 from ggufy.evaluation import Evaluation
 
-VERSION = 1
+VERSION = 2
 # 20 thousand tokens: more calibration text hardly changes a quant (llama.cpp's own table, 10 k against 10 M tokens).
 DEFAULT_CHUNKS = 40
 # Of evaluation text: 4 thousand scored tokens. The KLD's standard error is then about 1 to 2 % of it.
@@ -102,6 +102,7 @@ class Request:
     evaluation_text: str = ""  # what the user named
     evaluation_sha256: str = ""  # digest of the text used
     evaluation_chunks: int = 0  # of 512 tokens
+    mix: str = "stock"  # whose recipes: "rwkv" (quantize/mixes.py), or "stock" as of llama-quantize
     repo_id: str = ""  # owner/name of the output repo on the Hub; empty: a folder here
     private: bool = False  # of that repo, if it has to be made
 
@@ -113,6 +114,8 @@ class Request:
             del pinned[free]
         for name in [name for name in pinned if name.startswith("evaluat")]:
             del pinned[name]  # measuring changes no file
+        if self.mix == "stock":
+            del pinned["mix"]  # as in records that are older than it: their jobs keep their ids
         pinned["source"] = self.source.key
         return hashlib.sha256(json.dumps(pinned, sort_keys=True).encode()).hexdigest()
 
@@ -162,6 +165,15 @@ def to_json(job: Job) -> str:
 
 # One function per version step: UPGRADES[1] turns a version-1 record into a version-2 one.
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+
+def _with_mix(record: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 knew only llama-quantize's own recipes."""
+    request = record.get("request")
+    return record | {"request": {"mix": "stock"} | request} if isinstance(request, dict) else record
+
+
+UPGRADES[1] = _with_mix
 
 
 def from_json(text: str) -> Job:

@@ -24,6 +24,7 @@ from ggufy.llama.install import Llama
 from ggufy.llama.tools import ToolRun
 from ggufy.plan import DOWNLOAD, UPLOAD, plan
 from ggufy.progress import Workload, model_seconds
+from ggufy.quantize.mixes import RWKV
 from ggufy.quantize.recipe import ImatrixFacts
 from ggufy.settings import Settings
 from ggufy.sources.inspect import Report, write_gguf_skeleton
@@ -63,7 +64,13 @@ class Cost:
 
 
 def preview(
-    report: Report, settings: Settings, *, llama: Llama | None, outtype: str | None = None, vocab: str | None = None
+    report: Report,
+    settings: Settings,
+    *,
+    llama: Llama | None,
+    outtype: str | None = None,
+    vocab: str | None = None,
+    mix: str = RWKV,
 ) -> Preview:
     """Forecasts every quant type of a source that was looked at, if it can work and llama.cpp is ready."""
     if report.problem or llama is None:
@@ -74,7 +81,7 @@ def preview(
         environment = throttle.child_environment(threads=1, home=settings.home)
         run = ToolRun(environment=environment, cwd=Path(folder))
         facts = ImatrixFacts(file=f"{_name(report)}-imatrix.gguf", dataset="ggufy-calibration.txt")
-        sizes = forecast_types(skeleton, BY_NAME, llama=llama, run=run, facts=facts)
+        sizes = forecast_types(skeleton, BY_NAME, llama=llama, run=run, facts=facts, mix=mix)
     return Preview(report=report, sizes=sizes)
 
 

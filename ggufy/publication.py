@@ -16,6 +16,7 @@ from ggufy.hub.state import JobStore
 from ggufy.job import Artifact, Job, Status
 from ggufy.plan import EVALUATE, FETCH, QUANTIZE, UPLOAD, UPLOADED, Step, plan
 from ggufy.publisher import Publisher
+from ggufy.quantize.mixes import STOCK, is_rwkv, rescaling
 from ggufy.steps.context import Context, artifact_of
 from ggufy.steps.forecast import MARGIN
 from ggufy.steps.salvage import saved_files
@@ -194,6 +195,8 @@ class Publication:
             uploaded=uploaded,
             bpw={t: f.bpw for t, f in forecast.quants.items()} if forecast else {},
             same_as=forecast.same_as if forecast else {},
+            mix=self._job.request.mix if forecast and is_rwkv(forecast.base) else STOCK,
+            rescaled=bool(forecast and rescaling(forecast.base)),
             license=self._job.request.source.license,
             llama_commit=self._runner.llama.commit,
             version=__version__,

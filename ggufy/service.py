@@ -35,6 +35,7 @@ from ggufy.llama.install import Llama, ensure
 from ggufy.plan import IMATRIX, folder_name
 from ggufy.preview import Cost, Order, Preview, cost, preview
 from ggufy.progress import Snapshot
+from ggufy.quantize.mixes import RWKV
 from ggufy.runner import Live, Runner
 from ggufy.settings import Settings
 from ggufy.sources.gguf import read_head
@@ -204,20 +205,33 @@ class Services:
         return self._reports.get((source, vocab, owner), lambda: inspect(source, settings, vocab=vocab))
 
     def look(
-        self, source: str, visitor: Visitor = STRANGER, *, outtype: str | None = None, vocab: str | None = None
+        self,
+        source: str,
+        visitor: Visitor = STRANGER,
+        *,
+        outtype: str | None = None,
+        vocab: str | None = None,
+        mix: str = RWKV,
     ) -> Preview:
         """What a source is, and what its quants would be. Raises UsageError, HubAway."""
         report, llama = self.inspect(source, visitor, vocab=vocab), self.llama
-        key = (source, vocab, is_owner(visitor, self.settings), outtype, llama is not None)
+        key = (source, vocab, is_owner(visitor, self.settings), outtype, mix, llama is not None)
         return self._previews.get(
-            key, lambda: preview(report, self.settings, llama=llama, outtype=outtype, vocab=vocab)
+            key, lambda: preview(report, self.settings, llama=llama, outtype=outtype, vocab=vocab, mix=mix)
         )
 
     def cost(
-        self, source: str, visitor: Visitor, order: Order, *, outtype: str | None = None, vocab: str | None = None
+        self,
+        source: str,
+        visitor: Visitor,
+        order: Order,
+        *,
+        outtype: str | None = None,
+        vocab: str | None = None,
+        mix: str = RWKV,
     ) -> Cost | None:
         """What a job would take; None where that is not known yet."""
-        found = self.look(source, visitor, outtype=outtype, vocab=vocab)
+        found = self.look(source, visitor, outtype=outtype, vocab=vocab, mix=mix)
         if not found.report.path:
             return None
         folder = folder_name(model_name(Path(found.report.path).stem))

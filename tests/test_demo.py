@@ -72,23 +72,14 @@ def test_sizes_were_forecast_to_the_byte(demo_run: tuple[Path, dict[str, object]
         assert forecast(base, recipe, facts).size == path.stat().st_size, name
 
 
-def test_json_names_digests_and_twins(demo_run: tuple[Path, dict[str, object]]) -> None:
+def test_json_names_digests_and_no_twins(demo_run: tuple[Path, dict[str, object]]) -> None:
     folder, record = demo_run
     files = {row["file"]: row for row in record["files"]}  # type: ignore[attr-defined]
     assert len(files) == 31
     for name, row in files.items():
         assert row["size"] == (folder / name).stat().st_size
         assert row["sha256"] == sha256(folder / name)
-    twins = {row["type"]: row["same_tensors_as"] for row in files.values() if row.get("same_tensors_as")}
-    assert twins == {
-        "Q5_K_S": "Q5_K_M",
-        "Q4_K_S": "Q4_K_M",
-        "Q3_K_L": "Q3_K_M",
-        "Q3_K_S": "Q3_K_M",
-        "Q2_K_S": "Q2_K",
-        "IQ3_S": "IQ3_M",
-        "IQ3_XS": "IQ3_M",
-    }
+    assert not any(row.get("same_tensors_as") for row in files.values())
 
 
 def test_no_local_path_in_any_file(demo_run: tuple[Path, dict[str, object]]) -> None:

@@ -39,6 +39,14 @@ def test_an_unknown_field_is_refused_not_dropped() -> None:
         jobs.from_json(json.dumps(record))
 
 
+def test_a_record_of_the_first_version_is_one_of_stock_recipes_and_keeps_its_id() -> None:
+    record = json.loads(jobs.to_json(Job(request=REQUEST)))
+    assert record["request"].pop("mix") == "stock"
+    old = jobs.from_json(json.dumps(record | {"version": 1}))
+    assert old == Job(request=REQUEST)
+    assert old.id == "m-b2e1fc09"
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -48,6 +56,7 @@ def test_an_unknown_field_is_refused_not_dropped() -> None:
         {"chunks": 7},
         {"imatrix": "none"},
         {"vocab_sha256": "00" * 32},
+        {"mix": "rwkv"},
     ],
 )
 def test_what_decides_the_bytes_decides_the_inputs(change: dict[str, object]) -> None:

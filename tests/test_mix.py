@@ -191,7 +191,7 @@ def test_sensitivities_come_back_from_figures_that_follow_them(tiny_mixer: Mixer
 
     at = figure(recipe, truth)
     probes = {group: figure(probing.probe(recipe, lower, names), truth) for group, names in groups.items()}
-    prior = roles.prior(tiny_mixer.head.tensors)
+    prior = tiny_mixer.prior()
     found = probing.sensitivities(analysis, groups, at, probes, prior)
     assert found == pytest.approx(truth, rel=1e-6)
     first = next(iter(groups))

@@ -119,6 +119,7 @@ def analyse(
     changing: Iterable[str],
     *,
     imatrix: Imatrix | None,
+    scales: Mapping[str, float],
     ggml: Ggml,
     table: Path,
     threads: int = 1,
@@ -127,8 +128,9 @@ def analyse(
 ) -> Analysis:
     """Measures what is not in `table` yet.
 
-    `changing` are the tensors that llama-quantize would quantize. `check` is asked between two types of a tensor, and
-    raises to end the run. Raises SourceError for weights that are not finite, DiskError.
+    `changing` are the tensors that llama-quantize would quantize; `scales` are as in `layout.plan`. `check` is asked
+    between two types of a tensor, and raises to end the run. Raises SourceError for weights that are not finite,
+    DiskError.
     """
     _check_sources(base, head, changing)
     known = LossTable(table, kernels_of(ggml))
@@ -143,6 +145,7 @@ def analyse(
     def one(name: str) -> None:
         tensor = head.tensors[name]
         rows, weights = rows_of(base, tensor, head, ggml), _importance(imatrix, tensor)
+        rows = rows * np.float32(scales.get(name, 1.0))
         losses: dict[str, float] = {}
         for kind in _types(tensor, found[name], weights is not None, ggml):
             check()

@@ -51,6 +51,7 @@ class Order:
     recipe: Recipe  # tensors that it does not name stay as they are
     ftype: int  # llama.cpp's number of the quant type (general.file_type)
     imatrix: Imatrix | None = None
+    scales: Mapping[str, float] = field(default_factory=dict)  # see layout.plan
     siblings: Sequence[Path] = ()  # finished quants of the same base and imatrix
     facts: Mapping[str, str] = field(default_factory=dict)  # more metadata
     identity: str = ""  # tells the base from others of its size, its SHA-256 say; otherwise its time of change does
@@ -94,6 +95,7 @@ def quantize(order: Order, control: Control, *, ggml: Ggml) -> Made:
                 order.recipe,
                 ftype=order.ftype,
                 imatrix=order.imatrix,
+                scales=order.scales,
                 ggml=ggml,
                 facts=order.facts,
             )
@@ -277,6 +279,8 @@ class _Run:
         if not tensor.changes:
             return raw
         values = self.ggml.to_f32(raw, source.type).reshape(rows.count, rows.columns)
+        if tensor.scale != 1:
+            values = values * np.float32(tensor.scale)
         weights = None if tensor.weights is None else tensor.weights[rows.matrix]
         made = self.ggml.quantize(values, tensor.type, weights)
         if made is None:

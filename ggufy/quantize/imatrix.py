@@ -64,14 +64,12 @@ def read_imatrix(path: Path) -> Imatrix:
     )
 
 
-def with_ones(imatrix: Imatrix, base: GgufHead) -> Imatrix:
-    """The same with ones for the embedding, of which llama-imatrix sees no inputs.
+def with_embedding(imatrix: Imatrix, head: GgufHead) -> Imatrix:
+    """The same with ones for the embedding, of which llama-imatrix sees no inputs: rows are picked, not multiplied.
 
-    Its rows are looked up, not multiplied, so all columns count alike; but without any importance some kernels take
-    the weights themselves for it, which on normal weights costs IQ3_S half its precision.
+    Without importances ggml weighs large values more, as it suits a matrix; in a row that is picked all count alike.
     """
-    tensor = base.tensors.get(_EMBEDDING)
-    if tensor is None or _EMBEDDING in imatrix.weights or "output.weight" not in base.tensors:
-        return imatrix  # a tied embedding is multiplied with, as the head
-    ones = np.ones(tensor.shape[0], dtype=np.float32)
-    return replace(imatrix, sha256=f"{imatrix.sha256} ones", weights=imatrix.weights | {_EMBEDDING: ones})
+    if _EMBEDDING in imatrix.weights or _EMBEDDING not in head.tensors:
+        return imatrix
+    ones = np.ones(head.tensors[_EMBEDDING].shape[0], dtype=np.float32)
+    return replace(imatrix, weights=imatrix.weights | {_EMBEDDING: ones})

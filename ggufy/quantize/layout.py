@@ -26,6 +26,7 @@ CHUNK = 1 << 20  # weights that are kept together when a run ends early: two sec
 PIECE = 1 << 16  # weights quantized at once: an eighth of a second for the slowest type, and 256 kB as F32
 _QUANTIZATION_VERSION = 2  # ggml.h, GGML_QNT_VERSION
 _Q2_K_S = 21  # the file type whose Q2_K tensors need an imatrix too
+RESCALE_KEY = "rwkv6.rescale_every_n_layers"
 _SPLIT = ("split.no", "split.count", "split.tensors.count")
 _EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
 _NEED_IMATRIX = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS")  # llama-quant.cpp
@@ -41,6 +42,7 @@ class Tensor:
     offset: int  # in the new file, bytes
     size: int  # bytes
     weights: np.ndarray[Any, np.dtype[np.float32]] | None  # importance, F32 [matrices, columns]
+    scale: float = 1.0  # the base's weights are multiplied by it
 
     @property
     def name(self) -> str:
@@ -48,7 +50,7 @@ class Tensor:
 
     @property
     def changes(self) -> bool:
-        return self.type != self.source.type
+        return self.type != self.source.type or self.scale != 1
 
     def matrices(self) -> Iterator[Rows]:
         """The rows of each matrix: of each expert, where there are any."""
@@ -131,10 +133,14 @@ def plan(
     ftype: int,
     imatrix: Imatrix | None,
     ggml: Ggml,
+    scales: Mapping[str, float] | None = None,
     facts: Mapping[str, str] | None = None,
 ) -> Layout:
     """The file that `recipe` makes of a base GGUF; tensors that it does not name stay as they are. `facts` are put
     into its metadata, behind what llama-quantize would write.
+
+    `scales` are factors that tensors are multiplied by: an RWKV-6 that gets them was divided by them (see
+    `mixes.rescaling`), and its metadata then says that it is not.
 
     Raises UsageError for a recipe, SourceError for a base and CalibrationError for an imatrix that cannot be used.
     """
@@ -142,7 +148,8 @@ def plan(
         raise SourceError(f"{base} is one part of a split model: merge the parts with llama-gguf-split first.")
     if unknown := sorted(set(recipe) - set(head.tensors)):
         raise UsageError(f"the recipe names the tensor {unknown[0]!r}, which {base} has not: correct the recipe.")
-    new = _new_metadata(ftype, imatrix) | dict(facts or {})
+    scales = scales or {}
+    new = _new_metadata(ftype, imatrix) | ({RESCALE_KEY: 0} if scales else {}) | dict(facts or {})
     kept = [key for key in head.metadata if key not in _SPLIT and key not in new]
     with base.open("rb") as file:
         raw = file.read(head.metadata_end)
@@ -171,6 +178,7 @@ def plan(
                 offset=len(start) + offset,
                 size=size,
                 weights=weights,
+                scale=scales.get(source.name, 1.0),
             )
             for source, kind, offset, size, weights in tensors
         ],

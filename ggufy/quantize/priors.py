@@ -15,6 +15,10 @@ RWKV-6; the geometric mean is taken. The head was published at 8 bits only; its 
 
 `transformer` follows what the mixes of llama.cpp protect, and was not measured here.
 
+`REFERENCE` has the number of weights of a tensor of each role where c was measured. What a unit of relative error in a
+whole tensor costs (c × its number of weights) is taken to be the same in models of other sizes: an embedding with more
+rows, or a matrix of a wider model, adds no more noise to a token than a small one does. So c falls as tensors grow.
+
 A script that measures these figures again may write the table anew: nothing else is in this file.
 """
 
@@ -76,4 +80,33 @@ PRIORS: dict[str, dict[str, float]] = {
         "ffn_up": 20.0,
         "ffn_gate": 15.0,
     },
+}
+
+_SQUARE_6, _WIDE_6 = 256 * 256, 256 * 896
+_SQUARE_7, _WIDE_7 = 2290 * 2290, 2290 * 9160  # between 1.5B and 2.9B
+
+REFERENCE: dict[str, dict[str, int]] = {
+    "rwkv6": {
+        "embedding": 2048 * 256,
+        "head": 2048 * 256,
+        "time_mix_value": _SQUARE_6,
+        "time_mix_output": _SQUARE_6,
+        "time_mix_gate": _SQUARE_6,
+        "time_mix_receptance": _SQUARE_6,
+        "time_mix_key": _SQUARE_6,
+        "channel_mix_key": _WIDE_6,
+        "channel_mix_value": _WIDE_6,
+        "channel_mix_receptance": _SQUARE_6,
+    },
+    "rwkv7": {
+        "embedding": 65536 * 2290,
+        "head": 65536 * 2290,
+        "time_mix_value": _SQUARE_7,
+        "time_mix_output": _SQUARE_7,
+        "time_mix_receptance": _SQUARE_7,
+        "time_mix_key": _SQUARE_7,
+        "channel_mix_key": _WIDE_7,
+        "channel_mix_value": _WIDE_7,
+    },
+    "transformer": {},
 }

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from ggufy.quantize.priors import PRIORS
+from ggufy.quantize.priors import PRIORS, REFERENCE
 
 MOST_GROUPS = 26  # eight matrices of RWKV-6 at three depths, embedding and head
 OTHER = "other"  # the group of roles that share a probe
@@ -110,6 +110,16 @@ def prior(names: Iterable[str]) -> dict[str, float]:
     found = roles(names)
     table = PRIORS[family(found)]
     return {name: sensitivity(role, table) for name, role in found.items()}
+
+
+def transferred(weights: Mapping[str, int]) -> dict[str, float]:
+    """As `prior`, for a model of another size than the one that was measured; `weights` is the number of weights of
+    every tensor. Roles without a reference keep their c."""
+    found = roles(weights)
+    reference = REFERENCE[family(found)]
+    return {
+        name: c * reference.get(found[name].name, weights[name]) / weights[name] for name, c in prior(weights).items()
+    }
 
 
 def groups(

@@ -17,6 +17,7 @@ from ggufy.llama import tools
 from ggufy.llama.evaluate import logits_bytes
 from ggufy.llama.install import Llama
 from ggufy.plan import CONVERT, EVALUATE, IMATRIX, QUANTIZE, Step, base_name, imatrix_name
+from ggufy.quantize.mixes import RWKV, mixed
 from ggufy.quantize.recipe import Forecast, ImatrixFacts, Recipe, core_seconds, forecast, same_tensors, stock_recipe
 from ggufy.sources import calibration
 from ggufy.sources.gguf import GgufHead, read_head
@@ -145,15 +146,22 @@ def _forecast(ctx: Context, step: Step, base: Path) -> JobForecast:
     if ctx.request.imatrix != "none":
         facts = ImatrixFacts(file=imatrix_name(ctx.request), dataset=_dataset(ctx))
     run = ctx.tool_run(step, cwd=base.absolute().parent)
-    return forecast_types(base, ctx.request.quant_types, llama=ctx.llama, run=run, facts=facts)
+    types, mix = ctx.request.quant_types, ctx.request.mix
+    return forecast_types(base, types, llama=ctx.llama, run=run, facts=facts, mix=mix)
 
 
 def forecast_types(
-    base: Path, types: Iterable[str], *, llama: Llama, run: tools.ToolRun, facts: ImatrixFacts | None
+    base: Path,
+    types: Iterable[str],
+    *,
+    llama: Llama,
+    run: tools.ToolRun,
+    facts: ImatrixFacts | None,
+    mix: str = RWKV,
 ) -> JobForecast:
     """What quants of a base (or of its skeleton) will be; `facts` are of the imatrix that they will name."""
     head = read_head(base)
-    recipes = {t: dry_run(llama, run, base, t) for t in types}
+    recipes = {t: mixed(head, t, stock=dry_run(llama, run, base, t), mix=mix) for t in types}
     return JobForecast(
         base=head,
         quants={t: forecast(head, recipe, facts) for t, recipe in recipes.items()},

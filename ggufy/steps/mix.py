@@ -26,8 +26,9 @@ from ggufy.quantize import engine, probing, roles
 from ggufy.quantize import target as targets
 from ggufy.quantize.allocate import Allocation, allocate
 from ggufy.quantize.analysis import Analysis, analyse
-from ggufy.quantize.imatrix import Imatrix, read_imatrix, with_ones
+from ggufy.quantize.imatrix import Imatrix, read_imatrix, with_embedding
 from ggufy.quantize.layout import plan
+from ggufy.quantize.mixes import rescaling
 from ggufy.quantize.probing import Measured
 from ggufy.quantize.recipe import Recipe, stock_recipe
 from ggufy.sources.gguf import UNQUANTIZED, read_head
@@ -71,13 +72,24 @@ class Mixer:
         self.head = read_head(self.base)
         self.ggml = kernels.load(self.how.llama.bin)
         self.stock_imatrix = read_imatrix(self.imatrix_path) if self.imatrix_path else None
-        self.imatrix: Imatrix | None = with_ones(self.stock_imatrix, self.head) if self.stock_imatrix else None
+        self.scales = rescaling(self.head)
+        self.imatrix: Imatrix | None = with_embedding(self.stock_imatrix, self.head) if self.stock_imatrix else None
         digest = self.how.digests.get(self.base.absolute()) or sha256(self.base)
         self.how = dataclasses.replace(
             self.how, speed=False, keep_logits=True, digests={**self.how.digests, self.base.absolute(): digest}
         )
-        self.divergence = Divergences(
-            base=self.base, base_sha256=digest, imatrix=self.imatrix, ggml=self.ggml, how=self.how
+        self.divergence = self.divergences(self.how)
+
+    def divergences(self, how: How) -> Divergences:
+        """Of this base's recipes, over any text."""
+        return Divergences(
+            base=self.base,
+            base_sha256=self.how.digests[self.base.absolute()],
+            imatrix=self.imatrix,
+            stock_imatrix=self.stock_imatrix,
+            scales=self.scales,
+            ggml=self.ggml,
+            how=how,
         )
 
     # ---- what is known
@@ -92,6 +104,7 @@ class Mixer:
                 self.head,
                 [name for name, kind in stock.items() if kind not in UNQUANTIZED],
                 imatrix=self.imatrix,
+                scales=self.scales,
                 ggml=self.ggml,
                 table=self.how.folder / "losses.jsonl",
                 threads=self.how.threads,
@@ -113,15 +126,22 @@ class Mixer:
     def stock_size(self, quant_type: str) -> int:
         """Bytes of the stock file."""
         ftype = BY_NAME[quant_type].ftype
-        return self._layout_size(self.stock(quant_type), ftype=ftype, imatrix=self.stock_imatrix, facts={})
+        recipe = self.stock(quant_type)
+        return plan(self.base, self.head, recipe, ftype=ftype, imatrix=self.stock_imatrix, ggml=self.ggml).size
 
     def head_size(self, facts: Mapping[str, str]) -> int:
         """Bytes before the tensors of a mix."""
-        layout = plan(self.base, self.head, {}, ftype=0, imatrix=self.imatrix, ggml=self.ggml, facts=facts)
+        layout = plan(
+            self.base,
+            self.head,
+            {},
+            ftype=0,
+            imatrix=self.imatrix,
+            scales=self.scales,
+            ggml=self.ggml,
+            facts=facts,
+        )
         return len(layout.head)
-
-    def _layout_size(self, recipe: Recipe, *, ftype: int, imatrix: Imatrix | None, facts: Mapping[str, str]) -> int:
-        return plan(self.base, self.head, recipe, ftype=ftype, imatrix=imatrix, ggml=self.ggml, facts=facts).size
 
     # ---- recipes
 
@@ -147,15 +167,19 @@ class Mixer:
             one = probing.probe(recipe, lower, names)
             label = f"probe {number} of {len(groups)}: {group}"
             probes[group] = Measured(recipe=one, kld=self.divergence(one, label=label))
-        prior = roles.prior(self.head.tensors)
+        prior = self.prior()
         return groups, probing.sensitivities(self.analysis, groups, at, probes, prior), at
+
+    def prior(self) -> dict[str, float]:
+        """The shipped sensitivity of every tensor, as it is in a model of this size."""
+        return roles.transferred({name: tensor.elements for name, tensor in self.head.tensors.items()})
 
     def mix(self, budget: int, mode: str, *, against: str = "", prune: bool = False) -> Mix:
         """The recipe for `budget` bytes of tensors. `against` is a stock quant type that wins if it is better.
 
         Raises UsageError when the budget is too small; what the engine and the measuring raise; Cancelled.
         """
-        prior = roles.prior(self.head.tensors)
+        prior = self.prior()
         if mode == FAST:
             found = self.solve(self._complete(prior), budget, prune=prune)
             return Mix(recipe=found.recipe, mode=mode, predicted=None, sensitivities={})
@@ -207,7 +231,7 @@ class Mixer:
         return {name: values.get(name, 1.0) for name in self.analysis.losses}
 
     def _stock_kld(self, quant_type: str) -> float:
-        return self.divergence(self.stock(quant_type), label=f"stock {quant_type}", imatrix=self.stock_imatrix)
+        return self.divergence(self.stock(quant_type), label=f"stock {quant_type}", stock=True)
 
     def nearest_stock(self, size: int) -> str:
         """The quant type of the largest stock file of at most `size` bytes; empty if there is none, or none that can
@@ -231,6 +255,7 @@ class Mixer:
             recipe=mix.recipe,
             ftype=BY_NAME[mix.stock or label].ftype,
             imatrix=self.stock_imatrix if mix.stock else self.imatrix,
+            scales={} if mix.stock else self.scales,
             facts=facts,
             identity=self.how.digests[self.base.absolute()],
         )

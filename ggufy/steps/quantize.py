@@ -8,29 +8,35 @@ from ggufy.job import Artifact
 from ggufy.llama import ggml
 from ggufy.plan import QUANTIZE, Step, plan
 from ggufy.quantize import engine
-from ggufy.quantize.imatrix import read_imatrix
+from ggufy.quantize.imatrix import read_imatrix, with_embedding
+from ggufy.quantize.mixes import RWKV, is_rwkv, mixed, rescaling
 from ggufy.quantize.recipe import stock_recipe
+from ggufy.sources.gguf import read_head
 from ggufy.steps.context import Context, artifact_of
 from ggufy.steps.salvage import Salvage
 
 
 def run(ctx: Context, step: Step) -> Artifact:
-    """Leaves `<Model>-<quant type>.gguf`, with llama-quantize's own recipe, and no local path in its metadata."""
+    """Leaves `<Model>-<quant type>.gguf`, by the recipe that the job asks for, and no local path in its metadata."""
     base, target = ctx.path(step.reads[0]), ctx.path(step.product)
     imatrix = ctx.path(step.reads[1]) if len(step.reads) > 1 else None
-    recipe = stock_recipe(
+    head = read_head(base)
+    ours = ctx.request.mix == RWKV and is_rwkv(head)
+    stock = stock_recipe(
         ctx.llama.tool("llama-quantize"),
         ctx.tool_run(step),
         base,
         step.quant_type,
         imatrix=str(imatrix.absolute()) if imatrix else "",
     )
+    measured = read_imatrix(imatrix) if imatrix else None
     order = engine.Order(
         base=base,
         target=target,
-        recipe=recipe,
+        recipe=mixed(head, step.quant_type, stock=stock, mix=ctx.request.mix),
         ftype=BY_NAME[step.quant_type].ftype,
-        imatrix=read_imatrix(imatrix) if imatrix else None,
+        imatrix=measured and with_embedding(measured, head) if ours else measured,
+        scales=rescaling(head) if ours else {},
         siblings=[
             ctx.path(s.product) for s in plan(ctx.request) if s.kind == QUANTIZE and ctx.path(s.product).exists()
         ],

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -32,9 +33,10 @@ class Divergences:
     base: Path
     base_sha256: str
     imatrix: Imatrix | None
+    stock_imatrix: Imatrix | None  # for stock files: without anything that llama-quantize does not do
     ggml: Ggml
     how: How
-    ftype: int = 0
+    scales: Mapping[str, float] = field(default_factory=dict)  # see layout.plan; not for stock files
     measured: int = 0  # that were not known before
     _sibling: list[Path] = field(default_factory=list)
 
@@ -46,46 +48,48 @@ class Divergences:
         self._text = self.how.digest(self.how.text)
         self._known = read_lines(self.table)
 
-    def key(self, recipe: Recipe, imatrix: Imatrix | None) -> str:
+    def key(self, recipe: Recipe, *, stock: bool = False) -> str:
         """What the figure follows from."""
-        words = [_VERSION, self.base_sha256, imatrix.sha256 if imatrix else "", self.ggml.sha256, self._text]
+        imatrix, scales = self._made_with(stock)
+        words = [_VERSION, self.base_sha256, f"{imatrix.sha256} {len(imatrix.weights)}" if imatrix else ""]
+        words += [json.dumps(sorted(scales.items())), self.ggml.sha256, self._text]
         words += [self.how.llama.commit, str(self.how.chunks), json.dumps(sorted(recipe.items()))]
         return hashlib.sha256("\n".join(words).encode()).hexdigest()
 
-    def known(self, recipe: Recipe) -> float | None:
-        """The figure, if it was measured before."""
-        return self._known.get(self.key(recipe, self.imatrix))
+    def _made_with(self, stock: bool) -> tuple[Imatrix | None, Mapping[str, float]]:
+        return (self.stock_imatrix, {}) if stock else (self.imatrix, self.scales)
 
-    def __call__(self, recipe: Recipe, *, label: str, imatrix: Imatrix | None = None) -> float:
-        """Mean KL divergence in nats. `imatrix` is another one than usual, for the stock file.
+    def __call__(self, recipe: Recipe, *, label: str, stock: bool = False) -> float:
+        """Mean KL divergence in nats; of a stock recipe as llama-quantize makes it.
 
         Raises what the engine and `evaluate` raise; Cancelled.
         """
-        used = imatrix or self.imatrix
-        key = self.key(recipe, used)
+        key = self.key(recipe, stock=stock)
         if key not in self._known:
             target = self.how.folder / f"{key[:16]}.gguf"
-            self._make(recipe, target, used, label)
+            self._make(recipe, target, label, stock=stock)
             # The base's predictions stay for the next recipe; `close` removes them.
             how = replace(self.how, report=lambda what, fraction: self.how.report(label, fraction))
             [found] = evaluate(self.base, [target], how)
             self._keep(key, found.quality.kld, label)
             for left in self.how.folder.glob(f"{target.stem}-*.json"):
                 left.unlink()
-            if self._sibling or used is not self.imatrix:
+            if self._sibling or stock:
                 target.unlink()
             else:
                 self._sibling.append(target)
         return self._known[key]
 
-    def _make(self, recipe: Recipe, target: Path, imatrix: Imatrix | None, label: str) -> None:
+    def _make(self, recipe: Recipe, target: Path, label: str, *, stock: bool) -> None:
+        imatrix, scales = self._made_with(stock)
         order = engine.Order(
             base=self.base,
             target=target,
             recipe=recipe,
-            ftype=self.ftype,
+            ftype=0,
             imatrix=imatrix,
-            siblings=self._sibling if imatrix is self.imatrix else (),
+            scales=scales,
+            siblings=() if stock else self._sibling,
             identity=self.base_sha256,
         )
         threads = self.how.threads

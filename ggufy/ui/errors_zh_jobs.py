@@ -30,6 +30,8 @@ no name can be made from {text}: give one with --name.
     “输出仓库”是 Hub 上的仓库，而这里的结果只存到本机：请清空它，或以 --hub hf 启动 ggufy。
 {repo} is no name for a repo: give one such as {example} with --repo.
     {repo} 不能用作仓库名：请在“输出仓库”中填写 {example} 这样的名称。
+unknown mix {mix}: one of {mixes}.
+    未知的混合方案 {mix}：请选择 {mixes} 之一。
 unknown outtype {type}: one of {types}.
     未知的基础类型 {type}：请选择 {types} 之一。
 unknown outtype {type}: choose one of {types}.

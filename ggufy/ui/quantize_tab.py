@@ -18,6 +18,7 @@ from ggufy.catalog import OUTTYPES, QUANT_TYPES
 from ggufy.errors import GgufyError, UsageError
 from ggufy.intake import Wish
 from ggufy.preview import Order, chosen
+from ggufy.quantize.mixes import KINDS, RWKV
 from ggufy.service import Services
 from ggufy.ui import parts, source_parts
 from ggufy.ui.i18n import TEXTS, Texts, texts_of
@@ -78,6 +79,13 @@ class QuantizeTab:
             info=i18n("outtype_info"),
             elem_id="gg-outtype",
         )
+        self.mix = gr.Radio(
+            [(i18n(f"mix_{kind}"), kind) for kind in KINDS],
+            value=RWKV,
+            label=i18n("mix"),
+            info=i18n("mix_info"),
+            elem_id="gg-mix",
+        )
         self.evaluate = gr.Checkbox(True, label=i18n("evaluate"), info=i18n("evaluate_info"), elem_id="gg-evaluate")
         self.evaluation = self._text(i18n, "evaluation", "bundled")
         self.was_demo = gr.State(True)  # the demo is measured unless the visitor says no, other models if they say yes
@@ -107,11 +115,10 @@ class QuantizeTab:
         self.evaluate.change(lambda on: gr.Textbox(visible=bool(on)), self.evaluate, self.evaluation, **QUIET)
         self.source.change(self.settle, [self.source, self.was_demo], [self.was_demo, self.evaluate], **QUIET)
         looked = [self.panel, self.types, self.cost]
-        on_source = [self.source, self.outtype, self.vocab, self.types, self.imatrix, self.evaluate]
+        on_source = [self.source, self.outtype, self.vocab, self.mix, self.types, self.imatrix, self.evaluate]
         last: dict[str, Any] = {"trigger_mode": "always_last"}
-        gr.on(
-            [self.source.input, self.outtype.change, self.vocab.change], self.look, on_source, looked, **QUEUED, **last
-        )
+        changed = [self.source.input, self.outtype.change, self.vocab.change, self.mix.change]
+        gr.on(changed, self.look, on_source, looked, **QUEUED, **last)
         gr.on(None, self.open, on_source, looked, **QUEUED)
         self.panel.click(self.choose, None, self.source, **QUIET).then(self.look, on_source, looked, **QUEUED)
         changes = [self.types.change, self.imatrix.change, self.evaluate.change]
@@ -132,6 +139,7 @@ class QuantizeTab:
             self.name,
             self.repo,
             self.private,
+            self.mix,
         ]
 
     # ---- handlers
@@ -141,6 +149,7 @@ class QuantizeTab:
         source: Any,
         outtype: Any,
         vocab: Any,
+        mix: Any,
         types: Any,
         imatrix: Any,
         evaluate: Any,
@@ -149,13 +158,14 @@ class QuantizeTab:
     ) -> Iterator[list[Any]]:
         """The first look, and the table in the visitor's language meanwhile."""
         yield [gr.skip(), gr.HTML(rows=parts.types(texts_of(request))), gr.skip()]
-        yield from self.look(source, outtype, vocab, types, imatrix, evaluate, request, profile)
+        yield from self.look(source, outtype, vocab, mix, types, imatrix, evaluate, request, profile)
 
     def look(
         self,
         source: Any,
         outtype: Any,
         vocab: Any,
+        mix: Any,
         types: Any,
         imatrix: Any,
         evaluate: Any,
@@ -179,10 +189,10 @@ class QuantizeTab:
             chosen_type, own_vocab = _outtype(outtype), _short(vocab) or None
             report = self.services.inspect(text, visitor, vocab=own_vocab)
             yield [source_parts.report(report, texts), gr.skip(), gr.skip()]
-            preview = self.services.look(text, visitor, outtype=chosen_type, vocab=own_vocab)
+            preview = self.services.look(text, visitor, outtype=chosen_type, vocab=own_vocab, mix=_kind(mix))
             sizes = preview.sizes
             rows = parts.types(texts, sizes.quants if sizes else {}, sizes.same_as if sizes else {})
-            cost = self._cost(text, outtype, vocab, types, imatrix, evaluate, texts, visitor)
+            cost = self._cost(text, outtype, vocab, mix, types, imatrix, evaluate, texts, visitor)
             yield [gr.skip(), gr.HTML(rows=rows), cost]
         except GgufyError as error:
             yield [parts.message(told(str(error), texts)), gr.skip(), ""]
@@ -195,6 +205,7 @@ class QuantizeTab:
         source: Any,
         outtype: Any,
         vocab: Any,
+        mix: Any,
         types: Any,
         imatrix: Any,
         evaluate: Any,
@@ -206,6 +217,7 @@ class QuantizeTab:
             source,
             outtype,
             vocab,
+            mix,
             types,
             imatrix,
             evaluate,
@@ -218,6 +230,7 @@ class QuantizeTab:
         source: Any,
         outtype: Any,
         vocab: Any,
+        mix: Any,
         types: Any,
         imatrix: Any,
         evaluate: Any,
@@ -228,7 +241,9 @@ class QuantizeTab:
         text = _short(source)
         order = Order(quant_types=names, imatrix=imatrix != "off", evaluate=bool(evaluate))
         try:
-            found = self.services.cost(text, visitor, order, outtype=_outtype(outtype), vocab=_short(vocab) or None)
+            found = self.services.cost(
+                text, visitor, order, outtype=_outtype(outtype), vocab=_short(vocab) or None, mix=_kind(mix)
+            )
         except GgufyError:
             return Markup("")  # the panel says what is wrong
         return source_parts.cost(found, texts) if found and names else Markup("")
@@ -280,9 +295,13 @@ def _outtype(value: Any) -> str | None:
     return value if value in OUTTYPES else None
 
 
+def _kind(mix: Any) -> str:
+    return mix if mix in KINDS else RWKV
+
+
 def _wish(values: list[Any]) -> Wish:
-    source, types, imatrix, imatrix_path, outtype, evaluate, evaluation, vocab, name, repo, private = values
-    texts = (source, imatrix, imatrix_path, outtype, evaluation, vocab, name, repo)
+    source, types, imatrix, imatrix_path, outtype, evaluate, evaluation, vocab, name, repo, private, mix = values
+    texts = (source, imatrix, imatrix_path, outtype, evaluation, vocab, name, repo, mix)
     if not isinstance(types, list) or not all(v is None or isinstance(v, str) for v in (*texts, *types)):
         raise UsageError("the form came back damaged: reload the page.")
     if not types:
@@ -305,6 +324,7 @@ def _wish(values: list[Any]) -> Wish:
         name=_short(name) or None,
         repo_id=_short(repo) or None,
         private=bool(private),
+        mix=mix or RWKV,
     )
 
 
