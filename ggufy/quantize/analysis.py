@@ -25,6 +25,7 @@ from ggufy.quantize.allocate import Option
 from ggufy.quantize.imatrix import Imatrix
 from ggufy.quantize.layout import needs_imatrix
 from ggufy.quantize.loss import SAMPLE, ByteArray, F32Array, Kernels, LossTable
+from ggufy.quantize.mixes import HARMLESS
 from ggufy.quantize.recipe import Recipe
 from ggufy.quantize.roles import Role, family, roles
 from ggufy.sources.gguf import UNQUANTIZED, GgufHead, TensorInfo, padded, tensor_bytes
@@ -79,15 +80,18 @@ class Analysis:
     ) -> dict[str, list[Option]]:
         """What the solver takes: by tensor, every type's bytes, and sensitivity × weights × error.
 
-        `probed` says that the sensitivities were measured of this model. With `prune`, the types that the proxy rules
+        `probed` says that the sensitivities were measured of this model; otherwise low-rank tensors get types that
+        were measured to be harmless (`mixes.HARMLESS`). With `prune`, the types that the proxy rules
         out are left out (see proxy.py).
         """
         made = {}
+        found = roles(self.head.tensors)
         for name, losses in self.losses.items():
             tensor = self.head.tensors[name]
             kinds: Iterable[str] = losses
             if name in self.probes and not probed and len(losses) > 1:
-                kinds = [kind for kind in losses if kind not in LOW_RANK_PROBED]
+                least = LOW_RANK if found[name].name in HARMLESS else ("F16",)
+                kinds = [kind for kind in losses if kind in (*least, self.head.tensors[name].type)]
             if prune and name in self.proxies:
                 kinds = proxy.candidates(losses, self.proxies[name], flat=self.flat[name])
             scale = sensitivities[name] * tensor.elements
