@@ -24,12 +24,13 @@ from ggufy.files import sha256
 from ggufy.llama.install import Llama, ensure
 from ggufy.quantize.allocate import allocate
 from ggufy.quantize.recipe import Recipe
+from ggufy.quantize.target import FAST, MODES, PROBE_CHUNKS, THOROUGH
 from ggufy.settings import Settings
 from ggufy.sources.calibration import Texts, ensure_texts
 from ggufy.sources.gguf import UNQUANTIZED, padded
 from ggufy.sources.overlap import check_disjoint
 from ggufy.steps.evaluate import How
-from ggufy.steps.mix import FAST, PROBE_CHUNKS, PROBES, STANDARD, THOROUGH, Mixer
+from ggufy.steps.mix import PROBES, Mixer
 from ggufy.steps.recipe_kld import Divergences
 
 LADDER = ("Q2_K", "IQ3_XXS", "Q3_K_M", "IQ4_XS", "Q4_K_M", "Q5_K_M")
@@ -115,15 +116,14 @@ def bench_model(
 
 
 def _ladder(ours: Bench) -> list[str]:
-    modes = (FAST, STANDARD, THOROUGH)
     lines = [
-        f"  {'size':<8} {'bytes':>9} {'stock KLD':>10} " + "".join(f"{mode:>10}" for mode in modes) + "  bar",
+        f"  {'size':<8} {'bytes':>9} {'stock KLD':>10} " + "".join(f"{mode:>10}" for mode in MODES) + "  bar",
     ]
     for size in LADDER:
         stock = ours.stock(size)
         parts = []
         began = time.monotonic()
-        for mode in modes:
+        for mode in MODES:
             against = "" if mode == FAST else size
             mix = ours.mixer.mix(ours.budget(size), mode, against=against)
             parts.append(stock if mix.stock else ours.measured(mix.recipe, size))

@@ -31,8 +31,6 @@ from ggufy.sources.gguf import UNQUANTIZED, read_head, tensor_bytes
 if TYPE_CHECKING:
     from ggufy.steps.mix import Mix, Mixer
 
-MODES = ("fast", "standard", "thorough")
-PROBE_CHUNKS = 16
 Prepare = Callable[[argparse.Namespace, Settings, Llama], tuple[Path, Path | None]]
 _CLOSE = 0.005  # a file that is smaller than asked for by more than this part gets a note
 _EMBEDDING_AND_HEAD = ("token_embd.weight", "output.weight")
@@ -49,11 +47,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], ru
     parser.add_argument(
         "--like", metavar="TYPE", help="no larger than the stock file of this quant type, and compared"
     )
-    parser.add_argument("--mode", choices=MODES, default="standard", help="how much is measured (%(default)s)")
+    parser.add_argument(
+        "--mode", choices=targets.MODES, default=targets.STANDARD, help="how much is measured (%(default)s)"
+    )
     parser.add_argument("--imatrix", default="auto", metavar="auto|none|FILE", help="importance matrix (%(default)s)")
     parser.add_argument("--text", type=Path, help="text to measure on, disjoint from all others (made at set-up)")
     parser.add_argument(
-        "--chunks", type=int, default=PROBE_CHUNKS, help="chunks of 512 tokens to read of it (%(default)s)"
+        "--chunks", type=int, default=targets.PROBE_CHUNKS, help="chunks of 512 tokens to read of it (%(default)s)"
     )
     parser.add_argument("--prune", action="store_true", help="leave out types that RWKVQuant's proxy rules out")
     parser.add_argument("--vocab", metavar="FILE", help="vocabulary of a checkpoint that is not a World model")
@@ -108,7 +108,7 @@ def _made(
     head = mixer.head_size(targets.metadata(target, bpw=10.0))  # two digits: never too short
     weights = mixer.head.elements
     limit = target.file_budget(weights=weights, head=head)
-    against = like or (mixer.nearest_stock(limit) if args.mode != "fast" else "")
+    against = like or (mixer.nearest_stock(limit) if args.mode != targets.FAST else "")
     mix = mixer.mix(target.tensor_budget(weights=weights, head=head), args.mode, against=against, prune=args.prune)
     bpw = sum(tensor_bytes(t.shape, mix.recipe.get(n, t.type)) for n, t in mixer.head.tensors.items()) * 8 / weights
     label = like or targets.nearest(8 * target.tensor_budget(weights=weights, head=head) / weights)
@@ -147,6 +147,7 @@ def _record(mixer: Mixer, mix: Mix, out: Path, target: targets.Target, limit: in
         "types": dict(Counter(t.type for t in head.tensors.values()).most_common()),
         "scalar": len(quantized) - len(codebook),
         "codebook": len(codebook),
+        "frontier": [] if mix.mode == targets.FAST else mixer.frontier(mix.mode),
         "sensitivities": dict(mix.sensitivities),
         "proxies": proxies,
         "recipe": dict(sorted(chosen.items())),

@@ -24,12 +24,13 @@ from ggufy.llama.install import Llama
 from ggufy.quantize import probing, roles, target
 from ggufy.quantize.analysis import LOW_RANK, LOW_RANK_PROBED
 from ggufy.quantize.probing import Measured
+from ggufy.quantize.target import FAST, STANDARD, THOROUGH
 from ggufy.settings import Settings
 from ggufy.sources.calibration import ensure_texts
 from ggufy.sources.gguf import UNQUANTIZED, read_head
 from ggufy.sources.overlap import check_disjoint
 from ggufy.steps.evaluate import How, evaluate
-from ggufy.steps.mix import FAST, STANDARD, THOROUGH, Mix, Mixer
+from ggufy.steps.mix import Mix, Mixer
 from tests import small, tiny
 from tests.conftest import ROOT, Ggufy
 
@@ -138,6 +139,9 @@ def test_thorough_measures_once(tiny_mixer: Mixer, mixer_of: Callable[..., Mixer
     assert other.read_bytes() == out.read_bytes()
     made(again, tmp_path / "c.gguf", size=size * 9 // 10, mode=THOROUGH)
     assert again.divergence.measured <= 7  # candidates only
+    sizes, klds = zip(*again.frontier(THOROUGH), strict=True)
+    assert list(sizes) == sorted(set(sizes)) and list(klds) == sorted(set(klds), reverse=True)
+    assert again.divergence.measured <= 7
     again.close()
     kept = {path.name for path in again.how.folder.iterdir() if not path.name.startswith(".")}
     assert kept == {"losses.jsonl", "divergences.jsonl"}

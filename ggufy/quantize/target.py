@@ -31,6 +31,9 @@ from ggufy.files import human_size
 SIZE, BPW, MEMORY = "size", "bpw", "memory"
 OPTIONS = {SIZE: "--target-size", BPW: "--target-bpw", MEMORY: "--fit-memory"}
 SUFFIX = "_FIT"
+FAST, STANDARD, THOROUGH = "fast", "standard", "thorough"
+MODES = (FAST, STANDARD, THOROUGH)  # how much of the model is measured to find a mix (see steps/mix.py)
+PROBE_CHUNKS = 16  # of 512 tokens, that each measurement reads: 4 thousand are scored
 MOST_BPW = 16.0  # nothing above has a use: it is the unquantized file
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {f"{letter}IB": 1024**power for power, letter in enumerate("KMGT", start=1)}

@@ -24,22 +24,20 @@ from ggufy.llama import ggml as kernels
 from ggufy.llama import tools
 from ggufy.quantize import engine, probing, roles
 from ggufy.quantize import target as targets
-from ggufy.quantize.allocate import Allocation, allocate
+from ggufy.quantize.allocate import Allocation, allocate, frontier
 from ggufy.quantize.analysis import Analysis, analyse
 from ggufy.quantize.imatrix import Imatrix, read_imatrix, with_embedding
 from ggufy.quantize.layout import plan
 from ggufy.quantize.mixes import rescaling
 from ggufy.quantize.probing import Measured
 from ggufy.quantize.recipe import Recipe, stock_recipe
+from ggufy.quantize.target import FAST, STANDARD, THOROUGH
 from ggufy.sources.gguf import UNQUANTIZED, read_head
 from ggufy.steps.evaluate import How
 from ggufy.steps.recipe_kld import Divergences
 
 logger = logging.getLogger(__name__)
-FAST, STANDARD, THOROUGH = "fast", "standard", "thorough"
-MODES = (FAST, STANDARD, THOROUGH)
 PROBES = {STANDARD: 10, THOROUGH: roles.MOST_GROUPS}
-PROBE_CHUNKS = 16  # of 512 tokens: 4 thousand are scored
 ROUNDS = 2
 _TILTS = (0.0, -0.25, 0.25)  # candidates: sensitivities raised to 1 + tilt, flatter and steeper
 
@@ -169,6 +167,13 @@ class Mixer:
             probes[group] = Measured(recipe=one, kld=self.divergence(one, label=label))
         prior = self.prior()
         return groups, probing.sensitivities(self.analysis, groups, at, probes, prior), at
+
+    def frontier(self, mode: str, *, most: int = 64) -> list[tuple[int, float]]:
+        """(bytes of all tensors, KL divergence that is expected, nats) of the best recipes, from the smallest size to
+        the largest. `mode` is one that probes: its sensitivities are what was measured."""
+        groups, values, _ = self.probed(PROBES[mode])
+        options = self.analysis.options(self._complete(probing.by_tensor(groups, values)), probed=True)
+        return [(self.analysis.fixed + point.size, point.cost) for point in frontier(options, most=most)]
 
     def prior(self) -> dict[str, float]:
         """The shipped sensitivity of every tensor, as it is in a model of this size."""
