@@ -47,9 +47,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], ru
     parser.add_argument(
         "--like", metavar="TYPE", help="no larger than the stock file of this quant type, and compared"
     )
-    parser.add_argument(
-        "--mode", choices=targets.MODES, default=targets.STANDARD, help="how much is measured (%(default)s)"
-    )
+    how_much = "how much is measured (%(default)s)"
+    parser.add_argument("--mode", choices=targets.MODES, default=targets.STANDARD, help=how_much)
     parser.add_argument("--imatrix", default="auto", metavar="auto|none|FILE", help="importance matrix (%(default)s)")
     parser.add_argument("--text", type=Path, help="text to measure on, disjoint from all others (made at set-up)")
     parser.add_argument(

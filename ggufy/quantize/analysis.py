@@ -139,7 +139,7 @@ def analyse(
     _check_sources(base, head, changing)
     known = LossTable(table, kernels_of(ggml))
     found = roles(head.tensors)
-    matrices = {name for name, tensor in head.tensors.items() if len(tensor.shape) == 2}
+    matrices = {name for name, tensor in head.tensors.items() if len(tensor.shape) > 1}
     low_rank = {name for name, role in found.items() if role.low_rank and name in matrices}
     names = sorted({*changing, *low_rank}, key=lambda name: -head.tensors[name].elements)
     total = sum(head.tensors[name].elements for name in names)
