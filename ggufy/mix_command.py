@@ -58,7 +58,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], ru
     parser.add_argument("--vocab", metavar="FILE", help="vocabulary of a checkpoint that is not a World model")
     parser.add_argument("--name", help="name of the model in the file's name (the source's file name)")
     parser.add_argument("--threads", type=int, help="threads for the tools (one less than allowed)")
-    parser.add_argument("--out", type=Path, metavar="FILE|FOLDER", help="the .gguf, or where it goes (ggufy-out)")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE|FOLDER", help="the .gguf, or where it goes (beside the base)"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout, no progress")
 
 
@@ -77,7 +79,7 @@ def run(args: argparse.Namespace, settings: Settings, get_llama: Callable[[Setti
         with lock(how.folder / ".mix.lock", 2.0, message):
             mixer = Mixer(base=base, imatrix_path=imatrix, how=how)
             try:
-                record = _made(args, settings, mixer, target, like)
+                record = _made(args, mixer, target, like)
             finally:
                 mixer.close()
                 if not args.json and sys.stderr.isatty():
@@ -98,9 +100,7 @@ def _like(args: argparse.Namespace, target: targets.Target | None) -> str:
     return like
 
 
-def _made(
-    args: argparse.Namespace, settings: Settings, mixer: Mixer, target: targets.Target | None, like: str
-) -> dict[str, Any]:
+def _made(args: argparse.Namespace, mixer: Mixer, target: targets.Target | None, like: str) -> dict[str, Any]:
     if target is None:
         size = mixer.stock_size(like)
         target = targets.Target(kind=targets.SIZE, amount=size, text=like)

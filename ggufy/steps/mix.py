@@ -11,7 +11,6 @@ solver and, in thorough mode, some measurements near that size; a run that was k
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,7 +22,6 @@ from ggufy.files import sha256
 from ggufy.llama import ggml as kernels
 from ggufy.llama import tools
 from ggufy.quantize import engine, probing, roles
-from ggufy.quantize import target as targets
 from ggufy.quantize.allocate import Allocation, allocate, frontier
 from ggufy.quantize.analysis import Analysis, analyse
 from ggufy.quantize.imatrix import Imatrix, read_imatrix, with_embedding
@@ -36,7 +34,6 @@ from ggufy.sources.gguf import UNQUANTIZED, read_head
 from ggufy.steps.evaluate import How
 from ggufy.steps.recipe_kld import Divergences
 
-logger = logging.getLogger(__name__)
 PROBES = {STANDARD: 10, THOROUGH: roles.MOST_GROUPS}
 ROUNDS = 2
 _TILTS = (0.0, -0.25, 0.25)  # candidates: sensitivities raised to 1 + tilt, flatter and steeper
@@ -279,8 +276,3 @@ class Mixer:
     def _check(self) -> None:
         if self.how.stopped():
             raise Cancelled("the job was stopped.")
-
-
-def placeholder_facts(target: targets.Target) -> dict[str, str]:
-    """Metadata as long as the final one, to know the size of the file's head."""
-    return targets.metadata(target, bpw=0.0)
