@@ -132,4 +132,5 @@ def test_figures_are_on_the_card(
     for row in rows:
         assert f"{row['evaluation']['quality']['kld']:.4f} ± " in card
     assert "held-out.txt text (sha256" in card
+    assert "The recipes are ggufy's, made for RWKV" in card
     assert str(tmp_path) not in card

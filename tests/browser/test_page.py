@@ -205,7 +205,7 @@ def test_sizes_are_those_of_the_files(app: App, open_tab: Callable[..., Tab]) ->
     tab = open_tab()
     shown = tab.page.locator(".gg-type", has=tab.page.get_by_role("checkbox", name="Q4_K_M", exact=True))
     expect(shown).to_contain_text(re.compile(r"5\.4\sMB\s*5\.83 bpw"), timeout=60_000)
-    tab.page.get_by_text("More options").click()
+    tab.page.get_by_role("button", name="More options").click()
     tab.page.get_by_role("radio", name="stock").check()
     expect(shown).to_contain_text(re.compile(r"5\.4\sMB\s*5\.84 bpw"), timeout=60_000)
     same = tab.page.locator(".gg-type", has=tab.page.get_by_role("checkbox", name="Q4_K_S", exact=True))
