@@ -105,5 +105,6 @@ def test_llama_cpp_computes_the_same(bases: dict[int, Path], tmp_path: Path, lla
     make(bases[1], tmp_path / "q8.gguf", llama_bin, kind="Q8_0", undo=True)
     before = perplexity(llama_bin, bases[1], tmp_path)
     assert perplexity(llama_bin, tmp_path / "f32.gguf", tmp_path) == perplexity(llama_bin, bases[0], tmp_path)
-    assert perplexity(llama_bin, tmp_path / "f32.gguf", tmp_path) == pytest.approx(before, rel=2e-3)
+    # The halved stream is no longer that much larger than the layer norm's epsilon: the undone one is the training's.
+    assert perplexity(llama_bin, tmp_path / "f32.gguf", tmp_path) == pytest.approx(before, rel=1e-2)
     assert perplexity(llama_bin, tmp_path / "q8.gguf", tmp_path) == pytest.approx(before, rel=5e-2)
