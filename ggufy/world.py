@@ -17,7 +17,12 @@ from __future__ import annotations
 
 import json
 
+TOKENIZER = "rwkv"  # a GGUF's tokenizer.ggml.model: models with it speak this format
 STOP = "\n\nUser:"  # where the next question would begin
+# For llama-cli and llama-server, which read `\n` in a stop text as a new line.
+LLAMA_STOP = '-r "\\n\\nUser:"'
+# Also for files that others converted: their template may lose the text, or make any model think.
+LLAMA_FORMAT = "--no-jinja --chat-template rwkv-world --override-kv tokenizer.ggml.eot_token_id=int:0"
 
 # llama.cpp knows the World format by the line with 'User: ' and needs it letter by letter (src/llama-chat.cpp).
 CHAT_TEMPLATE = """\

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ggufy.llama import messages
 from ggufy.sources.gguf import read_head
-from ggufy.world import STOP
+from ggufy.world import STOP, TOKENIZER
 
 OTHER_CONTEXT = 4096  # tokens; RWKV needs no limit, other models keep memory for every token
 
@@ -36,7 +36,7 @@ class Model:
     def read(cls, path: Path) -> Model:
         """Raises SourceError for a file that is no GGUF."""
         metadata = read_head(path).metadata
-        world = metadata.get("tokenizer.ggml.model") == "rwkv"
+        world = metadata.get("tokenizer.ggml.model") == TOKENIZER
         return cls(path=path, world=world, template="" if world else str(metadata.get("tokenizer.chat_template", "")))
 
 
