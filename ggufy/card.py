@@ -127,14 +127,16 @@ def _table(job: Job, facts: CardFacts) -> list[str]:
         advice = f"Same tensors as {same}." if same else BY_NAME[quant_type].advice
         rows[quant_name(request, quant_type)] = (quant_type, advice)
     measured = {e.quant: e for e in job.evaluations}
+    bpw = {e.quant: e.bpw for e in job.evaluations}
+    bpw |= {quant_name(request, quant_type): value for quant_type, value in facts.bpw.items()}
     timed = any(e.speed for e in job.evaluations)
     figures = [*(["KLD", "PPL", "PPL ratio", "same top p"] if measured else []), *(["t/s"] if timed else [])]
     lines = [f"| {' | '.join(['file', 'type', 'size', 'bpw', *figures])} | |", "|---" * (5 + len(figures)) + "|"]
     for name in sorted(rows, key=lambda n: (n not in facts.uploaded, facts.uploaded.get(n, 0))):
         kind, advice = rows[name]
-        bpw = f"{facts.bpw[kind]:.2f}" if kind in facts.bpw else ""
         here = name in facts.uploaded
-        cells = [f"[{name}]({name})" if here else name, kind, human_size(facts.uploaded[name]) if here else "", bpw]
+        cells = [f"[{name}]({name})" if here else name, kind, human_size(facts.uploaded[name]) if here else ""]
+        cells.append(f"{bpw[name]:.2f}" if name in bpw else "")
         cells += _figures(measured.get(name))[: len(figures)]
         lines.append("| " + " | ".join([*cells, advice if here else "to come"]) + " |")
     plot = ["", f"![{_WORDS.title}]({PLOT})"] if _points(job) else []
@@ -170,15 +172,19 @@ def _measured_how(job: Job) -> list[str]:
     if not job.evaluations:
         return []
     first = job.evaluations[0]
-    threads = sorted({e.speed.threads for e in job.evaluations if e.speed})
-    speed = f" t/s: tokens that llama-bench wrote in a second with {threads[0]} threads, on the machine that made the"
+    timed = next((e.speed for e in job.evaluations if e.speed), None)
+    threads = f"{timed.threads} thread{'s' if timed.threads > 1 else ''}" if timed else ""
     return [
         "",
         f"Measured with llama-perplexity {first.llama[:9]} against the base GGUF over {first.tokens:,} tokens of "
         f"{_public(job.request.evaluation_text)} text (sha256 `{first.text_sha256}`), none of it used for "
         f"calibration; ± is one standard error. Perplexity of the base: {first.quality.base_ppl:.3f}. KLD: how far "
-        "the predictions are from the base's, in nats a token; same top p: how often both expect the same next token."
-        + (speed + " files." if threads else ""),
+        "the predictions are from the base's, in nats a token; same top p: how often both expect the same next token"
+        + (
+            f"; t/s: tokens that llama-bench wrote in a second, with {threads} of the machine at work."
+            if timed
+            else "."
+        ),
     ]
 
 
@@ -187,10 +193,10 @@ def _how_made(job: Job, facts: CardFacts) -> list[str]:
     lines = ["## How it was made", "", f"Converted to {request.outtype.upper()} and quantized with llama.cpp"]
     lines[-1] += f" {facts.llama_commit}" if facts.llama_commit else ""
     if request.imatrix == "auto":
-        chunks = f"up to {request.chunks} chunks" if request.chunks else "all"
+        chunks = f"up to {request.chunks}" if request.chunks else "all"
         lines.append(
-            f"with an imatrix from {chunks} of 512 tokens of the calibration text {_public(request.calibration)} "
-            f"(sha256 `{request.calibration_sha256}`)."
+            f"with an imatrix from {chunks} chunks of 512 tokens of the calibration text "
+            f"{_public(request.calibration)} (sha256 `{request.calibration_sha256}`)."
         )
     elif request.imatrix == "file":
         lines.append(f"with an imatrix that its user gave (sha256 `{request.imatrix_sha256}`).")

@@ -16,10 +16,12 @@ from ggufy.markup import Markup, el
 
 _WIDTH, _HEIGHT = 560, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 16, 12, 40  # margins for the axes
-_LABEL_WIDTH, _LABEL_HEIGHT = 46, 12
+_LETTER = 7.2  # width of a name's letters, at most
+_Box = tuple[float, float, float, float]  # left, top, right, bottom
 _STYLE = (
     "svg { font: 11px system-ui, sans-serif; } text { fill: #52606d; } .gg-back { fill: #ffffff; } "
-    ".gg-grid { stroke: #e4e7eb; } .gg-dot-best { fill: #2563eb; } .gg-dot-other { fill: #52606d; opacity: 0.45; }"
+    ".gg-grid { stroke: #e4e7eb; } .gg-frontier { fill: none; stroke: #2563eb; opacity: 0.35; } "
+    ".gg-dot-best { fill: #2563eb; } .gg-dot-other { fill: #52606d; opacity: 0.45; }"
 )
 
 
@@ -50,7 +52,7 @@ def scatter(points: Sequence[Point], words: Words) -> Markup:
     """The measured points, smallest file first, as an element of a page.
 
     Size to the right, KLD upwards in decades: better is lower left. A file with a smaller KLD than every smaller file
-    is marked and, where there is room, named.
+    is marked and, where there is room, named; a line joins them.
     """
     return el("svg", *_inside(points, words), class_="gg-plot", **_about(words))
 
@@ -94,22 +96,38 @@ def _inside(points: Sequence[Point], words: Words) -> list[Markup]:
 
 
 def _marks(placed: Sequence[tuple[float, float, Point]]) -> list[Markup]:
-    """A dot each, and its name wherever that covers no other name; all names show when the mouse is over a dot."""
-    marks: list[Markup] = []
-    taken: list[tuple[float, float]] = []
-    best = math.inf
+    """The frontier, a dot for each point, and the names on the frontier that cover nothing; the others show when the
+    mouse is over a dot."""
+    best, frontier = math.inf, []
     for at_x, at_y, point in placed:
-        kld = point.kld or 0.0
-        frontier, best = kld < best, min(best, kld)
-        title = el("title", f"{point.name}: {human_size(point.size)}, KLD {kld:.4f}")
-        kind = "gg-dot-best" if frontier else "gg-dot-other"
-        marks.append(el("circle", title, cx=f"{at_x:.1f}", cy=f"{at_y:.1f}", r=5 if frontier else 4, class_=kind))
-        spot = (min(at_x + 8, _WIDTH - _LABEL_WIDTH), at_y - 7)
-        free = all(abs(spot[0] - x) > _LABEL_WIDTH or abs(spot[1] - y) > _LABEL_HEIGHT for x, y in taken)
-        if frontier and free:
-            taken.append(spot)
-            marks.append(_text(*spot, point.name, "start"))
-    return marks
+        if (point.kld or 0.0) < best:
+            best = point.kld or 0.0
+            frontier.append((at_x, at_y, point))
+    path = " ".join(f"{at_x:.1f},{at_y:.1f}" for at_x, at_y, _ in frontier)
+    marks = [el("polyline", points=path, class_="gg-frontier")]
+    for at_x, at_y, point in placed:
+        good = (at_x, at_y, point) in frontier
+        title = el("title", f"{point.name}: {human_size(point.size)}, KLD {point.kld:.4f}")
+        kind = "gg-dot-best" if good else "gg-dot-other"
+        marks.append(el("circle", title, cx=f"{at_x:.1f}", cy=f"{at_y:.1f}", r=5 if good else 4, class_=kind))
+    taken = [(at_x - 5, at_y - 5, at_x + 5, at_y + 5) for at_x, at_y, _ in placed]
+    return marks + [name for at_x, at_y, point in frontier if (name := _name(at_x, at_y, point.name, taken))]
+
+
+def _name(x: float, y: float, name: str, taken: list[_Box]) -> Markup | None:
+    """A name below or above its dot, where it covers nothing of `taken`, to which it is added; None if nowhere."""
+    width = _LETTER * len(name)
+    for left, baseline in ((x - 7 - width, y + 14), (x + 8, y - 7)):
+        box = (left, baseline - 10, left + width, baseline + 2)
+        inside = left > _LEFT and left + width < _WIDTH and box[1] > 0 and box[3] < _HEIGHT - _BOTTOM
+        if inside and not any(_overlap(box, other) for other in taken):
+            taken.append(box)
+            return _text(left, baseline, name, "start")
+    return None
+
+
+def _overlap(one: _Box, other: _Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _text(x: float, y: float, text: str, anchor: str) -> Markup:

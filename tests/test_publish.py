@@ -24,6 +24,7 @@ from gradio_client.exceptions import AppError
 from hub_fixture import ALICE, BOB, LocalHub, running_hub
 
 from ggufy.files import sha256
+from ggufy.world import OLLAMA_FILES
 from tests import tiny
 
 pytestmark = pytest.mark.tools
@@ -123,6 +124,9 @@ def test_all_files_a_card_and_no_second_upload(
     assert "license" not in card.split("---")[1]  # none is known, none is invented
     assert all(f"[{name}]({name})" in card for name in files)
     assert str(tmp_path) not in card
+    assert f"llama-server -hf {record['repo_id']}:Q4_K_M " in card
+    for name, text in OLLAMA_FILES.items():
+        assert get(hub, f"/alice/tiny-v7-GGUF/resolve/main/{name}") == text
     before = commits_of(hub)
     finish(command(tmp_path / "o"))
     finish(command(tmp_path / "new disk"))
