@@ -10,7 +10,9 @@ paragraph; and where a line ends in a full-width stop, another token makes the b
 So the GGUF names "end of text" alone, and the next question's beginning is a stop text. No key of a GGUF can hold one:
 llama.cpp is given it with `-r`, and Ollama in the file `params`. Ollama reads `template` (in Go's language), `system`
 and `params` from beside the GGUFs of a repo on the Hub (https://huggingface.co/docs/hub/ollama). Without them the Hub
-translates the GGUF's template by itself: with a blank after the last colon, and with "User:" anywhere as a stop.
+translates the GGUF's template; its translator (@huggingface/ollama-utils 0.0.18) puts a blank after the last colon and
+makes "User:" anywhere a stop. An answer that ends in blanks goes back to the model with them, as Go's templates cannot
+cut any off.
 """
 
 from __future__ import annotations
@@ -40,8 +42,7 @@ CHAT_TEMPLATE = """\
 {%- endif -%}
 """
 
-# An answer that comes last is gone on with. Go's templates cannot trim a text, but replies begin with the blank that
-# follows the colon, and come back with it.
+# An answer that comes last is gone on with. Replies begin with the blank after the colon, and come back with it.
 _OLLAMA_TEMPLATE = """\
 {{- $open := false }}
 {{- range $i, $message := .Messages }}
