@@ -1,6 +1,12 @@
-"""The model card (README.md) of an output repo: what it is, what is there, what is still to come. Pure.
+"""What stands beside the GGUFs of an output repo. Pure.
 
-It is rewritten in the commit that brings a file, so while a job runs it is the public display of its progress.
+    README.md                  the model card: what it is, what is there, what is still to come, how to run it
+    size-and-kld.svg           the plot that the card shows, once two quants were measured
+    template, system, params   how Ollama is to talk with an RWKV (see world.py)
+
+It is rewritten in the commit that brings a file, so while a job runs the card is the public display of its progress.
+Hugging Face draws an SVG of a repo where an image is asked for, as the card does, and shows it as text when it is
+opened by itself.
 """
 
 from __future__ import annotations
@@ -9,13 +15,19 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+from ggufy import scatter
 from ggufy.catalog import BY_NAME
-from ggufy.evaluation import Quality
+from ggufy.evaluation import Evaluation
 from ggufy.files import human_size
 from ggufy.job import Job, Source, Status
 from ggufy.plan import base_name, folder_name, imatrix_name, quant_name
 from ggufy.quantize.mixes import RWKV, STOCK
+from ggufy.scatter import Point, Words
+from ggufy.world import LLAMA_FORMAT, LLAMA_STOP, OLLAMA_FILES
 
+CARD, PLOT = "README.md", "size-and-kld.svg"
+_WORDS = Words(size="size", kld="KLD", title="Size of the quants against their KLD: better is lower left")
+_RUN_FIRST = ("Q4_K_M", "Q8_0")  # what the tools take when no type is named
 _PLAIN = re.compile(r"^[\w.+/-]+( [\w.+/-]+)*$")
 
 
@@ -31,6 +43,17 @@ class CardFacts:
     license: str = ""  # of the source, as its own card says; empty: unknown, and none is invented
     llama_commit: str = ""
     version: str = ""  # of ggufy
+    rwkv: bool = False  # speaks RWKV's World format
+
+
+def pages(job: Job, facts: CardFacts) -> dict[str, str]:
+    """Text by file name. Ollama's files are written once: what somebody changes in them stays."""
+    found = {CARD: card(job, facts)}
+    if points := _points(job):
+        found[PLOT] = scatter.document(points, _WORDS)
+    if facts.rwkv:
+        found |= {name: text for name, text in OLLAMA_FILES.items() if name not in facts.uploaded}
+    return found
 
 
 _RECIPES = (
@@ -63,11 +86,7 @@ def card(job: Job, facts: CardFacts) -> str:
         "",
         *_how_made(job, facts),
         "",
-        "## How to run one",
-        "",
-        "```",
-        f"llama-cli -m {_example(job, facts.uploaded)} --no-jinja --chat-template rwkv-world -r $'\\n\\nUser:'",
-        "```",
+        *_how_to_run(job, facts),
         "",
     ]
     return "\n".join(lines)
@@ -122,28 +141,45 @@ def _table(job: Job, facts: CardFacts) -> list[str]:
         same = facts.same_as.get(quant_type)
         advice = f"Same tensors as {same}." if same else BY_NAME[quant_type].advice
         rows[quant_name(request, quant_type)] = (quant_type, advice)
-    measured = {e.quant: e.quality for e in job.evaluations}
-    heads = ["file", "type", "size", "bpw", *(["KLD", "PPL ratio", "same top p"] if measured else []), ""]
-    lines = [f"| {' | '.join(heads)} |".replace("  |", " |"), "|---" * len(heads) + "|"]
+    measured = {e.quant: e for e in job.evaluations}
+    bpw = {e.quant: e.bpw for e in job.evaluations}
+    bpw |= {quant_name(request, quant_type): value for quant_type, value in facts.bpw.items()}
+    timed = any(e.speed for e in job.evaluations)
+    figures = [*(["KLD", "PPL", "PPL ratio", "same top p"] if measured else []), *(["t/s"] if timed else [])]
+    lines = [f"| {' | '.join(['file', 'type', 'size', 'bpw', *figures])} | |", "|---" * (5 + len(figures)) + "|"]
     for name in sorted(rows, key=lambda n: (n not in facts.uploaded, facts.uploaded.get(n, 0))):
         kind, advice = rows[name]
-        bpw = f"{facts.bpw[kind]:.2f}" if kind in facts.bpw else ""
         here = name in facts.uploaded
-        cells = [f"[{name}]({name})" if here else name, kind, human_size(facts.uploaded[name]) if here else "", bpw]
-        if measured:
-            cells += _figures(measured.get(name))
+        cells = [f"[{name}]({name})" if here else name, kind, human_size(facts.uploaded[name]) if here else ""]
+        cells.append(f"{bpw[name]:.2f}" if name in bpw else "")
+        cells += _figures(measured.get(name))[: len(figures)]
         lines.append("| " + " | ".join([*cells, advice if here else "to come"]) + " |")
-    return [*lines, *_measured_how(job)]
+    plot = ["", f"![{_WORDS.title}]({PLOT})"] if _points(job) else []
+    return [*lines, *_measured_how(job), *plot]
 
 
-def _figures(quality: Quality | None) -> list[str]:
-    if quality is None:
-        return ["", "", ""]
+def _figures(measured: Evaluation | None) -> list[str]:
+    if measured is None:
+        return [""] * 5
+    quality, speed = measured.quality, measured.speed
     return [
         f"{quality.kld:.4f} ± {quality.kld_error:.4f}",
+        f"{quality.ppl:.3f}",
         f"{quality.ppl_ratio:.4f} ± {quality.ppl_ratio_error:.4f}",
         f"{quality.same_top:.1f} ± {quality.same_top_error:.1f} %",
+        f"{speed.generation_tps:.1f} ± {speed.generation_tps_error:.1f}" if speed else "",
     ]
+
+
+def _points(job: Job) -> list[Point]:
+    """The plot's, smallest file first; empty where there is nothing to compare."""
+    types = {quant_name(job.request, quant_type): quant_type for quant_type in job.request.quant_types}
+    found = [
+        Point(name=types[e.quant], size=e.size, kld=e.quality.kld)
+        for e in sorted(job.evaluations, key=lambda e: e.size)
+        if e.quant in types
+    ]
+    return found if len(scatter.measured(found)) > 1 else []
 
 
 def _measured_how(job: Job) -> list[str]:
@@ -151,12 +187,19 @@ def _measured_how(job: Job) -> list[str]:
     if not job.evaluations:
         return []
     first = job.evaluations[0]
+    timed = next((e.speed for e in job.evaluations if e.speed), None)
+    threads = f"{timed.threads} thread{'s' if timed.threads > 1 else ''}" if timed else ""
     return [
         "",
         f"Measured with llama-perplexity {first.llama[:9]} against the base GGUF over {first.tokens:,} tokens of "
         f"{_public(job.request.evaluation_text)} text (sha256 `{first.text_sha256}`), none of it used for "
         f"calibration; ± is one standard error. Perplexity of the base: {first.quality.base_ppl:.3f}. KLD: how far "
-        "the predictions are from the base's, in nats a token; same top p: how often both expect the same next token.",
+        "the predictions are from the base's, in nats a token; same top p: how often both expect the same next token"
+        + (
+            f"; t/s: tokens that llama-bench wrote in a second, with {threads} of the machine at work."
+            if timed
+            else "."
+        ),
     ]
 
 
@@ -165,10 +208,10 @@ def _how_made(job: Job, facts: CardFacts) -> list[str]:
     lines = ["## How it was made", "", f"Converted to {request.outtype.upper()} and quantized with llama.cpp"]
     lines[-1] += f" {facts.llama_commit}" if facts.llama_commit else ""
     if request.imatrix == "auto":
-        chunks = f"up to {request.chunks} chunks" if request.chunks else "all"
+        chunks = f"up to {request.chunks}" if request.chunks else "all"
         lines.append(
-            f"with an imatrix from {chunks} of 512 tokens of the calibration text {_public(request.calibration)} "
-            f"(sha256 `{request.calibration_sha256}`)."
+            f"with an imatrix from {chunks} chunks of 512 tokens of the calibration text "
+            f"{_public(request.calibration)} (sha256 `{request.calibration_sha256}`)."
         )
     elif request.imatrix == "file":
         lines.append(f"with an imatrix that its user gave (sha256 `{request.imatrix_sha256}`).")
@@ -184,6 +227,32 @@ def _public(calibration: str) -> str:
     return calibration.rsplit("/", 1)[-1] if calibration.startswith(("/", "~", ".")) else calibration
 
 
+def _how_to_run(job: Job, facts: CardFacts) -> list[str]:
+    """Lines to copy. Their flags are tested with the programs; see world.py for why RWKV needs them."""
+    repo, quant_type = job.request.repo_id, _example(job, facts.uploaded)
+    flags = [LLAMA_STOP] if facts.rwkv else []
+    if facts.rwkv and job.request.source.kind == "gguf":
+        flags.insert(0, LLAMA_FORMAT)
+    llama = " ".join([f"-hf {repo}:{quant_type}", *flags])
+    message = '{"messages": [{"role": "user", "content": "Hello!"}]}'
+    lines = ["## How to run one", "", "With [llama.cpp](https://github.com/ggml-org/llama.cpp), in a terminal:", ""]
+    lines += ["```sh", f"llama-cli {llama}", "```", ""]
+    lines += ["As a server for everything that speaks OpenAI's protocol (base URL `http://127.0.0.1:8080/v1`):", ""]
+    lines += ["```sh", f"llama-server {llama}", "```", ""]
+    lines += ["```sh", 'curl http://127.0.0.1:8080/v1/chat/completions -H "Content-Type: application/json" \\']
+    lines += [f"  -d '{message}'", "```", "", "With [Ollama](https://ollama.com):", ""]
+    lines += ["```sh", f"ollama run hf.co/{repo}:{quant_type}", "```"]
+    if facts.rwkv:
+        lines += [
+            "",
+            f"`{LLAMA_STOP}` ends a reply where the model would begin the next question; a request to the server "
+            "that has a `stop` of its own has to name it too. Ollama reads it from the file `params`.",
+        ]
+    return lines
+
+
 def _example(job: Job, uploaded: Collection[str]) -> str:
-    names = [quant_name(job.request, t) for t in job.request.quant_types]
-    return next((name for name in names if name in uploaded), names[0])
+    """The type that the lines name: one that is there, if any is."""
+    types = job.request.quant_types
+    here = [quant_type for quant_type in types if quant_name(job.request, quant_type) in uploaded] or types
+    return next((quant_type for quant_type in _RUN_FIRST if quant_type in here), here[0])

@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ggufy import __version__
-from ggufy.card import CardFacts, card
+from ggufy.card import CardFacts, pages
 from ggufy.errors import DiskError, HubAway, HubError, QuotaError, UsageError
 from ggufy.files import free_bytes, human_size
 from ggufy.hub.state import JobStore
 from ggufy.job import Artifact, Job, Status
-from ggufy.plan import EVALUATE, FETCH, QUANTIZE, UPLOAD, UPLOADED, Step, plan
+from ggufy.plan import EVALUATE, FETCH, QUANTIZE, UPLOAD, UPLOADED, Step, base_name, plan
 from ggufy.publisher import Publisher
 from ggufy.quantize.mixes import STOCK, is_rwkv, rescaling
+from ggufy.sources.gguf import read_head
 from ggufy.steps.context import Context, artifact_of
 from ggufy.steps.forecast import MARGIN
 from ggufy.steps.salvage import saved_files
+from ggufy.world import OLLAMA_FILES, TOKENIZER
 
 if TYPE_CHECKING:
     from ggufy.runner import Live, Runner
@@ -71,7 +73,7 @@ class Publication:
             connection.hub,
             job.request.repo_id,
             private=job.request.private,
-            card=self._card,
+            pages=self._pages,
             check=connection.check,
             stopped=ctx.stopped,
             uploaded=self._uploaded,
@@ -189,7 +191,7 @@ class Publication:
         except HubError as error:  # it goes at the end of the job, or with the next one
             logger.warning("parts of finished quants stay in the state repo: %s", error)
 
-    def _card(self, uploaded: Mapping[str, int]) -> str:
+    def _pages(self, uploaded: Mapping[str, int]) -> dict[str, str]:
         forecast = self._live.forecast
         facts = CardFacts(
             uploaded=uploaded,
@@ -200,5 +202,15 @@ class Publication:
             license=self._job.request.source.license,
             llama_commit=self._runner.llama.commit,
             version=__version__,
+            rwkv=self._rwkv(uploaded),
         )
-        return card(self._ending or self._runner._latest(self._job), facts)
+        return pages(self._ending or self._runner._latest(self._job), facts)
+
+    def _rwkv(self, uploaded: Collection[str]) -> bool:
+        """True if the model speaks RWKV's World format: all that we convert do, of a GGUF its vocabulary tells."""
+        if self._job.request.source.kind == "checkpoint":
+            return True
+        base = self._ctx.folder / base_name(self._job.request)
+        if base.exists():
+            return read_head(base).metadata.get("tokenizer.ggml.model") == TOKENIZER
+        return OLLAMA_FILES.keys() <= set(uploaded)  # which went there with it

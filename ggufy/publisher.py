@@ -2,6 +2,8 @@
 
     put(file) ──► queue ──► all that waits, with a new model card, in one commit ──► compared with what the repo lists
 
+The card, and what else is written anew for each commit, are the `pages`: text by file name.
+
 While the Hub is away or takes no more commits for now, files wait and then share a commit. Anything else that goes
 wrong is raised to the runner at its next call.
 """
@@ -20,7 +22,6 @@ from ggufy.hub.protocol import Hub, RemoteFile
 from ggufy.job import Artifact
 
 logger = logging.getLogger(__name__)
-CARD = "README.md"
 _PATIENCE_S = (2.0, 5.0, 15.0, 60.0)  # between tries while the Hub is away
 
 
@@ -41,14 +42,14 @@ class Publisher:
         repo_id: str,
         *,
         private: bool,
-        card: Callable[[Mapping[str, int]], str],
+        pages: Callable[[Mapping[str, int]], Mapping[str, str]],
         check: Callable[[], None],
         stopped: Callable[[], bool],
         uploaded: Callable[[list[Artifact]], None],
         fraction: Callable[[Artifact, float], None],
     ):
         self._hub, self._repo_id, self._private = hub, repo_id, private
-        self._card, self._check, self._stopped = card, check, stopped
+        self._pages, self._check, self._stopped = pages, check, stopped
         self._uploaded, self._fraction = uploaded, fraction
         self._remote: dict[str, RemoteFile] = {}
         self._waiting: list[Waiting] = []
@@ -116,9 +117,8 @@ class Publisher:
         """Writes the card once more, for a job that ended with files missing; what goes wrong is only logged."""
         try:
             self._check()
-            self._hub.commit(
-                self._repo_id, kind="model", add={CARD: self._card(self._sizes()).encode()}, message="Update the card"
-            )
+            pages = self._encoded(self._sizes())
+            self._hub.commit(self._repo_id, kind="model", add=pages, message="Update the card")
         except GgufyError as error:
             logger.warning("the card was not updated: %s", error)
 
@@ -176,7 +176,7 @@ class Publisher:
         self._hub.commit(
             self._repo_id,
             kind="model",
-            add={**files, CARD: self._card(sizes).encode()},
+            add={**files, **self._encoded(sizes)},
             message="Add " + ", ".join(files) if files else "Update the card",
             progress=progress,
             stopped=self._stopped,
@@ -191,6 +191,9 @@ class Publisher:
         with self._changed:
             self._remote = remote
         self._uploaded([waiting.artifact for waiting in batch])
+
+    def _encoded(self, sizes: Mapping[str, int]) -> dict[str, bytes]:
+        return {name: text.encode() for name, text in self._pages(sizes).items()}
 
     def _sizes(self) -> dict[str, int]:
         with self._changed:

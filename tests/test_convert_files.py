@@ -34,7 +34,7 @@ def test_hyper_parameters_come_from_the_shapes(tmp_path: Path, version: str) -> 
         assert fields[f"rwkv{version}.{name}"] == value
     assert fields["general.name"] == f"tiny-v{version}"
     assert fields["tokenizer.ggml.tokens"][-1] == f"[PAD{tiny.VOCAB_ROWS - 1}]"
-    assert fields["tokenizer.ggml.eot_token_id"] == 1 + tiny.vocab_tokens().index(b"\n\n")
+    assert fields["tokenizer.ggml.eot_token_id"] == 0  # and not the blank line
 
 
 @pytest.mark.parametrize("outtype", ["f16", "bf16", "f32"])
@@ -56,13 +56,6 @@ def test_skeleton_reads_no_weights(tmp_path: Path) -> None:
     source, vocab = tiny.save(tmp_path / "x.pth", state), tiny.write_vocab(tmp_path / "vocab.txt")
     write_skeleton(source, tmp_path / "skeleton.gguf", vocab=vocab)
     assert tiny.fields(tmp_path / "skeleton.gguf")["general.name"] == "x"
-
-
-def test_vocabulary_without_a_blank_line_has_no_end_of_turn(tmp_path: Path) -> None:
-    source = tiny.save(tmp_path / "x.pth", tiny.weights("7", vocab=300))
-    vocab = tiny.write_vocab(tmp_path / "vocab.txt", [bytes([byte]) for byte in range(256)])
-    convert(source, tmp_path / "x.gguf", vocab=vocab)
-    assert "tokenizer.ggml.eot_token_id" not in tiny.fields(tmp_path / "x.gguf")
 
 
 def test_the_way_a_tensor_was_saved_does_not_matter(tmp_path: Path) -> None:

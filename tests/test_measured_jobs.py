@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from hub_fixture import ALICE, LocalHub, running_hub
 
+from ggufy.card import PLOT
 from ggufy.hub.state import JobStore
 from ggufy.job import Status, from_json, to_json
 from ggufy.plan import EVALUATE, MEASURED, QUANTIZE, UPLOADED, pending, plan
@@ -128,9 +129,12 @@ def test_figures_are_on_the_card(
     rows = [row for row in json.loads(done.out)["files"] if "type" in row]
     assert all(row["evaluation"]["chunks"] == 2 for row in rows)
     card = get(hub, "/alice/tiny-v7-GGUF/resolve/main/README.md")
-    assert "| file | type | size | bpw | KLD | PPL ratio | same top p | |" in card
+    assert "| file | type | size | bpw | KLD | PPL | PPL ratio | same top p | t/s | |" in card
     for row in rows:
         assert f"{row['evaluation']['quality']['kld']:.4f} ± " in card
     assert "held-out.txt text (sha256" in card
     assert "The recipes are ggufy's, made for RWKV" in card
+    assert f"]({PLOT})" in card
+    plot = get(hub, f"/alice/tiny-v7-GGUF/resolve/main/{PLOT}")
+    assert all(f"<title>{row['type']}: " in plot for row in rows)
     assert str(tmp_path) not in card

@@ -24,7 +24,8 @@ from gradio_client.exceptions import AppError
 from hub_fixture import ALICE, BOB, LocalHub, running_hub
 
 from ggufy.files import sha256
-from tests import tiny
+from ggufy.world import LLAMA_FORMAT, LLAMA_STOP, OLLAMA_FILES
+from tests import chatty, tiny
 
 pytestmark = pytest.mark.tools
 TYPES = "Q8_0,Q6_K,Q4_K_M,Q3_K_M,Q2_K,TQ2_0"
@@ -123,11 +124,33 @@ def test_all_files_a_card_and_no_second_upload(
     assert "license" not in card.split("---")[1]  # none is known, none is invented
     assert all(f"[{name}]({name})" in card for name in files)
     assert str(tmp_path) not in card
+    assert f"llama-server -hf {record['repo_id']}:Q4_K_M " in card
+    for name, text in OLLAMA_FILES.items():
+        assert get(hub, f"/alice/tiny-v7-GGUF/resolve/main/{name}") == text
     before = commits_of(hub)
     finish(command(tmp_path / "o"))
     finish(command(tmp_path / "new disk"))
     assert commits_of(hub) == before
     assert not list((tmp_path / "new disk").rglob("*.gguf"))
+
+
+def test_a_gguf_is_published_for_what_its_vocabulary_says(
+    hub: LocalHub, ggufy: Any, ggufy_environment: dict[str, str], tmp_path: Path
+) -> None:
+    environment = hub.environment(tmp_path) | ggufy_environment
+    environment |= {"HOME": str(tmp_path), "HF_TOKEN": ALICE, "GGUFY_COMMITS": "100000", "GGUFY_HUB": "hf"}
+    rwkv = tiny.converted(tmp_path, width=256).rename(tmp_path / "theirs.gguf")
+    for source in (rwkv, chatty.write(tmp_path / "other.gguf")):
+        done = ggufy(
+            "quantize", source, "--types", "Q8_0", "--imatrix", "none", "--out", tmp_path / "o", **environment
+        )
+        assert done.code == 0, done.err
+    card = get(hub, "/alice/theirs-GGUF/resolve/main/README.md")
+    assert f"llama-cli -hf alice/theirs-GGUF:Q8_0 {LLAMA_FORMAT} {LLAMA_STOP}\n" in card
+    assert get(hub, "/alice/theirs-GGUF/resolve/main/params") == OLLAMA_FILES["params"]
+    assert "llama-cli -hf alice/other-GGUF:Q8_0\n" in get(hub, "/alice/other-GGUF/resolve/main/README.md")
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        get(hub, "/alice/other-GGUF/resolve/main/params")
 
 
 def test_killed_40_times_with_the_disk_kept_or_wiped(

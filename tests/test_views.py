@@ -13,12 +13,12 @@ import pytest
 
 from ggufy.catalog import QUANT_TYPES
 from ggufy.job import Artifact, Job, Request, Source, Status
+from ggufy.markup import el, join
 from ggufy.plan import plan
 from ggufy.progress import Progress, Workload
 from ggufy.service import JobView, Machine, Preparation
 from ggufy.ui import job_parts, parts
 from ggufy.ui.i18n import TEXTS, pick, texts_of
-from ggufy.ui.markup import el, join
 from ggufy.ui.plot import plot
 from ggufy.ui.views import JobCard, age, in_page_words, job_card, picks, points
 

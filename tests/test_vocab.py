@@ -11,7 +11,7 @@ import pytest
 from gguf import TokenType
 
 from ggufy.errors import VocabError
-from ggufy.rwkv.vocab import MAX_PADDING, end_of_turn, gguf_tokens, load_vocab, vocab_for, world_vocab_path
+from ggufy.rwkv.vocab import MAX_PADDING, gguf_tokens, load_vocab, vocab_for, world_vocab_path
 from tests import tiny
 
 
@@ -22,7 +22,6 @@ def test_world_vocabulary_is_found_without_importing_its_package() -> None:
     assert tokens[1] == b"\x00"
     assert tokens[256] == b"\xff"
     assert tokens[261] == b"\n\n"
-    assert end_of_turn(tokens) == 261
     assert "rwkv" not in sys.modules
 
 
@@ -55,11 +54,6 @@ def test_gguf_texts_are_escaped_and_padded() -> None:
     # Either kind of quote leads back to the token.
     assert [ast.literal_eval(f"b'''{text.decode()} '''")[:-1] for text in texts[1:8]] == list(tokens[1:])
     assert types == [TokenType.CONTROL] + [TokenType.NORMAL] * 7 + [TokenType.UNUSED] * 2
-
-
-def test_end_of_turn_is_a_blank_line_or_nothing() -> None:
-    assert end_of_turn((b"<s>", b"a", b"\n\n")) == 2
-    assert end_of_turn((b"<s>", b"a", b"\n")) is None
 
 
 @pytest.mark.parametrize(

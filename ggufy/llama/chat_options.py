@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ggufy.llama import messages
 from ggufy.sources.gguf import read_head
+from ggufy.world import STOP, TOKENIZER
 
 OTHER_CONTEXT = 4096  # tokens; RWKV needs no limit, other models keep memory for every token
 
@@ -35,7 +36,7 @@ class Model:
     def read(cls, path: Path) -> Model:
         """Raises SourceError for a file that is no GGUF."""
         metadata = read_head(path).metadata
-        world = metadata.get("tokenizer.ggml.model") == "rwkv"
+        world = metadata.get("tokenizer.ggml.model") == TOKENIZER
         return cls(path=path, world=world, template="" if world else str(metadata.get("tokenizer.chat_template", "")))
 
 
@@ -50,7 +51,7 @@ def chat_command(tool: Path, model: Model, options: Options, *, threads: int, fo
     if options.system:
         command += ["-sysf", str(_written(folder / "system.txt", options.system))]
     if model.world:  # -r: after a full-width stop the token that ends a turn is never made
-        return [*command, "--no-jinja", "--chat-template", "rwkv-world", "-r", messages.STOP]
+        return [*command, "--no-jinja", "--chat-template", "rwkv-world", "-r", STOP]
     if model.template:
         file = _written(folder / "template.jinja", messages.unpacking(model.template))
         command += ["--jinja", "--chat-template-file", str(file)]
@@ -71,7 +72,7 @@ def _common(model: Model, options: Options, threads: int) -> list[str]:
     command += ["--samplers", "penalties;top_p;temperature", "--temp", f"{options.temperature:g}"]
     command += ["--top-p", f"{options.top_p:g}", "--presence-penalty", f"{options.presence:g}"]
     command += ["--frequency-penalty", f"{options.frequency:g}"]
-    if model.world:  # our files and others' may name the blank line as end of turn: every reply would be one paragraph
+    if model.world:  # others' files, and older ones of ours, end a turn at a blank line: replies of one paragraph
         return [*command, "--override-kv", "tokenizer.ggml.eot_token_id=int:0"]
     return [*command, "-c", str(OTHER_CONTEXT)]
 

@@ -22,7 +22,6 @@ from collections.abc import Sequence
 
 from ggufy.errors import UsageError
 
-STOP = "\n\nUser:"  # where RWKV's next question would begin
 _SEPARATOR = "\x1e"
 _NEWLINES = re.compile("\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 _BLANKS = " \t\n"

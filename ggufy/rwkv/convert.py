@@ -5,7 +5,7 @@ written first; the weights follow in the same order, cast piece by piece and wri
 header over a sparse file of the same size is the "skeleton" from which llama-quantize's dry run forecasts sizes.
 
 Keys, names, types and values are those of llama.cpp's own converter, byte for byte in the tensors, but every
-hyper-parameter comes from the shapes, and the chat template is our own.
+hyper-parameter comes from the shapes, and the chat template and what ends a turn are our own (world.py).
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, size_label
 from ggufy.errors import CheckpointError, UsageError
 from ggufy.files import BackgroundWriter, partial
 from ggufy.rwkv.names import Architecture, Layout, TensorPlan, detect, leftovers, tensor_plans
-from ggufy.rwkv.vocab import end_of_turn, gguf_tokens, vocab_for
+from ggufy.rwkv.vocab import gguf_tokens, vocab_for
 from ggufy.sources.checkpoint import Checkpoint, open_checkpoint
+from ggufy.world import CHAT_TEMPLATE
 
 logger = logging.getLogger(__name__)
 
@@ -40,22 +41,6 @@ ALIGNMENT = 32
 PIECE_VALUES = 256 << 10  # A piece and its cast stay in a core's cache between the passes over them.
 
 TURNED = (Layout.TRANSPOSED, Layout.INNER_TRANSPOSED)
-
-# llama.cpp knows the World format by the line with 'User: ' and needs it letter by letter (src/llama-chat.cpp).
-CHAT_TEMPLATE = """\
-{%- for message in messages -%}
-{%- if message['role'] == 'system' -%}
-{{- 'System: ' + message['content']|trim + '\\n\\n' -}}
-{%- elif message['role'] == 'user' -%}
-{{- 'User: ' + message['content']|trim + '\\n\\n' -}}
-{%- elif message['role'] == 'assistant' and message['content'] -%}
-{{- 'Assistant: ' + message['content']|trim + '\\n\\n' -}}
-{%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-{{- 'Assistant:' -}}
-{%- endif -%}
-"""
 
 
 @dataclass(frozen=True)
@@ -244,8 +229,7 @@ class Conversion:
         writer.add_tokenizer_model("rwkv")
         writer.add_token_list(texts)
         writer.add_token_types(types)
-        if (turn_end := end_of_turn(self.tokens)) is not None:
-            writer.add_eot_token_id(turn_end)
+        writer.add_eot_token_id(0)  # not the blank line, see world.py; without it llama.cpp goes by the tokens' looks
         writer.add_bos_token_id(0)
         writer.add_eos_token_id(0)
         writer.add_chat_template(CHAT_TEMPLATE)

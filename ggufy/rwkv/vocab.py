@@ -23,8 +23,6 @@ WORLD_FILE = "rwkv_vocab_v20230424.txt"
 # World models have 7 rows more than tokens; more than this many means another vocabulary, not rounding.
 MAX_PADDING = 128
 END_OF_TEXT = b"<s>"
-# A reply in the World format ends with a blank line: llama.cpp stops there if this token is marked as "end of turn".
-_END_OF_TURN = b"\n\n"
 # A string literal without escapes, which holds what it shows.
 _PLAIN = re.compile(r"'([^'\\\r\n\0]+)'")
 
@@ -99,11 +97,6 @@ def gguf_tokens(tokens: tuple[bytes, ...], rows: int) -> tuple[list[bytes], list
     texts += [f"[PAD{number}]".encode("ascii") for number in range(len(tokens), rows)]
     types = [int(TokenType.CONTROL)] + [int(TokenType.NORMAL)] * (len(tokens) - 1)
     return texts, types + [int(TokenType.UNUSED)] * (rows - len(tokens))
-
-
-def end_of_turn(tokens: tuple[bytes, ...]) -> int | None:
-    """The id of the token that is a blank line (261 in World), or None."""
-    return tokens.index(_END_OF_TURN) if _END_OF_TURN in tokens else None
 
 
 def _token(line: str, number: int) -> bytes:

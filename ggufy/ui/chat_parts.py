@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from ggufy.markup import Markup, el
 from ggufy.ui.i18n import Texts
-from ggufy.ui.markup import Markup, el
 
 
 def log(turns: Iterable[Mapping[str, str]], texts: Texts, *, speeds: tuple[float, float] | None = None) -> Markup:

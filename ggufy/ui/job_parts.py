@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable, Sequence
 
 from ggufy.files import human_size
+from ggufy.markup import Markup, el, join
 from ggufy.service import Machine
 from ggufy.throttle import AUTOMATIC, CPU_PERCENTS
 from ggufy.ui.i18n import Texts
-from ggufy.ui.markup import Markup, el, join
 from ggufy.ui.parts import bar, button
 from ggufy.ui.plot import plot
 from ggufy.ui.views import FileRow, JobCard, StepRow

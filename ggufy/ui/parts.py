@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping
 
 from ggufy.catalog import QUANT_TYPES, SMALL, TUTORIAL, QuantType
 from ggufy.files import human_size
+from ggufy.markup import Markup, el, join
 from ggufy.quantize.recipe import Forecast
 from ggufy.service import Preparation
 from ggufy.ui.errors_zh import say
 from ggufy.ui.i18n import Texts
-from ggufy.ui.markup import Markup, el, join
 
 
 def header(texts: Texts, *, login: bool = False, name: str = "") -> Markup:

@@ -17,12 +17,12 @@ from ggufy.access import may_work
 from ggufy.catalog import OUTTYPES, QUANT_TYPES
 from ggufy.errors import GgufyError, UsageError
 from ggufy.intake import Wish
+from ggufy.markup import Markup
 from ggufy.preview import Order, chosen
 from ggufy.quantize.mixes import KINDS, RWKV
 from ggufy.service import Services
 from ggufy.ui import parts, source_parts
 from ggufy.ui.i18n import TEXTS, Texts, texts_of
-from ggufy.ui.markup import Markup
 from ggufy.ui.views import told
 from ggufy.ui.visitors import Profile, visitor_of
 

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ggufy.files import human_size, human_time
+from ggufy.markup import Markup, el
 from ggufy.preview import Cost
 from ggufy.sources.inspect import Report
 from ggufy.sources.search import Found
 from ggufy.ui.i18n import Texts
-from ggufy.ui.markup import Markup, el
 from ggufy.ui.views import told
 
 _SHOWN_VARIANTS = 40

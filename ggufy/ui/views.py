@@ -18,6 +18,7 @@ from ggufy.files import human_size, human_time
 from ggufy.job import RESTING, Job, Status
 from ggufy.plan import CONVERT, DOWNLOAD, EVALUATE, FETCH, IMATRIX, MEASURED, UPLOAD, UPLOADED, Step, plan
 from ggufy.progress import DONE, RUNNING, WAITING, Snapshot, StepProgress
+from ggufy.scatter import Point
 from ggufy.service import JobView
 from ggufy.ui.errors_zh import say
 from ggufy.ui.i18n import Texts
@@ -68,15 +69,6 @@ class FileRow:
     speed: str
     note: str
     sha256: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Point:
-    """One file of the plot."""
-
-    name: str  # quant type, or the base's type
-    size: int  # bytes
-    kld: float | None  # nats a token; None: not measured
 
 
 @dataclass(frozen=True, kw_only=True)

