@@ -26,7 +26,7 @@ from tests import small
 ROOT = Path(__file__).parent.parent
 FUZZ_FILES = 150
 Q4_K_M, Q3_K_M, TQ1_0, IQ3_S = 15, 12, 36, 26  # llama.cpp's numbers
-SHAPES = {"token_embd.weight": (64, 512), "output_norm.weight": (512,), "output.weight": (64, 512)} | {
+SHAPES = {"token_embd.weight": (64, 512), "output_norm.weight": (499,), "output.weight": (64, 512)} | {
     f"blk.{layer}.{name}.weight": (512, 512) for layer in range(4) for name in ("ffn_up", "ffn_down")
 }
 CHILD = """
@@ -103,7 +103,7 @@ def test_a_killed_run_goes_on_where_it_was(
     assert order.target.read_bytes() == undisturbed
     total = read_head(base).elements
     # Two threads were at work: of what was reported done, only the chunk of each was lost.
-    assert made.resumed >= 0.8 * total - 2 * 512 * 512 - 512
+    assert made.resumed >= 0.8 * total - 2 * 512 * 512 - 499
     assert sum(weights for weights, _ in made.speeds.values()) <= total - made.resumed
     assert [path.name for path in tmp_path.iterdir()] == ["q.gguf"]
 

@@ -140,8 +140,6 @@ class _Run:
         self.stack.callback(os.close, self._file)
         key = self._key()
         kept = _read_journal(journal, key)
-        if not kept:
-            os.ftruncate(self._file, 0)  # nothing of another run stays between the tensors
         os.ftruncate(self._file, self.layout.size)
         chunks = self.layout.chunks()
         whole = {c.offset for c in chunks if c.offset in kept and self._is_whole(c, kept[c.offset])}
@@ -149,7 +147,8 @@ class _Run:
         self.made.resumed = self._weights_done = self.layout.elements - sum(chunk.weights for chunk in due)
         _write_journal(journal, key, {offset: kept[offset] for offset in whole})
         self._journal = self.stack.enter_context(journal.open("a", encoding="utf-8"))
-        _write(self._file, self.layout.head, 0)
+        for offset, data in self.layout.fixed():
+            _write(self._file, data, offset)
         changing = {chunk.tensor.name: chunk.tensor for chunk in due if chunk.tensor.changes}
         self._prepare(changing.values())
         self._find_copies(changing)
