@@ -108,14 +108,8 @@ def _imatrix(folder: Path, llama: Llama, texts: Texts, base: Path) -> Path:
 
 
 def _llama_quantize(llama: Llama, base: Path, imatrix: Path, out: Path, quant_type: str) -> Run:
-    command = tools.quantize_command(
-        llama.tool("llama-quantize"),
-        base=base,
-        out=out,
-        quant_type=quant_type,
-        threads=THREADS,
-        imatrix=imatrix.name,
-    )
+    tool = llama.tool("llama-quantize")
+    command = [tool, "--imatrix", imatrix.name, base, out, quant_type, THREADS]
     return run(*command, env=_ENVIRONMENT, cwd=imatrix.parent)
 
 
