@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import shutil
 import signal
 import struct
 import subprocess
@@ -19,11 +20,15 @@ import numpy as np
 import pytest
 
 from ggufy.errors import CalibrationError, Cancelled, DiskError, GgufyError, SourceError, UsageError
+from ggufy.intake import Wish, make_job
 from ggufy.llama.ggml import ByteArray, F32Array, Ggml
+from ggufy.llama.install import Llama
 from ggufy.quantize.engine import Control, Made, Order, quantize
 from ggufy.quantize.imatrix import read_imatrix
+from ggufy.runner import Runner
+from ggufy.settings import Settings
 from ggufy.sources.gguf import read_head
-from tests import small
+from tests import small, tiny
 
 ROOT = Path(__file__).parent.parent
 FUZZ_FILES = 150
@@ -416,3 +421,18 @@ def test_mutated_imatrix_files_are_read_or_refused(tmp_path: Path) -> None:
         read += 1
         assert all(((values >= 0) & (values <= 1e15)).all() for values in weights.values())
     assert 0 < read < FUZZ_FILES
+
+
+def test_a_job_with_a_static_build_ends_before_it_begins(llama: Llama, tmp_path: Path) -> None:
+    """Its programs work, but the kernels are inside them; nothing is converted first."""
+    own = tmp_path / "own"
+    shutil.copytree(llama.bin, own / "bin", symlinks=True)
+    for library in own.rglob("libggml-base*"):
+        library.unlink()
+    checkpoint, vocab = tiny.checkpoint(tmp_path, "7")
+    settings = Settings.from_env({"GGUFY_OUT": str(tmp_path / "o"), "HOME": str(tmp_path)})
+    wish = Wish(source=str(checkpoint), vocab=str(vocab), quant_types=("Q8_0",), imatrix="none")
+    runner = Runner(settings=settings, llama=replace(llama, bin=own / "bin"))
+    done = runner.run(make_job(wish, settings))
+    assert "as a static build of llama.cpp" in done.error
+    assert not list((tmp_path / "o").rglob("*.gguf"))
