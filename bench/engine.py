@@ -48,7 +48,7 @@ def bench_files(folder: Path, llama: Llama, texts: Texts) -> Iterator[list[str]]
                 told = engine(quant_type, target)
                 made = _llama_quantize(llama, base, imatrix, other, quant_type)
                 if quant_type == "Q4_K_M":
-                    lines.append(f"  Q4_K_M alone    {told["cpu"]:.2f} s, llama-quantize {made.cpu_s:.2f} s: ratio "
+                    lines.append(f"  Q4_K_M alone    {told['cpu']:.2f} s, llama-quantize {made.cpu_s:.2f} s: ratio "
                                  f"{told['cpu'] / made.cpu_s:.2f} (bar: at most 1.0)")  # fmt: skip
                 ours, theirs = ours + told["cpu"], theirs + made.cpu_s
                 peaks = [max(peaks[0], told["peak"]), max(peaks[1], made.peak_bytes)]
