@@ -138,7 +138,7 @@ def test_nobody_waits_for_a_process_of_this_container_that_was_killed(
 
 
 def stopped_between_writes(process: Process, hub: Path) -> bool:
-    """Stops a process, unless it is just writing: the folder that stands for the Hub would stay locked for everyone."""
+    """Stops a process, unless it is just writing: the folder that stands for the Hub would stay locked for all."""
     process.kill(signal.SIGSTOP)
     try:
         for path in hub.rglob("*.lock"):
