@@ -1,4 +1,4 @@
-"""The engine in a process of its own: makes `[quant type, target]` of each line, tells CPU s and peak bytes.
+"""The engine in a process of its own: of each line `[type, target, no siblings]`, a quant; tells CPU and memory.
 
 With BENCH_SAFE, a folder, it saves unfinished work there as a job saves it to the state repo.
 """
@@ -47,13 +47,19 @@ def cpu_s() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
+def peak_bytes() -> int:
+    """Of this process since it became Python."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
 def main() -> None:
     base, imatrix, llama_bin, threads = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
     known = read_imatrix(imatrix)
     made: list[Path] = []
     before = cpu_s()  # a job's process is there anyway
     for line in sys.stdin:
-        quant_type, target = json.loads(line)
+        quant_type, target, again = json.loads(line)
         run = ToolRun(environment={"PATH": "/usr/bin:/bin"}, cwd=base.parent)
         recipe = stock_recipe(llama_bin / "llama-quantize", run, base, quant_type, imatrix=str(imatrix))
         order = engine.Order(
@@ -62,7 +68,7 @@ def main() -> None:
             recipe=recipe,
             ftype=BY_NAME[quant_type].ftype,
             imatrix=known,
-            siblings=made,
+            siblings=[] if again else made,
         )
         safe = os.environ.get("BENCH_SAFE")
         part = Path(f"{target}.part")
@@ -73,9 +79,9 @@ def main() -> None:
                 salvage.looked()
 
         engine.quantize(order, engine.Control(limit=lambda: threads, report=report), ggml=ggml.load(llama_bin))
-        made.append(Path(target))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(json.dumps({"cpu": cpu_s() - before, "peak": peak}), flush=True)
+        if not again:
+            made.append(Path(target))
+        print(json.dumps({"cpu": cpu_s() - before, "peak": peak_bytes()}), flush=True)
         before = cpu_s()
 
 

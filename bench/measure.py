@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import subprocess
@@ -20,22 +21,30 @@ class Run:
     cpu_s: float = 0.0  # of all its threads
 
 
+# A child's peak memory, as Linux counts it, starts at its parent's: so a small process of our own is the parent.
+_PARENT = """
+import json, os, subprocess, sys
+process = subprocess.Popen(sys.argv[2:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+told = [os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024, usage.ru_utime + usage.ru_stime]
+os.write(int(sys.argv[1]), json.dumps(told).encode())
+"""
+
+
 def run(*command: object, env: dict[str, str] | None = None, cwd: Path | None = None) -> Run:
     """Runs a command to its end; raises CalledProcessError, with its stderr shown, when it fails."""
+    read, write = os.pipe()
+    words = [sys.executable, "-I", "-S", "-c", _PARENT, str(write), *(str(part) for part in command)]
     started = time.perf_counter()
-    process = subprocess.Popen(
-        [str(part) for part in command], env=env, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    assert process.stderr is not None
-    errors = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
+    done = subprocess.run(words, env=env, cwd=cwd, stderr=subprocess.PIPE, pass_fds=(write,), check=False)
     seconds = time.perf_counter() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
-    process.stderr.close()
-    if process.returncode:
-        sys.stderr.write(errors.decode(errors="replace"))
-        raise subprocess.CalledProcessError(process.returncode, list(command))
-    return Run(seconds, usage.ru_maxrss * 1024, usage.ru_utime + usage.ru_stime)
+    os.close(write)
+    with os.fdopen(read) as told:
+        code, peak, cpu = json.loads(told.read() or "[1, 0, 0]")
+    if code:
+        sys.stderr.write(done.stderr.decode(errors="replace"))
+        raise subprocess.CalledProcessError(code, list(command))
+    return Run(seconds, peak, cpu)
 
 
 def median(runs: list[Run]) -> float:

@@ -69,10 +69,10 @@ def model_seconds(step: Step, load: Workload) -> float:
     if step.kind == CONVERT:
         return max(3 + load.base_bytes / 200e6, load.streamed_bytes / 20e6)
     if step.kind == IMATRIX:
-        return 1 + load.chunks * 512 * 2 * load.weights / (15e9 * load.threads)
+        return 1 + load.chunks * 512 * 2 * load.weights / (40e9 * load.threads)
     if step.kind == EVALUATE:  # the text, and then 1,536 tokens read and 192 written for the speed
         tokens = load.evaluation_chunks * 512 + 2_000
-        return 2 + tokens * 2 * load.weights / (15e9 * load.threads)
+        return 0.5 + tokens * 2 * load.weights / (56e9 * load.threads)
     return 0.2 + load.quants.get(step.quant_type, 0.1 * load.weights / 1e6) / load.threads
 
 
@@ -126,6 +126,8 @@ class Progress:
 
     def _left(self, progress: StepProgress) -> float:
         kind = progress.step.kind
+        if kind == EVALUATE and not self._modelled.get(kind):
+            kind = IMATRIX  # both read a text
         scale = self._real[kind] / self._modelled[kind] if self._modelled.get(kind) else 1.0
         total = model_seconds(progress.step, self._load) * scale
         if progress.state == RUNNING:

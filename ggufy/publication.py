@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ggufy import __version__
 from ggufy.card import CardFacts, pages
+from ggufy.catalog import BY_NAME
 from ggufy.errors import DiskError, HubAway, HubError, QuotaError, UsageError
 from ggufy.files import free_bytes, human_size
 from ggufy.hub.state import JobStore
@@ -167,13 +168,17 @@ class Publication:
         self._publisher.close()
 
     def _delete_one(self) -> bool:
+        """Deletes a quant that is in the repo; if it can be, one that no later quant would copy tensors from."""
         steps = plan(self._job.request)
         waiting = {step.reads[1] for step in steps if step.kind == EVALUATE} - self._runner.measured(self._job.id)
-        for step in steps:
-            path = self._ctx.folder / step.product
-            if step.kind == QUANTIZE and step.product not in waiting and path.exists() and self.has(step.product):
-                path.unlink()
-                return True
+        quants = [step for step in steps if step.kind == QUANTIZE]
+        here = {step.product for step in quants if (self._ctx.folder / step.product).exists()}
+        safe = {step.product for step in quants if self.has(step.product)}
+        due = {BY_NAME[step.quant_type].tensor_type for step in quants if step.product not in here | safe}
+        can_go = [step for step in quants if step.product in (here & safe) - waiting]
+        for step in sorted(can_go, key=lambda step: BY_NAME[step.quant_type].tensor_type in due)[:1]:
+            (self._ctx.folder / step.product).unlink()
+            return True
         return False
 
     def _uploaded(self, artifacts: list[Artifact]) -> None:

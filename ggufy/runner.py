@@ -22,6 +22,7 @@ from ggufy.evaluation import Evaluation
 from ggufy.files import PART_SUFFIX, lock
 from ggufy.hub.state import JobStore
 from ggufy.job import FINISHED, Artifact, Job, Status
+from ggufy.llama import ggml
 from ggufy.llama.install import Llama
 from ggufy.plan import (
     CONVERT,
@@ -262,6 +263,8 @@ class Runner:
             and not ctx.path(base_name(ctx.request)).exists()
         ):
             return  # nothing is left but uploads
+        if any(step.kind == QUANTIZE for step in due):
+            ggml.load(self.llama.bin)  # a build without kernels is refused now, not after an hour of imatrix
         live.forecast = forecast_job(ctx, steps[0])
         check_space(ctx, due, live.forecast, published=publication is not None)
         live.progress.workload(

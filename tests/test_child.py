@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -148,6 +149,22 @@ def test_a_running_child_can_be_kept_to_fewer_cpus(tmp_path: Path) -> None:
     finally:
         child.stop(process)
     child.keep_to_cpus(process, 1)  # it is gone
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own elsewhere")
+def test_a_thread_can_step_back_behind_the_page() -> None:
+    found: list[int] = []
+
+    def work() -> None:
+        child.lower_own_priority()
+        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [min(19, before + child.NICE)]
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
+import shutil
 import signal
 import struct
 import subprocess
@@ -16,17 +19,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ggufy.errors import CalibrationError, Cancelled, GgufyError, SourceError, UsageError
+from ggufy.errors import CalibrationError, Cancelled, DiskError, GgufyError, SourceError, UsageError
+from ggufy.intake import Wish, make_job
 from ggufy.llama.ggml import ByteArray, F32Array, Ggml
+from ggufy.llama.install import Llama
 from ggufy.quantize.engine import Control, Made, Order, quantize
 from ggufy.quantize.imatrix import read_imatrix
+from ggufy.runner import Runner
+from ggufy.settings import Settings
 from ggufy.sources.gguf import read_head
-from tests import small
+from tests import small, tiny
 
 ROOT = Path(__file__).parent.parent
 FUZZ_FILES = 150
 Q4_K_M, Q3_K_M, TQ1_0, IQ3_S = 15, 12, 36, 26  # llama.cpp's numbers
-SHAPES = {"token_embd.weight": (64, 512), "output_norm.weight": (512,), "output.weight": (64, 512)} | {
+SHAPES = {"token_embd.weight": (64, 512), "output_norm.weight": (499,), "output.weight": (64, 512)} | {
     f"blk.{layer}.{name}.weight": (512, 512) for layer in range(4) for name in ("ffn_up", "ffn_down")
 }
 CHILD = """
@@ -103,7 +110,7 @@ def test_a_killed_run_goes_on_where_it_was(
     assert order.target.read_bytes() == undisturbed
     total = read_head(base).elements
     # Two threads were at work: of what was reported done, only the chunk of each was lost.
-    assert made.resumed >= 0.8 * total - 2 * 512 * 512 - 512
+    assert made.resumed >= 0.8 * total - 2 * 512 * 512 - 499
     assert sum(weights for weights, _ in made.speeds.values()) <= total - made.resumed
     assert [path.name for path in tmp_path.iterdir()] == ["q.gguf"]
 
@@ -155,6 +162,26 @@ def test_what_another_quant_left_is_not_used(base: Path, ggml: Ggml, undisturbed
     stop_at(order, ggml, 0.5)
     made = make(order_of(base, tmp_path / "q.gguf"), ggml)
     assert made.resumed == 0
+    assert order.target.read_bytes() == undisturbed
+
+
+def test_a_full_disk_costs_nothing_that_is_finished(
+    base: Path, ggml: Ggml, undisturbed: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = order_of(base, tmp_path / "q.gguf")
+    write, writes = os.pwrite, iter(range(1000))
+
+    def full(file: int, data: bytes, offset: int) -> int:
+        if next(writes) > 25:
+            raise OSError(errno.ENOSPC, "full")
+        return write(file, data, offset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(DiskError, match=r"the disk is full while writing q\.gguf"):
+            make(order, ggml)
+    assert not order.target.exists()
+    assert make(order, ggml).resumed > 0
     assert order.target.read_bytes() == undisturbed
 
 
@@ -338,6 +365,15 @@ def test_bases_that_cannot_be_quantized(base: Path, ggml: Ggml, undisturbed: byt
     refused(order_of(source, target), ggml, SourceError, "does not exist")
 
 
+def test_a_base_that_shrinks_meanwhile(base: Path, ggml: Ggml, tmp_path: Path) -> None:
+    copy, target = tmp_path / "copy.gguf", tmp_path / "q.gguf"
+    copy.write_bytes(base.read_bytes())
+    control = Control(limit=lambda: 1, duty=lambda: 0.5, report=lambda fraction: os.truncate(copy, 5000))
+    with pytest.raises(SourceError, match="became shorter while it was read"):
+        quantize(order_of(copy, target), control, ggml=ggml)
+    assert not list(tmp_path.glob("q.gguf*"))
+
+
 def test_a_part_of_a_split_model(ggml: Ggml, tmp_path: Path, llama_bin: Path) -> None:
     base = small.mixture(tmp_path / "base.gguf")
     command = [llama_bin / "llama-gguf-split", "--split-max-tensors", "8", base, tmp_path / "part"]
@@ -367,3 +403,36 @@ def test_mutated_bases_are_quantized_or_refused(ggml: Ggml, tmp_path: Path) -> N
             assert read_head(target).tensors.keys() == shapes.keys()
             target.unlink()
     assert 0 < made < FUZZ_FILES
+
+
+def test_mutated_imatrix_files_are_read_or_refused(tmp_path: Path) -> None:
+    base = small.matrices(tmp_path / "base.gguf", {"a.weight": (4, 64), "b.weight": (2, 4, 32)})
+    whole, path = small.imatrix(tmp_path / "imatrix.gguf", base).read_bytes(), tmp_path / "mutated.gguf"
+    rng, read = random.Random(8), 0
+    for _ in range(FUZZ_FILES):
+        data = bytearray(whole)
+        for _ in range(rng.randint(1, 6)):
+            data[rng.choice([rng.randrange(700), rng.randrange(len(data))])] = rng.choice([0, 1, 0x7F, 0x80, 0xFF])
+        path.write_bytes(data)
+        try:
+            weights = read_imatrix(path).weights
+        except (SourceError, CalibrationError):
+            continue
+        read += 1
+        assert all(((values >= 0) & (values <= 1e15)).all() for values in weights.values())
+    assert 0 < read < FUZZ_FILES
+
+
+def test_a_job_with_a_static_build_ends_before_it_begins(llama: Llama, tmp_path: Path) -> None:
+    """Its programs work, but the kernels are inside them; nothing is converted first."""
+    own = tmp_path / "own"
+    shutil.copytree(llama.bin, own / "bin", symlinks=True)
+    for library in own.rglob("libggml-base*"):
+        library.unlink()
+    checkpoint, vocab = tiny.checkpoint(tmp_path, "7")
+    settings = Settings.from_env({"GGUFY_OUT": str(tmp_path / "o"), "HOME": str(tmp_path)})
+    wish = Wish(source=str(checkpoint), vocab=str(vocab), quant_types=("Q8_0",), imatrix="none")
+    runner = Runner(settings=settings, llama=replace(llama, bin=own / "bin"))
+    done = runner.run(make_job(wish, settings))
+    assert "as a static build of llama.cpp" in done.error
+    assert not list((tmp_path / "o").rglob("*.gguf"))

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from ggufy.errors import BusyError
+from ggufy.files import lock
 from ggufy.hub.holder import identity, is_gone
 from ggufy.hub.lease import Lease
 from ggufy.hub.local import LocalHub
@@ -135,6 +137,19 @@ def test_nobody_waits_for_a_process_of_this_container_that_was_killed(
     assert Lease(hub, STATE).try_acquire()
 
 
+def stopped_between_writes(process: Process, hub: Path) -> bool:
+    """Stops a process, unless it is just writing: the folder that stands for the Hub would stay locked for all."""
+    process.kill(signal.SIGSTOP)
+    try:
+        for path in hub.rglob("*.lock"):
+            with lock(path):
+                pass
+    except BusyError:
+        process.kill(signal.SIGCONT)
+        return False
+    return True
+
+
 def test_a_process_that_comes_back_finds_its_lease_lost_and_touches_nothing(
     run: Callable[..., Process], tmp_path: Path
 ) -> None:
@@ -142,9 +157,9 @@ def test_a_process_that_comes_back_finds_its_lease_lost_and_touches_nothing(
     wait_for(lambda: first.said)
     second = run("b")
     time.sleep(0.5)
-    first.kill(signal.SIGSTOP)
-    wait_for(lambda: second.said)
     hub = LocalHub(tmp_path / "hub")
+    wait_for(lambda: stopped_between_writes(first, tmp_path / "hub"))
+    wait_for(lambda: second.said)
     before = hub.read(STATE, "work-a.txt", kind="dataset")
     first.kill(signal.SIGCONT)
     wait_for(lambda: len(first.said) == 2)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from ggufy import terminal
 from ggufy.job import Artifact, Job, Request, Source, Status
@@ -52,6 +55,20 @@ def test_the_eta_follows_what_steps_really_take() -> None:
     assert eta is not None
     truth = 4 * sum(model_seconds(step, LOAD) for step in STEPS[3:])
     assert abs(eta - truth) < 0.01 * truth
+
+
+def test_reading_a_text_is_as_slow_when_measuring_as_for_the_imatrix() -> None:
+    clock = Clock()
+    progress = Progress(clock)
+    steps = plan(replace(REQUEST, evaluate=True, quant_types=("Q8_0",)))
+    progress.planned(steps, (steps[1], steps[3]))
+    progress.workload(LOAD)
+    measuring = model_seconds(steps[3], LOAD)
+    assert progress.snapshot().eta_s == model_seconds(steps[1], LOAD) + measuring
+    progress.started(steps[1])
+    clock.now += 3 * model_seconds(steps[1], LOAD)
+    progress.finished(steps[1], artifact())
+    assert progress.snapshot().eta_s == pytest.approx(3 * measuring)
 
 
 def test_the_running_step_is_extrapolated_from_its_own_pace() -> None:

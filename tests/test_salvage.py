@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from ggufy import publication
 from ggufy.connection import Connection
 from ggufy.errors import Cancelled, HubAway
 from ggufy.files import sha256
@@ -175,3 +177,44 @@ def test_a_quant_goes_on_with_what_the_lost_disk_had_finished(
 
 def _cache() -> dict[str, str]:
     return {"GGUFY_CACHE": str(Settings.from_env().cache)}
+
+
+@pytest.mark.tools
+def test_a_full_disk_keeps_the_quant_that_another_copies_from(
+    tmp_path: Path, llama: Llama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Room for two quants: Q4_K_S takes its tensors from Q4_K_M, so it is Q8_0 that goes when both are published."""
+    checkpoint, vocab = tiny.checkpoint(tmp_path, "7", width=512, layers=3)
+    hub, out = LocalHub(tmp_path / "hub"), tmp_path / "out"
+    folder = out / "tiny-v7-GGUF"
+    made: dict[str, engine.Made] = {}
+    real = engine.quantize
+
+    def quantize(order: engine.Order, *arguments: object, **options: object) -> engine.Made:
+        made[order.target.stem.rpartition("-")[2]] = real(order, *arguments, **options)  # type: ignore[arg-type]
+        return made[order.target.stem.rpartition("-")[2]]
+
+    def free(path: Path) -> int:
+        """Once all that is finished is published, what two quants and a base leave of a small disk."""
+        here = {path.name: path.stat().st_size for path in folder.glob("*.gguf")}
+        deadline = time.monotonic() + 60
+        while not here.keys() <= {artifact.name for job in store.jobs() for artifact in job.artifacts}:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        most = 2 if len(made) == 2 else 9
+        return 10**9 if sum(name.endswith(("M.gguf", "S.gguf", "0.gguf")) for name in here) < most else 0
+
+    monkeypatch.setattr(engine, "quantize", quantize)
+    monkeypatch.setattr(publication, "free_bytes", free)
+    folders = {"GGUFY_OUT": str(out), "HOME": str(tmp_path)} | _cache()
+    settings = Settings.from_env(folders)
+    store = JobStore(out, hub=hub, repo_id=STATE)
+    hub.create_repo(STATE, kind="dataset")
+    wish = Wish(
+        source=str(checkpoint), vocab=str(vocab), quant_types=("Q4_K_M", "Q8_0", "Q4_K_S"), imatrix="none", owner="me"
+    )
+    runner = Runner(settings=settings, llama=llama, connection=Connection(store=store, hub=hub))
+    assert runner.run(make_job(wish, settings)).status is Status.DONE
+    assert {path.name for path in folder.glob("*Q*.gguf")} == {"tiny-v7-Q4_K_M.gguf", "tiny-v7-Q4_K_S.gguf"}
+    assert made["Q4_K_S"].copied and not made["Q4_K_S"].computed
+    assert len(hub.list_files("me/tiny-v7-GGUF", kind="model").keys() & {f"tiny-v7-{t}.gguf" for t in made}) == 3

@@ -10,14 +10,6 @@ import pytest
 from ggufy.errors import Cancelled, ToolError
 from ggufy.llama import tools
 
-QUANTIZE = """llama_model_loader: - type  f16:   38 tensors
-[   1/   3] output.weight                        - [   256,  4096,      1,      1], type =    f16, 
-====== llama_model_quantize_impl: did not find weights for output.weight
-converting to q6_K .. size =     2.00 MiB ->     0.82 MiB
-[   2/   3] output_norm.bias                     - [   256,      1,      1,      1], type =    f32, size =    0.001 MiB
-[   3/   3] token_embd.weight                    - [   256,  4096,      1,      1], type =    f16, converting to q4_K .. size =     2.00 MiB ->     0.56 MiB
-llama_model_quantize_impl: quant size  =     1.38 MiB (5.53 BPW)
-"""  # noqa: E501, W291
 DRY_RUN = """[   1/   3] output.weight     - [   256,  4096,      1,      1], type =    f16, size =     2.00 MiB ->     0.82 MiB (q6_K)
 [   2/   3] output_norm.bias               - [   256,      1,      1,      1], type =    f32, size =    0.001 MiB
 [   3/   3] token_embd.weight              - [   256,  4096,      1,      1], type =    f16, size =     2.00 MiB ->     0.56 MiB (q4_K)
@@ -27,17 +19,6 @@ IMATRIX = """0.00.1 I compute_imatrix: computing over 4 chunks, n_ctx=512, batch
 [1]53.1012,[2]48.2011,[3]nan,[4]44.0,
 Final estimate: PPL = 44.0 +/- 1.2
 """
-
-
-@pytest.mark.parametrize("piece", [1, 7, 64, 10_000])
-def test_quantize_progress_counts_finished_weights(piece: int) -> None:
-    seen: list[float] = []
-    follow = tools.QuantizeProgress(2 * 256 * 4096 + 256, seen.append)
-    for start in range(0, len(QUANTIZE), piece):
-        follow(QUANTIZE[start : start + piece])
-    assert seen == sorted(seen)
-    assert seen[0] == 0
-    assert seen[-1] == pytest.approx(0.5, abs=0.01)  # the last tensor is still being made when its line comes
 
 
 @pytest.mark.parametrize("piece", [1, 7, 64, 10_000])
@@ -61,15 +42,6 @@ def test_an_incomplete_dry_run_is_an_error(text: str) -> None:
 
 
 def test_commands_are_lists_and_name_no_folder_in_what_is_kept() -> None:
-    command = tools.quantize_command(
-        Path("/t/llama-quantize"),
-        base=Path("/o/m.gguf"),
-        out=Path("/o/q.gguf"),
-        quant_type="Q6_K",
-        threads=3,
-        imatrix="i",
-    )
-    assert command == ["/t/llama-quantize", "--imatrix", "i", "/o/m.gguf", "/o/q.gguf", "Q6_K", "3"]
     command = tools.imatrix_command(
         Path("/t/llama-imatrix"), model=Path("/o/m"), text="t.txt", out=Path("/o/i"), threads=2, chunks=5
     )

@@ -18,6 +18,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -124,6 +125,13 @@ def die_with_parent() -> None:
     """This process itself is killed when the one that started it ends (Linux; elsewhere nothing happens)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def lower_own_priority() -> None:
+    """The calling thread runs at a tool's priority from now on (Linux; elsewhere nothing happens)."""
+    if sys.platform == "linux":  # where a thread has a priority of its own
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + NICE))
 
 
 def _signal_group(group: int, number: signal.Signals) -> None:

@@ -1,8 +1,8 @@
 """llama.cpp's tools: commands are built here, run here, and what they print is read here.
 
-    quantize_command(...) -> list[str]      build: a list of words, never a shell string
+    imatrix_command(...) -> list[str]       build: a list of words, never a shell string
     run_tool(command, ...) -> str           run: in its own process group, cannot outlive us, output to a log
-    QuantizeProgress, parse_dry_run, …      read: pure functions over text, tested on captured output
+    ImatrixProgress, parse_dry_run, …       read: pure functions over text, tested on captured output
 
 The tools write their progress in pieces of lines, so the readers are fed text as it comes.
 """
@@ -55,16 +55,6 @@ def imatrix_command(
     if before is not None:
         command += ["--in-file", str(before), "--chunk", str(first)]
     return [*command, "--chunks", str(chunks)] if chunks else command
-
-
-def quantize_command(
-    tool: Path, *, base: Path, out: Path, quant_type: str, threads: int, imatrix: str = ""
-) -> list[str]:
-    """llama-quantize. `imatrix` is written into the file's metadata as given: pass a bare name."""
-    command = [str(tool)]
-    if imatrix:
-        command += ["--imatrix", imatrix]
-    return [*command, str(base), str(out), quant_type, str(threads)]
 
 
 def dry_run_command(tool: Path, *, base: Path, quant_type: str, imatrix: str = "") -> list[str]:
@@ -175,27 +165,6 @@ def _code_text(code: int) -> str:
 
 
 # ---- read
-
-
-class QuantizeProgress:
-    """Follows llama-quantize: elements of the tensors that are finished, from the `[ i/ n] name - [ne]` lines."""
-
-    def __init__(self, elements: int, report: Callable[[float], None]):
-        self.elements, self.report = max(1, elements), report
-        self.done = self.current = 0
-        self.text = ""
-
-    def __call__(self, text: str) -> None:
-        self.text += text
-        end = 0
-        for match in _TENSOR_LINE.finditer(self.text):
-            end = match.end()
-            self.done += self.current
-            self.current = 1
-            for dimension in match[4].split(","):
-                self.current *= int(dimension)
-            self.report(min(1.0, self.done / self.elements))
-        self.text = self.text[end:][-4096:]
 
 
 class ImatrixProgress:

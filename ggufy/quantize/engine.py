@@ -31,6 +31,7 @@ import numpy as np
 
 from ggufy.errors import CalibrationError, Cancelled, SourceError, UsageError
 from ggufy.files import PART_SUFFIX, disk_errors, finish, write_text
+from ggufy.llama import child
 from ggufy.llama.ggml import ByteArray, Ggml
 from ggufy.quantize.imatrix import Imatrix
 from ggufy.quantize.layout import PIECE, Layout, Rows, Tensor, plan
@@ -146,8 +147,6 @@ class _Run:
         key = self._key()
         left_by, found = read_journal(journal)
         kept = {offset: digest for offset, (digest, _) in found.items()} if left_by == key else {}
-        if not kept:
-            os.ftruncate(self._file, 0)  # nothing of another run stays between the tensors
         os.ftruncate(self._file, self.layout.size)
         chunks = self.layout.chunks()
         whole = {c.offset: c for c in chunks if c.offset in kept and self._is_whole(c, kept[c.offset])}
@@ -156,7 +155,8 @@ class _Run:
         lines = [journal_line(kept[offset], chunk.offset, chunk.size) for offset, chunk in whole.items()]
         write_text(journal, "".join([f"{key}\n", *lines]))
         self._journal = self.stack.enter_context(journal.open("a", encoding="utf-8"))
-        _write(self._file, self.layout.head, 0)
+        for offset, data in self.layout.fixed():
+            _write(self._file, data, offset)
         changing = {chunk.tensor.name: chunk.tensor for chunk in due if chunk.tensor.changes}
         self._prepare(changing.values())
         self._find_copies(changing)
@@ -167,7 +167,7 @@ class _Run:
         """Threads make the chunks that are due; this one watches."""
         queue = iter(due)
         workers: list[Future[None]] = []
-        with ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="quantize") as pool:
+        with ThreadPoolExecutor(_MOST_THREADS, "quantize", child.lower_own_priority) as pool:
             try:
                 while due:
                     self._obey()

@@ -49,11 +49,12 @@ def read_imatrix(path: Path) -> Imatrix:
             raise CalibrationError(f"{path.name} has only half of the data for {name}: make a new imatrix.") from None
         if sums.size % counts.size:
             raise CalibrationError(f"{path.name} has {counts.size} counts for {name}: make a new imatrix.")
-        seen = np.floor(counts + np.float32(0.5))[:, None]
-        rows = sums.reshape(counts.size, -1)
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"):  # impossible values are looked for below
+            seen = np.floor(counts + np.float32(0.5))[:, None]
+            rows = sums.reshape(counts.size, -1)
             means = np.where(seen > 0, rows / seen, np.float32(1)).astype(np.float32)
-        if not (np.isfinite(counts).all() and ((means >= 0) & (means <= MOST_IMPORTANCE)).all()):
+            possible = np.isfinite(counts).all() and ((means >= 0) & (means <= MOST_IMPORTANCE)).all()
+        if not possible:
             raise CalibrationError(f"{path.name} has impossible values for {name}: make a new imatrix.")
         weights[name] = np.ascontiguousarray(means.reshape(-1))
     return Imatrix(

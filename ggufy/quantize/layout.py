@@ -120,6 +120,13 @@ class Layout:
     def elements(self) -> int:
         return sum(tensor.source.elements for tensor in self.tensors)
 
+    def fixed(self) -> Iterator[tuple[int, bytes]]:
+        """Offset and bytes of all that is no tensor: the head, and the padding behind each tensor."""
+        yield 0, self.head
+        ends = [*(tensor.offset for tensor in self.tensors[1:]), self.size]
+        for tensor, end in zip(self.tensors, ends, strict=True):
+            yield tensor.offset + tensor.size, bytes(end - tensor.offset - tensor.size)
+
     def chunks(self) -> list[Rows]:
         """All rows, in the order of the file."""
         return [chunk for tensor in self.tensors for rows in tensor.matrices() for chunk in rows.split(CHUNK)]

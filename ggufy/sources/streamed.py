@@ -26,7 +26,8 @@ import torch
 
 from ggufy.errors import CannotStream, CheckpointError, SourceError
 from ggufy.job import Source
-from ggufy.sources.pickled import Archive, PickledTensor, Record, read_archive
+from ggufy.sources.pickle_machine import PickledTensor
+from ggufy.sources.pickled import Archive, Record, read_archive
 from ggufy.sources.pinned import PinnedFile
 
 if TYPE_CHECKING:
