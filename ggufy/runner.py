@@ -263,9 +263,9 @@ class Runner:
             and not ctx.path(base_name(ctx.request)).exists()
         ):
             return  # nothing is left but uploads
+        live.forecast = forecast_job(ctx, steps[0])
         if any(step.kind == QUANTIZE for step in due):
             ggml.load(self.llama.bin)  # a build without kernels is refused now, not after an hour of imatrix
-        live.forecast = forecast_job(ctx, steps[0])
         check_space(ctx, due, live.forecast, published=publication is not None)
         live.progress.workload(
             replace(

@@ -96,10 +96,6 @@ class Ggml:
         thread.start()
         return thread
 
-    def free(self) -> None:
-        """Gives the tables' memory back; for when nothing is being quantized."""
-        self._library.ggml_quantize_free()
-
     def to_f32(self, raw: ByteArray, kind: str) -> F32Array:
         """F32, F16 or BF16 weights, as bytes of a file -> flat F32 array; F32 is not copied where it is aligned."""
         if kind == "F32":
@@ -149,7 +145,6 @@ class Ggml:
             ("ggml_type_size", size, [number]),
             ("ggml_quantize_requires_imatrix", ctypes.c_bool, [number]),
             ("ggml_quantize_init", None, [number]),
-            ("ggml_quantize_free", None, []),
             ("ggml_fp16_to_fp32_row", None, [pointer, pointer, wide]),
             ("ggml_bf16_to_fp32_row", None, [pointer, pointer, wide]),
             ("ggml_quantize_chunk", size, [number, pointer, pointer, wide, wide, wide, pointer]),

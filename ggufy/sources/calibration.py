@@ -90,6 +90,19 @@ def ensure_texts(cache: Path) -> Texts:
     return texts
 
 
+def find_again(
+    choice: str, digest: str, cache: Path, *, token: str | None = None, use: str = "calibration"
+) -> Path | None:
+    """The pinned text with this sha256 (hex); on a new disk the same choice may still give it. None if it does not.
+
+    Raises what `pin_text` raises.
+    """
+    if (text := pinned(cache, digest)) is not None:
+        return text
+    again = pin_text(choice, cache, token=token, use=use)
+    return again.path if again.sha256 == digest else None
+
+
 def pin_text(
     choice: str, cache: Path, *, token: str | None = None, endpoint: str | None = None, use: str = "calibration"
 ) -> PinnedText:

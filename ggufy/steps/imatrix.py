@@ -171,10 +171,10 @@ def _count_chunks(ctx: Context, step: Step, base: Path, text: Path) -> int:
 
 
 def _pinned_text(ctx: Context) -> Path:
-    text = calibration.pinned(ctx.settings.cache, ctx.request.calibration_sha256)
-    if text is None:  # a new disk: the same choice may still give the same text
-        again = calibration.pin_text(ctx.request.calibration, ctx.settings.cache, token=ctx.settings.hf_token)
-        text = again.path if again.sha256 == ctx.request.calibration_sha256 else None
+    request, settings = ctx.request, ctx.settings
+    text = calibration.find_again(
+        request.calibration, request.calibration_sha256, settings.cache, token=settings.hf_token
+    )
     if text is None:
         raise CalibrationError(
             "the calibration text that this job was made with is gone from the cache: "

@@ -35,11 +35,10 @@ def run(ctx: Context, step: Step) -> None:
 
 
 def _pinned_text(ctx: Context) -> Path:
-    text = calibration.pinned(ctx.settings.cache, ctx.request.evaluation_sha256)
-    if text is None:  # a new disk: the same choice may still give the same text
-        choice, token = ctx.request.evaluation_text, ctx.settings.hf_token
-        again = calibration.pin_text(choice, ctx.settings.cache, token=token, use="evaluation")
-        text = again.path if again.sha256 == ctx.request.evaluation_sha256 else None
+    request, settings = ctx.request, ctx.settings
+    text = calibration.find_again(
+        request.evaluation_text, request.evaluation_sha256, settings.cache, token=settings.hf_token, use="evaluation"
+    )
     if text is None:
         raise CalibrationError(
             "the evaluation text that this job was made with is gone from the cache: "
