@@ -114,11 +114,30 @@ def test_a_killed_run_goes_on_where_it_was(
     assert [path.name for path in tmp_path.iterdir()] == ["q.gguf"]
 
 
+class Held(Ggml):
+    """Kernels that let nobody in any more once so many weights are quantized, until the run is stopped."""
+
+    def __init__(self, folder: Path, weights: float):
+        super().__init__(folder)
+        self.left, self.reached, self.stopped = weights, threading.Event(), threading.Event()
+
+    def quantize(self, rows: F32Array, kind: str, weights: F32Array | None) -> ByteArray | None:
+        if self.left <= 0:
+            self.reached.set()
+            assert self.stopped.wait(60)
+        self.left -= rows.size
+        return super().quantize(rows, kind, weights)
+
+    def stop(self) -> bool:
+        if self.reached.is_set():
+            self.stopped.set()
+        return self.stopped.is_set()
+
+
 def stop_at(order: Order, ggml: Ggml, fraction: float) -> None:
-    seen: list[float] = []
-    control = Control(limit=lambda: 1, stopped=lambda: max(seen, default=0) >= fraction, report=seen.append)
+    held = Held(ggml.path.parent, fraction * matrix_weights())
     with pytest.raises(Cancelled):
-        quantize(order, replace(control, duty=lambda: 0.3), ggml=ggml)
+        quantize(order, Control(limit=lambda: 1, stopped=held.stop), ggml=held)
     assert not order.target.exists()
 
 
