@@ -162,6 +162,11 @@ def _ablation(ours: Bench, size: str) -> list[str]:
         found = allocate(free, budget - analysis.fixed - spent)
         return {**found.recipe, **kept}
 
+    every, left = (
+        sum(map(len, analysis.options(dict.fromkeys(analysis.losses, 1.0), probed=True, prune=prune).values()))
+        for prune in (False, True)
+    )
+    pruned = f"the same, less the {every - left} of {every} choices that RWKVQuant's proxy rules out"
     rows: dict[str, Callable[[], Recipe]] = {
         "stock with the best embedding and head types": lambda: _override(ours, size, probed),
         "low-rank tensors alone (Q8_0), and the stock types that then fit": lambda: _low_rank_alone(ours, size),
@@ -170,7 +175,7 @@ def _ablation(ours: Bench, size: str) -> list[str]:
         "mix and low-rank tensors, shipped sensitivities (fast)": lambda: solved(prior),
         "mix and low-rank tensors, where harmless in Q8_0, 26 probes": lambda: solved(probed),
         "mix and low-rank tensors below Q8_0 too, 26 probes": lambda: solved(probed, probed=True),
-        "the same, types pruned by RWKVQuant's proxy": lambda: solved(probed, probed=True, prune=True),
+        pruned: lambda: solved(probed, probed=True, prune=True),
         "the same, and a refit near the size (thorough)": lambda: mixer.mix(budget, THOROUGH).recipe,
     }
     lines = [f"what each part adds at the bytes of {size} (stock KLD {stock:.5f})"]
