@@ -26,7 +26,7 @@ from ggufy.llama.install import Llama
 from ggufy.quantize import target as targets
 from ggufy.quantize.proxy import is_codebook
 from ggufy.settings import Settings
-from ggufy.sources.gguf import UNQUANTIZED, read_head, tensor_bytes
+from ggufy.sources.gguf import UNQUANTIZED, read_head
 
 if TYPE_CHECKING:
     from ggufy.steps.mix import Mix, Mixer
@@ -101,22 +101,18 @@ def _like(args: argparse.Namespace, target: targets.Target | None) -> str:
 
 
 def _made(args: argparse.Namespace, mixer: Mixer, target: targets.Target | None, like: str) -> dict[str, Any]:
+    from ggufy.steps import to_order  # noqa: PLC0415
+
     if target is None:
         size = mixer.stock_size(like)
         target = targets.Target(kind=targets.SIZE, amount=size, text=like)
-    head = mixer.head_size(targets.metadata(target, bpw=10.0))  # two digits: never too short
-    weights = mixer.head.elements
-    limit = target.file_budget(weights=weights, head=head)
-    against = like or (mixer.nearest_stock(limit) if args.mode != targets.FAST else "")
-    mix = mixer.mix(target.tensor_budget(weights=weights, head=head), args.mode, against=against, prune=args.prune)
-    bpw = sum(tensor_bytes(t.shape, mix.recipe.get(n, t.type)) for n, t in mixer.head.tensors.items()) * 8 / weights
-    label = like or targets.nearest(8 * target.tensor_budget(weights=weights, head=head) / weights)
-    stem = f"{target.text}-{label}" if not like else label
+    found = to_order.sized(mixer, target, args.mode, like=like, prune=args.prune)
+    stem = like or f"{target.text}-{found.label}"
     name = f"{args.name or _stem(mixer.base)}-{stem}{targets.SUFFIX}.gguf"
     out: Path = args.out or mixer.base.parent
     out = out if out.suffix == ".gguf" else out / name
-    mixer.make(mix, out, {} if mix.stock else targets.metadata(target, bpw=bpw), label)
-    return _record(mixer, mix, out, target, limit)
+    mixer.make(found.mix, out, found.facts, found.label)
+    return _record(mixer, found.mix, out, target, found.limit)
 
 
 def _record(mixer: Mixer, mix: Mix, out: Path, target: targets.Target, limit: int) -> dict[str, Any]:
@@ -182,21 +178,20 @@ def _how(
     stopped: threading.Event,
     base: Path,
 ) -> Any:
-    from ggufy.sources.calibration import ensure_texts, texts_named  # noqa: PLC0415
+    from ggufy.sources.calibration import ensure_texts  # noqa: PLC0415
     from ggufy.steps.evaluate import How, check_text  # noqa: PLC0415
+    from ggufy.steps.to_order import calibrations_of, folder_of  # noqa: PLC0415
 
     threads = args.threads or settings.threads or throttle.default_threads(throttle.allowed_cpus())
-    datasets = read_head(imatrix).metadata.get("imatrix.datasets", []) if imatrix else []
-    names = [str(name) for name in datasets] if isinstance(datasets, list) else []
     digest = sha256(base)
     how = How(
         text=args.text or ensure_texts(settings.cache).probe,
-        folder=settings.cache / "mixes" / digest[:16],
+        folder=folder_of(settings, digest),
         environment=throttle.child_environment(threads=threads, home=settings.home),
         llama=llama,
         threads=threads,
         chunks=args.chunks,
-        calibrations=[path for name in names for path in texts_named(settings.cache, name)],
+        calibrations=calibrations_of(imatrix, settings),
         digests={base.absolute(): digest},
         report=_Line(shown=not args.json, moving=sys.stderr.isatty()),
         stopped=stopped.is_set,

@@ -249,9 +249,9 @@ class Mixer:
 
     # ---- the file
 
-    def make(self, mix: Mix, out: Path, facts: Mapping[str, str], label: str) -> None:
-        """Writes the file; `label` is the quant type whose number it carries."""
-        order = engine.Order(
+    def order(self, mix: Mix, out: Path, facts: Mapping[str, str], label: str) -> engine.Order:
+        """The file, for the engine; `label` is the quant type whose number it carries."""
+        return engine.Order(
             base=self.base,
             target=out,
             recipe=mix.recipe,
@@ -261,9 +261,14 @@ class Mixer:
             facts=facts,
             identity=self.how.digests[self.base.absolute()],
         )
+
+    def make(self, mix: Mix, out: Path, facts: Mapping[str, str], label: str) -> None:
+        """Writes the file; `label` is the quant type whose number it carries."""
+        order = self.order(mix, out, facts, label)
         threads = self.how.threads
         control = engine.Control(
             limit=self.how.limit or (lambda: threads),
+            duty=self.how.share,
             stopped=self.how.stopped,
             report=lambda fraction: self.how.report(out.name, fraction),
         )

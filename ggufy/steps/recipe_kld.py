@@ -95,6 +95,7 @@ class Divergences:
         threads = self.how.threads
         control = engine.Control(
             limit=self.how.limit or (lambda: threads),
+            duty=self.how.share,
             stopped=self.how.stopped,
             report=lambda fraction: self.how.report(label, 0.0),
         )
