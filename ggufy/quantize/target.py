@@ -145,6 +145,11 @@ def of_label(text: str) -> tuple[Target, str]:
     return parse_word(word), quant_type
 
 
+def short(quant: str) -> str:
+    """What people see of a quant: its type, or the target of a label. `1.2GB-IQ3_XXS_FIT` -> `1.2GB`."""
+    return quant.partition("-")[0]
+
+
 def advice(text: str) -> str:
     """One line about the file with this label, in English."""
     target, _ = of_label(text)
