@@ -7,6 +7,7 @@ Everything that decides the bytes of the result is pinned here by digest; whatev
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 from ggufy import demo
 from ggufy.catalog import BY_NAME, OUTTYPES, make_order
 from ggufy.errors import CalibrationError, SourceError, UsageError
+from ggufy.evaluation import memory_needed
 from ggufy.files import human_size, sha256
 from ggufy.hub.state import JobStore
 from ggufy.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS, Job, Request, Source
@@ -176,10 +178,10 @@ def _order_fields(wish: Wish, settings: Settings) -> dict[str, Any]:
 
 
 def _label(target: sizes.Target, weights: int) -> str:
-    budget = target.tensor_budget(weights=weights, head=0)  # its head, some hundred kB, is not known yet
-    if 8 * budget < sizes.LEAST_BPW * weights:
-        least = human_size(sizes.LEAST_BPW * weights / 8)
-        raise UsageError(f"{target.text} is too small for this model, which needs more than {least}: ask for more.")
+    least = math.ceil(sizes.LEAST_BPW * weights / 8)
+    if target.file_budget(weights=weights, head=0) < least:  # its head, some hundred kB, is not known yet
+        needed = human_size(memory_needed(least) if target.kind == sizes.MEMORY else least)
+        raise UsageError(f"{target.text} is too small for this model, which needs more than {needed}: ask for more.")
     return sizes.label(target, weights=weights, head=0)
 
 

@@ -173,7 +173,8 @@ def test_intake_pins_the_label() -> None:
     [
         ({"targets": ("4.2 apples",)}, "is no size to order", "不是可定制的大小"),
         ({"targets": ("0.9MB",)}, "0.9MB is too small for this model", "太小"),
-        ({"targets": ("mem100MB",)}, "leaves no room", "放不下"),
+        ({"targets": ("mem100MB",)}, "mem100MB is too small for this model, which needs more than 252 MB", "太小"),
+        ({"targets": ("1.4bpw",)}, "1.4bpw is too small for this model, which needs more than 1.4 MB", "太小"),
         ({"targets": ("4MB",), "mode": "hasty"}, "unknown mode 'hasty'", "测量方式"),
         ({"targets": ("4MB",), "source": str(ROOT / "README.md")}, "README.md", "README.md"),
     ],

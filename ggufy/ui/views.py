@@ -50,8 +50,6 @@ _WORDS = {
     "--outtype": "“Base type”",
     "--vocab": "“Own vocabulary”",
     "--types": "quant types",
-    "--target-size": "“Sizes to order”",
-    "--fit-memory": "“Sizes to order”",
     "--name": "“Name”",
     "--out": "GGUFY_OUT",
 }
