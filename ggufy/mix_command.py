@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ggufy import throttle
 from ggufy.catalog import BY_NAME
-from ggufy.errors import Cancelled, UsageError
+from ggufy.errors import Cancelled, SourceError, UsageError
 from ggufy.files import human_size, lock, sha256
 from ggufy.llama.install import Llama
 from ggufy.quantize import target as targets
@@ -106,11 +106,12 @@ def _made(args: argparse.Namespace, mixer: Mixer, target: targets.Target | None,
     if target is None:
         size = mixer.stock_size(like)
         target = targets.Target(kind=targets.SIZE, amount=size, text=like)
+    if args.out and args.out.suffix == ".gguf":
+        _check_free(args.out, mixer)
     found = to_order.sized(mixer, target, args.mode, like=like, prune=args.prune)
-    stem = like or f"{target.text}-{found.label}"
-    name = f"{args.name or _stem(mixer.base)}-{stem}{targets.SUFFIX}.gguf"
+    label = targets.like_label(like) if like else f"{target.text}-{found.label}{targets.SUFFIX}"
     out: Path = args.out or mixer.base.parent
-    out = out if out.suffix == ".gguf" else out / name
+    out = out if out.suffix == ".gguf" else out / f"{_stem(args.name or mixer.base.stem)}-{label}.gguf"
     mixer.make(found.mix, out, found.facts, found.label)
     return _record(mixer, found.mix, out, target, found.limit)
 
@@ -152,7 +153,8 @@ def _record(mixer: Mixer, mix: Mix, out: Path, target: targets.Target, limit: in
 def shown(record: dict[str, Any]) -> str:
     """The result for people."""
     short = 1 - record["size"] / record["limit"]
-    note = f", {short:.1%} smaller than asked for: all that fits is in it" if short > _CLOSE else ""
+    why = "it is better than any larger file found" if record["stock"] else "all that fits is in it"
+    note = f", {short:.1%} smaller than asked for: {why}" if short > _CLOSE else ""
     lines = [
         record["file"],
         f"{human_size(record['size'])} ({record['size']} bytes; at most {record['limit']}){note}",
@@ -200,10 +202,22 @@ def _how(
     return how
 
 
-def _stem(base: Path) -> str:
+def _stem(name: str) -> str:
     from ggufy.intake import model_name  # noqa: PLC0415
 
-    return model_name(base.stem)
+    return model_name(name)
+
+
+def _check_free(out: Path, mixer: Mixer) -> None:
+    """Only what this command has made before is replaced."""
+    if not out.exists():
+        return
+    mine = (mixer.base, mixer.imatrix_path)
+    if not any(path and path.exists() and path.samefile(out) for path in mine):
+        with contextlib.suppress(SourceError):
+            if out.stem.endswith(targets.SUFFIX) or "ggufy.target" in read_head(out).metadata:
+                return
+    raise UsageError(f"{out} is there already, and is no mix: remove it, or give another --out.")
 
 
 @contextlib.contextmanager

@@ -202,6 +202,12 @@ def file_name(model: str, target: Target, *, weights: int, head: int) -> str:
     return f"{model}-{label(target, weights=weights, head=head)}.gguf"
 
 
+def like_label(quant_type: str) -> str:
+    """What stands there in the name of a mix that is no larger than the stock file of a quant type. Behind Q2_K_S, the
+    tools would read the stock file's own label."""
+    return ("Q2_K" if quant_type == "Q2_K_S" else quant_type) + SUFFIX
+
+
 def metadata(target: Target, *, bpw: float) -> dict[str, str]:
     """What the file says about itself beyond llama.cpp's own keys: the exact bits per weight, and what was asked."""
     return {"ggufy.target": target.text, "ggufy.bits_per_weight": f"{bpw:.5f}"}

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ggufy import throttle
-from ggufy.errors import BusyError
-from ggufy.files import lock, sha256
+from ggufy.errors import BusyError, UsageError
+from ggufy.files import human_size, lock, sha256
 from ggufy.job import Request
 from ggufy.plan import FRONTIER, Step, quant_name
 from ggufy.quantize.target import FAST, PROBE_CHUNKS, STANDARD, THOROUGH, Target, metadata, nearest
@@ -27,7 +27,7 @@ from ggufy.steps.mix import PROBES, Mix, Mixer
 LOCK_NAME = ".mix.lock"  # in the folder of a base's measurements; held by the run that adds to them
 # What is reported one after the other: the analysis, then each measurement.
 STAGES_OF_ANALYSIS = {mode: 2 + probes for mode, probes in PROBES.items()}
-STAGES_OF_A_SIZE = {FAST: 1, STANDARD: 3, THOROUGH: 9}
+STAGES_OF_A_SIZE = {FAST: 1, STANDARD: 4, THOROUGH: 10}
 
 
 def recipes_measured(request: Request) -> dict[str, int]:
@@ -54,12 +54,28 @@ def sized(mixer: Mixer, target: Target, mode: str, *, like: str = "", prune: boo
     head = mixer.head_size(metadata(target, bpw=10.0))  # two digits: never too short
     weights = mixer.head.elements
     limit, budget = target.file_budget(weights=weights, head=head), target.tensor_budget(weights=weights, head=head)
-    against = like or (mixer.nearest_stock(limit) if mode != FAST else "")
-    mix = mixer.mix(budget, mode, against=against, prune=prune)
+    if budget < (least := mixer.least(mode)):
+        mix = _smaller_than_any_mix(mixer, target, limit, least + head, mode)
+    else:
+        against = like or (mixer.rival(limit) if mode != FAST else "")
+        mix = mixer.mix(budget, mode, against=against, prune=prune)
     tensors = mixer.head.tensors.items()
     bpw = sum(tensor_bytes(t.shape, mix.recipe.get(name, t.type)) for name, t in tensors) * 8 / weights
-    facts = {} if mix.stock else metadata(target, bpw=bpw)
+    facts = metadata(target, bpw=bpw)
+    if mix.stock and mixer.stock_size(mix.stock) + mixer.head_size(facts) - mixer.head_size({}) > limit:
+        facts = {}  # the very file of llama-quantize
     return Sized(mix=mix, limit=limit, label=like or nearest(8 * budget / weights), facts=facts)
+
+
+def _smaller_than_any_mix(mixer: Mixer, target: Target, limit: int, least: int, mode: str) -> Mix:
+    """The largest stock file that fits: it may have types of one bit, which mixes leave out."""
+    fitting = mixer.stock_that_fits(limit)
+    if not fitting:
+        raise UsageError(
+            f"{target.text} is too small for this model, whose smallest mix takes {human_size(least)}: ask for more."
+        )
+    best = max(fitting, key=lambda name: fitting[name])
+    return Mix(recipe=mixer.stock(best), stock=best, mode=mode, predicted=None, sensitivities={})
 
 
 def folder_of(settings: Settings, base_sha256: str) -> Path:

@@ -221,6 +221,10 @@ unknown mode {mode}: one of {modes}.
     未知的测量方式 {mode}：可选 {modes}。
 {target} is too small for this model, which needs more than {size}: ask for more.
     {target} 对此模型太小，至少需要超过 {size}：请给大一些。
+{target} is too small for this model, whose smallest mix takes {size}: ask for more.
+    {target} 对此模型太小，最小的混合文件需要 {size}：请给大一些。
+{path} is there already, and is no mix: remove it, or give another --out.
+    {path} 已存在，而且不是混合文件：请删除它，或用 --out 指定别处。
 {word} is no size to order: write one such as 1.2GB, 900MiB, 3.275bpw or mem4GB.
     {word} 不是可定制的大小：请填写 1.2GB、900MiB、3.275bpw 或 mem4GB 这样的值。
 {word} is no size to order: it is too small, too large, or has another unit.
