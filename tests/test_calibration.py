@@ -111,7 +111,9 @@ def test_the_evaluation_text_is_long_and_shares_no_paragraph_with_anything(
 def test_the_calibration_text_is_our_own_mixed_with_the_library(built: tuple[Texts, dict[str, str]]) -> None:
     texts, parts = built
     mixed = texts.calibration.read_text(encoding="utf-8")
-    ours, added = CALIBRATION.read_text(encoding="utf-8"), parts["calibration"]
+    ours = CALIBRATION.read_text(encoding="utf-8")
+    added, left = demo_text.cut(parts["calibration"], 40_000)
+    assert texts.probe.read_text(encoding="utf-8") == left and f"{added}\n{left}" == parts["calibration"]
     assert 38_000 < len(added.encode()) <= 40_000
     assert keys(mixed) == keys(ours) | keys(added)
     assert abs(len(mixed.encode()) - len(ours.encode()) - len(added.encode())) < 200

@@ -96,8 +96,10 @@ def test_the_imatrix_has_data_for_every_quantized_tensor(demo_run: tuple[Path, d
     path = folder / f"{demo.MODEL}-imatrix.gguf"
     imatrix = read_head(path)
     quant = read_head(folder / f"{demo.MODEL}-IQ2_XS.gguf")
-    quantized = [
-        t.name for t in quant.tensors.values() if t.type not in ("F32", "F16") and t.name != "token_embd.weight"
+    quantized = [  # Q8_0 makes no use of it, and the first block of an RWKV-7 never reads its time_mix_v1 and v2
+        t.name
+        for t in quant.tensors.values()
+        if t.type not in ("F32", "F16", "Q8_0") and t.name != "token_embd.weight"
     ]
     assert "output.weight" in quantized  # --process-output
     for name in quantized:

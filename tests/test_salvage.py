@@ -211,7 +211,12 @@ def test_a_full_disk_keeps_the_quant_that_another_copies_from(
     store = JobStore(out, hub=hub, repo_id=STATE)
     hub.create_repo(STATE, kind="dataset")
     wish = Wish(
-        source=str(checkpoint), vocab=str(vocab), quant_types=("Q4_K_M", "Q8_0", "Q4_K_S"), imatrix="none", owner="me"
+        source=str(checkpoint),
+        vocab=str(vocab),
+        quant_types=("Q4_K_M", "Q8_0", "Q4_K_S"),
+        imatrix="none",
+        mix="stock",  # whose Q4_K_S is Q4_K_M
+        owner="me",
     )
     runner = Runner(settings=settings, llama=llama, connection=Connection(store=store, hub=hub))
     assert runner.run(make_job(wish, settings)).status is Status.DONE

@@ -289,7 +289,7 @@ SHAPES = {
 
 TABLE = {  # GB: source, base GGUF, largest quant, peak with the source on the disk, peak without
     "1.6B": [3.2, 3.2, 1.8, 6.5, 5.1],
-    "7B": [15.3, 15.5, 8.5, 30.9, 24.1],
+    "7B": [15.3, 15.5, 8.5, 30.9, 24.0],
     "14B": [28.1, 28.6, 15.6, 56.8, 44.3],
 }
 

@@ -1,13 +1,12 @@
-"""Trains the demo checkpoint: an RWKV-7 (x070) of about 6 million parameters, from text that every Python carries.
+"""Trains the demo checkpoint: an RWKV-7 (x070) of 7 million parameters, from text that every Python carries.
 
     python -m tools.train_demo                     # writes the checkpoint, its vocab and its facts to ggufy/demo/
-    python -m tools.train_demo --steps 20 --out /tmp/try
+    python -m tools.train_demo --version 6 --steps 900 --out build/rwkv6    # an RWKV-6 (x060), for bench/mixes.py
     python -m tools.train_demo --measure           # only measures the held-out loss again, and records it
 
 The text is cut by ggufy.demo.text: only its "train" part is read here, so the evaluation and calibration texts stay
 unseen. The vocabulary (4096 tokens: BPE merges from the same text, written in RWKV's vocab format and used by greedy
-longest match, as RWKV does) is made first. The model follows BlinkDL's x070 equations with his parameter names; its
-recurrence is computed 16 tokens at a time in closed form, which is what makes two CPU cores enough.
+longest match, as RWKV does) is made first. The models are in tools/demo_models.py.
 """
 
 from __future__ import annotations
@@ -33,10 +32,8 @@ from torch import Tensor
 
 from ggufy import demo
 from ggufy.demo import text as demo_text
+from tools.demo_models import VOCAB, model_of
 
-WIDTH, HEAD_SIZE, LAYERS, FFN, VOCAB = 256, 64, 6, 1024, 4096
-RANK_W, RANK_A, RANK_V, RANK_G = 32, 32, 16, 64
-CHUNK = 16
 CONTEXT = 256
 DEMO_FOLDER = demo.FOLDER
 
@@ -155,171 +152,6 @@ def encode(text: str, ids: dict[bytes, int], longest: int) -> list[int]:
     return out
 
 
-# ---- model (x070)
-
-
-def wkv7(r: Tensor, log_w: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """RWKV-7's state recurrence, CHUNK tokens at a time; every argument and the result are [batch, head, time, N].
-
-    Token by token it is  S = S·diag(w) + (S·a)·bᵀ + v·kᵀ,  y = S·r  with S [N value, N key], S = 0 at first.
-    Inside a chunk, with P_i = w_1…w_i, the rows u_i = S_{i-1}·a_i solve a unit lower triangular system.
-    """
-    with torch.autocast("cpu", enabled=False):
-        return _wkv7(*(x.float() for x in (r, log_w, k, v, a, b)))
-
-
-def _wkv7(r: Tensor, log_w: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    batch, heads, time_steps, n = r.shape
-    shape = (batch, heads, time_steps // CHUNK, CHUNK, n)
-    r, log_w, k, v, a, b = (x.reshape(shape) for x in (r, log_w, k, v, a, b))
-    log_p = log_w.cumsum(dim=3)
-    p, p_before, p_inv = log_p.exp(), (log_p - log_w).exp(), (-log_p).exp()
-    r_, a_, k_, b_ = r * p, a * p_before, k * p_inv, b * p_inv
-    strict = torch.tril(torch.ones(CHUNK, CHUNK), -1)
-    full = torch.tril(torch.ones(CHUNK, CHUNK))
-    ab = (a_ @ b_.mT) * strict
-    ak = (a_ @ k_.mT) * strict
-    eye = torch.eye(CHUNK)
-    inverse = eye + ab  # (I - ab)^-1 = (I + ab)(I + ab²)(I + ab⁴)(I + ab⁸), as ab¹⁶ = 0
-    power = ab
-    for _ in range(3):
-        power = power @ power
-        inverse = inverse @ (eye + power)
-    u_state, u_value = inverse @ a_, inverse @ (ak @ v)
-    rb, rk = (r_ @ b_.mT) * full, (r_ @ k_.mT) * full
-    y_state, y_value = r_ + rb @ u_state, rb @ u_value + rk @ v
-    last = p[:, :, :, -1:, :]
-    kv = (v.mT @ k_ + u_value.mT @ b_) * last
-    keep = (torch.eye(n) + u_state.mT @ b_) * last
-    state = torch.zeros(batch, heads, n, n)
-    states = []
-    for c in range(shape[2]):
-        states.append(state)
-        state = state @ keep[:, :, c] + kv[:, :, c]
-    y = y_value + y_state @ torch.stack(states, dim=2).mT
-    return y.reshape(batch, heads, time_steps, n)
-
-
-class Block(torch.nn.Module):
-    """One RWKV-7 block: time mixing, then channel mixing."""
-
-    def __init__(self, layer: int):
-        super().__init__()
-        self.layer = layer
-        if layer == 0:
-            self.ln0 = torch.nn.LayerNorm(WIDTH)
-        self.ln1, self.ln2 = torch.nn.LayerNorm(WIDTH), torch.nn.LayerNorm(WIDTH)
-        self.att, self.ffn = TimeMix(layer), ChannelMix(layer)
-
-    def forward(self, x: Tensor, v_first: Tensor | None) -> tuple[Tensor, Tensor]:
-        if self.layer == 0:
-            x = self.ln0(x)
-        mixed, v_first = self.att(self.ln1(x), v_first)
-        x = x + mixed
-        return x + self.ffn(self.ln2(x)), v_first
-
-
-def shifted(x: Tensor) -> Tensor:
-    """x one token later, zeros first: what token shift mixes with."""
-    return F.pad(x, (0, 0, 1, -1))
-
-
-class TimeMix(torch.nn.Module):
-    def __init__(self, layer: int):
-        super().__init__()
-        self.layer = layer
-        depth = layer / max(1, LAYERS - 1)
-        rest = 1 - layer / LAYERS
-        position = torch.arange(WIDTH) / WIDTH
-
-        def vector(values: Tensor) -> torch.nn.Parameter:
-            return torch.nn.Parameter(values.reshape(1, 1, WIDTH).clone())
-
-        for name, power in {"r": 0.2, "w": 0.9, "k": 0.7, "v": 0.7, "a": 0.9, "g": 0.2}.items():
-            setattr(self, f"x_{name}", vector(1 - position ** (power * rest)))
-
-        def low_rank(name: str, rank: int) -> None:
-            setattr(self, name + "1", torch.nn.Parameter(torch.zeros(WIDTH, rank)))
-            down = torch.empty(rank, WIDTH)
-            torch.nn.init.orthogonal_(down, 0.1)
-            setattr(self, name + "2", torch.nn.Parameter(down))
-
-        ramp = torch.arange(WIDTH) / (WIDTH - 1)
-        self.w0 = vector(-6.5 + 5 * ramp ** (0.85 + depth**0.5))
-        self.a0 = vector(torch.zeros(WIDTH))
-        low_rank("w", RANK_W)
-        low_rank("a", RANK_A)
-        low_rank("g", RANK_G)
-        if layer > 0:
-            self.v0 = vector(torch.ones(WIDTH))
-            low_rank("v", RANK_V)
-        self.k_k, self.k_a = vector(torch.full((WIDTH,), 0.85)), vector(torch.ones(WIDTH))
-        self.r_k = torch.nn.Parameter(torch.zeros(WIDTH // HEAD_SIZE, HEAD_SIZE))
-        for name, gain in {"receptance": 0.5, "key": 0.05, "value": 0.5, "output": 0.0}.items():
-            linear = torch.nn.Linear(WIDTH, WIDTH, bias=False)
-            torch.nn.init.uniform_(linear.weight, -gain / WIDTH**0.5, gain / WIDTH**0.5)
-            setattr(self, name, linear)
-        self.ln_x = torch.nn.GroupNorm(WIDTH // HEAD_SIZE, WIDTH, eps=64e-5)
-        torch.nn.init.constant_(self.ln_x.weight, ((1 + layer) / LAYERS) ** 0.7)
-
-    def forward(self, x: Tensor, v_first: Tensor | None) -> tuple[Tensor, Tensor]:
-        batch, steps, _ = x.shape
-        delta = shifted(x) - x
-        xr, xw, xk, xv, xa, xg = (x + delta * getattr(self, f"x_{name}") for name in "rwkvag")
-        r, k, v = self.receptance(xr), self.key(xk), self.value(xv)
-        log_w = -torch.exp(-F.softplus(-(self.w0 + torch.tanh(xw @ self.w1) @ self.w2)) - 0.5)
-        if v_first is None:
-            v_first = v
-        else:
-            v = v + (v_first - v) * torch.sigmoid(self.v0 + (xv @ self.v1) @ self.v2)
-        a = torch.sigmoid(self.a0 + (xa @ self.a1) @ self.a2)
-        g = torch.sigmoid(xg @ self.g1) @ self.g2
-
-        def heads(t: Tensor) -> Tensor:
-            return t.view(batch, steps, -1, HEAD_SIZE).transpose(1, 2)
-
-        kk = F.normalize(heads(k * self.k_k), dim=-1)
-        k = k * (1 + (a - 1) * self.k_a)
-        y = wkv7(heads(r), heads(log_w), heads(k), heads(v), -kk, kk * heads(a))
-        y = y.transpose(1, 2).reshape(batch * steps, WIDTH)
-        y = self.ln_x(y).view(batch, steps, WIDTH)
-        bonus = (heads(r) * heads(k) * self.r_k[None, :, None, :]).sum(-1, keepdim=True) * heads(v)
-        y = y + bonus.transpose(1, 2).reshape(batch, steps, WIDTH)
-        return self.output(y * g), v_first
-
-
-class ChannelMix(torch.nn.Module):
-    def __init__(self, layer: int):
-        super().__init__()
-        position = torch.arange(WIDTH) / WIDTH
-        self.x_k = torch.nn.Parameter((1 - position ** ((1 - layer / LAYERS) ** 4)).reshape(1, 1, WIDTH))
-        self.key = torch.nn.Linear(WIDTH, FFN, bias=False)
-        self.value = torch.nn.Linear(FFN, WIDTH, bias=False)
-        torch.nn.init.uniform_(self.key.weight, -0.5 / WIDTH**0.5, 0.5 / WIDTH**0.5)
-        torch.nn.init.zeros_(self.value.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.value(torch.relu(self.key(x + (shifted(x) - x) * self.x_k)) ** 2)
-
-
-class Rwkv7(torch.nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.emb = torch.nn.Embedding(VOCAB, WIDTH)
-        self.blocks = torch.nn.ModuleList(Block(i) for i in range(LAYERS))
-        self.ln_out = torch.nn.LayerNorm(WIDTH)
-        self.head = torch.nn.Linear(WIDTH, VOCAB, bias=False)
-        torch.nn.init.uniform_(self.emb.weight, -1e-4, 1e-4)
-        torch.nn.init.orthogonal_(self.head.weight, 0.5 * math.sqrt(VOCAB / WIDTH))
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """[batch, time] token ids -> [batch, time, VOCAB] logits."""
-        x, v_first = self.emb(tokens), None
-        for block in self.blocks:
-            x, v_first = block(x, v_first)
-        return self.head(self.ln_out(x))
-
-
 # ---- training
 
 
@@ -344,7 +176,7 @@ def batches(prose: Tensor, code: Tensor, batch: int, rng: torch.Generator) -> It
 
 
 @torch.no_grad()
-def heldout_loss(model: Rwkv7, tokens: Tensor) -> float:
+def heldout_loss(model: torch.nn.Module, tokens: Tensor) -> float:
     """Mean cross entropy (nats per token) over the evaluation text, in windows of CONTEXT."""
     count = (len(tokens) - 1) // CONTEXT
     total = 0.0
@@ -356,7 +188,7 @@ def heldout_loss(model: Rwkv7, tokens: Tensor) -> float:
     return total / (count * CONTEXT)
 
 
-def optimizer_for(model: Rwkv7, lr: float) -> torch.optim.Optimizer:
+def optimizer_for(model: torch.nn.Module, lr: float) -> torch.optim.Optimizer:
     """AdamW: weight decay on matrices only; the decay base w0 learns twice as fast (BlinkDL's rule)."""
     fast, matrices, rest = [], [], []
     for name, parameter in model.named_parameters():
@@ -374,7 +206,7 @@ def optimizer_for(model: Rwkv7, lr: float) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.99), eps=1e-18)
 
 
-def train(model: Rwkv7, data: Iterator[tuple[Tensor, Tensor]], steps: int, lr: float, *, bf16: bool) -> None:
+def train(model: torch.nn.Module, data: Iterator[tuple[Tensor, Tensor]], steps: int, lr: float, *, bf16: bool) -> None:
     optimizer = optimizer_for(model, lr)
     started = time.monotonic()
     running = 0.0
@@ -398,33 +230,44 @@ def train(model: Rwkv7, data: Iterator[tuple[Tensor, Tensor]], steps: int, lr: f
             print(f"step {step}/{steps}  loss {running:.3f}  {elapsed:.0f} s, {left:.0f} s left", flush=True)
 
 
-def save(model: Rwkv7, tokens: list[bytes], out: Path, facts: dict[str, object]) -> None:
-    out.mkdir(parents=True, exist_ok=True)
+def files_of(version: int, out: Path) -> tuple[Path, Path, Path]:
+    """(checkpoint, vocabulary, facts)."""
+    stem = demo.MODEL if version == 7 else "RWKV-x060-Demo-8M"
+    return out / f"{stem}.pth", out / f"{stem}.vocab.txt", out / f"{stem}.json"
+
+
+def save(
+    model: torch.nn.Module, tokens: list[bytes], files: tuple[Path, Path, Path], facts: dict[str, object]
+) -> None:
+    checkpoint, vocab, about = files
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().to(torch.bfloat16).contiguous() for name, value in model.state_dict().items()}
-    torch.save(weights, out / demo.CHECKPOINT.name)
-    (out / demo.VOCAB.name).write_text(vocab_lines(tokens), encoding="utf-8")
-    facts["sha256"] = hashlib.sha256((out / demo.CHECKPOINT.name).read_bytes()).hexdigest()
-    (out / demo.FACTS.name).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    torch.save(weights, checkpoint)
+    vocab.write_text(vocab_lines(tokens), encoding="utf-8")
+    facts["sha256"] = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    about.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
-def measure(out: Path) -> None:
-    """Records the held-out loss of the checkpoint in `out`, on today's evaluation text."""
-    weights = torch.load(out / demo.CHECKPOINT.name, weights_only=True)
-    model = Rwkv7()
+def measure(version: int, files: tuple[Path, Path, Path]) -> None:
+    """Records the held-out loss of a checkpoint, on today's evaluation text."""
+    checkpoint, vocab, about = files
+    weights = torch.load(checkpoint, weights_only=True)
+    model = model_of(version)
     model.load_state_dict({name: value.float() for name, value in weights.items()})
-    lines = (out / demo.VOCAB.name).read_text(encoding="utf-8").splitlines()
+    lines = vocab.read_text(encoding="utf-8").splitlines()
     tokens = [ast.literal_eval(line.split(" ", 1)[1].rsplit(" ", 1)[0]) for line in lines]
     ids = {t.encode() if isinstance(t, str) else t: i for i, t in enumerate(tokens, start=1)}
     evaluation = token_tensors([demo_text.part_text("evaluation")], ids)
     loss = heldout_loss(model, evaluation)
     print(f"held-out loss {loss:.4f} nats per token over {len(evaluation):,} tokens")
-    facts = json.loads((out / demo.FACTS.name).read_text(encoding="utf-8"))
+    facts = json.loads(about.read_text(encoding="utf-8"))
     facts |= {"heldout_loss": round(loss, 4), "heldout_tokens": len(evaluation)}
-    (out / demo.FACTS.name).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    about.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", type=int, choices=(6, 7), default=7, help="of RWKV")
     parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--batch", type=int, default=8, help="windows of 256 tokens a step")
     parser.add_argument("--lr", type=float, default=1.5e-3)
@@ -435,8 +278,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=DEMO_FOLDER)
     args = parser.parse_args()
 
+    files = files_of(args.version, args.out)
     if args.measure:
-        measure(args.out)
+        measure(args.version, files)
         return
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
@@ -445,7 +289,7 @@ def main() -> None:
     ids = {token: i for i, token in enumerate(tokens, start=1)}
     prose, code = token_tensors(prose_texts, ids), token_tensors(code_texts, ids)
     evaluation = token_tensors([demo_text.part_text("evaluation")], ids)
-    model = Rwkv7()
+    model = model_of(args.version)
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{parameters:,} parameters; tokens: {len(prose):,} prose, {len(code):,} code, {len(evaluation):,} held out")
     rng = torch.Generator().manual_seed(args.seed)
@@ -454,7 +298,7 @@ def main() -> None:
     model.to(torch.bfloat16).to(torch.float32)  # measure what is saved
     loss = heldout_loss(model, evaluation)
     facts: dict[str, object] = {
-        "architecture": "RWKV-7 (x070)",
+        "architecture": f"RWKV-{args.version} (x0{args.version}0)",
         "parameters": parameters,
         "steps": args.steps,
         "tokens_seen": args.steps * args.batch * CONTEXT,
@@ -464,8 +308,8 @@ def main() -> None:
         "seed": args.seed,
     }
     print(f"held-out loss {loss:.4f} nats per token over {len(evaluation):,} tokens")
-    save(model, tokens, args.out, facts)
-    print(f"wrote {args.out / demo.CHECKPOINT.name}")
+    save(model, tokens, files, facts)
+    print(f"wrote {files[0]}")
 
 
 if __name__ == "__main__":

@@ -102,6 +102,13 @@ def parts_texts(limits: Mapping[str, int | None]) -> dict[str, str]:
     return {part: _joined(found[part].values(), limit) for part, limit in limits.items()}
 
 
+def cut(text: str, max_bytes: int) -> tuple[str, str]:
+    """The first paragraphs of a part, at most so many bytes of UTF-8, and the others."""
+    paragraphs = text.removesuffix("\n").split("\n\n")
+    first = _joined(paragraphs, max_bytes)
+    return first, _joined(paragraphs[first.count("\n\n") + 1 :], None)
+
+
 def _key(paragraph: str) -> str:
     return " ".join(paragraph.lower().split())
 

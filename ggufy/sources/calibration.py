@@ -74,19 +74,18 @@ def ensure_texts(cache: Path) -> Texts:
         calibration=folder / "calibration.txt", evaluation=folder / "evaluation.txt", probe=folder / "probe.txt"
     )
     with lock(cache / "texts" / ".lock", _WAIT_S):
-        if not (texts.calibration.exists() and texts.evaluation.exists()):
-            parts = demo_text.parts_texts({"calibration": _ADDED_BYTES, "evaluation": None})
+        if not (texts.calibration.exists() and texts.evaluation.exists() and texts.probe.exists()):
+            parts = demo_text.parts_texts({"calibration": None, "evaluation": None})
+            added, left = demo_text.cut(parts["calibration"], _ADDED_BYTES)
             size = len(parts["evaluation"].encode())
             if size < MIN_EVALUATION_BYTES:
                 raise SourceError(
                     f"this Python carries {human_size(size)} of text to evaluate on, "
                     f"{human_size(MIN_EVALUATION_BYTES)} are needed: use one with the sources of its standard library."
                 )
-            write_text(texts.calibration, _interleaved(own, parts["calibration"]))
+            write_text(texts.calibration, _interleaved(own, added))
             write_text(texts.evaluation, parts["evaluation"])
-        if not texts.probe.exists():
-            used = demo_text.part_text("calibration", _ADDED_BYTES)
-            write_text(texts.probe, demo_text.part_text("calibration")[len(used) :].lstrip("\n"))
+            write_text(texts.probe, left)
     return texts
 
 

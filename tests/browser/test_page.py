@@ -55,7 +55,7 @@ def test_the_demo_from_start_to_a_chat(
     folder = app.out / f"{DEMO}-GGUF"
     expect(card.get_by_text(f"In {folder}")).to_be_visible()
     quant = rows.filter(has_text="Q4_K_M").last
-    assert re.search(r"5\.\d MB\s+5\.\d\d\s+0\.01\d\d\s+1\.00\d\s+9\d\.\d %\s+\d+", quant.inner_text())
+    assert re.search(r"5\.\d MB\s+5\.\d\d\s+0\.00\d\d\s+1\.00\d\s+9\d\.\d %\s+\d+", quant.inner_text())
     expect(card.locator(".gg-picks")).to_contain_text("Q4_K_M")
     expect(card.locator("svg circle")).to_have_count(2)
     with second.page.expect_download() as download:

@@ -72,7 +72,7 @@ def call(space: App, inputs: int, data: list[Any], **headers: str) -> str:
     return ""
 
 
-FORM = ["demo", ["Q8_0"], "bundled", "", "auto", False, "bundled", "", "", "", False]
+FORM = ["demo", ["Q8_0"], "bundled", "", "auto", "rwkv", False, "bundled", "", "", "", False]
 
 
 def test_visitors_only_look(space: App, open_tab: Callable[..., Tab]) -> None:
