@@ -111,6 +111,10 @@ class Divergences:
         for pattern in ("*.logits", "*.gguf", "*.part"):
             for left in self.how.folder.glob(pattern):
                 left.unlink()
+        known = {key[:16] for key in self._known}
+        for left in self.how.folder.glob("*-*.json"):  # from a run that was killed when it had just noted the figure
+            if left.stem.partition("-")[0] in known:
+                left.unlink()
         self._sibling.clear()
 
 
