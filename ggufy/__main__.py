@@ -14,7 +14,7 @@ import math
 import signal
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from ggufy.llama import child
 from ggufy.llama.install import Llama, ensure
 from ggufy.plan import LOCK_NAME, base_name, folder_name, imatrix_name, makes
 from ggufy.quantize.mixes import KINDS, RWKV
+from ggufy.quantize.target import MODES, parse_words
 from ggufy.settings import Settings
 from ggufy.terminal import LiveDisplay, job_lines, results, results_table
 
@@ -65,7 +66,15 @@ def build_parser() -> argparse.ArgumentParser:
     quantize = commands.add_parser("quantize", help="make GGUF quants of a model")
     quantize.set_defaults(run=run_quantize)
     quantize.add_argument("source", metavar="SOURCE", help="demo, a .pth, an unquantized .gguf, owner/repo[:file.pth]")
-    quantize.add_argument("--types", default="recommended", help="all, recommended, or Q4_K_M,Q6_K,… (%(default)s)")
+    quantize.add_argument(
+        "--types", help="all, recommended, none, or Q4_K_M,Q6_K,… (recommended; with --target: none)"
+    )
+    quantize.add_argument(
+        "--target", action="append", metavar="SIZE", help="a size to order: 1.2GB, 900MiB, 3.275bpw or mem4GB; several"
+    )
+    quantize.add_argument(
+        "--mode", choices=MODES, help="how much is measured for these (standard); without any: which sizes there are"
+    )
     _model_options(quantize)
     quantize.add_argument(
         "--mix",
@@ -159,9 +168,12 @@ def run_quantize(args: argparse.Namespace, settings: Settings) -> int:
     settings = _with_options(settings, args)
     if args.chunks < 0:
         raise UsageError("--chunks is negative: give a number of chunks, or 0 for the whole text.")
+    targets = tuple(word for text in args.target or () for word in parse_words(text))
     wish = Wish(
         source=args.source,
-        quant_types=parse_types(args.types),
+        quant_types=parse_types(args.types or ("none" if targets else "recommended")),
+        targets=targets,
+        mode=args.mode or "",
         outtype=args.outtype,
         imatrix=args.imatrix,
         calibration=args.calibration,
@@ -347,7 +359,7 @@ def _run_job(runner: Runner, job: Job, stop: Stop, *, quiet: bool) -> tuple[Job,
     if quiet:
         return runner.run(job, live), live
     where = job.request.repo_id or runner.folder(job)
-    count = len(job.request.quant_types)
+    count = len(job.request.quants)
     print(f"{job.request.name}: {count} quant{'s' if count > 1 else ''} into {where}", file=sys.stderr)
     with LiveDisplay(live.progress.snapshot):
         return runner.run(job, live), live
@@ -359,8 +371,13 @@ def _finish(done: list[tuple[Job, Live]], runner: Runner, *, as_json: bool) -> i
         folder = runner.folder(job)
         rows = results(job, live.forecast, folder)
         if as_json:
-            record = {"job": job.id, "status": job.status, "error": job.error, "folder": str(folder.absolute())}
-            record["repo_id"] = job.request.repo_id
+            record: dict[str, Any] = {
+                "job": job.id,
+                "status": job.status,
+                "error": job.error,
+                "folder": str(folder.absolute()),
+            }
+            record |= {"repo_id": job.request.repo_id, "frontier": [asdict(point) for point in job.frontier]}
             records.append(record | {"files": rows})
         elif job.status == Status.DONE:
             print(results_table(rows))

@@ -21,6 +21,7 @@ from ggufy.evaluation import Evaluation
 from ggufy.files import human_size
 from ggufy.job import Job, Source, Status
 from ggufy.plan import base_name, folder_name, imatrix_name, quant_name
+from ggufy.quantize import target
 from ggufy.quantize.mixes import RWKV, STOCK
 from ggufy.scatter import Point, Words
 from ggufy.world import LLAMA_FORMAT, LLAMA_STOP, OLLAMA_FILES
@@ -66,6 +67,18 @@ _RESCALED = (
     "for every few blocks (`rwkv6.rescale_every_n_layers`), which would take small weights of deep blocks below what "
     "the quantized types can hold. In the quants they are whole again and the key is 0."
 )
+
+
+_TO_ORDER = (
+    f"Files with `{target.SUFFIX}` in their names are made to order: of all mixtures of types that are no larger than "
+    "the name says, the one that is expected to differ least from the base, {how}. Their exact bits per weight are in "
+    "their metadata (`ggufy.bits_per_weight`); unmodified llama.cpp reads them."
+)
+_SENSITIVITIES = {
+    target.FAST: "by the error of every tensor as every type and how much such errors matter in other RWKV models",
+    target.STANDARD: "by the error of every tensor as every type and 10 measurements of this model",
+    target.THOROUGH: "by the error of every tensor as every type, 26 measurements of this model and some of files",
+}
 
 
 def card(job: Job, facts: CardFacts) -> str:
@@ -117,7 +130,7 @@ def _yaml(text: str) -> str:
 
 
 def _state(job: Job, uploaded: Collection[str]) -> list[str]:
-    total = [base_name(job.request), *(quant_name(job.request, t) for t in job.request.quant_types)]
+    total = [base_name(job.request), *(quant_name(job.request, t) for t in job.request.quants)]
     total += [imatrix_name(job.request)] if job.request.imatrix != "none" else []
     there = sum(name in uploaded for name in total)
     if there == len(total):
@@ -137,9 +150,9 @@ def _table(job: Job, facts: CardFacts) -> list[str]:
     rows = {base_name(request): ("base GGUF, " + request.outtype.upper(), "Unquantized.")}
     if request.imatrix != "none":
         rows[imatrix_name(request)] = ("imatrix", "For making other quants.")
-    for quant_type in request.quant_types:
+    for quant_type in request.quants:
         same = facts.same_as.get(quant_type)
-        advice = f"Same tensors as {same}." if same else BY_NAME[quant_type].advice
+        advice = f"Same tensors as {same}." if same else _advice(quant_type)
         rows[quant_name(request, quant_type)] = (quant_type, advice)
     measured = {e.quant: e for e in job.evaluations}
     bpw = {e.quant: e.bpw for e in job.evaluations}
@@ -158,6 +171,10 @@ def _table(job: Job, facts: CardFacts) -> list[str]:
     return [*lines, *_measured_how(job), *plot]
 
 
+def _advice(quant_type: str) -> str:
+    return BY_NAME[quant_type].advice if quant_type in BY_NAME else target.advice(quant_type)
+
+
 def _figures(measured: Evaluation | None) -> list[str]:
     if measured is None:
         return [""] * 5
@@ -173,7 +190,7 @@ def _figures(measured: Evaluation | None) -> list[str]:
 
 def _points(job: Job) -> list[Point]:
     """The plot's, smallest file first; empty where there is nothing to compare."""
-    types = {quant_name(job.request, quant_type): quant_type for quant_type in job.request.quant_types}
+    types = {quant_name(job.request, quant_type): quant_type for quant_type in job.request.quants}
     found = [
         Point(name=types[e.quant], size=e.size, kld=e.quality.kld)
         for e in sorted(job.evaluations, key=lambda e: e.size)
@@ -219,6 +236,8 @@ def _how_made(job: Job, facts: CardFacts) -> list[str]:
         lines.append("without an imatrix.")
     if facts.mix == RWKV:
         lines += ["", _RECIPES] + (["", _RESCALED] if facts.rescaled else [])
+    if request.targets:
+        lines += ["", _TO_ORDER.format(how=_SENSITIVITIES[request.mode])]
     return lines
 
 
@@ -253,6 +272,9 @@ def _how_to_run(job: Job, facts: CardFacts) -> list[str]:
 
 def _example(job: Job, uploaded: Collection[str]) -> str:
     """The type that the lines name: one that is there, if any is."""
-    types = job.request.quant_types
+    types = job.request.quants
     here = [quant_type for quant_type in types if quant_name(job.request, quant_type) in uploaded] or types
-    return next((quant_type for quant_type in _RUN_FIRST if quant_type in here), here[0])
+    first = next(
+        (quant_type for quant_type in (*_RUN_FIRST, *here) if quant_type in here), job.request.outtype.upper()
+    )
+    return first.rpartition("-")[2]  # of a size to order, the label that all tools know

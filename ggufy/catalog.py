@@ -95,10 +95,12 @@ def make_order(names: set[str]) -> tuple[str, ...]:
 
 
 def parse_types(text: str) -> tuple[str, ...]:
-    """`all`, `recommended` or a comma-separated list of names, in any case -> names in the order of making.
+    """`all`, `recommended`, `none` or a comma-separated list of names, in any case -> names in the order of making.
 
     Raises UsageError for an unknown name, and offers the nearest ones.
     """
+    if text.strip().lower() == "none":
+        return ()
     names: set[str] = set()
     for word in filter(None, (part.strip() for part in text.split(","))):
         if word.lower() == "all":

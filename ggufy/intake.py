@@ -7,6 +7,7 @@ Everything that decides the bytes of the result is pinned here by digest; whatev
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,14 +16,17 @@ from typing import Any
 from ggufy import demo
 from ggufy.catalog import BY_NAME, OUTTYPES, make_order
 from ggufy.errors import CalibrationError, SourceError, UsageError
-from ggufy.files import sha256
+from ggufy.evaluation import memory_needed
+from ggufy.files import human_size, sha256
 from ggufy.hub.state import JobStore
 from ggufy.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS, Job, Request, Source
 from ggufy.plan import folder_name
 from ggufy.quantize import mixes
+from ggufy.quantize import target as sizes
 from ggufy.settings import Settings
 from ggufy.sources import calibration, hub
 from ggufy.sources.gguf import MAGIC, read_head
+from ggufy.sources.inspect import count_weights
 from ggufy.sources.overlap import check_disjoint
 from ggufy.sources.place import is_plain_url, local_file
 from ggufy.sources.url import resolve_url
@@ -46,6 +50,8 @@ class Wish:
     vocab: str | None = None
     name: str | None = None
     mix: str = mixes.RWKV  # or mixes.STOCK; other models than RWKV-6 and RWKV-7 always get the latter
+    targets: tuple[str, ...] = ()  # sizes to order: 1.2GB, 900MiB, 3.275bpw, mem4GB
+    mode: str = ""  # fast, standard or thorough; empty: standard if there are targets
     owner: str = ""  # account on the Hub that the results go to; empty: a folder here
     repo_id: str | None = None  # None: <owner>/<Model>-GGUF
     private: bool = False
@@ -67,6 +73,7 @@ def make_job(wish: Wish, settings: Settings) -> Job:
         quant_types=make_order(set(wish.quant_types)),
         outtype=_outtype(wish, source),
         mix=_mix(wish, source),
+        **_order_fields(wish, settings),
         **_imatrix_fields(wish, settings),
         **_vocab_fields(wish, source),
     )
@@ -158,6 +165,26 @@ def _mix(wish: Wish, source: Source) -> str:
     return wish.mix
 
 
+def _order_fields(wish: Wish, settings: Settings) -> dict[str, Any]:
+    """Sizes to order, by the labels that their files will have: these are not computed again."""
+    if wish.mode not in ("", *sizes.MODES):
+        raise UsageError(f"unknown mode {wish.mode!r}: one of {', '.join(sizes.MODES)}.")
+    targets = [sizes.parse_word(word) for word in wish.targets]
+    if not targets:
+        return {"mode": "" if wish.mode == sizes.FAST else wish.mode}
+    weights = count_weights(wish.source, settings, vocab=wish.vocab)
+    labels = dict.fromkeys(_label(target, weights) for target in targets)
+    return {"targets": tuple(labels), "mode": wish.mode or sizes.STANDARD}
+
+
+def _label(target: sizes.Target, weights: int) -> str:
+    least = math.ceil(sizes.LEAST_BPW * weights / 8)
+    if target.file_budget(weights=weights, head=0) < least:  # its head, some hundred kB, is not known yet
+        needed = human_size(memory_needed(least) if target.kind == sizes.MEMORY else least)
+        raise UsageError(f"{target.text} is too small for this model, which needs more than {needed}: ask for more.")
+    return sizes.label(target, weights=weights, head=0)
+
+
 def _imatrix_fields(wish: Wish, settings: Settings) -> dict[str, Any]:
     if wish.imatrix == "none":
         return {"imatrix": "none"}
@@ -184,6 +211,8 @@ def _evaluation_fields(wish: Wish, request: Request, settings: Settings) -> dict
     read = calibration.pinned(settings.cache, request.calibration_sha256) if request.imatrix == "auto" else None
     if read is not None:
         check_disjoint(text.path, read)
+    if request.mode:
+        check_disjoint(text.path, calibration.ensure_texts(settings.cache).probe)
     return {
         "evaluate": True,
         "evaluation_text": wish.evaluation,

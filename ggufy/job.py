@@ -103,15 +103,18 @@ class Request:
     evaluation_sha256: str = ""  # digest of the text used
     evaluation_chunks: int = 0  # of 512 tokens
     mix: str = "stock"  # whose recipes: "rwkv" (quantize/mixes.py), or "stock" as of llama-quantize
+    targets: tuple[str, ...] = ()  # sizes to order, as their files are called: 1.2GB-IQ3_XXS_FIT (quantize/target.py)
+    mode: str = ""  # how much is measured for them: fast, standard or thorough; empty where none was asked for
     repo_id: str = ""  # owner/name of the output repo on the Hub; empty: a folder here
     private: bool = False  # of that repo, if it has to be made
 
     def inputs(self) -> str:
-        """Digest of everything that decides the bytes of the products. Two requests that differ only in their quant
-        types share base GGUF, imatrix and common quants."""
+        """Digest of everything that decides the bytes of base GGUF, imatrix and quants. Two requests that differ only
+        in their quant types and sizes to order share what they have in common."""
         pinned = dataclasses.asdict(self)
-        for free in ("quant_types", "imatrix_path", "vocab_path", "calibration", "repo_id", "private"):
+        for free in ("quant_types", "targets", "mode", "imatrix_path", "vocab_path", "calibration", "repo_id"):
             del pinned[free]
+        del pinned["private"]
         for name in [name for name in pinned if name.startswith("evaluat")]:
             del pinned[name]  # measuring changes no file
         if self.mix == "stock":
@@ -120,11 +123,31 @@ class Request:
         return hashlib.sha256(json.dumps(pinned, sort_keys=True).encode()).hexdigest()
 
     @property
+    def quants(self) -> tuple[str, ...]:
+        """What stands in the names of all quants, in the order of making: quant types, then sizes to order."""
+        return (*self.quant_types, *self.targets)
+
+    @property
+    def analysed(self) -> bool:
+        """True if the job finds the best size for every quality by measuring (see steps/analyse.py)."""
+        return self.mode not in ("", "fast")
+
+    @property
     def job_id(self) -> str:
         """`<Model>-<8 hex digits>`: the same request is the same job."""
         measured = f"{self.evaluation_sha256},{self.evaluation_chunks}" if self.evaluate else ""
-        text = self.inputs() + ",".join(self.quant_types) + self.repo_id + measured
+        ordered = f"{self.mode}:{','.join(self.targets)}" if self.mode else ""
+        text = self.inputs() + ",".join(self.quant_types) + self.repo_id + measured + ordered
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontierPoint:
+    """A size that can be ordered, and how good the file is expected to be."""
+
+    size: int  # bytes of the file
+    bpw: float  # bits per weight
+    kld: float  # KL divergence from the base that the measurements let expect, nats a token
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +161,7 @@ class Job:
     updated: str = ""
     artifacts: tuple[Artifact, ...] = ()  # products finished so far, in the order of making
     evaluations: tuple[Evaluation, ...] = ()  # of quants measured so far
+    frontier: tuple[FrontierPoint, ...] = ()  # the best files for their size, smallest first, once they are known
 
     @property
     def id(self) -> str:
@@ -168,7 +192,7 @@ UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 
 def _with_mix(record: dict[str, Any]) -> dict[str, Any]:
-    """Version 1 knew only llama-quantize's own recipes."""
+    """Version 1 knew only llama-quantize's own recipes, and no sizes to order, which are none by default."""
     request = record.get("request")
     return record | {"request": {"mix": "stock"} | request} if isinstance(request, dict) else record
 
@@ -189,9 +213,18 @@ def from_json(text: str) -> Job:
         request = record.pop("request")
         request["source"] = Source(**request["source"])
         request["quant_types"] = tuple(request["quant_types"])
+        request["targets"] = tuple(request.get("targets", ()))
         artifacts = tuple(Artifact(**a) for a in record.pop("artifacts"))
         status = Status(record.pop("status"))
         measured = tuple(evaluation.from_record(e) for e in record.pop("evaluations", ()))
-        return Job(request=Request(**request), status=status, artifacts=artifacts, evaluations=measured, **record)
+        frontier = tuple(FrontierPoint(**point) for point in record.pop("frontier", ()))
+        return Job(
+            request=Request(**request),
+            status=status,
+            artifacts=artifacts,
+            evaluations=measured,
+            frontier=frontier,
+            **record,
+        )
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a job record: {error}") from error

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 from ggufy import throttle
 from ggufy.catalog import BY_NAME
-from ggufy.errors import Cancelled, UsageError
+from ggufy.errors import Cancelled, SourceError, UsageError
 from ggufy.files import human_size, lock, sha256
 from ggufy.llama.install import Llama
 from ggufy.quantize import target as targets
 from ggufy.quantize.proxy import is_codebook
 from ggufy.settings import Settings
-from ggufy.sources.gguf import UNQUANTIZED, read_head, tensor_bytes
+from ggufy.sources.gguf import UNQUANTIZED, read_head
 
 if TYPE_CHECKING:
     from ggufy.steps.mix import Mix, Mixer
@@ -101,22 +101,19 @@ def _like(args: argparse.Namespace, target: targets.Target | None) -> str:
 
 
 def _made(args: argparse.Namespace, mixer: Mixer, target: targets.Target | None, like: str) -> dict[str, Any]:
+    from ggufy.steps import to_order  # noqa: PLC0415
+
     if target is None:
         size = mixer.stock_size(like)
         target = targets.Target(kind=targets.SIZE, amount=size, text=like)
-    head = mixer.head_size(targets.metadata(target, bpw=10.0))  # two digits: never too short
-    weights = mixer.head.elements
-    limit = target.file_budget(weights=weights, head=head)
-    against = like or (mixer.nearest_stock(limit) if args.mode != targets.FAST else "")
-    mix = mixer.mix(target.tensor_budget(weights=weights, head=head), args.mode, against=against, prune=args.prune)
-    bpw = sum(tensor_bytes(t.shape, mix.recipe.get(n, t.type)) for n, t in mixer.head.tensors.items()) * 8 / weights
-    label = like or targets.nearest(8 * target.tensor_budget(weights=weights, head=head) / weights)
-    stem = f"{target.text}-{label}" if not like else label
-    name = f"{args.name or _stem(mixer.base)}-{stem}{targets.SUFFIX}.gguf"
+    if args.out and args.out.suffix == ".gguf":
+        _check_free(args.out, mixer)
+    found = to_order.sized(mixer, target, args.mode, like=like, prune=args.prune)
+    label = targets.like_label(like) if like else f"{target.text}-{found.label}{targets.SUFFIX}"
     out: Path = args.out or mixer.base.parent
-    out = out if out.suffix == ".gguf" else out / name
-    mixer.make(mix, out, {} if mix.stock else targets.metadata(target, bpw=bpw), label)
-    return _record(mixer, mix, out, target, limit)
+    out = out if out.suffix == ".gguf" else out / f"{_stem(args.name or mixer.base.stem)}-{label}.gguf"
+    mixer.make(found.mix, out, found.facts, found.label)
+    return _record(mixer, found.mix, out, target, found.limit)
 
 
 def _record(mixer: Mixer, mix: Mix, out: Path, target: targets.Target, limit: int) -> dict[str, Any]:
@@ -156,7 +153,8 @@ def _record(mixer: Mixer, mix: Mix, out: Path, target: targets.Target, limit: in
 def shown(record: dict[str, Any]) -> str:
     """The result for people."""
     short = 1 - record["size"] / record["limit"]
-    note = f", {short:.1%} smaller than asked for: all that fits is in it" if short > _CLOSE else ""
+    why = "it is better than any larger file found" if record["stock"] else "all that fits is in it"
+    note = f", {short:.1%} smaller than asked for: {why}" if short > _CLOSE else ""
     lines = [
         record["file"],
         f"{human_size(record['size'])} ({record['size']} bytes; at most {record['limit']}){note}",
@@ -182,21 +180,20 @@ def _how(
     stopped: threading.Event,
     base: Path,
 ) -> Any:
-    from ggufy.sources.calibration import ensure_texts, texts_named  # noqa: PLC0415
+    from ggufy.sources.calibration import ensure_texts  # noqa: PLC0415
     from ggufy.steps.evaluate import How, check_text  # noqa: PLC0415
+    from ggufy.steps.to_order import calibrations_of, folder_of  # noqa: PLC0415
 
     threads = args.threads or settings.threads or throttle.default_threads(throttle.allowed_cpus())
-    datasets = read_head(imatrix).metadata.get("imatrix.datasets", []) if imatrix else []
-    names = [str(name) for name in datasets] if isinstance(datasets, list) else []
     digest = sha256(base)
     how = How(
         text=args.text or ensure_texts(settings.cache).probe,
-        folder=settings.cache / "mixes" / digest[:16],
+        folder=folder_of(settings, digest),
         environment=throttle.child_environment(threads=threads, home=settings.home),
         llama=llama,
         threads=threads,
         chunks=args.chunks,
-        calibrations=[path for name in names for path in texts_named(settings.cache, name)],
+        calibrations=calibrations_of(imatrix, settings),
         digests={base.absolute(): digest},
         report=_Line(shown=not args.json, moving=sys.stderr.isatty()),
         stopped=stopped.is_set,
@@ -205,10 +202,22 @@ def _how(
     return how
 
 
-def _stem(base: Path) -> str:
+def _stem(name: str) -> str:
     from ggufy.intake import model_name  # noqa: PLC0415
 
-    return model_name(base.stem)
+    return model_name(name)
+
+
+def _check_free(out: Path, mixer: Mixer) -> None:
+    """Only what this command has made before is replaced."""
+    if not out.exists():
+        return
+    mine = (mixer.base, mixer.imatrix_path)
+    if not any(path and path.exists() and path.samefile(out) for path in mine):
+        with contextlib.suppress(SourceError):
+            if out.stem.endswith(targets.SUFFIX) or "ggufy.target" in read_head(out).metadata:
+                return
+    raise UsageError(f"{out} is there already, and is no mix: remove it, or give another --out.")
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ are never asked, since a disk may have been lost since they were written.
 
     download ──► convert ──► imatrix ──► quantize (one step per type)
     (the source)  (base GGUF) (imatrix)   (quant)    └──► evaluate (its figures, into the job's record)
+                                  └──► analyse (the frontier, into the job's record), then quantize (sizes to order)
 
 A source that can be streamed has no download step: converting fetches it piece by piece, and it is never here.
 
@@ -23,21 +24,23 @@ from dataclasses import dataclass, replace
 from ggufy.job import Request
 
 DOWNLOAD, CONVERT, IMATRIX, QUANTIZE = "download", "convert", "imatrix", "quantize"
-UPLOAD, FETCH, EVALUATE = "upload", "fetch", "evaluate"
+UPLOAD, FETCH, EVALUATE, ANALYSE = "upload", "fetch", "evaluate", "analyse"
 LOCK_NAME = ".lock"  # in the output folder; held by the run that works there
 UPLOADED = "repo:"  # before a file name: that file in the output repo
 MEASURED = "figures:"  # before a quant's file name: what was measured of it
 SOURCE_PRODUCT = "source"  # stands for the downloaded file, which lives in the cache
+FRONTIER = "frontier"  # stands for the sizes that can be ordered, and what each is worth
+_IN_THE_RECORD = (EVALUATE, ANALYSE)  # what these steps find is no file
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """One unit of work and the one file that it leaves."""
 
-    kind: str  # download, convert, imatrix, quantize, upload, fetch or evaluate
+    kind: str  # download, convert, imatrix, quantize, upload, fetch, evaluate or analyse
     product: str  # file name in the output folder (SOURCE_PRODUCT for a download)
     reads: tuple[str, ...] = ()  # products it needs
-    quant_type: str = ""  # for quantize and evaluate
+    quant_type: str = ""  # for quantize and evaluate: or the size to order, see Request.quants
     final: bool = True  # part of the result, not a means to it
 
     @property
@@ -83,12 +86,17 @@ def plan(request: Request, *, streamed: bool | None = None) -> tuple[Step, ...]:
         steps.append(Step(kind=IMATRIX, product=imatrix, reads=(base,)))
         inputs = (base, imatrix)
     measures: list[Step] = []
-    for quant_type in request.quant_types:
+    analyse = [Step(kind=ANALYSE, product=FRONTIER, reads=inputs)] if request.analysed else []
+    for number, quant_type in enumerate(request.quants):
+        if number == len(request.quant_types):
+            steps += analyse
         product = quant_name(request, quant_type)
         steps.append(Step(kind=QUANTIZE, product=product, reads=inputs, quant_type=quant_type))
         if request.evaluate:
             measure = Step(kind=EVALUATE, product=MEASURED + product, reads=(base, product), quant_type=quant_type)
             (steps if request.repo_id else measures).append(measure)
+    if not request.targets:
+        steps += analyse
     return tuple(_with_uploads(steps)) if request.repo_id else (*steps, *measures)
 
 
@@ -99,8 +107,8 @@ def makes(request: Request) -> tuple[Step, ...]:
 
 def _with_uploads(steps: list[Step]) -> Iterator[Step]:
     for step in steps:
-        yield replace(step, final=step.kind == EVALUATE)
-        if step.kind not in (DOWNLOAD, EVALUATE):
+        yield replace(step, final=step.kind in _IN_THE_RECORD)
+        if step.kind not in (DOWNLOAD, *_IN_THE_RECORD):
             yield Step(kind=UPLOAD, product=UPLOADED + step.product, reads=(step.product,))
 
 
@@ -110,7 +118,7 @@ def pending(steps: tuple[Step, ...], exists: Callable[[str], bool]) -> tuple[Ste
     wanted: set[str] = set()
     for step in reversed(steps):
         if not exists(step.product) and (step.final or step.product in wanted):
-            if step.kind not in (UPLOAD, EVALUATE) and exists(UPLOADED + step.product):
+            if step.kind not in (UPLOAD, *_IN_THE_RECORD) and exists(UPLOADED + step.product):
                 step = replace(step, kind=FETCH, reads=())
             due.append(step)
             wanted.update(step.reads)

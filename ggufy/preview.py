@@ -26,10 +26,12 @@ from ggufy.plan import DOWNLOAD, UPLOAD, plan
 from ggufy.progress import Workload, model_seconds
 from ggufy.quantize.mixes import RWKV
 from ggufy.quantize.recipe import ImatrixFacts
+from ggufy.quantize.target import label, parse_word
 from ggufy.settings import Settings
 from ggufy.sources.inspect import Report, write_gguf_skeleton
 from ggufy.steps.comparable import vocab_size
-from ggufy.steps.forecast import JobForecast, forecast_types, imatrix_bytes, peak_bytes
+from ggufy.steps.forecast import JobForecast, forecast_types, imatrix_bytes, peak_bytes, target_sizes
+from ggufy.steps.to_order import recipes_measured
 
 _REFERENCE_S = 0.000085  # of `cpu_speed`'s work on the CPU that the cost model was measured on
 
@@ -49,6 +51,8 @@ class Order:
     quant_types: tuple[str, ...]
     imatrix: bool = True
     evaluate: bool = False
+    targets: tuple[str, ...] = ()  # sizes to order, as the user wrote them
+    mode: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +112,7 @@ def cost(found: Preview, order: Order, settings: Settings, *, where: str, accoun
         return None
     report, sizes = found.report, found.sizes
     quants = [sizes.quants[t].size for t in order.quant_types]
+    quants += target_sizes(sizes.base, _labels(sizes, order)).values()
     imatrix = imatrix_bytes(sizes) * order.imatrix
     base = sizes.base.file_size
     peak = peak_bytes(
@@ -136,16 +141,25 @@ def _seconds(report: Report, sizes: JobForecast, order: Order, *, threads: int) 
         outtype="f16",
         imatrix="auto" if order.imatrix else "none",
         evaluate=order.evaluate,
+        targets=_labels(sizes, order),
+        mode=order.mode if order.targets else "",
     )
     load = Workload(
         weights=sizes.weights,
         quants=sizes.work(make_order(set(order.quant_types))),
         base_bytes=sizes.base.file_size,
+        recipes=recipes_measured(request),
         chunks=DEFAULT_CHUNKS,
         evaluation_chunks=EVALUATION_CHUNKS,
         threads=threads,
     )
     return sum(model_seconds(step, load) for step in plan(request) if step.kind not in (DOWNLOAD, UPLOAD))
+
+
+def _labels(sizes: JobForecast, order: Order) -> tuple[str, ...]:
+    """Raises UsageError for what is no size."""
+    weights = sizes.weights
+    return tuple(dict.fromkeys(label(parse_word(word), weights=weights, head=0) for word in order.targets))
 
 
 _speed: float = 0.0

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from ggufy.job import Artifact
 from ggufy.plan import CONVERT, DOWNLOAD, EVALUATE, FETCH, IMATRIX, UPLOAD, Step
+from ggufy.quantize.target import PROBE_CHUNKS
 
 WAITING, RUNNING, DONE = "waiting", "running", "done"
 
@@ -23,6 +24,7 @@ class Workload:
 
     weights: int = 0  # parameters of the model
     quants: Mapping[str, float] = field(default_factory=dict)  # quant type -> core seconds
+    recipes: Mapping[str, int] = field(default_factory=dict)  # product -> recipes that are measured to find it
     base_bytes: int = 0  # size of the base GGUF
     download_bytes: int = 0
     streamed_bytes: int = 0  # fetched while converting
@@ -73,7 +75,10 @@ def model_seconds(step: Step, load: Workload) -> float:
     if step.kind == EVALUATE:  # the text, and then 1,536 tokens read and 192 written for the speed
         tokens = load.evaluation_chunks * 512 + 2_000
         return 0.5 + tokens * 2 * load.weights / (56e9 * load.threads)
-    return 0.2 + load.quants.get(step.quant_type, 0.1 * load.weights / 1e6) / load.threads
+    seconds = 0.2 + load.quants.get(step.quant_type, 0.1 * load.weights / 1e6) / load.threads
+    tokens = PROBE_CHUNKS * 512  # read by each recipe that is made and measured, most of it copied from another one
+    each = 1.0 + (0.02 * load.weights / 1e6 + tokens * 2 * load.weights / 56e9) / load.threads
+    return seconds + load.recipes.get(step.product, 0) * each
 
 
 class Progress:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ggufy import __version__
 from ggufy.card import CardFacts, pages
-from ggufy.catalog import BY_NAME
+from ggufy.catalog import BY_NAME, make_order
 from ggufy.errors import DiskError, HubAway, HubError, QuotaError, UsageError
 from ggufy.files import free_bytes, human_size
 from ggufy.hub.state import JobStore
 from ggufy.job import Artifact, Job, Status
-from ggufy.plan import EVALUATE, FETCH, QUANTIZE, UPLOAD, UPLOADED, Step, base_name, plan
+from ggufy.plan import EVALUATE, FETCH, QUANTIZE, UPLOAD, UPLOADED, Step, base_name, plan, quant_name
 from ggufy.publisher import Publisher
 from ggufy.quantize.mixes import STOCK, is_rwkv, rescaling
 from ggufy.sources.gguf import read_head
@@ -174,9 +175,9 @@ class Publication:
         quants = [step for step in steps if step.kind == QUANTIZE]
         here = {step.product for step in quants if (self._ctx.folder / step.product).exists()}
         safe = {step.product for step in quants if self.has(step.product)}
-        due = {BY_NAME[step.quant_type].tensor_type for step in quants if step.product not in here | safe}
+        due = {_tensor_type(step) for step in quants if step.product not in here | safe}
         can_go = [step for step in quants if step.product in (here & safe) - waiting]
-        for step in sorted(can_go, key=lambda step: BY_NAME[step.quant_type].tensor_type in due)[:1]:
+        for step in sorted(can_go, key=lambda step: _tensor_type(step) in due)[:1]:
             (self._ctx.folder / step.product).unlink()
             return True
         return False
@@ -200,7 +201,7 @@ class Publication:
         forecast = self._live.forecast
         facts = CardFacts(
             uploaded=uploaded,
-            bpw={t: f.bpw for t, f in forecast.quants.items()} if forecast else {},
+            bpw={t: f.bpw for t, f in forecast.quants.items()} | self._made_to_order() if forecast else {},
             same_as=forecast.same_as if forecast else {},
             mix=self._job.request.mix if forecast and is_rwkv(forecast.base) else STOCK,
             rescaled=bool(forecast and rescaling(forecast.base)),
@@ -209,7 +210,35 @@ class Publication:
             version=__version__,
             rwkv=self._rwkv(uploaded),
         )
-        return pages(self._ending or self._runner._latest(self._job), facts)
+        return pages(self._with_others(self._ending or self._runner._latest(self._job), uploaded), facts)
+
+    def _with_others(self, job: Job, uploaded: Collection[str]) -> Job:
+        """The job as the card shows it: with what others of the same base and options have brought to this repo."""
+        request, inputs = job.request, job.request.inputs()
+        targets, types, figures = list(request.targets), set(request.quant_types), list(job.evaluations)
+        mode, text = request.mode, request.evaluation_text
+        for other in self._runner.store.jobs():
+            theirs = other.request
+            if other.id == job.id or theirs.repo_id != request.repo_id or theirs.inputs() != inputs:
+                continue
+            there = [name for name in theirs.quants if quant_name(request, name) in uploaded]
+            types.update(name for name in there if name in BY_NAME)
+            targets += [name for name in there if name not in BY_NAME and name not in targets]
+            for found in other.evaluations:  # over one text: others could not be compared
+                same = not figures or found.text_sha256 == figures[0].text_sha256
+                if same and found.quant in uploaded and found.quant not in {known.quant for known in figures}:
+                    figures.append(found)
+                    text = text or theirs.evaluation_text
+            mode = mode or (theirs.mode if theirs.targets else "")
+        shown = replace(
+            request, quant_types=make_order(types), targets=tuple(targets), mode=mode, evaluation_text=text
+        )
+        return job.evolve(request=shown, evaluations=tuple(figures))
+
+    def _made_to_order(self) -> dict[str, float]:
+        """Bits per weight of the sizes to order that are here, by label."""
+        paths = {t: self._ctx.folder / quant_name(self._job.request, t) for t in self._job.request.targets}
+        return {label: read_head(path).bpw for label, path in paths.items() if path.exists()}
 
     def _rwkv(self, uploaded: Collection[str]) -> bool:
         """True if the model speaks RWKV's World format: all that we convert do, of a GGUF its vocabulary tells."""
@@ -219,3 +248,9 @@ class Publication:
         if base.exists():
             return read_head(base).metadata.get("tokenizer.ggml.model") == TOKENIZER
         return OLLAMA_FILES.keys() <= set(uploaded)  # which went there with it
+
+
+def _tensor_type(step: Step) -> str:
+    """Of most tensors of a quant; empty if it is made to order."""
+    row = BY_NAME.get(step.quant_type)
+    return row.tensor_type if row else ""

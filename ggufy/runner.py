@@ -21,14 +21,16 @@ from ggufy.errors import BusyError, Cancelled, CannotStream, GgufyError, LeaseLo
 from ggufy.evaluation import Evaluation
 from ggufy.files import PART_SUFFIX, lock
 from ggufy.hub.state import JobStore
-from ggufy.job import FINISHED, Artifact, Job, Status
+from ggufy.job import FINISHED, Artifact, FrontierPoint, Job, Status
 from ggufy.llama import ggml
 from ggufy.llama.install import Llama
 from ggufy.plan import (
+    ANALYSE,
     CONVERT,
     DOWNLOAD,
     EVALUATE,
     FETCH,
+    FRONTIER,
     LOCK_NAME,
     MEASURED,
     QUANTIZE,
@@ -54,6 +56,7 @@ from ggufy.steps.forecast import (
     forecast_job,
     left_bytes,
 )
+from ggufy.steps.to_order import recipes_measured
 
 logger = logging.getLogger(__name__)
 
@@ -204,6 +207,9 @@ class Runner:
                 return publication is not None and publication.has(product.removeprefix(UPLOADED))
             if product.startswith(MEASURED):
                 return product.removeprefix(MEASURED) in self.measured(ctx.request.job_id)
+            if product == FRONTIER:
+                known = self.store.load(ctx.request.job_id)
+                return known is not None and bool(known.frontier)
             return ctx.path(product).exists()
 
         steps = plan(ctx.request, streamed=ctx.streams)
@@ -259,12 +265,12 @@ class Runner:
             if publication and step.kind == FETCH and step.product == base_name(ctx.request):
                 publication.run(step)
         if (
-            not any(step.kind in (QUANTIZE, EVALUATE) for step in due)
+            not any(step.kind in (QUANTIZE, EVALUATE, ANALYSE) for step in due)
             and not ctx.path(base_name(ctx.request)).exists()
         ):
             return  # nothing is left but uploads
         live.forecast = forecast_job(ctx, steps[0])
-        if any(step.kind == QUANTIZE for step in due):
+        if any(step.kind in (QUANTIZE, ANALYSE) for step in due):
             ggml.load(self.llama.bin)  # a build without kernels is refused now, not after an hour of imatrix
         check_space(ctx, due, live.forecast, published=publication is not None)
         live.progress.workload(
@@ -273,6 +279,7 @@ class Runner:
                 weights=live.forecast.weights,
                 quants=live.forecast.work(ctx.request.quant_types),
                 base_bytes=live.forecast.base.file_size,
+                recipes=recipes_measured(ctx.request),
                 chunks=ctx.request.chunks or 60,
                 evaluation_chunks=ctx.request.evaluation_chunks,
             )
@@ -303,6 +310,11 @@ class Runner:
             if job := self.store.load(job_id):
                 self.store.save(job.with_evaluation(evaluation))
 
+    def _record_frontier(self, job_id: str, points: tuple[FrontierPoint, ...]) -> None:
+        with self._saving:
+            if job := self.store.load(job_id):
+                self.store.save(job.evolve(frontier=points))
+
     def _context(self, job: Job, folder: Path, live: Live, descriptor: int) -> Context:
         return Context(
             request=job.request,
@@ -318,6 +330,7 @@ class Runner:
             keep_open=(descriptor,),
             digests={(folder / a.name).absolute(): a.sha256 for a in self._latest(job).artifacts},
             measured=lambda evaluation: self._record_figures(job.id, evaluation),
+            found=lambda points: self._record_frontier(job.id, points),
         )
 
     def _remove_orphans(self, job: Job) -> None:

@@ -35,6 +35,7 @@ from ggufy.llama.install import Llama, ensure
 from ggufy.plan import IMATRIX, folder_name
 from ggufy.preview import Cost, Order, Preview, cost, preview
 from ggufy.progress import Snapshot
+from ggufy.quantize import target
 from ggufy.quantize.mixes import RWKV
 from ggufy.runner import Live, Runner
 from ggufy.settings import Settings
@@ -254,11 +255,37 @@ class Services:
     def retry(self, job_id: str, visitor: Visitor = STRANGER) -> None:
         """Queues a job again. Raises UsageError if there is none of that id."""
         check_work(visitor, self.settings)
+        self.worker.submit(self._known(job_id))
+        self._look_again()
+
+    def make_size(self, job_id: str, size: int, visitor: Visitor = STRANGER) -> Job:
+        """Queues a job for one more file of what a job was made from: of `size` bytes, one of its frontier. Raises
+        UsageError for any other."""
+        check_work(visitor, self.settings)
+        job = self._known(job_id)
+        point = next((point for point in job.frontier if point.size == size), None)
+        if point is None:
+            raise UsageError("this size is not on the list any more: reload the page.")
+        label = f"{target.size_word(size)}-{target.nearest(point.bpw)}{target.SUFFIX}"
+        return self._another(job, targets=(label,), mode=job.request.mode)
+
+    def find_sizes(self, job_id: str, visitor: Visitor = STRANGER) -> Job:
+        """Queues a job that finds what every size is worth, of what a job was made from."""
+        check_work(visitor, self.settings)
+        return self._another(self._known(job_id), targets=(), mode=target.STANDARD)
+
+    def _another(self, job: Job, *, targets: tuple[str, ...], mode: str) -> Job:
+        """A job with the same base, imatrix and place."""
+        request = replace(job.request, quant_types=(), targets=targets, mode=mode)
+        queued = self.worker.submit(Job(request=request))
+        self._look_again()
+        return queued
+
+    def _known(self, job_id: str) -> Job:
         job = next((job for job in self.worker.jobs() if job.id == job_id), None)
         if job is None:
             raise UsageError("this job is not there any more: reload the page.")
-        self.worker.submit(job)
-        self._look_again()
+        return job
 
     def set_threads(self, threads: int, visitor: Visitor = STRANGER) -> None:
         """How many threads the tools may use, from now on and also those that run."""
@@ -343,7 +370,7 @@ class Services:
             snapshot=live.progress.snapshot() if live else None,
             stopping=_stopping(live),
             files=self._files(job),
-            forecast={t: f.size for t, f in forecast.quants.items()} if forecast else {},
+            forecast=forecast.sizes if forecast else {},
             folder=self._folder(job).absolute(),
             log=self._log_tail(job) if job.status in (Status.RUNNING, Status.FAILED) else "",
         )
@@ -381,13 +408,12 @@ class Services:
             if time.monotonic() > self._read_until:
                 return None
             try:
-                tensors = read_head(path).tensors.values()
+                head = read_head(path)
             except (SourceError, OSError) as error:
                 logger.warning("%s cannot be read: %s", path, error)
                 return None
-            bits = sum(t.size for t in tensors) * 8 / sum(t.elements for t in tensors)
-            types = repr(sorted((t.name, t.type) for t in tensors))
-            self._heads[path, size] = round(bits, 3), hashlib.sha256(types.encode()).hexdigest()
+            types = repr(sorted((t.name, t.type) for t in head.tensors.values()))
+            self._heads[path, size] = round(head.bpw, 3), hashlib.sha256(types.encode()).hexdigest()
         return self._heads[path, size]
 
     def _folder(self, job: Job) -> Path:

@@ -15,6 +15,8 @@ from ggufy.files import human_size, human_time
 from ggufy.job import Job, Status
 from ggufy.plan import makes
 from ggufy.progress import Snapshot
+from ggufy.quantize import target
+from ggufy.sources.gguf import read_head
 
 if TYPE_CHECKING:
     from ggufy.steps.forecast import JobForecast
@@ -111,10 +113,14 @@ def results(job: Job, forecast: JobForecast | None, folder: Path) -> list[dict[s
         if step.product in sizes:
             row["sha256"] = sizes[step.product].sha256
         if step.quant_type:
-            row |= {"type": step.quant_type, "needs_imatrix": BY_NAME[step.quant_type].needs_imatrix}
-            if forecast:
+            row["type"] = step.quant_type
+            if step.quant_type in BY_NAME:
+                row["needs_imatrix"] = BY_NAME[step.quant_type].needs_imatrix
+            if forecast and step.quant_type in forecast.quants:
                 row["bpw"] = round(forecast.quants[step.quant_type].bpw, 3)
                 row["same_tensors_as"] = forecast.same_as.get(step.quant_type)
+            elif forecast and path.exists():
+                row["bpw"] = round(read_head(path).bpw, 3)
             if step.product in measured:
                 row["evaluation"] = asdict(measured[step.product])
         rows.append(row)
@@ -147,7 +153,9 @@ def _figures(row: dict[str, Any]) -> list[str]:
 def _note(row: dict[str, Any]) -> str:
     if row.get("same_tensors_as"):
         return f"same tensors as {row['same_tensors_as']} on this model"
-    return BY_NAME[row["type"]].advice if "type" in row else row["file"]
+    if "type" not in row:
+        return str(row["file"])
+    return BY_NAME[row["type"]].advice if row["type"] in BY_NAME else target.advice(row["type"])
 
 
 def job_lines(jobs: list[tuple[Job, int, int, bool]]) -> str:

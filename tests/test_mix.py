@@ -23,6 +23,7 @@ from ggufy.files import sha256
 from ggufy.llama.install import Llama
 from ggufy.quantize import probing, roles, target
 from ggufy.quantize.analysis import LOW_RANK, LOW_RANK_PROBED
+from ggufy.quantize.imatrix import read_imatrix
 from ggufy.quantize.probing import Measured
 from ggufy.quantize.target import FAST, STANDARD, THOROUGH
 from ggufy.settings import Settings
@@ -31,6 +32,7 @@ from ggufy.sources.gguf import UNQUANTIZED, read_head
 from ggufy.sources.overlap import check_disjoint
 from ggufy.steps.evaluate import How, evaluate
 from ggufy.steps.mix import Mix, Mixer
+from ggufy.steps.to_order import sized
 from tests import small, tiny
 from tests.conftest import ROOT, Ggufy
 
@@ -119,10 +121,41 @@ def test_low_rank_tensors_shrink_and_no_other_small_one(tiny_mixer: Mixer, tmp_p
     assert not [name for name in kept if base.tensors[name].shape[0] > 512 and len(base.tensors[name].shape) == 2]
 
 
-def test_too_small_a_size_is_refused(tiny_mixer: Mixer, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="too small"):
-        made(tiny_mixer, tmp_path / "none.gguf", size=300_000, mode=FAST)
-    assert not list(tmp_path.iterdir())
+def test_below_the_smallest_mix_a_stock_file_is_made(tiny_mixer: Mixer) -> None:
+    head = tiny_mixer.head_size(target.metadata(size_of(1), bpw=10.0))
+    least = tiny_mixer.least(FAST) + head
+    assert not sized(tiny_mixer, size_of(least), FAST).mix.stock
+    fitting = tiny_mixer.stock_that_fits(least - 1)
+    if not fitting:
+        with pytest.raises(UsageError, match=f"{least - 1}B is too small .* smallest mix takes"):
+            sized(tiny_mixer, size_of(least - 1), FAST)
+        return
+    found = sized(tiny_mixer, size_of(least - 1), FAST)
+    assert found.mix.recipe == tiny_mixer.stock(found.mix.stock) and found.mix.stock in fitting
+    with pytest.raises(UsageError, match=r"50000B is too small .* smallest mix takes .*: ask for more"):
+        sized(tiny_mixer, size_of(50_000), FAST)
+
+
+def size_of(size: int) -> target.Target:
+    found = target.parse(size=f"{size}B")
+    assert found is not None
+    return found
+
+
+def test_the_best_stock_file_is_the_one_to_beat(
+    tiny_mixer: Mixer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = tiny_mixer.stock_size("Q5_1")
+    fitting = tiny_mixer.stock_that_fits(size)
+    assert {"Q5_1", "Q5_K_M", "Q2_K", "IQ2_XXS"} <= set(fitting) and "Q8_0" not in fitting
+    largest, liked = max(fitting, key=lambda name: fitting[name]), tiny_mixer.rival(size)
+    klds = {name: tiny_mixer.divergence(tiny_mixer.stock(name), label=name, stock=True) for name in {largest, liked}}
+    assert klds[liked] == min(klds.values())
+    lacking = small.imatrix(tmp_path / "imatrix.gguf", tiny_mixer.base, without=["blk.1.time_mix_key.weight"])
+    monkeypatch.setattr(tiny_mixer, "stock_imatrix", read_imatrix(lacking))
+    assert tiny_mixer.stock_that_fits(size).keys() == {
+        n for n in fitting if not n.startswith(("IQ1", "IQ2", "IQ3_XXS", "Q2_K_S"))
+    }
 
 
 def test_thorough_measures_once(tiny_mixer: Mixer, mixer_of: Callable[..., Mixer], tmp_path: Path) -> None:
@@ -281,6 +314,18 @@ def test_what_cannot_be_asked_for(ggufy: Ggufy, tmp_path: Path, words: list[str]
     done = ggufy("mix", "demo", *words, "--out", tmp_path)
     assert done.code == 2 and complaint in done.err and len(done.err.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_there_is_not_overwritten(ggufy: Ggufy, tiny_mixer: Mixer, tmp_path: Path) -> None:
+    base = tmp_path / "model-F16.gguf"
+    base.write_bytes(tiny_mixer.base.read_bytes())
+    other = tmp_path / "notes.gguf"
+    other.write_text("mine")
+    for out in (base, other):
+        before = out.read_bytes()
+        done = ggufy("mix", base, "--imatrix", "none", "--target-bpw", "6", "--mode", "fast", "--out", out)
+        assert done.code == 2 and f"{out} is there already" in done.err, done.err
+        assert out.read_bytes() == before
 
 
 def test_an_unquantized_source_is_asked_for(ggufy: Ggufy, tiny_mixer: Mixer, tmp_path: Path) -> None:

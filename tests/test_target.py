@@ -191,6 +191,16 @@ def test_every_tool_resolves_the_name(options: dict[str, str]) -> None:
     assert hub_label(name.replace(".gguf", "-00001-of-00002.gguf")) == short
 
 
+@pytest.mark.parametrize("quant_type", BY_NAME)
+def test_a_mix_like_a_stock_file_is_not_taken_for_it(quant_type: str) -> None:
+    short = target.like_label(quant_type)
+    name = f"RWKV-v6-1.6B-{short}.gguf"
+    repo = [*REPO, name]
+    assert hub_label(name) == short not in BY_NAME
+    assert llama_file(repo, short) == name
+    assert llama_file(repo, quant_type) == f"RWKV-v6-1.6B-{quant_type}.gguf"
+
+
 def test_the_metadata_is_exact() -> None:
     assert target.metadata(asked(bpw="3.275"), bpw=3.2749871) == {
         "ggufy.target": "3.275bpw",

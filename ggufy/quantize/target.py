@@ -15,6 +15,8 @@ of about that size and `_FIT`, and stands last, since tools read it there:
   not find this file, `IQ3_XXS_FIT` and `3.275bpw` do. Its cache tag is what follows the last `-` or `.`.
 
 The exact bits per weight are in the metadata (`metadata`), not in the name, which is known before the file is.
+
+In jobs and on the page a target is one word (`parse_word`), and is kept as its label: `of_label` reads it back.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import ROUND_UP, Decimal
 
 from ggufy.errors import UsageError
 from ggufy.evaluation import OVERHEAD_BYTES, OVERHEAD_SHARE, memory_needed
@@ -39,6 +41,16 @@ _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {f"{letter}IB": 1024**power for power, letter in enumerate("KMGT", start=1)}
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?|\.[0-9]+")
 _SIZE = re.compile(rf"({_NUMBER.pattern})\s*([A-Za-z]+)")
+_WORD = re.compile(
+    rf"(?P<bits>{_NUMBER.pattern})\s*bpw|(?:(?P<memory>mem|fit)[\s-]*)?(?P<size>(?:{_NUMBER.pattern})\s*[A-Za-z]+)",
+    re.IGNORECASE,
+)
+ADVICE = {
+    SIZE: "Made to order: {amount}.",
+    BPW: "Made to order: {amount} bits per weight.",
+    MEMORY: "Made to order: runs in {amount} of memory.",
+}
+LEAST_BPW = 1.5  # no type has fewer bits
 
 # Bits per weight of whole files of an 8B model (llama.cpp, tools/quantize/README.md), one of each size: what people
 # expect of a label.
@@ -57,6 +69,12 @@ class Target:
     kind: str  # SIZE, BPW or MEMORY
     amount: float  # bytes, or bits per weight
     text: str  # as in a file's name: 1.2GB, 3.275bpw, mem4GB
+
+    @property
+    def shown(self) -> str:
+        """The amount for people: `1.2 GB`, `3.275`."""
+        amount = self.text.removeprefix("mem").removesuffix("bpw")
+        return re.sub(r"(?<=[0-9])(?=[A-Za-z])", " ", amount, count=1)
 
     def tensor_budget(self, *, weights: int, head: int) -> int:
         """Bytes that the tensors of the file may take, padding included.
@@ -97,6 +115,62 @@ def parse(*, size: str | None = None, bpw: str | None = None, memory: str | None
     return Target(kind=kind, amount=size_asked, text=short if kind == SIZE else f"mem{short}")
 
 
+def parse_word(word: str) -> Target:
+    """`1.2GB`, `900 MiB`, `3.275bpw`, `mem4GB` or `fit 4GB`, in either case. Raises UsageError.
+
+    Its text alone gives the same target again: the number is rounded to six digits behind the point.
+    """
+    match = _WORD.fullmatch(word.strip())
+    if match is None:
+        raise UsageError(f"{word!r} is no size to order: write one such as 1.2GB, 900MiB, 3.275bpw or mem4GB.")
+    bits, size = match["bits"], match["size"]
+    options = {"bpw": bits} if bits else {"memory" if match["memory"] else "size": size}
+    try:
+        once = _one(options)
+        return once if bits else _one({name: once.text.removeprefix("mem") for name in options})
+    except UsageError:
+        raise UsageError(f"{word!r} is no size to order: it is too small, too large, or has another unit.") from None
+
+
+def parse_words(text: str) -> tuple[str, ...]:
+    """The words of a list: separated by commas, semicolons or lines, as people write them."""
+    return tuple(word for part in re.split(r"[,;，；、\n]", text) if (word := part.strip()))
+
+
+def of_label(text: str) -> tuple[Target, str]:
+    """(target, quant type) of what `label` has made. Raises UsageError for anything else."""
+    word, _, quant_type = text.removesuffix(SUFFIX).rpartition("-")
+    if quant_type not in LADDER:
+        raise UsageError(f"{text!r} is no label of a size to order: write it as 1.2GB-IQ3_XXS_FIT.")
+    return parse_word(word), quant_type
+
+
+def short(quant: str) -> str:
+    """What people see of a quant: its type, or the target of a label. `1.2GB-IQ3_XXS_FIT` -> `1.2GB`."""
+    return quant.partition("-")[0]
+
+
+def advice(text: str) -> str:
+    """One line about the file with this label, in English."""
+    target, _ = of_label(text)
+    return ADVICE[target.kind].format(amount=target.shown)
+
+
+def size_word(size: int) -> str:
+    """A size in bytes as a word of four digits, rounded up, so that a file of that size fits: 5512345 -> `5.513MB`."""
+    unit = next((unit for unit in ("GB", "MB", "kB") if size >= _UNITS[unit.upper()]), "B")
+    amount = Decimal(size) / _UNITS[unit.upper()]
+    digits = max(0, 3 - amount.adjusted())
+    rounded = amount.quantize(Decimal(1).scaleb(-digits), rounding=ROUND_UP)
+    return f"{rounded.normalize():f}{unit}"
+
+
+def _one(options: dict[str, str]) -> Target:
+    found = parse(**options)
+    assert found is not None
+    return found
+
+
 def parse_size(text: str, option: str = "the size") -> int:
     """`1.2GB`, `900 MB`, `3.5GiB` or `1234B`, in either case -> bytes. Raises UsageError."""
     return _bytes(text, option)[0]
@@ -126,6 +200,12 @@ def label(target: Target, *, weights: int, head: int) -> str:
 def file_name(model: str, target: Target, *, weights: int, head: int) -> str:
     """`<Model>-<target>-<label>.gguf`."""
     return f"{model}-{label(target, weights=weights, head=head)}.gguf"
+
+
+def like_label(quant_type: str) -> str:
+    """What stands there in the name of a mix that is no larger than the stock file of a quant type. Behind Q2_K_S, the
+    tools would read the stock file's own label."""
+    return ("Q2_K" if quant_type == "Q2_K_S" else quant_type) + SUFFIX
 
 
 def metadata(target: Target, *, bpw: float) -> dict[str, str]:

@@ -69,6 +69,11 @@ class GgufHead:
         return sum(tensor.elements for tensor in self.tensors.values())
 
     @property
+    def bpw(self) -> float:
+        """Bits per weight of all tensors."""
+        return sum(tensor.size for tensor in self.tensors.values()) * 8 / self.elements
+
+    @property
     def quantized(self) -> bool:
         return any(tensor.type not in UNQUANTIZED for tensor in self.tensors.values())
 

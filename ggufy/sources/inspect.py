@@ -98,18 +98,32 @@ def inspect(text: str, settings: Settings, *, vocab: str | None = None, endpoint
     text = text.strip()
     found: dict[str, Any] = {}
     try:
-        with contextlib.ExitStack() as stack:
-            file = stack.enter_context(_opened(text, settings, found, endpoint=endpoint))
-            if found["kind"] == "gguf":
-                _look_at_gguf(file, found)
-            else:
-                own = str(demo.VOCAB) if text == "demo" else None
-                _look_at_checkpoint(file, found, vocab or own)
+        _look(text, settings, found, vocab=vocab, endpoint=endpoint)
     except SourceError as error:
         found["problem"] = str(error)
     # A stranger's file chooses some of these texts, and they may be shown in a terminal.
     tame: dict[str, Any] = {key: _tame(value) if isinstance(value, str) else value for key, value in found.items()}
     return Report(source=text, **tame)
+
+
+def count_weights(text: str, settings: Settings, *, vocab: str | None = None) -> int:
+    """The parameters of a source, as `inspect` looks at it. Raises SourceError for one that cannot work."""
+    found: dict[str, Any] = {}
+    _look(text.strip(), settings, found, vocab=vocab)
+    return int(found["parameters"])
+
+
+def _look(
+    text: str, settings: Settings, found: dict[str, Any], *, vocab: str | None, endpoint: str | None = None
+) -> None:
+    """Fills `found` with the fields of a Report, as far as they can be known."""
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(_opened(text, settings, found, endpoint=endpoint))
+        if found["kind"] == "gguf":
+            _look_at_gguf(file, found)
+        else:
+            own = str(demo.VOCAB) if text == "demo" else None
+            _look_at_checkpoint(file, found, vocab or own)
 
 
 def _tame(text: str) -> str:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ggufy.job import Artifact
-from ggufy.plan import CONVERT, DOWNLOAD, EVALUATE, IMATRIX, QUANTIZE, Step
-from ggufy.steps import convert, download, imatrix, measure, quantize
+from ggufy.plan import ANALYSE, CONVERT, DOWNLOAD, EVALUATE, IMATRIX, QUANTIZE, Step
+from ggufy.steps import analyse, convert, download, imatrix, measure, quantize
 from ggufy.steps.context import Context
 
 RUN: dict[str, Callable[[Context, Step], Artifact | None]] = {
@@ -20,4 +20,5 @@ RUN: dict[str, Callable[[Context, Step], Artifact | None]] = {
     IMATRIX: imatrix.run,
     QUANTIZE: quantize.run,
     EVALUATE: measure.run,
+    ANALYSE: analyse.run,
 }

@@ -11,7 +11,7 @@ from ggufy import throttle
 from ggufy.errors import Cancelled
 from ggufy.evaluation import Evaluation
 from ggufy.files import DOWNLOAD_SUFFIX, sha256
-from ggufy.job import Artifact, Request
+from ggufy.job import Artifact, FrontierPoint, Request
 from ggufy.llama.install import Llama
 from ggufy.llama.tools import ToolRun
 from ggufy.plan import SOURCE_PRODUCT, Step
@@ -52,6 +52,7 @@ class Context:
     safe: Safe | None = None  # where unfinished work is kept beyond this machine; None: nowhere
     digests: dict[Path, str] = field(default_factory=dict)  # sha256 of products, where it is known
     measured: Callable[[Evaluation], None] = lambda evaluation: None  # takes the figures of a quant
+    found: Callable[[tuple[FrontierPoint, ...]], None] = lambda points: None  # takes what sizes are worth
     whole: bool = False  # the source turned out to be one that has to be downloaded
 
     def path(self, product: str) -> Path:

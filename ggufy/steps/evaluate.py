@@ -58,6 +58,7 @@ class How:
     keep_logits: bool = False  # for the next call; otherwise they are removed in the end
     log: Path | None = None
     limit: Callable[[], int] | None = None  # threads that the tools may use now, if that can change
+    share: Callable[[], float] = lambda: 1.0  # part of the time in which they may work
     report: Callable[[str, float], None] = lambda what, fraction: None  # file name, fraction done
     stopped: Callable[[], bool] = lambda: False
 
@@ -72,6 +73,7 @@ class How:
             stopped=self.stopped,
             keep_open=(keep_open,),
             limit=self.limit,
+            share=self.share,
         )
 
 

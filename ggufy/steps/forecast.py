@@ -7,7 +7,7 @@ sparse file with the right head, which takes no space.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ggufy.errors import DiskError
@@ -19,6 +19,7 @@ from ggufy.llama.install import Llama
 from ggufy.plan import CONVERT, EVALUATE, IMATRIX, QUANTIZE, Step, base_name, imatrix_name
 from ggufy.quantize.mixes import RWKV, mixed
 from ggufy.quantize.recipe import Forecast, ImatrixFacts, Recipe, core_seconds, forecast, same_tensors, stock_recipe
+from ggufy.quantize.target import of_label
 from ggufy.sources import calibration
 from ggufy.sources.gguf import GgufHead, read_head
 from ggufy.steps.comparable import vocab_size
@@ -36,6 +37,12 @@ class JobForecast:
     base: GgufHead
     quants: dict[str, Forecast]  # by quant type
     same_as: dict[str, str]  # quant types with the same tensors as an earlier one -> that one
+    targets: dict[str, int] = field(default_factory=dict)  # sizes to order, by label: bytes at most
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every quant; at most so many, if it is made to order."""
+        return {name: quant.size for name, quant in self.quants.items()} | self.targets
 
     @property
     def weights(self) -> int:
@@ -128,7 +135,7 @@ def left_bytes(ctx: Context, step: Step, sizes: JobForecast) -> int:
 def product_size(request: Request, step: Step, sizes: JobForecast) -> int:
     """Bytes of a step's product."""
     if step.kind == QUANTIZE:
-        return sizes.quants[step.quant_type].size
+        return sizes.sizes[step.quant_type]
     if step.kind == CONVERT:
         return sizes.base.file_size
     if step.kind == IMATRIX:
@@ -147,7 +154,14 @@ def _forecast(ctx: Context, step: Step, base: Path) -> JobForecast:
         facts = ImatrixFacts(file=imatrix_name(ctx.request), dataset=_dataset(ctx))
     run = ctx.tool_run(step, cwd=base.absolute().parent)
     types, mix = ctx.request.quant_types, ctx.request.mix
-    return forecast_types(base, types, llama=ctx.llama, run=run, facts=facts, mix=mix)
+    found = forecast_types(base, types, llama=ctx.llama, run=run, facts=facts, mix=mix)
+    return replace(found, targets=target_sizes(found.base, ctx.request.targets))
+
+
+def target_sizes(base: GgufHead, labels: Iterable[str]) -> dict[str, int]:
+    """Bytes of files that are made to order, at most, by label."""
+    weights, head = base.elements, base.data_start
+    return {label: of_label(label)[0].file_budget(weights=weights, head=head) for label in labels}
 
 
 def forecast_types(

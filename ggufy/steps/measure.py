@@ -28,6 +28,7 @@ def run(ctx: Context, step: Step) -> None:
         digests=ctx.digests,
         log=run.log,
         limit=run.limit,
+        share=ctx.share,
         report=lambda what, fraction: ctx.report(step, fraction),
         stopped=ctx.stopped,
     )

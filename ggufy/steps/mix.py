@@ -10,6 +10,7 @@ solver and, in thorough mode, some measurements near that size; a run that was k
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ggufy.catalog import BY_NAME, QUANT_TYPES
-from ggufy.errors import Cancelled
+from ggufy.errors import CalibrationError, Cancelled
 from ggufy.files import sha256
 from ggufy.llama import ggml as kernels
 from ggufy.llama import tools
@@ -46,7 +47,7 @@ class Mix:
     recipe: Recipe
     stock: str = ""  # the quant type whose stock recipe it is, where that won
     mode: str
-    predicted: float | None  # KL divergence that the sensitivities expect, nats; None with the shipped ones
+    predicted: float | None  # KL divergence that this model's sensitivities expect, nats; None for a stock recipe
     kld: float | None = None  # measured over the probe text
     stock_kld: float | None = None  # of the stock file that it was compared with
     compared: str = ""  # that quant type
@@ -147,6 +148,11 @@ class Mixer:
         options = self.analysis.options(sensitivities, probed=probed, prune=prune)
         return allocate(options, budget - self.analysis.fixed)
 
+    def least(self, mode: str) -> int:
+        """Bytes of the tensors of the smallest mix."""
+        options = self.analysis.options(self._complete({}), probed=mode != FAST)
+        return self.analysis.fixed + sum(min(one.size for one in choices) for choices in options.values())
+
     def groups(self, most: int) -> dict[str, list[str]]:
         """The tensors that share a sensitivity."""
         kept = {name: n for name, n in self.analysis.weights.items() if len(self.analysis.losses[name]) > 1}
@@ -197,7 +203,7 @@ class Mixer:
             recipe=self.stock(against) if wins else best.recipe,
             stock=against if wins else "",
             mode=mode,
-            predicted=probing.predicted(self.analysis, groups, values, best.recipe),
+            predicted=None if wins else probing.predicted(self.analysis, groups, values, best.recipe),
             kld=stock_kld if wins else best.kld if math.isfinite(best.kld) else None,
             stock_kld=stock_kld,
             compared=against,
@@ -235,23 +241,38 @@ class Mixer:
     def _stock_kld(self, quant_type: str) -> float:
         return self.divergence(self.stock(quant_type), label=f"stock {quant_type}", stock=True)
 
-    def nearest_stock(self, size: int) -> str:
-        """The quant type of the largest stock file of at most `size` bytes; empty if there is none, or none that can
-        be made."""
+    def rival(self, size: int) -> str:
+        """The stock quant type that a mix of `size` bytes has to beat: of the largest stock file that fits, and of the
+        one that the shipped sensitivities like best, the better one on the probe text. Empty if no file fits."""
+        fitting = self.stock_that_fits(size)
+        if not fitting:
+            return ""
+        liked = min(fitting, key=lambda name: self._liked(self.stock(name)))
+        return min({max(fitting, key=lambda name: fitting[name]), liked}, key=self._stock_kld)
+
+    def stock_that_fits(self, size: int) -> dict[str, int]:
+        """Bytes of each stock file that can be made and has at most `size`, by quant type."""
         sizes = {}
         for row in QUANT_TYPES:
             if row.name.startswith("TQ") or (row.needs_imatrix and self.imatrix is None):
                 continue
-            total = self.stock_size(row.name)
-            if total <= size:
-                sizes[row.name] = total
-        return max(sizes, key=lambda name: sizes[name], default="")
+            with contextlib.suppress(CalibrationError):  # the imatrix lacks a tensor that this type needs
+                sizes[row.name] = self.stock_size(row.name)
+        return {name: total for name, total in sizes.items() if total <= size}
+
+    def _liked(self, recipe: Recipe) -> float:
+        """What the shipped sensitivities expect of a recipe; infinite where it has types that mixes do not use."""
+        values = self._complete(self.prior())
+        try:
+            return math.fsum(values[name] * self.analysis.noise(recipe, [name]) for name in self.analysis.losses)
+        except KeyError:
+            return math.inf
 
     # ---- the file
 
-    def make(self, mix: Mix, out: Path, facts: Mapping[str, str], label: str) -> None:
-        """Writes the file; `label` is the quant type whose number it carries."""
-        order = engine.Order(
+    def order(self, mix: Mix, out: Path, facts: Mapping[str, str], label: str) -> engine.Order:
+        """The file, for the engine; `label` is the quant type whose number it carries."""
+        return engine.Order(
             base=self.base,
             target=out,
             recipe=mix.recipe,
@@ -261,9 +282,14 @@ class Mixer:
             facts=facts,
             identity=self.how.digests[self.base.absolute()],
         )
+
+    def make(self, mix: Mix, out: Path, facts: Mapping[str, str], label: str) -> None:
+        """Writes the file; `label` is the quant type whose number it carries."""
+        order = self.order(mix, out, facts, label)
         threads = self.how.threads
         control = engine.Control(
             limit=self.how.limit or (lambda: threads),
+            duty=self.how.share,
             stopped=self.how.stopped,
             report=lambda fraction: self.how.report(out.name, fraction),
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ggufy.catalog import BY_NAME
 from ggufy.files import PART_SUFFIX
 from ggufy.job import Artifact
@@ -11,14 +13,56 @@ from ggufy.quantize import engine
 from ggufy.quantize.imatrix import read_imatrix, with_embedding
 from ggufy.quantize.mixes import RWKV, is_rwkv, mixed, rescaling
 from ggufy.quantize.recipe import stock_recipe
+from ggufy.quantize.target import of_label
 from ggufy.sources.gguf import read_head
 from ggufy.steps.context import Context, artifact_of
 from ggufy.steps.salvage import Salvage
+from ggufy.steps.to_order import STAGES_OF_A_SIZE, Stages, mixer_of, sized
+
+Report = Callable[[float], None]
 
 
 def run(ctx: Context, step: Step) -> Artifact:
-    """Leaves `<Model>-<quant type>.gguf`, by the recipe that the job asks for, and no local path in its metadata."""
-    base, target = ctx.path(step.reads[0]), ctx.path(step.product)
+    """Leaves `<Model>-<quant type>.gguf`, by the recipe that the job asks for, and no local path in its metadata; of a
+    size to order, `<Model>-<size>-<label>.gguf`."""
+    target = ctx.path(step.product)
+
+    def told(fraction: float) -> None:
+        ctx.report(step, fraction)
+
+    report: Report = told
+    if step.quant_type in ctx.request.targets:
+        stages = Stages(STAGES_OF_A_SIZE[ctx.request.mode] + 1, told)
+        order, report = _to_order(ctx, step, stages), stages.last
+    else:
+        order = _of_type(ctx, step)
+    salvage = None
+    if ctx.safe is not None:
+        part = target.with_name(target.name + PART_SUFFIX)
+        salvage = Salvage(ctx.safe, part, ctx.work / "quantize", lambda: ctx.limit() * ctx.share())
+        salvage.restore()
+
+    def reported(fraction: float) -> None:
+        report(fraction)
+        if salvage:
+            salvage.looked()
+
+    control = engine.Control(limit=ctx.limit, duty=ctx.share, stopped=ctx.stopped, report=reported)
+    engine.quantize(order, control, ggml=ggml.load(ctx.llama.bin))
+    return artifact_of(target)
+
+
+def _to_order(ctx: Context, step: Step, stages: Stages) -> engine.Order:
+    """By the best recipe for its size."""
+    target, label = of_label(step.quant_type)
+    with mixer_of(ctx, step, stages) as mixer:
+        found = sized(mixer, target, ctx.request.mode)
+        return mixer.order(found.mix, ctx.path(step.product), found.facts, label)
+
+
+def _of_type(ctx: Context, step: Step) -> engine.Order:
+    """By the recipe of a quant type."""
+    base = ctx.path(step.reads[0])
     imatrix = ctx.path(step.reads[1]) if len(step.reads) > 1 else None
     head = read_head(base)
     ours = ctx.request.mix == RWKV and is_rwkv(head)
@@ -30,29 +74,14 @@ def run(ctx: Context, step: Step) -> Artifact:
         imatrix=str(imatrix.absolute()) if imatrix else "",
     )
     measured = read_imatrix(imatrix) if imatrix else None
-    order = engine.Order(
+    quants = [ctx.path(s.product) for s in plan(ctx.request) if s.kind == QUANTIZE and s.quant_type in BY_NAME]
+    return engine.Order(
         base=base,
-        target=target,
+        target=ctx.path(step.product),
         recipe=mixed(head, step.quant_type, stock=stock, mix=ctx.request.mix),
         ftype=BY_NAME[step.quant_type].ftype,
         imatrix=measured and with_embedding(measured, head) if ours else measured,
         scales=rescaling(head) if ours else {},
-        siblings=[
-            ctx.path(s.product) for s in plan(ctx.request) if s.kind == QUANTIZE and ctx.path(s.product).exists()
-        ],
+        siblings=[path for path in quants if path.exists()],
         identity=ctx.digests.get(base.absolute(), ""),
     )
-    salvage = None
-    if ctx.safe is not None:
-        part = target.with_name(target.name + PART_SUFFIX)
-        salvage = Salvage(ctx.safe, part, ctx.work / "quantize", lambda: ctx.limit() * ctx.share())
-        salvage.restore()
-
-    def report(fraction: float) -> None:
-        ctx.report(step, fraction)
-        if salvage:
-            salvage.looked()
-
-    control = engine.Control(limit=ctx.limit, duty=ctx.share, stopped=ctx.stopped, report=report)
-    engine.quantize(order, control, ggml=ggml.load(ctx.llama.bin))
-    return artifact_of(target)

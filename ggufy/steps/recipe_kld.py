@@ -95,6 +95,7 @@ class Divergences:
         threads = self.how.threads
         control = engine.Control(
             limit=self.how.limit or (lambda: threads),
+            duty=self.how.share,
             stopped=self.how.stopped,
             report=lambda fraction: self.how.report(label, 0.0),
         )
@@ -109,6 +110,10 @@ class Divergences:
         """Removes what only this run needed."""
         for pattern in ("*.logits", "*.gguf", "*.part"):
             for left in self.how.folder.glob(pattern):
+                left.unlink()
+        known = {key[:16] for key in self._known}
+        for left in self.how.folder.glob("*-*.json"):  # from a run that was killed when it had just noted the figure
+            if left.stem.partition("-")[0] in known:
                 left.unlink()
         self._sibling.clear()
 

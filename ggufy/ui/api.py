@@ -16,6 +16,7 @@ from ggufy.errors import GgufyError, UsageError
 from ggufy.files import human_size
 from ggufy.intake import Wish
 from ggufy.job import Job
+from ggufy.quantize.target import parse_words
 from ggufy.service import JobView, Services
 from ggufy.ui.views import file_link, repo_address
 from ggufy.ui.visitors import Profile, visitor_of
@@ -60,28 +61,36 @@ class _Api:
         request: gr.Request,
         profile: Profile,
         source: str,
-        quant_types: str = "recommended",
+        quant_types: str = "",
         imatrix: bool = True,
         evaluate: bool = False,
         name: str = "",
+        targets: str = "",
+        mode: str = "",
     ) -> dict[str, Any]:
         """Starts making GGUF quants of a model; the job goes on by itself, also after restarts.
 
         Args:
             source: demo, owner/repo:file.pth on the Hugging Face Hub, or the address of a .pth or .gguf.
-            quant_types: all, recommended, or names separated by commas, such as Q4_K_M,Q8_0.
+            quant_types: all, recommended, none, or names separated by commas, such as Q4_K_M,Q8_0; empty is
+                recommended, or none if there are targets.
             imatrix: whether to make an importance matrix first, which small quants need.
             evaluate: whether to measure perplexity, KL divergence and speed of every quant.
             name: name of the model in file names; empty takes the source's.
+            targets: sizes to order, separated by commas: 1.2GB, 900MiB, 3.275bpw (bits per weight), mem4GB (memory).
+            mode: how much is measured for these: fast, standard or thorough; empty is standard.
 
         Returns:
             The job's id and status.
         """
 
         def work() -> dict[str, Any]:
+            words = parse_words(targets)
             wish = Wish(
                 source=source.strip(),
-                quant_types=parse_types(quant_types),
+                quant_types=parse_types(quant_types or ("none" if words else "recommended")),
+                targets=words,
+                mode=mode.strip(),
                 imatrix="auto" if imatrix else "none",
                 evaluate=evaluate,
                 name=name.strip() or None,

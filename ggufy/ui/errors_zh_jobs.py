@@ -217,4 +217,20 @@ allow smaller types.
     {option} {asked} 放不下任何权重（其余部分需要 {rest}）：请给大一些。
 {options} exclude each other: give one of them.
     {options} 不能同时使用：请只给出一个。
+unknown mode {mode}: one of {modes}.
+    未知的测量方式 {mode}：可选 {modes}。
+{target} is too small for this model, which needs more than {size}: ask for more.
+    {target} 对此模型太小，至少需要超过 {size}：请给大一些。
+{target} is too small for this model, whose smallest mix takes {size}: ask for more.
+    {target} 对此模型太小，最小的混合文件需要 {size}：请给大一些。
+{path} is there already, and is no mix: remove it, or give another --out.
+    {path} 已存在，而且不是混合文件：请删除它，或用 --out 指定别处。
+{word} is no size to order: write one such as 1.2GB, 900MiB, 3.275bpw or mem4GB.
+    {word} 不是可定制的大小：请填写 1.2GB、900MiB、3.275bpw 或 mem4GB 这样的值。
+{word} is no size to order: it is too small, too large, or has another unit.
+    {word} 不是可定制的大小：太小、太大，或单位不对。
+{label} is no label of a size to order: write it as 1.2GB-IQ3_XXS_FIT.
+    {label} 不是定制大小的标签：请写成 1.2GB-IQ3_XXS_FIT。
+this size is not on the list any more: reload the page.
+    这个大小已不在列表中：请刷新页面。
 """

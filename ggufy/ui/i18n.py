@@ -12,6 +12,7 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any
 
 from ggufy.catalog import QUANT_TYPES
+from ggufy.quantize.target import ADVICE
 from ggufy.ui.texts_en import EN
 from ggufy.ui.texts_zh import ADVICE_ZH, ZH
 
@@ -19,7 +20,9 @@ Texts = dict[str, str]
 COOKIE = "ggufy_language"
 
 TEXTS: dict[str, Texts] = {
-    "en": EN | {f"advice_{row.name}": row.advice for row in QUANT_TYPES},
+    "en": EN
+    | {f"advice_{row.name}": row.advice for row in QUANT_TYPES}
+    | {f"advice_order_{kind}": text for kind, text in ADVICE.items()},
     "zh": ZH | {f"advice_{name}": text for name, text in ADVICE_ZH.items()},
 }
 

@@ -12,6 +12,7 @@ from ggufy.throttle import AUTOMATIC, CPU_PERCENTS
 from ggufy.ui.i18n import Texts
 from ggufy.ui.parts import bar, button
 from ggufy.ui.plot import plot
+from ggufy.ui.sizes import panel
 from ggufy.ui.views import FileRow, JobCard, StepRow
 
 _FIGURES = ("kld", "ppl_ratio", "same_top", "speed")
@@ -107,6 +108,15 @@ def _job(card: JobCard, texts: Texts, *, newest: bool, may_work: bool) -> Markup
             f"plot {card.id}", texts["plot"], "", _plot(card, texts), opened=newest and not busy and card.measured
         )
         if len(card.points) > 2
+        else None,
+        _details(
+            f"sizes {card.id}",
+            texts["sizes"],
+            "",
+            panel(card.id, card.sizes, card.size_at, texts, may_work=may_work),
+            opened=newest and bool(card.sizes),
+        )
+        if card.sizes or (may_work and card.findable)
         else None,
         _details(f"steps {card.id}", texts["steps"], card.steps_sum, _steps(card.steps), opened=busy and newest),
         _details(f"log {card.id}", texts["log"], "", el("pre", card.log, class_="gg-log", tabindex="0"), opened=False)

@@ -13,6 +13,7 @@ import gradio as gr
 
 from ggufy.access import Visitor, may_work
 from ggufy.errors import GgufyError
+from ggufy.job import Status
 from ggufy.service import Services
 from ggufy.ui import job_parts, parts
 from ggufy.ui.i18n import Texts, texts_of
@@ -21,6 +22,7 @@ from ggufy.ui.views import job_card, told
 from ggufy.ui.visitors import Profile, visitor_of
 
 POLL_S = 1.0
+_FINDS = set(Status) - {Status.FAILED, Status.CANCELLED}
 SHOWN = 20  # jobs on the page; a card of 31 files is 30 kB of HTML, drawn every second while something runs
 
 
@@ -51,13 +53,14 @@ class JobsPanel:
             self._act(
                 str(getattr(event, "action", "")),
                 str(getattr(event, "job", "")),
+                str(getattr(event, "size", "")),
                 visitor_of(self.services, request, profile),
             )
         except GgufyError as error:
             gr.Warning(html.escape(told(str(error), texts_of(request))))
         return self.draw(request, profile)
 
-    def _act(self, action: str, job: str, visitor: Visitor) -> None:
+    def _act(self, action: str, job: str, size: str, visitor: Visitor) -> None:
         services = self.services
         if action == "cancel":
             services.cancel(job, visitor)
@@ -65,6 +68,10 @@ class JobsPanel:
             services.pause(job, visitor)
         elif action in ("retry", "resume"):
             services.retry(job, visitor)
+        elif action == "make-size" and size.isdecimal() and len(size) < 20:
+            services.make_size(job, int(size), visitor)
+        elif action == "find-sizes":
+            services.find_sizes(job, visitor)
         elif action == "again":
             services.prepare_again(visitor)
         elif action == "threads" and job.isdecimal() and len(job) < 5:
@@ -78,7 +85,13 @@ class JobsPanel:
         state, may = services.preparation, may_work(visitor, services.settings)
         banner = parts.banner(state, texts, may_work=may, notes=self._notes(texts, may=may))
         views = services.views()
-        cards = [job_card(view, texts, ready=state.ready) for view in views[:SHOWN]]
+        known = {
+            view.job.request.inputs() for view in views if view.job.request.analysed and view.job.status in _FINDS
+        }
+        cards = [
+            job_card(view, texts, ready=state.ready, sizes_known=view.job.request.inputs() in known)
+            for view in views[:SHOWN]
+        ]
         older = len(views) - len(cards)
         jobs = job_parts.jobs(cards, texts, may_work=may, machine=services.machine(), older=older)
         digest = hashlib.sha256((banner + jobs).encode()).hexdigest()

@@ -20,6 +20,7 @@ from ggufy.intake import Wish
 from ggufy.markup import Markup
 from ggufy.preview import Order, chosen
 from ggufy.quantize.mixes import KINDS, RWKV
+from ggufy.quantize.target import MODES, STANDARD, parse_words
 from ggufy.service import Services
 from ggufy.ui import parts, source_parts
 from ggufy.ui.i18n import TEXTS, Texts, texts_of
@@ -86,6 +87,14 @@ class QuantizeTab:
             info=i18n("mix_info"),
             elem_id="gg-mix",
         )
+        self.targets = self._text(i18n, "targets")
+        self.mode = gr.Radio(
+            [(i18n(f"mode_{mode}"), mode) for mode in MODES],
+            value=STANDARD,
+            label=i18n("mode"),
+            info=i18n("mode_info"),
+            elem_id="gg-mode",
+        )
         self.evaluate = gr.Checkbox(True, label=i18n("evaluate"), info=i18n("evaluate_info"), elem_id="gg-evaluate")
         self.evaluation = self._text(i18n, "evaluation", "bundled")
         self.was_demo = gr.State(True)  # the demo is measured unless the visitor says no, other models if they say yes
@@ -116,12 +125,14 @@ class QuantizeTab:
         self.source.change(self.settle, [self.source, self.was_demo], [self.was_demo, self.evaluate], **QUIET)
         looked = [self.panel, self.types, self.cost]
         on_source = [self.source, self.outtype, self.vocab, self.mix, self.types, self.imatrix, self.evaluate]
+        on_source += [self.targets, self.mode]
         last: dict[str, Any] = {"trigger_mode": "always_last"}
         changed = [self.source.input, self.outtype.change, self.vocab.change, self.mix.change]
         gr.on(changed, self.look, on_source, looked, **QUEUED, **last)
         gr.on(None, self.open, on_source, looked, **QUEUED)
         self.panel.click(self.choose, None, self.source, **QUIET).then(self.look, on_source, looked, **QUEUED)
         changes = [self.types.change, self.imatrix.change, self.evaluate.change]
+        changes += [self.targets.change, self.mode.change]
         gr.on(changes, self.price, on_source, self.cost, **QUIET, **last)
         pressed = gr.on([self.start.click, self.source.submit], self.check, None, self.message, **QUIET)
         pressed.then(self.begin, set(self.fields()), [self.message, *drawn], **QUEUED)
@@ -140,6 +151,8 @@ class QuantizeTab:
             self.repo,
             self.private,
             self.mix,
+            self.targets,
+            self.mode,
         ]
 
     # ---- handlers
@@ -153,12 +166,14 @@ class QuantizeTab:
         types: Any,
         imatrix: Any,
         evaluate: Any,
+        targets: Any,
+        mode: Any,
         request: gr.Request,
         profile: Profile,
     ) -> Iterator[list[Any]]:
         """The first look, and the table in the visitor's language meanwhile."""
         yield [gr.skip(), gr.HTML(rows=parts.types(texts_of(request))), gr.skip()]
-        yield from self.look(source, outtype, vocab, mix, types, imatrix, evaluate, request, profile)
+        yield from self.look(source, outtype, vocab, mix, types, imatrix, evaluate, targets, mode, request, profile)
 
     def look(
         self,
@@ -169,6 +184,8 @@ class QuantizeTab:
         types: Any,
         imatrix: Any,
         evaluate: Any,
+        targets: Any,
+        mode: Any,
         request: gr.Request,
         profile: Profile,
     ) -> Iterator[list[Any]]:
@@ -192,7 +209,8 @@ class QuantizeTab:
             preview = self.services.look(text, visitor, outtype=chosen_type, vocab=own_vocab, mix=_kind(mix))
             sizes = preview.sizes
             rows = parts.types(texts, sizes.quants if sizes else {}, sizes.same_as if sizes else {})
-            cost = self._cost(text, outtype, vocab, mix, types, imatrix, evaluate, texts, visitor)
+            order = _order(types, imatrix, evaluate, targets, mode)
+            cost = self._cost(text, outtype, vocab, mix, order, texts, visitor)
             yield [gr.skip(), gr.HTML(rows=rows), cost]
         except GgufyError as error:
             yield [parts.message(told(str(error), texts)), gr.skip(), ""]
@@ -209,21 +227,14 @@ class QuantizeTab:
         types: Any,
         imatrix: Any,
         evaluate: Any,
+        targets: Any,
+        mode: Any,
         request: gr.Request,
         profile: Profile,
     ) -> str:
         """The cost of the types that are chosen now."""
-        return self._cost(
-            source,
-            outtype,
-            vocab,
-            mix,
-            types,
-            imatrix,
-            evaluate,
-            texts_of(request),
-            visitor_of(self.services, request, profile),
-        )
+        texts, visitor = texts_of(request), visitor_of(self.services, request, profile)
+        return self._cost(source, outtype, vocab, mix, _order(types, imatrix, evaluate, targets, mode), texts, visitor)
 
     def _cost(
         self,
@@ -231,22 +242,19 @@ class QuantizeTab:
         outtype: Any,
         vocab: Any,
         mix: Any,
-        types: Any,
-        imatrix: Any,
-        evaluate: Any,
+        order: Order,
         texts: Texts,
         visitor: Any,
     ) -> Markup:
-        names = chosen([name for name in types if isinstance(name, str)] if isinstance(types, list) else [])
         text = _short(source)
-        order = Order(quant_types=names, imatrix=imatrix != "off", evaluate=bool(evaluate))
         try:
             found = self.services.cost(
                 text, visitor, order, outtype=_outtype(outtype), vocab=_short(vocab) or None, mix=_kind(mix)
             )
-        except GgufyError:
-            return Markup("")  # the panel says what is wrong
-        return source_parts.cost(found, texts) if found and names else Markup("")
+        except GgufyError as error:  # if it is the source, the panel says what is wrong
+            return parts.note(told(str(error), texts)) if order.targets else Markup("")
+        asked = order.quant_types or order.targets
+        return source_parts.cost(found, texts) if found and asked else Markup("")
 
     def choose(self, event: gr.EventData) -> str:
         """A repo or a file of it was picked from the panel."""
@@ -291,6 +299,16 @@ def _short(value: Any) -> str:
     return value.strip()[:MOST_CHARS] if isinstance(value, str) else ""
 
 
+def _order(types: Any, imatrix: Any, evaluate: Any, targets: Any, mode: Any) -> Order:
+    return Order(
+        quant_types=chosen([name for name in types if isinstance(name, str)] if isinstance(types, list) else []),
+        imatrix=imatrix != "off",
+        evaluate=bool(evaluate),
+        targets=parse_words(_short(targets)),
+        mode=mode if mode in MODES else STANDARD,
+    )
+
+
 def _outtype(value: Any) -> str | None:
     return value if value in OUTTYPES else None
 
@@ -300,11 +318,13 @@ def _kind(mix: Any) -> str:
 
 
 def _wish(values: list[Any]) -> Wish:
-    source, types, imatrix, imatrix_path, outtype, evaluate, evaluation, vocab, name, repo, private, mix = values
-    texts = (source, imatrix, imatrix_path, outtype, evaluation, vocab, name, repo, mix)
+    source, types, imatrix, imatrix_path, outtype, evaluate, evaluation, vocab, name, *more = values
+    repo, private, mix, targets, mode = more
+    texts = (source, imatrix, imatrix_path, outtype, evaluation, vocab, name, repo, mix, targets, mode)
     if not isinstance(types, list) or not all(v is None or isinstance(v, str) for v in (*texts, *types)):
         raise UsageError("the form came back damaged: reload the page.")
-    if not types:
+    words = parse_words(_short(targets))
+    if not types and not words:
         raise UsageError("no quant type chosen: check at least one.")
     path = _short(imatrix_path)
     if imatrix in ("own", "have") and not path:
@@ -325,6 +345,8 @@ def _wish(values: list[Any]) -> Wish:
         repo_id=_short(repo) or None,
         private=bool(private),
         mix=mix or RWKV,
+        targets=words,
+        mode=(mode or STANDARD) if words else "",
     )
 
 

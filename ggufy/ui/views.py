@@ -13,15 +13,30 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
+from ggufy.catalog import BY_NAME
 from ggufy.evaluation import memory_needed, which_one
 from ggufy.files import human_size, human_time
 from ggufy.job import RESTING, Job, Status
-from ggufy.plan import CONVERT, DOWNLOAD, EVALUATE, FETCH, IMATRIX, MEASURED, UPLOAD, UPLOADED, Step, plan
+from ggufy.plan import (
+    ANALYSE,
+    CONVERT,
+    DOWNLOAD,
+    EVALUATE,
+    FETCH,
+    IMATRIX,
+    MEASURED,
+    UPLOAD,
+    UPLOADED,
+    Step,
+    plan,
+)
 from ggufy.progress import DONE, RUNNING, WAITING, Snapshot, StepProgress
+from ggufy.quantize import target
 from ggufy.scatter import Point
 from ggufy.service import JobView
 from ggufy.ui.errors_zh import say
 from ggufy.ui.i18n import Texts
+from ggufy.ui.sizes import SizeRow, size_rows, start_at
 
 HUB = "https://huggingface.co"
 _ENDING = ("cancelling", "pausing")
@@ -102,14 +117,19 @@ class JobCard:
     link: str  # address of the repo; empty: a folder
     points: tuple[Point, ...]
     picks: tuple[Pick, ...]
+    sizes: tuple[SizeRow, ...]  # smallest first
+    size_at: int  # place of the one that is shown first
+    findable: bool  # sizes could be found
 
     @property
     def measured(self) -> bool:
         return any(row.kld for row in self.files)
 
 
-def job_card(view: JobView, texts: Texts, *, now: datetime | None = None, ready: bool = True) -> JobCard:
-    """The card of a job; `ready` says whether llama.cpp is."""
+def job_card(
+    view: JobView, texts: Texts, *, now: datetime | None = None, ready: bool = True, sizes_known: bool = False
+) -> JobCard:
+    """The card of a job; `ready` says if llama.cpp is, `sizes_known` if another job finds what sizes there are."""
     job = view.job
     steps = _steps(view)
     done = sum(step.state == DONE for step in steps)
@@ -137,13 +157,16 @@ def job_card(view: JobView, texts: Texts, *, now: datetime | None = None, ready:
         link=repo,
         points=points(view.files, job.request.outtype),
         picks=picks(view.files, job.request.outtype),
+        sizes=size_rows(job.frontier) if job.status is Status.DONE else (),
+        size_at=start_at(job),
+        findable=job.status is Status.DONE and not job.frontier and not sizes_known,
     )
 
 
 def points(rows: Sequence[Mapping[str, Any]], outtype: str) -> tuple[Point, ...]:
     """The models among the files, smallest first."""
     found = [
-        Point(name=row.get("type") or outtype.upper(), size=row["size"], kld=_kld(row))
+        Point(name=target.short(row.get("type") or outtype.upper()), size=row["size"], kld=_kld(row))
         for row in rows
         if row["kind"] != IMATRIX
     ]
@@ -176,14 +199,14 @@ def file_row(job_id: str, row: dict[str, Any], texts: Texts, *, repo: str = "") 
     if row.get("same_tensors_as"):
         note = texts["same_as"].format(other=row["same_tensors_as"])
     else:
-        note = texts[f"advice_{kind}"] if kind else texts["base_note" if row["kind"] == CONVERT else "imatrix_note"]
+        note = advice(kind, texts) if kind else texts["base_note" if row["kind"] == CONVERT else "imatrix_note"]
     return FileRow(
         file=row["file"],
         link=file_link(job_id, row["file"], repo=repo),
-        type=kind or texts["base_gguf" if row["kind"] == CONVERT else "kind_imatrix"],
+        type=target.short(kind) or texts["base_gguf" if row["kind"] == CONVERT else "kind_imatrix"],
         size=human_size(row["size"]),
         bpw=f"{row['bpw']:.2f}" if "bpw" in row else "",
-        imatrix=texts["yes" if row["needs_imatrix"] else "no"] if kind else "",
+        imatrix=texts["yes" if row["needs_imatrix"] else "no"] if "needs_imatrix" in row else "",
         kld=f"{quality['kld']:.4f}" if quality else "",
         ppl_ratio=f"{quality['ppl_ratio']:.3f}" if quality else "",
         same_top=f"{quality['same_top']:.1f} %" if quality else "",
@@ -191,6 +214,14 @@ def file_row(job_id: str, row: dict[str, Any], texts: Texts, *, repo: str = "") 
         note=note,
         sha256=row.get("sha256", ""),
     )
+
+
+def advice(quant: str, texts: Texts) -> str:
+    """One line about a quant."""
+    if quant in BY_NAME:
+        return texts[f"advice_{quant}"]
+    wanted, _ = target.of_label(quant)
+    return texts[f"advice_order_{wanted.kind}"].format(amount=wanted.shown)
 
 
 def repo_address(job: Job) -> str:
@@ -243,6 +274,8 @@ def _steps(view: JobView) -> tuple[StepProgress, ...]:
     def done(step: Step) -> bool:
         if step.kind == DOWNLOAD:
             return bool(there)
+        if step.kind == ANALYSE:
+            return bool(view.job.frontier)
         return _file(step) in (measured if step.kind == EVALUATE else there)
 
     return tuple(StepProgress(step=step, state=DONE if done(step) else WAITING) for step in plan(view.job.request))
@@ -270,17 +303,18 @@ def _step_row(progress: StepProgress, view: JobView, texts: Texts) -> StepRow:
 
 def _label(progress: StepProgress, texts: Texts) -> str:
     step = progress.step
-    what = _file(step) if step.kind in (UPLOAD, FETCH) else step.quant_type
+    what = _file(step) if step.kind in (UPLOAD, FETCH) else target.short(step.quant_type)
     return f"{texts[f'kind_{step.kind}']} {what}".strip()
 
 
 def _facts(job: Job, texts: Texts, now: datetime) -> tuple[str, ...]:
     request = job.request
     source = PurePath(request.source.path).name
-    count = len(request.quant_types)
+    count = len(request.quants)
+    quants = texts["quants_one" if count == 1 else "quants"].format(count=count)
     return (
         f"{request.source.model_id}:{source}" if request.source.model_id else source,
-        texts["quants_one" if count == 1 else "quants"].format(count=count),
+        texts["sizes_only"] if request.analysed and not count else quants,
         texts["base"].format(outtype=request.outtype),
         texts[f"imatrix_{request.imatrix}"],
         age(job.updated if job.status in RESTING else job.created, texts, now),

@@ -1,0 +1,32 @@
+"""Finds what every size of a model is worth, by measuring the model, and hands it over for the job's record."""
+
+from __future__ import annotations
+
+from ggufy.job import FrontierPoint
+from ggufy.plan import Step
+from ggufy.quantize.target import SIZE, Target, metadata
+from ggufy.steps.context import Context
+from ggufy.steps.mix import Mixer
+from ggufy.steps.to_order import STAGES_OF_ANALYSIS, Stages, mixer_of
+
+MOST_BPW = 9.0  # Q8_0 has 8.5
+_USUAL = Target(kind=SIZE, amount=1, text="1.234MB")  # as the page orders them
+
+
+def run(ctx: Context, step: Step) -> None:
+    """Leaves no file; what was measured stays in the cache, and a run that was killed goes on there."""
+    mode = ctx.request.mode
+    report = Stages(STAGES_OF_ANALYSIS[mode], lambda fraction: ctx.report(step, fraction))
+    with mixer_of(ctx, step, report) as mixer:
+        ctx.found(frontier(mixer, mode))
+
+
+def frontier(mixer: Mixer, mode: str) -> tuple[FrontierPoint, ...]:
+    """The best files for their size, smallest first. Each is expected to be better than the one before. Above
+    MOST_BPW there is nothing to choose: all are as good as the base."""
+    head, weights = mixer.head_size(metadata(_USUAL, bpw=10.0)), mixer.head.elements
+    return tuple(
+        FrontierPoint(size=head + tensors, bpw=tensors * 8 / weights, kld=kld)
+        for tensors, kld in mixer.frontier(mode)
+        if tensors * 8 <= MOST_BPW * weights
+    )

@@ -1,0 +1,159 @@
+"""Sizes to order: from a target to a recipe, for the command line and for jobs; and the Mixer of a job.
+
+A job's measurements are kept where those of `python -m ggufy mix` are, so either goes on with what the other has
+found.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ggufy import throttle
+from ggufy.errors import BusyError, UsageError
+from ggufy.files import human_size, lock, sha256
+from ggufy.job import Request
+from ggufy.plan import FRONTIER, Step, quant_name
+from ggufy.quantize.target import FAST, PROBE_CHUNKS, STANDARD, THOROUGH, Target, metadata, nearest
+from ggufy.settings import Settings
+from ggufy.sources.calibration import ensure_texts, texts_named
+from ggufy.sources.gguf import read_head, tensor_bytes
+from ggufy.steps.context import Context
+from ggufy.steps.evaluate import How, check_text
+from ggufy.steps.mix import PROBES, Mix, Mixer
+
+LOCK_NAME = ".mix.lock"  # in the folder of a base's measurements; held by the run that adds to them
+# What is reported one after the other: the analysis, then each measurement.
+STAGES_OF_ANALYSIS = {mode: 2 + probes for mode, probes in PROBES.items()}
+STAGES_OF_A_SIZE = {FAST: 1, STANDARD: 4, THOROUGH: 10}
+
+
+def recipes_measured(request: Request) -> dict[str, int]:
+    """How many recipes the steps of a job make and measure at most, by product."""
+    most = {quant_name(request, t): STAGES_OF_A_SIZE[request.mode] - 1 for t in request.targets}
+    return most | ({FRONTIER: STAGES_OF_ANALYSIS[request.mode] - 1} if request.analysed else {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sized:
+    """A recipe for a target, and what its file says of itself."""
+
+    mix: Mix
+    limit: int  # bytes of the file, at most
+    label: str  # the quant type of about that size
+    facts: dict[str, str]  # metadata
+
+
+def sized(mixer: Mixer, target: Target, mode: str, *, like: str = "", prune: bool = False) -> Sized:
+    """The best recipe for a target; `like` is the stock quant type to compare it with instead of the nearest one.
+
+    Raises UsageError when the target is too small, and what `Mixer.mix` raises.
+    """
+    head = mixer.head_size(metadata(target, bpw=10.0))  # two digits: never too short
+    weights = mixer.head.elements
+    limit, budget = target.file_budget(weights=weights, head=head), target.tensor_budget(weights=weights, head=head)
+    if budget < (least := mixer.least(mode)):
+        mix = _smaller_than_any_mix(mixer, target, limit, least + head, mode)
+    else:
+        against = like or (mixer.rival(limit) if mode != FAST else "")
+        mix = mixer.mix(budget, mode, against=against, prune=prune)
+    tensors = mixer.head.tensors.items()
+    bpw = sum(tensor_bytes(t.shape, mix.recipe.get(name, t.type)) for name, t in tensors) * 8 / weights
+    facts = metadata(target, bpw=bpw)
+    if mix.stock and mixer.stock_size(mix.stock) + mixer.head_size(facts) - mixer.head_size({}) > limit:
+        facts = {}  # the very file of llama-quantize
+    return Sized(mix=mix, limit=limit, label=like or nearest(8 * budget / weights), facts=facts)
+
+
+def _smaller_than_any_mix(mixer: Mixer, target: Target, limit: int, least: int, mode: str) -> Mix:
+    """The largest stock file that fits: it may have types of one bit, which mixes leave out."""
+    fitting = mixer.stock_that_fits(limit)
+    if not fitting:
+        raise UsageError(
+            f"{target.text} is too small for this model, whose smallest mix takes {human_size(least)}: ask for more."
+        )
+    best = max(fitting, key=lambda name: fitting[name])
+    return Mix(recipe=mixer.stock(best), stock=best, mode=mode, predicted=None, sensitivities={})
+
+
+def folder_of(settings: Settings, base_sha256: str) -> Path:
+    """Where the measurements of a base are kept."""
+    return settings.cache / "mixes" / base_sha256[:16]
+
+
+def calibrations_of(imatrix: Path | None, settings: Settings) -> list[Path]:
+    """The texts that an imatrix was made from, if they are known: the probe text must share nothing with them."""
+    names = read_head(imatrix).metadata.get("imatrix.datasets", []) if imatrix else []
+    named = [str(name) for name in names] if isinstance(names, list) else []
+    return [path for name in named for path in texts_named(settings.cache, name)]
+
+
+class Stages:
+    """Reports of many things, one after the other, as one fraction that never falls."""
+
+    def __init__(self, total: int, report: Callable[[float], None]):
+        self._total, self._report = total, report
+        self._what, self._number, self._most = "", -1, 0.0
+
+    def __call__(self, what: str, fraction: float) -> None:
+        if what != self._what:
+            self._what, self._number = what, self._number + 1
+        self._tell(self._number, fraction)
+
+    def last(self, fraction: float) -> None:
+        """How far the last one is."""
+        self._tell(self._total - 1, fraction)
+
+    def _tell(self, number: int, fraction: float) -> None:
+        self._most = max(self._most, min(1.0, (number + fraction) / self._total))
+        self._report(self._most)
+
+
+@contextlib.contextmanager
+def mixer_of(ctx: Context, step: Step, report: Callable[[str, float], None]) -> Iterator[Mixer]:
+    """The Mixer of a job's base and imatrix, for one step. Waits while another run adds to the same measurements.
+
+    Raises CalibrationError if the imatrix was made from the probe text; Cancelled.
+    """
+    base, *more = (ctx.path(product) for product in step.reads)
+    imatrix = more[0] if more else None
+    digest = ctx.digests.get(base.absolute()) or sha256(base)
+    run = ctx.tool_run(step)
+    how = How(
+        text=ensure_texts(ctx.settings.cache).probe,
+        folder=folder_of(ctx.settings, digest),
+        environment=throttle.child_environment(threads=ctx.threads, home=ctx.settings.home),
+        llama=ctx.llama,
+        threads=ctx.threads,
+        chunks=PROBE_CHUNKS,
+        calibrations=calibrations_of(imatrix, ctx.settings),
+        digests={**ctx.digests, base.absolute(): digest},
+        log=run.log,
+        limit=ctx.limit,
+        share=ctx.share,
+        report=report,
+        stopped=ctx.stopped,
+    )
+    check_text(how)
+    with contextlib.ExitStack() as stack:
+        while not stack.enter_context(_alone(how.folder)):
+            ctx.check_stopped()
+        mixer = Mixer(base=base, imatrix_path=imatrix, how=how)
+        try:
+            yield mixer
+        finally:
+            mixer.close()
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[bool]:
+    """True with the lock, False where another run has it still after a second."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(lock(folder / LOCK_NAME, 1.0))
+        except BusyError:
+            yield False
+        else:
+            yield True
