@@ -57,7 +57,7 @@ element.addEventListener("input", (event) => {
 });
 // When the part is drawn again the browser forgets that the slider is held: from there on it is moved here.
 element.addEventListener("pointerdown", (event) => {
-  held = event.target.type === "range" ? event.target.closest("[data-sizes]").dataset.sizes : null;
+  held = event.target.type === "range" ? (event.target.closest("[data-sizes]")?.dataset.sizes ?? null) : null;
 });
 for (const end of ["pointerup", "pointercancel"]) window.addEventListener(end, () => (held = null));
 window.addEventListener("pointermove", (event) => {
