@@ -95,6 +95,16 @@ def test_what_was_not_measured_has_no_columns_and_no_plot() -> None:
     assert "| file | type | size | bpw | |\n|---|---|---|---|---|\n" in pages(job(), facts())["README.md"]
 
 
+def test_a_file_that_loses_nothing_has_a_row_and_no_dot() -> None:
+    """Its mean KLD may come out as zero, or a little below."""
+    near = [evaluation("Q8_0", 7_000_000, -0.000001), evaluation("Q6_K", 6_000_000, 0.0)]
+    two = [evaluation("Q4_K_M", 5_400_000, 0.0123), evaluation("Q2_K", 4_100_000, 0.2)]
+    found = pages(job(*near, *two, quant_types=("Q2_K", "Q4_K_M", "Q6_K", "Q8_0")), facts("Q8_0"))
+    assert found[PLOT].count("<circle") == 2
+    assert "| -0.0000 ± 0.0000 |" in found["README.md"]
+    assert PLOT not in pages(job(near[0], two[0]), facts("Q8_0"))
+
+
 @pytest.mark.parametrize(
     ("there", "named"),
     [((), "Q4_K_M"), (("Q2_K",), "Q2_K"), (("Q2_K", "Q8_0"), "Q8_0"), (("Q8_0", "Q4_K_M"), "Q4_K_M")],
