@@ -42,7 +42,7 @@ class CardFacts:
     bpw: Mapping[str, float] = field(default_factory=dict)  # quant type -> bits per weight
     same_as: Mapping[str, str] = field(default_factory=dict)  # quant type -> type with the same tensors
     mix: str = STOCK  # whose recipes the quants were made by
-    rescaled: bool = False  # what was divided in the base of a deep RWKV-6 is whole again in the quants
+    rescaled: bool = False  # what was divided in the base of a deep RWKV-6 is multiplied back in the quants
     license: str = ""  # of the source, as its own card says; empty: unknown, and none is invented
     llama_commit: str = ""
     version: str = ""  # of ggufy
@@ -67,7 +67,8 @@ _RECIPES = (
 _RESCALED = (
     "In the base, as in most GGUF files of RWKV-6, the matrices that write into the residual stream are divided by 2 "
     "for every few blocks (`rwkv6.rescale_every_n_layers`), which would take small weights of deep blocks below what "
-    "the quantized types can hold. In the quants they are whole again and the key is 0."
+    "the quantized types can hold. In the quants they are multiplied back and the key is 0: they lose nothing more to "
+    "the division than the base has, where the smallest weights of an F16 are rounded."
 )
 
 
