@@ -11,6 +11,7 @@ opened by itself.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -29,7 +30,9 @@ from ggufy.world import LLAMA_FORMAT, LLAMA_STOP, OLLAMA_FILES
 CARD, PLOT = "README.md", "size-and-kld.svg"
 _WORDS = Words(size="size", kld="KLD", title="Size of the quants against their KLD: better is lower left")
 _RUN_FIRST = ("Q4_K_M", "Q8_0")  # what the tools take when no type is named
-_PLAIN = re.compile(r"^[\w.+/-]+( [\w.+/-]+)*$")
+_PLAIN = re.compile("[A-Za-z][A-Za-z0-9]*([._/-][A-Za-z0-9]+)*")  # mit, apache-2.0, BlinkDL/rwkv-7-world
+_NO_TEXT = {"y", "yes", "n", "no", "on", "off", "true", "false", "null"}  # to one version of YAML or the other
+_UNSEEN = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")  # YAML takes them as \uXXXX only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +43,7 @@ class CardFacts:
     bpw: Mapping[str, float] = field(default_factory=dict)  # quant type -> bits per weight
     same_as: Mapping[str, str] = field(default_factory=dict)  # quant type -> type with the same tensors
     mix: str = STOCK  # whose recipes the quants were made by
-    rescaled: bool = False  # what was divided in the base of a deep RWKV-6 is whole again in the quants
+    rescaled: bool = False  # what was divided in the base of a deep RWKV-6 is multiplied back in the quants
     license: str = ""  # of the source, as its own card says; empty: unknown, and none is invented
     llama_commit: str = ""
     version: str = ""  # of ggufy
@@ -65,7 +68,8 @@ _RECIPES = (
 _RESCALED = (
     "In the base, as in most GGUF files of RWKV-6, the matrices that write into the residual stream are divided by 2 "
     "for every few blocks (`rwkv6.rescale_every_n_layers`), which would take small weights of deep blocks below what "
-    "the quantized types can hold. In the quants they are whole again and the key is 0."
+    "the quantized types can hold. In the quants they are multiplied back and the key is 0: they lose nothing more to "
+    "the division than the base has, where the smallest weights of an F16 are rounded."
 )
 
 
@@ -125,8 +129,10 @@ def _front_matter(job: Job, facts: CardFacts) -> str:
 
 
 def _yaml(text: str) -> str:
-    """Plain where it is safe, quoted otherwise; it comes from strangers' cards."""
-    return text if _PLAIN.match(text) else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    """The text as a string of YAML on one line, whatever it is: it comes from strangers' cards. YAML reads JSON's."""
+    if _PLAIN.fullmatch(text) and text.lower() not in _NO_TEXT:
+        return text
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(text, ensure_ascii=False))
 
 
 def _state(job: Job, uploaded: Collection[str]) -> list[str]:

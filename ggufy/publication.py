@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,16 +14,17 @@ from ggufy.card import CardFacts, pages
 from ggufy.catalog import BY_NAME, make_order
 from ggufy.errors import DiskError, HubAway, HubError, QuotaError, UsageError
 from ggufy.files import free_bytes, human_size
+from ggufy.hub.protocol import RemoteFile
 from ggufy.hub.state import JobStore
-from ggufy.job import Artifact, Job, Status
+from ggufy.job import Artifact, Job, Request, Status
 from ggufy.plan import EVALUATE, FETCH, QUANTIZE, UPLOAD, UPLOADED, Step, base_name, plan, quant_name
 from ggufy.publisher import Publisher
 from ggufy.quantize.mixes import STOCK, is_rwkv, rescaling
-from ggufy.sources.gguf import read_head
+from ggufy.sources.gguf import GgufHead, read_head
 from ggufy.steps.context import Context, artifact_of
 from ggufy.steps.forecast import MARGIN
 from ggufy.steps.salvage import saved_files
-from ggufy.world import OLLAMA_FILES, TOKENIZER
+from ggufy.world import OLLAMA_FILES, speaks
 
 if TYPE_CHECKING:
     from ggufy.runner import Live, Runner
@@ -208,7 +209,7 @@ class Publication:
             license=self._job.request.source.license,
             llama_commit=self._runner.llama.commit,
             version=__version__,
-            rwkv=self._rwkv(uploaded),
+            rwkv=self._rwkv(),
         )
         return pages(self._with_others(self._ending or self._runner._latest(self._job), uploaded), facts)
 
@@ -240,14 +241,26 @@ class Publication:
         paths = {t: self._ctx.folder / quant_name(self._job.request, t) for t in self._job.request.targets}
         return {label: read_head(path).bpw for label, path in paths.items() if path.exists()}
 
-    def _rwkv(self, uploaded: Collection[str]) -> bool:
-        """True if the model speaks RWKV's World format: all that we convert do, of a GGUF its vocabulary tells."""
-        if self._job.request.source.kind == "checkpoint":
-            return True
+    def _rwkv(self) -> bool:
         base = self._ctx.folder / base_name(self._job.request)
-        if base.exists():
-            return read_head(base).metadata.get("tokenizer.ggml.model") == TOKENIZER
-        return OLLAMA_FILES.keys() <= set(uploaded)  # which went there with it
+        if forecast := self._live.forecast:
+            return speaks_world(self._job.request, forecast.base, self._publisher.file)
+        return speaks_world(self._job.request, read_head(base) if base.exists() else None, self._publisher.file)
+
+
+def speaks_world(request: Request, base: GgufHead | None, file: Callable[[str], RemoteFile | None]) -> bool:
+    """Whether the job's model speaks RWKV's World format.
+
+    Its base GGUF tells. Without one, checkpoints with World's vocabulary do; of others it is seen by what went to the
+    repo (`file` gives what it holds under a name) when the base was here. Ollama's files under these names may be
+    somebody's own: what is in them counts, and the prompt in `system` is anybody's.
+    """
+    if base is not None:
+        return speaks(base.metadata)
+    if request.source.kind == "checkpoint" and not request.vocab_path:
+        return True
+    ours = {name: text.encode() for name, text in OLLAMA_FILES.items() if name != "system"}
+    return any((there := file(name)) is not None and there.holds(text) for name, text in ours.items())
 
 
 def _tensor_type(step: Step) -> str:

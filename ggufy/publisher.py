@@ -5,7 +5,7 @@
 The card, and what else is written anew for each commit, are the `pages`: text by file name.
 
 While the Hub is away or takes no more commits for now, files wait and then share a commit. Anything else that goes
-wrong is raised to the runner at its next call.
+wrong, expected or not, is raised to the runner at its next call: nobody else would hear of it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Publisher:
         self._remote: dict[str, RemoteFile] = {}
         self._waiting: list[Waiting] = []
         self._card_waits = False
-        self._error: GgufyError | None = None
+        self._error: Exception | None = None
         self._ends = False
         self._busy = False
         self._changed = threading.Condition()
@@ -125,18 +125,16 @@ class Publisher:
     # ---- in the thread
 
     def _loop(self) -> None:
-        while (batch := self._next_batch()) is not None:
-            try:
+        try:
+            while (batch := self._next_batch()) is not None:
                 self._commit_patiently(batch)
-            except GgufyError as error:
-                with self._changed:
-                    self._error = error
-            finally:
                 with self._changed:
                     self._busy = False
                     self._changed.notify_all()
-            if self._error is not None:
-                return
+        except Exception as error:  # noqa: BLE001 - the runner is where it is told apart
+            with self._changed:
+                self._error, self._busy = error, False
+                self._changed.notify_all()
 
     def _next_batch(self) -> list[Waiting] | None:
         with self._changed:

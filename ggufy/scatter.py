@@ -44,8 +44,9 @@ class Words:
 
 
 def measured(points: Sequence[Point]) -> list[Point]:
-    """Those that `scatter` can show. It needs two of them."""
-    return [point for point in points if point.kld]
+    """Those that `scatter` can show; it needs two of them. The mean KLD of a file that loses next to nothing may come
+    out as zero or a little below, and has no place on a logarithmic axis."""
+    return [point for point in points if point.kld is not None and point.kld > 0]
 
 
 def scatter(points: Sequence[Point], words: Words) -> Markup:

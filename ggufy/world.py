@@ -13,13 +13,20 @@ and `params` from beside the GGUFs of a repo on the Hub (https://huggingface.co/
 translates the GGUF's template; its translator (@huggingface/ollama-utils 0.0.18) puts a blank after the last colon and
 makes "User:" anywhere a stop. An answer that ends in blanks goes back to the model with them, as Go's templates cannot
 cut any off.
+
+Not every RWKV speaks it: some were trained on music or games alone, with a vocabulary of their own. No file says what
+a model has learnt, but a vocabulary that was made from conversations has their words.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-TOKENIZER = "rwkv"  # a GGUF's tokenizer.ggml.model: models with it speak this format
+TOKENIZER = "rwkv"  # a GGUF's tokenizer.ggml.model
+_WORLD_ROWS = 65536  # of the embedding of every World model
+_WORDS = {b"User", b"Assistant"}
 STOP = "\n\nUser:"  # where the next question would begin
 # For llama-cli and llama-server, which read `\n` in a stop text as a new line.
 LLAMA_STOP = '-r "\\n\\nUser:"'
@@ -67,3 +74,18 @@ OLLAMA_FILES = {
     "system": _OLLAMA_SYSTEM,
     "params": json.dumps(_OLLAMA_PARAMS, indent=2) + "\n",
 }
+
+
+def has_words(tokens: Iterable[bytes]) -> bool:
+    """Whether a vocabulary is of conversations: its tokens name both sides of one, with or without a colon."""
+    return {token.strip().removesuffix(b":") for token in tokens} >= _WORDS
+
+
+def speaks(metadata: Mapping[str, Any]) -> bool:
+    """Whether the model of a GGUF with this metadata speaks the format: it has a chat template, or World's vocabulary
+    if its converter wrote none."""
+    if metadata.get("tokenizer.ggml.model") != TOKENIZER:
+        return False
+    tokens = metadata.get("tokenizer.ggml.tokens", 0)
+    rows = tokens if isinstance(tokens, int) else len(tokens)
+    return bool(metadata.get("tokenizer.chat_template")) or rows == _WORLD_ROWS

@@ -20,6 +20,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+import yaml
 from gguf import GGUFWriter
 
 from ggufy.card import PLOT, CardFacts, pages
@@ -95,6 +96,16 @@ def test_what_was_not_measured_has_no_columns_and_no_plot() -> None:
     assert "| file | type | size | bpw | |\n|---|---|---|---|---|\n" in pages(job(), facts())["README.md"]
 
 
+def test_a_file_that_loses_nothing_has_a_row_and_no_dot() -> None:
+    """Its mean KLD may come out as zero, or a little below."""
+    near = [evaluation("Q8_0", 7_000_000, -0.000001), evaluation("Q6_K", 6_000_000, 0.0)]
+    two = [evaluation("Q4_K_M", 5_400_000, 0.0123), evaluation("Q2_K", 4_100_000, 0.2)]
+    found = pages(job(*near, *two, quant_types=("Q2_K", "Q4_K_M", "Q6_K", "Q8_0")), facts("Q8_0"))
+    assert found[PLOT].count("<circle") == 2
+    assert "| -0.0000 ± 0.0000 |" in found["README.md"]
+    assert PLOT not in pages(job(near[0], two[0]), facts("Q8_0"))
+
+
 @pytest.mark.parametrize(
     ("there", "named"),
     [((), "Q4_K_M"), (("Q2_K",), "Q2_K"), (("Q2_K", "Q8_0"), "Q8_0"), (("Q8_0", "Q4_K_M"), "Q4_K_M")],
@@ -117,6 +128,39 @@ def test_what_somebody_changed_for_ollama_stays() -> None:
     assert pages(job(), facts()).keys() == {"README.md", *OLLAMA_FILES}
     uploaded = {"template": 10, "params": 3}
     assert pages(job(), CardFacts(uploaded=uploaded, rwkv=True)).keys() == {"README.md", "system"}
+
+
+@pytest.mark.parametrize("text", ["mit", "apache-2.0", "cc-by-nc-sa-4.0", "BlinkDL/rwkv-7-world"])
+def test_ordinary_names_stand_plain(text: str) -> None:
+    front = pages(job(source=replace(REQUEST.source, model_id=text)), replace(facts(), license=text))["README.md"]
+    assert f"license: {text}\nbase_model: {text}\n" in front
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["mit\n", "no", "Yes", "null", "- a", "1.0", "1e3", "0x1f", "1_000", "2026-11-21", "a: b", "a #b", "x\n---\n# hi"]
+    + [
+        "a\r\nb",
+        'a "quoted\\" one',
+        "[a, b]",
+        "*a",
+        "!a",
+        "~",
+        "",
+        " mit ",
+        "é 许可 😀",
+        "a\u2028b\x85c\x7f\ufeff",
+        "\t",
+    ],
+)
+def test_whatever_strangers_write_stays_one_string(text: str) -> None:
+    source = replace(REQUEST.source, model_id=text or "a/b")
+    card = pages(job(source=source), replace(facts(), license=text or "mit"))["README.md"]
+    front = card.split("\n---\n")[0].removeprefix("---\n")
+    read = yaml.safe_load(front)
+    assert (read["license"], read["base_model"]) == (text or "mit", text or "a/b")
+    assert read["tags"] == ["gguf", "llama-cpp", "ggufy", "imatrix"]
+    assert len(re.split("[\n\r\x85\u2028\u2029]", front)) == 10
 
 
 # ---- the lines, by llama.cpp

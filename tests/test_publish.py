@@ -83,8 +83,12 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[dict[str, Any
 
 def digests(hub: LocalHub, repo: str = "alice/tiny-v7-GGUF") -> dict[str, str]:
     """The GGUF files of a repo, as the server lists them."""
-    listed = json.loads(get(hub, f"/api/models/{repo}/tree/main?recursive=1"))
-    return {entry["path"]: entry["lfs"]["oid"] for entry in listed if entry["path"].endswith(".gguf")}
+    return {entry["path"]: entry["lfs"]["oid"] for entry in tree(hub, repo) if entry["path"].endswith(".gguf")}
+
+
+def tree(hub: LocalHub, repo: str = "alice/tiny-v7-GGUF") -> list[dict[str, Any]]:
+    """What the server lists."""
+    return list(json.loads(get(hub, f"/api/models/{repo}/tree/main?recursive=1")))
 
 
 def get(hub: LocalHub, path: str) -> str:
@@ -390,6 +394,16 @@ def client_of(port: int) -> Client:
     """A client of a page that is starting."""
     until(lambda: answers(port))
     return Client(f"http://127.0.0.1:{port}/", verbose=False)
+
+
+def test_a_model_of_music_is_not_one_to_talk_with(command: Any, hub: LocalHub, tmp_path: Path) -> None:
+    words = (b"User", b"Assistant", b"System")
+    tiny.write_vocab(tmp_path / "model" / "vocab.txt", [one for one in tiny.vocab_tokens() if one not in words])
+    finish(command(tmp_path / "o", "--types", "Q8_0", "--imatrix", "none"))
+    card = get(hub, "/alice/tiny-v7-GGUF/resolve/main/README.md")
+    assert "llama-cli -hf alice/tiny-v7-GGUF:Q8_0\n" in card and "User:" not in card
+    assert not {"template", "system", "params"} & {entry["path"] for entry in tree(hub)}
+    assert "tokenizer.chat_template" not in tiny.fields(next((tmp_path / "o").rglob("*-F16.gguf")))
 
 
 def answers(port: int) -> bool:

@@ -100,6 +100,31 @@ def test_deep_blocks_lose_nothing_more(
     assert read_head(tmp_path / "divided.gguf").metadata[RESCALE_KEY] == 1
 
 
+def test_an_f16_base_has_rounded_some_and_its_quants_lose_nothing_more(
+    bases: dict[int, Path], tmp_path: Path, llama_bin: Path
+) -> None:
+    """Divided by 1024, weights of a deviation of 0.02 are below the normal numbers of F16."""
+    folder, last = bases[0].parent, f"blk.{LAYERS - 1}.time_mix_output.weight"
+    whole = next(np.array(t.data) for t in GGUFReader(bases[0]).tensors if t.name == last)
+    f16 = {every: tmp_path / f"{every}.gguf" for every in (0, 1)}
+    for every, path in f16.items():
+        vocab = folder / "vocab.txt"
+        convert(folder / "deep.pth", path, outtype="f16", vocab=vocab, name="deep", rescale_every=every)
+
+    def lost(values: np.ndarray) -> float:
+        return float(np.square(values - whole).sum() / np.square(whole).sum())
+
+    held = {e: next(np.array(t.data) for t in GGUFReader(f16[e]).tensors if t.name == last) for e in f16}
+    factor = np.float32(2 ** (LAYERS - 1))
+    rounded = held[1].astype(np.float32) * factor
+    assert 5 * lost(held[0].astype(np.float32)) < lost(rounded) < 1e-5
+    undone = make(f16[1], tmp_path / "f32.gguf", llama_bin, kind="F32", undo=True)[last]
+    np.testing.assert_array_equal(undone, rounded)
+    undone = make(f16[1], tmp_path / "undone.gguf", llama_bin, kind="Q6_K", undo=True)[last]
+    plain = make(f16[0], tmp_path / "plain.gguf", llama_bin, kind="Q6_K", undo=True)[last]
+    assert lost(undone) == pytest.approx(lost(plain) + lost(rounded), rel=0.02)
+
+
 def test_llama_cpp_computes_the_same(bases: dict[int, Path], tmp_path: Path, llama_bin: Path) -> None:
     make(bases[1], tmp_path / "f32.gguf", llama_bin, kind="F32", undo=True)
     make(bases[1], tmp_path / "q8.gguf", llama_bin, kind="Q8_0", undo=True)

@@ -5,7 +5,8 @@ written first; the weights follow in the same order, cast piece by piece and wri
 header over a sparse file of the same size is the "skeleton" from which llama-quantize's dry run forecasts sizes.
 
 Keys, names, types and values are those of llama.cpp's own converter, byte for byte in the tensors, but every
-hyper-parameter comes from the shapes, and the chat template and what ends a turn are our own (world.py).
+hyper-parameter comes from the shapes, and the chat template and what ends a turn are our own (world.py); a model whose
+vocabulary has no words for a conversation gets no template.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from ggufy.files import BackgroundWriter, partial
 from ggufy.rwkv.names import Architecture, Layout, TensorPlan, detect, leftovers, tensor_plans
 from ggufy.rwkv.vocab import gguf_tokens, vocab_for
 from ggufy.sources.checkpoint import Checkpoint, open_checkpoint
-from ggufy.world import CHAT_TEMPLATE
+from ggufy.world import CHAT_TEMPLATE, has_words
 
 logger = logging.getLogger(__name__)
 
@@ -232,7 +233,8 @@ class Conversion:
         writer.add_eot_token_id(0)  # not the blank line, see world.py; without it llama.cpp goes by the tokens' looks
         writer.add_bos_token_id(0)
         writer.add_eos_token_id(0)
-        writer.add_chat_template(CHAT_TEMPLATE)
+        if has_words(self.tokens):
+            writer.add_chat_template(CHAT_TEMPLATE)
 
 
 @contextlib.contextmanager

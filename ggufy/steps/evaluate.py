@@ -56,6 +56,7 @@ class How:
     calibrations: Sequence[Path] = ()  # texts that the quants' imatrix was made from
     digests: Mapping[Path, str] = field(default_factory=dict)  # sha256 of files, where it is known
     keep_logits: bool = False  # for the next call; otherwise they are removed in the end
+    all_chunks: bool = False  # a disk that is too full is an error: figures of fewer chunks compare with no others
     log: Path | None = None
     limit: Callable[[], int] | None = None  # threads that the tools may use now, if that can change
     share: Callable[[], float] = lambda: 1.0  # part of the time in which they may work
@@ -154,10 +155,19 @@ class _Session:
         return chunks or self._too_little(wanted, self.how.budget, "allowed")
 
     def _chunks(self, wanted: int) -> int:
-        """As many of those as there is space for now."""
+        """As many of those as there is space for now; all of them if they are here already."""
+        if self._written(wanted):
+            return wanted
         left = sum(path.stat().st_size for path in self.how.folder.glob(f"*{_LOGITS_SUFFIX}"))
         room = free_bytes(self.how.folder) + left - _SPARE
         chunks = fitting_chunks(wanted, room, self.vocab) or self._too_little(wanted, room, "free")
+        if chunks < wanted and self.how.all_chunks:
+            needed = perplexity.logits_bytes(self.vocab, wanted) + _SPARE
+            raise DiskError(
+                f"the base's predictions over {wanted} chunks need {human_size(needed)} in "
+                f"{self.how.folder.absolute()} and {human_size(max(0, room + _SPARE))} are free: free some space and "
+                "run the same command again, or ask for fewer with --chunks."
+            )
         if chunks < wanted:
             logger.warning("%d chunks of the text are measured instead of %d: the disk is full.", chunks, wanted)
         return chunks
@@ -212,11 +222,16 @@ class _Session:
             write_text(file, to_json(evaluation))
             done[quant] = file, evaluation
 
+    def _written(self, chunks: int) -> Path | None:
+        """The base's predictions over so many chunks, if they are here and whole."""
+        target = self.how.folder / (self._key(chunks) + _LOGITS_SUFFIX)
+        return target if target.exists() and perplexity.logits_chunks(target, self.vocab) else None
+
     def _logits(self, chunks: int) -> Path:
         """The base's predictions over the text, for `chunks` chunks or all that it has."""
         target = self.how.folder / (self._key(chunks) + _LOGITS_SUFFIX)
         for left in self.how.folder.glob(f"*{_LOGITS_SUFFIX}"):
-            if left != target or not perplexity.logits_chunks(left, self.vocab):
+            if left != self._written(chunks):
                 left.unlink()
         if target.exists():
             return target

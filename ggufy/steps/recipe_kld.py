@@ -62,23 +62,29 @@ class Divergences:
     def __call__(self, recipe: Recipe, *, label: str, stock: bool = False) -> float:
         """Mean KL divergence in nats; of a stock recipe as llama-quantize makes it.
 
-        Raises what the engine and `evaluate` raise; Cancelled.
+        Figures are compared with each other, so each is over all the chunks that were asked for, or none is kept.
+        Raises what the engine and `evaluate` raise, DiskError where the disk has no room for all chunks; Cancelled.
         """
         key = self.key(recipe, stock=stock)
         if key not in self._known:
             target = self.how.folder / f"{key[:16]}.gguf"
             self._make(recipe, target, label, stock=stock)
-            # The base's predictions stay for the next recipe; `close` removes them.
-            how = replace(self.how, report=lambda what, fraction: self.how.report(label, fraction))
-            [found] = evaluate(self.base, [target], how)
-            self._keep(key, found.quality.kld, label)
-            for left in self.how.folder.glob(f"{target.stem}-*.json"):
-                left.unlink()
-            if self._sibling or stock:
-                target.unlink()
-            else:
-                self._sibling.append(target)
+            try:
+                self._keep(key, self._measured(target, label), label)
+                if not self._sibling and not stock:
+                    self._sibling.append(target)
+            finally:
+                if target not in self._sibling:
+                    target.unlink(missing_ok=True)
         return self._known[key]
+
+    def _measured(self, target: Path, label: str) -> float:
+        # The base's predictions stay for the next recipe; `close` removes them.
+        how = replace(self.how, all_chunks=True, report=lambda what, fraction: self.how.report(label, fraction))
+        [found] = evaluate(self.base, [target], how)
+        for left in self.how.folder.glob(f"{target.stem}-*.json"):
+            left.unlink()
+        return found.quality.kld
 
     def _make(self, recipe: Recipe, target: Path, label: str, *, stock: bool) -> None:
         imatrix, scales = self._made_with(stock)

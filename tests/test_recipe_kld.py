@@ -1,0 +1,65 @@
+"""Figures of recipes: all over the same chunks of the text, however full the disk is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ggufy import throttle
+from ggufy.errors import DiskError
+from ggufy.files import sha256
+from ggufy.llama import evaluate as perplexity
+from ggufy.llama import ggml
+from ggufy.llama.install import Llama
+from ggufy.settings import Settings
+from ggufy.sources.calibration import ensure_texts
+from ggufy.sources.gguf import read_head
+from ggufy.steps import evaluate as measuring
+from ggufy.steps.comparable import vocab_size
+from ggufy.steps.recipe_kld import Divergences
+from tests import tiny
+
+CHUNKS = 8
+
+
+@pytest.fixture
+def divergences(llama: Llama, tmp_path: Path) -> Divergences:
+    settings = Settings.from_env()
+    base = tiny.converted(tmp_path, outtype="f16", width=256, layers=1, ffn=256)
+    text = tmp_path / "probe.txt"
+    text.write_text(ensure_texts(settings.cache).probe.read_text()[:20_000])
+    how = measuring.How(
+        text=text,
+        folder=tmp_path / "work",
+        llama=llama,
+        environment=throttle.child_environment(threads=1, home=settings.home),
+        threads=1,
+        chunks=CHUNKS,
+        speed=False,
+        keep_logits=True,
+    )
+    kernels = ggml.load(llama.bin)
+    digest = sha256(base)
+    return Divergences(base=base, base_sha256=digest, imatrix=None, stock_imatrix=None, ggml=kernels, how=how)
+
+
+@pytest.mark.tools
+def test_a_full_disk_makes_no_figure_of_fewer_chunks(
+    divergences: Divergences, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = divergences.how.folder
+    head = read_head(divergences.base)
+    half = perplexity.logits_bytes(vocab_size(head), CHUNKS // 2)
+    full, coarse = {"blk.0.channel_mix_key.weight": "Q8_0"}, {"blk.0.channel_mix_key.weight": "Q2_K"}
+    with monkeypatch.context() as disk:
+        disk.setattr(measuring, "free_bytes", lambda path: measuring._SPARE + half)
+        with pytest.raises(DiskError, match=f"over {CHUNKS} chunks .* free some space .*--chunks"):
+            divergences(full, label="one")
+    assert divergences.measured == 0 and not divergences.table.exists()
+    assert not list(folder.glob("*.gguf"))
+    there = divergences(full, label="one")
+    with monkeypatch.context() as disk:  # the base's predictions are here: no room is needed for them
+        disk.setattr(measuring, "free_bytes", lambda path: 0)
+        assert divergences(coarse, label="other") > there > 0
+    assert divergences.measured == 2
