@@ -9,6 +9,7 @@ and measured on the test text, which nothing else reads; the three texts, calibr
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 import tempfile
@@ -201,13 +202,13 @@ def _override(ours: Bench, size: str, sensitivities: Mapping[str, float]) -> Rec
     --output-tensor-type of llama-quantize can reach. Of those that the sensitivities like, the best on the probe text.
     """
     mixer, analysis, budget = ours.mixer, ours.mixer.analysis, ours.budget(size)
+    ends = [name for name in (_EMBEDDING, _HEAD) if name in mixer.head.tensors]  # a tied model has no head of its own
     found: list[tuple[float, Recipe]] = []
     for name in _stock_types(ours):
-        for embedding in _OVERRIDES:
-            for head in _OVERRIDES:
-                recipe = {**mixer.stock(name), _EMBEDDING: embedding, _HEAD: head}
-                if analysis.tensor_bytes(recipe) <= budget:
-                    found.append((_cost(ours, recipe, sensitivities), recipe))
+        for kinds in itertools.product(_OVERRIDES, repeat=len(ends)):
+            recipe = {**mixer.stock(name), **dict(zip(ends, kinds, strict=True))}
+            if analysis.tensor_bytes(recipe) <= budget:
+                found.append((_cost(ours, recipe, sensitivities), recipe))
     found.sort(key=lambda one: one[0])
     return min((recipe for _, recipe in found[:_TRIED]), key=lambda recipe: mixer.divergence(recipe, label="override"))
 

@@ -178,6 +178,12 @@ def test_the_embedding_gets_ones_unless_it_has_data(tmp_path: Path) -> None:
     assert with_embedding(more, head) is more
 
 
+def test_an_embedding_that_is_the_head_gets_no_ones(tmp_path: Path) -> None:
+    base = small.matrices(tmp_path / "tied.gguf", {"token_embd.weight": (64, 256), "blk.0.attn_q.weight": (256, 256)})
+    imatrix = read_imatrix(small.imatrix(tmp_path / "imatrix.gguf", base))
+    assert with_embedding(imatrix, read_head(base)) is imatrix
+
+
 def test_a_job_makes_the_stock_files_when_asked_and_others_by_itself(
     ggufy: Ggufy, llama_bin: Path, tmp_path: Path
 ) -> None:
