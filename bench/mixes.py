@@ -17,14 +17,16 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bench.measure import run
 from ggufy import throttle
 from ggufy.catalog import BY_NAME
 from ggufy.files import sha256
 from ggufy.llama.install import Llama, ensure
-from ggufy.quantize.allocate import allocate
+from ggufy.quantize.allocate import Option, allocate
 from ggufy.quantize.mixes import mixed
+from ggufy.quantize.proxy import KURTOSIS, PAPER, RULES
 from ggufy.quantize.recipe import Recipe
 from ggufy.quantize.target import FAST, MODES, PROBE_CHUNKS, THOROUGH
 from ggufy.settings import Settings
@@ -163,11 +165,17 @@ def _ablation(ours: Bench, size: str) -> list[str]:
         found = allocate(free, budget - analysis.fixed - spent)
         return {**found.recipe, **kept}
 
-    every, left = (
-        sum(map(len, analysis.options(dict.fromkeys(analysis.losses, 1.0), probed=True, prune=prune).values()))
-        for prune in (False, True)
-    )
-    pruned = f"the same, less the {every - left} of {every} choices that RWKVQuant's proxy rules out"
+    def options(**named: Any) -> dict[str, list[Option]]:
+        return analysis.options({name: probed.get(name, 1.0) for name in analysis.losses}, probed=True, **named)
+
+    def choices(**named: Any) -> int:
+        return sum(map(len, options(**named).values()))
+
+    def pruned(rule: str) -> Recipe:
+        return allocate(options(prune=True, rule=rule), budget - analysis.fixed).recipe
+
+    every = choices()
+    out = {rule: every - choices(prune=True, rule=rule) for rule in RULES}
     rows: dict[str, Callable[[], Recipe]] = {
         "stock with the best embedding and head types": lambda: _override(ours, size, probed),
         "low-rank tensors alone (Q8_0), and the stock types that then fit": lambda: _low_rank_alone(ours, size),
@@ -176,8 +184,9 @@ def _ablation(ours: Bench, size: str) -> list[str]:
         "mix and low-rank tensors, shipped sensitivities (fast)": lambda: solved(prior),
         "mix and low-rank tensors, where harmless in Q8_0, 26 probes": lambda: solved(probed),
         "mix and low-rank tensors below Q8_0 too, 26 probes": lambda: solved(probed, probed=True),
-        pruned: lambda: solved(probed, probed=True, prune=True),
-        "the same, and a refit near the size (thorough)": lambda: mixer.mix(budget, THOROUGH).recipe,
+        f"the same, less {out[KURTOSIS]} of {every} choices, by block kurtosis (--prune)": lambda: pruned(KURTOSIS),
+        f"the same, less {out[PAPER]} of {every}, by RWKVQuant's coarse-to-fine rule": lambda: pruned(PAPER),
+        "below Q8_0 too, unpruned, and a refit near the size (thorough)": lambda: mixer.mix(budget, THOROUGH).recipe,
     }
     lines = [f"what each part adds at the bytes of {size} (stock KLD {stock:.5f})"]
     for name, make in rows.items():
