@@ -1,34 +1,39 @@
 """How much better than stock files mixes of the same size are, and what each part of the method adds.
 
-    python -m bench.mixes                                               the demo
-    python -m bench.mixes BASE.gguf IMATRIX.gguf PROBE.txt TEST.txt     another model and its texts
+    python -m bench.mixes                                                           the demo
+    python -m bench.mixes BASE.gguf IMATRIX.gguf PROBE.txt TEST.txt [CALIBRATION.txt]   another model and its texts
 
 All files of one row have the same imatrix and at most the stock file's bytes. Recipes are found with the probe text
-and measured on the test text, which nothing else reads; the three texts, calibration included, share no paragraph.
+and measured on the test text, which nothing else reads. That neither shares paragraphs with the other, nor with the
+calibration text, is checked; where the latter is not given, it is looked for in the cache by the name that the imatrix
+has for it, and if it is not there either, the report says that it was not checked.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from bench.measure import run
 from ggufy import throttle
 from ggufy.catalog import BY_NAME
 from ggufy.files import sha256
 from ggufy.llama.install import Llama, ensure
-from ggufy.quantize.allocate import allocate
+from ggufy.quantize.allocate import Option, allocate
 from ggufy.quantize.mixes import mixed
+from ggufy.quantize.proxy import KURTOSIS, PAPER, RULES
 from ggufy.quantize.recipe import Recipe
 from ggufy.quantize.target import FAST, MODES, PROBE_CHUNKS, THOROUGH
 from ggufy.settings import Settings
-from ggufy.sources.calibration import Texts, ensure_texts
-from ggufy.sources.gguf import UNQUANTIZED, padded
+from ggufy.sources.calibration import Texts, ensure_texts, texts_named
+from ggufy.sources.gguf import UNQUANTIZED, padded, read_head
 from ggufy.sources.overlap import check_disjoint
 from ggufy.steps.evaluate import How
 from ggufy.steps.mix import PROBES, Mixer
@@ -38,11 +43,22 @@ LADDER = ("Q2_K", "IQ3_XXS", "Q3_K_M", "IQ4_XS", "Q4_K_M", "Q5_K_M")
 ABLATED = ("Q2_K", "Q4_K_M")
 BARS = {size: 0.45 if size == "IQ3_XXS" else 0.35 for size in LADDER}
 DEFAULT_BAR = 0.7
+SIZE_BAR = 0.005  # what a mix may leave unused of the size that was asked for
 TEST_CHUNKS = 64
 _FACTS = {"ggufy.target": "0.0000MB", "ggufy.bits_per_weight": "00.00000"}
 _EMBEDDING, _HEAD = "token_embd.weight", "output.weight"
 _OVERRIDES = ("Q2_K", "Q3_K", "IQ3_S", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
 _TRIED = 8  # overrides that are measured on the probe text, of those that the sensitivities like best
+
+
+class Given(NamedTuple):
+    """A model, and the texts: to find recipes with, to try them on, and the one that its imatrix was made from."""
+
+    base: Path
+    imatrix: Path
+    probe: Path
+    test: Path
+    calibration: Path | None = None
 
 
 @dataclass(kw_only=True)
@@ -78,15 +94,14 @@ def bench(folder: Path, llama: Llama, settings: Settings, texts: Texts) -> list[
     run(sys.executable, "-m", "ggufy", "quantize", "demo", "--types", "Q8_0", "--no-evaluate", "--out", out)
     made = next(out.glob("*-GGUF"))
     base, imatrix = next(made.glob("*-F16.gguf")), next(made.glob("*-imatrix.gguf"))
-    check_disjoint(texts.evaluation, texts.calibration)
-    return bench_model(base, imatrix, texts.probe, texts.evaluation, folder / "mixes-work", llama, settings)
+    given = Given(base, imatrix, texts.probe, texts.evaluation, texts.calibration)
+    return bench_model(given, folder / "mixes-work", llama, settings)
 
 
-def bench_model(
-    base: Path, imatrix: Path, probe: Path, test: Path, folder: Path, llama: Llama, settings: Settings
-) -> list[str]:
+def bench_model(given: Given, folder: Path, llama: Llama, settings: Settings) -> list[str]:
     """Lines for the report: the ladder (`default` are the recipes that quantize uses), then what each part adds."""
-    check_disjoint(test, probe)
+    base, imatrix, probe, test, _ = given
+    checked = check_texts(given, settings.cache)
     threads = max(1, math.floor(throttle.allowed_cpus()))
     digests = {base.absolute(): sha256(base)}
 
@@ -109,12 +124,39 @@ def bench_model(
     tested = mixer.divergences(how(test, "test", TEST_CHUNKS))
     ours = Bench(mixer=mixer, test=tested)
     title = f"mixes of {base.stem}: mean KLD as a part of the stock file's, same imatrix, never more bytes"
-    lines = [f"{title} (probe text {PROBE_CHUNKS} chunks, test text {TEST_CHUNKS})", *_ladder(ours)]
+    lines = [f"{title} (probe text {PROBE_CHUNKS} chunks, test text {TEST_CHUNKS}; {checked})", *_ladder(ours)]
     for size in ABLATED:
         lines += ["", *_ablation(ours, size)]
     mixer.close()
     tested.close()
     return lines
+
+
+def check_texts(given: Given, cache: Path) -> str:
+    """What was found of the calibration text. Raises CalibrationError for texts that share paragraphs."""
+    datasets = read_head(given.imatrix).metadata.get("imatrix.datasets")
+    names = datasets if isinstance(datasets, list) else []
+    found = [path for name in names for path in texts_named(cache, str(name))]
+    calibrations = [given.calibration] if given.calibration else found
+    check_disjoint(given.test, given.probe)
+    for calibration in calibrations:
+        check_disjoint(given.probe, calibration)
+        check_disjoint(given.test, calibration)
+    return "calibration text disjoint from both" if calibrations else "calibration text NOT CHECKED: not at hand"
+
+
+def reached(shares: Sequence[float], size: str) -> bool:
+    """Whether a row of the ladder (shares of the stock file's KLD: default, fast, standard, thorough) is good enough:
+    none is worse than stock, and its bars are met."""
+    return max(shares) <= 1 and shares[-1] <= BARS[size] and max(shares[:2]) <= DEFAULT_BAR
+
+
+def shortfall(limits_and_sizes: Iterable[tuple[int, int]]) -> str:
+    """How far below the asked size files ended, at most; above it is never good enough."""
+    shorts = [1 - size / limit for limit, size in limits_and_sizes]
+    most = max(map(abs, shorts))
+    verdict = "reached" if min(shorts) >= 0 and most <= SIZE_BAR else "MISSED"
+    return f"  sizes hit within {most:.2%}{', never above' * (min(shorts) >= 0)}  bar {SIZE_BAR:.1%} {verdict}"
 
 
 def _ladder(ours: Bench) -> list[str]:
@@ -123,6 +165,7 @@ def _ladder(ours: Bench) -> list[str]:
         + "".join(f"{mode:>10}" for mode in ("default", *MODES))
         + "  bar",
     ]
+    sizes = []
     for size in LADDER:
         stock = ours.stock(size)
         default = mixed(ours.mixer.head, size, stock=ours.mixer.stock(size))
@@ -132,14 +175,16 @@ def _ladder(ours: Bench) -> list[str]:
             against = "" if mode == FAST else size
             mix = ours.mixer.mix(ours.budget(size), mode, against=against)
             parts.append(stock if mix.stock else ours.measured(mix.recipe, size))
+            asked, made = ours.mixer.stock_size(size), ours.mixer.analysis.tensor_bytes(mix.recipe) + ours.head_size
+            sizes.append((asked, asked if mix.stock else made))
         took = time.monotonic() - began
         shares = [part / stock for part in parts]
-        reached = "reached" if shares[-1] <= BARS[size] and max(shares[:2]) <= DEFAULT_BAR else "MISSED"
+        verdict = "reached" if reached(shares, size) else "MISSED"
         cells = "".join(f"{share:>9.3f}x" for share in shares)
         row = f"  {size:<8} {ours.mixer.stock_size(size):>9} {stock:>10.5f} {cells}"
-        lines.append(f"{row}  {BARS[size]} {reached} ({took:.0f} s)")
+        lines.append(f"{row}  {BARS[size]} {verdict} ({took:.0f} s)")
         print(lines[-1], file=sys.stderr, flush=True)
-    return lines
+    return [*lines, shortfall(sizes)]
 
 
 def _ablation(ours: Bench, size: str) -> list[str]:
@@ -162,11 +207,17 @@ def _ablation(ours: Bench, size: str) -> list[str]:
         found = allocate(free, budget - analysis.fixed - spent)
         return {**found.recipe, **kept}
 
-    every, left = (
-        sum(map(len, analysis.options(dict.fromkeys(analysis.losses, 1.0), probed=True, prune=prune).values()))
-        for prune in (False, True)
-    )
-    pruned = f"the same, less the {every - left} of {every} choices that RWKVQuant's proxy rules out"
+    def options(**named: Any) -> dict[str, list[Option]]:
+        return analysis.options({name: probed.get(name, 1.0) for name in analysis.losses}, probed=True, **named)
+
+    def choices(**named: Any) -> int:
+        return sum(map(len, options(**named).values()))
+
+    def pruned(rule: str) -> Recipe:
+        return allocate(options(prune=True, rule=rule), budget - analysis.fixed).recipe
+
+    every = choices()
+    out = {rule: every - choices(prune=True, rule=rule) for rule in RULES}
     rows: dict[str, Callable[[], Recipe]] = {
         "stock with the best embedding and head types": lambda: _override(ours, size, probed),
         "low-rank tensors alone (Q8_0), and the stock types that then fit": lambda: _low_rank_alone(ours, size),
@@ -175,8 +226,9 @@ def _ablation(ours: Bench, size: str) -> list[str]:
         "mix and low-rank tensors, shipped sensitivities (fast)": lambda: solved(prior),
         "mix and low-rank tensors, where harmless in Q8_0, 26 probes": lambda: solved(probed),
         "mix and low-rank tensors below Q8_0 too, 26 probes": lambda: solved(probed, probed=True),
-        pruned: lambda: solved(probed, probed=True, prune=True),
-        "the same, and a refit near the size (thorough)": lambda: mixer.mix(budget, THOROUGH).recipe,
+        f"the same, less {out[KURTOSIS]} of {every} choices, by block kurtosis (--prune)": lambda: pruned(KURTOSIS),
+        f"the same, less {out[PAPER]} of {every}, by RWKVQuant's coarse-to-fine rule": lambda: pruned(PAPER),
+        "below Q8_0 too, unpruned, and a refit near the size (thorough)": lambda: mixer.mix(budget, THOROUGH).recipe,
     }
     lines = [f"what each part adds at the bytes of {size} (stock KLD {stock:.5f})"]
     for name, make in rows.items():
@@ -201,13 +253,13 @@ def _override(ours: Bench, size: str, sensitivities: Mapping[str, float]) -> Rec
     --output-tensor-type of llama-quantize can reach. Of those that the sensitivities like, the best on the probe text.
     """
     mixer, analysis, budget = ours.mixer, ours.mixer.analysis, ours.budget(size)
+    ends = [name for name in (_EMBEDDING, _HEAD) if name in mixer.head.tensors]  # a tied model has no head of its own
     found: list[tuple[float, Recipe]] = []
     for name in _stock_types(ours):
-        for embedding in _OVERRIDES:
-            for head in _OVERRIDES:
-                recipe = {**mixer.stock(name), _EMBEDDING: embedding, _HEAD: head}
-                if analysis.tensor_bytes(recipe) <= budget:
-                    found.append((_cost(ours, recipe, sensitivities), recipe))
+        for kinds in itertools.product(_OVERRIDES, repeat=len(ends)):
+            recipe = {**mixer.stock(name), **dict(zip(ends, kinds, strict=True))}
+            if analysis.tensor_bytes(recipe) <= budget:
+                found.append((_cost(ours, recipe, sensitivities), recipe))
     found.sort(key=lambda one: one[0])
     return min((recipe for _, recipe in found[:_TRIED]), key=lambda recipe: mixer.divergence(recipe, label="override"))
 
@@ -247,9 +299,8 @@ def main() -> None:
         types=BY_NAME,
     )
     with tempfile.TemporaryDirectory(prefix="ggufy-bench-") as name:
-        if len(sys.argv) == 5:
-            base, imatrix, probe, test = map(Path, sys.argv[1:])
-            lines = bench_model(base, imatrix, probe, test, Path(name), llama, settings)
+        if len(sys.argv) in (5, 6):
+            lines = bench_model(Given(*map(Path, sys.argv[1:])), Path(name), llama, settings)
         else:
             lines = bench(Path(name), llama, settings, ensure_texts(settings.cache))
     print("\n".join(lines))

@@ -143,6 +143,26 @@ def test_what_matters_in_a_small_model_matters_in_a_large_one() -> None:
 
 
 @pytest.mark.parametrize("version", "67")
+def test_low_rank_matrices_follow_the_others_to_any_width(version: str) -> None:
+    """The head's c falls by 16 from one width to the other, and so must that of a role without a measured one."""
+    found = []
+    for width, vocab in ((1024, 4096), (4096, 16384)):
+        made = Architecture(version, f"rwkv{version}", 4, width, vocab, 4 * width, 64, RANKS[version])
+        c = roles.transferred({plan.name: math.prod(plan.shape) for plan in tensor_plans(made)})
+        found.append((c["output.weight"], c["blk.1.time_mix_w1.weight"]))
+    (head, low_rank), (wide_head, wide_low_rank) = found
+    assert head / wide_head == pytest.approx(16)
+    assert low_rank / wide_low_rank == pytest.approx(16)
+
+
+def test_the_sensitivities_of_transformers_hold_for_any_width() -> None:
+    for width in (512, 4096):
+        names = ("token_embd", "output", "blk.0.attn_v", "blk.0.ssm_in")
+        c = roles.transferred({f"{name}.weight": width * width for name in names})
+        assert c == roles.prior(c)
+
+
+@pytest.mark.parametrize("version", "67")
 def test_every_recipe_is_made_loaded_and_run(version: str, tmp_path: Path, llama_bin: Path) -> None:
     base = tiny.converted(tmp_path, version, outtype="f16", width=256, ffn=256, layers=2)
     model, ggml = Model(base, llama_bin / "llama-quantize"), Ggml(llama_bin)
@@ -176,6 +196,12 @@ def test_the_embedding_gets_ones_unless_it_has_data(tmp_path: Path) -> None:
     assert set(more.weights) - set(imatrix.weights) == {"token_embd.weight"}
     assert more.weights["token_embd.weight"].tolist() == [1.0] * 256
     assert with_embedding(more, head) is more
+
+
+def test_an_embedding_that_is_the_head_gets_no_ones(tmp_path: Path) -> None:
+    base = small.matrices(tmp_path / "tied.gguf", {"token_embd.weight": (64, 256), "blk.0.attn_q.weight": (256, 256)})
+    imatrix = read_imatrix(small.imatrix(tmp_path / "imatrix.gguf", base))
+    assert with_embedding(imatrix, read_head(base)) is imatrix
 
 
 def test_a_job_makes_the_stock_files_when_asked_and_others_by_itself(

@@ -7,7 +7,16 @@ import math
 import numpy as np
 import pytest
 
-from ggufy.quantize.proxy import Proxy, candidates, is_codebook, is_flat, measure, sampled
+from ggufy.quantize.proxy import (
+    Proxy,
+    candidates,
+    candidates_by_paper,
+    is_codebook,
+    is_flat,
+    measure,
+    sampled,
+    scalar_by_paper,
+)
 
 RANDOM = np.random.default_rng(0)
 
@@ -125,6 +134,26 @@ def test_types_that_cannot_win_are_spared() -> None:
     assert candidates(types, of(1.8), flat=False) == types
     assert candidates(types, of(2.2), flat=True) == types
     assert candidates(["Q3_K", "Q4_K"], of(9), flat=True) == ["Q3_K", "Q4_K"]
+
+
+def test_the_paper_gives_codebooks_to_where_either_figure_is_among_the_highest() -> None:
+    spread = {
+        f"{number}": Proxy(coarse=1 + number / 100, fine=10.0 - number / 100, kurtosis=3) for number in range(18)
+    }
+    uneven = {"coarse": Proxy(coarse=5, fine=1, kurtosis=1), "fine": Proxy(coarse=0, fine=99, kurtosis=1)}
+    assert scalar_by_paper(spread | uneven) == set(spread)
+    thresholds = [max(getattr(one, figure) for one in spread.values()) for figure in ("coarse", "fine")]
+    for one in uneven.values():  # as the paper says it: scalar if both are below
+        assert one.coarse > thresholds[0] or one.fine > thresholds[1]
+    assert len(scalar_by_paper(spread | uneven, share=0.5)) == 10
+    assert scalar_by_paper({}) == set()
+
+
+def test_the_paper_leaves_one_of_two_twins() -> None:
+    types = ["IQ2_S", "Q2_K", "IQ3_XXS", "Q3_K", "IQ3_S", "IQ4_XS", "Q4_K"]
+    assert candidates_by_paper(types, scalar=True) == ["Q2_K", "IQ3_XXS", "Q3_K", "IQ4_XS", "Q4_K"]
+    assert candidates_by_paper(types, scalar=False) == ["IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS", "Q4_K"]
+    assert candidates_by_paper(["Q3_K", "Q4_K"], scalar=False) == ["Q3_K", "Q4_K"]
 
 
 def test_flat_imatrices() -> None:

@@ -1,20 +1,28 @@
-"""Measures the tables that ggufy's recipes for RWKV follow from, and prints them as they stand in the code.
+"""Measures what ggufy's recipes for RWKV follow from, and prints it as it stands in the code.
 
-    python -m tools.measure_mixes                                     LOSSES of ggufy/quantize/mixes.py
-    python -m tools.measure_mixes BASE.gguf                           the recipes of that model, role by role
-    python -m tools.measure_mixes BASE.gguf --probes SENSITIVITY.json PRIORS and REFERENCE of ggufy/quantize/priors.py
+    python -m tools.measure_mixes                                 LOSSES of ggufy/quantize/mixes.py
+    python -m tools.measure_mixes BASE.gguf                       the recipes of that model, role by role
+    python -m tools.measure_mixes BASE.gguf --harmless            what HARMLESS of mixes.py follows from
+    python -m tools.measure_mixes BASE.gguf --probes RECORD.json  PRIORS and REFERENCE of ggufy/quantize/priors.py
 
-What each type loses is measured with ggml's own kernels on weights of a normal distribution, under importances of a
-log-normal one. What each role matters is measured by probing a trained model (`python -m ggufy mix`): the JSON file
-has a sensitivity c by `role` or `role@depth`, in nats.
+- Losses are measured with ggml's own kernels on normally distributed weights with log-normal importances.
+- For HARMLESS every low-rank role of the model is put into Q8_0, alone, and compared to the base over the probe text.
+- How much each role matters is measured by probing a trained model, which this script does not do: RECORD.json is what
+  `python -m ggufy mix BASE.gguf --like Q4_K_M --mode thorough --json` prints, or only a table of sensitivities (group
+  -> c, in nats). Of the tables in priors.py `rwkv6` was made so; `rwkv7` is derived from published figures, and
+  `transformer` is set by hand, as is said there.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import tempfile
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,14 +32,19 @@ from ggufy.llama.ggml import Ggml, load
 from ggufy.llama.install import Llama, ensure
 from ggufy.llama.tools import ToolRun
 from ggufy.quantize.loss import Kernels, relative_error
-from ggufy.quantize.mixes import LOSSES, mixed
+from ggufy.quantize.mixes import HARMLESS, LOSSES, mixed
 from ggufy.quantize.recipe import stock_recipe
-from ggufy.quantize.roles import family, roles
+from ggufy.quantize.roles import OTHER, Depth, family, roles
+from ggufy.quantize.target import PROBE_CHUNKS
 from ggufy.settings import Settings
+from ggufy.sources.calibration import ensure_texts
 from ggufy.sources.gguf import GgufHead, read_head
+from ggufy.steps.evaluate import How
+from ggufy.steps.mix import Mixer
 
 _ROWS, _COLUMNS = 256, 1024
 _STD = 0.02
+_BLOCK = 32  # of Q8_0
 
 
 def losses(ggml: Ggml) -> dict[str, float]:
@@ -52,6 +65,63 @@ def losses(ggml: Ggml) -> dict[str, float]:
 def reference(head: GgufHead) -> dict[str, int]:
     """The number of weights of a tensor of each role."""
     return {role.name: head.tensors[name].elements for name, role in roles(head.tensors).items()}
+
+
+def keys(sensitivities: Mapping[str, float]) -> dict[str, float]:
+    """The c of groups (`roles.groups`) under the keys that `roles.sensitivity` looks for.
+
+    A role without a depth stands for all depths without a key of their own, so it takes what was measured of middle
+    blocks, or of all but the first. Roles that shared a probe under `other` get no key.
+    """
+    found = {}
+    for group, c in sensitivities.items():
+        role, _, depth = group.partition("@")
+        if role != OTHER:
+            found[role if depth in (Depth.MIDDLE, "rest") else group] = c
+    return found
+
+
+def probed_tables(head: GgufHead, record: Mapping[str, Any]) -> str:
+    """The model's parts of PRIORS and REFERENCE, from a record of `ggufy mix` or a table of sensitivities."""
+    table, sizes, name = keys(record.get("sensitivities", record)), reference(head), family(head.tensors)
+    priors = "".join(f'        "{key}": {1e9 * c:.3g},\n' for key, c in table.items())
+    used = dict.fromkeys(key.split("@")[0] for key in table)
+    references = "".join(f'        "{role}": {sizes[role]},\n' for role in used)
+    return f'''PRIORS
+    "{name}": {{
+{priors}    }},
+REFERENCE
+    "{name}": {{
+{references}    }},'''
+
+
+def harmless(mixer: Mixer) -> dict[str, float]:
+    """Mean KLD from the base, in nats, of each low-rank role in Q8_0, of all HARMLESS ones together, and of the stock
+    Q6_K file. Rows that are no multiple of 32 stay as they are."""
+    small: dict[str, list[str]] = {}
+    for name, role in roles(mixer.head.tensors).items():
+        shape = mixer.head.tensors[name].shape
+        if role.low_rank and len(shape) == 2 and shape[0] % _BLOCK == 0:
+            small.setdefault(role.name, []).append(name)
+    rows = small | {" + ".join(HARMLESS): [name for role in HARMLESS for name in small.get(role, ())]}
+    found = {row: mixer.divergence(dict.fromkeys(names, "Q8_0"), label=row) for row, names in rows.items()}
+    return found | {"stock Q6_K": mixer.divergence(mixer.stock("Q6_K"), label="Q6_K", stock=True)}
+
+
+def measured_harmless(base: Path, llama: Llama, settings: Settings, *, text: Path, chunks: int) -> dict[str, float]:
+    """`harmless` over a text, with nothing left behind. Q8_0 and Q6_K need no imatrix."""
+    threads = max(1, math.floor(throttle.allowed_cpus()))
+    environment = throttle.child_environment(threads=threads, home=settings.home)
+    with tempfile.TemporaryDirectory(prefix="ggufy-measure-") as folder:
+        how = How(
+            text=text,
+            folder=Path(folder),
+            llama=llama,
+            environment=environment,
+            threads=threads,
+            chunks=chunks,
+        )
+        return harmless(Mixer(base=base, imatrix_path=None, how=how))
 
 
 def recipe_lines(base: Path, llama: Llama, settings: Settings) -> list[str]:
@@ -75,20 +145,22 @@ def main() -> None:
     """Prints what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("base", type=Path, nargs="?")
-    parser.add_argument("--probes", type=Path)
+    parser.add_argument("--harmless", action="store_true")
+    parser.add_argument("--probes", type=Path, metavar="RECORD.json")
     args = parser.parse_args()
+    if (args.probes or args.harmless) and not args.base:
+        parser.error("--probes and --harmless need the BASE.gguf that is meant.")
     settings = Settings.from_env()
     if args.probes:
-        head = read_head(args.base)
-        table = json.loads(args.probes.read_text(encoding="utf-8"))
-        sizes = reference(head)
-        print(f'    "{family(head.tensors)}": {{')
-        print("".join(f'        "{key}": {1e9 * c:.3g},\n' for key, c in table.items()) + "    },")
-        print("".join(f'        "{role}": {sizes[role]},\n' for role in dict.fromkeys(k.split("@")[0] for k in table)))
+        print(probed_tables(read_head(args.base), json.loads(args.probes.read_text(encoding="utf-8"))))
         return
     environment = settings.pip_environment
     llama = ensure(settings.cache, override=settings.llama_dir, threads=1, pip_environment=environment, types=BY_NAME)
-    if args.base:
+    if args.harmless:
+        text = ensure_texts(settings.cache).probe
+        found = measured_harmless(args.base, llama, settings, text=text, chunks=PROBE_CHUNKS)
+        print("".join(f"{kld:.6f}  {row}\n" for row, kld in found.items()), end="")
+    elif args.base:
         print("\n".join(recipe_lines(args.base, llama, settings)))
     else:
         print("".join(f'    "{kind}": {loss:.3g},\n' for kind, loss in losses(load(llama.bin)).items()))

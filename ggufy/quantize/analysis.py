@@ -76,15 +76,21 @@ class Analysis:
         return 0.0 if kind == self.head.tensors[name].type else self.losses[name][kind]
 
     def options(
-        self, sensitivities: Mapping[str, float], *, probed: bool = False, prune: bool = False
+        self,
+        sensitivities: Mapping[str, float],
+        *,
+        probed: bool = False,
+        prune: bool = False,
+        rule: str = proxy.KURTOSIS,
     ) -> dict[str, list[Option]]:
         """What the solver takes: by tensor, every type's bytes, and sensitivity × weights × error.
 
         `probed` says that the sensitivities were measured of this model; otherwise low-rank tensors get types that
-        were measured to be harmless (`mixes.HARMLESS`). With `prune`, the types that the proxy rules
-        out are left out (see proxy.py).
+        were measured to be harmless (`mixes.HARMLESS`). With `prune`, the types that a rule of proxy.py rules out,
+        block kurtosis or the paper's, are left out.
         """
         made = {}
+        scalar = proxy.scalar_by_paper(self.proxies) if prune and rule == proxy.PAPER else set()
         found = roles(self.head.tensors)
         for name, losses in self.losses.items():
             tensor = self.head.tensors[name]
@@ -93,7 +99,10 @@ class Analysis:
                 least = LOW_RANK if found[name].name in HARMLESS else ("F16",)
                 kinds = [kind for kind in losses if kind in (*least, self.head.tensors[name].type)]
             if prune and name in self.proxies:
-                kinds = proxy.candidates(losses, self.proxies[name], flat=self.flat[name])
+                if rule == proxy.PAPER:
+                    kinds = proxy.candidates_by_paper(losses, scalar=name in scalar)
+                else:
+                    kinds = proxy.candidates(losses, self.proxies[name], flat=self.flat[name])
             scale = sensitivities[name] * tensor.elements
             made[name] = [
                 Option(type=kind, size=self._bytes(tensor, kind), cost=scale * losses[kind])

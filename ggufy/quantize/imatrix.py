@@ -21,7 +21,7 @@ from ggufy.sources.gguf import GgufHead, read_head, read_tensor
 
 _MOST_CHUNKS = (1 << 32) - 1  # what a u32 holds
 _SUMS, _COUNTS = ".in_sum2", ".counts"
-_EMBEDDING = "token_embd.weight"
+_EMBEDDING, _HEAD = "token_embd.weight", "output.weight"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +69,9 @@ def with_embedding(imatrix: Imatrix, head: GgufHead) -> Imatrix:
     """The same with ones for the embedding, of which llama-imatrix sees no inputs: rows are picked, not multiplied.
 
     Without importances ggml weighs large values more, as it suits a matrix; in a row that is picked all count alike.
+    Where the embedding is the head as well (there is no `output.weight`), it is multiplied too, and stays as it is.
     """
-    if _EMBEDDING in imatrix.weights or _EMBEDDING not in head.tensors:
+    if _EMBEDDING in imatrix.weights or not {_EMBEDDING, _HEAD} <= head.tensors.keys():
         return imatrix
     ones = np.ones(head.tensors[_EMBEDDING].shape[0], dtype=np.float32)
     return replace(imatrix, weights=imatrix.weights | {_EMBEDDING: ones})

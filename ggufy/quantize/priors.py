@@ -18,6 +18,7 @@ RWKV-6; the geometric mean is taken. The head was published at 8 bits only; its 
 `REFERENCE` has the number of weights of a tensor of each role where c was measured. What a unit of relative error in a
 whole tensor costs (c × its number of weights) is taken to be the same in models of other sizes: an embedding with more
 rows, or a matrix of a wider model, adds no more noise to a token than a small one does. So c falls as tensors grow.
+`transformer` has none: its c are for a weight, whatever the size.
 
 A script that measures these figures again may write the table anew: nothing else is in this file.
 """

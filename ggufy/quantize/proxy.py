@@ -1,30 +1,36 @@
-"""Cheap figures of a weight matrix that hint which kind of type suits it, from the weights alone.
+"""Cheap figures of a weight matrix that hint which kind of type suits it, from the weights alone: two rules.
 
-The coarse-to-fine proxy of RWKVQuant (ICML 2025). With the weights sorted, let G be the gaps between neighbours that
-are not 0, scaled to sum to 1, and n their number:
+`PAPER`, the coarse-to-fine proxy of RWKVQuant (ICML 2025). With the weights sorted, let G be the gaps between
+neighbours that are not 0, scaled to sum to 1, and n their number:
 
     coarse  P_c = ln n + sum G ln G                        how far the gaps are from all being equal; 0 if they are
     fine    P_f = sum over k = 2, 3, 4 of |mean (nG - 1)^k| / (k (k - 1))     the first terms of its Taylor series
 
-Both small: evenly spread weights, which suit scalar types (K). Otherwise codebooks (IQ) are said to suit better. Both
-figures depend on how many weights there are and on their format (in F16 the tails have wide gaps and the middle has
-many equal weights), so they are taken from samples of one size, and thresholds must not be carried over: the paper's
-own are for its models. P_f is mostly the largest gap, and of weights with long tails it differs tenfold from one draw
-to the next.
+Both below their thresholds: evenly spread weights, which suit scalar types (K). Otherwise codebooks (IQ) are said to
+suit better. Both figures depend on how many weights there are and on their format (in F16 the tails have wide gaps and
+the middle has many equal weights), so they are taken from samples of one size, and thresholds must not be carried
+over: the paper's own are for its models, chosen so that 9 of 10 matrices are scalar. `scalar_by_paper` chooses them
+likewise, both at the same percentile of the model at hand. P_f is mostly the largest gap, and of weights with long
+tails it differs tenfold from one draw to the next.
 
-Block kurtosis: mean over blocks of 256 neighbours of E[w^4] / E[w^2]^2; 1.8 for evenly spread weights, 3 for normal
-ones. Measured errors at equal bits cross at 2.2: above, IQ3_S beats Q3_K (at 3 by 10 %), below it loses (at 1.8 by
-13 %); an imatrix that is not flat moves the crossing to 1.8. That is what `candidates` goes by.
+`KURTOSIS`, of blocks: mean over 256 neighbours of E[w^4] / E[w^2]^2; 1.8 for evenly spread weights, 3 for normal ones.
+Measured errors at equal bits cross at 2.2: above, IQ3_S beats Q3_K (at 3 by 10 %), below it loses (at 1.8 by 13 %); an
+imatrix that is not flat moves the crossing to 1.8. So this is the rule that prunes unless the other one is asked for:
+it follows from which type loses less, which a fixed share of 9 in 10 does not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+PAPER, KURTOSIS = "paper", "kurtosis"
+RULES = (KURTOSIS, PAPER)
+SCALAR_SHARE = 0.9  # of the matrices, by the paper's rule
 BLOCK = 256  # weights of a super-block of the K and IQ types
 SAMPLE = 1 << 20  # weights; 20 to 100 ms a tensor
 FINE_TERMS = 4  # K of the paper
@@ -114,8 +120,9 @@ def is_flat(importance: Array | None) -> bool:
 
 
 def candidates(types: Iterable[str], proxy: Proxy, *, flat: bool) -> list[str]:
-    """The types worth measuring: without Q3_K and Q2_K where their codebook twins must win, without IQ3_S and IQ2_S
-    where they must lose (`flat`: so does the imatrix not speak for them). All types where it is not that clear."""
+    """The types worth trying by block kurtosis: without Q3_K and Q2_K where their codebook twins must win, without
+    IQ3_S and IQ2_S where they must lose (`flat`: so does the imatrix not speak for them). All types where it is not
+    that clear."""
     types = list(types)
     for scalar, codebook in _TWINS:
         if scalar in types and codebook in types:
@@ -124,6 +131,23 @@ def candidates(types: Iterable[str], proxy: Proxy, *, flat: bool) -> list[str]:
             elif proxy.kurtosis < LIGHT and flat:
                 types.remove(codebook)
     return types
+
+
+def scalar_by_paper(proxies: Mapping[str, Proxy], *, share: float = SCALAR_SHARE) -> set[str]:
+    """The tensors that the paper's rule gives scalar types: P_c and P_f are both below thresholds, which are the same
+    percentile of the model's own figures, the one at which about `share` of the tensors pass."""
+    ranks = dict.fromkeys(proxies, 0)
+    for figure in ("coarse", "fine"):
+        for rank, name in enumerate(sorted(proxies, key=lambda name: (getattr(proxies[name], figure), name))):
+            ranks[name] = max(ranks[name], rank)
+    return set(sorted(proxies, key=lambda name: (ranks[name], name))[: math.ceil(share * len(proxies))])
+
+
+def candidates_by_paper(types: Iterable[str], *, scalar: bool) -> list[str]:
+    """The types that the paper's rule leaves of each pair of twins: the scalar one or the codebook."""
+    types = list(types)
+    ruled_out = {pair[scalar] for pair in _TWINS if set(pair) <= set(types)}
+    return [kind for kind in types if kind not in ruled_out]
 
 
 def is_codebook(kind: str) -> bool:

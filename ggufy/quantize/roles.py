@@ -114,12 +114,19 @@ def prior(names: Iterable[str]) -> dict[str, float]:
 
 def transferred(weights: Mapping[str, int]) -> dict[str, float]:
     """As `prior`, for a model of another size than the one that was measured; `weights` is the number of weights of
-    every tensor. Roles without a reference keep their c."""
+    every tensor.
+
+    c × weights of a role stays as it was measured. A role without a key gets the geometric mean of this model's own c,
+    so it follows the others to any size: probes of the demo found for a weight of a low-rank matrix what they found
+    for one of the large matrices. Transformers have no reference, since nothing was measured: their c stay.
+    """
     found = roles(weights)
-    reference = REFERENCE[family(found)]
-    return {
-        name: c * reference.get(found[name].name, weights[name]) / weights[name] for name, c in prior(weights).items()
-    }
+    table, reference = PRIORS[family(found)], REFERENCE[family(found)]
+    if reference:
+        sizes = {"head" if role.name == "tied_embedding" else role.name: weights[name] for name, role in found.items()}
+        plain = ((key, key.split("@")[0]) for key in table)
+        table = {key: table[key] * reference[role] / sizes[role] for key, role in plain if role in sizes}
+    return {name: sensitivity(role, table) for name, role in found.items()}
 
 
 def groups(
