@@ -17,8 +17,10 @@ from gguf import GGMLQuantizationType, quants
 
 from ggufy.errors import DiskError
 from ggufy.quantize.allocate import allocate
-from ggufy.quantize.loss import Kernels, LossTable, options, relative_error, sampled
+from ggufy.quantize.analysis import Analysis
+from ggufy.quantize.loss import Kernels, LossTable, relative_error, sampled
 from ggufy.quantize.roles import prior
+from ggufy.sources.gguf import GgufHead, TensorInfo
 
 TYPES = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "BF16", "F16", "F32")
 
@@ -237,11 +239,14 @@ def test_from_errors_to_a_recipe(tmp_path: Path) -> None:
     """All parts together: the more a tensor matters and the more it loses, the more bits it gets."""
     shapes = {"token_embd.weight": (64, 320), "output.weight": (64, 320), "blk.0.time_mix_decay_w1.weight": (64, 32)}
     shapes |= {f"blk.{b}.time_mix_{x}.weight": (64, 64) for b in range(3) for x in ("key", "value", "output")}
-    table, matters = LossTable(tmp_path / "loss.jsonl", Counting().kernels), prior(shapes)
-    choices = {}
-    for seed, (name, shape) in enumerate(shapes.items()):
-        losses = table.measure(normal(*reversed(shape), seed=seed), TYPES)
-        choices[name] = options(shape, losses, sensitivity=matters[name])
+    infos = {n: TensorInfo(name=n, shape=s, type="F32", offset=0, size=4 * math.prod(s)) for n, s in shapes.items()}
+    head = GgufHead(metadata={}, tensors=infos, metadata_end=0, data_start=0, file_size=0)
+    table = LossTable(tmp_path / "loss.jsonl", Counting().kernels)
+    losses = {
+        name: table.measure(normal(*reversed(shape), seed=seed), TYPES)
+        for seed, (name, shape) in enumerate(shapes.items())
+    }
+    choices = Analysis(head=head, losses=losses, probes={}, proxies={}, flat={}).options(prior(shapes))
     q8 = next(option for option in choices["output.weight"] if option.type == "Q8_0")
     assert q8.size == 64 * 320 * 34 // 32 and q8.cost < choices["output.weight"][0].cost
     smallest = sum(min(option.size for option in row) for row in choices.values())
@@ -249,4 +254,7 @@ def test_from_errors_to_a_recipe(tmp_path: Path) -> None:
     bits = {name: TYPES.index(kind) for name, kind in made.recipe.items()}
     assert bits["token_embd.weight"] > bits["blk.2.time_mix_key.weight"]
     assert bits["blk.0.time_mix_value.weight"] >= bits["blk.1.time_mix_key.weight"]
-    assert options((64,), {"Q8_0": math.inf}, sensitivity=1.0) == []
+    lost = {"output.weight": {"Q8_0": math.inf}}
+    assert Analysis(head=head, losses=lost, probes={}, proxies={}, flat={}).options(prior(shapes)) == {
+        "output.weight": []
+    }

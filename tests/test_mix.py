@@ -14,14 +14,15 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ggufy import throttle
-from ggufy.errors import UsageError
+from ggufy.errors import Cancelled, UsageError
 from ggufy.files import sha256
 from ggufy.llama.install import Llama
-from ggufy.quantize import probing, roles, target
+from ggufy.quantize import analysis, loss, probing, roles, target
 from ggufy.quantize.analysis import LOW_RANK
 from ggufy.quantize.imatrix import read_imatrix
 from ggufy.quantize.mixes import HARMLESS
@@ -216,6 +217,32 @@ def test_the_probe_text_is_disjoint_from_the_others() -> None:
         check_disjoint(one, other)
         paragraphs = [set(path.read_text().split("\n\n")) for path in (one, other)]
         assert not {p for p in paragraphs[0] & paragraphs[1] if len(p) > 120}
+
+
+# ---- the analysis
+
+
+def test_each_tensor_is_hashed_once_and_a_stop_comes_between_two_types(
+    tiny_mixer: Mixer, mixer_of: Callable[..., Mixer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(analysis, "RUNGS", ("Q4_K", "Q6_K", "Q8_0"))  # the quick ones
+    hashed: list[str] = []
+    digest = loss._digest
+
+    def counted(*words: Any) -> str:
+        hashed.append(digest(*words))
+        return hashed[-1]
+
+    monkeypatch.setattr(loss, "_digest", counted)
+    known = mixer_of(tiny_mixer.base, tiny_mixer.imatrix_path, tmp_path).analysis.losses
+    assert len(hashed) == len(known) > 20
+    stopped = mixer_of(tiny_mixer.base, tiny_mixer.imatrix_path, tmp_path / "stopped")
+    table = tmp_path / "stopped" / "losses.jsonl"
+    stopped.stock("Q4_K_M")
+    stopped.how = replace(stopped.how, stopped=lambda: table.exists() and table.read_text().count("key") > 2)
+    with pytest.raises(Cancelled):
+        _ = stopped.analysis
+    assert table.read_text().count("key") < sum(map(len, known.values())) / 2
 
 
 # ---- sensitivities

@@ -10,7 +10,7 @@ goes on where it was killed, and serves every later size.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,14 +159,14 @@ def analyse(
         tensor = head.tensors[name]
         rows, weights = rows_of(base, tensor, head, ggml), _importance(imatrix, tensor)
         rows = rows * np.float32(scales.get(name, 1.0))
-        losses: dict[str, float] = {}
-        for kind in _types(tensor, found[name], weights is not None, ggml):
-            check()
-            losses |= known.measure(rows, [kind], importance=weights)
+        kinds = _types(tensor, found[name], weights is not None, ggml)
+        also = [LOW_RANK_PROBE] if name in low_rank else []
+        # In one call, as each one reads all rows for their digest.
+        errors = known.measure(rows, _checked(dict.fromkeys([*kinds, *also]), check), importance=weights)
+        losses = {kind: errors[kind] for kind in kinds if kind in errors}
         if name in low_rank:
-            probed = known.measure(rows, [LOW_RANK_PROBE], importance=weights).get(LOW_RANK_PROBE)
-            if probed is not None:
-                analysis.probes[name] = probed
+            if LOW_RANK_PROBE in errors:
+                analysis.probes[name] = errors[LOW_RANK_PROBE]
         else:
             analysis.proxies[name] = proxy.measure(rows)
             analysis.flat[name] = proxy.is_flat(weights)
@@ -180,6 +180,13 @@ def analyse(
             done += head.tensors[name].elements
             report(done / total)
     return analysis
+
+
+def _checked(kinds: Iterable[str], check: Callable[[], None]) -> Iterator[str]:
+    """The same, asking before each one."""
+    for kind in kinds:
+        check()
+        yield kind
 
 
 def kernels_of(ggml: Ggml) -> Kernels:

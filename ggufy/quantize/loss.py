@@ -4,8 +4,7 @@
 
 with v the imatrix (mean squared input of each column; 1 without one), w the weights, and q what the type makes of
 them. It is the share of the squared output that turns into noise if the inputs are independent. To sum errors over
-tensors, each is multiplied by its sensitivity (`roles.py`) and its number of weights; `options` makes what the solver
-takes.
+tensors, each is multiplied by its sensitivity (`roles.py`) and its number of weights (`analysis.py`).
 
 Rows are sampled evenly: types quantize row by row, so the sampled error estimates the whole one. A `LossTable` keeps
 every error in a file, a line of JSON each, under a digest of all that it follows from: the sampled rows, the imatrix
@@ -19,7 +18,7 @@ import json
 import math
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,6 @@ from gguf import quants
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from ggufy.files import disk_errors
-from ggufy.quantize.allocate import Option
-from ggufy.sources.gguf import padded, tensor_bytes
 
 SAMPLE = 3 << 18  # weights a tensor: 384 rows of 2048
 _LEAST_ROWS = 16  # of each matrix
@@ -102,7 +99,8 @@ class LossTable:
         """The error of each type that the tensor's width allows, measured unless it is known.
 
         `tensor` is [rows, columns] or [matrices, rows, columns], of any float type, and may be a memory map;
-        `importance` is [columns] or [matrices, columns]. Raises DiskError.
+        `importance` is [columns] or [matrices, columns]. `types` are taken one by one, each when the one before it is
+        on the disk. Raises DiskError.
         """
         sample = sampled(tensor, self.count)
         if importance is not None:
@@ -133,19 +131,6 @@ class LossTable:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-
-
-def options(shape: Sequence[int], losses: Mapping[str, float], *, sensitivity: float) -> list[Option]:
-    """What the solver takes for one tensor: each type's bytes, padding included, and sensitivity × weights × error.
-
-    `shape` is in ggml's order, fastest dimension first. Types with an infinite error are left out.
-    """
-    weights = math.prod(shape)
-    return [
-        Option(type=kind, size=padded(tensor_bytes(tuple(shape), kind)), cost=sensitivity * weights * loss)
-        for kind, loss in losses.items()
-        if math.isfinite(loss)
-    ]
 
 
 def _digest(build: str, sample: F32Array, importance: F32Array | None) -> str:
