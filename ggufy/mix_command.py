@@ -54,7 +54,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], ru
     parser.add_argument(
         "--chunks", type=int, default=targets.PROBE_CHUNKS, help="chunks of 512 tokens to read of it (%(default)s)"
     )
-    parser.add_argument("--prune", action="store_true", help="leave out types that RWKVQuant's proxy rules out")
+    parser.add_argument("--prune", action="store_true", help="leave out types that block kurtosis rules out")
     parser.add_argument("--vocab", metavar="FILE", help="vocabulary of a checkpoint that is not a World model")
     parser.add_argument("--name", help="name of the model in the file's name (the source's file name)")
     parser.add_argument("--threads", type=int, help="threads for the tools (one less than allowed)")
