@@ -17,9 +17,9 @@ of these in Q8_0 cost a KLD of 2e-6, the stock Q6_K file 1.2e-3. Decays are left
 errors add up over a long text, and that was a short one. `tools/measure_mixes.py` measures `LOSSES` and `HARMLESS`.
 
 The 29 names are 29 recipes where widths are multiples of 256 and there are enough blocks: the demo has six, real
-models 12 and more. In toys of one or two blocks the steps between two sizes are too few. Rows that are no multiple of 256 can
-only have the legacy types and IQ4_NL (`_ODD`), none of which is below 4.5 bits, so all names below that give such
-matrices the same type.
+models 12 and more. In toys of one or two blocks the steps between two sizes are too few. Rows that are no multiple of
+256 can only have the legacy types and IQ4_NL (`_ODD`), none of which is below 4.5 bits, so all names below that give
+such matrices the same type.
 """
 
 from __future__ import annotations
