@@ -5,14 +5,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import signal
-import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from ggufy import throttle
-from ggufy.errors import Cancelled
 from ggufy.evaluation import Evaluation
 from ggufy.files import human_size
 from ggufy.hub.state import STATE_REPO
@@ -22,7 +18,7 @@ from ggufy.sources.calibration import ensure_texts, texts_named
 from ggufy.sources.gguf import read_head
 from ggufy.steps.comparable import check_models
 from ggufy.steps.evaluate import How, check_text, evaluate
-from ggufy.terminal import table
+from ggufy.terminal import Line, stoppable, table
 
 _HEAD = ["file", "size", "bpw", "PPL", "KLD", "99.9 % KLD", "same top p"]
 _SPEED_HEAD = ["prompt t/s", "generation t/s"]
@@ -33,7 +29,7 @@ def run(args: argparse.Namespace, settings: Settings, get_llama: Callable[[Setti
     check_models(args.base, args.quants)
     text = args.text or ensure_texts(settings.cache).evaluation
     threads = args.threads or settings.threads or throttle.default_threads(throttle.allowed_cpus())
-    stopped = threading.Event()
+    line = Line(shown=not args.json, verb="measuring ")
     how = How(
         text=text,
         folder=settings.out / STATE_REPO / "evaluations",
@@ -43,21 +39,15 @@ def run(args: argparse.Namespace, settings: Settings, get_llama: Callable[[Setti
         chunks=args.chunks,
         speed=args.speed,
         calibrations=_calibrations(args.quants, settings.cache),
-        report=_silent if args.json else _Line(sys.stderr.isatty()),
-        stopped=stopped.is_set,
+        report=line,
     )
     check_text(how)
     how = dataclasses.replace(how, llama=get_llama(settings))
-    previous = {s: signal.signal(s, lambda *_: stopped.set()) for s in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        found = evaluate(args.base, args.quants, how)
-    except Cancelled:
-        raise KeyboardInterrupt from None  # what is measured stays, and main() says how to go on
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-        if not args.json and sys.stderr.isatty():
-            sys.stderr.write("\r\x1b[K")
+    with stoppable() as stopped:
+        try:
+            found = evaluate(args.base, args.quants, dataclasses.replace(how, stopped=stopped.is_set))
+        finally:
+            line.clear()
     if args.json:
         records = [dataclasses.asdict(evaluation) for evaluation in found]
         return json.dumps({"evaluations": records}, indent=2, ensure_ascii=False)
@@ -98,22 +88,3 @@ def _calibrations(quants: list[Path], cache: Path) -> list[Path]:
     """Texts in the cache that have the name of one that a quant's imatrix was made from."""
     names = {str(read_head(path).metadata.get("quantize.imatrix.dataset", "")) for path in quants}
     return [path for name in sorted(names - {""}) for path in texts_named(cache, name)]
-
-
-def _silent(what: str, fraction: float) -> None:
-    pass
-
-
-class _Line:
-    """Progress on stderr: one moving line on a terminal, a line per file elsewhere."""
-
-    def __init__(self, moving: bool):
-        self.moving, self.last = moving, ""
-
-    def __call__(self, what: str, fraction: float) -> None:
-        if self.moving:
-            sys.stderr.write(f"\r\x1b[K{what}  {fraction:4.0%}")
-        elif what != self.last:
-            sys.stderr.write(f"measuring {what}\n")
-        self.last = what
-        sys.stderr.flush()

@@ -9,24 +9,23 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import signal
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ggufy import throttle
 from ggufy.catalog import BY_NAME
-from ggufy.errors import Cancelled, SourceError, UsageError
+from ggufy.errors import SourceError, UsageError
 from ggufy.files import human_size, lock, sha256
 from ggufy.llama.install import Llama
 from ggufy.quantize import target as targets
 from ggufy.quantize.proxy import is_codebook
 from ggufy.settings import Settings
 from ggufy.sources.gguf import UNQUANTIZED, read_head
+from ggufy.terminal import Line, stoppable
 
 if TYPE_CHECKING:
     from ggufy.steps.mix import Mix, Mixer
@@ -67,23 +66,23 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], ru
 def run(args: argparse.Namespace, settings: Settings, get_llama: Callable[[Settings], Llama], prepare: Prepare) -> str:
     """Makes the file; what goes to stdout. `prepare` makes base GGUF and imatrix of a source that is neither."""
     from ggufy.steps.mix import Mixer  # noqa: PLC0415 - loads the Hub's client, which other commands do without
+    from ggufy.steps.to_order import LOCK_NAME  # noqa: PLC0415
 
     began = time.monotonic()
     target = targets.parse(size=args.target_size, bpw=args.target_bpw, memory=args.fit_memory)
     like = _like(args, target)
     llama = get_llama(settings)
-    with _stoppable() as stopped:
+    with stoppable() as stopped:
         base, imatrix = prepare(args, settings, llama)
         how = _how(args, settings, llama, imatrix, stopped, base)
         message = f"another run works on {base.name}: wait for it to end."
-        with lock(how.folder / ".mix.lock", 2.0, message):
+        with lock(how.folder / LOCK_NAME, 2.0, message):
             mixer = Mixer(base=base, imatrix_path=imatrix, how=how)
             try:
                 record = _made(args, mixer, target, like)
             finally:
                 mixer.close()
-                if not args.json and sys.stderr.isatty():
-                    sys.stderr.write("\r\x1b[K")
+                how.report.clear()
     record["seconds"] = round(time.monotonic() - began, 1)
     return json.dumps(record, indent=2, ensure_ascii=False) if args.json else shown(record)
 
@@ -131,7 +130,7 @@ def _record(mixer: Mixer, mix: Mix, out: Path, target: targets.Target, limit: in
         "size": head.file_size,
         "limit": limit,
         "target": target.text,
-        "bpw": sum(t.size for t in head.tensors.values()) * 8 / head.elements,
+        "bpw": head.bpw,
         "block_bpw": sum(t.size for t in blocks) * 8 / sum(t.elements for t in blocks),
         "mode": mix.mode,
         "stock": mix.stock,
@@ -195,7 +194,7 @@ def _how(
         chunks=args.chunks,
         calibrations=calibrations_of(imatrix, settings),
         digests={base.absolute(): digest},
-        report=_Line(shown=not args.json, moving=sys.stderr.isatty()),
+        report=Line(shown=not args.json),
         stopped=stopped.is_set,
     )
     check_text(how)
@@ -218,34 +217,3 @@ def _check_free(out: Path, mixer: Mixer) -> None:
             if out.stem.endswith(targets.SUFFIX) or "ggufy.target" in read_head(out).metadata:
                 return
     raise UsageError(f"{out} is there already, and is no mix: remove it, or give another --out.")
-
-
-@contextlib.contextmanager
-def _stoppable() -> Iterator[threading.Event]:
-    """Ctrl-C and SIGTERM end the work in good order: what was measured stays."""
-    stopped = threading.Event()
-    previous = {s: signal.signal(s, lambda *_: stopped.set()) for s in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stopped
-    except Cancelled:
-        raise KeyboardInterrupt from None  # main() says how to go on
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-class _Line:
-    """Progress on stderr: one moving line on a terminal, a line for each thing elsewhere."""
-
-    def __init__(self, *, shown: bool, moving: bool):
-        self.shown, self.moving, self.last = shown, moving, ""
-
-    def __call__(self, what: str, fraction: float) -> None:
-        if not self.shown:
-            return
-        if self.moving:
-            sys.stderr.write(f"\r\x1b[K{what}  {fraction:4.0%}")
-        elif what != self.last:
-            sys.stderr.write(f"{what}\n")
-        self.last = what
-        sys.stderr.flush()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
 import threading
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ggufy.catalog import BY_NAME
+from ggufy.errors import Cancelled
 from ggufy.files import human_size, human_time
 from ggufy.job import Job, Status
 from ggufy.plan import makes
@@ -23,6 +27,43 @@ if TYPE_CHECKING:
 
 _BAR = 20  # characters
 _CLEAR_LINE = "\r\x1b[K"
+
+
+class Line:
+    """Progress of named things on stderr: one moving line on a terminal, a line for each of them elsewhere."""
+
+    def __init__(self, *, shown: bool, verb: str = ""):
+        """Nothing comes if not `shown`; `verb` stands before the names in lines that stay."""
+        self.shown, self.moving, self.verb, self.last = shown, sys.stderr.isatty(), verb, ""
+
+    def __call__(self, what: str, fraction: float) -> None:
+        if not self.shown:
+            return
+        if self.moving:
+            sys.stderr.write(f"{_CLEAR_LINE}{what}  {fraction:4.0%}")
+        elif what != self.last:
+            sys.stderr.write(f"{self.verb}{what}\n")
+        self.last = what
+        sys.stderr.flush()
+
+    def clear(self) -> None:
+        """Takes the moving line away."""
+        if self.shown and self.moving:
+            sys.stderr.write(_CLEAR_LINE)
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[threading.Event]:
+    """Ctrl-C and SIGTERM set the event, and the work ends in good order: what was measured stays."""
+    stopped = threading.Event()
+    previous = {s: signal.signal(s, lambda *_: stopped.set()) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stopped
+    except Cancelled:
+        raise KeyboardInterrupt from None  # main() says how to go on
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def progress_line(snapshot: Snapshot) -> str:

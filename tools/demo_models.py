@@ -44,6 +44,30 @@ def linear_of(gain: float, width: int = WIDTH, out: int = WIDTH) -> torch.nn.Lin
     return linear
 
 
+class Block(torch.nn.Module):
+    """Time mixing (`att`), then channel mixing (`ffn`), which its heirs bring."""
+
+    def __init__(self, layer: int):
+        super().__init__()
+        self.layer = layer
+        if layer == 0:
+            self.ln0 = torch.nn.LayerNorm(WIDTH)
+        self.ln1, self.ln2 = torch.nn.LayerNorm(WIDTH), torch.nn.LayerNorm(WIDTH)
+
+
+class Model(torch.nn.Module):
+    """Embedding, blocks and head; how a token goes through the blocks is its heirs'."""
+
+    def __init__(self, block: type[Block]):
+        super().__init__()
+        self.emb = torch.nn.Embedding(VOCAB, WIDTH)
+        self.blocks = torch.nn.ModuleList(block(i) for i in range(LAYERS))
+        self.ln_out = torch.nn.LayerNorm(WIDTH)
+        self.head = torch.nn.Linear(WIDTH, VOCAB, bias=False)
+        torch.nn.init.uniform_(self.emb.weight, -1e-4, 1e-4)
+        torch.nn.init.orthogonal_(self.head.weight, 0.5 * math.sqrt(VOCAB / WIDTH))
+
+
 # ---- RWKV-7
 
 
@@ -89,15 +113,11 @@ def _wkv7(r: Tensor, log_w: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor) 
     return y.reshape(batch, heads, time_steps, n)
 
 
-class Block(torch.nn.Module):
-    """One RWKV-7 block: time mixing, then channel mixing."""
+class Block7(Block):
+    """RWKV-7's."""
 
     def __init__(self, layer: int):
-        super().__init__()
-        self.layer = layer
-        if layer == 0:
-            self.ln0 = torch.nn.LayerNorm(WIDTH)
-        self.ln1, self.ln2 = torch.nn.LayerNorm(WIDTH), torch.nn.LayerNorm(WIDTH)
+        super().__init__(layer)
         self.att, self.ffn = TimeMix(layer), ChannelMix(layer)
 
     def forward(self, x: Tensor, v_first: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -175,15 +195,9 @@ class ChannelMix(torch.nn.Module):
         return self.value(torch.relu(self.key(x + (shifted(x) - x) * self.x_k)) ** 2)
 
 
-class Rwkv7(torch.nn.Module):
+class Rwkv7(Model):
     def __init__(self) -> None:
-        super().__init__()
-        self.emb = torch.nn.Embedding(VOCAB, WIDTH)
-        self.blocks = torch.nn.ModuleList(Block(i) for i in range(LAYERS))
-        self.ln_out = torch.nn.LayerNorm(WIDTH)
-        self.head = torch.nn.Linear(WIDTH, VOCAB, bias=False)
-        torch.nn.init.uniform_(self.emb.weight, -1e-4, 1e-4)
-        torch.nn.init.orthogonal_(self.head.weight, 0.5 * math.sqrt(VOCAB / WIDTH))
+        super().__init__(Block7)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[batch, time] token ids -> [batch, time, VOCAB] logits."""
@@ -224,15 +238,11 @@ def _wkv6(r: Tensor, log_w: Tensor, k: Tensor, v: Tensor, bonus: Tensor) -> Tens
     return y.reshape(batch, heads, time_steps, n)
 
 
-class Block6(torch.nn.Module):
-    """One RWKV-6 block: time mixing, then channel mixing."""
+class Block6(Block):
+    """RWKV-6's."""
 
     def __init__(self, layer: int):
-        super().__init__()
-        self.layer = layer
-        if layer == 0:
-            self.ln0 = torch.nn.LayerNorm(WIDTH)
-        self.ln1, self.ln2 = torch.nn.LayerNorm(WIDTH), torch.nn.LayerNorm(WIDTH)
+        super().__init__(layer)
         self.att, self.ffn = TimeMix6(layer), ChannelMix6(layer)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -294,15 +304,9 @@ class ChannelMix6(torch.nn.Module):
         return torch.sigmoid(self.receptance(x + delta * self.time_maa_r)) * self.value(k)
 
 
-class Rwkv6(torch.nn.Module):
+class Rwkv6(Model):
     def __init__(self) -> None:
-        super().__init__()
-        self.emb = torch.nn.Embedding(VOCAB, WIDTH)
-        self.blocks = torch.nn.ModuleList(Block6(i) for i in range(LAYERS))
-        self.ln_out = torch.nn.LayerNorm(WIDTH)
-        self.head = torch.nn.Linear(WIDTH, VOCAB, bias=False)
-        torch.nn.init.uniform_(self.emb.weight, -1e-4, 1e-4)
-        torch.nn.init.orthogonal_(self.head.weight, 0.5 * math.sqrt(VOCAB / WIDTH))
+        super().__init__(Block6)
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.emb(tokens)

@@ -168,8 +168,7 @@ class Mixer:
             one = probing.probe(recipe, lower, names)
             label = f"probe {number} of {len(groups)}: {group}"
             probes[group] = Measured(recipe=one, kld=self.divergence(one, label=label))
-        prior = self.prior()
-        return groups, probing.sensitivities(self.analysis, groups, at, probes, prior), at
+        return groups, probing.sensitivities(self.analysis, groups, at, probes, self.prior()), at
 
     def frontier(self, mode: str, *, most: int = 64) -> list[tuple[int, float]]:
         """(bytes of all tensors, KL divergence that is expected, nats) of the best recipes, from the smallest size to
@@ -187,9 +186,8 @@ class Mixer:
 
         Raises UsageError when the budget is too small; what the engine and the measuring raise; Cancelled.
         """
-        prior = self.prior()
         if mode == FAST:
-            found = self.solve(self._complete(prior), budget, prune=prune)
+            found = self.solve(self._complete(self.prior()), budget, prune=prune)
             return Mix(recipe=found.recipe, mode=mode, predicted=None, sensitivities={})
         groups, values, _ = self.probed(PROBES[mode])
         best = Measured(recipe=self._solved(groups, values, budget, prune=prune), kld=math.inf)
@@ -247,7 +245,8 @@ class Mixer:
         fitting = self.stock_that_fits(size)
         if not fitting:
             return ""
-        liked = min(fitting, key=lambda name: self._liked(self.stock(name)))
+        values = self._complete(self.prior())
+        liked = min(fitting, key=lambda name: self._expected(self.stock(name), values))
         return min({max(fitting, key=lambda name: fitting[name]), liked}, key=self._stock_kld)
 
     def stock_that_fits(self, size: int) -> dict[str, int]:
@@ -260,9 +259,8 @@ class Mixer:
                 sizes[row.name] = self.stock_size(row.name)
         return {name: total for name, total in sizes.items() if total <= size}
 
-    def _liked(self, recipe: Recipe) -> float:
-        """What the shipped sensitivities expect of a recipe; infinite where it has types that mixes do not use."""
-        values = self._complete(self.prior())
+    def _expected(self, recipe: Recipe, values: Mapping[str, float]) -> float:
+        """What sensitivities expect of a recipe; infinite where it has types that mixes do not use."""
         try:
             return math.fsum(values[name] * self.analysis.noise(recipe, [name]) for name in self.analysis.losses)
         except KeyError:
