@@ -5,6 +5,7 @@ GgufyError
 ├── SourceError           the source cannot be opened or is not what it should be
 │   ├── CheckpointError   a .pth that is missing, cut, no checkpoint, or has wrong, missing or non-finite tensors
 │   ├── VocabError        a vocabulary that is broken or of the wrong size
+│   ├── SourceAway        its server cannot be reached or is out of order: it passes
 │   ├── CannotStream      it can only be had as a whole: it has to be downloaded
 │   └── SourceChanged     the server holds another file now than the one that was pinned
 ├── CalibrationError      calibration text too short, or an imatrix that does not fit the model
@@ -43,6 +44,10 @@ class CheckpointError(SourceError):
 
 class VocabError(SourceError):
     """A vocabulary file that is broken or does not fit the checkpoint."""
+
+
+class SourceAway(SourceError):
+    """The server that has the source cannot be reached or is out of order; asking again later may help."""
 
 
 class CannotStream(SourceError):

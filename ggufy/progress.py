@@ -51,6 +51,7 @@ class Snapshot:
     steps: tuple[StepProgress, ...] = ()
     eta_s: float | None = None  # seconds left, None when unknown
     elapsed_s: float = 0.0
+    waiting: str = ""  # what the job waits for, in one sentence; empty while it goes on
 
     @property
     def current(self) -> StepProgress | None:
@@ -89,6 +90,7 @@ class Progress:
         self._lock = threading.Lock()
         self._steps: dict[str, StepProgress] = {}
         self._load = Workload()
+        self._waiting = ""
         self._began = clock()
         self._step_began: dict[str, float] = {}  # by product, of steps that run or ran
         self._real: dict[str, float] = {}  # kind -> seconds measured in finished steps
@@ -104,6 +106,11 @@ class Progress:
     def workload(self, load: Workload) -> None:
         with self._lock:
             self._load = load
+
+    def waits(self, reason: str) -> None:
+        """Says what the job waits for; an empty reason: it goes on."""
+        with self._lock:
+            self._waiting = reason
 
     def started(self, step: Step) -> None:
         self._step_began[step.product] = self._clock()
@@ -127,7 +134,7 @@ class Progress:
             now = self._clock()
             steps = tuple(replace(s, seconds=self._seconds(s.step)) if s.state == RUNNING else s for s in steps)
             eta = sum(self._left(s) for s in steps if s.state != DONE) if self._load.weights else None
-            return Snapshot(steps=steps, eta_s=eta, elapsed_s=now - self._began)
+            return Snapshot(steps=steps, eta_s=eta, elapsed_s=now - self._began, waiting=self._waiting)
 
     def _left(self, progress: StepProgress) -> float:
         kind = progress.step.kind

@@ -27,7 +27,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils._http import default_client_factory, parse_ratelimit_headers
 
-from ggufy.errors import Cancelled, SourceError
+from ggufy.errors import Cancelled, SourceAway, SourceError
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,8 @@ def source_errors(wanted: Reference | None, *, token: str | None, shown: str = "
     try:
         yield
     except FAILURES as error:
-        raise SourceError(_sentence(error, wanted, token) if wanted else _plain_sentence(error, shown)) from error
+        kind = SourceError if wait_s(error, planned=0.0) is None else SourceAway
+        raise kind(_sentence(error, wanted, token) if wanted else _plain_sentence(error, shown)) from error
 
 
 def patiently(
