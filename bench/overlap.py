@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ggufy.catalog import parse_types
 from ggufy.connection import Connection
-from ggufy.hub.local import LocalHub
+from tests.folder_hub import LocalHub
 from ggufy.hub.protocol import Content, Kind
 from ggufy.hub.state import JobStore
 from ggufy.intake import Wish, make_job

@@ -20,22 +20,26 @@ from typing import TYPE_CHECKING, Any
 
 from ggufy import inspect_command, mix_command, throttle
 from ggufy.catalog import BY_NAME, OUTTYPES, parse_types
-from ggufy.errors import BusyError, Cancelled, GgufyError, UsageError
+from ggufy.errors import BusyError, GgufyError, UsageError
 from ggufy.evaluation import DEFAULT_CHUNKS as COMMAND_CHUNKS
 from ggufy.files import human_size, lock
 from ggufy.hub.state import JobStore
-from ggufy.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS, RESTING, Job, Status
+from ggufy.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS, Job, Status
 from ggufy.llama import child
 from ggufy.llama.install import Llama, ensure
 from ggufy.plan import LOCK_NAME, base_name, folder_name, imatrix_name, makes
 from ggufy.quantize.mixes import KINDS, RWKV
 from ggufy.quantize.target import MODES, parse_words
 from ggufy.settings import Settings
-from ggufy.terminal import LiveDisplay, job_lines, results, results_table
+from ggufy.terminal import LiveDisplay, job_lines, results, results_table, stoppable
 
 if TYPE_CHECKING:
     from ggufy.connection import Connection
-    from ggufy.runner import Live, Runner, Stop
+    from ggufy.jobs.run_state import Live
+    from ggufy.runner import Runner
+
+
+_LEAVE_S, _SAVE_S = 2.0, 60.0  # that an end waits for the Hub: after Ctrl-C, and when all is done
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -188,10 +192,10 @@ def run_quantize(args: argparse.Namespace, settings: Settings) -> int:
         mix=args.mix,
     )
     llama = _llama(settings)
-    with _connected(settings) as (connection, stop):
+    with _connected(settings) as connection:
         wish = replace(wish, owner=connection.owner)
         runner = Runner(settings=settings, llama=llama, threads=args.threads, connection=connection)
-        done = [_run_job(runner, make_job(wish, settings), stop, quiet=args.json)]
+        done = [_run_job(runner, make_job(wish, settings), quiet=args.json)]
     return _finish(done, runner, as_json=args.json)
 
 
@@ -199,8 +203,8 @@ def run_resume(args: argparse.Namespace, settings: Settings) -> int:
     from ggufy.runner import Runner
 
     settings = _with_options(settings, args)
-    with _connected(settings) as (connection, stop):
-        unfinished = [job for job in connection.store.jobs() if job.status not in RESTING]
+    with _connected(settings) as connection:
+        unfinished = [job for job in connection.records.all() if job.unfinished]
         waiting = [job for job in unfinished if connection.ours(job)]
         if len(waiting) < len(unfinished):
             other = "--hub local" if connection.hub else "--hub hf"
@@ -211,7 +215,7 @@ def run_resume(args: argparse.Namespace, settings: Settings) -> int:
             print(json.dumps({"jobs": []}) if args.json else "nothing to resume.")
             return 0
         runner = Runner(settings=settings, llama=_llama(settings), threads=args.threads, connection=connection)
-        done = [_run_job(runner, job, stop, quiet=args.json) for job in waiting]
+        done = [_run_job(runner, job, quiet=args.json) for job in waiting]
     return _finish(done, runner, as_json=args.json)
 
 
@@ -252,9 +256,9 @@ def _base_and_imatrix(args: argparse.Namespace, settings: Settings, llama: Llama
     wish = Wish(
         source=args.source, quant_types=(), imatrix=args.imatrix, evaluate=False, vocab=args.vocab, name=args.name
     )
-    with _connected(settings) as (connection, stop):
+    with _connected(settings) as connection:
         runner = Runner(settings=settings, llama=llama, threads=args.threads, connection=connection)
-        job, _ = _run_job(runner, make_job(wish, settings), stop, quiet=args.json)
+        job, _ = _run_job(runner, make_job(wish, settings), quiet=args.json)
     if job.status != Status.DONE:
         raise GgufyError(job.error or "the base GGUF could not be made: run the same command again.")
     folder = runner.folder(job)
@@ -333,36 +337,41 @@ def _llama(settings: Settings) -> Llama:
 
 
 @contextlib.contextmanager
-def _connected(settings: Settings) -> Iterator[tuple[Connection, Stop]]:
-    """The places where jobs and results go, ours until the block ends; Ctrl-C and SIGTERM end it in good order."""
+def _connected(settings: Settings) -> Iterator[Connection]:
+    """The places where jobs and results go, ours until the block ends; SIGTERM ends it as Ctrl-C does."""
     from ggufy.connection import connect
-    from ggufy.runner import Stop
 
-    stop = Stop()
-    previous = {s: signal.signal(s, lambda *_: stop.shutdown.set()) for s in (signal.SIGTERM, signal.SIGINT)}
     connection = connect(settings)
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    wait_s = _LEAVE_S
     try:
-        connection.acquire(stop)
-        yield connection, stop
-    except Cancelled:
-        raise KeyboardInterrupt from None  # asked to stop: nothing is lost, and main() says how to go on
+        connection.start()
+        connection.acquire(say=_say)
+        yield connection
+        wait_s = _SAVE_S
     finally:
-        connection.close()
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        connection.close(wait_s)
+        signal.signal(signal.SIGTERM, previous)
 
 
-def _run_job(runner: Runner, job: Job, stop: Stop, *, quiet: bool) -> tuple[Job, Live]:
-    from ggufy.runner import Live
+def _say(reason: str) -> None:
+    if reason:
+        print(f"ggufy: waiting: {reason}", file=sys.stderr)
 
-    live = Live(stop=stop)
-    if quiet:
-        return runner.run(job, live), live
-    where = job.request.repo_id or runner.folder(job)
-    count = len(job.request.quants)
-    print(f"{job.request.name}: {count} quant{'s' if count > 1 else ''} into {where}", file=sys.stderr)
-    with LiveDisplay(live.progress.snapshot):
-        return runner.run(job, live), live
+
+def _run_job(runner: Runner, job: Job, *, quiet: bool) -> tuple[Job, Live]:
+    """Runs the job; Ctrl-C and SIGTERM end it in good order, and nothing is lost."""
+    from ggufy.jobs.run_state import Live, Stop
+
+    with stoppable() as stopped:
+        live = Live(stop=Stop(shutdown=stopped))
+        if quiet:
+            return runner.run(job, live), live
+        where = job.request.repo_id or runner.folder(job)
+        count = len(job.request.quants)
+        print(f"{job.request.name}: {count} quant{'s' if count > 1 else ''} into {where}", file=sys.stderr)
+        with LiveDisplay(live.progress.snapshot):
+            return runner.run(job, live), live
 
 
 def _finish(done: list[tuple[Job, Live]], runner: Runner, *, as_json: bool) -> int:

@@ -6,80 +6,87 @@ runner works at a time: the others wait.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ggufy.errors import HubError, UsageError
+from ggufy.clock import never
+from ggufy.errors import HubAway, UsageError
 from ggufy.hub.budget import CommitBudget
 from ggufy.hub.huggingface import HuggingFaceHub
 from ggufy.hub.lease import Lease
-from ggufy.hub.protocol import Hub, Kind
-from ggufy.hub.state import STATE_REPO, JobStore
+from ggufy.hub.protocol import Hub
+from ggufy.hub.state import JobStore
 from ggufy.job import Job
+from ggufy.jobs.records import JobRecords
+from ggufy.jobs.state_repo import Account, StateRepo
 from ggufy.settings import HUB_HF, Settings
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Connection:
-    """The places of one run of the program."""
+    """The places of one run of the program. Nothing but `acquire` waits for the network."""
 
-    store: JobStore
+    records: JobRecords
     hub: Hub | None = None  # None: results stay in folders here
-    lease: Lease | None = None
-    owner: str = ""  # the account that the token belongs to
+    state: StateRepo | None = None
+    interval_s: float | None = None  # between renewals of the lease
+
+    @property
+    def store(self) -> JobStore:
+        return self.records.store
+
+    @property
+    def owner(self) -> str:
+        """The account that results go to; empty if they stay here, or as long as the Hub has not said whose it is."""
+        return self.state.owner if self.state else ""
+
+    def known_owner(self) -> str:
+        """As `owner`. Raises HubAway if it is not known yet."""
+        if self.state and not self.state.owner:
+            raise HubAway("the Hub has not said yet whose token this is: wait until it answers, and start again.")
+        return self.owner
 
     def ours(self, job: Job) -> bool:
         """True if the job's results go where this connection leads."""
         return bool(job.request.repo_id) == (self.hub is not None)
 
+    def start(self) -> None:
+        """Begins to ask the Hub; returns at once."""
+        if self.state:
+            self.state.start(self.interval_s)
+
     def check(self) -> None:
         """Raises LeaseLost when another runner has taken over; to be asked before anything is changed."""
-        if self.lease is not None:
-            self.lease.check()
+        if self.state:
+            self.state.check()
 
-    def remember(self, repo_id: str, kind: Kind) -> None:
-        """Counts the commits of the last hour to this repo, which the process before this one made."""
-        if isinstance(self.hub, HuggingFaceHub):
-            self.hub.remember(repo_id, kind=kind)
+    def acquire(self, stopped: Callable[[], bool] = never, say: Callable[[str], None] = lambda reason: None) -> None:
+        """Waits until this is the one runner and knows every job; `say` gets what is waited for. Raises Cancelled, and
+        what somebody must act on."""
+        if self.state:
+            self.state.acquire(stopped, say)
 
-    def acquire(self, stopped: Callable[[], bool]) -> None:
-        """Waits for the lease, takes the records of the state repo over, and keeps the lease renewed; does nothing
-        while it is held."""
-        if self.lease is None or self.lease.held:
-            return
-        self.lease.stop()
-        if not self.lease.try_acquire():
-            logger.warning("another runner is at work on %s: this one waits for it", self.lease.repo_id)
-            self.lease.acquire(stopped=stopped)
-        self.remember(self.lease.repo_id, "dataset")
-        self.store.refresh()
-        self.lease.start(self.store.beat)
-
-    def close(self) -> None:
-        """Saves what waits, and lets the next runner start at once."""
-        if self.lease is None:
-            return
-        try:
-            self.store.flush()
-        except HubError as error:
-            logger.warning("job records could not be saved: %s", error)
-        self.lease.release()
+    def close(self, wait_s: float = 30.0) -> None:
+        """Saves what waits, and lets the next runner start at once, if that takes no longer than this."""
+        if self.state:
+            self.state.close(wait_s)
 
 
 def connect(settings: Settings) -> Connection:
-    """Looks at the settings; asks the Hub whose token it is. Raises UsageError, HubError."""
+    """Looks at the settings and asks nobody. Raises UsageError."""
+    records = JobRecords(JobStore(settings.out))
     if settings.hub != HUB_HF:
-        return Connection(store=JobStore(settings.out))
+        return Connection(records=records)
     if settings.hf_token is None:
         raise UsageError("publishing to the Hub needs a token that may write: set HF_TOKEN, or leave --hub hf out.")
     limit = settings.commits_an_hour
     budget = CommitBudget(limit=limit, reserve=limit // 2, burst=max(1, limit // 6))
     hub = HuggingFaceHub(token=settings.hf_token, budget=budget)
-    owner = hub.user()
-    repo_id = f"{owner}/{STATE_REPO}"
-    lease = Lease(hub, repo_id, interval_s=settings.lease_s / 5, expires_s=settings.lease_s)
-    store = JobStore(settings.out, hub=hub, repo_id=repo_id, lease=lease)
-    return Connection(store=store, hub=hub, lease=lease, owner=owner)
+    interval_s = settings.lease_s / 5
+    state = StateRepo(
+        records,
+        hub,
+        Account.of_token(hub.user, settings.hf_token),
+        make_lease=lambda hub, repo_id: Lease(hub, repo_id, interval_s=interval_s, expires_s=settings.lease_s),
+    )
+    return Connection(records=records, hub=hub, state=state, interval_s=interval_s)

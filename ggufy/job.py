@@ -33,12 +33,14 @@ class Status(StrEnum):
     DONE = "done"  #: every product is there
     FAILED = "failed"  #: an error ended it; retry runs it again
     CANCELLED = "cancelled"  #: the user ended it
-    PAUSED = "paused"  #: the user stopped it for now; retry goes on, a restart does not
+    PAUSED = "paused"  #: the user stopped it for now, or it needs something from them (`error` says what)
 
 
 #: What is not taken up again by itself.
 RESTING = frozenset({Status.DONE, Status.FAILED, Status.CANCELLED, Status.PAUSED})
 FINISHED = frozenset({Status.DONE, Status.FAILED, Status.CANCELLED})
+#: What only a person makes of a job.
+DECIDED = frozenset({Status.QUEUED, Status.CANCELLED, Status.PAUSED})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,9 +158,11 @@ class Job:
 
     request: Request
     status: Status = Status.QUEUED
-    error: str = ""  # one sentence, when failed
-    created: str = ""  # UTC, ISO 8601
+    error: str = ""  # one sentence: why it failed, or what it needs to go on
+    created: str = ""  # UTC, ISO 8601; for people
     updated: str = ""
+    term: int = 0  # of the lease that it was written under, see hub/lease.py
+    serial: int = 0  # how often it was written; of two records, the one with the greater (term, serial) counts
     artifacts: tuple[Artifact, ...] = ()  # products finished so far, in the order of making
     evaluations: tuple[Evaluation, ...] = ()  # of quants measured so far
     frontier: tuple[FrontierPoint, ...] = ()  # the best files for their size, smallest first, once they are known
@@ -166,6 +170,12 @@ class Job:
     @property
     def id(self) -> str:
         return self.request.job_id
+
+    @property
+    def unfinished(self) -> bool:
+        """True if the next start of the program takes it up. One that waits for its owner is tried again then, since
+        a new token needs a restart."""
+        return self.status not in RESTING or (self.status is Status.PAUSED and bool(self.error))
 
     def evolve(self, **changes: Any) -> Self:
         """The next record."""
@@ -180,6 +190,31 @@ class Job:
         """The record that knows these figures; older ones of the same quant are replaced."""
         kept = tuple(e for e in self.evaluations if e.quant != measured.quant)
         return self.evolve(evaluations=(*kept, measured))
+
+
+def merged(own: Job, theirs: Job, *, unsent: bool) -> Job:
+    """What counts of two records of a job: of this machine, and of the state repo.
+
+    The one written later counts, and nothing that only the other knows is lost: neither products nor figures nor,
+    while the own one is `unsent`, what a person has decided about the job here.
+    """
+    own_is_newer = _age(own) > _age(theirs)
+    newer, older = (own, theirs) if own_is_newer else (theirs, own)
+    created = min(filter(None, (own.created, theirs.created)), default="")
+    found = newer.evolve(frontier=newer.frontier or older.frontier, created=created)
+    known, measured = {a.name for a in newer.artifacts}, {e.quant for e in newer.evaluations}
+    for artifact in (a for a in older.artifacts if a.name not in known):
+        found = found.with_artifact(artifact)
+    for figures in (e for e in older.evaluations if e.quant not in measured):
+        found = found.with_evaluation(figures)
+    if unsent and own.status in DECIDED and (theirs.status is not Status.DONE or own.status is Status.QUEUED):
+        found = found.evolve(status=own.status, error=own.error)
+    return found
+
+
+def _age(job: Job) -> tuple[int, int, str]:
+    """Records of older versions know nothing but the time."""
+    return job.term, job.serial, job.updated
 
 
 def to_json(job: Job) -> str:

@@ -1,28 +1,31 @@
 """Runs one job to its end; worker.py runs the jobs of a queue in turn.
 
-    run(job)   lock the folder → what is due? → forecast, does it fit? → each due step → done
-               an error of ours ends the job as failed; cancel ends it as cancelled; shutdown leaves it running, and
-               it is picked up at the next start.
+    run(job)   is the lease ours? → lock the folder → what is due? → forecast, does it fit? → each due step → done
+               what passes by itself is waited for; what only a person can help with pauses the job, any other error of
+               ours ends it as failed; cancel ends it as cancelled; shutdown leaves it running, and it is picked up at
+               the next start. See jobs/patience.py for what an error makes of a job.
 
-The runner is the one place that writes job records, and one of the three that catch errors.
+This is one of the three places that catch errors.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
-import threading
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from ggufy import throttle
+from ggufy.clock import CLOCK, Clock, sleep
 from ggufy.connection import Connection
 from ggufy.errors import BusyError, Cancelled, CannotStream, GgufyError, LeaseLost, UsageError
-from ggufy.evaluation import Evaluation
 from ggufy.files import PART_SUFFIX, lock
 from ggufy.hub.state import JobStore
-from ggufy.job import FINISHED, Artifact, FrontierPoint, Job, Status
-from ggufy.llama import ggml
+from ggufy.job import FINISHED, RESTING, Job, Status
+from ggufy.jobs.patience import Patience, Verdict, pause_s, verdict
+from ggufy.jobs.records import JobRecords
+from ggufy.jobs.run_state import Live, Stop
 from ggufy.llama.install import Llama
 from ggufy.plan import (
     ANALYSE,
@@ -43,65 +46,19 @@ from ggufy.plan import (
     pending,
     plan,
 )
-from ggufy.progress import Progress, Workload
-from ggufy.publication import Publication
+from ggufy.progress import Workload
+from ggufy.publish.destination import Destination, LocalFolder
+from ggufy.publish.hub_repo import HubRepo, Places
 from ggufy.settings import Settings
 from ggufy.sources.hub import remove_orphans
-from ggufy.steps import RUN
+from ggufy.steps import MAKING, Making
 from ggufy.steps.context import Context
-from ggufy.steps.forecast import (
-    JobForecast,
-    check_download_space,
-    check_space,
-    forecast_job,
-    left_bytes,
-)
+from ggufy.steps.forecast import check_download_space, check_space, left_bytes
 from ggufy.steps.to_order import recipes_measured
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Stop:
-    """How a running job is asked to end: by its user (cancel, pause) or with the program (shutdown)."""
-
-    cancelled: threading.Event = field(default_factory=threading.Event)
-    paused: threading.Event = field(default_factory=threading.Event)
-    shutdown: threading.Event = field(default_factory=threading.Event)
-
-    def __call__(self) -> bool:
-        return self.by_user or self.shutdown.is_set()
-
-    @property
-    def by_user(self) -> bool:
-        return self.cancelled.is_set() or self.paused.is_set()
-
-    @property
-    def status(self) -> Status:
-        """What a job is when its user has ended it."""
-        return Status.CANCELLED if self.cancelled.is_set() else Status.PAUSED
-
-
-def _ending(error: GgufyError, stop: Stop) -> Status | None:
-    """What an error makes of a job; None if it goes on by itself, here or elsewhere."""
-    if isinstance(error, Cancelled):
-        return stop.status if stop.by_user else None
-    return None if isinstance(error, LeaseLost) else Status.FAILED
-
-
-def _remove_parts(folder: Path) -> None:
-    """Removes what no run will go on with."""
-    for stray in folder.glob(f"*{PART_SUFFIX}"):
-        stray.unlink()
-
-
-@dataclass
-class Live:
-    """What is known of a job while it runs, for the terminal and the page."""
-
-    progress: Progress = field(default_factory=Progress)
-    stop: Stop = field(default_factory=Stop)
-    forecast: JobForecast | None = None
+_LOCK_WAIT_S = 3.0
+_FOREVER = 1 << 62
 
 
 class Runner:
@@ -115,126 +72,148 @@ class Runner:
         threads: int | None = None,
         connection: Connection | None = None,
         limit: throttle.ThreadLimit | None = None,
+        making: Making = MAKING,
+        clock: Clock = CLOCK,
     ):
         self.settings, self.llama = settings, llama
-        self.connection = connection or Connection(store=JobStore(settings.out))
+        self.connection = connection or Connection(records=JobRecords(JobStore(settings.out)))
         self.limit = limit or throttle.thread_limit(threads or settings.threads, settings.cpu_percent)
-        self.store = self.connection.store
-        self._saving = threading.Lock()  # of job records: products are finished here and in the publisher's thread
+        self.records = self.connection.records
+        self._making, self._clock = making, clock
 
     def folder(self, job: Job) -> Path:
         """Where the job's products are."""
         return self.settings.out / folder_name(job.request.name)
 
     def run(self, job: Job, live: Live | None = None) -> Job:
-        """Takes the job to its end and returns the record that says how it ended.
+        """Takes the job to its end, however long it has to wait for something, and returns the record that says how it
+        ended. Raises Cancelled when the program is shut down: the next start goes on."""
+        live, moved = live or Live(), False
+        for tries in range(1, _FOREVER):
+            try:
+                return self._attempt(job, live, moved=moved)
+            except GgufyError as error:
+                if isinstance(error, Cancelled) and not live.stop.by_user:
+                    raise
+                if (ended := self._ended(job, live, error)) is not None:
+                    return ended
+                moved = isinstance(error, LeaseLost)
+                live.progress.waits(str(error))
+                with contextlib.suppress(Cancelled):  # the next try begins with that
+                    sleep(0.0 if moved else pause_s(tries, error), live.stop, self._clock)
+            except Exception as error:
+                logger.exception("job %s: unexpected error", job.id)
+                message = f"unexpected error, please report it: {type(error).__name__}: {error}"
+                return self.records.end(job, Status.FAILED, live.run_id, message)
+        raise AssertionError("unreachable")
 
-        Raises Cancelled when the program is shut down, and LeaseLost when another runner has taken over: the record
-        is not ours to write then.
-        """
-        live = live or Live()
-        try:
-            return self._run(job, live)
-        except Cancelled:
-            if not live.stop.by_user:
-                raise  # shutdown: the record says running, the next start continues
-            return self.store.save(self._latest(job).evolve(status=live.stop.status))
-        except LeaseLost:
-            raise
-        except BusyError as error:  # its record belongs to the run that holds the folder
+    def _ended(self, job: Job, live: Live, error: GgufyError) -> Job | None:
+        """The record that says how the job ended; None if it goes on."""
+        if isinstance(error, BusyError):  # its record belongs to the run that holds the folder
             return job.evolve(status=Status.FAILED, error=str(error))
-        except GgufyError as error:
-            logger.info("job %s failed: %s", job.id, error)
-            return self._failed(job, str(error))
-        except Exception as error:
-            logger.exception("job %s: unexpected error", job.id)
-            return self._failed(job, f"unexpected error, please report it: {type(error).__name__}: {error}")
+        if (status := _ending(error, live.stop)) is None:
+            logger.warning("job %s waits: %s", job.id, error)
+            return None
+        logger.info("job %s %s: %s", job.id, status, error)
+        return self.records.end(job, status, live.run_id, "" if isinstance(error, Cancelled) else str(error))
 
-    def _failed(self, job: Job, message: str) -> Job:
-        failed = self._latest(job).evolve(status=Status.FAILED, error=message)
-        try:
-            return self.store.save(failed)
-        except (GgufyError, OSError) as error:  # a disk that is full or read-only: the message still reaches people
-            logger.warning("the record of job %s could not be written: %s", job.id, error)
-            return failed
-
-    def _latest(self, job: Job) -> Job:
-        return self.store.load(job.id) or job
-
-    def _run(self, job: Job, live: Live) -> Job:
-        self.connection.acquire(live.stop)  # it may have been lost since
+    def _attempt(self, job: Job, live: Live, *, moved: bool) -> Job:
+        if live.stop():
+            raise Cancelled("the job was stopped.")
+        self.connection.acquire(live.stop, live.progress.waits)
+        known = self._latest(job)
+        if moved and known.status in RESTING:
+            return known  # the other runner has ended it
         folder = self.folder(job)
         busy = f"another run is working in {folder}: wait for it, or give this one another --name or --out."
-        with lock(folder / LOCK_NAME, wait_s=3.0, message=busy) as descriptor:
-            self._check_folder(job, folder)
+        with lock(folder / LOCK_NAME, wait_s=_LOCK_WAIT_S, message=busy) as descriptor:
             self._remove_orphans(job)
-            known = self._latest(job)
             ctx = self._context(job, folder, live, descriptor)
-            publication = None
-            if job.request.repo_id:
-                publication = Publication(self, job, ctx, live)
-                publication.start(resumed=known.status is Status.RUNNING)
-                ctx = replace(ctx, safe=publication.safe)
+            patience = Patience(
+                stopped=live.stop, say=live.progress.waits, check=self.connection.check, clock=self._clock
+            )
+            destination = self._destination(job, ctx, live, patience)
+            begun = False
             try:
-                job = self.store.save(known.evolve(request=job.request, status=Status.RUNNING, error=""))
-                if publication:
-                    publication.adopt()
-                self._streamed_or_downloaded(ctx, live, publication)
-            except GgufyError as error:
-                ending = _ending(error, live.stop)
-                if ending is Status.CANCELLED:
-                    _remove_parts(folder)
-                if publication and ending:
-                    publication.tell(self._latest(job).evolve(status=ending, error=str(error)))
+                destination.start(resumed=known.status is Status.RUNNING)
+                self.records.begin(job, live.run_id)
+                begun = True
+                self._streamed_or_downloaded(replace(ctx, safe=destination.safe), live, destination, patience)
+            except Exception as error:
+                if begun:
+                    self._tell(job, live, destination, error)
                 raise
             finally:
-                if publication:
-                    publication.close()
+                destination.close()
             _remove_parts(folder)
             shutil.rmtree(ctx.work, ignore_errors=True)
-            return self.store.save(self._latest(job).evolve(status=Status.DONE))
+            return self.records.end(job, Status.DONE, live.run_id)
 
-    def _streamed_or_downloaded(self, ctx: Context, live: Live, publication: Publication | None) -> None:
+    def _destination(self, job: Job, ctx: Context, live: Live, patience: Patience) -> Destination:
+        if not job.request.repo_id:
+            return LocalFolder(self.records, job, ctx.folder)
+        hub, state = self.connection.hub, self.connection.state
+        if hub is None or state is None:
+            raise UsageError(f"{job.id} goes to {job.request.repo_id}: run it with --hub hf and HF_TOKEN.")
+        places = Places(hub=hub, state=state, records=self.records, llama_commit=self.llama.commit)
+        return HubRepo(places, job, ctx, live, patience)
+
+    def _tell(self, job: Job, live: Live, destination: Destination, error: Exception) -> None:
+        """Says where people look how the job ended, and removes what no run goes on with."""
+        status = _ending(error, live.stop) if isinstance(error, GgufyError) else Status.FAILED
+        if status is None:
+            return
+        if status is Status.CANCELLED:
+            folder, work = self.folder(job), self.records.store.work_folder(job.request.inputs())
+            _remove_parts(folder)
+            shutil.rmtree(work / "evaluation", ignore_errors=True)  # predictions, gigabytes of them
+        destination.tell(self._latest(job).evolve(status=status, error=str(error)))
+
+    def _streamed_or_downloaded(self, ctx: Context, live: Live, destination: Destination, patience: Patience) -> None:
         try:
-            self._steps(ctx, live, publication)
+            self._steps(ctx, live, destination, patience)
         except CannotStream as error:
             logger.info("job %s: the source is downloaded first: %s", ctx.request.job_id, error)
-            self._steps(replace(ctx, whole=True), live, publication)
+            self._steps(replace(ctx, streams=False), live, destination, patience)
 
-    def _steps(self, ctx: Context, live: Live, publication: Publication | None) -> None:
+    def _steps(self, ctx: Context, live: Live, destination: Destination, patience: Patience) -> None:
         def exists(product: str) -> bool:
             if product.startswith(UPLOADED):
-                return publication is not None and publication.has(product.removeprefix(UPLOADED))
+                return destination.has(product.removeprefix(UPLOADED))
             if product.startswith(MEASURED):
-                return product.removeprefix(MEASURED) in self.measured(ctx.request.job_id)
+                return product.removeprefix(MEASURED) in self._measured(ctx.request.job_id)
             if product == FRONTIER:
-                known = self.store.load(ctx.request.job_id)
+                known = self.records.latest(ctx.request.job_id)
                 return known is not None and bool(known.frontier)
             return ctx.path(product).exists()
 
         steps = plan(ctx.request, streamed=ctx.streams)
         due = pending(steps, exists)
         live.progress.planned(steps, due)
-        self._prepare(ctx, steps, due, live, publication)
+        self._prepare(ctx, steps, due, live, destination, patience)
         for step in due:
             ctx.check_stopped()
             self.connection.check()
-            if publication and step.kind in (UPLOAD, FETCH):
-                publication.run(step)
+            if step.kind == FETCH:
+                destination.fetch(step)
+            elif step.kind == UPLOAD:
+                destination.accept(step, None)
             elif step.kind != DOWNLOAD:
-                if publication and live.forecast:
-                    publication.make_room(left_bytes(ctx, step, live.forecast))
-                artifact = self._step(ctx, step, live)
-                if artifact:
-                    ctx.digests[ctx.path(step.product).absolute()] = artifact.sha256
-                if publication and step.kind == CONVERT and ctx.request.source.remote:
-                    ctx.source.unlink(missing_ok=True)  # on a Space the disk is small; the base comes from the repo
-                if artifact and publication:
-                    publication.made(artifact)
-                elif artifact:
-                    self.record(ctx.request.job_id, [artifact])
-        if publication:
-            publication.finish(measured=any(step.kind == EVALUATE for step in due))
+                if live.forecast:
+                    destination.make_room(left_bytes(ctx, step, live.forecast))
+                self._make(ctx, step, live, destination, patience)
+        destination.finish(measured=any(step.kind == EVALUATE for step in due))
+
+    def _make(self, ctx: Context, step: Step, live: Live, destination: Destination, patience: Patience) -> None:
+        logger.info("job %s: %s", ctx.request.job_id, step.label)
+        live.progress.started(step)
+        artifact = patience(lambda: self._making.run[step.kind](ctx, step))
+        if artifact:
+            ctx.digests[ctx.path(step.product).absolute()] = artifact.sha256
+        live.progress.finished(step, artifact)
+        if step.kind == CONVERT and ctx.request.source.remote:
+            ctx.source.unlink(missing_ok=True)  # everything else is made from the base, which is never made twice
+        destination.accept(step, artifact)
 
     def _prepare(
         self,
@@ -242,7 +221,8 @@ class Runner:
         steps: tuple[Step, ...],
         due: tuple[Step, ...],
         live: Live,
-        publication: Publication | None,
+        destination: Destination,
+        patience: Patience,
     ) -> None:
         """Brings here what is read first (the source, or the base from the output repo), forecasts every size, and
         refuses what cannot fit."""
@@ -259,68 +239,46 @@ class Runner:
             download = next(step for step in steps if step.kind == DOWNLOAD)
             check_download_space(ctx)
             live.progress.started(download)
-            RUN[DOWNLOAD](ctx, download)
+            patience(lambda: self._making.run[DOWNLOAD](ctx, download))
             live.progress.finished(download, None)
         for step in due:
-            if publication and step.kind == FETCH and step.product == base_name(ctx.request):
-                publication.run(step)
+            if step.kind == FETCH and step.product == base_name(ctx.request):
+                destination.fetch(step)
         if (
             not any(step.kind in (QUANTIZE, EVALUATE, ANALYSE) for step in due)
             and not ctx.path(base_name(ctx.request)).exists()
         ):
             return  # nothing is left but uploads
-        live.forecast = forecast_job(ctx, steps[0])
+        forecast = live.forecast = patience(lambda: self._making.forecast(ctx, steps[0]))
         if any(step.kind in (QUANTIZE, ANALYSE) for step in due):
-            ggml.load(self.llama.bin)  # a build without kernels is refused now, not after an hour of imatrix
-        check_space(ctx, due, live.forecast, published=publication is not None)
+            self._making.load_kernels(self.llama.bin)  # a build without them is refused now, not after an hour
+        check_space(ctx, due, forecast, published=not destination.keeps_all)
         live.progress.workload(
             replace(
                 load,
-                weights=live.forecast.weights,
-                quants=live.forecast.work(ctx.request.quant_types),
-                base_bytes=live.forecast.base.file_size,
+                weights=forecast.weights,
+                quants=forecast.work(ctx.request.quant_types),
+                base_bytes=forecast.base.file_size,
                 recipes=recipes_measured(ctx.request),
                 chunks=ctx.request.chunks or 60,
                 evaluation_chunks=ctx.request.evaluation_chunks,
             )
         )
 
-    def _step(self, ctx: Context, step: Step, live: Live) -> Artifact | None:
-        logger.info("job %s: %s", ctx.request.job_id, step.label)
-        live.progress.started(step)
-        artifact = RUN[step.kind](ctx, step)
-        live.progress.finished(step, artifact)
-        return artifact
+    def _latest(self, job: Job) -> Job:
+        return self.records.latest(job.id) or job
 
-    def record(self, job_id: str, artifacts: list[Artifact]) -> None:
-        """Notes finished products in the job's record."""
-        with self._saving:
-            if job := self.store.load(job_id):
-                for artifact in artifacts:
-                    job = job.with_artifact(artifact)
-                self.store.save(job)
-
-    def measured(self, job_id: str) -> frozenset[str]:
+    def _measured(self, job_id: str) -> frozenset[str]:
         """File names of the quants whose figures the job's record has."""
-        job = self.store.load(job_id)
+        job = self.records.latest(job_id)
         return frozenset(evaluation.quant for evaluation in job.evaluations) if job else frozenset()
 
-    def _record_figures(self, job_id: str, evaluation: Evaluation) -> None:
-        with self._saving:
-            if job := self.store.load(job_id):
-                self.store.save(job.with_evaluation(evaluation))
-
-    def _record_frontier(self, job_id: str, points: tuple[FrontierPoint, ...]) -> None:
-        with self._saving:
-            if job := self.store.load(job_id):
-                self.store.save(job.evolve(frontier=points))
-
     def _context(self, job: Job, folder: Path, live: Live, descriptor: int) -> Context:
-        return Context(
+        ctx = Context(
             request=job.request,
             folder=folder,
-            logs=self.store.log_folder(job.id),
-            work=self.store.work_folder(job.request.inputs()),
+            logs=self.records.store.log_folder(job.id),
+            work=self.records.store.work_folder(job.request.inputs()),
             settings=self.settings,
             llama=self.llama,
             limit=self.limit,
@@ -329,27 +287,30 @@ class Runner:
             stopped=live.stop,
             keep_open=(descriptor,),
             digests={(folder / a.name).absolute(): a.sha256 for a in self._latest(job).artifacts},
-            measured=lambda evaluation: self._record_figures(job.id, evaluation),
-            found=lambda points: self._record_frontier(job.id, points),
+            measured=lambda evaluation: self.records.add_evaluation(job.id, evaluation),
+            found=lambda points: self.records.set_frontier(job.id, points),
         )
+        return replace(ctx, streams=ctx.can_stream())
 
     def _remove_orphans(self, job: Job) -> None:
-        """Removes half downloads that no unfinished job needs."""
-        needed = {j.request.source.key for j in [*self.store.jobs(), job] if j.status not in FINISHED}
-        remove_orphans(self.settings.cache / "sources", keep={key[:16] for key in needed})
+        """Removes half downloads that no unfinished job needs, and what cancelled and finished jobs left of theirs."""
+        jobs = [*self.records.all(), job]
+        needed = {j.request.source.key[:16] for j in jobs if j.status not in FINISHED or j.id == job.id}
+        remove_orphans(self.settings.cache / "sources", keep=needed)
+        ended = (Status.DONE, Status.CANCELLED)
+        kept = {self.records.store.work_folder(j.request.inputs()) for j in jobs if j.status not in ended or j is job}
+        for work in set(self.records.store.work_folder("").glob("*")) - kept:
+            shutil.rmtree(work, ignore_errors=True)
 
-    def _check_folder(self, job: Job, folder: Path) -> None:
-        """Products are trusted by name, so a folder may hold those of one source and one set of options only."""
-        if not any(folder.glob("*.gguf")):
-            return
-        owners = [
-            j
-            for j in self.store.jobs()
-            if j.request.name == job.request.name and (j.artifacts or j.status == Status.RUNNING)
-        ]
-        owner = max(owners, key=lambda j: j.updated, default=None)
-        if owner is None or owner.request.inputs() != job.request.inputs():
-            raise UsageError(
-                f"{folder} already holds files that were made from something else or with other options: "
-                "give this run another --name or --out, or move that folder away."
-            )
+
+def _ending(error: GgufyError, stop: Stop) -> Status | None:
+    """What an error makes of a job; None if it goes on by itself, here or elsewhere."""
+    if isinstance(error, Cancelled):
+        return stop.status if stop.by_user else None
+    return {Verdict.PAUSES: Status.PAUSED, Verdict.FAILS: Status.FAILED}.get(verdict(error))
+
+
+def _remove_parts(folder: Path) -> None:
+    """Removes what no run will go on with."""
+    for stray in folder.glob(f"*{PART_SUFFIX}"):
+        stray.unlink()

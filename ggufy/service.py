@@ -23,13 +23,14 @@ from ggufy import throttle
 from ggufy.access import STRANGER, Visitor, check_work, is_owner
 from ggufy.catalog import BY_NAME, FIRST
 from ggufy.chats import Chats
-from ggufy.connection import Connection, connect
-from ggufy.errors import Cancelled, GgufyError, HubAway, SourceError, UsageError
+from ggufy.connection import connect
+from ggufy.errors import Cancelled, GgufyError, SourceError, UsageError
 from ggufy.fetched import FetchedModels
 from ggufy.files import free_bytes
 from ggufy.hub.identity import account_of
 from ggufy.intake import Wish, is_query, make_job, model_name
 from ggufy.job import Job, Status
+from ggufy.jobs.run_state import Live
 from ggufy.kept import Kept
 from ggufy.llama.install import Llama, ensure
 from ggufy.plan import IMATRIX, folder_name
@@ -37,7 +38,7 @@ from ggufy.preview import Cost, Order, Preview, cost, preview
 from ggufy.progress import Snapshot
 from ggufy.quantize import target
 from ggufy.quantize.mixes import RWKV
-from ggufy.runner import Live, Runner
+from ggufy.runner import Runner
 from ggufy.settings import Settings
 from ggufy.sources.gguf import read_head
 from ggufy.sources.hub import is_reference
@@ -47,22 +48,12 @@ from ggufy.terminal import results
 from ggufy.worker import Worker
 
 logger = logging.getLogger(__name__)
-_AWAY_S = 10.0  # between tries while the Hub is away at the start
+_END_S = 1.0  # that the end waits for the tool, and again for the Hub
 _FRESH_S = 0.4  # all tabs together look at the disk at most so often
 _MACHINE_S = 2.0
 _MOST_LISTED = 40  # files of a folder
 _LOG_BYTES, _LOG_LINES = 6000, 40
 _HEADS_S = 0.2  # and spend so long on files not read before; what is left over is read the next time
-
-
-def _connect_patiently(settings: Settings) -> Connection:
-    """A page that starts while the Hub is away, as after an outage of both, waits for it."""
-    while True:
-        try:
-            return connect(settings)
-        except HubAway as error:
-            logger.warning("waiting for the Hub: %s", error)
-            time.sleep(_AWAY_S)
 
 
 def _stopping(live: Live | None) -> str:
@@ -113,8 +104,9 @@ class Services:
 
     def __init__(self, settings: Settings):
         self.settings = settings
-        self.connection = _connect_patiently(settings)
-        self.worker = Worker(store=self.connection.store, make_runner=self._make_runner, wanted=self.connection.ours)
+        self.connection = connect(settings)
+        records = self.connection.records
+        self.worker = Worker(records=records, make_runner=self._make_runner, wanted=self.connection.ours)
         self._stopping = threading.Event()
         self.limit = throttle.thread_limit(settings.threads, settings.cpu_percent)
         self.llama: Llama | None = None  # once it is ready
@@ -134,7 +126,8 @@ class Services:
         self._heads: dict[tuple[Path, int], tuple[float, str]] = {}
 
     def start(self) -> None:
-        """Starts the worker, which goes on with every unfinished job."""
+        """Starts the worker, which goes on with every unfinished job; returns at once."""
+        self.connection.start()
         for job in self.worker.start():
             logger.info("job %s is taken up again", job.id)
 
@@ -143,8 +136,8 @@ class Services:
         self._stopping.set()
         self._again.set()
         self.chats.close()
-        self.worker.shutdown()
-        self.connection.close()
+        self.worker.shutdown(_END_S)
+        self.connection.close(_END_S)
 
     @property
     def preparation(self) -> Preparation:
@@ -159,7 +152,7 @@ class Services:
         """Pins the wish and queues the job. Raises a GgufyError, in one sentence, for what cannot work."""
         check_work(visitor, self.settings)
         self.check_places(wish, visitor)
-        job = self.worker.submit(make_job(replace(wish, owner=self.connection.owner), self.settings))
+        job = self.worker.submit(make_job(replace(wish, owner=self.connection.known_owner()), self.settings))
         self._look_again()
         return job
 
@@ -378,7 +371,7 @@ class Services:
     def _log_tail(self, job: Job) -> str:
         """The end of the log that was written last."""
         try:
-            newest = max(self.worker.store.log_folder(job.id).glob("*.log"), key=lambda path: path.stat().st_mtime)
+            newest = max(self.connection.store.log_folder(job.id).glob("*.log"), key=lambda path: path.stat().st_mtime)
             with newest.open("rb") as file:
                 file.seek(max(0, newest.stat().st_size - _LOG_BYTES))
                 text = file.read().decode("utf-8", errors="replace")
@@ -429,8 +422,7 @@ class Services:
         while True:
             try:
                 llama = self._ensure_llama()
-                self._report(0, 0, "waiting for another runner" if self.connection.lease else "")
-                self.connection.acquire(self._stopping.is_set)
+                self.connection.acquire(self._stopping.is_set, lambda reason: self._report(0, 0, reason))
                 runner = Runner(settings=self.settings, llama=llama, connection=self.connection, limit=self.limit)
             except Cancelled:
                 raise

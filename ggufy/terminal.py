@@ -69,6 +69,8 @@ def stoppable() -> Iterator[threading.Event]:
 def progress_line(snapshot: Snapshot) -> str:
     """`[ 4/31] quantize Q4_K_M  ████████░░  42 %  3 s · about 1 min 20 s left`."""
     current = snapshot.current
+    if snapshot.waiting:
+        return f"[{snapshot.done + 1:2}/{len(snapshot.steps)}] waiting: {snapshot.waiting}"
     if current is None:
         return f"[{snapshot.done:2}/{len(snapshot.steps)}] getting ready"
     filled = round(current.fraction * _BAR)
@@ -133,6 +135,8 @@ class LiveDisplay:
             self._seen = now
         for line in finished_lines(self._seen, now):
             self.stream.write(f"{clear}{line}{'' if last else _left(now)}\n")
+        if now.waiting and now.waiting != self._seen.waiting and not self.moving:
+            self.stream.write(f"waiting: {now.waiting}\n")
         self._seen = now
         if self.moving:
             self.stream.write(clear if last else clear + progress_line(now))

@@ -11,7 +11,7 @@ from gguf import GGUFReader, GGUFWriter
 
 from ggufy.connection import Connection
 from ggufy.errors import CalibrationError, Cancelled
-from ggufy.hub.local import LocalHub
+from tests.folder_hub import LocalHub
 from ggufy.hub.state import JobStore
 from ggufy.intake import Wish, make_job
 from ggufy.job import Status

@@ -19,7 +19,7 @@ from ggufy.errors import BusyError
 from ggufy.files import lock
 from ggufy.hub.holder import identity, is_gone
 from ggufy.hub.lease import Lease
-from ggufy.hub.local import LocalHub
+from tests.folder_hub import LocalHub
 from tests.hub_client import wait_for
 from tests.hub_fixture import LocalHub as Server
 from tests.hub_fixture import local_hub, no_request_elsewhere  # noqa: F401 - fixtures
@@ -48,7 +48,7 @@ from ggufy.errors import LeaseLost
 from ggufy.hub.budget import CommitBudget
 from ggufy.hub.huggingface import HuggingFaceHub
 from ggufy.hub.lease import Lease
-from ggufy.hub.local import LocalHub
+from tests.folder_hub import LocalHub
 
 place, name, known = sys.argv[1], sys.argv[2], sys.argv[3] == "known"
 if place.startswith("http"):

@@ -11,7 +11,7 @@ import pytest
 
 from ggufy import publication
 from ggufy.connection import Connection
-from ggufy.hub.local import LocalHub
+from tests.folder_hub import LocalHub
 from ggufy.hub.state import JobStore
 from ggufy.intake import Wish, make_job
 from ggufy.job import Artifact, Status

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ggufy.connection import Connection
 from ggufy.hub.state import JobStore
 from ggufy.intake import Wish, make_job
 from ggufy.job import Job, Status
 from ggufy.llama.install import Llama
-from ggufy.runner import Live, Runner
+from ggufy.jobs.records import JobRecords
+from ggufy.jobs.run_state import Live
+from ggufy.runner import Runner
 from ggufy.settings import Settings
+from ggufy.steps import MAKING
 from ggufy.worker import Worker
 from tests import tiny
 
@@ -42,9 +47,17 @@ def make(settings: Settings, tmp_path: Path) -> Callable[..., Job]:
     return job
 
 
+def a_worker(settings: Settings, llama: Llama) -> Worker:
+    connection = Connection(records=JobRecords(JobStore(settings.out)))
+    return Worker(
+        records=connection.records,
+        make_runner=lambda: Runner(settings=settings, llama=llama, connection=connection),
+    )
+
+
 @pytest.fixture
 def worker(settings: Settings, llama: Llama) -> Iterator[Worker]:
-    worker = Worker(store=JobStore(settings.out), make_runner=lambda: Runner(settings=settings, llama=llama))
+    worker = a_worker(settings, llama)
     yield worker
     worker.shutdown()
 
@@ -122,11 +135,10 @@ def test_a_retry_that_comes_before_the_end_is_noticed(
     """The record says cancelled a moment before the worker is through with the job."""
     run = worker._run
 
-    def and_retry(runner: Runner, job: Job, live: Live) -> Job:
-        ended = run(runner, job, live)
-        if ended.status is Status.CANCELLED:
+    def and_retry(runner: Runner, job: Job, live: Live) -> None:
+        run(runner, job, live)
+        if status(worker, job) is Status.CANCELLED:
             worker.submit(job)
-        return ended
 
     monkeypatch.setattr(worker, "_run", and_retry)
     worker.start()
@@ -152,7 +164,7 @@ def test_shutdown_leaves_the_job_running_and_the_next_start_ends_it(
     settings: Settings, llama: Llama, make: Callable[..., Job]
 ) -> None:
     def start() -> Worker:
-        made = Worker(store=JobStore(settings.out), make_runner=lambda: Runner(settings=settings, llama=llama))
+        made = a_worker(settings, llama)
         made.start()
         return made
 
@@ -167,12 +179,12 @@ def test_shutdown_leaves_the_job_running_and_the_next_start_ends_it(
 
 
 def test_a_step_that_breaks_unexpectedly_is_a_failed_job(
-    settings: Settings, llama: Llama, make: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+    settings: Settings, llama: Llama, make: Callable[..., Job]
 ) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setitem(__import__("ggufy.runner", fromlist=["RUN"]).RUN, "convert", broken)
-    ended = Runner(settings=settings, llama=llama).run(make("a"), Live())
+    making = replace(MAKING, run={**MAKING.run, "convert": broken})
+    ended = Runner(settings=settings, llama=llama, making=making).run(make("a"), Live())
     assert ended.status is Status.FAILED
     assert "a bug" in ended.error

@@ -12,7 +12,7 @@ from ggufy import publication
 from ggufy.connection import Connection
 from ggufy.errors import Cancelled, HubAway
 from ggufy.files import sha256
-from ggufy.hub.local import LocalHub
+from tests.folder_hub import LocalHub
 from ggufy.hub.state import JobStore
 from ggufy.intake import Wish, make_job
 from ggufy.job import Status

@@ -14,7 +14,7 @@ from ggufy.errors import GgufyError, HubAway, HubError, LeaseLost, TokenError
 from ggufy.hub.budget import CommitBudget
 from ggufy.hub.huggingface import HuggingFaceHub
 from ggufy.hub.lease import Lease
-from ggufy.hub.local import LocalHub
+from tests.folder_hub import LocalHub
 from ggufy.hub.protocol import Hub
 from ggufy.hub.state import JobStore
 from ggufy.job import Artifact, Job, Request, Source, Status, to_json

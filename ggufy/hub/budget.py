@@ -1,6 +1,6 @@
 """How many commits this process makes: at most so many in any hour, and without using them all up at once.
 
-    limit     never more in a window (the Hub stops a user at about 128 an hour)
+    limit     never more in a window by this process (the Hub stops a user at about 128 an hour)
     reserve   kept back for urgent ones: without its renewals a lease is lost
     burst     ordinary commits that may follow each other at once; from there on they come at even distances, so that
               files that are finished meanwhile share a commit and nobody waits for the end of the window
@@ -14,8 +14,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from ggufy.errors import QuotaError
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Made:
+    """A commit."""
+
+    at: float  # by the clock
+    urgent: bool = False
+    ours: bool = True  # False: of another process, the one before this one most likely
 
 
 class CommitBudget:
@@ -32,7 +42,7 @@ class CommitBudget:
     ):
         self.limit, self.window_s, self.reserve, self.burst = limit, window_s, reserve, burst
         self._clock = clock
-        self._made: deque[tuple[float, bool]] = deque()  # time, urgent; oldest first
+        self._made: deque[_Made] = deque()  # oldest first
         self._paused_until = float("-inf")
         self._lock = threading.Lock()
 
@@ -48,7 +58,7 @@ class CommitBudget:
                 raise QuotaError(
                     f"{self.limit} commits an hour are enough: the next one may be made in {wait:.0f} s.", wait
                 )
-            self._made.append((self._clock(), urgent))
+            self._made.append(_Made(at=self._clock(), urgent=urgent))
 
     def pause(self, seconds: float) -> None:
         """No commit at all for so long: the Hub has asked for it."""
@@ -56,19 +66,20 @@ class CommitBudget:
             self._paused_until = max(self._paused_until, self._clock() + seconds)
 
     def seed(self, ages_s: Iterable[float]) -> None:
-        """Counts commits that were made so many seconds ago, by the process before this one."""
+        """Counts commits that others made so many seconds ago, as ordinary ones: they delay files, never a lease."""
         with self._lock:
             now = self._clock()
-            old = [(now - max(age, 0.0), True) for age in ages_s]
-            self._made = deque(sorted([*self._made, *old]))
+            old = [_Made(at=now - max(age, 0.0), ours=False) for age in ages_s]
+            self._made = deque(sorted([*self._made, *old], key=lambda made: made.at))
 
     def _wait_s(self, urgent: bool) -> float:
         now = self._clock()
-        while self._made and self._made[0][0] <= now - self.window_s:
+        while self._made and self._made[0].at <= now - self.window_s:
             self._made.popleft()
-        waits = [0.0, self._paused_until - now, self._until_fewer_than(self.limit, [t for t, _ in self._made], now)]
+        own = [made.at for made in self._made if made.ours]
+        waits = [0.0, self._paused_until - now, self._until_fewer_than(self.limit, own, now)]
         if not urgent:
-            ordinary = [t for t, made_urgent in self._made if not made_urgent]
+            ordinary = [made.at for made in self._made if not made.urgent]
             most = max(1, self.limit - self.reserve)
             waits.append(self._until_fewer_than(most, ordinary, now))
             if len(ordinary) >= self.burst:

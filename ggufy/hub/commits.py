@@ -24,7 +24,7 @@ from ggufy.errors import HubAway, HubError, RepoMissing, StaleParent
 from ggufy.hub import xet
 from ggufy.hub.answers import BROKEN, is_passing, quota_wait_s, status_of
 from ggufy.hub.budget import CommitBudget
-from ggufy.hub.protocol import Content, Kind, RemoteFile
+from ggufy.hub.protocol import Content, Kind, RemoteFile, Staged
 from ggufy.sources.hub_session import FAILURES, backoff_s, check_stopped, patiently, pause, reason
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Commit:
     ):
         self.api, self.repo_id, self.kind, self.parent = api, repo_id, kind, parent
         self.tries, self.stopped = tries, stopped
-        self.add = [CommitOperationAdd(path, _there(content)) for path, content in add.items()]
+        self.add = [_operation(path, content) for path, content in add.items()]
         self.delete = sorted(delete)
 
     def head(self) -> str:
@@ -66,20 +66,23 @@ class Commit:
 
     def upload(self, progress: Callable[[int], None]) -> None:
         """Brings the files that the Hub does not take into git itself to its storage, where they wait for the commit;
-        `progress` gets the bytes of these."""
+        `progress` gets the bytes of these. Those that were staged are there."""
+        fresh = [add for add in self.add if add._upload_mode is None]
+        if not fresh:
+            return
         _fetch_upload_modes(
-            additions=self.add,
+            additions=fresh,
             repo_type=self.kind,
             repo_id=self.repo_id,
             headers=build_hf_headers(token=self.api.token),
             revision="main",
             endpoint=self.api.endpoint,
         )
-        for add in self.add:
+        for add in fresh:
             # What is there already was left out above. The library would leave out more in silence, and a commit of
             # which nothing is left it does not send at all, not even to have its parent checked.
             add._remote_oid, add._should_ignore = None, False
-        large = [add for add in self.add if add._upload_mode == "lfs"]
+        large = [add for add in fresh if add._upload_mode == "lfs"]
         if large and is_xet_available():
             self._upload_xet(large, progress)
         elif large:
@@ -182,7 +185,15 @@ def remote_file(file: RepoFile) -> RemoteFile:
     return RemoteFile(size=file.size, git_sha1=file.blob_id)
 
 
-def _there(content: Content) -> bytes | str:
+def _operation(path: str, content: Content) -> CommitOperationAdd:
+    """The file as the library commits it."""
+    if isinstance(content, Staged):
+        assert isinstance(content.handle, CommitOperationAdd)
+        return content.handle
+    return CommitOperationAdd(path, _there(content))
+
+
+def _there(content: bytes | Path) -> bytes | str:
     """The content as the library takes it: bytes or the text of a path, never a file object."""
     if isinstance(content, bytes):
         return content

@@ -30,6 +30,7 @@ class Holder:
     renewed: str = ""
     expires_s: float = 0.0  # without another write it may be taken over after so long
     process: str = ""  # see `identity`
+    term: int = 0  # one more each time that another runner takes it
     commits: int = 0  # to the state repo since the history was squashed last
 
     def to_bytes(self) -> bytes:

@@ -19,12 +19,13 @@ from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-def
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import hf_raise_for_status
 
+from ggufy.clock import never
 from ggufy.errors import HubError, StaleParent, TokenError
 from ggufy.files import DOWNLOAD_SUFFIX, partial
 from ggufy.hub.answers import hub_errors, status_of
 from ggufy.hub.budget import CommitBudget
 from ggufy.hub.commits import Commit, remote_file
-from ggufy.hub.protocol import Content, Kind, RemoteFile, check_path, is_listed, never
+from ggufy.hub.protocol import Content, Kind, RemoteFile, Staged, check_path, is_listed
 from ggufy.sources.hub_session import ASK_TRIES, patiently, use_timeouts
 from ggufy.sources.ranged import RangedFile, fetch
 
@@ -49,6 +50,8 @@ class HuggingFaceHub:
         self.budget = budget or CommitBudget()
         self._api = HfApi(endpoint=endpoint, token=token or False)
         self._tries = tries
+        self._own: set[str] = set()  # ids of the commits that this process made
+        self._counted: set[tuple[Kind, str]] = set()  # repos whose past commits are in the budget
 
     def user(self) -> str:
         """Name of the account that the token belongs to. Raises TokenError if there is none."""
@@ -145,6 +148,22 @@ class HuggingFaceHub:
                     raise
                 fetch(file, target, progress=progress, stopped=stopped)  # the beginning was that of an older file
 
+    def stage(
+        self,
+        repo_id: str,
+        files: Mapping[str, Path],
+        *,
+        kind: Kind,
+        progress: Callable[[int], None] | None = None,
+        stopped: Callable[[], bool] = never,
+    ) -> dict[str, Content]:
+        with hub_errors(repo_id, kind):
+            commit = Commit(
+                self._api, repo_id, kind, add=files, delete=(), parent=None, tries=self._tries, stopped=stopped
+            )
+            commit.upload(progress or (lambda done: None))
+            return {add.path_in_repo: Staged(path=files[add.path_in_repo], handle=add) for add in commit.add}
+
     def commit(
         self,
         repo_id: str,
@@ -171,6 +190,7 @@ class HuggingFaceHub:
                 there = total - sum(one.upload_info.size for one in commit.add)
                 commit.upload(lambda done: report(there + done))
                 head = commit.send(message, self.budget, urgent=urgent)
+                self._own.add(head)
             report(total)
             return head
 
@@ -183,8 +203,9 @@ class HuggingFaceHub:
     def wait_s(self) -> float:
         return self.budget.wait_s()
 
-    def remember(self, repo_id: str, *, kind: Kind) -> None:
-        """Counts the repo's commits of the last hour in the budget: the process before this one has made them."""
+    def count_past_commits(self, repo_id: str, *, kind: Kind) -> None:
+        if (kind, repo_id) in self._counted:
+            return
         with hub_errors(repo_id, kind):
             try:
                 commits = self._api.list_repo_commits(repo_id, repo_type=kind)  # asks again by itself
@@ -192,8 +213,9 @@ class HuggingFaceHub:
                 _unless_unknown(error)
                 return
         now = datetime.now(UTC)
-        ages = [(now - commit.created_at).total_seconds() for commit in commits]
+        ages = [(now - commit.created_at).total_seconds() for commit in commits if commit.commit_id not in self._own]
         self.budget.seed(age for age in ages if age < self.budget.window_s)
+        self._counted.add((kind, repo_id))
 
     def _find(self, repo_id: str, path: str, kind: Kind, commit: str) -> RemoteFile | None:
         found = self._patiently(lambda: self._api.get_paths_info(repo_id, [path], repo_type=kind, revision=commit))

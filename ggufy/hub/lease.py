@@ -20,16 +20,12 @@ import contextlib
 import dataclasses
 import logging
 import secrets
-import threading
-import time
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 
-from apscheduler.schedulers.background import BackgroundScheduler
-
-from ggufy.errors import Cancelled, GgufyError, HubAway, LeaseLost, QuotaError, RepoMissing, StaleParent
+from ggufy.errors import GgufyError, HubAway, LeaseLost, RepoMissing, StaleParent
 from ggufy.hub.holder import Holder, boot_clock, identity, is_gone
-from ggufy.hub.protocol import Content, Hub, Kind, never
+from ggufy.hub.protocol import Content, Hub, Kind
 
 logger = logging.getLogger(__name__)
 LEASE_FILE = "lease.json"
@@ -37,11 +33,14 @@ KIND: Kind = "dataset"
 SQUASH_EVERY = 500  # commits; the Hub grows slow with some thousands
 _TRIES = 5  # writes in a row that somebody else's commits may refuse
 _SHORTEST_S, _LONGEST_S = 0.5, 3600.0  # what another's time is taken for, whatever is written
-_LEAVE_S = 5.0  # that the end waits for a renewal under way
 
 
 class Lease:
-    """The lease of one state repo, as one runner sees it. May be used from several threads."""
+    """The lease of one state repo, as one runner sees it.
+
+    One thread takes, writes and releases it; any thread may ask `held`, `due`, `check` and `check_taken`, which never
+    wait.
+    """
 
     def __init__(
         self,
@@ -58,21 +57,24 @@ class Lease:
         self.boot_id = secrets.token_hex(16)
         self._clock, self._now = clock, now
         self._process = identity() if process is None else process
-        self._lock = threading.RLock()
         self._own: Holder | None = None  # what we wrote last
         self._head = ""  # the state repo's newest commit, as far as we know
         self._written = float("-inf")  # by our clock: when the last write that got through was begun
         self._lost = ""  # why we hold it no more
         self._seen: tuple[str, float] = ("", 0.0)  # another's nonce, and when it was first seen
-        self._scheduler: BackgroundScheduler | None = None
         self.other: Holder | None = None  # who holds it instead, for people
 
     # ---- holding it
 
     @property
     def held(self) -> bool:
-        """True while nobody else can have taken the lease over. Never waits, not even for a write under way."""
+        """True while nobody else can have taken the lease over."""
         return self._own is not None and not self._lost and self._clock() < self._written + self.expires_s
+
+    @property
+    def term(self) -> int:
+        """How often the lease has changed hands, up to this runner; 0 if this one never had it."""
+        return self._own.term if self._own else 0
 
     @property
     def due(self) -> bool:
@@ -93,41 +95,26 @@ class Lease:
                 "the work goes on when the Hub can be reached again."
             )
 
-    def acquire(self, *, stopped: Callable[[], bool] = never, poll_s: float = 15.0) -> None:
-        """Waits until the lease is ours. Raises Cancelled soon after `stopped()` turned true, and HubErrors that do
-        not pass."""
-        while True:
-            try:
-                if self.try_acquire():
-                    return
-            except (HubAway, QuotaError) as error:
-                logger.warning("the lease cannot be asked for: %s", error)
-            deadline = time.monotonic() + poll_s
-            while (left := deadline - time.monotonic()) > 0:
-                if stopped():
-                    raise Cancelled("stopped while waiting for another runner.")
-                time.sleep(min(left, 0.2))
-
-    def try_acquire(self) -> bool:
+    def try_acquire(self, least_term: int = 0) -> bool:
         """Takes the lease if nobody holds it or its holder has been silent for its time; to be called again and again
-        if it returns False, since silence is measured between calls. Raises HubError."""
-        with self._lock:
-            if self.held or self._revived():
-                return True
-            head = self.hub.head(self.repo_id, kind=KIND)
-            if head is None:
-                self.hub.create_repo(self.repo_id, kind=KIND, private=True)
-                head = self.hub.head(self.repo_id, kind=KIND) or ""
-            try:
-                found = self._read(head)
-                if not self._may_take(found):
-                    self.other = found
-                    return False
-                self._take(head, found)
-            except StaleParent:
-                return False  # somebody was faster
-            self.other = None
+        if it returns False, since silence is measured between calls. `least_term` is the greatest term known from
+        elsewhere, for when the file was deleted. Raises HubError."""
+        if self.held or self._revived():
             return True
+        head = self.hub.head(self.repo_id, kind=KIND)
+        if head is None:
+            self.hub.create_repo(self.repo_id, kind=KIND, private=True)
+            head = self.hub.head(self.repo_id, kind=KIND) or ""
+        try:
+            found = self._read(head)
+            if not self._may_take(found):
+                self.other = found
+                return False
+            self._take(head, found, least_term)
+        except StaleParent:
+            return False  # somebody was faster
+        self.other = None
+        return True
 
     def commit(
         self,
@@ -142,69 +129,42 @@ class Lease:
         Raises LeaseLost if another runner holds it, and HubErrors; after one that passes the lease may be renewed
         later, whether the commit was made or not.
         """
-        with self._lock:
-            self.check_taken()
-            self._write(self._own or Holder(), add or {}, delete=delete, message=message, urgent=urgent)
+        self.check_taken()
+        self._write(self._own or Holder(), add or {}, delete=delete, message=message, urgent=urgent)
 
     def renew(self) -> None:
         """Writes the lease anew, unless another commit has just done so. Errors as for `commit`."""
-        with self._lock:
-            if self.due:
-                self.commit(message="renew the lease", urgent=True)
+        if self.due:
+            self.commit(message="renew the lease", urgent=True)
 
-    def release(self) -> None:
-        """Lets the next runner take the lease at once; one that cannot be written runs out by itself."""
-        self.stop()
-        if not self._lock.acquire(timeout=_LEAVE_S):
-            return  # a write hangs; there may be little time left
+    def release(self, add: Mapping[str, Content] | None = None, *, delete: Collection[str] = ()) -> bool:
+        """Lets the next runner take the lease at once, and commits these files; True if that was written. A lease that
+        could not be released runs out by itself."""
+        own, self._own = self._own, None
+        if own is None or self._lost:
+            return False
+        free = dataclasses.replace(own, boot_id="", process="")
         try:
-            if self._own is not None and not self._lost:
-                free = dataclasses.replace(self._own, boot_id="", process="")
-                self._write(free, {}, message="release the lease", urgent=True)
+            self._write(free, add or {}, delete=delete, message="release the lease", urgent=True)
         except GgufyError as error:
             logger.warning("the lease was not released, it runs out in %.0f s: %s", self.expires_s, error)
+            return False
         finally:
             self._own = None
-            self._lock.release()
+        return True
 
     def follow(self) -> None:
         """Takes note of commits that somebody else made to the state repo; raises LeaseLost if that is a runner."""
-        with self._lock:
-            self.check_taken()
-            self._look_again()
+        self.check_taken()
+        self._look_again()
 
-    # ---- renewing it by itself
-
-    def start(self, beat: Callable[[], None] | None = None) -> None:
-        """Calls `beat` (by default `renew`) every interval, in a thread of its own, until `stop` or `release`."""
-        jobs = {"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
-        self._scheduler = BackgroundScheduler(timezone="UTC", job_defaults=jobs)
-        self._scheduler.add_job(self._beat, "interval", seconds=self.interval_s, args=[beat or self.renew])
-        self._scheduler.start()
-
-    def stop(self) -> None:
-        """Ends the renewals."""
-        scheduler, self._scheduler = self._scheduler, None
-        if scheduler is not None:
-            scheduler.shutdown(wait=False)
-
-    def _beat(self, beat: Callable[[], None]) -> None:
-        try:
-            beat()
-            self._squash()
-        except LeaseLost as error:
-            logger.warning("%s", error)
-            self.stop()
-        except GgufyError as error:
-            logger.warning("the lease was not renewed: %s", error)
-
-    def _squash(self) -> None:
-        with self._lock:
-            if self._own is None or self._own.commits < SQUASH_EVERY or not self.held:
-                return
-            self.hub.squash(self.repo_id, kind=KIND, message="squash the history")
-            self._own = dataclasses.replace(self._own, commits=0)
-            self._look_again()
+    def squash(self) -> None:
+        """Makes one commit of the history when it has grown long. Raises HubError."""
+        if self._own is None or self._own.commits < SQUASH_EVERY or not self.held:
+            return
+        self.hub.squash(self.repo_id, kind=KIND, message="squash the history")
+        self._own = dataclasses.replace(self._own, commits=0)
+        self._look_again()
 
     # ---- reading and writing it
 
@@ -226,7 +186,7 @@ class Lease:
             self._seen = (found.nonce, self._clock())
         return self._clock() >= self._seen[1] + min(max(found.expires_s, _SHORTEST_S), _LONGEST_S)
 
-    def _take(self, head: str, found: Holder) -> None:
+    def _take(self, head: str, found: Holder, least_term: int) -> None:
         if found.boot_id not in ("", self.boot_id):
             logger.warning("taking over the lease of a runner that was last heard of at %s", found.renewed)
         own = Holder(
@@ -234,6 +194,7 @@ class Lease:
             since=self._now().isoformat(timespec="seconds"),
             expires_s=self.expires_s,
             process=self._process,
+            term=found.term if found.boot_id == self.boot_id else max(found.term, least_term) + 1,
             commits=found.commits,
         )
         self._head = head

@@ -13,16 +13,22 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal, Protocol
 
+from ggufy.clock import never
 from ggufy.errors import HubError
 from ggufy.files import sha256
 
 Kind = Literal["model", "dataset"]
-Content = bytes | Path
 
 
-def never() -> bool:
-    """For `stopped`: nobody stops this."""
-    return False
+@dataclass(frozen=True, kw_only=True)
+class Staged:
+    """A file that the hub has in its storage already, and no commit names yet."""
+
+    path: Path
+    handle: object  # the hub's own
+
+
+Content = bytes | Path | Staged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +40,7 @@ class RemoteFile:
     sha256: str | None = None  # hex digest
     git_sha1: str | None = None  # hex digest as of `git hash-object`, where there is no sha256
 
-    def holds(self, content: Content, digest: str | None = None) -> bool:
+    def holds(self, content: bytes | Path, digest: str | None = None) -> bool:
         """True if this is the content; the sha256 of a path is computed unless given as `digest`."""
         if self.size != (len(content) if isinstance(content, bytes) else content.stat().st_size):
             return False
@@ -78,6 +84,18 @@ class Hub(Protocol):
         `progress` gets the bytes that are here. Raises Cancelled soon after `stopped()` turned true.
         """
 
+    def stage(
+        self,
+        repo_id: str,
+        files: Mapping[str, Path],
+        *,
+        kind: Kind,
+        progress: Callable[[int], None] | None = None,
+        stopped: Callable[[], bool] = never,
+    ) -> dict[str, Content]:
+        """Brings the bytes of files to the hub; a commit that adds what this returns has only to name them. The files
+        must stay where they are until then. Errors and arguments as for `commit`."""
+
     def commit(
         self,
         repo_id: str,
@@ -106,6 +124,9 @@ class Hub(Protocol):
     def wait_s(self) -> float:
         """Seconds until an ordinary commit may be made; 0 if it may be made now."""
 
+    def count_past_commits(self, repo_id: str, *, kind: Kind) -> None:
+        """Counts what other processes committed to the repo in the last hour; once for each repo."""
+
 
 def check_path(path: str) -> str:
     """The path, if it names a file inside a repo. Raises HubError for any other."""
@@ -120,7 +141,7 @@ def is_listed(path: str) -> bool:
     return not any(part.startswith(".") for part in PurePosixPath(path).parts)
 
 
-def sha256_of(content: Content) -> str:
+def sha256_of(content: bytes | Path) -> str:
     """Hex digest of bytes or of a file."""
     return hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else sha256(content)
 

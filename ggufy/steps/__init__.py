@@ -7,18 +7,36 @@ writes the product aside, verifies it and renames it. A step knows nothing of jo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 from ggufy.job import Artifact
+from ggufy.llama import ggml
 from ggufy.plan import ANALYSE, CONVERT, DOWNLOAD, EVALUATE, IMATRIX, QUANTIZE, Step
 from ggufy.steps import analyse, convert, download, imatrix, measure, quantize
 from ggufy.steps.context import Context
+from ggufy.steps.forecast import JobForecast, forecast_job
 
-RUN: dict[str, Callable[[Context, Step], Artifact | None]] = {
-    DOWNLOAD: download.run,
-    CONVERT: convert.run,
-    IMATRIX: imatrix.run,
-    QUANTIZE: quantize.run,
-    EVALUATE: measure.run,
-    ANALYSE: analyse.run,
-}
+
+@dataclass(frozen=True, kw_only=True)
+class Making:
+    """How things are made and what they will be; tests of everything around it bring their own."""
+
+    run: Mapping[str, Callable[[Context, Step], Artifact | None]]  # by the step's kind
+    forecast: Callable[[Context, Step], JobForecast]
+    load_kernels: Callable[[Path], object]  # from a folder; raises ToolError if they cannot be used
+
+
+MAKING = Making(
+    run={
+        DOWNLOAD: download.run,
+        CONVERT: convert.run,
+        IMATRIX: imatrix.run,
+        QUANTIZE: quantize.run,
+        EVALUATE: measure.run,
+        ANALYSE: analyse.run,
+    },
+    forecast=forecast_job,
+    load_kernels=ggml.load,
+)

@@ -53,7 +53,7 @@ class Context:
     digests: dict[Path, str] = field(default_factory=dict)  # sha256 of products, where it is known
     measured: Callable[[Evaluation], None] = lambda evaluation: None  # takes the figures of a quant
     found: Callable[[tuple[FrontierPoint, ...]], None] = lambda points: None  # takes what sizes are worth
-    whole: bool = False  # the source turned out to be one that has to be downloaded
+    streams: bool = False  # converting fetches the source piece by piece; see `can_stream`
 
     def path(self, product: str) -> Path:
         """Where a product is, or will be."""
@@ -72,13 +72,11 @@ class Context:
             return Path(source.path)
         return self.settings.cache / "sources" / source.key[:16] / Path(source.path).name
 
-    @property
-    def streams(self) -> bool:
-        """True if converting fetches the source piece by piece. One that is here already, or half, is used as a
-        file."""
+    def can_stream(self) -> bool:
+        """True if the source need not come here as a whole. One that is here already, or half, is used as a file."""
         here = self.source
         downloaded = here.exists() or here.with_name(here.name + DOWNLOAD_SUFFIX).exists()
-        return self.request.source.can_stream and not (self.whole or downloaded)
+        return self.request.source.can_stream and not downloaded
 
     def tool_run(self, step: Step, cwd: Path | None = None) -> ToolRun:
         """How a tool runs for this step: built environment, own log, ends when the job is stopped."""

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ggufy.errors import DiskError, HubError
+from ggufy.errors import Cancelled, DiskError, HubError
 from ggufy.files import partial, write_text
 from ggufy.quantize.engine import journal_line, journal_of, read_journal
 from ggufy.steps.context import Safe
@@ -28,7 +28,7 @@ from ggufy.steps.context import Safe
 logger = logging.getLogger(__name__)
 WORTH_S = 100.0  # CPU seconds whose loss is worth a commit
 LEAST_S = 60.0  # seconds between commits
-_MOST = 512 << 20  # bytes at once: the state repo's lock is held meanwhile
+_MOST = 512 << 20  # bytes at once
 SUFFIX = ".chunks"
 _LONGEST_HEAD = 32 << 20  # bytes; a model of 14B parameters is 14,000 chunks
 
@@ -85,8 +85,10 @@ class Salvage:
                 self._safe.put(path)
                 self._there |= set(new)
                 self._number += 1
-        except (HubError, DiskError, FileNotFoundError) as error:  # the quant may have got its final name meanwhile
+        except (HubError, DiskError, Cancelled, FileNotFoundError) as error:  # or the quant has its final name now
             logger.warning("a part of %s was not saved: %s", self._quant, error)
+        except Exception:  # nobody waits for this thread, and the work does not depend on it
+            logger.exception("a part of %s was not saved", self._quant)
         finally:
             path.unlink(missing_ok=True)
 

@@ -19,9 +19,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ggufy.clock import never
 from ggufy.errors import Cancelled, HubError, RepoMissing, StaleParent
 from ggufy.files import DOWNLOAD_SUFFIX, PART_SUFFIX, disk_errors, lock, partial, sha256, write_text
-from ggufy.hub.protocol import Content, Kind, RemoteFile, check_path, is_listed, never, sha256_of
+from ggufy.hub.protocol import Content, Kind, RemoteFile, Staged, check_path, is_listed, sha256_of
 
 _BOOKS = ".ggufy-hub"
 _NO_COMMIT = "0" * 40  # a folder that nothing was committed to yet
@@ -157,8 +158,22 @@ class LocalHub:
             self._save(repo_id, book)
             return book.head
 
+    def stage(
+        self,
+        repo_id: str,
+        files: Mapping[str, Path],
+        *,
+        kind: Kind,
+        progress: Callable[[int], None] | None = None,
+        stopped: Callable[[], bool] = never,
+    ) -> dict[str, Content]:
+        return dict(files)
+
     def wait_s(self) -> float:
         return 0.0
+
+    def count_past_commits(self, repo_id: str, *, kind: Kind) -> None:
+        pass
 
     @contextlib.contextmanager
     def _locked(self, repo_id: str) -> Iterator[Book]:
@@ -194,6 +209,7 @@ def _put(
     stopped: Callable[[], bool],
 ) -> bool:
     """Brings the content under its name; False if it was there."""
+    assert not isinstance(content, Staged)
     if isinstance(content, Path):
         if not content.is_file():
             raise HubError(f"{content} is gone, so it cannot be added to the repo: make it again.")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ggufy.errors import HubError, StaleParent
-from ggufy.hub.local import LocalHub
+from tests.folder_hub import LocalHub
 from ggufy.hub.protocol import sha256_of
 
 

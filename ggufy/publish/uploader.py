@@ -4,25 +4,30 @@
 
 The card, and what else is written anew for each commit, are the `pages`: text by file name.
 
-While the Hub is away or takes no more commits for now, files wait and then share a commit. Anything else that goes
-wrong, expected or not, is raised to the runner at its next call: nobody else would hear of it.
+What passes by itself is waited for, and files that wait share a commit. Anything else that goes wrong, expected or
+not, is raised to the runner at its next call: nobody else would hear of it.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
-from ggufy.errors import Cancelled, GgufyError, HubAway, HubError, QuotaError, RepoMissing
+from ggufy.clock import sleep
+from ggufy.errors import Cancelled, GgufyError, HubError, RepoMissing
 from ggufy.hub.protocol import Hub, RemoteFile
 from ggufy.job import Artifact
+from ggufy.jobs.patience import Patience, pause_s
 
 logger = logging.getLogger(__name__)
-_PATIENCE_S = (2.0, 5.0, 15.0, 60.0)  # between tries while the Hub is away
+_LOOK_S = 0.2
+_TOLD_S = 5.0  # a shorter wait for the next commit is not worth a word
+_NEW_REPOS = 3  # so often a repo that is gone is made again before somebody is asked
+_LEAVE_S = 2.0  # that the end waits for a commit under way
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +38,7 @@ class Waiting:
     artifact: Artifact
 
 
-class Publisher:
+class Uploader:
     """One output repo, for one run of one job."""
 
     def __init__(
@@ -43,14 +48,15 @@ class Publisher:
         *,
         private: bool,
         pages: Callable[[Mapping[str, int]], Mapping[str, str]],
-        check: Callable[[], None],
-        stopped: Callable[[], bool],
+        patience: Patience,
         uploaded: Callable[[list[Artifact]], None],
         fraction: Callable[[Artifact, float], None],
     ):
         self._hub, self._repo_id, self._private = hub, repo_id, private
-        self._pages, self._check, self._stopped = pages, check, stopped
-        self._uploaded, self._fraction = uploaded, fraction
+        self._pages, self._uploaded, self._fraction = pages, uploaded, fraction
+        self._patience, self._clock = replace(patience, say=self._says, stopped=self._stops), patience.clock
+        self._asked_to_stop = patience.stopped
+        self.waits_for = ""  # why nothing gets through at the moment, for people
         self._remote: dict[str, RemoteFile] = {}
         self._waiting: list[Waiting] = []
         self._card_waits = False
@@ -58,23 +64,19 @@ class Publisher:
         self._ends = False
         self._busy = False
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._loop, name="ggufy-publisher", daemon=True)
+        self._thread = threading.Thread(target=self._loop, name="ggufy-uploader", daemon=True)
 
-    def start(self) -> None:
-        """Makes the repo if there is none, looks at what it holds, and starts the thread. Raises HubError."""
-        self._check()
-        self._hub.create_repo(self._repo_id, kind="model", private=self._private)
-        self._remote = self._hub.list_files(self._repo_id, kind="model")
+    def start(self, patience: Patience) -> None:
+        """Makes the repo if there is none, looks at what it holds, and starts the thread. `patience` is the caller's.
+        Raises HubError."""
+        patience(lambda: self._hub.create_repo(self._repo_id, kind="model", private=self._private))
+        self._remote = patience(lambda: self._hub.list_files(self._repo_id, kind="model"))
         self._thread.start()
 
     def file(self, name: str) -> RemoteFile | None:
         """What the repo holds under this name."""
         with self._changed:
             return self._remote.get(name)
-
-    def fetch(self, name: str, target: Path, progress: Callable[[int], None]) -> None:
-        """Brings a file of the repo here, whole and checked. Raises HubError, Cancelled."""
-        self._hub.download(self._repo_id, name, target, kind="model", progress=progress, stopped=self._stopped)
 
     def put(self, path: Path, artifact: Artifact) -> None:
         """Queues a file. Raises what went wrong with an earlier one."""
@@ -97,13 +99,18 @@ class Publisher:
             self._raise()
             return self._busy or self._card_waits or bool(self._waiting)
 
-    def drain(self) -> None:
-        """Waits until every file is in the repo. Raises what went wrong, or Cancelled."""
+    def drain(self, say: Callable[[str], None]) -> None:
+        """Waits until every file is in the repo; `say` gets what is waited for. Raises what went wrong, Cancelled."""
+        said = ""
         while self.busy:
-            if self._stopped():
+            if self._asked_to_stop():
                 raise Cancelled("stopped while files were being uploaded.")
+            if self.waits_for != said:
+                said = self.waits_for
+                say(said)
             with self._changed:
-                self._changed.wait(0.2)
+                self._clock.wait(self._changed, _LOOK_S)
+        say("")
 
     def close(self) -> None:
         """Ends the thread; what still waits stays on this machine, and is uploaded by the next run."""
@@ -111,12 +118,12 @@ class Publisher:
             self._ends = True
             self._changed.notify_all()
         if self._thread.is_alive():
-            self._thread.join(10.0)
+            self._thread.join(_LEAVE_S)
 
     def last_card(self) -> None:
         """Writes the card once more, for a job that ended with files missing; what goes wrong is only logged."""
         try:
-            self._check()
+            self._patience.check()
             pages = self._encoded(self._sizes())
             self._hub.commit(self._repo_id, kind="model", add=pages, message="Update the card")
         except GgufyError as error:
@@ -127,7 +134,7 @@ class Publisher:
     def _loop(self) -> None:
         try:
             while (batch := self._next_batch()) is not None:
-                self._commit_patiently(batch)
+                self._commit(batch)
                 with self._changed:
                     self._busy = False
                     self._changed.notify_all()
@@ -138,31 +145,29 @@ class Publisher:
 
     def _next_batch(self) -> list[Waiting] | None:
         with self._changed:
-            while not self._ends and not self._stopped():
-                if (self._waiting or self._card_waits) and self._hub.wait_s() <= 0:
+            while not self._stops():
+                wait = self._hub.wait_s() if self._waiting or self._card_waits else _LOOK_S
+                if wait <= 0:
                     batch, self._waiting, self._busy, self._card_waits = self._waiting, [], True, False
+                    self.waits_for = ""
                     return batch
-                self._changed.wait(0.2)
+                self.waits_for = _until(wait) if self._waiting and wait > _TOLD_S else ""
+                self._clock.wait(self._changed, _LOOK_S)
             return None
 
-    def _commit_patiently(self, batch: list[Waiting]) -> None:
-        for tries in range(1_000_000):
-            try:
-                self._commit(batch)
-                return
-            except RepoMissing:
-                self._hub.create_repo(self._repo_id, kind="model", private=self._private)
-            except (HubAway, QuotaError) as error:
-                logger.warning("upload to %s waits: %s", self._repo_id, error)
-                pause = max(_PATIENCE_S[min(tries, 3)], getattr(error, "retry_after", None) or 0)
-                until = time.monotonic() + pause
-                while time.monotonic() < until:
-                    if self._stopped() or self._ends:
-                        raise Cancelled("stopped while the Hub was away.") from error
-                    time.sleep(0.2)
-
     def _commit(self, batch: list[Waiting]) -> None:
-        self._check()
+        for tries in range(1, _NEW_REPOS + 1):
+            try:
+                self._patience(lambda: self._commit_once(batch))
+                return
+            except RepoMissing as error:
+                if tries == _NEW_REPOS:
+                    raise
+                logger.warning("%s is gone: it is made again (%s)", self._repo_id, error)
+                sleep(pause_s(tries), self._stops, self._clock)
+                self._patience(lambda: self._hub.create_repo(self._repo_id, kind="model", private=self._private))
+
+    def _commit_once(self, batch: list[Waiting]) -> None:
         files = {waiting.artifact.name: waiting.path for waiting in batch}
         sizes = self._sizes() | {waiting.artifact.name: waiting.artifact.size for waiting in batch}
         total = max(1, sum(waiting.artifact.size for waiting in batch))
@@ -177,7 +182,7 @@ class Publisher:
             add={**files, **self._encoded(sizes)},
             message="Add " + ", ".join(files) if files else "Update the card",
             progress=progress,
-            stopped=self._stopped,
+            stopped=self._stops,
         )
         remote = self._hub.list_files(self._repo_id, kind="model")
         for waiting in batch:
@@ -197,6 +202,18 @@ class Publisher:
         with self._changed:
             return {name: file.size for name, file in self._remote.items()}
 
+    def _says(self, reason: str) -> None:
+        self.waits_for = reason
+
+    def _stops(self) -> bool:
+        return self._ends or self._asked_to_stop()
+
     def _raise(self) -> None:
         if self._error is not None:
             raise self._error
+
+
+def _until(seconds: float) -> str:
+    """Why the next commit has to wait."""
+    then = datetime.now().astimezone() + timedelta(seconds=seconds)
+    return f"it waits until {then:%H:%M}: only so many commits an hour are made (GGUFY_COMMITS)."

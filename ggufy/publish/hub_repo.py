@@ -1,24 +1,26 @@
-"""What a job that goes to the Hub does besides its steps: uploads and fetches, room on the disk, the card."""
+"""The output repo on the Hub as a run's destination: uploads and fetches, room on the disk, the card."""
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ggufy import __version__
 from ggufy.card import CardFacts, pages
 from ggufy.catalog import BY_NAME, make_order
-from ggufy.errors import DiskError, HubAway, HubError, QuotaError, UsageError
+from ggufy.clock import sleep
+from ggufy.errors import Cancelled, DiskError, HubError, UsageError
 from ggufy.files import free_bytes, human_size
-from ggufy.hub.protocol import RemoteFile
-from ggufy.hub.state import JobStore
+from ggufy.hub.protocol import Hub, RemoteFile
 from ggufy.job import Artifact, Job, Request, Status
-from ggufy.plan import EVALUATE, FETCH, QUANTIZE, UPLOAD, UPLOADED, Step, base_name, plan, quant_name
-from ggufy.publisher import Publisher
+from ggufy.jobs.patience import Patience
+from ggufy.jobs.records import JobRecords
+from ggufy.jobs.run_state import Live
+from ggufy.jobs.state_repo import StateRepo
+from ggufy.plan import EVALUATE, QUANTIZE, UPLOAD, UPLOADED, Step, base_name, plan, quant_name
+from ggufy.publish.uploader import Uploader
 from ggufy.quantize.mixes import STOCK, is_rwkv, rescaling
 from ggufy.sources.gguf import GgufHead, read_head
 from ggufy.steps.context import Context, artifact_of
@@ -26,153 +28,178 @@ from ggufy.steps.forecast import MARGIN
 from ggufy.steps.salvage import saved_files
 from ggufy.world import OLLAMA_FILES, speaks
 
-if TYPE_CHECKING:
-    from ggufy.runner import Live, Runner
-
 logger = logging.getLogger(__name__)
+_ROOM_S = 0.5  # between looks at the disk while uploads make room
 
 
 class StateSafe:
-    """Unfinished work of one job, in the state repo, which only this runner changes while it has the lease."""
+    """Unfinished work of jobs with the same inputs, in the state repo, which only this runner changes while it has the
+    lease. What is asked for waits for a Hub that is away; what is saved does not."""
 
-    def __init__(self, store: JobStore, key: str):
-        self._store, self._key = store, key
+    def __init__(self, state: StateRepo, key: str, patience: Patience):
+        self._state, self._key, self._patience = state, key, patience
         self._names: set[str] | None = None  # once the Hub was asked
 
     def names(self) -> list[str]:
         if self._names is None:
-            self._names = set(self._store.kept(self._key))
+            self._names = set(self._patience(lambda: self._state.kept(self._key)))
         return sorted(self._names)
 
     def put(self, path: Path, drop: Collection[str] = ()) -> None:
-        names = {path.name, *self.names()} - set(drop)
-        self._store.keep(self._key, {path.name: path}, drop=drop)
+        names = {path.name, *self.names()}
+        self._state.keep(self._key, {path.name: path}, self._patience.stopped)
         self._names = names
+        self.drop(drop)
 
     def get(self, name: str, target: Path) -> None:
-        self._store.fetch(self._key, name, target)
+        self._patience(lambda: self._state.fetch(self._key, name, target))
 
     def drop(self, names: Collection[str]) -> None:
-        self._store.keep(self._key, {}, drop=names)
-        self._names = set(self.names()) - set(names)
+        if names:
+            self._state.drop(self._key, names)
+            self._names = set(self.names()) - set(names)
 
     def wait_s(self) -> float:
-        return self._store.wait_s()
+        return self._state.wait_s()
 
 
-class Publication:
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """What a destination on the Hub works with, besides the job."""
+
+    hub: Hub
+    state: StateRepo
+    records: JobRecords
+    llama_commit: str
+
+
+class HubRepo:
     """One run of one job towards its output repo."""
 
-    def __init__(self, runner: Runner, job: Job, ctx: Context, live: Live):
-        self._runner, self._job, self._ctx, self._live = runner, job, ctx, live
+    keeps_all = False
+
+    def __init__(self, places: Places, job: Job, ctx: Context, live: Live, patience: Patience):
+        self._places, self._records, self._hub = places, places.records, places.hub
+        self._job, self._ctx, self._live, self._patience = job, ctx, live, patience
         self._ending: Job | None = None
         self._made: dict[str, Artifact] = {}
-        self.safe = StateSafe(runner.store, job.request.inputs()[:16])
+        self.safe = StateSafe(places.state, job.request.inputs()[:16], patience)
         self._uploads = {step.reads[0]: step for step in plan(job.request) if step.kind == UPLOAD}
-        connection = runner.connection
-        if connection.hub is None:
-            raise UsageError(f"{job.id} goes to {job.request.repo_id}: run it with --hub hf and HF_TOKEN.")
-        self._publisher = Publisher(
-            connection.hub,
+        self._uploader = Uploader(
+            places.hub,
             job.request.repo_id,
             private=job.request.private,
             pages=self._pages,
-            check=connection.check,
-            stopped=ctx.stopped,
+            patience=patience,
             uploaded=self._uploaded,
             fraction=lambda artifact, done: live.progress.fraction(self._uploads[artifact.name], done),
         )
 
     def start(self, *, resumed: bool) -> None:
-        """Looks at the repo. Unless this job was at work there before, raises UsageError if it holds files of
-        something else under this job's names; nothing is touched then."""
-        self._publisher.start()
-        self._runner.connection.remember(self._job.request.repo_id, "model")
-        names = [name for name in self._uploads if self._publisher.file(name)]
+        self._uploader.start(self._patience)
+        repo_id = self._job.request.repo_id
+        self._patience(lambda: self._hub.count_past_commits(repo_id, kind="model"))
+        names = [name for name in self._uploads if self._uploader.file(name)]
         request = self._job.request
         owners = [
             job
-            for job in self._runner.store.jobs()
+            for job in self._records.all()
             if job.request.repo_id == request.repo_id and (job.artifacts or job.status is Status.RUNNING)
         ]
         owner = max(owners, key=lambda job: job.updated, default=None)
         if names and not resumed and (owner is None or owner.request.inputs() != request.inputs()):
-            self._publisher.close()
             raise UsageError(
                 f"{request.repo_id} already holds {names[0]}, made from something else or with other options: "
                 "give this run another --repo or --name."
             )
+        self._adopt()
 
-    def adopt(self) -> None:
+    def _adopt(self) -> None:
         """Notes products that the repo holds and the record does not know: the run before this one was killed when
         they had just been uploaded."""
-        known = {artifact.name for artifact in self._runner._latest(self._job).artifacts}
-        there = {name: self._publisher.file(name) for name in self._uploads if name not in known}
+        known = {artifact.name for artifact in self._latest().artifacts}
+        there = {name: self._uploader.file(name) for name in self._uploads if name not in known}
         found = [Artifact(name=n, size=f.size, sha256=f.sha256) for n, f in there.items() if f and f.sha256]
         if found:
-            self._runner.record(self._job.id, found)
+            self._records.add_artifacts(self._job.id, found)
 
     def has(self, name: str) -> bool:
-        """True if the repo holds this product; one that differs from what this job has made does not count."""
-        there = self._publisher.file(name)
-        known = next((a for a in self._runner._latest(self._job).artifacts if a.name == name), None)
+        """One that differs from what this job has made does not count."""
+        there = self._uploader.file(name)
+        known = next((a for a in self._latest().artifacts if a.name == name), None)
         return there is not None and (known is None or there.sha256 in (None, known.sha256))
 
-    def made(self, artifact: Artifact) -> None:
-        """Notes a product that was just made; its record is written when it is uploaded."""
-        self._made[artifact.name] = artifact
+    def accept(self, step: Step, artifact: Artifact | None) -> None:
+        if artifact:
+            self._made[artifact.name] = artifact  # its record is written when it has arrived
+        elif step.kind == UPLOAD:
+            name = step.product.removeprefix(UPLOADED)
+            self._live.progress.started(step)
+            path = self._ctx.folder / name
+            self._uploader.put(path, self._made.get(name) or artifact_of(path))
 
-    def run(self, step: Step) -> None:
-        """Queues an upload, or fetches what the repo has and this machine needs."""
+    def fetch(self, step: Step) -> None:
         self._live.progress.started(step)
-        name = step.product.removeprefix(UPLOADED)
-        path = self._ctx.folder / name
-        if step.kind == FETCH:
-            if not path.exists():
-                size = (there.size if (there := self._publisher.file(name)) else 0) or 1
-                self.make_room(size)
-                self._publisher.fetch(name, path, lambda done: self._live.progress.fraction(step, done / size))
-            self._live.progress.finished(step, None)
-            return
-        self._publisher.put(path, self._made.get(name) or artifact_of(path))
+        path = self._ctx.folder / step.product
+        if not path.exists():
+            size = (there.size if (there := self._uploader.file(step.product)) else 0) or 1
+            self.make_room(size)
+            self._patience(lambda: self._download(step, path, size))
+        self._live.progress.finished(step, None)
+
+    def _download(self, step: Step, path: Path, size: int) -> None:
+        self._hub.download(
+            self._job.request.repo_id,
+            step.product,
+            path,
+            kind="model",
+            progress=lambda done: self._live.progress.fraction(step, done / size),
+            stopped=self._ctx.stopped,
+        )
 
     def make_room(self, needed: int) -> None:
         """Deletes quants that the repo holds, and waits for uploads, until `needed` bytes are free."""
+        idle = False
         while free_bytes(self._ctx.folder) < needed + MARGIN:
             self._ctx.check_stopped()
-            if not self._delete_one():
-                if not self._publisher.busy:
-                    free = free_bytes(self._ctx.folder)
-                    raise DiskError(
-                        f"{human_size(needed)} are needed in {self._ctx.folder} and {human_size(free)} are free: "
-                        "free some space and run the same command again; what is finished stays."
-                    )
-                time.sleep(0.5)
+            if self._delete_one():
+                continue
+            if idle:
+                free = free_bytes(self._ctx.folder)
+                raise DiskError(
+                    f"{human_size(needed)} are needed in {self._ctx.folder} and {human_size(free)} are free: "
+                    "free some space and run the same command again; what is finished stays."
+                )
+            idle = not self._uploader.busy  # an upload may have ended since the disk was looked at: once more
+            if not idle:
+                self._live.progress.waits(self._uploader.waits_for)
+                sleep(_ROOM_S, self._ctx.stopped, self._patience.clock)
+        self._live.progress.waits("")
 
     def finish(self, *, measured: bool) -> None:
         """Waits for the uploads, and the card with the last figures; then lets go of what was saved for a restart."""
+        say = self._live.progress.waits
         if measured:
-            self._publisher.drain()  # files bring a card along: this one comes after them
-            self._publisher.refresh_card()
-        self._publisher.drain()
-        try:
-            if names := self.safe.names():
-                self.safe.drop(names)
-        except (HubAway, QuotaError) as error:
-            logger.warning("unfinished work stays in the state repo: %s", error)
+            self._uploader.drain(say)  # files bring a card along: this one comes after them
+            self._uploader.refresh_card()
+        self._uploader.drain(say)
+        self.safe.drop(self.safe.names())
 
     def tell(self, job: Job) -> None:
-        """Says on the card how the job ended."""
         self._ending = job
-        self._publisher.last_card()
+        self._uploader.last_card()
 
     def close(self) -> None:
-        self._publisher.close()
+        self._uploader.close()
+
+    def _latest(self) -> Job:
+        return self._records.latest(self._job.id) or self._job
 
     def _delete_one(self) -> bool:
         """Deletes a quant that is in the repo; if it can be, one that no later quant would copy tensors from."""
         steps = plan(self._job.request)
-        waiting = {step.reads[1] for step in steps if step.kind == EVALUATE} - self._runner.measured(self._job.id)
+        measured = {evaluation.quant for evaluation in self._latest().evaluations}
+        waiting = {step.reads[1] for step in steps if step.kind == EVALUATE} - measured
         quants = [step for step in steps if step.kind == QUANTIZE]
         here = {step.product for step in quants if (self._ctx.folder / step.product).exists()}
         safe = {step.product for step in quants if self.has(step.product)}
@@ -183,19 +210,20 @@ class Publication:
             return True
         return False
 
+    # ---- in the uploader's thread
+
     def _uploaded(self, artifacts: list[Artifact]) -> None:
         for artifact in artifacts:
             self._live.progress.finished(self._uploads[artifact.name], artifact)
-        self._runner.record(self._job.id, artifacts)
+        self._records.add_artifacts(self._job.id, artifacts)
         self._let_go(artifacts)
 
     def _let_go(self, artifacts: list[Artifact]) -> None:
         """Deletes what was saved of these while they were being made."""
         try:
             names = self.safe.names()
-            if stale := [name for artifact in artifacts for name in saved_files(names, artifact.name)]:
-                self.safe.drop(stale)
-        except HubError as error:  # it goes at the end of the job, or with the next one
+            self.safe.drop([name for artifact in artifacts for name in saved_files(names, artifact.name)])
+        except (HubError, Cancelled) as error:  # it goes at the end of the job, or with the next one
             logger.warning("parts of finished quants stay in the state repo: %s", error)
 
     def _pages(self, uploaded: Mapping[str, int]) -> dict[str, str]:
@@ -207,18 +235,18 @@ class Publication:
             mix=self._job.request.mix if forecast and is_rwkv(forecast.base) else STOCK,
             rescaled=bool(forecast and rescaling(forecast.base)),
             license=self._job.request.source.license,
-            llama_commit=self._runner.llama.commit,
+            llama_commit=self._places.llama_commit,
             version=__version__,
             rwkv=self._rwkv(),
         )
-        return pages(self._with_others(self._ending or self._runner._latest(self._job), uploaded), facts)
+        return pages(self._with_others(self._ending or self._latest(), uploaded), facts)
 
     def _with_others(self, job: Job, uploaded: Collection[str]) -> Job:
         """The job as the card shows it: with what others of the same base and options have brought to this repo."""
         request, inputs = job.request, job.request.inputs()
         targets, types, figures = list(request.targets), set(request.quant_types), list(job.evaluations)
         mode, text = request.mode, request.evaluation_text
-        for other in self._runner.store.jobs():
+        for other in self._records.all():
             theirs = other.request
             if other.id == job.id or theirs.repo_id != request.repo_id or theirs.inputs() != inputs:
                 continue
@@ -244,8 +272,8 @@ class Publication:
     def _rwkv(self) -> bool:
         base = self._ctx.folder / base_name(self._job.request)
         if forecast := self._live.forecast:
-            return speaks_world(self._job.request, forecast.base, self._publisher.file)
-        return speaks_world(self._job.request, read_head(base) if base.exists() else None, self._publisher.file)
+            return speaks_world(self._job.request, forecast.base, self._uploader.file)
+        return speaks_world(self._job.request, read_head(base) if base.exists() else None, self._uploader.file)
 
 
 def speaks_world(request: Request, base: GgufHead | None, file: Callable[[str], RemoteFile | None]) -> bool:

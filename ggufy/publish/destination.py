@@ -1,0 +1,100 @@
+"""Where one run's products go: a folder of this machine, or a repo (hub_repo.py). The runner does not know which."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from ggufy.errors import UsageError
+from ggufy.job import Artifact, Job, Status
+from ggufy.jobs.records import JobRecords
+from ggufy.plan import Step
+from ggufy.steps.context import Safe
+
+
+class Destination(Protocol):
+    """For one run of one job. Every method waits for what passes, and raises what does not."""
+
+    @property
+    def safe(self) -> Safe | None:
+        """Where unfinished work outlives this machine; None: nowhere."""
+
+    @property
+    def keeps_all(self) -> bool:
+        """True if everything stays on this disk; else the disk holds what is needed just now."""
+
+    def start(self, *, resumed: bool) -> None:
+        """Looks at what is there. Unless this job was at work there before, raises UsageError if it holds files of
+        something else under this job's names; nothing is touched then."""
+
+    def has(self, name: str) -> bool:
+        """True if this product has arrived."""
+
+    def accept(self, step: Step, artifact: Artifact | None) -> None:
+        """Takes what a step has made (`artifact`), or, with an upload step, the file that it names."""
+
+    def fetch(self, step: Step) -> None:
+        """Brings a product back here that a step reads."""
+
+    def make_room(self, needed: int) -> None:
+        """Sees to it that so many bytes are free here. Raises DiskError."""
+
+    def finish(self, *, measured: bool) -> None:
+        """Returns when everything has arrived; `measured`: this run has found new figures."""
+
+    def tell(self, job: Job) -> None:
+        """Says where people look how the job ended, if it did not end well."""
+
+    def close(self) -> None:
+        """Ends what still goes on; may be called at any time, and twice."""
+
+
+class LocalFolder:
+    """The output folder: what a step leaves there has arrived."""
+
+    safe: Safe | None = None
+    keeps_all = True
+
+    def __init__(self, records: JobRecords, job: Job, folder: Path):
+        self._records, self._job, self._folder = records, job, folder
+
+    def start(self, *, resumed: bool) -> None:
+        check_folder(self._records, self._job, self._folder)
+
+    def has(self, name: str) -> bool:
+        return (self._folder / name).exists()
+
+    def accept(self, step: Step, artifact: Artifact | None) -> None:
+        if artifact:
+            self._records.add_artifacts(self._job.id, [artifact])
+
+    def fetch(self, step: Step) -> None:
+        raise AssertionError("what is in the folder need not be fetched")
+
+    def make_room(self, needed: int) -> None:
+        pass  # the forecast has counted everything
+
+    def finish(self, *, measured: bool) -> None:
+        pass
+
+    def tell(self, job: Job) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def check_folder(records: JobRecords, job: Job, folder: Path) -> None:
+    """Products are trusted by name, so a folder may hold those of one source and one set of options only. Raises
+    UsageError."""
+    if not any(folder.glob("*.gguf")):
+        return
+    owners = [
+        j for j in records.all() if j.request.name == job.request.name and (j.artifacts or j.status is Status.RUNNING)
+    ]
+    owner = max(owners, key=lambda j: j.updated, default=None)
+    if owner is None or owner.request.inputs() != job.request.inputs():
+        raise UsageError(
+            f"{folder} already holds files that were made from something else or with other options: "
+            "give this run another --name or --out, or move that folder away."
+        )
