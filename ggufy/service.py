@@ -14,10 +14,10 @@ import math
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ggufy import throttle
 from ggufy.access import STRANGER, Visitor, check_work, is_owner
@@ -48,6 +48,8 @@ from ggufy.terminal import results
 from ggufy.worker import Worker
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
+_AGAIN_S = 60.0  # between tries of what did not succeed, unless somebody asks for one sooner
 _END_S = 1.0  # that the end waits for the tool, and again for the Hub
 _FRESH_S = 0.4  # all tabs together look at the disk at most so often
 _MACHINE_S = 2.0
@@ -419,28 +421,32 @@ class Services:
     # ---- llama.cpp, in the worker's thread
 
     def _make_runner(self) -> Runner:
+        llama = self._prepared(self._ensure_llama)
+        self._prepared(self._acquire, again_s=_AGAIN_S)
+        self.llama = llama
+        self._preparation = Preparation(ready=True)
+        threading.Thread(target=self._look_at_demo, name="ggufy-demo", daemon=True).start()
+        return Runner(settings=self.settings, llama=llama, connection=self.connection, limit=self.limit)
+
+    def _prepared(self, call: Callable[[], T], again_s: float | None = None) -> T:
+        """`call()`, until it succeeds: again when somebody asks for it, or after so many seconds."""
         while True:
             try:
-                llama = self._ensure_llama()
-                self.connection.acquire(self._stopping.is_set, lambda reason: self._report(0, 0, reason))
-                runner = Runner(settings=self.settings, llama=llama, connection=self.connection, limit=self.limit)
+                return call()
             except Cancelled:
                 raise
             except GgufyError as error:
-                logger.warning("llama.cpp is not ready: %s", error)
-                self._preparation = replace(self._preparation, error=str(error))
+                logger.warning("not ready: %s", error)
+                self._preparation = Preparation(error=str(error))
             except Exception as error:  # without this the thread would end, and every job would wait for ever
-                logger.exception("llama.cpp is not ready")
+                logger.exception("not ready")
                 message = f"unexpected error, please report it: {type(error).__name__}: {error}"
-                self._preparation = replace(self._preparation, error=message)
-            else:
-                self.llama = llama
-                self._preparation = Preparation(ready=True)
-                threading.Thread(target=self._look_at_demo, name="ggufy-demo", daemon=True).start()
-                return runner
-            self._again.wait()
+                self._preparation = Preparation(error=message)
+            self._again.wait(again_s)
             self._again.clear()
-            self._preparation = Preparation()
+
+    def _acquire(self) -> None:
+        self.connection.acquire(self._stopping.is_set, lambda reason: self._report(0, 0, reason))
 
     def _look_at_demo(self) -> None:
         """What most visitors see first is known when they come."""

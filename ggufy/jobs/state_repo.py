@@ -331,8 +331,7 @@ class StateRepo:
             logger.warning("%s is gone: it is made again, with all records that are known here", self.repo_id)
             self._hub.create_repo(self.repo_id, kind=KIND, private=True)
             lease.follow()
-            with self._changed:
-                self._work.unsent.update(job.id for job in self._records.all())
+            self._mark_all()
             sent = self._unsent_records()
             lease.commit({**sent, **more}, message="save all job records", urgent=True)
         self._forget(sent)
@@ -363,8 +362,13 @@ class StateRepo:
         for name, file in there.items():
             if Path(name).suffix == ".json" and name.count("/") == 1:
                 self._take_record(name, file)
+        self._mark_all(but=there.keys())
+
+    def _mark_all(self, but: Collection[str] = ()) -> None:
+        """Notes that records wait, except those at these paths of the repo."""
+        ids = [job.id for job in self._records.all()]  # not with our lock held: who saves one has theirs and wants ours
         with self._changed:
-            self._work.unsent.update(job.id for job in self._records.all() if f"{JOBS}/{job.id}.json" not in there)
+            self._work.unsent.update(job_id for job_id in ids if f"{JOBS}/{job_id}.json" not in but)
 
     def _take_record(self, name: str, file: RemoteFile) -> None:
         job_id = Path(name).stem
