@@ -11,7 +11,6 @@ from gguf import GGUFReader, GGUFWriter
 
 from ggufy.connection import Connection
 from ggufy.errors import CalibrationError, Cancelled
-from tests.folder_hub import LocalHub
 from ggufy.hub.state import JobStore
 from ggufy.intake import Wish, make_job
 from ggufy.job import Status
@@ -24,6 +23,7 @@ from ggufy.sources.gguf import GgufHead, TensorInfo
 from ggufy.steps import imatrix
 from ggufy.steps.imatrix import check_imatrix, finished_segment, segment_size
 from tests import tiny
+from tests.folder_hub import LocalHub
 
 W = "blk.0.time_mix_key.weight"
 BASE = GgufHead(

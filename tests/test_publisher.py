@@ -8,18 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from ggufy.publisher import Publisher
 
 from ggufy import publication
 from ggufy.connection import Connection
-from tests.folder_hub import LocalHub
 from ggufy.hub.state import JobStore
 from ggufy.intake import Wish, make_job
 from ggufy.job import Artifact, Status
 from ggufy.llama.install import Llama
-from ggufy.publisher import Publisher
 from ggufy.runner import Live, Runner
 from ggufy.settings import Settings
 from tests import tiny
+from tests.folder_hub import LocalHub
 
 
 class Impatient(threading.Event):

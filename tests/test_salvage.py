@@ -12,7 +12,6 @@ from ggufy import publication
 from ggufy.connection import Connection
 from ggufy.errors import Cancelled, HubAway
 from ggufy.files import sha256
-from tests.folder_hub import LocalHub
 from ggufy.hub.state import JobStore
 from ggufy.intake import Wish, make_job
 from ggufy.job import Status
@@ -23,6 +22,7 @@ from ggufy.settings import Settings
 from ggufy.steps import salvage
 from ggufy.steps.salvage import Salvage
 from tests import tiny
+from tests.folder_hub import LocalHub
 
 STATE = "me/ggufy-state"
 

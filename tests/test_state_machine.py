@@ -1,5 +1,5 @@
-"""The middle of a job as a whole, under whatever may happen: clicks, restarts with the disk kept or lost, two runners,
-a hub that is away, slow, forgetful or full, repos that vanish, steps that fail. Nothing finished is lost or made again,
+"""The middle of a job, under whatever may happen: clicks, restarts with the disk kept or lost, two runners,
+a hub that is away, slow, forgetful or full, repos that vanish, steps that fail. Nothing finished is lost or made anew,
 and every job ends in a state that its buttons fit.
 
 `make soak` makes many more steps of it (GGUFY_TEST_STEPS).

@@ -366,7 +366,9 @@ class StateRepo:
 
     def _mark_all(self, but: Collection[str] = ()) -> None:
         """Notes that records wait, except those at these paths of the repo."""
-        ids = [job.id for job in self._records.all()]  # not with our lock held: who saves one has theirs and wants ours
+        ids = [
+            job.id for job in self._records.all()
+        ]  # not with our lock held: they are saved with theirs
         with self._changed:
             self._work.unsent.update(job_id for job_id in ids if f"{JOBS}/{job_id}.json" not in but)
 
