@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ggufy.errors import HubError, StaleParent
-from tests.folder_hub import LocalHub
 from ggufy.hub.protocol import sha256_of
+from tests.folder_hub import LocalHub
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from ggufy.hub.budget import CommitBudget
 from ggufy.hub.holder import Holder
 from ggufy.hub.huggingface import HuggingFaceHub
 from ggufy.hub.lease import LEASE_FILE, Lease
-from tests.folder_hub import LocalHub
 from ggufy.sources import hub_session
+from tests.folder_hub import LocalHub
 from tests.hub_client import wait_for
 from tests.hub_fixture import ALICE, local_hub, no_request_elsewhere  # noqa: F401 - fixtures
 from tests.hub_fixture import LocalHub as Server

@@ -10,7 +10,7 @@ import pytest
 from ggufy import demo
 from ggufy.hub.protocol import RemoteFile, git_sha1
 from ggufy.job import Request, Source
-from ggufy.publication import speaks_world
+from ggufy.publish.hub_repo import speaks_world
 from ggufy.rwkv.convert import convert
 from ggufy.rwkv.vocab import load_vocab, world_vocab_path
 from ggufy.sources.gguf import read_head

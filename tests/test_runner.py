@@ -13,9 +13,9 @@ from ggufy.connection import Connection
 from ggufy.hub.state import JobStore
 from ggufy.intake import Wish, make_job
 from ggufy.job import Job, Status
-from ggufy.llama.install import Llama
 from ggufy.jobs.records import JobRecords
 from ggufy.jobs.run_state import Live
+from ggufy.llama.install import Llama
 from ggufy.runner import Runner
 from ggufy.settings import Settings
 from ggufy.steps import MAKING

@@ -14,11 +14,11 @@ from ggufy.errors import GgufyError, HubAway, HubError, LeaseLost, TokenError
 from ggufy.hub.budget import CommitBudget
 from ggufy.hub.huggingface import HuggingFaceHub
 from ggufy.hub.lease import Lease
-from tests.folder_hub import LocalHub
 from ggufy.hub.protocol import Hub
 from ggufy.hub.state import JobStore
 from ggufy.job import Artifact, Job, Request, Source, Status, to_json
 from ggufy.sources import hub_session
+from tests.folder_hub import LocalHub
 from tests.hub_fixture import ALICE, ALICE_READ, local_hub, no_request_elsewhere  # noqa: F401 - fixtures
 from tests.hub_fixture import LocalHub as Server
 

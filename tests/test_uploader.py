@@ -9,17 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from ggufy import publication
-from ggufy.connection import Connection
-from tests.folder_hub import LocalHub
-from ggufy.hub.state import JobStore
 from ggufy.intake import Wish, make_job
 from ggufy.job import Artifact, Status
+from ggufy.jobs.run_state import Live
 from ggufy.llama.install import Llama
-from ggufy.publisher import Publisher
-from ggufy.runner import Live, Runner
+from ggufy.publish import hub_repo
+from ggufy.runner import Runner
 from ggufy.settings import Settings
 from tests import tiny
+from tests.folder_hub import LocalHub, connected
 
 
 class Impatient(threading.Event):
@@ -45,26 +43,17 @@ def broken(sizes: Mapping[str, int]) -> Mapping[str, str]:
 def test_a_bug_in_the_thread_is_raised_to_who_waits(
     kind: type[LocalHub], bug: type[Exception], tmp_path: Path
 ) -> None:
-    publisher = Publisher(
-        kind(tmp_path / "hub"),
-        "alice/model",
-        private=False,
-        pages=broken,
-        check=lambda: None,
-        stopped=Impatient().is_set,
-        uploaded=lambda artifacts: None,
-        fraction=lambda artifact, done: None,
-    )
-    publisher.start()
+    uploader, patience = an_uploader(kind(tmp_path / "hub"), broken)
+    uploader.start(patience)
     file = tmp_path / "file"
     file.write_bytes(b"content")
-    publisher.put(file, Artifact(name="file", size=7, sha256=""))
+    uploader.put(file, Artifact(name="file", size=7, sha256=""))
     with pytest.raises(bug, match="a bug"):
-        publisher.drain()
-    for call in (publisher.refresh_card, publisher.drain, lambda: publisher.busy):
+        uploader.drain(ignore)
+    for call in (uploader.refresh_card, lambda: uploader.drain(ignore), lambda: uploader.busy):
         with pytest.raises(bug, match="a bug"):
             call()
-    publisher.close()
+    uploader.close()
 
 
 @pytest.mark.tools
@@ -75,13 +64,11 @@ def test_the_job_fails_and_says_why(llama: Llama, tmp_path: Path, monkeypatch: p
     wish = Wish(source=str(checkpoint), vocab=str(vocab), name="a", quant_types=("Q8_0",), imatrix="none")
     job = make_job(wish, settings)
     job = replace(job, request=replace(job.request, repo_id="alice/a-GGUF"))
-    connection = Connection(store=JobStore(settings.out), hub=LocalHub(tmp_path / "hub"))
     live = Live()
     live.stop.cancelled = Impatient()
     here = threading.current_thread()
-    monkeypatch.setattr(
-        publication, "pages", lambda job, facts: {} if threading.current_thread() is here else broken({})
-    )
-    ended = Runner(settings=settings, llama=llama, connection=connection).run(job, live)
+    monkeypatch.setattr(hub_repo, "pages", lambda job, facts: {} if threading.current_thread() is here else broken({}))
+    with connected(settings.out, LocalHub(tmp_path / "hub"), "alice") as connection:
+        ended = Runner(settings=settings, llama=llama, connection=connection).run(job, live)
     assert ended.status is Status.FAILED
     assert "ValueError: a bug in the card" in ended.error
