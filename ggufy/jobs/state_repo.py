@@ -349,9 +349,9 @@ class StateRepo:
 
     def _forget(self, sent: Mapping[str, bytes]) -> None:
         """Notes what has arrived; a record that was written again meanwhile has not."""
-        now = {name: data for name, data in self._unsent_records().items() if sent.get(name) == data}
         with self._changed:
-            self._work.unsent -= {Path(name).stem for name in now}
+            now = self._unsent_records()
+            self._work.unsent &= {Path(name).stem for name, data in now.items() if sent.get(name) != data}
 
     # ---- reading
 
