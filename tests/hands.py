@@ -30,9 +30,9 @@ class HandClock:
 
 
 class QuickClock(HandClock):
-    """For several threads: they do wait for each other, but an hour is over in a moment."""
+    """For several threads: they do wait for each other, but a minute is over in a moment."""
 
     def wait(self, condition: threading.Condition, seconds: float) -> None:
         self.time += seconds
         self.waits.append(seconds)
-        condition.wait(min(seconds, 0.002))
+        condition.wait(min(seconds, 0.001))

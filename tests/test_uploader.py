@@ -13,9 +13,11 @@ import pytest
 from ggufy.errors import Cancelled, HubAway, HubError, LeaseLost, QuotaError, RepoMissing, TokenError
 from ggufy.intake import Wish, make_job
 from ggufy.job import Artifact, Status
+from ggufy.jobs.patience import Patience
 from ggufy.jobs.run_state import Live
 from ggufy.llama.install import Llama
 from ggufy.publish import hub_repo, uploader
+from ggufy.publish.uploader import Uploader
 from ggufy.runner import Runner
 from ggufy.settings import Settings
 from ggufy.steps.context import artifact_of
@@ -159,20 +161,20 @@ def test_files_that_wait_share_a_commit_and_a_card(run: Run) -> None:
 
 
 def test_what_passes_is_waited_for_and_said(run: Run) -> None:
-    run.hub.fails = [HubAway("the Hub is away.")] * 8 + [QuotaError("too much.", 3000.0)]
+    run.hub.fails = [HubAway("the Hub is away.")] * 3 + [QuotaError("too much.", 100.0)]
     run.uploader.start(run.patience)
     run.put("a.gguf")
     run.drain()
-    assert run.batches == [["a.gguf"]] and run.hub.clock.time > 3000
+    assert run.batches == [["a.gguf"]] and run.hub.clock.time > 120
     assert run.said[-1] == "" and set(run.said) <= {"", "the Hub is away.", "too much."} and len(run.said) > 1
 
 
 def test_a_commit_that_has_to_wait_for_its_turn_says_until_when(run: Run) -> None:
-    run.hub.spares = 900.0
+    run.hub.spares = 60.0
     run.uploader.start(run.patience)
     run.put("a.gguf")
     run.drain()
-    assert run.batches == [["a.gguf"]] and run.hub.clock.time >= 900
+    assert run.batches == [["a.gguf"]] and run.hub.clock.time >= 60
     assert any(said.startswith("it waits until ") for said in run.said) and run.said[-1] == ""
 
 
