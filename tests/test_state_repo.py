@@ -19,8 +19,9 @@ from huggingface_hub import HfApi
 
 from ggufy.errors import Cancelled, GgufyError, HubAway, HubError, LeaseLost, QuotaError, TokenError
 from ggufy.hub.budget import CommitBudget
+from ggufy.hub.holder import Holder
 from ggufy.hub.huggingface import HuggingFaceHub
-from ggufy.hub.lease import Lease
+from ggufy.hub.lease import LEASE_FILE, Lease
 from ggufy.hub.protocol import Hub
 from ggufy.hub.state import JobStore
 from ggufy.job import Job, Status, to_json
@@ -683,7 +684,9 @@ def test_who_writes_a_record_never_waits_for_who_reads_all(alone: Machine, monke
     assert stuck == [False, False] and alone.state.held
 
 
-def test_a_lease_is_renewed_by_itself(tmp_path: Path, hub: Faulty) -> None:
+def test_a_lease_is_renewed_by_itself_through_failures_and_given_up_when_it_is_lost(
+    tmp_path: Path, hub: Faulty
+) -> None:
     clock = SlowClock()
     runner = Machine(tmp_path / "out", hub, clock)
     runner.state.start(interval_s=0.05)
@@ -695,8 +698,21 @@ def test_a_lease_is_renewed_by_itself(tmp_path: Path, hub: Faulty) -> None:
         clock.time += 60  # half of its interval
         return lease._written > before
 
+    def fails() -> None:
+        if failures.pop() == 0:
+            hub.fails.clear()
+        raise HubAway("the Hub is away.")
+
+    failures = [0, 1]
+    hub.fails["commit"] = fails
     for _ in range(3):
         now = lease._written
-        wait_for(lambda now=now: renewed(now))
+        wait_for(lambda now=now: renewed(now))  # type: ignore[misc]
+    assert runner.state.held and not failures and not runner.state.trouble
+    thief = Holder(boot_id="thief", nonce="other", since="today", expires_s=99)
+    hub.commit(REPO, kind="dataset", message="stolen", add={LEASE_FILE: thief.to_bytes()})
+    clock.time += 60
+    wait_for(lambda: not runner.state.held)
+    assert "another runner has had the lease since today" in runner.state.trouble
     runner.state.close(30)
-    assert not lease.held
+    assert Holder.from_bytes(hub.read(REPO, LEASE_FILE, kind="dataset")) == thief
