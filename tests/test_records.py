@@ -101,6 +101,8 @@ def test_a_run_that_was_never_queued_has_its_say(records: JobRecords) -> None:
     begun = records.begin(job("a"), "run 1")
     assert begun.status is Status.RUNNING
     assert records.end(begun, Status.FAILED, "run 1", "no").status is Status.FAILED
+    assert records.begin(begun, "run 1b").status is Status.RUNNING, "and so has the one after it"
+    assert records.end(begun, Status.FAILED, "run 1b", "no").status is Status.FAILED
     records.expect(begun.id, "run 2")
     assert records.end(begun, Status.DONE, "run 1").status is Status.FAILED
     assert records.end(begun, Status.DONE, "run 2").status is Status.DONE

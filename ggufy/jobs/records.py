@@ -79,7 +79,6 @@ class JobRecords:
             known = self.latest(job.id) or job
             if not self.is_newest(job.id, run_id):
                 return known
-            self._newest[job.id] = run_id
             return self._kept(known.evolve(request=job.request, status=Status.RUNNING, error=""))
 
     def add_artifacts(self, job_id: str, artifacts: Collection[Artifact]) -> None:
