@@ -10,10 +10,11 @@ from pathlib import Path
 from ggufy.catalog import parse_types
 from ggufy.intake import Wish, make_job
 from ggufy.job import Job, Status
+from ggufy.jobs.run_state import Live
 from ggufy.llama.install import Llama
 from ggufy.plan import QUANTIZE
 from ggufy.progress import DONE
-from ggufy.runner import Live, Runner
+from ggufy.runner import Runner
 from ggufy.settings import Settings
 
 

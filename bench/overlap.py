@@ -5,21 +5,21 @@ Wall time against the longer of computing alone and uploading alone; 1.0 would b
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from ggufy.catalog import parse_types
-from ggufy.connection import Connection
-from tests.folder_hub import LocalHub
 from ggufy.hub.protocol import Content, Kind
-from ggufy.hub.state import JobStore
 from ggufy.intake import Wish, make_job
 from ggufy.job import Status
+from ggufy.jobs.run_state import Live
 from ggufy.llama.install import Llama
-from ggufy.runner import Live, Runner
+from ggufy.runner import Runner
 from ggufy.settings import Settings
+from tests.folder_hub import LocalHub, connected
 
 
 class SlowHub(LocalHub):
@@ -64,9 +64,10 @@ def _run(out: Path, llama: Llama, settings: Settings, *, hub: SlowHub | None) ->
     own = replace(settings, out=out)
     wish = Wish(source="demo", quant_types=parse_types("all"), owner="bench" if hub else "")
     job = make_job(wish, own)
-    runner = Runner(settings=own, llama=llama, connection=Connection(store=JobStore(out), hub=hub))
-    started = time.perf_counter()
-    ended = runner.run(job, Live())
-    seconds = time.perf_counter() - started
+    with connected(out, hub, "bench") if hub else contextlib.nullcontext() as connection:
+        runner = Runner(settings=own, llama=llama, connection=connection)
+        started = time.perf_counter()
+        ended = runner.run(job, Live())
+        seconds = time.perf_counter() - started
     assert ended.status is Status.DONE, ended.error
     return seconds, sum(artifact.size for artifact in ended.artifacts)

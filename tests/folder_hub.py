@@ -20,9 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ggufy.clock import never
+from ggufy.connection import Connection
 from ggufy.errors import Cancelled, HubError, RepoMissing, StaleParent
 from ggufy.files import DOWNLOAD_SUFFIX, PART_SUFFIX, disk_errors, lock, partial, sha256, write_text
-from ggufy.hub.protocol import Content, Kind, RemoteFile, Staged, check_path, is_listed, sha256_of
+from ggufy.hub.protocol import Content, Hub, Kind, RemoteFile, Staged, check_path, is_listed, sha256_of
+from ggufy.hub.state import JobStore
+from ggufy.jobs.records import JobRecords
+from ggufy.jobs.state_repo import Account, StateRepo
 
 _BOOKS = ".ggufy-hub"
 _NO_COMMIT = "0" * 40  # a folder that nothing was committed to yet
@@ -197,6 +201,18 @@ class LocalHub:
     def _check_head(self, repo_id: str, expected: str | None) -> None:
         if expected is not None and (self.head(repo_id, kind="model") or "") != expected:
             raise StaleParent(f"somebody else has changed {self.folder(repo_id)} meanwhile: read it again.")
+
+
+@contextlib.contextmanager
+def connected(out: Path, hub: Hub, owner: str) -> Iterator[Connection]:
+    """A connection to this hub, for an output folder; it lets go of its lease at the end."""
+    records = JobRecords(JobStore(out))
+    connection = Connection(records=records, hub=hub, state=StateRepo(records, hub, Account(ask=lambda: owner)))
+    connection.start()
+    try:
+        yield connection
+    finally:
+        connection.close()
 
 
 def _put(

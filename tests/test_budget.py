@@ -92,15 +92,43 @@ def test_a_pause_holds_for_all_and_ends(clock: Clock) -> None:
     budget.take()
 
 
-def test_commits_of_the_process_before_count(clock: Clock) -> None:
+def test_commits_of_others_delay_files_and_never_a_lease(clock: Clock) -> None:
     budget = CommitBudget(clock=clock)
-    budget.seed([10.0 * number for number in range(59)])
-    budget.take(urgent=True)
-    assert budget.wait_s(urgent=True) == pytest.approx(3600 - 580)
+    budget.seed([10.0 * number for number in range(200)])
+    assert budget.wait_s() > 0
+    for _ in range(60):
+        assert budget.wait_s(urgent=True) == 0
+        budget.take(urgent=True)
+    assert budget.wait_s(urgent=True) == pytest.approx(3600), "only what this process makes counts for that"
+
+
+def test_commits_of_others_spread_the_files_until_they_are_old(clock: Clock) -> None:
+    budget = CommitBudget(clock=clock)
+    budget.seed([3000.0 - number for number in range(29)])
+    budget.take()  # the last of thirty that are not urgent
+    assert budget.wait_s() == pytest.approx(600)
+    clock.now += 601 + 28
+    assert budget.wait_s() == 0
+    for number in range(9):
+        budget.take()
+        assert bool(budget.wait_s()) == (number == 8), "then nine more at once"
+
+
+def test_an_age_that_cannot_be_is_taken_for_none(clock: Clock) -> None:
     budget = CommitBudget(clock=clock)
     budget.seed([3600.0, 5000.0, -5.0])  # too old; or made by a clock that is ahead of ours
     assert len(budget._made) == 3 and budget.wait_s() == 0
     assert len(budget._made) == 1
+
+
+def test_the_own_commits_stay_in_their_order_when_others_are_counted(clock: Clock) -> None:
+    budget = CommitBudget(limit=4, reserve=2, burst=9, clock=clock)
+    budget.take()
+    clock.now += 1800
+    budget.seed([2000.0, 900.0])
+    assert budget.wait_s() == pytest.approx(1800), "the own one and the later of the others are the last two"
+    clock.now += 1801
+    assert budget.wait_s() == 0
 
 
 def test_threads_share_one_budget(clock: Clock) -> None:

@@ -133,6 +133,58 @@ def test_what_is_there_is_not_sent_again(place: Place, large: Path) -> None:
         assert not [line for line in place.writes() if line.startswith("PUT")]
 
 
+def test_what_was_staged_is_committed_without_being_sent_again(place: Place, large: Path, tmp_path: Path) -> None:
+    repo, seen = place.new("dataset"), list[int]()
+    small = tmp_path / "segment.txt"
+    small.write_bytes(b"a small one")
+    head = place.hub.head(repo, kind="dataset")
+    place.writes()
+    files = {"files/a/big.gguf": large, "files/a/small.txt": small}
+    staged = place.hub.stage(repo, files, kind="dataset", progress=seen.append)
+    sent = [line[:3] for line in place.writes() if "/commit/" not in line]
+    assert sent == {"local": [], "xet": ["GET"], "lfs": ["PUT"]}[place.name]
+    assert sorted(staged) == sorted(files) and seen == sorted(seen)
+    assert place.hub.head(repo, kind="dataset") == head and place.hub.list_files(repo, kind="dataset") == {}
+    new = place.hub.commit(
+        repo, kind="dataset", message="one", add={**staged, "lease.json": b"{}"}, parent=head, urgent=True
+    )
+    assert [line for line in place.writes() if "/commit/" not in line] == [], "it was sent again"
+    there = place.hub.list_files(repo, kind="dataset")
+    assert place.hub.head(repo, kind="dataset") == new and sorted(there) == [*sorted(files), "lease.json"]
+    assert there["files/a/big.gguf"].holds(large) and there["files/a/small.txt"].holds(small)
+
+
+def test_what_was_staged_survives_a_commit_that_is_refused(place: Place, large: Path) -> None:
+    """Somebody else was faster: the same is committed again on what they made."""
+    repo = place.new("dataset")
+    staged = place.hub.stage(repo, {"big.gguf": large}, kind="dataset")
+    old = place.hub.head(repo, kind="dataset")
+    new = place.hub.commit(repo, kind="dataset", message="theirs", add={"a.txt": b"1"})
+    with pytest.raises(StaleParent):
+        place.hub.commit(repo, kind="dataset", message="ours", add=staged, parent=old)
+    place.writes()
+    place.hub.commit(repo, kind="dataset", message="ours", add=staged, parent=new)
+    assert [line for line in place.writes() if "/commit/" not in line] == []
+    assert sorted(place.hub.list_files(repo, kind="dataset")) == ["a.txt", "big.gguf"]
+
+
+def test_staging_what_is_there_makes_no_commit(place: Place, large: Path) -> None:
+    repo = place.new()
+    head = place.hub.commit(repo, kind="model", message="one", add={"a.gguf": large})
+    staged = place.hub.stage(repo, {"a.gguf": large}, kind="model")
+    assert place.hub.commit(repo, kind="model", message="two", add=staged, parent=head) == head
+    assert place.hub.stage(repo, {}, kind="model") == {}
+
+
+def test_past_commits_may_be_counted_at_any_time(place: Place) -> None:
+    place.hub.count_past_commits(place.new(make=False), kind="model")
+    repo = place.new()
+    for _ in range(2):
+        place.hub.count_past_commits(repo, kind="model")
+        place.hub.commit(repo, kind="model", message="one", add={"a.txt": b"1"})
+    assert place.hub.wait_s() == 0
+
+
 def test_nothing_to_do_on_a_repo_that_moved_is_stale_too(place: Place) -> None:
     repo = place.new()
     first = place.hub.commit(repo, kind="model", message="one", add={"a.txt": b"1"})
@@ -242,11 +294,21 @@ def test_a_file_that_is_gone_is_told(place: Place, tmp_path: Path) -> None:
     repo = place.new()
     with pytest.raises(HubError, match="is gone, so it cannot be"):
         place.hub.commit(repo, kind="model", message="one", add={"a.gguf": tmp_path / "none.gguf"})
+    with pytest.raises(HubError, match="is gone, so it cannot be"):
+        place.hub.commit(
+            repo,
+            kind="model",
+            message="one",
+            add=place.hub.stage(repo, {"a.gguf": tmp_path / "none.gguf"}, kind="model"),
+        )
 
 
 def test_a_stopped_upload_leaves_nothing(place: Place, large: Path) -> None:
     repo = place.new()
     head = place.hub.head(repo, kind="model")
+    with pytest.raises(Cancelled):
+        staged = place.hub.stage(repo, {"a.gguf": large}, kind="model", stopped=lambda: True)
+        place.hub.commit(repo, kind="model", message="one", add=staged, stopped=lambda: True)
     with pytest.raises(Cancelled):
         place.hub.commit(repo, kind="model", message="one", add={"a.gguf": large}, stopped=lambda: True)
     assert place.hub.head(repo, kind="model") == head and place.hub.list_files(repo, kind="model") == {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -77,8 +78,59 @@ def test_the_budget_is_kept_whatever_is_asked(
         hub.squash(repo, kind="dataset", message="lease")
     assert len(local_hub.log("/commit/")) == 4
     restarted = connect(budget=CommitBudget(limit=6, reserve=0))
-    restarted.remember(repo, kind="dataset")  # six commits: the initial one, the fixture's, four of this test
-    assert restarted.wait_s() > 3000
+    restarted.count_past_commits(repo, kind="dataset")  # the initial one, the fixture's, four of this test
+    assert restarted.wait_s() > 3000 and restarted.budget.wait_s(urgent=True) == 0
+
+
+def test_past_commits_count_once_for_each_repo_and_the_own_ones_not_again(
+    connect: Callable[..., HuggingFaceHub], local_hub: Server
+) -> None:
+    """However many jobs go to a repo: each of them asks for its past commits to be counted."""
+    first, second = (f"alice/counted-{next(NUMBERS)}" for _ in range(2))
+    for number in range(15):  # with the first one, which makes the repo, sixteen
+        local_hub.put(first, "a.txt", b"%d" % number, lfs=0)
+    hub = connect()
+
+    def counted() -> tuple[int, int]:
+        made = hub.budget._made
+        return sum(not one.ours for one in made), sum(one.ours for one in made)
+
+    for _ in range(3):
+        hub.count_past_commits(first, kind="model")
+        hub.commit(first, kind="model", message="more", add={"b.txt": b"%d" % next(NUMBERS)})
+    assert counted() == (16, 3)
+    assert len(local_hub.log(f"{first}/commits/")) == 1, "nor is the Hub asked again"
+    hub.count_past_commits(second, kind="model")  # which is not there yet
+    hub.create_repo(second, kind="model")
+    hub.commit(second, kind="model", message="more", add={"b.txt": b"1"})
+    hub.count_past_commits(second, kind="model")
+    assert counted() == (17, 4), "its initial commit; the own one was counted when it was made"
+    local_hub.put(first, "c.txt", b"1", type="dataset", lfs=0)
+    hub.count_past_commits(first, kind="dataset")
+    assert counted() == (19, 4), "a repo of the other kind is another repo"
+
+
+def test_commits_of_the_last_hour_count(
+    connect: Callable[..., HuggingFaceHub], local_hub: Server, repo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = connect()
+    commits, old = hub._api.list_repo_commits(repo, repo_type="dataset"), timedelta(hours=2)
+    commits[0].created_at -= old
+    monkeypatch.setattr(hub._api, "list_repo_commits", lambda *_, **__: commits)
+    hub.count_past_commits(repo, kind="dataset")
+    assert len(hub.budget._made) == len(commits) - 1
+
+
+def test_commits_that_could_not_be_counted_are_counted_later(
+    connect: Callable[..., HuggingFaceHub], local_hub: Server, repo: str
+) -> None:
+    hub = connect()
+    local_hub.fault("GET .*/commits/", status=403)
+    with pytest.raises(HubError):
+        hub.count_past_commits(repo, kind="dataset")
+    assert not hub.budget._made
+    hub.count_past_commits(repo, kind="dataset")
+    assert len(hub.budget._made) == 2
 
 
 @pytest.mark.parametrize("where", [COMMIT, "POST .*/preupload/"])
@@ -128,7 +180,7 @@ def test_a_token_that_expires_meanwhile_is_no_missing_repo(
         lambda: hub.list_files(repo, kind="dataset"),
         lambda: hub.read(repo, "state.json", kind="dataset"),
         lambda: hub.download(repo, "state.json", tmp_path / "s", kind="dataset"),
-        lambda: hub.remember(repo, kind="dataset"),
+        lambda: hub.count_past_commits(repo, kind="dataset"),
         hub.user,
     ]
     for call in calls:
@@ -140,7 +192,7 @@ def test_an_unknown_token_is_told_as_on_https_where_it_looks_like_a_missing_repo
     hub: HuggingFaceHub, local_hub: Server, repo: str
 ) -> None:
     local_hub.fault(f"{repo}", status=401, headers={"X-Error-Code": "RepoNotFound"}, times=20)
-    for call in (hub.head, hub.list_files, hub.remember):
+    for call in (hub.head, hub.list_files, hub.count_past_commits):
         with pytest.raises(TokenError, match="set HF_TOKEN to"):
             call(repo, kind="dataset")
     with pytest.raises(TokenError, match="set HF_TOKEN to"):

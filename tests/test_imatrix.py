@@ -9,21 +9,20 @@ import numpy as np
 import pytest
 from gguf import GGUFReader, GGUFWriter
 
-from ggufy.connection import Connection
 from ggufy.errors import CalibrationError, Cancelled
-from ggufy.hub.state import JobStore
 from ggufy.intake import Wish, make_job
 from ggufy.job import Status
+from ggufy.jobs.run_state import Live
 from ggufy.llama import tools
 from ggufy.llama.install import Llama
-from ggufy.runner import Live, Runner
+from ggufy.runner import Runner
 from ggufy.settings import Settings
 from ggufy.sources import calibration
 from ggufy.sources.gguf import GgufHead, TensorInfo
 from ggufy.steps import imatrix
 from ggufy.steps.imatrix import check_imatrix, finished_segment, segment_size
 from tests import tiny
-from tests.folder_hub import LocalHub
+from tests.folder_hub import LocalHub, connected
 
 W = "blk.0.time_mix_key.weight"
 BASE = GgufHead(
@@ -164,11 +163,9 @@ def test_segments_come_back_from_the_state_repo_on_a_new_disk(
     def start(out: Path) -> Status:
         folders = {"GGUFY_OUT": str(out), "GGUFY_CACHE": str(Settings.from_env().cache), "HOME": str(tmp_path)}
         settings = Settings.from_env(folders)
-        store = JobStore(out, hub=hub, repo_id="me/ggufy-state")
-        hub.create_repo("me/ggufy-state", kind="dataset")
-        store.refresh()
-        runner = Runner(settings=settings, llama=llama, connection=Connection(store=store, hub=hub))
-        return runner.run(make_job(wish, settings), Live()).status
+        with connected(out, hub, "me") as connection:
+            runner = Runner(settings=settings, llama=llama, connection=connection)
+            return runner.run(make_job(wish, settings), Live()).status
 
     with pytest.raises(Cancelled):
         start(tmp_path / "first disk")

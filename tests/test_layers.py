@@ -18,8 +18,12 @@ OWNERS = {
     "pickle": ("ggufy/sources/checkpoint.py",),  # for the name of its error; ruff forbids loading
 }
 LOWER = {"errors", "catalog", "job", "evaluation", "plan", "files", "throttle", "settings", "demo", "access", "kept"}
-LOWER |= {"markup", "scatter", "world"}
+LOWER |= {"clock", "markup", "scatter", "world"}
 MIDDLE = {"hub", "llama", "quantize", "rwkv", "sources", "card"}
+STEPS = LOWER | MIDDLE | {"steps"}
+JOBS = STEPS | {"jobs", "progress"}  # of their runs and their places they know nothing
+PUBLISH = JOBS | {"publish", "__version__"}
+WHO_RUNS = {"worker", "service", "__main__"}
 
 
 def imports(path: Path) -> set[str]:
@@ -52,9 +56,18 @@ def test_imports_point_one_way(path: Path) -> None:
     elif own in MIDDLE:
         assert parts <= LOWER | MIDDLE
     elif own == "steps":
-        assert parts <= LOWER | MIDDLE | {"steps"}
+        assert parts <= STEPS
+    elif own == "jobs":
+        assert parts <= JOBS
+    elif own == "publish":
+        assert parts <= PUBLISH
     elif own != "app":
         assert "ui" not in parts or own == "ui"
+
+
+def test_only_who_runs_jobs_knows_the_runner() -> None:
+    knows = {name_of(path) for path in FILES if any(name.startswith("ggufy.runner.") for name in imports(path))}
+    assert knows == {f"ggufy/{name}.py" for name in WHO_RUNS}
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

@@ -1,4 +1,4 @@
-"""One runner at a time: leases in threads and in processes that are killed, stopped and cut off."""
+"""One runner at a time: leases that are taken, kept, lost and given back."""
 
 # ruff: noqa: F811 - fixtures are imported
 from __future__ import annotations
@@ -8,14 +8,13 @@ import itertools
 import json
 import random
 import threading
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from ggufy.errors import Cancelled, HubAway, HubError, LeaseLost, RepoMissing, TokenError
+from ggufy.errors import HubAway, HubError, LeaseLost, RepoMissing, TokenError
 from ggufy.hub import lease as lease_module
 from ggufy.hub.budget import CommitBudget
 from ggufy.hub.holder import Holder
@@ -23,7 +22,6 @@ from ggufy.hub.huggingface import HuggingFaceHub
 from ggufy.hub.lease import LEASE_FILE, Lease
 from ggufy.sources import hub_session
 from tests.folder_hub import LocalHub
-from tests.hub_client import wait_for
 from tests.hub_fixture import ALICE, local_hub, no_request_elsewhere  # noqa: F401 - fixtures
 from tests.hub_fixture import LocalHub as Server
 
@@ -289,21 +287,7 @@ def test_a_lease_that_cannot_be_read_is_free(make: Callable[..., Lease], hub: Fa
     assert Holder.from_bytes(data).nonce == ""
 
 
-# ---- renewing by itself
-
-
-def test_it_is_renewed_by_itself_through_failures_and_ends_when_lost(make: Callable[..., Lease], hub: Faulty) -> None:
-    lease = make(interval_s=0.05, expires_s=30.0, clock=time.monotonic)
-    assert lease.try_acquire()
-    first = written(hub)
-    hub.before = 2
-    lease.start()
-    wait_for(lambda: hub.before == 0 and written(hub).commits > first.commits + 2)
-    assert lease.held and written(hub).nonce != first.nonce
-    thief = Holder(boot_id="thief", nonce="other", since="today", expires_s=99)
-    hub.commit(STATE, kind="dataset", message="stolen", add={LEASE_FILE: thief.to_bytes()})
-    wait_for(lambda: lease._scheduler is None)
-    assert not lease.held and written(hub) == thief
+# ---- renewing it, squashing, and the end
 
 
 def test_a_commit_that_has_just_been_made_is_the_renewal(
@@ -315,9 +299,11 @@ def test_a_commit_that_has_just_been_made_is_the_renewal(
     lease.commit({"job.json": b"1"}, message="work")
     head = hub.head(STATE, kind="dataset")
     clock.now = 159
+    assert not lease.due
     lease.renew()
     assert hub.head(STATE, kind="dataset") == head
     clock.now = 160
+    assert lease.due
     lease.renew()
     assert hub.head(STATE, kind="dataset") != head
 
@@ -335,37 +321,58 @@ def test_the_history_is_squashed_now_and_then_by_the_holder(
     first.release()
     second = make()
     assert second.try_acquire() and written(hub).commits == 5 and not squashed
-    second._beat(second.renew)
+    second.squash()
     assert len(squashed) == 1
     second.commit({"job.json": b"new"}, message="work")
     assert second.held and written(hub).commits == 1
-    second._beat(second.renew)
+    second.squash()
     clock.now += 700
     for number in range(9):
         hub.commit(STATE, kind="dataset", message="by hand", add={"x": b"%d" % number})
     assert len(squashed) == 1
 
 
-def test_waiting_survives_a_hub_that_is_away_and_ends_when_stopped(make: Callable[..., Lease], hub: Faulty) -> None:
+def test_a_lease_that_was_never_had_writes_and_releases_nothing(make: Callable[..., Lease], hub: Faulty) -> None:
+    first, second = make(), make()
+    assert first.try_acquire() and not second.try_acquire() and second.term == 0
+    for forbidden in (
+        second.check,
+        second.check_taken,
+        second.follow,
+        lambda: second.commit({"job.json": b"1"}, message="work"),
+    ):
+        with pytest.raises(LeaseLost, match="does not hold the lease"):
+            forbidden()
+    second.squash()
+    assert not second.release() and first.held and hub.read(STATE, "job.json", kind="dataset") is None
+
+
+def test_an_end_that_cannot_be_written_is_told_and_what_goes_along_arrives_with_one_that_can(
+    make: Callable[..., Lease], hub: Faulty
+) -> None:
     first, second = make(), make()
     assert first.try_acquire()
-    rounds = itertools.count()
-    with pytest.raises(Cancelled):
-        second.acquire(poll_s=0.01, stopped=lambda: next(rounds) > 3)
-    first.release()
-    hub.before = 2
-    second.acquire(poll_s=0.01)
-    assert second.held
-
-
-def test_an_end_that_cannot_be_written_does_not_hang(make: Callable[..., Lease], hub: Faulty) -> None:
-    lease = make(interval_s=0.5)
-    assert lease.try_acquire()
-    lease.start()
     hub.before = 9
-    lease.release()
-    assert not lease.held and lease._scheduler is None
-    lease.release()
+    assert not first.release({"job.json": b"1"}) and not first.held and not first.release()
+    hub.before = 0
+    assert second.try_acquire(least_term=7) is False
+    assert first.try_acquire() and first.release({"job.json": b"2"}, delete=["none.json"]) and not first.held
+    assert hub.read(STATE, "job.json", kind="dataset") == b"2"
+    assert second.try_acquire(least_term=7) and second.term == 8
+
+
+def test_the_term_grows_with_each_holder_even_if_the_file_was_deleted(make: Callable[..., Lease], hub: Faulty) -> None:
+    first, second, third = make(), make(), make()
+    assert first.try_acquire() and first.term == 1
+    first.renew()
+    first.release()
+    assert first.try_acquire() and first.term == 2, "somebody else may have had it in between"
+    first.release()
+    assert second.try_acquire() and second.term == 3
+    second.commit({"job.json": b"1"}, message="work")
+    assert second.term == written(hub).term == 3
+    hub.commit(STATE, kind="dataset", message="by hand", delete=[LEASE_FILE])
+    assert third.try_acquire(second.term) and third.term == 4
 
 
 # ---- the same on the Hugging Face Hub
@@ -416,7 +423,7 @@ def test_on_the_hub_a_lease_asks_for_a_private_repo_and_a_token(
     assert hub._api.repo_info(repo, repo_type="dataset").private
     stranger = HuggingFaceHub(token=None, endpoint=local_hub.endpoint)
     with pytest.raises(TokenError):
-        Lease(stranger, repo).acquire()
+        Lease(stranger, repo).try_acquire()
 
 
 def test_a_renewal_has_a_commit_left_when_the_others_are_used_up(local_hub: Server, clock: Clock) -> None:

@@ -48,23 +48,34 @@ from ggufy.errors import LeaseLost
 from ggufy.hub.budget import CommitBudget
 from ggufy.hub.huggingface import HuggingFaceHub
 from ggufy.hub.lease import Lease
+from ggufy.hub.state import JobStore
+from ggufy.jobs import state_repo
+from ggufy.jobs.records import JobRecords
+from ggufy.jobs.state_repo import Account, StateRepo
 from tests.folder_hub import LocalHub
 
-place, name, known = sys.argv[1], sys.argv[2], sys.argv[3] == "known"
+state_repo._POLL_S = 0.1
+place, name, known, out = sys.argv[1], sys.argv[2], sys.argv[3] == "known", Path(sys.argv[4])
 if place.startswith("http"):
     budget = CommitBudget(limit=10_000, reserve=0, burst=10_000)
     hub = HuggingFaceHub(token="hf_alice", endpoint=place, budget=budget)
 else:
     hub = LocalHub(Path(place))
-lease = Lease(hub, "alice/ggufy-state", interval_s=0.4, expires_s=2.0, process=None if known else "")
-lease.acquire(poll_s=0.1)
-lease.start()
+
+def make_lease(hub, repo_id):
+    return Lease(hub, repo_id, interval_s=0.4, expires_s=2.0, process=None if known else "")
+
+state = StateRepo(JobRecords(JobStore(out)), hub, Account(ask=lambda: "alice"), make_lease)
+state.start(interval_s=0.4)
+state.acquire()
 print("holds", flush=True)
 number = 0
 try:
     while True:
-        lease.check()
-        lease.commit({f"work-{name}.txt": str(number).encode()}, message="work")
+        state.check()
+        work = out / "work.txt"
+        work.write_text(str(number))
+        state.keep(name, {"work.txt": work})
         number += 1
         time.sleep(0.05)
 except LeaseLost as error:
@@ -73,8 +84,9 @@ except LeaseLost as error:
 
 
 class Process:
-    def __init__(self, place: str, name: str, known: bool):
-        command = [sys.executable, "-c", RUNNER, place, name, "known" if known else "unknown"]
+    def __init__(self, place: str, name: str, known: bool, out: Path):
+        out.mkdir()
+        command = [sys.executable, "-c", RUNNER, place, name, "known" if known else "unknown", str(out)]
         self.popen = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
         )
@@ -97,7 +109,7 @@ def run(tmp_path: Path) -> Iterator[Callable[..., Process]]:
     started: list[Process] = []
 
     def start(name: str, *, known: bool = False, place: str = "") -> Process:
-        started.append(Process(place or str(tmp_path / "hub"), name, known))
+        started.append(Process(place or str(tmp_path / "hub"), name, known, tmp_path / name))
         return started[-1]
 
     yield start
@@ -160,8 +172,8 @@ def test_a_process_that_comes_back_finds_its_lease_lost_and_touches_nothing(
     hub = LocalHub(tmp_path / "hub")
     wait_for(lambda: stopped_between_writes(first, tmp_path / "hub"))
     wait_for(lambda: second.said)
-    before = hub.read(STATE, "work-a.txt", kind="dataset")
+    before = hub.read(STATE, "files/a/work.txt", kind="dataset")
     first.kill(signal.SIGCONT)
     wait_for(lambda: len(first.said) == 2)
     assert first.said[1].startswith("lost") and second.said == ["holds"]
-    assert hub.read(STATE, "work-a.txt", kind="dataset") == before
+    assert hub.read(STATE, "files/a/work.txt", kind="dataset") == before

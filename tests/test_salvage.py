@@ -8,21 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from ggufy import publication
-from ggufy.connection import Connection
 from ggufy.errors import Cancelled, HubAway
 from ggufy.files import sha256
 from ggufy.hub.state import JobStore
 from ggufy.intake import Wish, make_job
 from ggufy.job import Status
+from ggufy.jobs.run_state import Live
 from ggufy.llama.install import Llama
+from ggufy.publish import hub_repo
 from ggufy.quantize import engine
-from ggufy.runner import Live, Runner
+from ggufy.runner import Runner
 from ggufy.settings import Settings
 from ggufy.steps import salvage
 from ggufy.steps.salvage import Salvage
 from tests import tiny
-from tests.folder_hub import LocalHub
+from tests.folder_hub import LocalHub, connected
 
 STATE = "me/ggufy-state"
 
@@ -154,11 +154,9 @@ def test_a_quant_goes_on_with_what_the_lost_disk_had_finished(
     def start(out: Path, live: Live) -> Status:
         folders = {"GGUFY_OUT": str(out), "GGUFY_CACHE": str(Settings.from_env().cache), "HOME": str(tmp_path)}
         settings = Settings.from_env(folders | {"GGUFY_CPU_PERCENT": "10" if not stop.is_set() else "100"})
-        store = JobStore(out, hub=hub, repo_id=STATE)
-        hub.create_repo(STATE, kind="dataset")
-        store.refresh()
-        runner = Runner(settings=settings, llama=llama, connection=Connection(store=store, hub=hub))
-        return runner.run(make_job(wish, settings), live).status
+        with connected(out, hub, "me") as connection:
+            runner = Runner(settings=settings, llama=llama, connection=connection)
+            return runner.run(make_job(wish, settings), live).status
 
     live = Live()
     live.stop.shutdown = stop
@@ -205,11 +203,10 @@ def test_a_full_disk_keeps_the_quant_that_another_copies_from(
         return 10**9 if sum(name.endswith(("M.gguf", "S.gguf", "0.gguf")) for name in here) < most else 0
 
     monkeypatch.setattr(engine, "quantize", quantize)
-    monkeypatch.setattr(publication, "free_bytes", free)
+    monkeypatch.setattr(hub_repo, "free_bytes", free)
     folders = {"GGUFY_OUT": str(out), "HOME": str(tmp_path)} | _cache()
     settings = Settings.from_env(folders)
-    store = JobStore(out, hub=hub, repo_id=STATE)
-    hub.create_repo(STATE, kind="dataset")
+    store = JobStore(out)
     wish = Wish(
         source=str(checkpoint),
         vocab=str(vocab),
@@ -218,8 +215,9 @@ def test_a_full_disk_keeps_the_quant_that_another_copies_from(
         mix="stock",  # whose Q4_K_S is Q4_K_M
         owner="me",
     )
-    runner = Runner(settings=settings, llama=llama, connection=Connection(store=store, hub=hub))
-    assert runner.run(make_job(wish, settings)).status is Status.DONE
+    with connected(out, hub, "me") as connection:
+        runner = Runner(settings=settings, llama=llama, connection=connection)
+        assert runner.run(make_job(wish, settings)).status is Status.DONE
     assert {path.name for path in folder.glob("*Q*.gguf")} == {"tiny-v7-Q4_K_M.gguf", "tiny-v7-Q4_K_S.gguf"}
     assert made["Q4_K_S"].copied and not made["Q4_K_S"].computed
     assert len(hub.list_files("me/tiny-v7-GGUF", kind="model").keys() & {f"tiny-v7-{t}.gguf" for t in made}) == 3

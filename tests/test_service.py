@@ -12,7 +12,7 @@ import pytest
 
 from ggufy import service
 from ggufy.access import STRANGER, Visitor, check_chat, may_work
-from ggufy.errors import Cancelled, ToolError, UsageError
+from ggufy.errors import Cancelled, DiskError, ToolError, UsageError
 from ggufy.hub.state import JobStore
 from ggufy.intake import Wish
 from ggufy.job import Artifact, Job, Request, Source, Status
@@ -162,10 +162,10 @@ def test_a_job_whose_end_cannot_be_written_is_still_told(
     record(tmp_path, Status.QUEUED)
     save = JobStore.save
 
-    def full(store: JobStore, job: Job) -> Job:
+    def full(store: JobStore, job: Job, term: int = 0) -> Job:
         if job.status == Status.FAILED:
-            raise service.GgufyError("the disk is full.")
-        return save(store, job)
+            raise DiskError("the disk is full.")
+        return save(store, job, term)
 
     monkeypatch.setattr(JobStore, "save", full)
     services.start()

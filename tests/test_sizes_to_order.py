@@ -25,12 +25,13 @@ from ggufy.files import sha256
 from ggufy.hub.state import JobStore
 from ggufy.intake import Wish, make_job
 from ggufy.job import FrontierPoint, Job, Request, Status, from_json, to_json
+from ggufy.jobs.run_state import Live
 from ggufy.llama.install import Llama
 from ggufy.plan import ANALYSE, FRONTIER, pending, plan
 from ggufy.progress import RUNNING
 from ggufy.quantize import target
 from ggufy.quantize.target import FAST, STANDARD, THOROUGH
-from ggufy.runner import Live, Runner
+from ggufy.runner import Runner
 from ggufy.service import Services
 from ggufy.settings import Settings
 from ggufy.sources.gguf import read_head

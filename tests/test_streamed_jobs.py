@@ -23,10 +23,11 @@ from ggufy.catalog import BY_NAME, parse_types
 from ggufy.files import sha256
 from ggufy.intake import Wish, make_job
 from ggufy.job import Status
+from ggufy.jobs.run_state import Live
 from ggufy.llama.install import Llama
 from ggufy.llama.tools import ToolRun
 from ggufy.preview import Order, Preview, cost
-from ggufy.runner import Live, Runner
+from ggufy.runner import Runner
 from ggufy.rwkv.convert import write_skeleton_of
 from ggufy.rwkv.names import Architecture, tensor_plans
 from ggufy.rwkv.vocab import world_vocab_path

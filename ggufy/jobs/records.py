@@ -39,9 +39,11 @@ class JobRecords:
 
     def all(self) -> list[Job]:
         """Every job's record, oldest first."""
-        found = self.store.jobs()
         with self._lock:
-            return [self._unwritten.get(job.id, job) for job in found]
+            for job in list(self._unwritten.values()):
+                self._kept(job)  # there may be room now
+            known = {job.id: job for job in self.store.jobs()} | self._unwritten
+        return sorted(known.values(), key=lambda job: job.created)
 
     def is_newest(self, job_id: str, run_id: str) -> bool:
         """False for a run of a job that was queued again since."""
@@ -77,7 +79,6 @@ class JobRecords:
             known = self.latest(job.id) or job
             if not self.is_newest(job.id, run_id):
                 return known
-            self._newest[job.id] = run_id
             return self._kept(known.evolve(request=job.request, status=Status.RUNNING, error=""))
 
     def add_artifacts(self, job_id: str, artifacts: Collection[Artifact]) -> None:
@@ -131,7 +132,8 @@ class JobRecords:
         try:
             return self._save(job)
         except (DiskError, OSError) as error:
-            logger.warning("the record of job %s could not be written: %s", job.id, error)
+            if job.id not in self._unwritten:
+                logger.warning("the record of job %s could not be written: %s", job.id, error)
             self._unwritten[job.id] = job
             return job
 

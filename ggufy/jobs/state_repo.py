@@ -218,26 +218,25 @@ class StateRepo:
 
     def _loop(self) -> None:
         while not self._ends:
-            wait = self.turn()
+            self.turn()
             with self._changed:
-                if not self._ends and (wait := min(wait, self._until_due())) > 0:
+                if not self._ends and (wait := self._until_due()) > 0:
                     self._clock.wait(self._changed, wait)
         self._leave()
 
     def turn(self) -> float:
         """Does what is due, and hands on what goes wrong; returns the seconds until it is worth another look."""
-        if (wait := self._not_before - self._clock.now()) > 0:
-            return wait
-        try:
-            self._do()
-            self._failed, self.trouble = 0, "" if self._ready or not self._work.wanted else self.trouble
-            return 0.0
-        except GgufyError as error:
-            self._hand_on(error)
-        except Exception as error:
-            logger.exception("the state repo")
-            self._hand_on(HubError(f"unexpected error, please report it: {type(error).__name__}: {error}"))
-        return 0.0
+        if self._not_before <= self._clock.now():
+            try:
+                self._do()
+                self._failed, self.trouble = 0, "" if self._ready or not self._work.wanted else self.trouble
+            except GgufyError as error:
+                self._hand_on(error)
+            except Exception as error:
+                logger.exception("the state repo")
+                self._hand_on(HubError(f"unexpected error, please report it: {type(error).__name__}: {error}"))
+        with self._changed:
+            return self._until_due()
 
     def _until_due(self) -> float:
         """Seconds until there may be something to do; called with the lock held."""
@@ -331,7 +330,7 @@ class StateRepo:
             logger.warning("%s is gone: it is made again, with all records that are known here", self.repo_id)
             self._hub.create_repo(self.repo_id, kind=KIND, private=True)
             lease.follow()
-            self._mark_all()
+            self._mark_all(but=())
             sent = self._unsent_records()
             lease.commit({**sent, **more}, message="save all job records", urgent=True)
         self._forget(sent)
@@ -350,9 +349,9 @@ class StateRepo:
 
     def _forget(self, sent: Mapping[str, bytes]) -> None:
         """Notes what has arrived; a record that was written again meanwhile has not."""
-        now = {name: data for name, data in self._unsent_records().items() if sent.get(name) == data}
         with self._changed:
-            self._work.unsent -= {Path(name).stem for name in now}
+            now = self._unsent_records()
+            self._work.unsent &= {Path(name).stem for name, data in now.items() if sent.get(name) != data}
 
     # ---- reading
 
@@ -362,15 +361,13 @@ class StateRepo:
         for name, file in there.items():
             if Path(name).suffix == ".json" and name.count("/") == 1:
                 self._take_record(name, file)
-        self._mark_all(but=there.keys())
+        self._mark_all(but=there)
 
-    def _mark_all(self, but: Collection[str] = ()) -> None:
-        """Notes that records wait, except those at these paths of the repo."""
-        ids = [
-            job.id for job in self._records.all()
-        ]  # not with our lock held: they are saved with theirs
+    def _mark_all(self, but: Collection[str]) -> None:
+        """Every record waits to be committed, except those with these paths in the repo."""
+        known = self._records.all()  # it has a lock of its own, which who marks a record holds
         with self._changed:
-            self._work.unsent.update(job_id for job_id in ids if f"{JOBS}/{job_id}.json" not in but)
+            self._work.unsent.update(job.id for job in known if f"{JOBS}/{job.id}.json" not in but)
 
     def _take_record(self, name: str, file: RemoteFile) -> None:
         job_id = Path(name).stem

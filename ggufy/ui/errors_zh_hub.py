@@ -76,22 +76,12 @@ the Hub cannot be searched ({reason}): {advice}
     无法搜索 Hub（{reason}）：{advice}
 
 # ---- repos that are written to
-{repo} is no name for a repo: write owner/name.
-    {repo} 不能用作仓库名：请写成 owner/name。
 {path} is no name for a file in a repo: use plain names without leading dots.
     {path} 不能用作仓库中的文件名：请使用不以点开头的普通名称。
-there is no repo {repo}: the folder {folder} is missing.
-    没有仓库 {repo}：缺少文件夹 {folder}，请点“重试”。
-there is no repo {repo}.
-    没有仓库 {repo}：请检查名称。
-{repo} has no file {path}: look into {folder}.
-    {repo} 中没有文件 {path}：请查看 {folder}。
 {repo} has no file {path} on the Hub: it has to be made again.
     Hub 上的 {repo} 中没有文件 {path}：需要重新制作。
 {path} is gone, so it cannot be uploaded: make it again.
     {path} 已不存在，无法上传：请重新制作。
-{path} is gone, so it cannot be added to the repo: make it again.
-    {path} 已不存在，无法加入仓库：请重新制作。
 {file} is not in {repo} as it was sent: run the same command again.
     {repo} 中的 {file} 与发送的不同：请点“重试”。
 {repo} is on the Hub already and is public, but should be private: change that in its settings there, or choose \
@@ -99,16 +89,12 @@ another name.
     Hub 上已有公开的 {repo}，而它应为私有：请在 Hub 上更改它的设置，或换一个名称。
 somebody else has committed to {repo} meanwhile: read it again.
     其间有他人向 {repo} 提交了内容：请重新读取。
-somebody else has changed {folder} meanwhile: read it again.
-    其间有他人更改了 {folder}：请重新读取。
 {repo} has no commit {commit} any more: read it again.
     {repo} 中已没有提交 {commit}：请重新读取。
 {repo} holds nothing on the Hub: delete it there, it is made again.
     Hub 上的 {repo} 是空的：请在 Hub 上删除它，它会重新创建。
 {repo} is gone: it is made again, and what this runner knows is saved in it.
     {repo} 已不存在：会重新创建，并把本进程所知的内容存入其中。
-another run has been writing to {folder} for too long: end it.
-    另一个任务写入 {folder} 的时间过长：请结束它。
 {limit} commits an hour are enough: the next one may be made in {wait} s.
     每小时最多提交 {limit} 次：{wait} 秒后可以进行下一次。
 no token was given: set HF_TOKEN to one that may write.
@@ -156,6 +142,12 @@ this runner does not hold the lease.
 the lease could not be renewed for {seconds} s and may be another's by now: the work goes on when the Hub can be \
 reached again.
     租约已有 {seconds} 秒未能续期，可能已归另一个进程所有：重新连上 Hub 后工作会继续。
+the Hub has not said yet whose token this is: wait until it answers, and start again.
+    Hub 尚未说明令牌属于谁：请等它恢复后再开始。
+another runner is at work on {repo}: this one waits for it.
+    另一个运行进程正在使用 {repo}：本进程正在等待它结束。
+it waits until {time}: only so many commits an hour are made (GGUFY_COMMITS).
+    将等到 {time}：每小时只做有限次提交（GGUFY_COMMITS）。
 another runner has had the lease since {since}: this one stops, the other goes on.
     另一个进程自 {since} 起持有租约：此进程停止，由另一个继续。
 {repo} is being changed by somebody all the time: it is tried again later.

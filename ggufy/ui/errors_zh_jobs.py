@@ -67,14 +67,16 @@ another run holds {path}: wait for it to end.
     另一个任务占用着 {path}：请等它结束。
 another evaluation runs in {folder}: wait for it to end, or give another --out.
     另一次测量正在使用 {folder}：请等它结束后再试。
+stopped while waiting.
+    在等待时停止。
+stopped while waiting for the Hub or for another runner.
+    在等待 Hub 或另一个运行进程时停止。
+stopped while unfinished work was being saved.
+    在保存未完成的工作时停止。
 the job was stopped.
     任务已停止。
 stopped while files were being uploaded.
     在上传文件时停止。
-stopped while the Hub was away.
-    在等待 Hub 恢复时停止。
-stopped while waiting for another runner.
-    在等待另一个运行进程时停止。
 stopped while llama.cpp was being made ready.
     在准备 llama.cpp 时停止。
 
