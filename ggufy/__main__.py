@@ -18,11 +18,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ggufy import inspect_command, mix_command, throttle
+from ggufy import inspect_command, mix_command, streams, throttle
 from ggufy.catalog import BY_NAME, OUTTYPES, parse_types
-from ggufy.errors import BusyError, Cancelled, GgufyError, UsageError
+from ggufy.errors import Cancelled, GgufyError, UsageError
 from ggufy.evaluation import DEFAULT_CHUNKS as COMMAND_CHUNKS
-from ggufy.files import human_size, lock, user_path
+from ggufy.files import chosen_with, disk_error, human_size, is_locked, user_path
 from ggufy.hub.state import JobStore
 from ggufy.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS, RESTING, Job, Status
 from ggufy.llama import child
@@ -30,8 +30,8 @@ from ggufy.llama.install import Llama, ensure
 from ggufy.plan import LOCK_NAME, base_name, folder_name, imatrix_name, makes
 from ggufy.quantize.mixes import KINDS, RWKV
 from ggufy.quantize.target import MODES, parse_words
-from ggufy.settings import Settings
-from ggufy.terminal import LiveDisplay, job_lines, results, results_table
+from ggufy.settings import Settings, prepare_process, redraws
+from ggufy.terminal import LiveDisplay, fitted, job_lines, results, results_table
 
 if TYPE_CHECKING:
     from ggufy.connection import Connection
@@ -45,7 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
         logging.basicConfig(
             level=logging.INFO if args.verbose else logging.WARNING, format="%(levelname)s %(message)s"
         )
-        settings = Settings.from_env()
+        prepare_process(settings := Settings.from_env())
+        if getattr(args, "json", False):
+            streams.say_json()
         if settings.die_with_parent:
             child.die_with_parent()
         return int(args.run(args, settings))
@@ -54,6 +56,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except GgufyError as error:
         print(f"ggufy: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if (failure := disk_error(error, Path(error.filename or "."))) is None:
+            raise
+        print(f"ggufy: {failure}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("ggufy: stopped: run the same command again to continue.", file=sys.stderr)
@@ -223,6 +230,7 @@ def run_convert(args: argparse.Namespace, settings: Settings) -> int:
     from ggufy.rwkv.convert import convert  # loads torch
 
     vocab = user_path(args.vocab) if args.vocab else None
+    chosen_with(args.target.parent, "OUT.gguf")
     convert(args.source, args.target, outtype=args.outtype or "f16", vocab=vocab, name=args.name)
     print(f"{args.target}  {human_size(args.target.stat().st_size)}")
     return 0
@@ -308,6 +316,8 @@ def run_setup(args: argparse.Namespace, settings: Settings) -> int:
 def _with_options(settings: Settings, args: argparse.Namespace) -> Settings:
     if getattr(args, "threads", None) is not None and args.threads < 1:
         raise UsageError("--threads must be at least 1.")
+    if args.out is not None:
+        chosen_with(args.out, "--out")
     return settings.having(out=args.out, hub=getattr(args, "hub", None))
 
 
@@ -316,8 +326,9 @@ def _llama(settings: Settings) -> Llama:
 
     def progress(done: int, total: int, text: str) -> None:
         nonlocal shown
-        if sys.stderr.isatty():
-            sys.stderr.write(f"\r\x1b[Kpreparing llama.cpp (once) [{done}/{total}] {text[:60]}")
+        if redraws(sys.stderr):
+            line = fitted(f"preparing llama.cpp (once) [{done}/{total}] {text[:60]}", sys.stderr)
+            sys.stderr.write(f"\r\x1b[K{line}")
         elif total and done * 10 // total > shown:
             shown = done * 10 // total
             sys.stderr.write(f"preparing llama.cpp (once): {shown * 10} %\n")
@@ -331,7 +342,7 @@ def _llama(settings: Settings) -> Llama:
         pip_environment=settings.pip_environment,
         types=BY_NAME,
     )
-    if sys.stderr.isatty():
+    if redraws(sys.stderr):
         sys.stderr.write("\r\x1b[K")
     return llama
 
@@ -394,14 +405,17 @@ def _finish(done: list[tuple[Job, Live]], runner: Runner, *, as_json: bool) -> i
 
 
 def _held(folder: Path) -> bool:
-    if not (folder / LOCK_NAME).exists():
-        return False
-    try:
-        with lock(folder / LOCK_NAME):
-            return False
-    except BusyError:
-        return True
+    return is_locked(folder / LOCK_NAME)
+
+
+def program() -> int:
+    """As `python -m ggufy` runs it: with streams that do not stop the work, whatever becomes of them."""
+    streams.guard(results=True)
+    code = main()
+    if why := streams.lost():
+        print(f"ggufy: stdout cannot be written ({why}): what was made is complete.", file=sys.stderr)
+    return 1 if why else code
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program())

@@ -18,7 +18,17 @@ from huggingface_hub.errors import (
 
 from ggufy.errors import HubAway, HubError, QuotaError, RepoMissing, StaleParent, StorageError, TokenError
 from ggufy.hub.protocol import Kind
-from ggufy.sources.hub_session import FAILURES, asked_wait_s, passing, short
+from ggufy.sources.hub_session import (
+    FAILURES,
+    ClientError,
+    asked_wait_s,
+    client_sentence,
+    endpoint_sentence,
+    passing,
+    short,
+    unsendable_sentence,
+    wait_s,
+)
 
 # json: the body of an answer that was cut, or a page of something between us and the Hub.
 BROKEN = (*FAILURES, json.JSONDecodeError)
@@ -48,7 +58,11 @@ def hub_error(error: Exception, repo_id: str, kind: Kind) -> HubError:
     if isinstance(error, OfflineModeIsEnabled):
         return HubError("HF_HUB_OFFLINE keeps the Hub from being asked: unset it and start again.")
     if isinstance(error, httpx2.InvalidURL | httpx2.UnsupportedProtocol):
-        return HubError(f"the Hub's address cannot be used ({short(error)}): check HF_ENDPOINT.")
+        return HubError(endpoint_sentence(error))
+    if isinstance(error, httpx2.LocalProtocolError | UnicodeEncodeError):
+        return TokenError(unsendable_sentence(error))
+    if isinstance(error, ClientError):
+        return HubError(client_sentence(error))
     if isinstance(error, httpx2.TransportError):
         return HubAway(f"the Hub cannot be reached ({short(error)}): it is tried again later, nothing is lost.")
     return HubAway(f"the Hub's answer about {repo_id} arrived damaged: it is tried again later, nothing is lost.")
@@ -59,8 +73,8 @@ def is_passing(error: Exception) -> bool:
     if isinstance(error, HfHubHTTPError):
         passes = passing(error.response.status_code) and error.response.status_code != 429
     else:
-        passes = isinstance(error, (httpx2.TransportError, json.JSONDecodeError))
-    return passes and not isinstance(error, httpx2.UnsupportedProtocol) and not _PATIENT.search(_address(error))
+        passes = isinstance(error, json.JSONDecodeError) or wait_s(error, planned=0.0) is not None
+    return passes and not _PATIENT.search(_address(error))
 
 
 def status_of(error: Exception) -> int:
