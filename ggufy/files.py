@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from ggufy.errors import BusyError, DiskError, UsageError
+from ggufy.errors import BusyError, Cancelled, DiskError, UsageError
 
 logger = logging.getLogger(__name__)
 PART_SUFFIX = ".part"  # being made
@@ -93,12 +93,20 @@ def disk_error(error: OSError, path: Path) -> DiskError | None:
             "the same command again; what is finished stays."
         )
     named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else path
-    if error.errno == errno.ENOENT and named != path and not _has(path.absolute().parent, named.absolute()):
+    elsewhere = not _has(path.absolute().parent, named.absolute()) and not _has(named.absolute(), path.absolute())
+    if error.errno == errno.ENOENT and elsewhere:
         return DiskError(f"{named} is gone: put it back and run the same command again.")
     setting = _setting_for(path)
+    if error.errno in (errno.EEXIST, errno.ENOTDIR) and (blocking := _no_folder(path)):
+        return DiskError(f"{blocking} is no folder: choose one with {setting}.")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return DiskError(f"no permission to write {path}: choose another folder with {setting}.")
     return DiskError(f"{path} cannot be written ({error.strerror}): choose another folder with {setting}.")
+
+
+def _no_folder(path: Path) -> Path | None:
+    """A file, or a link to what is gone (an unplugged disk), where a folder above the path should be."""
+    return next((place for place in path.absolute().parents if os.path.lexists(place) and not place.is_dir()), None)
 
 
 def _setting_for(path: Path) -> str:
@@ -182,10 +190,13 @@ def sha256(path: Path, progress: Callable[[int], None] | None = None) -> str:
 
 
 @contextlib.contextmanager
-def lock(path: Path, wait_s: float = 0.0, message: str = "") -> Iterator[int]:
+def lock(
+    path: Path, wait_s: float = 0.0, message: str = "", *, stopped: Callable[[], bool] = lambda: False
+) -> Iterator[int]:
     """Holds an exclusive lock on `path`; yields its file descriptor, which children may inherit to keep the lock.
 
-    Raises BusyError with `message` when somebody else still holds it after `wait_s` seconds.
+    Raises BusyError with `message` when somebody else still holds it after `wait_s` seconds, Cancelled soon after
+    `stopped()` turned true.
     """
     with contextlib.ExitStack() as stack:
         with disk_errors(path):
@@ -199,6 +210,8 @@ def lock(path: Path, wait_s: float = 0.0, message: str = "") -> Iterator[int]:
             while taken is False:
                 if time.monotonic() >= deadline:
                     raise BusyError(message or f"another run holds {path}: wait for it to end.")
+                if stopped():
+                    raise Cancelled("the job was stopped.")
                 time.sleep(0.2)
                 taken = _flock(descriptor, fcntl.LOCK_EX)
         yield descriptor

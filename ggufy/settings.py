@@ -23,6 +23,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -36,6 +37,7 @@ from ggufy.files import chosen_with, user_path
 from ggufy.scrub import remember
 from ggufy.throttle import AUTOMATIC
 
+logger = logging.getLogger(__name__)
 VARIABLES = (
     "GGUFY_OUT",
     "GGUFY_CACHE",
@@ -148,11 +150,12 @@ def prepare_process(settings: Settings) -> None:
     """Makes this process's environment fit for the libraries in it, before they are imported: some read it then."""
     chosen_with(settings.out, "--out")
     chosen_with(settings.cache, "GGUFY_CACHE")
-    # Its own place is in the home folder; where that cannot be written it logs to stdout.
-    os.environ.setdefault("HF_XET_LOG_DEST", f"{settings.cache.absolute()}/logs/xet/")
+    # Its own place is in the home folder, and where that cannot be written it would log to stdout.
+    os.environ.setdefault("HF_XET_LOG_DEST", os.devnull)
     for name in [name for name in os.environ if name.lower() in _PROXIES]:
         if fault := _proxy_fault(name, os.environ[name].strip()):
             _unusable[name] = fault
+            logger.info("%s", fault)
             del os.environ[name]  # making any HTTP client would fail, also gradio's when it is imported
 
 

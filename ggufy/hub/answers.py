@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections.abc import Iterator
 
@@ -30,8 +29,6 @@ from ggufy.sources.hub_session import (
     wait_s,
 )
 
-# json: the body of an answer that was cut, or a page of something between us and the Hub.
-BROKEN = (*FAILURES, json.JSONDecodeError)
 _QUOTA_WAIT_S = 900.0  # where the Hub names no time; its commits are counted by the hour
 _NO_ROOM = re.compile(r"storage|quota|disk|billing|payment", re.IGNORECASE)
 _LONGEST_QUOTE = 160
@@ -43,8 +40,12 @@ def hub_errors(repo_id: str, kind: Kind) -> Iterator[None]:
     """Turns what the client library raises into a HubError about the repo."""
     try:
         yield
-    except BROKEN as error:
+    except FAILURES as error:
         raise hub_error(error, repo_id, kind) from error
+    except RuntimeError as error:
+        if wait_s(error, planned=0.0) is None:
+            raise
+        raise HubAway("the Hub cannot be reached: it is tried again later, nothing is lost.") from error
     except ValueError as error:  # a file that the Hub would not take, such as a README with a broken front matter
         raise HubError(f"the Hub's client refuses {repo_id} ({short(error)}): please report it.") from error
 
@@ -73,7 +74,7 @@ def is_passing(error: Exception) -> bool:
     if isinstance(error, HfHubHTTPError):
         passes = passing(error.response.status_code) and error.response.status_code != 429
     else:
-        passes = isinstance(error, json.JSONDecodeError) or wait_s(error, planned=0.0) is not None
+        passes = wait_s(error, planned=0.0) is not None
     return passes and not _PATIENT.search(_address(error))
 
 

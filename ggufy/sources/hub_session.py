@@ -8,6 +8,7 @@ any other failure into a SourceError.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -43,7 +44,8 @@ class ClientError(Exception):
     """No HTTP client can be made with the proxies of this environment."""
 
 
-# What the client raises; the last is raised while a header is put together.
+# What the client raises: the last but one while a header is put together, the last for the body of an answer that was
+# cut, or a page of something between us and the Hub.
 FAILURES = (
     httpx2.HTTPError,
     httpx2.InvalidURL,
@@ -51,6 +53,7 @@ FAILURES = (
     HFValidationError,
     ClientError,
     UnicodeEncodeError,
+    json.JSONDecodeError,
 )
 # Of these, what will be the same next time: a request that cannot be sent at all.
 _WRONG = (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError)
@@ -150,6 +153,8 @@ def patiently(
             best = max(best, reached())
             wait = wait_s(error, planned=backoff_s(failed))
             if wait is None or failed >= tries:
+                if wait is not None and isinstance(error, RuntimeError):
+                    raise httpx2.ConnectError("the connection was closed") from error
                 raise
             logger.info("asking again in %.1f s: %s", wait, reason(error))
         pause(wait, stopped)
@@ -178,6 +183,8 @@ def wait_s(error: Exception, *, planned: float) -> float | None:
     """Seconds until the next try, at least `planned`, or None if the error will not pass."""
     if isinstance(error, httpx2.TransportError):
         return None if isinstance(error, _WRONG) else planned
+    if isinstance(error, json.JSONDecodeError):
+        return planned
     if isinstance(error, RuntimeError):
         # After a failed connection the client library closes its one session, under the feet of other threads.
         return planned if "client has been closed" in str(error) else None
@@ -232,6 +239,8 @@ def _plain_sentence(error: Exception, host: str) -> str:
         return f"{host} answers with HTTP status {status}: {advice}."
     if isinstance(error, ClientError):
         return client_sentence(error)
+    if isinstance(error, json.JSONDecodeError):
+        return f"the answer of {host} cannot be understood: check the network and run the same command again."
     if isinstance(error, (httpx2.InvalidURL, UnicodeEncodeError, *_WRONG)):
         return f"{host} is no address that can be fetched ({short(error)}): check it."
     return (

@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 from huggingface_hub import hf_hub_url
 
 from ggufy import demo
-from ggufy.errors import Cancelled, SourceError, UsageError
+from ggufy.errors import Cancelled, SourceAway, SourceError, UsageError
 from ggufy.files import user_path
 from ggufy.rwkv.names import detect, version_of
 from ggufy.rwkv.vocab import vocab_for
@@ -201,7 +201,7 @@ def _opened_on_hub(text: str, found: dict[str, Any], *, token: str | None, endpo
         if listing.gated:
             hub.check_access(wanted, token=token, endpoint=endpoint, stopped=deadline.passed)
     except Cancelled as error:
-        raise SourceError("the Hub did not answer in time: try again later.") from error
+        raise SourceAway("the Hub did not answer in time: try again later.") from error
     url = hf_hub_url(chosen.repo_id, chosen.file, revision=listing.commit, endpoint=endpoint)
     shown = f"{chosen.repo_id}:{chosen.file}"
     with _reading(RangedReader(url, shown=shown, wanted=chosen, token=token, deadline=deadline), found) as file:

@@ -23,7 +23,7 @@ def local_file(text: str) -> Path | None:
     Raises SourceError if a file here is meant that is not there.
     """
     try:
-        path = user_path(text)
+        path = user_path(text) if text.startswith("~") else Path(text)
         if path.is_file():
             return path.resolve()
     except (OSError, UsageError) as error:  # too long a name, a folder that may not be entered, ~somebody unknown

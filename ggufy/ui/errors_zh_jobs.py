@@ -213,6 +213,8 @@ there is no home folder for {text}: write the path in full.
     {path} 无法写入（{reason}）：请用 {setting} 选择其他文件夹。
 --out
     GGUFY_OUT
+{path} is no folder: choose one with {setting}.
+    {path} 不是文件夹：请用 {setting} 选择一个。
 {path} is gone: put it back and run the same command again.
     {path} 已不存在：请放回原处，然后再次运行同一命令。
 # ---- sizes to order
