@@ -168,7 +168,7 @@ def proxy_fault() -> str:
 
 def redraws(stream: TextIO) -> bool:
     """True for a terminal in which a line can be drawn over."""
-    return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    return stream.isatty() and (os.environ.get("TERM") or "dumb") != "dumb"
 
 
 def _proxy_fault(variable: str, text: str) -> str:

@@ -61,9 +61,10 @@ def guard(*, results: bool) -> None:
 
 
 def say_json() -> None:
-    """Letters that stdout's encoding lacks are written as JSON writes them."""
-    if isinstance(sys.stdout, io.TextIOWrapper) and _output is not None:
-        sys.stdout.reconfigure(errors=_AS_JSON)
+    """Makes stdout fit for JSON, which is UTF-8: where something else is expected, all but ASCII is escaped."""
+    if isinstance(sys.stdout, _Stream):
+        other = codecs.lookup(sys.stdout.encoding).name != "utf-8"
+        sys.stdout.reconfigure(encoding="ascii" if other else "utf-8", errors=_AS_JSON)
 
 
 def lost() -> str:

@@ -3,7 +3,7 @@ address."""
 
 from __future__ import annotations
 
-from ggufy.errors import DiskError, SourceAway, ToolError
+from ggufy.errors import DiskError, SourceAway, SourceError, ToolError
 from ggufy.files import DOWNLOAD_SUFFIX, disk_errors, lock
 from ggufy.llama import tools
 from ggufy.plan import Step
@@ -46,7 +46,16 @@ def _fetch_plain(ctx: Context, step: Step) -> None:
             reason = tools.failure_reason(error.output)
             if "os error 28" in reason:  # ENOSPC, in hf_transfer's words
                 raise DiskError(f"the disk is full while fetching {source.path}: free some space.") from error
-            url.check_there(source, stopped=ctx.stopped)
-            raise SourceAway(f"{source.path} could not be fetched ({reason}): run the same command again.") from error
+            kind = _kind_of_failure(ctx)
+            raise kind(f"{source.path} could not be fetched ({reason}): run the same command again.") from error
         url.check_download(source, part)
         part.replace(ctx.source)
+
+
+def _kind_of_failure(ctx: Context) -> type[SourceError]:
+    """Whether it passes: hf_transfer does not tell, so the server is asked once more."""
+    try:
+        url.check_there(ctx.request.source, stopped=ctx.stopped)
+    except SourceError as error:
+        return type(error)
+    return SourceAway
