@@ -176,12 +176,17 @@ def write_text(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
-def sha256(path: Path, progress: Callable[[int], None] | None = None) -> str:
-    """Hex digest of a file; `progress` gets the bytes read so far."""
+def sha256(
+    path: Path, progress: Callable[[int], None] | None = None, *, stopped: Callable[[], bool] = lambda: False
+) -> str:
+    """Hex digest of a file; `progress` gets the bytes read so far. Raises Cancelled soon after `stopped()` turned
+    true: large files take minutes."""
     digest = hashlib.sha256()
     done = 0
     with path.open("rb") as file:
         while block := file.read(_HASH_BLOCK):
+            if stopped():
+                raise Cancelled("the job was stopped.")
             digest.update(block)
             done += len(block)
             if progress is not None:

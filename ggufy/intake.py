@@ -27,7 +27,6 @@ from ggufy.quantize import target as sizes
 from ggufy.settings import Settings
 from ggufy.sources import calibration, hub
 from ggufy.sources.gguf import MAGIC, read_head
-from ggufy.sources.hub_session import check_stopped
 from ggufy.sources.inspect import count_weights
 from ggufy.sources.overlap import check_disjoint
 from ggufy.sources.place import is_plain_url, local_file
@@ -135,7 +134,7 @@ def _local_source(path: Path, settings: Settings, stopped: Callable[[], bool]) -
         path=str(path),
         size=stat.st_size,
         mtime_ns=stat.st_mtime_ns,
-        sha256=_known_digest(path, settings) or sha256(path, lambda done: check_stopped(stopped)),
+        sha256=_known_digest(path, settings) or sha256(path, stopped=stopped),
     )
 
 

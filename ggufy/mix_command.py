@@ -184,7 +184,7 @@ def _how(
     from ggufy.steps.to_order import calibrations_of, folder_of  # noqa: PLC0415
 
     threads = args.threads or settings.threads or throttle.default_threads(throttle.allowed_cpus())
-    digest = sha256(base)
+    digest = sha256(base, stopped=stopped.is_set)
     how = How(
         text=args.text or ensure_texts(settings.cache).probe,
         folder=folder_of(settings, digest),

@@ -21,7 +21,17 @@ import httpx2
 import pytest
 
 from ggufy import files, settings, terminal
-from ggufy.errors import BusyError, DiskError, GgufyError, HubAway, SourceAway, SourceError, TokenError, UsageError
+from ggufy.errors import (
+    BusyError,
+    Cancelled,
+    DiskError,
+    GgufyError,
+    HubAway,
+    SourceAway,
+    SourceError,
+    TokenError,
+    UsageError,
+)
 from ggufy.files import BackgroundWriter, disk_errors
 from ggufy.hub.answers import hub_error, is_passing
 from ggufy.intake import Wish, make_job
@@ -363,9 +373,13 @@ def test_a_writer_hands_every_error_on(error: BaseException, blocks: int) -> Non
             writer.write(b"x")
 
 
-def test_a_lock_can_be_given_up(tmp_path: Path) -> None:
-    from ggufy.errors import Cancelled
-
+def test_waits_can_be_given_up(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"x")
+    with pytest.raises(Cancelled):
+        files.sha256(tmp_path / "x", stopped=lambda: True)
+    wish = Wish(source=str(tiny.checkpoint(tmp_path, "7")[0]), quant_types=("Q8_0",), imatrix="none")
+    with pytest.raises(Cancelled):
+        make_job(wish, Settings.from_env({"HOME": str(tmp_path)}), stopped=lambda: True)
     with files.lock(tmp_path / "l"), pytest.raises(Cancelled), files.lock(tmp_path / "l", 600, stopped=lambda: True):
         pass
     with files.lock(tmp_path / "l"), pytest.raises(BusyError), files.lock(tmp_path / "l"):

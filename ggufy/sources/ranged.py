@@ -105,7 +105,7 @@ def _checked_start(response: httpx2.Response, wanted: RangedFile, have: int) -> 
 
 
 def _finish(wanted: RangedFile, part: Path, target: Path, *, stopped: Callable[[], bool]) -> None:
-    if sha256(part, lambda done: check_stopped(stopped)) != wanted.sha256:
+    if sha256(part, stopped=stopped) != wanted.sha256:
         part.unlink()
         raise wanted.error(
             f"{wanted.path} arrived damaged (its sha256 is not the one on the Hub) and was removed: "
