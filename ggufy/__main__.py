@@ -18,11 +18,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ggufy import inspect_command, mix_command, throttle
+from ggufy import inspect_command, mix_command, streams, throttle
 from ggufy.catalog import BY_NAME, OUTTYPES, parse_types
-from ggufy.errors import BusyError, GgufyError, UsageError
+from ggufy.errors import GgufyError, UsageError
 from ggufy.evaluation import DEFAULT_CHUNKS as COMMAND_CHUNKS
-from ggufy.files import human_size, lock
+from ggufy.files import chosen_with, disk_error, human_size, is_locked, user_path
 from ggufy.hub.state import JobStore
 from ggufy.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS, Job, Status
 from ggufy.llama import child
@@ -30,8 +30,8 @@ from ggufy.llama.install import Llama, ensure
 from ggufy.plan import LOCK_NAME, base_name, folder_name, imatrix_name, makes
 from ggufy.quantize.mixes import KINDS, RWKV
 from ggufy.quantize.target import MODES, parse_words
-from ggufy.settings import Settings
-from ggufy.terminal import LiveDisplay, job_lines, results, results_table, stoppable
+from ggufy.settings import Settings, prepare_process, redraws
+from ggufy.terminal import LiveDisplay, fitted, job_lines, results, results_table, stoppable
 
 if TYPE_CHECKING:
     from ggufy.connection import Connection
@@ -44,10 +44,14 @@ _LEAVE_S, _SAVE_S = 2.0, 60.0  # that an end waits for the Hub: after Ctrl-C, an
 
 def main(arguments: list[str] | None = None) -> int:
     """Parses, runs, and turns our errors into one line and an exit code."""
-    args = build_parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO if args.verbose else logging.WARNING, format="%(levelname)s %(message)s")
     try:
-        settings = Settings.from_env()
+        args = build_parser().parse_args(arguments)
+        logging.basicConfig(
+            level=logging.INFO if args.verbose else logging.WARNING, format="%(levelname)s %(message)s"
+        )
+        prepare_process(settings := Settings.from_env())
+        if getattr(args, "json", False):
+            streams.say_json()
         if settings.die_with_parent:
             child.die_with_parent()
         return int(args.run(args, settings))
@@ -56,6 +60,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except GgufyError as error:
         print(f"ggufy: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if (failure := disk_error(error, Path(error.filename or "."))) is None:
+            raise
+        print(f"ggufy: {failure}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("ggufy: stopped: run the same command again to continue.", file=sys.stderr)
@@ -115,15 +124,17 @@ def build_parser() -> argparse.ArgumentParser:
 
     convert = commands.add_parser("convert", help="convert one .pth to an unquantized GGUF")
     convert.set_defaults(run=run_convert)
-    convert.add_argument("source", metavar="SRC.pth", type=Path)
-    convert.add_argument("target", metavar="OUT.gguf", type=Path)
+    convert.add_argument("source", metavar="SRC.pth", type=user_path)
+    convert.add_argument("target", metavar="OUT.gguf", type=user_path)
     _model_options(convert)
 
     evaluate = commands.add_parser("evaluate", help="measure quants against their base: perplexity, KLD, speed")
     evaluate.set_defaults(run=run_evaluate)
-    evaluate.add_argument("base", metavar="BASE.gguf", type=Path, help="the unquantized model")
-    evaluate.add_argument("quants", metavar="QUANT.gguf", type=Path, nargs="+", help="quants that were made from it")
-    evaluate.add_argument("--text", type=Path, help="held-out text to measure on (made at set-up)")
+    evaluate.add_argument("base", metavar="BASE.gguf", type=user_path, help="the unquantized model")
+    evaluate.add_argument(
+        "quants", metavar="QUANT.gguf", type=user_path, nargs="+", help="quants that were made from it"
+    )
+    evaluate.add_argument("--text", type=user_path, help="held-out text to measure on (made at set-up)")
     evaluate.add_argument(
         "--chunks", type=int, default=COMMAND_CHUNKS, help="chunks of 512 tokens to read, 0 = all (%(default)s)"
     )
@@ -143,7 +154,7 @@ def build_parser() -> argparse.ArgumentParser:
     setup.set_defaults(run=run_setup)
     for command in (evaluate, status, doctor):
         command.add_argument("--json", action="store_true", help="one JSON object on stdout")
-        command.add_argument("--out", type=Path, help="folder for results (ggufy-out)")
+        command.add_argument("--out", type=user_path, help="folder for results (ggufy-out)")
     return parser
 
 
@@ -155,7 +166,7 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
 
 def _run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="threads for the tools (one less than allowed)")
-    parser.add_argument("--out", type=Path, help="folder for results (ggufy-out)")
+    parser.add_argument("--out", type=user_path, help="folder for results (ggufy-out)")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout, no progress")
     parser.add_argument(
         "--hub", choices=("local", "hf"), help="results in folders here, or in repos on the Hub (local)"
@@ -222,7 +233,8 @@ def run_resume(args: argparse.Namespace, settings: Settings) -> int:
 def run_convert(args: argparse.Namespace, settings: Settings) -> int:
     from ggufy.rwkv.convert import convert  # loads torch
 
-    vocab = Path(args.vocab) if args.vocab else None
+    vocab = user_path(args.vocab) if args.vocab else None
+    chosen_with(args.target.parent, "OUT.gguf")
     convert(args.source, args.target, outtype=args.outtype or "f16", vocab=vocab, name=args.name)
     print(f"{args.target}  {human_size(args.target.stat().st_size)}")
     return 0
@@ -249,8 +261,8 @@ def _base_and_imatrix(args: argparse.Namespace, settings: Settings, llama: Llama
     from ggufy.intake import Wish, make_job
     from ggufy.runner import Runner
 
-    if args.source.endswith(".gguf") and Path(args.source).is_file() and args.imatrix != "auto":
-        return Path(args.source), None if args.imatrix == "none" else Path(args.imatrix)
+    if args.source.endswith(".gguf") and user_path(args.source).is_file() and args.imatrix != "auto":
+        return user_path(args.source), None if args.imatrix == "none" else user_path(args.imatrix)
     out: Path | None = args.out.parent if args.out and args.out.suffix == ".gguf" else args.out
     settings = settings.having(out=out, hub="local")
     wish = Wish(
@@ -308,6 +320,8 @@ def run_setup(args: argparse.Namespace, settings: Settings) -> int:
 def _with_options(settings: Settings, args: argparse.Namespace) -> Settings:
     if getattr(args, "threads", None) is not None and args.threads < 1:
         raise UsageError("--threads must be at least 1.")
+    if args.out is not None:
+        chosen_with(args.out, "--out")
     return settings.having(out=args.out, hub=getattr(args, "hub", None))
 
 
@@ -316,8 +330,9 @@ def _llama(settings: Settings) -> Llama:
 
     def progress(done: int, total: int, text: str) -> None:
         nonlocal shown
-        if sys.stderr.isatty():
-            sys.stderr.write(f"\r\x1b[Kpreparing llama.cpp (once) [{done}/{total}] {text[:60]}")
+        if redraws(sys.stderr):
+            line = fitted(f"preparing llama.cpp (once) [{done}/{total}] {text[:60]}", sys.stderr)
+            sys.stderr.write(f"\r\x1b[K{line}")
         elif total and done * 10 // total > shown:
             shown = done * 10 // total
             sys.stderr.write(f"preparing llama.cpp (once): {shown * 10} %\n")
@@ -331,7 +346,7 @@ def _llama(settings: Settings) -> Llama:
         pip_environment=settings.pip_environment,
         types=BY_NAME,
     )
-    if sys.stderr.isatty():
+    if redraws(sys.stderr):
         sys.stderr.write("\r\x1b[K")
     return llama
 
@@ -399,14 +414,17 @@ def _finish(done: list[tuple[Job, Live]], runner: Runner, *, as_json: bool) -> i
 
 
 def _held(folder: Path) -> bool:
-    if not (folder / LOCK_NAME).exists():
-        return False
-    try:
-        with lock(folder / LOCK_NAME):
-            return False
-    except BusyError:
-        return True
+    return is_locked(folder / LOCK_NAME)
+
+
+def program() -> int:
+    """As `python -m ggufy` runs it: with streams that do not stop the work, whatever becomes of them."""
+    streams.guard(results=True)
+    code = main()
+    if why := streams.lost():
+        print(f"ggufy: stdout cannot be written ({why}): what was made is complete.", file=sys.stderr)
+    return 1 if why else code
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program())

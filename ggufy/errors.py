@@ -25,9 +25,14 @@ GgufyError
 
 from __future__ import annotations
 
+from ggufy.scrub import scrub
+
 
 class GgufyError(Exception):
     """Base class; the command line shows its text as one line and exits with 1."""
+
+    def __init__(self, message: str = ""):
+        super().__init__(scrub(message))  # it may quote what a library said
 
 
 class UsageError(GgufyError):
@@ -67,7 +72,7 @@ class ToolError(GgufyError):
 
     def __init__(self, message: str, output: str = ""):
         super().__init__(message)
-        self.output = output
+        self.output = scrub(output)
 
 
 class DiskError(GgufyError):

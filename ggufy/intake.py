@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from ggufy import demo
 from ggufy.catalog import BY_NAME, OUTTYPES, make_order
 from ggufy.errors import CalibrationError, SourceError, UsageError
 from ggufy.evaluation import memory_needed
-from ggufy.files import human_size, sha256
+from ggufy.files import human_size, sha256, user_path
 from ggufy.hub.state import JobStore
 from ggufy.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS, Job, Request, Source
 from ggufy.plan import folder_name
@@ -57,13 +58,14 @@ class Wish:
     private: bool = False
 
 
-def make_job(wish: Wish, settings: Settings) -> Job:
-    """Pins the wish. Raises a GgufyError, in one sentence, for anything that cannot work."""
+def make_job(wish: Wish, settings: Settings, *, stopped: Callable[[], bool] = lambda: False) -> Job:
+    """Pins the wish. Raises a GgufyError, in one sentence, for anything that cannot work; Cancelled soon after
+    `stopped()` turned true, as a large file takes minutes to read and a server may be silent."""
     if not wish.source.strip():
         raise UsageError("no source given: enter demo, a path, or owner/repo:file.pth.")
     if wish.source == "demo":
-        return make_job(_demo_wish(wish), settings)
-    source = _source(wish.source, settings)
+        return make_job(_demo_wish(wish), settings, stopped=stopped)
+    source = _source(wish.source, settings, stopped)
     name = model_name(wish.name or Path(source.path).stem)
     request = Request(
         name=name,
@@ -74,11 +76,11 @@ def make_job(wish: Wish, settings: Settings) -> Job:
         outtype=_outtype(wish, source),
         mix=_mix(wish, source),
         **_order_fields(wish, settings),
-        **_imatrix_fields(wish, settings),
+        **_imatrix_fields(wish, settings, stopped),
         **_vocab_fields(wish, source),
     )
     _check_types(request)
-    request = replace(request, **_evaluation_fields(wish, request, settings))
+    request = replace(request, **_evaluation_fields(wish, request, settings, stopped))
     return Job(request=request)
 
 
@@ -113,15 +115,15 @@ def _repo_id(wish: Wish, name: str) -> str:
     return repo_id
 
 
-def _source(text: str, settings: Settings) -> Source:
+def _source(text: str, settings: Settings, stopped: Callable[[], bool]) -> Source:
     if is_plain_url(text):
-        return resolve_url(text)
+        return resolve_url(text, stopped=stopped)
     if path := local_file(text):
-        return _local_source(path, settings)
-    return hub.resolve(text, token=settings.hf_token)
+        return _local_source(path, settings, stopped)
+    return hub.resolve(text, token=settings.hf_token, stopped=stopped)
 
 
-def _local_source(path: Path, settings: Settings) -> Source:
+def _local_source(path: Path, settings: Settings, stopped: Callable[[], bool]) -> Source:
     with path.open("rb") as file:
         kind = "gguf" if file.read(4) == MAGIC else "checkpoint"
     if kind == "gguf" and read_head(path).quantized:
@@ -132,7 +134,7 @@ def _local_source(path: Path, settings: Settings) -> Source:
         path=str(path),
         size=stat.st_size,
         mtime_ns=stat.st_mtime_ns,
-        sha256=_known_digest(path, settings) or sha256(path),
+        sha256=_known_digest(path, settings) or sha256(path, stopped=stopped),
     )
 
 
@@ -185,13 +187,13 @@ def _label(target: sizes.Target, weights: int) -> str:
     return sizes.label(target, weights=weights, head=0)
 
 
-def _imatrix_fields(wish: Wish, settings: Settings) -> dict[str, Any]:
+def _imatrix_fields(wish: Wish, settings: Settings, stopped: Callable[[], bool]) -> dict[str, Any]:
     if wish.imatrix == "none":
         return {"imatrix": "none"}
     if wish.imatrix == "auto":
-        text = calibration.pin_text(wish.calibration, settings.cache, token=settings.hf_token)
+        text = calibration.pin_text(wish.calibration, settings.cache, token=settings.hf_token, stopped=stopped)
         return {"calibration": wish.calibration, "calibration_sha256": text.sha256, "chunks": wish.chunks}
-    path = Path(wish.imatrix).expanduser().resolve()
+    path = user_path(wish.imatrix).resolve()
     if not path.is_file():
         raise CalibrationError(f"the imatrix {wish.imatrix} does not exist: give a file, auto or none.")
     with path.open("rb") as file:
@@ -202,12 +204,16 @@ def _imatrix_fields(wish: Wish, settings: Settings) -> dict[str, Any]:
     return {"imatrix": "file", "imatrix_path": str(path), "imatrix_sha256": sha256(path)}
 
 
-def _evaluation_fields(wish: Wish, request: Request, settings: Settings) -> dict[str, Any]:
+def _evaluation_fields(
+    wish: Wish, request: Request, settings: Settings, stopped: Callable[[], bool]
+) -> dict[str, Any]:
     if not wish.evaluate:
         return {}
     if wish.evaluation_chunks < 1:
         raise UsageError("the figures need at least one chunk of text: give a larger number of evaluation chunks.")
-    text = calibration.pin_text(wish.evaluation, settings.cache, token=settings.hf_token, use="evaluation")
+    text = calibration.pin_text(
+        wish.evaluation, settings.cache, token=settings.hf_token, use="evaluation", stopped=stopped
+    )
     read = calibration.pinned(settings.cache, request.calibration_sha256) if request.imatrix == "auto" else None
     if read is not None:
         check_disjoint(text.path, read)
@@ -226,7 +232,7 @@ def _vocab_fields(wish: Wish, source: Source) -> dict[str, Any]:
         return {}
     if source.kind == "gguf":
         raise UsageError("a GGUF carries its vocabulary: leave --vocab out.")
-    path = Path(wish.vocab).expanduser().resolve()
+    path = user_path(wish.vocab).resolve()
     if not path.is_file():
         raise SourceError(f"the vocabulary {wish.vocab} does not exist: check the path given with --vocab.")
     return {"vocab_path": str(path), "vocab_sha256": sha256(path)}

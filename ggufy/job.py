@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from ggufy import evaluation
 from ggufy.evaluation import Evaluation
+from ggufy.scrub import scrub
 
 VERSION = 2
 # 20 thousand tokens: more calibration text hardly changes a quant (llama.cpp's own table, 10 k against 10 M tokens).
@@ -219,7 +220,7 @@ def _age(job: Job) -> tuple[int, int, str]:
 
 def to_json(job: Job) -> str:
     """The job as JSON text, with the record's version."""
-    return json.dumps({"version": VERSION, **dataclasses.asdict(job)}, indent=2, ensure_ascii=False) + "\n"
+    return scrub(json.dumps({"version": VERSION, **dataclasses.asdict(job)}, indent=2, ensure_ascii=False)) + "\n"
 
 
 # One function per version step: UPGRADES[1] turns a version-1 record into a version-2 one.

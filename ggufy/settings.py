@@ -22,14 +22,22 @@
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TextIO
+from urllib.parse import urlsplit
 
 from ggufy.errors import UsageError
+from ggufy.files import chosen_with, user_path
+from ggufy.scrub import remember
 from ggufy.throttle import AUTOMATIC
 
+logger = logging.getLogger(__name__)
 VARIABLES = (
     "GGUFY_OUT",
     "GGUFY_CACHE",
@@ -60,6 +68,10 @@ _PIP_PREFIXES = (
     "HTTPS_PROXY",
     "NO_PROXY",
 )
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+
+
+_unusable: dict[str, str] = {}  # variable -> what is wrong with its proxy, since `prepare_process`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,22 +109,24 @@ class Settings:
                 "SPACE_ID is set but SYSTEM is not spaces, so every visitor would be taken for the Space's owner: "
                 "put `ENV SYSTEM=spaces` into its Dockerfile."
             )
-        home = Path(env.get("HOME") or Path.home())
-        llama_dir = env.get("GGUFY_LLAMA_DIR")
-        space_id, token = env.get("SPACE_ID") or None, env.get("HF_TOKEN") or None
+        home = _home(env)
+        cache, llama_dir = env.get("GGUFY_CACHE"), env.get("GGUFY_LLAMA_DIR")
+        if not cache and home is None:
+            raise UsageError("there is no home folder for the cache: set HOME or GGUFY_CACHE.")
+        space_id, token = env.get("SPACE_ID") or None, _token(env)
         places = (HUB_HF, HUB_LOCAL) if space_id and token else (HUB_LOCAL, HUB_HF)
         owners = env.get("GGUFY_OWNERS") or env.get("SPACE_AUTHOR_NAME") or (space_id or "").partition("/")[0]
         return cls(
-            out=Path(env.get("GGUFY_OUT") or "ggufy-out"),
-            cache=Path(env.get("GGUFY_CACHE") or home / ".cache" / "ggufy"),
-            llama_dir=Path(llama_dir) if llama_dir else None,
+            out=user_path(env.get("GGUFY_OUT") or "ggufy-out"),
+            cache=(kept := user_path(cache) if cache else Path(home or "") / ".cache" / "ggufy"),
+            llama_dir=user_path(llama_dir) if llama_dir else None,
             threads=_number(env, "GGUFY_THREADS"),
             cpu_percent=_percent(env, "GGUFY_CPU_PERCENT"),
             hf_token=token,
             hub=_choice(env, "GGUFY_HUB", places),
             commits_an_hour=_number(env, "GGUFY_COMMITS") or 60,
             lease_s=float(_number(env, "GGUFY_LEASE") or 600),
-            home=home,
+            home=home or kept,
             pip_environment={name: value for name, value in env.items() if name.startswith(_PIP_PREFIXES)},
             die_with_parent=env.get("GGUFY_DIE_WITH_PARENT") == "1",
             server_name=env.get("GRADIO_SERVER_NAME") or "127.0.0.1",
@@ -124,9 +138,82 @@ class Settings:
             open_to_all=env.get("GGUFY_OPEN") == "1",
         )
 
+    def __post_init__(self) -> None:
+        remember(self.hf_token)
+
     def having(self, *, out: Path | None = None, hub: str | None = None) -> Settings:
         """The same settings with what the command line says instead."""
         return replace(self, out=out or self.out, hub=hub or self.hub)
+
+
+def prepare_process(settings: Settings) -> None:
+    """Makes this process's environment fit for the libraries in it, before they are imported: some read it then."""
+    chosen_with(settings.out, "--out")
+    chosen_with(settings.cache, "GGUFY_CACHE")
+    # Its own place is in the home folder, and where that cannot be written it would log to stdout.
+    os.environ.setdefault("HF_XET_LOG_DEST", os.devnull)
+    for name in [name for name in os.environ if name.lower() in _PROXIES]:
+        if fault := _proxy_fault(name, os.environ[name].strip()):
+            _unusable[name] = fault
+            logger.info("%s", fault)
+            del os.environ[name]  # making any HTTP client would fail, also gradio's when it is imported
+
+
+def proxy_fault() -> str:
+    """A sentence, if the proxy for https is one that no client can be made with; else empty."""
+    if any(os.environ.get(name) for name in ("https_proxy", "HTTPS_PROXY")):
+        return ""
+    return next((fault for name, fault in _unusable.items() if name.lower() != "http_proxy"), "")
+
+
+def redraws(stream: TextIO) -> bool:
+    """True for a terminal in which a line can be drawn over."""
+    return stream.isatty() and (os.environ.get("TERM") or "dumb") != "dumb"
+
+
+def _proxy_fault(variable: str, text: str) -> str:
+    """What is wrong with a proxy's address; nothing of it but its kind is told, as it may hold a password."""
+    kind, found, rest = text.partition("://")
+    kind, rest = (kind.lower(), rest) if found else ("http", text)
+    if not text:
+        return ""
+    if kind not in ("http", "https", "socks5", "socks5h"):
+        advice = "write socks5://…"
+    elif kind.startswith("socks") and importlib.util.find_spec("socksio") is None:
+        advice = "run `make setup` again"
+    elif not _is_place(rest):
+        advice = "write it as http://host:port"
+    else:
+        return ""
+    return f"the proxy in {variable} ({kind}://…) cannot be used: {advice} or unset it."
+
+
+def _is_place(text: str) -> bool:
+    try:
+        place = urlsplit(f"//{text}")
+        return bool(place.hostname) and (place.port is None or place.port > 0) and text.isascii()
+    except ValueError:
+        return False
+
+
+def _token(env: Mapping[str, str]) -> str | None:
+    """The token without what copying it brings along. Raises UsageError, which does not quote it, for no token."""
+    raw = env.get("HF_TOKEN", "")
+    remember(raw.strip())
+    token = raw.strip()
+    if len(token) > 1 and token[0] == token[-1] and token[0] in "\"'":
+        token = token[1:-1].strip()
+    if not re.fullmatch("[!-~]*", token):
+        raise UsageError("HF_TOKEN holds a character that no token has: paste it again.")
+    return token or None
+
+
+def _home(env: Mapping[str, str]) -> Path | None:
+    """The user's home folder; None in a container whose user nobody knows."""
+    try:
+        return Path(env.get("HOME") or Path.home())
+    except RuntimeError:
+        return None
 
 
 def _number(env: Mapping[str, str], name: str, most: int | None = None) -> int | None:

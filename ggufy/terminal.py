@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
 import signal
 import sys
 import threading
@@ -20,6 +22,7 @@ from ggufy.job import Job, Status
 from ggufy.plan import makes
 from ggufy.progress import Snapshot
 from ggufy.quantize import target
+from ggufy.settings import redraws
 from ggufy.sources.gguf import read_head
 
 if TYPE_CHECKING:
@@ -34,13 +37,13 @@ class Line:
 
     def __init__(self, *, shown: bool, verb: str = ""):
         """Nothing comes if not `shown`; `verb` stands before the names in lines that stay."""
-        self.shown, self.moving, self.verb, self.last = shown, sys.stderr.isatty(), verb, ""
+        self.shown, self.moving, self.verb, self.last = shown, redraws(sys.stderr), verb, ""
 
     def __call__(self, what: str, fraction: float) -> None:
         if not self.shown:
             return
         if self.moving:
-            sys.stderr.write(f"{_CLEAR_LINE}{what}  {fraction:4.0%}")
+            sys.stderr.write(_CLEAR_LINE + fitted(f"{what}  {fraction:4.0%}", sys.stderr))
         elif what != self.last:
             sys.stderr.write(f"{self.verb}{what}\n")
         self.last = what
@@ -106,7 +109,7 @@ class LiveDisplay:
         self.take = take  # () -> Snapshot
         self.stream = stream or sys.stderr
         self.interval_s = interval_s
-        self.moving = self.stream.isatty()
+        self.moving = redraws(self.stream)
         self._seen = Snapshot()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="ggufy-display", daemon=True)
@@ -121,11 +124,13 @@ class LiveDisplay:
     ) -> None:
         self._end.set()
         self._thread.join()
-        self._draw(last=True)
+        with contextlib.suppress(OSError):
+            self._draw(last=True)
 
     def _loop(self) -> None:
-        while not self._end.wait(self.interval_s):
-            self._draw()
+        with contextlib.suppress(OSError):  # nobody can see it any more; the work goes on
+            while not self._end.wait(self.interval_s):
+                self._draw()
 
     def _draw(self, *, last: bool = False) -> None:
         now = self.take()
@@ -139,7 +144,7 @@ class LiveDisplay:
             self.stream.write(f"waiting: {now.waiting}\n")
         self._seen = now
         if self.moving:
-            self.stream.write(clear if last else clear + progress_line(now))
+            self.stream.write(clear if last else clear + fitted(progress_line(now), self.stream))
         self.stream.flush()
 
 
@@ -227,6 +232,16 @@ def table(head: list[str], body: list[list[str]], right: tuple[int, ...] = ()) -
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def fitted(line: str, stream: TextIO) -> str:
+    """As much of a line as one row of the terminal takes: a line that wraps cannot be drawn over."""
+    try:
+        columns = os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):  # no terminal
+        return line
+    widths = itertools.accumulate(_width(letter) for letter in line)
+    return line[: sum(width < columns for width in widths)] if columns else line
 
 
 def _width(text: str) -> int:

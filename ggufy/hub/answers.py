@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections.abc import Iterator
 
@@ -18,10 +17,18 @@ from huggingface_hub.errors import (
 
 from ggufy.errors import HubAway, HubError, QuotaError, RepoMissing, StaleParent, StorageError, TokenError
 from ggufy.hub.protocol import Kind
-from ggufy.sources.hub_session import FAILURES, asked_wait_s, passing, short
+from ggufy.sources.hub_session import (
+    FAILURES,
+    ClientError,
+    asked_wait_s,
+    client_sentence,
+    endpoint_sentence,
+    passing,
+    short,
+    unsendable_sentence,
+    wait_s,
+)
 
-# json: the body of an answer that was cut, or a page of something between us and the Hub.
-BROKEN = (*FAILURES, json.JSONDecodeError)
 _QUOTA_WAIT_S = 900.0  # where the Hub names no time; its commits are counted by the hour
 _NO_ROOM = re.compile(r"storage|quota|disk|billing|payment", re.IGNORECASE)
 _LONGEST_QUOTE = 160
@@ -33,8 +40,12 @@ def hub_errors(repo_id: str, kind: Kind) -> Iterator[None]:
     """Turns what the client library raises into a HubError about the repo."""
     try:
         yield
-    except BROKEN as error:
+    except FAILURES as error:
         raise hub_error(error, repo_id, kind) from error
+    except RuntimeError as error:
+        if wait_s(error, planned=0.0) is None:
+            raise
+        raise HubAway("the Hub cannot be reached: it is tried again later, nothing is lost.") from error
     except ValueError as error:  # a file that the Hub would not take, such as a README with a broken front matter
         raise HubError(f"the Hub's client refuses {repo_id} ({short(error)}): please report it.") from error
 
@@ -48,7 +59,11 @@ def hub_error(error: Exception, repo_id: str, kind: Kind) -> HubError:
     if isinstance(error, OfflineModeIsEnabled):
         return HubError("HF_HUB_OFFLINE keeps the Hub from being asked: unset it and start again.")
     if isinstance(error, httpx2.InvalidURL | httpx2.UnsupportedProtocol):
-        return HubError(f"the Hub's address cannot be used ({short(error)}): check HF_ENDPOINT.")
+        return HubError(endpoint_sentence(error))
+    if isinstance(error, httpx2.LocalProtocolError | UnicodeEncodeError):
+        return TokenError(unsendable_sentence(error))
+    if isinstance(error, ClientError):
+        return HubError(client_sentence(error))
     if isinstance(error, httpx2.TransportError):
         return HubAway(f"the Hub cannot be reached ({short(error)}): it is tried again later, nothing is lost.")
     return HubAway(f"the Hub's answer about {repo_id} arrived damaged: it is tried again later, nothing is lost.")
@@ -59,8 +74,8 @@ def is_passing(error: Exception) -> bool:
     if isinstance(error, HfHubHTTPError):
         passes = passing(error.response.status_code) and error.response.status_code != 429
     else:
-        passes = isinstance(error, (httpx2.TransportError, json.JSONDecodeError))
-    return passes and not isinstance(error, httpx2.UnsupportedProtocol) and not _PATIENT.search(_address(error))
+        passes = wait_s(error, planned=0.0) is not None
+    return passes and not _PATIENT.search(_address(error))
 
 
 def status_of(error: Exception) -> int:

@@ -22,7 +22,7 @@ from huggingface_hub.utils._runtime import is_xet_available
 
 from ggufy.errors import HubAway, HubError, RepoMissing, StaleParent
 from ggufy.hub import xet
-from ggufy.hub.answers import BROKEN, is_passing, quota_wait_s, status_of
+from ggufy.hub.answers import is_passing, quota_wait_s, status_of
 from ggufy.hub.budget import CommitBudget
 from ggufy.hub.protocol import Content, Kind, RemoteFile, Staged
 from ggufy.sources.hub_session import FAILURES, backoff_s, check_stopped, patiently, pause, reason
@@ -122,7 +122,7 @@ class Commit:
             budget.take(urgent=urgent or failed > 1)
             try:
                 return self._create(message)
-            except BROKEN as error:
+            except FAILURES as error:
                 if isinstance(error, HfHubHTTPError) and status_of(error) == 429:
                     budget.pause(quota_wait_s(error))
                 if not (unsure and status_of(error) == 412) and not is_passing(error):

@@ -18,7 +18,7 @@ from huggingface_hub.utils._xet import get_xet_session
 from ggufy.errors import HubAway
 from ggufy.sources.hub_session import check_stopped, short
 
-_POLL_S = 0.2
+_POLL_S, _END_S = 0.2, 5.0
 _SILENCE_S = 600.0  # without a byte moved; hf_xet's own limits end most silences sooner
 
 
@@ -60,12 +60,12 @@ def _begin(commit: hf_xet.XetUploadCommit, add: CommitOperationAdd) -> hf_xet.Xe
 
 def _wait(commit: hf_xet.XetUploadCommit, *, progress: Callable[[int], None], stopped: Callable[[], bool]) -> None:
     """Waits for the upload in a thread of its own, so that it can be watched and stopped from here."""
-    failure: list[OSError | RuntimeError] = []
+    failure: list[BaseException] = []
 
     def finish() -> None:
         try:
             commit.wait_to_finish()
-        except (OSError, RuntimeError) as error:  # raised again below, in the thread that asked
+        except BaseException as error:  # raised again below, in the thread that asked
             failure.append(error)
 
     thread = threading.Thread(target=finish, name="ggufy-upload", daemon=True)
@@ -74,7 +74,7 @@ def _wait(commit: hf_xet.XetUploadCommit, *, progress: Callable[[int], None], st
         _watch(commit, thread, progress=progress, stopped=stopped)
     except BaseException:
         commit.abort()
-        thread.join()
+        thread.join(_END_S)
         raise
     if failure:
         raise failure[0]

@@ -39,11 +39,10 @@ class JobRecords:
 
     def all(self) -> list[Job]:
         """Every job's record, oldest first."""
+        found = {job.id: job for job in self.store.jobs()}
         with self._lock:
-            for job in list(self._unwritten.values()):
-                self._kept(job)  # there may be room now
-            known = {job.id: job for job in self.store.jobs()} | self._unwritten
-        return sorted(known.values(), key=lambda job: job.created)
+            found |= {job.id: self._kept(job) for job in list(self._unwritten.values())}  # there may be room now
+        return sorted(found.values(), key=lambda job: job.created)
 
     def is_newest(self, job_id: str, run_id: str) -> bool:
         """False for a run of a job that was queued again since."""

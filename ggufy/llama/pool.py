@@ -7,6 +7,7 @@ all places are taken, the idle one that was used longest ago is ended. One that 
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
@@ -17,6 +18,8 @@ from ggufy import throttle
 from ggufy.errors import BusyError, UsageError
 from ggufy.files import human_size
 from ggufy.llama.talker import Talker
+
+logger = logging.getLogger(__name__)
 
 MARGIN = 400_000_000  # bytes beside the weights: buffers, the state, another model's KV cache
 
@@ -122,9 +125,14 @@ class Pool:
 
     def _end_idle(self) -> None:
         while not self._closed.wait(min(5.0, self.idle_s / 4, self.abandoned_s / 4)):
-            with self._lock:
-                now = time.monotonic()
-                for place in list(self._places):
-                    limit = place.talker.read_at + self.abandoned_s if place.busy else place.used + self.idle_s
-                    if now > limit:
-                        self._end(place)
+            try:
+                self._end_late(time.monotonic())
+            except Exception:  # this thread's edge: one process that cannot be ended does not keep the others
+                logger.exception("an idle model could not be put away")
+
+    def _end_late(self, now: float) -> None:
+        with self._lock:
+            for place in list(self._places):
+                limit = place.talker.read_at + self.abandoned_s if place.busy else place.used + self.idle_s
+                if now > limit:
+                    self._end(place)

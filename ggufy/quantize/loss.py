@@ -27,7 +27,7 @@ import numpy as np
 from gguf import quants
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from ggufy.files import disk_errors
+from ggufy.files import disk_errors, sync
 
 SAMPLE = 3 << 18  # weights a tensor: 384 rows of 2048
 _LEAST_ROWS = 16  # of each matrix
@@ -128,7 +128,7 @@ class LossTable:
             descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             try:
                 os.write(descriptor, b"\n" + line.encode() if _cut(self.path) else line.encode())
-                os.fsync(descriptor)
+                sync(descriptor)
             finally:
                 os.close(descriptor)
 

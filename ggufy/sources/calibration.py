@@ -15,6 +15,7 @@ import hashlib
 import json
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
@@ -24,7 +25,7 @@ from huggingface_hub import hf_hub_url
 from ggufy.demo import CALIBRATION
 from ggufy.demo import text as demo_text
 from ggufy.errors import CalibrationError, SourceError
-from ggufy.files import human_size, lock, partial, sha256, write_text
+from ggufy.files import human_size, lock, partial, sha256, user_path, write_text
 from ggufy.sources.hub import choose_file, fetch_small, is_reference, parse_reference, repo_files
 from ggufy.sources.hub_session import Reference
 
@@ -60,7 +61,7 @@ class PinnedText:
     name: str  # as people know it; the file is called `<name>.txt`
 
 
-def ensure_texts(cache: Path) -> Texts:
+def ensure_texts(cache: Path, *, stopped: Callable[[], bool] = lambda: False) -> Texts:
     """The project's own calibration and evaluation text, built in some seconds when this Python has none yet.
 
     No paragraph of the evaluation text stands in the calibration text, or trained the demo (see ggufy.demo.text). The
@@ -73,7 +74,7 @@ def ensure_texts(cache: Path) -> Texts:
     texts = Texts(
         calibration=folder / "calibration.txt", evaluation=folder / "evaluation.txt", probe=folder / "probe.txt"
     )
-    with lock(cache / "texts" / ".lock", _WAIT_S):
+    with lock(cache / "texts" / ".lock", _WAIT_S, stopped=stopped):
         if not (texts.calibration.exists() and texts.evaluation.exists() and texts.probe.exists()):
             parts = demo_text.parts_texts({"calibration": None, "evaluation": None})
             added, left = demo_text.cut(parts["calibration"], _ADDED_BYTES)
@@ -90,7 +91,13 @@ def ensure_texts(cache: Path) -> Texts:
 
 
 def find_again(
-    choice: str, digest: str, cache: Path, *, token: str | None = None, use: str = "calibration"
+    choice: str,
+    digest: str,
+    cache: Path,
+    *,
+    token: str | None = None,
+    use: str = "calibration",
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Path | None:
     """The pinned text with this sha256 (hex); on a new disk the same choice may still give it. None if it does not.
 
@@ -98,32 +105,39 @@ def find_again(
     """
     if (text := pinned(cache, digest)) is not None:
         return text
-    again = pin_text(choice, cache, token=token, use=use)
+    again = pin_text(choice, cache, token=token, use=use, stopped=stopped)
     return again.path if again.sha256 == digest else None
 
 
 def pin_text(
-    choice: str, cache: Path, *, token: str | None = None, endpoint: str | None = None, use: str = "calibration"
+    choice: str,
+    cache: Path,
+    *,
+    token: str | None = None,
+    endpoint: str | None = None,
+    use: str = "calibration",
+    stopped: Callable[[], bool] = lambda: False,
 ) -> PinnedText:
     """Puts the chosen text into the cache under its digest; what was fetched once is not fetched again.
 
     `use` is calibration or evaluation; "bundled" is another text for each. `choice` is "bundled", a name in NAMED, a
     file on this machine, an http(s) address, or a dataset file on the Hub: `owner/name:file.txt`, or `owner/name` if
-    it holds one .txt. Raises CalibrationError if the text cannot be used, SourceError if it cannot be had.
+    it holds one .txt. Raises CalibrationError if the text cannot be used, SourceError if it cannot be had; Cancelled.
     """
-    bundled: Path | None = getattr(ensure_texts(cache), use) if choice == BUNDLED else None
-    with lock(cache / "texts" / ".lock", _WAIT_S):
+    bundled: Path | None = getattr(ensure_texts(cache, stopped=stopped), use) if choice == BUNDLED else None
+    index = cache / "texts" / "fetched.json"
+    with lock(cache / "texts" / ".lock", _WAIT_S, stopped=stopped):
         if bundled is not None:
             return _pin(bundled.read_bytes(), f"ggufy-{use}", cache, shown=choice)
-        if choice not in NAMED and Path(choice).is_file():
-            return _pin(_read(Path(choice)), Path(choice).stem, cache, shown=choice)
-        index = cache / "texts" / "fetched.json"
+        if choice not in NAMED and "://" not in choice and (file := user_path(choice)).is_file():
+            return _pin(_read(file), file.stem, cache, shown=choice)
         known = _read_index(index)
         if choice in known and (found := pinned(cache, known[choice])):
             return PinnedText(path=found, sha256=known[choice], name=found.stem)
-        data, name = _fetch(choice, token=token, endpoint=endpoint)
+    data, name = _fetch(choice, token=token, endpoint=endpoint, stopped=stopped)  # nobody waits for a network
+    with lock(cache / "texts" / ".lock", _WAIT_S, stopped=stopped):
         text = _pin(data, name, cache, shown=choice)
-        write_text(index, json.dumps(known | {choice: text.sha256}, indent=2) + "\n")
+        write_text(index, json.dumps(_read_index(index) | {choice: text.sha256}, indent=2) + "\n")
         return text
 
 
@@ -148,11 +162,11 @@ def _read(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _fetch(choice: str, *, token: str | None, endpoint: str | None) -> tuple[bytes, str]:
+def _fetch(choice: str, *, token: str | None, endpoint: str | None, stopped: Callable[[], bool]) -> tuple[bytes, str]:
     """The bytes of a text that is not on this machine, and its name."""
     url = NAMED.get(choice, choice)
     if url.startswith(("http://", "https://")):
-        return fetch_small(url, limit=MAX_BYTES), PurePosixPath(unquote(urlsplit(url).path)).stem
+        return fetch_small(url, limit=MAX_BYTES, stopped=stopped), PurePosixPath(unquote(urlsplit(url).path)).stem
     path_like = choice.endswith(".txt") and ":" not in choice
     if "://" in choice or path_like or not is_reference(choice):
         raise CalibrationError(
@@ -160,12 +174,13 @@ def _fetch(choice: str, *, token: str | None, endpoint: str | None) -> tuple[byt
             "or a dataset on the Hub as owner/name:file.txt."
         )
     wanted = parse_reference(choice, repo_type="dataset")
-    listing = repo_files(wanted, token=token, endpoint=endpoint)
+    listing = repo_files(wanted, token=token, endpoint=endpoint, stopped=stopped)
     commit, files = listing.commit, listing.files
     file = choose_file(wanted, files, suffix=".txt").rfilename
     url = hf_hub_url(wanted.repo_id, file, repo_type="dataset", revision=commit, endpoint=endpoint)
     found = Reference(repo_id=wanted.repo_id, file=file, revision=commit, repo_type="dataset")
-    return fetch_small(url, limit=MAX_BYTES, wanted=found, token=token), PurePosixPath(file).stem
+    data = fetch_small(url, limit=MAX_BYTES, wanted=found, token=token, stopped=stopped)
+    return data, PurePosixPath(file).stem
 
 
 def _pin(data: bytes, name: str, cache: Path, *, shown: str) -> PinnedText:

@@ -25,7 +25,7 @@ from huggingface_hub.utils._http import hf_raise_for_status
 from ggufy.errors import SourceError
 from ggufy.files import DOWNLOAD_SUFFIX, human_size
 from ggufy.job import Source
-from ggufy.sources.hub_session import DOWNLOAD_TIMEOUT, Reference, ask, source_errors, use_timeouts
+from ggufy.sources.hub_session import DOWNLOAD_TIMEOUT, Reference, ask, check_stopped, source_errors, use_timeouts
 from ggufy.sources.ranged import RangedFile, fetch
 
 logger = logging.getLogger(__name__)
@@ -69,14 +69,20 @@ def _parse_url(text: str, own_host: str) -> Reference:
     return Reference(repo_id=repo_id, revision=parts[3], file="" if parts[2] == "tree" else "/".join(parts[4:]))
 
 
-def resolve(text: str, *, token: str | None = None, endpoint: str | None = None) -> Source:
+def resolve(
+    text: str,
+    *,
+    token: str | None = None,
+    endpoint: str | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Source:
     """Pins what the user named to one file of one commit, with its size and sha256.
 
     Raises SourceError, with what to do next, if the repo is missing, private or gated, holds no `.pth` or several of
-    them and none was chosen, or the Hub cannot be reached.
+    them and none was chosen, or the Hub cannot be reached (SourceAway); Cancelled.
     """
     wanted = parse_reference(text, endpoint=endpoint)
-    listing = repo_files(wanted, token=token, endpoint=endpoint)
+    listing = repo_files(wanted, token=token, endpoint=endpoint, stopped=stopped)
     chosen = model_file(wanted, listing.files)
     assert chosen.lfs is not None
     return Source(
@@ -216,10 +222,17 @@ def remove_orphans(folder: Path, keep: Collection[str], *, older_than_s: float =
             continue  # just finished or removed by another process
 
 
-def fetch_small(url: str, *, limit: int, wanted: Reference | None = None, token: str | None = None) -> bytes:
+def fetch_small(
+    url: str,
+    *,
+    limit: int,
+    wanted: Reference | None = None,
+    token: str | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> bytes:
     """The body of a small file at an http(s) URL. The token goes along only with a file of the Hub (`wanted`).
 
-    Raises SourceError if it cannot be had, is a web page, or is larger than `limit` bytes.
+    Raises SourceError if it cannot be had, is a web page, or is larger than `limit` bytes; Cancelled.
     """
     use_timeouts()
     headers = build_hf_headers(token=token or False) if wanted else {}
@@ -232,9 +245,10 @@ def fetch_small(url: str, *, limit: int, wanted: Reference | None = None, token:
             if response.headers.get("Content-Type", "").startswith("text/html"):
                 raise SourceError(f"{shown} is a web page, not a text file: give the address of the raw file.")
             for block in response.iter_bytes(_BLOCK):
+                check_stopped(stopped)
                 body += block
                 if len(body) > limit:
                     raise SourceError(f"{shown} is larger than {human_size(limit)}: give a shorter text.")
         return bytes(body)
 
-    return ask(get, wanted, token=token, shown=shown)
+    return ask(get, wanted, token=token, shown=shown, stopped=stopped)

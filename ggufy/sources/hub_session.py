@@ -8,6 +8,7 @@ any other failure into a SourceError.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import httpx2
-from huggingface_hub import set_client_factory
+from huggingface_hub import constants, set_client_factory
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -28,6 +29,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils._http import default_client_factory, parse_ratelimit_headers
 
 from ggufy.errors import Cancelled, SourceAway, SourceError
+from ggufy.settings import proxy_fault
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +38,25 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0  # between tries; doubled each time
 ASK_TRIES, DOWNLOAD_TRIES = 4, 9  # without progress: 3.5 s and about a minute and a half of waiting
 SESSION_TIMEOUT = httpx2.Timeout(60.0, connect=10.0)
 _LONGEST_ASKED_S = 301.0  # the Hub counts requests over five minutes
-FAILURES = (httpx2.HTTPError, httpx2.InvalidURL, OfflineModeIsEnabled, HFValidationError)  # what the client raises
+
+
+class ClientError(Exception):
+    """No HTTP client can be made with the proxies of this environment."""
+
+
+# What the client raises: the last but one while a header is put together, the last for the body of an answer that was
+# cut, or a page of something between us and the Hub.
+FAILURES = (
+    httpx2.HTTPError,
+    httpx2.InvalidURL,
+    OfflineModeIsEnabled,
+    HFValidationError,
+    ClientError,
+    UnicodeEncodeError,
+    json.JSONDecodeError,
+)
+# Of these, what will be the same next time: a request that cannot be sent at all.
+_WRONG = (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError)
 _installed: httpx2.Timeout | None = None
 T = TypeVar("T")
 
@@ -72,7 +92,12 @@ def use_timeouts(timeout: httpx2.Timeout | None = None) -> None:
             request.extensions = {**request.extensions, "timeout": wanted.as_dict()}
 
     def client() -> httpx2.Client:
-        session = default_client_factory()
+        if fault := proxy_fault():
+            raise ClientError(fault)
+        try:
+            session = default_client_factory()
+        except (ImportError, ValueError, httpx2.InvalidURL) as error:
+            raise ClientError(short(error)) from error
         session.timeout = wanted
         session.event_hooks["request"].append(limit)
         return session
@@ -128,6 +153,8 @@ def patiently(
             best = max(best, reached())
             wait = wait_s(error, planned=backoff_s(failed))
             if wait is None or failed >= tries:
+                if wait is not None and isinstance(error, RuntimeError):
+                    raise httpx2.ConnectError("the connection was closed") from error
                 raise
             logger.info("asking again in %.1f s: %s", wait, reason(error))
         pause(wait, stopped)
@@ -155,7 +182,9 @@ def backoff_s(failed: int) -> float:
 def wait_s(error: Exception, *, planned: float) -> float | None:
     """Seconds until the next try, at least `planned`, or None if the error will not pass."""
     if isinstance(error, httpx2.TransportError):
-        return None if isinstance(error, httpx2.UnsupportedProtocol) else planned
+        return None if isinstance(error, _WRONG) else planned
+    if isinstance(error, json.JSONDecodeError):
+        return planned
     if isinstance(error, RuntimeError):
         # After a failed connection the client library closes its one session, under the feet of other threads.
         return planned if "client has been closed" in str(error) else None
@@ -180,6 +209,10 @@ def passing(status: int) -> bool:
 
 def _sentence(error: Exception, wanted: Reference, token: str | None) -> str:
     repo, page = wanted.repo_id, wanted.page
+    if isinstance(error, httpx2.InvalidURL | httpx2.UnsupportedProtocol):
+        return endpoint_sentence(error)
+    if isinstance(error, httpx2.LocalProtocolError | UnicodeEncodeError):
+        return unsendable_sentence(error)
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE keeps the Hub from being asked: unset it and run the same command again."
     if isinstance(error, HFValidationError):
@@ -204,11 +237,34 @@ def _plain_sentence(error: Exception, host: str) -> str:
         status = error.response.status_code
         advice = "run the same command again later, it continues" if passing(status) else "check the name"
         return f"{host} answers with HTTP status {status}: {advice}."
-    if isinstance(error, httpx2.InvalidURL | httpx2.UnsupportedProtocol):
+    if isinstance(error, ClientError):
+        return client_sentence(error)
+    if isinstance(error, json.JSONDecodeError):
+        return f"the answer of {host} cannot be understood: check the network and run the same command again."
+    if isinstance(error, (httpx2.InvalidURL, UnicodeEncodeError, *_WRONG)):
         return f"{host} is no address that can be fetched ({short(error)}): check it."
     return (
         f"{host} cannot be reached ({short(error)}): check the network and run the same command again, it continues."
     )
+
+
+def client_sentence(error: ClientError) -> str:
+    """What to do if no client can be made."""
+    return proxy_fault() or f"the proxy in the environment cannot be used ({error}): unset it."
+
+
+def endpoint_sentence(error: Exception) -> str:
+    """What to do if the Hub's address is none."""
+    if constants.ENDPOINT.startswith(("https://", "http://")):
+        return f"the Hub's address cannot be used ({short(error)}): check HF_ENDPOINT."
+    return f"HF_ENDPOINT is {constants.ENDPOINT}, which is no address: write https:// in front of it."
+
+
+def unsendable_sentence(error: Exception) -> str:
+    """What to do if a question to the Hub cannot even be sent."""
+    if isinstance(error, UnicodeEncodeError) or "header" in str(error).lower():  # only the token may be anything
+        return "the token holds a character that no token has: paste it again."
+    return f"the question to the Hub cannot be sent ({short(error)}): please report it."
 
 
 def reason(error: Exception) -> str:
@@ -217,5 +273,7 @@ def reason(error: Exception) -> str:
 
 
 def short(error: Exception) -> str:
-    """The first line of its text."""
+    """The first line of its text; nothing of a request that could not be sent, as such a text quotes headers."""
+    if isinstance(error, httpx2.LocalProtocolError | UnicodeError):
+        return type(error).__name__
     return (str(error).strip().splitlines() or [""])[0].rstrip(".") or type(error).__name__

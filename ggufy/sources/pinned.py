@@ -12,6 +12,8 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Mapping
+from concurrent import futures
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import httpx2
@@ -32,6 +34,7 @@ from ggufy.sources.hub_session import (
 )
 
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_LOOK_S = 0.2
 _REFUSALS = (401, 403, 404, 410)  # of a signed address that has expired
 
 
@@ -93,6 +96,13 @@ class PinnedFile:
         with source_errors(self._wanted, token=self._token, shown=shown):
             patiently(more, tries=DOWNLOAD_TRIES, reached=lambda: len(body), stopped=self._ended)
         return body
+
+    def wait(self, part: Future[bytearray]) -> bytearray:
+        """What another thread reads; Cancelled soon after `stopped()` turned true, also while the server is silent."""
+        while not part.done():
+            check_stopped(self._stopped)
+            futures.wait([part], timeout=_LOOK_S)
+        return part.result()
 
     def _ended(self) -> bool:
         return self._closed.is_set() or self._stopped()

@@ -17,7 +17,7 @@ from huggingface_hub import get_session
 from huggingface_hub.utils._http import hf_raise_for_status
 
 from ggufy.errors import DiskError, GgufyError
-from ggufy.files import DOWNLOAD_SUFFIX, disk_errors, free_bytes, human_size, lock, sha256
+from ggufy.files import DOWNLOAD_SUFFIX, disk_errors, finish, free_bytes, human_size, lock, sha256
 from ggufy.sources.hub_session import DOWNLOAD_TIMEOUT, DOWNLOAD_TRIES, check_stopped, patiently
 
 _BLOCK = 1 << 18
@@ -105,15 +105,13 @@ def _checked_start(response: httpx2.Response, wanted: RangedFile, have: int) -> 
 
 
 def _finish(wanted: RangedFile, part: Path, target: Path, *, stopped: Callable[[], bool]) -> None:
-    if sha256(part, lambda done: check_stopped(stopped)) != wanted.sha256:
+    if sha256(part, stopped=stopped) != wanted.sha256:
         part.unlink()
         raise wanted.error(
             f"{wanted.path} arrived damaged (its sha256 is not the one on the Hub) and was removed: "
             "run the same command again."
         )
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    part.replace(target)
+    finish(part, target)
 
 
 def _other_file(wanted: RangedFile) -> GgufyError:

@@ -22,7 +22,7 @@ from huggingface_hub import get_session
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import hf_raise_for_status
 
-from ggufy.errors import Cancelled, SourceError
+from ggufy.errors import Cancelled, SourceAway, SourceError
 from ggufy.files import human_size
 from ggufy.sources.hub_session import Reference, ask, check_stopped, use_timeouts
 
@@ -142,7 +142,7 @@ class RangedReader(io.RawIOBase):
                 stopped=self._deadline.passed,
             )
         except Cancelled as error:
-            raise SourceError(
+            raise SourceAway(
                 f"{self._shown} was not answered within {self._deadline.seconds:.0f} seconds: try again later."
             ) from error
 

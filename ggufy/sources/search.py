@@ -22,7 +22,18 @@ from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import hf_raise_for_status
 
 from ggufy.errors import HubAway
-from ggufy.sources.hub_session import FAILURES, asked_wait_s, passing, pause, short, use_timeouts
+from ggufy.sources.hub_session import (
+    FAILURES,
+    ClientError,
+    asked_wait_s,
+    client_sentence,
+    endpoint_sentence,
+    passing,
+    pause,
+    short,
+    unsendable_sentence,
+    use_timeouts,
+)
 
 SHORTEST = 2  # letters
 SHOWN = 10  # results
@@ -131,7 +142,11 @@ class Search:
                 f"the Hub {'is busy' if passing(status) else 'refuses to search'} (HTTP status {status}): {name}"
             )
         if isinstance(error, httpx2.InvalidURL | httpx2.UnsupportedProtocol):
-            return HubAway(f"the Hub's address cannot be used ({short(error)}): check HF_ENDPOINT.")
+            return HubAway(endpoint_sentence(error))
+        if isinstance(error, httpx2.LocalProtocolError | UnicodeEncodeError):
+            return HubAway(unsendable_sentence(error))
+        if isinstance(error, ClientError):
+            return HubAway(client_sentence(error))
         if isinstance(error, _BROKEN):
             return HubAway(f"the Hub's answer cannot be understood: {name}")
         return HubAway(f"the Hub cannot be searched ({short(error)}): {name}")

@@ -98,13 +98,13 @@ class StreamedCheckpoint:
             for start, stop in parts:
                 while waiting and (sizes + stop - start > AHEAD or len(waiting) >= _MOST_WAITING):
                     size, piece = waiting.popleft()
-                    yield piece.result()
+                    yield self._file.wait(piece)
                     del piece  # its bytes are the user's now
                     sizes -= size
                 waiting.append((stop - start, pool.submit(self._file.read, start, stop)))
                 sizes += stop - start
             while waiting:
-                yield waiting.popleft()[1].result()
+                yield self._file.wait(waiting.popleft()[1])
         finally:
             self._file.close()
             pool.shutdown(wait=False, cancel_futures=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
@@ -30,9 +31,9 @@ _TOTAL = re.compile(r"bytes 0-0/(\d+)")
 _SCRIPT = Path(__file__).with_name("fast_download.py")
 
 
-def resolve_url(text: str) -> Source:
+def resolve_url(text: str, *, stopped: Callable[[], bool] = lambda: False) -> Source:
     """Pins what is at an address now. Raises SourceError, with what to do next, if it is no `.pth` or `.gguf`, cannot
-    be reached, or its server does not send parts of files."""
+    be reached (SourceAway), or its server does not send parts of files; Cancelled."""
     url, _, fragment = text.strip().partition("#")
     if urlsplit(url).username is not None:
         raise SourceError("an address with a password in it is not taken: it would end up in job records.")
@@ -44,20 +45,25 @@ def resolve_url(text: str) -> Source:
             f"{text} is not the address of a model: give one that ends in .pth or .gguf, "
             "with #sha256=<64 hex digits> after it or nothing."
         )
-    size, etag = _look(url)
+    size, etag = _look(url, stopped)
     given = digest[1].lower() if digest else ""
     mark = given or hashlib.sha256(f"{url}\n{size}\n{etag}".encode()).hexdigest()
     return Source(kind=kind, path=name, url=url, etag=etag, size=size, sha256=given, mark=mark)
 
 
-def download_command(source: Source, target: Path) -> list[str]:
+def download_command(source: Source, target: Path, *, stopped: Callable[[], bool] = lambda: False) -> list[str]:
     """Fetches the file into `target`, which must not exist, and prints `<bytes so far>` now and then.
 
-    Raises SourceError if there is another file than the one that was pinned.
+    Raises what `check_there` raises.
     """
-    if _look(source.url) != (source.size, source.etag):
-        raise SourceError(f"{source.url} holds another file than when the job was made: start it anew with --name.")
+    check_there(source, stopped=stopped)
     return [sys.executable, "-I", str(_SCRIPT), source.url, str(target)]
+
+
+def check_there(source: Source, *, stopped: Callable[[], bool] = lambda: False) -> None:
+    """Raises SourceError if there is another file than the one that was pinned, or none; SourceAway, Cancelled."""
+    if _look(source.url, stopped) != (source.size, source.etag):
+        raise SourceError(f"{source.url} holds another file than when the job was made: start it anew with --name.")
 
 
 def check_download(source: Source, path: Path) -> None:
@@ -71,7 +77,7 @@ def check_download(source: Source, path: Path) -> None:
         )
 
 
-def _look(url: str) -> tuple[int, str]:
+def _look(url: str, stopped: Callable[[], bool]) -> tuple[int, str]:
     """Size in bytes and ETag of what is at an address, from one byte of it."""
     use_timeouts()
 
@@ -86,7 +92,7 @@ def _look(url: str) -> tuple[int, str]:
                 )
             return int(total[1]), _version(response)
 
-    return ask(call, None, token=None, shown=url)
+    return ask(call, None, token=None, shown=url, stopped=stopped)
 
 
 def _version(response: httpx2.Response) -> str:

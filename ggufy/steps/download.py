@@ -3,7 +3,7 @@ address."""
 
 from __future__ import annotations
 
-from ggufy.errors import SourceError, ToolError
+from ggufy.errors import DiskError, SourceAway, SourceError, ToolError
 from ggufy.files import DOWNLOAD_SUFFIX, disk_errors, lock
 from ggufy.llama import tools
 from ggufy.plan import Step
@@ -39,11 +39,23 @@ def _fetch_plain(ctx: Context, step: Step) -> None:
         if ctx.source.exists():
             return
         part.unlink(missing_ok=True)  # hf_transfer cannot go on with it, and does not shorten a longer file
-        command = url.download_command(source, part.absolute())
+        command = url.download_command(source, part.absolute(), stopped=ctx.stopped)
         try:
             tools.run_tool(command, ctx.tool_run(step, cwd=ctx.source.parent), feed)
         except ToolError as error:
             reason = tools.failure_reason(error.output)
-            raise SourceError(f"{source.path} could not be fetched ({reason}): run the same command again.") from error
+            if "os error 28" in reason:  # ENOSPC, in hf_transfer's words
+                raise DiskError(f"the disk is full while fetching {source.path}: free some space.") from error
+            kind = _kind_of_failure(ctx)
+            raise kind(f"{source.path} could not be fetched ({reason}): run the same command again.") from error
         url.check_download(source, part)
         part.replace(ctx.source)
+
+
+def _kind_of_failure(ctx: Context) -> type[SourceError]:
+    """Whether it passes: hf_transfer does not tell, so the server is asked once more."""
+    try:
+        url.check_there(ctx.request.source, stopped=ctx.stopped)
+    except SourceError as error:
+        return type(error)
+    return SourceAway

@@ -64,7 +64,7 @@ class How:
     stopped: Callable[[], bool] = lambda: False
 
     def digest(self, path: Path) -> str:
-        return self.digests.get(path.absolute()) or sha256(path)
+        return self.digests.get(path.absolute()) or sha256(path, stopped=self.stopped)
 
     def tool_run(self, keep_open: int) -> tools.ToolRun:
         return tools.ToolRun(

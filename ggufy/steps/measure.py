@@ -38,7 +38,12 @@ def run(ctx: Context, step: Step) -> None:
 def _pinned_text(ctx: Context) -> Path:
     request, settings = ctx.request, ctx.settings
     text = calibration.find_again(
-        request.evaluation_text, request.evaluation_sha256, settings.cache, token=settings.hf_token, use="evaluation"
+        request.evaluation_text,
+        request.evaluation_sha256,
+        settings.cache,
+        token=settings.hf_token,
+        use="evaluation",
+        stopped=ctx.stopped,
     )
     if text is None:
         raise CalibrationError(

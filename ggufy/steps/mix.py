@@ -70,7 +70,7 @@ class Mixer:
         self.stock_imatrix = read_imatrix(self.imatrix_path) if self.imatrix_path else None
         self.scales = rescaling(self.head)
         self.imatrix: Imatrix | None = with_embedding(self.stock_imatrix, self.head) if self.stock_imatrix else None
-        digest = self.how.digests.get(self.base.absolute()) or sha256(self.base)
+        digest = self.how.digests.get(self.base.absolute()) or sha256(self.base, stopped=self.how.stopped)
         self.how = dataclasses.replace(
             self.how, speed=False, keep_logits=True, digests={**self.how.digests, self.base.absolute(): digest}
         )

@@ -119,7 +119,7 @@ def mixer_of(ctx: Context, step: Step, report: Callable[[str, float], None]) -> 
     """
     base, *more = (ctx.path(product) for product in step.reads)
     imatrix = more[0] if more else None
-    digest = ctx.digests.get(base.absolute()) or sha256(base)
+    digest = ctx.digests.get(base.absolute()) or sha256(base, stopped=ctx.stopped)
     run = ctx.tool_run(step)
     how = How(
         text=ensure_texts(ctx.settings.cache).probe,

@@ -109,6 +109,18 @@ the Hub allows no such name ({reason}): choose another --repo or --name.
     Hub 不允许这样的名称（{reason}）：请换一个“输出仓库”或“名称”。
 HF_HUB_OFFLINE keeps the Hub from being asked: unset it and start again.
     设置了 HF_HUB_OFFLINE，无法访问 Hub：请取消该设置后重新启动 ggufy。
+the Hub cannot be reached: it is tried again later, nothing is lost.
+    无法连接 Hub：稍后会再试，不会丢失任何内容。
+the connection was closed
+    连接已关闭
+HF_ENDPOINT is {address}, which is no address: write https:// in front of it.
+    HF_ENDPOINT 是 {address}，不是网址：请在前面加上 https://。
+the token holds a character that no token has: paste it again.
+    令牌中含有不该有的字符：请重新粘贴。
+the question to the Hub cannot be sent ({reason}): please report it.
+    无法向 Hub 发送请求（{reason}）：请反馈给我们。
+the proxy in the environment cannot be used ({reason}): unset it.
+    环境变量中的代理无法使用（{reason}）：请取消该变量。
 the Hub's address cannot be used ({reason}): check HF_ENDPOINT.
     Hub 的地址无法使用（{reason}）：请检查 HF_ENDPOINT。
 the Hub cannot be reached ({reason}): it is tried again later, nothing is lost.

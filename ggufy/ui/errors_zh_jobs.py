@@ -84,8 +84,8 @@ stopped while llama.cpp was being made ready.
 the disk is full while writing {name} ({free} free): free some space and run the same command again; what is \
 finished stays.
     写入 {name} 时磁盘已满（可用 {free}）：请释放空间后点“重试”；已完成的部分会保留。
-no permission to write {path}: choose another folder with --out.
-    没有写入 {path} 的权限：请用 GGUFY_OUT 换一个文件夹。
+no permission to write {path}: choose another folder with {setting}.
+    没有写入 {path} 的权限：请用 {setting} 换一个文件夹。
 {needed} are needed in {folder} and {free} are free: free some space and run the same command again; what is \
 finished stays.
     {folder} 中需要 {needed}，可用空间为 {free}：请释放空间后点“重试”；已完成的部分会保留。
@@ -198,6 +198,27 @@ the model was put away: send the message again.
     模型已被卸下：请重新发送消息。
 llama.cpp is not ready yet: wait until the page says that it is.
     llama.cpp 尚未就绪：请等页面提示就绪。
+# ---- paths, and what the environment says
+the proxy in {variable} ({kind}://…) cannot be used: {advice} or unset it.
+    {variable} 中的代理（{kind}://…）无法使用：请{advice}，或取消该变量。
+write socks5://…
+    改写为 socks5://…
+write it as http://host:port
+    写成 http://host:port
+run `make setup` again
+    重新运行 `make setup`
+{text} is no path: give that of a file or a folder.
+    {text} 不是路径：请填写文件或文件夹的路径。
+there is no home folder for {text}: write the path in full.
+    {text} 没有对应的主目录：请填写完整路径。
+{path} cannot be written ({reason}): choose another folder with {setting}.
+    {path} 无法写入（{reason}）：请用 {setting} 选择其他文件夹。
+--out
+    GGUFY_OUT
+{path} is no folder: choose one with {setting}.
+    {path} 不是文件夹：请用 {setting} 选择一个。
+{path} is gone: put it back and run the same command again.
+    {path} 已不存在：请放回原处，然后再次运行同一命令。
 # ---- sizes to order
 another run works on {name}: wait for it to end.
     另一个任务正在处理 {name}：请等它完成。

@@ -174,6 +174,8 @@ its norms, which no quantization changes, differ
     {text} 是文件夹：请填写 .pth 文件、未量化的 .gguf 文件、owner/repo:file.pth 或 demo。
 {text} cannot be looked at: give the path of a .pth, or owner/repo.
     无法查看 {text}：请填写 .pth 文件的路径，或 owner/repo。
+the answer of {host} cannot be understood: check the network and run the same command again.
+    无法理解 {host} 的回答：请检查网络，然后再次运行同一命令。
 {text} is no address that can be fetched ({reason}): check it.
     {text} 不是可以下载的网址（{reason}）：请检查。
 an address with a password in it is not taken: it would end up in job records.
@@ -185,6 +187,8 @@ nothing.
     {text} 不是模型的网址：请填写以 .pth 或 .gguf 结尾的网址，后面可加 #sha256=<64 位十六进制数>。
 {url} holds another file than when the job was made: start it anew with --name.
     {url} 上的文件与创建任务时不同：请换一个“名称”重新开始。
+the disk is full while fetching {name}: free some space.
+    下载 {name} 时磁盘已满：请释放空间。
 {name} arrived damaged (its size is another) and was removed: run the same command again.
     下载的 {name} 已损坏（大小不符），已经删除：请点“重试”。
 {name} arrived damaged (its sha256 is another) and was removed: run the same command again.
