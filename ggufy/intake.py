@@ -8,7 +8,6 @@ Everything that decides the bytes of the result is pinned here by digest; whatev
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from ggufy.evaluation import memory_needed
 from ggufy.files import human_size, sha256
 from ggufy.hub.state import JobStore
 from ggufy.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS, Job, Request, Source
-from ggufy.plan import folder_name
+from ggufy.names import is_repo_id, model_name, repo_name
 from ggufy.quantize import mixes
 from ggufy.quantize import target as sizes
 from ggufy.settings import Settings
@@ -30,8 +29,6 @@ from ggufy.sources.inspect import count_weights
 from ggufy.sources.overlap import check_disjoint
 from ggufy.sources.place import is_plain_url, local_file
 from ggufy.sources.url import resolve_url
-
-_OUTTYPE_SUFFIX = re.compile(r"[-._](bf16|f16|f32|fp16|fp32)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +61,11 @@ def make_job(wish: Wish, settings: Settings) -> Job:
     if wish.source == "demo":
         return make_job(_demo_wish(wish), settings)
     source = _source(wish.source, settings)
-    name = model_name(wish.name or Path(source.path).stem)
+    stem = wish.name or Path(source.path).stem
+    name = model_name(stem)
     request = Request(
         name=name,
-        repo_id=_repo_id(wish, name),
+        repo_id=_repo_id(wish, stem),
         private=wish.private and bool(wish.owner),
         source=source,
         quant_types=make_order(set(wish.quant_types)),
@@ -87,26 +85,18 @@ def is_query(text: str) -> bool:
     return not (text == "demo" or "/" in text or ":" in text or text.startswith((".", "~")) or Path(text).exists())
 
 
-def model_name(stem: str) -> str:
-    """A file name's stem as the model's name: outtype suffix dropped, anything unusual in file names replaced."""
-    name = re.sub(r"[^\w.+-]+", "-", _OUTTYPE_SUFFIX.sub("", stem)).strip("-.")[:96]
-    if not name:
-        raise UsageError(f"no name can be made from {stem!r}: give one with --name.")
-    return name
-
-
 def _demo_wish(wish: Wish) -> Wish:
     evaluate = True if wish.evaluate is None else wish.evaluate
     return replace(wish, source=str(demo.CHECKPOINT), vocab=wish.vocab or str(demo.VOCAB), evaluate=evaluate)
 
 
-def _repo_id(wish: Wish, name: str) -> str:
+def _repo_id(wish: Wish, stem: str) -> str:
     if not wish.owner:
         if wish.repo_id:
             raise UsageError("--repo names a repo on the Hub: add --hub hf, or leave it out.")
         return ""
-    repo_id = wish.repo_id or f"{wish.owner}/{re.sub(r'[^A-Za-z0-9._-]+', '-', folder_name(name)).strip('-.')}"
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repo_id, re.ASCII):
+    repo_id = wish.repo_id or f"{wish.owner}/{repo_name(stem)}"
+    if not is_repo_id(repo_id):
         raise UsageError(
             f"{repo_id!r} is no name for a repo: give one such as {wish.owner}/my-model-GGUF with --repo."
         )

@@ -202,7 +202,7 @@ def _how(
 
 
 def _stem(name: str) -> str:
-    from ggufy.intake import model_name  # noqa: PLC0415
+    from ggufy.names import model_name  # noqa: PLC0415
 
     return model_name(name)
 

@@ -59,6 +59,8 @@ publishing to the Hub needs a token that may write: set HF_TOKEN, or leave --hub
 {folder} already holds files that were made from something else or with other options: give this run another --name \
 or --out, or move that folder away.
     {folder} 中已有用其他来源或选项制作的文件：请换一个“名称”，或移走该文件夹。
+{repo} holds the files of another model, {name}: give this run another --repo.
+    {repo} 中是另一个模型 {name} 的文件：请换一个“输出仓库”。
 {repo} already holds {file}, made from something else or with other options: give this run another --repo or --name.
     {repo} 中已有用其他来源或选项制作的 {file}：请换一个“输出仓库”或“名称”。
 another run is working in {folder}: wait for it, or give this one another --name or --out.
