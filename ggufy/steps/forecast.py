@@ -16,7 +16,7 @@ from ggufy.job import Request
 from ggufy.llama import tools
 from ggufy.llama.evaluate import logits_bytes
 from ggufy.llama.install import Llama
-from ggufy.plan import CONVERT, EVALUATE, IMATRIX, QUANTIZE, Step, base_name, imatrix_name
+from ggufy.plan import CONVERT, EVALUATE, IMATRIX, QUANTIZE, Step, base_name, imatrix_name, makes
 from ggufy.quantize.mixes import RWKV, mixed
 from ggufy.quantize.recipe import Forecast, ImatrixFacts, Recipe, core_seconds, forecast, same_tensors, stock_recipe
 from ggufy.quantize.target import of_label
@@ -141,6 +141,11 @@ def product_size(request: Request, step: Step, sizes: JobForecast) -> int:
     if step.kind == IMATRIX:
         return imatrix_bytes(sizes)
     return 0
+
+
+def product_sizes(request: Request, sizes: JobForecast) -> dict[str, int]:
+    """Bytes of every file of the result, by its name."""
+    return {step.product: product_size(request, step, sizes) for step in makes(request)}
 
 
 def imatrix_bytes(sizes: JobForecast) -> int:
