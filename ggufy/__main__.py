@@ -22,7 +22,7 @@ from ggufy import inspect_command, mix_command, throttle
 from ggufy.catalog import BY_NAME, OUTTYPES, parse_types
 from ggufy.errors import BusyError, Cancelled, GgufyError, UsageError
 from ggufy.evaluation import DEFAULT_CHUNKS as COMMAND_CHUNKS
-from ggufy.files import human_size, lock
+from ggufy.files import human_size, lock, user_path
 from ggufy.hub.state import JobStore
 from ggufy.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS, RESTING, Job, Status
 from ggufy.llama import child
@@ -40,9 +40,11 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str] | None = None) -> int:
     """Parses, runs, and turns our errors into one line and an exit code."""
-    args = build_parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO if args.verbose else logging.WARNING, format="%(levelname)s %(message)s")
     try:
+        args = build_parser().parse_args(arguments)
+        logging.basicConfig(
+            level=logging.INFO if args.verbose else logging.WARNING, format="%(levelname)s %(message)s"
+        )
         settings = Settings.from_env()
         if settings.die_with_parent:
             child.die_with_parent()
@@ -111,15 +113,17 @@ def build_parser() -> argparse.ArgumentParser:
 
     convert = commands.add_parser("convert", help="convert one .pth to an unquantized GGUF")
     convert.set_defaults(run=run_convert)
-    convert.add_argument("source", metavar="SRC.pth", type=Path)
-    convert.add_argument("target", metavar="OUT.gguf", type=Path)
+    convert.add_argument("source", metavar="SRC.pth", type=user_path)
+    convert.add_argument("target", metavar="OUT.gguf", type=user_path)
     _model_options(convert)
 
     evaluate = commands.add_parser("evaluate", help="measure quants against their base: perplexity, KLD, speed")
     evaluate.set_defaults(run=run_evaluate)
-    evaluate.add_argument("base", metavar="BASE.gguf", type=Path, help="the unquantized model")
-    evaluate.add_argument("quants", metavar="QUANT.gguf", type=Path, nargs="+", help="quants that were made from it")
-    evaluate.add_argument("--text", type=Path, help="held-out text to measure on (made at set-up)")
+    evaluate.add_argument("base", metavar="BASE.gguf", type=user_path, help="the unquantized model")
+    evaluate.add_argument(
+        "quants", metavar="QUANT.gguf", type=user_path, nargs="+", help="quants that were made from it"
+    )
+    evaluate.add_argument("--text", type=user_path, help="held-out text to measure on (made at set-up)")
     evaluate.add_argument(
         "--chunks", type=int, default=COMMAND_CHUNKS, help="chunks of 512 tokens to read, 0 = all (%(default)s)"
     )
@@ -139,7 +143,7 @@ def build_parser() -> argparse.ArgumentParser:
     setup.set_defaults(run=run_setup)
     for command in (evaluate, status, doctor):
         command.add_argument("--json", action="store_true", help="one JSON object on stdout")
-        command.add_argument("--out", type=Path, help="folder for results (ggufy-out)")
+        command.add_argument("--out", type=user_path, help="folder for results (ggufy-out)")
     return parser
 
 
@@ -151,7 +155,7 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
 
 def _run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="threads for the tools (one less than allowed)")
-    parser.add_argument("--out", type=Path, help="folder for results (ggufy-out)")
+    parser.add_argument("--out", type=user_path, help="folder for results (ggufy-out)")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout, no progress")
     parser.add_argument(
         "--hub", choices=("local", "hf"), help="results in folders here, or in repos on the Hub (local)"
@@ -218,7 +222,7 @@ def run_resume(args: argparse.Namespace, settings: Settings) -> int:
 def run_convert(args: argparse.Namespace, settings: Settings) -> int:
     from ggufy.rwkv.convert import convert  # loads torch
 
-    vocab = Path(args.vocab) if args.vocab else None
+    vocab = user_path(args.vocab) if args.vocab else None
     convert(args.source, args.target, outtype=args.outtype or "f16", vocab=vocab, name=args.name)
     print(f"{args.target}  {human_size(args.target.stat().st_size)}")
     return 0
@@ -245,8 +249,8 @@ def _base_and_imatrix(args: argparse.Namespace, settings: Settings, llama: Llama
     from ggufy.intake import Wish, make_job
     from ggufy.runner import Runner
 
-    if args.source.endswith(".gguf") and Path(args.source).is_file() and args.imatrix != "auto":
-        return Path(args.source), None if args.imatrix == "none" else Path(args.imatrix)
+    if args.source.endswith(".gguf") and user_path(args.source).is_file() and args.imatrix != "auto":
+        return user_path(args.source), None if args.imatrix == "none" else user_path(args.imatrix)
     out: Path | None = args.out.parent if args.out and args.out.suffix == ".gguf" else args.out
     settings = settings.having(out=out, hub="local")
     wish = Wish(

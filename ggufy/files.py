@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from ggufy.errors import BusyError, DiskError
+from ggufy.errors import BusyError, DiskError, UsageError
 
 PART_SUFFIX = ".part"  # being made
 DOWNLOAD_SUFFIX = ".download"  # arriving; the next process goes on with it
@@ -154,6 +154,20 @@ def lock(path: Path, wait_s: float = 0.0, message: str = "") -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def user_path(text: str | Path) -> Path:
+    """The path that somebody typed: `~` and `~name` are the home folders that they are in a shell.
+
+    Every path that people give comes through here. Raises UsageError for one that can name nothing.
+    """
+    text = str(text)
+    if not text.strip() or "\0" in text:
+        raise UsageError(f"{text!r} is no path: give that of a file or a folder.")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # ~somebody unknown, or nobody knows where home is
+        raise UsageError(f"there is no home folder for {text}: write the path in full.") from error
 
 
 def free_bytes(path: Path) -> int:

@@ -16,7 +16,7 @@ from ggufy import demo
 from ggufy.catalog import BY_NAME, OUTTYPES, make_order
 from ggufy.errors import CalibrationError, SourceError, UsageError
 from ggufy.evaluation import memory_needed
-from ggufy.files import human_size, sha256
+from ggufy.files import human_size, sha256, user_path
 from ggufy.hub.state import JobStore
 from ggufy.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS, Job, Request, Source
 from ggufy.names import is_repo_id, model_name, repo_name
@@ -181,7 +181,7 @@ def _imatrix_fields(wish: Wish, settings: Settings) -> dict[str, Any]:
     if wish.imatrix == "auto":
         text = calibration.pin_text(wish.calibration, settings.cache, token=settings.hf_token)
         return {"calibration": wish.calibration, "calibration_sha256": text.sha256, "chunks": wish.chunks}
-    path = Path(wish.imatrix).expanduser().resolve()
+    path = user_path(wish.imatrix).resolve()
     if not path.is_file():
         raise CalibrationError(f"the imatrix {wish.imatrix} does not exist: give a file, auto or none.")
     with path.open("rb") as file:
@@ -216,7 +216,7 @@ def _vocab_fields(wish: Wish, source: Source) -> dict[str, Any]:
         return {}
     if source.kind == "gguf":
         raise UsageError("a GGUF carries its vocabulary: leave --vocab out.")
-    path = Path(wish.vocab).expanduser().resolve()
+    path = user_path(wish.vocab).resolve()
     if not path.is_file():
         raise SourceError(f"the vocabulary {wish.vocab} does not exist: check the path given with --vocab.")
     return {"vocab_path": str(path), "vocab_sha256": sha256(path)}

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ggufy import throttle
 from ggufy.catalog import BY_NAME
 from ggufy.errors import SourceError, UsageError
-from ggufy.files import human_size, lock, sha256
+from ggufy.files import human_size, lock, sha256, user_path
 from ggufy.llama.install import Llama
 from ggufy.quantize import target as targets
 from ggufy.quantize.proxy import is_codebook
@@ -49,7 +49,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], ru
     how_much = "how much is measured (%(default)s)"
     parser.add_argument("--mode", choices=targets.MODES, default=targets.STANDARD, help=how_much)
     parser.add_argument("--imatrix", default="auto", metavar="auto|none|FILE", help="importance matrix (%(default)s)")
-    parser.add_argument("--text", type=Path, help="text to measure on, disjoint from all others (made at set-up)")
+    parser.add_argument("--text", type=user_path, help="text to measure on, disjoint from all others (made at set-up)")
     parser.add_argument(
         "--chunks", type=int, default=targets.PROBE_CHUNKS, help="chunks of 512 tokens to read of it (%(default)s)"
     )
@@ -58,7 +58,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], ru
     parser.add_argument("--name", help="name of the model in the file's name (the source's file name)")
     parser.add_argument("--threads", type=int, help="threads for the tools (one less than allowed)")
     parser.add_argument(
-        "--out", type=Path, metavar="FILE|FOLDER", help="the .gguf, or where it goes (beside the base)"
+        "--out", type=user_path, metavar="FILE|FOLDER", help="the .gguf, or where it goes (beside the base)"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout, no progress")
 

@@ -26,7 +26,7 @@ from ggufy.chats import Chats
 from ggufy.connection import Connection, connect
 from ggufy.errors import Cancelled, GgufyError, HubAway, SourceError, UsageError
 from ggufy.fetched import FetchedModels
-from ggufy.files import free_bytes
+from ggufy.files import free_bytes, user_path
 from ggufy.hub.identity import account_of
 from ggufy.intake import Wish, is_query, make_job
 from ggufy.job import Job, Status
@@ -186,12 +186,14 @@ class Services:
 
     def models_in(self, folder: str, visitor: Visitor = STRANGER) -> list[Path]:
         """The .pth and .gguf files of a folder on this machine, for its owner; none if it is no folder."""
-        path = Path(folder).expanduser()
-        if not is_owner(visitor, self.settings) or not path.is_dir():
+        if not is_owner(visitor, self.settings):
             return []
         try:
+            path = user_path(folder)
+            if not path.is_dir():
+                return []
             found = [entry for entry in path.iterdir() if entry.suffix in (".pth", ".gguf") and entry.is_file()]
-        except OSError:  # no permission
+        except (OSError, UsageError):  # no permission, no path at all
             return []
         return sorted(found)[:_MOST_LISTED]
 

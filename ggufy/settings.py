@@ -28,6 +28,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ggufy.errors import UsageError
+from ggufy.files import user_path
 from ggufy.throttle import AUTOMATIC
 
 VARIABLES = (
@@ -97,22 +98,24 @@ class Settings:
                 "SPACE_ID is set but SYSTEM is not spaces, so every visitor would be taken for the Space's owner: "
                 "put `ENV SYSTEM=spaces` into its Dockerfile."
             )
-        home = Path(env.get("HOME") or Path.home())
-        llama_dir = env.get("GGUFY_LLAMA_DIR")
+        home = _home(env)
+        cache, llama_dir = env.get("GGUFY_CACHE"), env.get("GGUFY_LLAMA_DIR")
+        if not cache and home is None:
+            raise UsageError("there is no home folder for the cache: set HOME or GGUFY_CACHE.")
         space_id, token = env.get("SPACE_ID") or None, env.get("HF_TOKEN") or None
         places = (HUB_HF, HUB_LOCAL) if space_id and token else (HUB_LOCAL, HUB_HF)
         owners = env.get("GGUFY_OWNERS") or env.get("SPACE_AUTHOR_NAME") or (space_id or "").partition("/")[0]
         return cls(
-            out=Path(env.get("GGUFY_OUT") or "ggufy-out"),
-            cache=Path(env.get("GGUFY_CACHE") or home / ".cache" / "ggufy"),
-            llama_dir=Path(llama_dir) if llama_dir else None,
+            out=user_path(env.get("GGUFY_OUT") or "ggufy-out"),
+            cache=(kept := user_path(cache) if cache else Path(home or "") / ".cache" / "ggufy"),
+            llama_dir=user_path(llama_dir) if llama_dir else None,
             threads=_number(env, "GGUFY_THREADS"),
             cpu_percent=_percent(env, "GGUFY_CPU_PERCENT"),
             hf_token=token,
             hub=_choice(env, "GGUFY_HUB", places),
             commits_an_hour=_number(env, "GGUFY_COMMITS") or 60,
             lease_s=float(_number(env, "GGUFY_LEASE") or 600),
-            home=home,
+            home=home or kept,
             pip_environment={name: value for name, value in env.items() if name.startswith(_PIP_PREFIXES)},
             die_with_parent=env.get("GGUFY_DIE_WITH_PARENT") == "1",
             server_name=env.get("GRADIO_SERVER_NAME") or "127.0.0.1",
@@ -127,6 +130,14 @@ class Settings:
     def having(self, *, out: Path | None = None, hub: str | None = None) -> Settings:
         """The same settings with what the command line says instead."""
         return replace(self, out=out or self.out, hub=hub or self.hub)
+
+
+def _home(env: Mapping[str, str]) -> Path | None:
+    """The user's home folder; None in a container whose user nobody knows."""
+    try:
+        return Path(env.get("HOME") or Path.home())
+    except RuntimeError:
+        return None
 
 
 def _number(env: Mapping[str, str], name: str, most: int | None = None) -> int | None:

@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 
 from ggufy import files
-from ggufy.errors import BusyError, DiskError
+from ggufy.__main__ import build_parser
+from ggufy.errors import BusyError, DiskError, SourceError, UsageError
+from ggufy.files import user_path
+from ggufy.settings import Settings
+from ggufy.sources.calibration import pin_text
+from ggufy.sources.place import local_file
 
 
 def test_a_product_gets_its_name_at_the_end(tmp_path: Path) -> None:
@@ -85,3 +90,37 @@ def test_sizes(size: float, text: str) -> None:
 )
 def test_times(s: float, text: str) -> None:
     assert files.human_time(s) == text
+
+
+def test_paths_as_people_write_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert user_path("~/x") == tmp_path / "x"
+    assert user_path(Path("~")) == tmp_path
+    assert user_path("a/~b") == Path("a/~b")
+    for text in ("", " ", "a\0b", "~nobody-of-this-name/x"):
+        with pytest.raises(UsageError, match="no path|no home folder"):
+            user_path(text)
+
+
+def test_every_path_of_the_environment_knows_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    settings = Settings.from_env({"GGUFY_OUT": "~/o", "GGUFY_CACHE": "~/c", "GGUFY_LLAMA_DIR": "~/l"})
+    assert (settings.out, settings.cache, settings.llama_dir) == (tmp_path / "o", tmp_path / "c", tmp_path / "l")
+
+
+def test_every_path_of_the_command_line_knows_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    args = build_parser().parse_args(["evaluate", "~/b.gguf", "~/q.gguf", "--text=~/t.txt", "--out=~/x"])
+    assert (args.base, args.quants, args.text, args.out) == (
+        tmp_path / "b.gguf",
+        [tmp_path / "q.gguf"],
+        tmp_path / "t.txt",
+        tmp_path / "x",
+    )
+    args = build_parser().parse_args(["mix", "demo", "--text=~/t.txt", "--out=~/x.gguf"])
+    assert (args.text, args.out) == (tmp_path / "t.txt", tmp_path / "x.gguf")
+    text = tmp_path / "t.txt"
+    text.write_text("some words of a text. " * 200, encoding="utf-8")
+    assert pin_text("~/t.txt", tmp_path / "cache").name == "t"
+    with pytest.raises(SourceError, match="cannot be looked at"):
+        local_file("~nobody-of-this-name/x.pth")

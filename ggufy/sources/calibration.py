@@ -24,7 +24,7 @@ from huggingface_hub import hf_hub_url
 from ggufy.demo import CALIBRATION
 from ggufy.demo import text as demo_text
 from ggufy.errors import CalibrationError, SourceError
-from ggufy.files import human_size, lock, partial, sha256, write_text
+from ggufy.files import human_size, lock, partial, sha256, user_path, write_text
 from ggufy.sources.hub import choose_file, fetch_small, is_reference, parse_reference, repo_files
 from ggufy.sources.hub_session import Reference
 
@@ -115,8 +115,8 @@ def pin_text(
     with lock(cache / "texts" / ".lock", _WAIT_S):
         if bundled is not None:
             return _pin(bundled.read_bytes(), f"ggufy-{use}", cache, shown=choice)
-        if choice not in NAMED and Path(choice).is_file():
-            return _pin(_read(Path(choice)), Path(choice).stem, cache, shown=choice)
+        if choice not in NAMED and "://" not in choice and (file := user_path(choice)).is_file():
+            return _pin(_read(file), file.stem, cache, shown=choice)
         index = cache / "texts" / "fetched.json"
         known = _read_index(index)
         if choice in known and (found := pinned(cache, known[choice])):

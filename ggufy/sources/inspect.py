@@ -21,7 +21,8 @@ from urllib.parse import unquote, urlsplit
 from huggingface_hub import hf_hub_url
 
 from ggufy import demo
-from ggufy.errors import Cancelled, SourceError
+from ggufy.errors import Cancelled, SourceError, UsageError
+from ggufy.files import user_path
 from ggufy.rwkv.names import detect, version_of
 from ggufy.rwkv.vocab import vocab_for
 from ggufy.settings import Settings
@@ -99,7 +100,7 @@ def inspect(text: str, settings: Settings, *, vocab: str | None = None, endpoint
     found: dict[str, Any] = {}
     try:
         _look(text, settings, found, vocab=vocab, endpoint=endpoint)
-    except SourceError as error:
+    except (SourceError, UsageError) as error:
         found["problem"] = str(error)
     # A stranger's file chooses some of these texts, and they may be shown in a terminal.
     tame: dict[str, Any] = {key: _tame(value) if isinstance(value, str) else value for key, value in found.items()}
@@ -246,9 +247,10 @@ def _look_at_checkpoint(file: BinaryIO, found: dict[str, Any], vocab: str | None
     found |= {"architecture": model.arch, "version": model.version, "parameters": model.parameters}
     found |= {"layers": model.layers, "width": model.width, "vocab_size": model.vocab_size}
     found |= {"head_size": model.head_size, "heads": model.width // model.head_size}
-    if vocab is not None and not Path(vocab).expanduser().is_file():
+    own = user_path(vocab) if vocab else None
+    if own is not None and not own.is_file():
         raise SourceError(f"the vocabulary {vocab} does not exist: check the path given with --vocab.")
-    vocab_for(model.vocab_size, Path(vocab).expanduser() if vocab else None)
+    vocab_for(model.vocab_size, own)
 
 
 def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ggufy.errors import SourceError
+from ggufy.errors import SourceError, UsageError
+from ggufy.files import user_path
 from ggufy.sources import hub
 
 
@@ -22,10 +23,10 @@ def local_file(text: str) -> Path | None:
     Raises SourceError if a file here is meant that is not there.
     """
     try:
-        path = Path(text).expanduser()
+        path = user_path(text)
         if path.is_file():
             return path.resolve()
-    except (OSError, RuntimeError) as error:  # too long a name, a folder that may not be entered, ~somebody unknown
+    except (OSError, UsageError) as error:  # too long a name, a folder that may not be entered, ~somebody unknown
         raise SourceError(f"{text[:80]} cannot be looked at: give the path of a .pth, or owner/repo.") from error
     looks_local = ":" not in text and (
         text.count("/") != 1 or text.startswith((".", "/", "~")) or text.endswith((".pth", ".gguf"))

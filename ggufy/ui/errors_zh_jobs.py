@@ -198,6 +198,11 @@ the model was put away: send the message again.
     模型已被卸下：请重新发送消息。
 llama.cpp is not ready yet: wait until the page says that it is.
     llama.cpp 尚未就绪：请等页面提示就绪。
+# ---- paths
+{text} is no path: give that of a file or a folder.
+    {text} 不是路径：请填写文件或文件夹的路径。
+there is no home folder for {text}: write the path in full.
+    {text} 没有对应的主目录：请填写完整路径。
 # ---- sizes to order
 another run works on {name}: wait for it to end.
     另一个任务正在处理 {name}：请等它完成。
