@@ -16,7 +16,7 @@ from ggufy import demo
 from ggufy.catalog import BY_NAME, OUTTYPES, make_order
 from ggufy.errors import CalibrationError, SourceError, UsageError
 from ggufy.evaluation import memory_needed
-from ggufy.files import human_size, sha256, user_path
+from ggufy.files import brief, human_size, is_there, sha256, user_file, user_path
 from ggufy.hub.state import JobStore
 from ggufy.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS, Job, Request, Source
 from ggufy.names import is_repo_id, model_name, repo_name
@@ -81,8 +81,13 @@ def make_job(wish: Wish, settings: Settings) -> Job:
 
 
 def is_query(text: str) -> bool:
-    """True for words to search the Hub for; False for what can be a source already."""
-    return not (text == "demo" or "/" in text or ":" in text or text.startswith((".", "~")) or Path(text).exists())
+    """True for words to search the Hub for; False for what can be a source already, or can be nothing at all."""
+    if text == "demo" or "/" in text or ":" in text or text.startswith((".", "~")):
+        return False
+    try:
+        return not is_there(user_path(text))
+    except UsageError:
+        return False
 
 
 def _demo_wish(wish: Wish) -> Wish:
@@ -98,7 +103,7 @@ def _repo_id(wish: Wish, stem: str) -> str:
     repo_id = wish.repo_id or f"{wish.owner}/{repo_name(stem)}"
     if not is_repo_id(repo_id):
         raise UsageError(
-            f"{repo_id!r} is no name for a repo: give one such as {wish.owner}/my-model-GGUF with --repo."
+            f"{brief(repo_id)!r} is no name for a repo: give one such as {wish.owner}/my-model-GGUF with --repo."
         )
     return repo_id
 
@@ -138,7 +143,7 @@ def _known_digest(path: Path, settings: Settings) -> str:
 
 def _outtype(wish: Wish, source: Source) -> str:
     if wish.outtype is not None and wish.outtype not in OUTTYPES:
-        raise UsageError(f"unknown outtype {wish.outtype!r}: one of {', '.join(OUTTYPES)}.")
+        raise UsageError(f"unknown outtype {brief(wish.outtype)!r}: one of {', '.join(OUTTYPES)}.")
     if source.kind != "gguf" or source.remote:
         return wish.outtype or "f16"
     own = read_head(Path(source.path)).outtype
@@ -149,7 +154,7 @@ def _outtype(wish: Wish, source: Source) -> str:
 
 def _mix(wish: Wish, source: Source) -> str:
     if wish.mix not in mixes.KINDS:
-        raise UsageError(f"unknown mix {wish.mix!r}: one of {', '.join(mixes.KINDS)}.")
+        raise UsageError(f"unknown mix {brief(wish.mix)!r}: one of {', '.join(mixes.KINDS)}.")
     if source.kind == "gguf" and not source.remote and not mixes.is_rwkv(read_head(Path(source.path))):
         return mixes.STOCK
     return wish.mix
@@ -158,7 +163,7 @@ def _mix(wish: Wish, source: Source) -> str:
 def _order_fields(wish: Wish, settings: Settings) -> dict[str, Any]:
     """Sizes to order, by the labels that their files will have: these are not computed again."""
     if wish.mode not in ("", *sizes.MODES):
-        raise UsageError(f"unknown mode {wish.mode!r}: one of {', '.join(sizes.MODES)}.")
+        raise UsageError(f"unknown mode {brief(wish.mode)!r}: one of {', '.join(sizes.MODES)}.")
     targets = [sizes.parse_word(word) for word in wish.targets]
     if not targets:
         return {"mode": "" if wish.mode == sizes.FAST else wish.mode}
@@ -181,9 +186,9 @@ def _imatrix_fields(wish: Wish, settings: Settings) -> dict[str, Any]:
     if wish.imatrix == "auto":
         text = calibration.pin_text(wish.calibration, settings.cache, token=settings.hf_token)
         return {"calibration": wish.calibration, "calibration_sha256": text.sha256, "chunks": wish.chunks}
-    path = user_path(wish.imatrix).resolve()
-    if not path.is_file():
-        raise CalibrationError(f"the imatrix {wish.imatrix} does not exist: give a file, auto or none.")
+    path = user_file(wish.imatrix)
+    if path is None:
+        raise CalibrationError(f"the imatrix {brief(wish.imatrix)} does not exist: give a file, auto or none.")
     with path.open("rb") as file:
         if file.read(4) != MAGIC:
             raise CalibrationError(
@@ -216,9 +221,9 @@ def _vocab_fields(wish: Wish, source: Source) -> dict[str, Any]:
         return {}
     if source.kind == "gguf":
         raise UsageError("a GGUF carries its vocabulary: leave --vocab out.")
-    path = user_path(wish.vocab).resolve()
-    if not path.is_file():
-        raise SourceError(f"the vocabulary {wish.vocab} does not exist: check the path given with --vocab.")
+    path = user_file(wish.vocab)
+    if path is None:
+        raise SourceError(f"the vocabulary {brief(wish.vocab)} does not exist: check the path given with --vocab.")
     return {"vocab_path": str(path), "vocab_sha256": sha256(path)}
 
 

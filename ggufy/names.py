@@ -16,6 +16,7 @@ import unicodedata
 
 from ggufy.catalog import BY_NAME, OUTTYPES
 from ggufy.errors import UsageError
+from ggufy.files import brief
 from ggufy.plan import folder_name
 
 MOST_BYTES = 120  # of a model's name
@@ -32,13 +33,13 @@ _CARD_TITLE = re.compile(rf"^# (.+){re.escape(folder_name(''))}$", re.MULTILINE)
 def model_name(stem: str) -> str:
     """A file name's stem as the model's name: what is unusual in file names replaced, what has a meaning to tools
     taken out (labels) or parted (`i_matrix`), and no longer than MOST_BYTES. Raises UsageError if nothing is left."""
-    name, last = re.sub(r"[^\w.+-]+", "-", _bare(stem)), ""
+    name, last = re.sub(r"[^\w.+-]+", "-", _bare(stem)[: 4 * MOST_BYTES]), ""
     while name != last:
         last = name
         name = _LABEL.sub("", _TOOL_WORD.sub(lambda found: "_".join(filter(None, found.groups())), name))
         name = name.encode()[:MOST_BYTES].decode(errors="ignore").strip("-.")
     if not name:
-        raise UsageError(f"no name can be made from {_shown(stem)}: give one with --name.")
+        raise UsageError(f"no name can be made from {brief(stem)!r}: give one with --name.")
     return name
 
 
@@ -66,13 +67,9 @@ def check_card(card: str, *, repo_id: str, name: str) -> None:
     titles = _CARD_TITLE.findall(card)
     if re.search(r"^quantized_by: ggufy$", card, re.MULTILINE) and titles and name not in titles:
         raise UsageError(
-            f"{repo_id} holds the files of another model, {_shown(titles[0])}: give this run another --repo."
+            f"{repo_id} holds the files of another model, {brief(titles[0])!r}: give this run another --repo."
         )
 
 
 def _bare(stem: str) -> str:
     return _OUTTYPE_SUFFIX.sub("", unicodedata.normalize("NFC", stem))
-
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= 80 else f"{text[:80]}…")

@@ -16,13 +16,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from huggingface_hub import hf_hub_url
 
 from ggufy import demo
 from ggufy.errors import Cancelled, SourceError, UsageError
-from ggufy.files import user_path
+from ggufy.files import brief, user_file
 from ggufy.rwkv.names import detect, version_of
 from ggufy.rwkv.vocab import vocab_for
 from ggufy.settings import Settings
@@ -165,12 +165,12 @@ def _opened_here(path: Path, found: dict[str, Any]) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def _opened_url(text: str, found: dict[str, Any], *, public: bool) -> Iterator[BinaryIO]:
-    url = urlsplit(text)
+    url = hub.split_address(text)
     path = PurePosixPath(unquote(url.path))
     if url.username is not None:
         raise SourceError("an address with a password in it is not taken: it would end up in job records.")
     if path.suffix not in hub.KINDS:
-        raise SourceError(f"{text} is not the address of a model: give one that ends in .pth or .gguf.")
+        raise SourceError(f"{brief(text)} is not the address of a model: give one that ends in .pth or .gguf.")
     found |= {"kind": hub.KINDS[path.suffix], "path": path.name}
     address = url._replace(fragment="").geturl()
     reader = RangedReader(address, shown=address, public=public)
@@ -247,9 +247,9 @@ def _look_at_checkpoint(file: BinaryIO, found: dict[str, Any], vocab: str | None
     found |= {"architecture": model.arch, "version": model.version, "parameters": model.parameters}
     found |= {"layers": model.layers, "width": model.width, "vocab_size": model.vocab_size}
     found |= {"head_size": model.head_size, "heads": model.width // model.head_size}
-    own = user_path(vocab) if vocab else None
-    if own is not None and not own.is_file():
-        raise SourceError(f"the vocabulary {vocab} does not exist: check the path given with --vocab.")
+    own = user_file(vocab) if vocab else None
+    if vocab and own is None:
+        raise SourceError(f"the vocabulary {brief(vocab)} does not exist: check the path given with --vocab.")
     vocab_for(model.vocab_size, own)
 
 

@@ -201,6 +201,8 @@ llama.cpp is not ready yet: wait until the page says that it is.
 # ---- paths
 {text} is no path: give that of a file or a folder.
     {text} 不是路径：请填写文件或文件夹的路径。
+the name {text} is not UTF-8: rename that file or folder.
+    名称 {text} 不是 UTF-8：请重命名该文件或文件夹。
 there is no home folder for {text}: write the path in full.
     {text} 没有对应的主目录：请填写完整路径。
 # ---- sizes to order

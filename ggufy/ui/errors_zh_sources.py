@@ -172,10 +172,12 @@ its norms, which no quantization changes, differ
     {text} 不存在：请填写 .pth 文件、未量化的 .gguf 文件、owner/repo:file.pth 或 demo。
 {text} is a folder: give a .pth file, an unquantized .gguf, owner/repo:file.pth, or demo.
     {text} 是文件夹：请填写 .pth 文件、未量化的 .gguf 文件、owner/repo:file.pth 或 demo。
-{text} cannot be looked at: give the path of a .pth, or owner/repo.
-    无法查看 {text}：请填写 .pth 文件的路径，或 owner/repo。
 {text} is no address that can be fetched ({reason}): check it.
     {text} 不是可以下载的网址（{reason}）：请检查。
+it holds a zero byte
+    其中有零字节
+it is too long
+    它太长
 an address with a password in it is not taken: it would end up in job records.
     不接受含有密码的网址，因为它会留在任务记录中：请去掉密码。
 {text} is not the address of a model: give one that ends in .pth or .gguf.
