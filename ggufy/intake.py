@@ -8,6 +8,7 @@ Everything that decides the bytes of the result is pinned here by digest; whatev
 from __future__ import annotations
 
 import math
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from ggufy.quantize import target as sizes
 from ggufy.settings import Settings
 from ggufy.sources import calibration, hub
 from ggufy.sources.gguf import MAGIC, read_head
-from ggufy.sources.inspect import count_weights
+from ggufy.sources.gguf_model import check_model
+from ggufy.sources.inspect import Report, look
 from ggufy.sources.overlap import check_disjoint
 from ggufy.sources.place import is_plain_url, local_file
 from ggufy.sources.url import resolve_url
@@ -61,6 +63,8 @@ def make_job(wish: Wish, settings: Settings) -> Job:
     if wish.source == "demo":
         return make_job(_demo_wish(wish), settings)
     source = _source(wish.source, settings)
+    looked = wish.targets or (source.kind == "gguf" and source.remote)
+    report = look(wish.source, settings, vocab=wish.vocab) if looked else None
     stem = wish.name or Path(source.path).stem
     name = model_name(stem)
     request = Request(
@@ -71,7 +75,7 @@ def make_job(wish: Wish, settings: Settings) -> Job:
         quant_types=make_order(set(wish.quant_types)),
         outtype=_outtype(wish, source),
         mix=_mix(wish, source),
-        **_order_fields(wish, settings),
+        **_order_fields(wish, source, report),
         **_imatrix_fields(wish, settings),
         **_vocab_fields(wish, source),
     )
@@ -119,8 +123,8 @@ def _source(text: str, settings: Settings) -> Source:
 def _local_source(path: Path, settings: Settings) -> Source:
     with path.open("rb") as file:
         kind = "gguf" if file.read(4) == MAGIC else "checkpoint"
-    if kind == "gguf" and read_head(path).quantized:
-        raise SourceError(f"{path.name} is quantized already: start from its F16, BF16 or F32 GGUF, or from the .pth.")
+    if kind == "gguf":
+        check_model(read_head(path), path.name)
     stat = path.stat()
     return Source(
         kind=kind,
@@ -160,23 +164,42 @@ def _mix(wish: Wish, source: Source) -> str:
     return wish.mix
 
 
-def _order_fields(wish: Wish, settings: Settings) -> dict[str, Any]:
+def _order_fields(wish: Wish, source: Source, report: Report | None) -> dict[str, Any]:
     """Sizes to order, by the labels that their files will have: these are not computed again."""
     if wish.mode not in ("", *sizes.MODES):
         raise UsageError(f"unknown mode {brief(wish.mode)!r}: one of {', '.join(sizes.MODES)}.")
     targets = [sizes.parse_word(word) for word in wish.targets]
-    if not targets:
+    if not targets or report is None:
         return {"mode": "" if wish.mode == sizes.FAST else wish.mode}
-    weights = count_weights(wish.source, settings, vocab=wish.vocab)
-    labels = dict.fromkeys(_label(target, weights) for target in targets)
+    base = _base_size(wish, source, report)
+    labels = dict.fromkeys(_label(target, report.parameters, base) for target in targets)
     return {"targets": tuple(labels), "mode": wish.mode or sizes.STANDARD}
 
 
-def _label(target: sizes.Target, weights: int) -> str:
+def _base_size(wish: Wish, source: Source, report: Report) -> int:
+    """Bytes of the unquantized GGUF."""
+    if source.kind == "gguf":
+        return source.size
+    from ggufy.rwkv.convert import write_skeleton_of  # noqa: PLC0415 - loads torch
+
+    with tempfile.TemporaryDirectory(prefix="ggufy-") as folder:
+        skeleton = Path(folder) / "skeleton.gguf"
+        vocab = user_path(wish.vocab) if wish.vocab else None
+        write_skeleton_of(report.shapes, skeleton, outtype=wish.outtype or "f16", vocab=vocab, name="model")
+        return skeleton.stat().st_size
+
+
+def _label(target: sizes.Target, weights: int, base: int) -> str:
     least = math.ceil(sizes.LEAST_BPW * weights / 8)
-    if target.file_budget(weights=weights, head=0) < least:  # its head, some hundred kB, is not known yet
+    budget = target.file_budget(weights=weights, head=0)  # its head, some hundred kB, is not known yet
+    if budget < least:
         needed = human_size(memory_needed(least) if target.kind == sizes.MEMORY else least)
         raise UsageError(f"{target.text} is too small for this model, which needs more than {needed}: ask for more.")
+    if budget >= base:
+        raise UsageError(
+            f"{target.text} is no less than the unquantized file, which has {human_size(base)}: take that, it is made "
+            "with every job, or order a smaller size."
+        )
     return sizes.label(target, weights=weights, head=0)
 
 

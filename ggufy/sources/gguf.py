@@ -170,6 +170,8 @@ class _Reader:
         if self.take(4) != MAGIC:
             self.refuse("it does not start with GGUF")
         version, tensor_count, key_count = self.unpack("IQQ")
+        if version in (2 << 24, 3 << 24):
+            raise SourceError(f"{self.name} is for big-endian machines: fetch or convert one for little-endian ones.")
         if version not in (2, 3):
             self.refuse(f"version {version} is not supported")
         if key_count > self.size // 13 or tensor_count > self.size // 24:

@@ -13,6 +13,7 @@ from ggufy.files import partial, sha256
 from ggufy.job import Artifact
 from ggufy.plan import Step
 from ggufy.sources.gguf import read_head
+from ggufy.sources.gguf_model import check_model
 from ggufy.steps.context import Context, artifact_of
 
 if TYPE_CHECKING:
@@ -66,10 +67,7 @@ def pinned_vocab(ctx: Context) -> Path | None:
 def _take_over(source: Path, target: Path, outtype: str) -> None:
     """A second name for the file where the disk allows it, else a copy."""
     head = read_head(source)
-    if head.quantized:
-        raise SourceError(
-            f"{source.name} is quantized already: start from its F16, BF16 or F32 GGUF, or from the .pth."
-        )
+    check_model(head, source.name)
     if head.outtype != outtype:
         raise SourceError(f"{source.name} is {head.outtype} and is taken as it is: add --outtype {head.outtype}.")
     with partial(target) as part:

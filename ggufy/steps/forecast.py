@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ggufy.errors import DiskError
+from ggufy.errors import DiskError, SourceError, ToolError
 from ggufy.files import allocated_bytes, free_bytes, human_size, part_of
 from ggufy.job import Request
 from ggufy.llama import tools
@@ -22,6 +22,7 @@ from ggufy.quantize.recipe import Forecast, ImatrixFacts, Recipe, core_seconds, 
 from ggufy.quantize.target import of_label
 from ggufy.sources import calibration
 from ggufy.sources.gguf import GgufHead, read_head
+from ggufy.sources.gguf_model import check_model
 from ggufy.steps.comparable import vocab_size
 from ggufy.steps.context import Context
 from ggufy.steps.convert import pinned_vocab, remote_checkpoint
@@ -59,6 +60,7 @@ def forecast_job(ctx: Context, step: Step) -> JobForecast:
     if base.exists():
         return _forecast(ctx, step, base)
     if ctx.request.source.kind == "gguf":
+        check_loads(ctx, step)
         return _forecast(ctx, step, ctx.source)
     from ggufy.rwkv.convert import write_skeleton, write_skeleton_of  # noqa: PLC0415 - loads torch
 
@@ -72,6 +74,29 @@ def forecast_job(ctx: Context, step: Step) -> JobForecast:
         return _forecast(ctx, step, skeleton)
     finally:
         skeleton.unlink(missing_ok=True)
+
+
+def check_loads(ctx: Context, step: Step) -> None:
+    """Raises SourceError if llama.cpp cannot load the source, an unquantized GGUF. llama-quantize takes files of which
+    tensors are missing, and llama.cpp alone knows which ones an architecture has."""
+    check_model(read_head(ctx.source), ctx.source.name)
+    ctx.work.mkdir(parents=True, exist_ok=True)
+    text = ctx.work / "word.txt"
+    text.write_text("word", encoding="utf-8")
+    command = tools.load_command(ctx.llama.tool("llama-perplexity"), model=ctx.source.absolute(), text=text.absolute())
+    try:
+        tools.run_tool(command, ctx.tool_run(step, cwd=ctx.work))
+    except ToolError as error:
+        if tools.parse_too_short(error.output):
+            return  # it was loaded
+        if reason := tools.parse_load_error(error.output):
+            raise SourceError(
+                f"llama.cpp cannot load {ctx.source.name} ({reason}): fetch or convert it again, or choose another "
+                "model."
+            ) from error
+        raise
+    finally:
+        text.unlink(missing_ok=True)
 
 
 def dry_run(llama: Llama, run: tools.ToolRun, base: Path, quant_type: str) -> Recipe:

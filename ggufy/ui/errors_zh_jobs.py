@@ -206,6 +206,9 @@ the name {text} is not UTF-8: rename that file or folder.
 there is no home folder for {text}: write the path in full.
     {text} 没有对应的主目录：请填写完整路径。
 # ---- sizes to order
+{size} is no less than the unquantized file, which has {base}: take that, it is made with every job, or order a \
+smaller size.
+    {size} 不小于未量化的文件（{base}）：请直接使用该文件（每个任务都会制作），或订制更小的大小。
 another run works on {name}: wait for it to end.
     另一个任务正在处理 {name}：请等它完成。
 --like {type} is no quant type: known types are {types}.
