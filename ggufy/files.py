@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from ggufy.errors import BusyError, DiskError, UsageError
+from ggufy.errors import BusyError, Cancelled, DiskError, UsageError
 
 PART_SUFFIX = ".part"  # being made
 DOWNLOAD_SUFFIX = ".download"  # arriving; the next process goes on with it
@@ -77,6 +77,20 @@ class Sink(Protocol):
     def write(self, block: Buffer, /) -> object: ...
 
 
+class Digesting:
+    """A sink that keeps the SHA-256 of what goes through it to another one."""
+
+    def __init__(self, sink: Sink):
+        self._sink, self._digest = sink, hashlib.sha256()
+
+    def write(self, block: Buffer, /) -> None:
+        self._sink.write(block)
+        self._digest.update(block)
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
+
+
 class BackgroundWriter:
     """Writes blocks to a sink in a thread of its own, in order, a few at a time, while the caller makes more.
 
@@ -120,12 +134,17 @@ def write_text(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
-def sha256(path: Path, progress: Callable[[int], None] | None = None) -> str:
-    """Hex digest of a file; `progress` gets the bytes read so far."""
+def sha256(
+    path: Path, progress: Callable[[int], None] | None = None, *, stopped: Callable[[], bool] = lambda: False
+) -> str:
+    """Hex digest of a file, minutes for a large one; `progress` gets the bytes read so far. Raises Cancelled soon
+    after `stopped()` turned true."""
     digest = hashlib.sha256()
     done = 0
     with path.open("rb") as file:
         while block := file.read(_HASH_BLOCK):
+            if stopped():
+                raise Cancelled("the job was stopped.")
             digest.update(block)
             done += len(block)
             if progress is not None:

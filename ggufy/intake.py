@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -56,13 +57,28 @@ class Wish:
     private: bool = False
 
 
-def make_job(wish: Wish, settings: Settings) -> Job:
-    """Pins the wish. Raises a GgufyError, in one sentence, for anything that cannot work."""
+@dataclass(frozen=True)
+class Watch:
+    """How making a job is followed and ended: reading a large source for its digest takes minutes."""
+
+    stopped: Callable[[], bool] = lambda: False
+    report: Callable[[str, float], None] = lambda what, fraction: None
+
+    def sha256(self, path: Path) -> str:
+        """Raises Cancelled soon after `stopped()` turned true."""
+        size = max(1, path.stat().st_size)
+        what = f"reading {path.name}"
+        return sha256(path, lambda done: self.report(what, done / size), stopped=self.stopped)
+
+
+def make_job(wish: Wish, settings: Settings, watch: Watch | None = None) -> Job:
+    """Pins the wish. Raises a GgufyError, in one sentence, for anything that cannot work, and Cancelled."""
+    watch = watch or Watch()
     if not wish.source.strip():
         raise UsageError("no source given: enter demo, a path, or owner/repo:file.pth.")
     if wish.source == "demo":
-        return make_job(_demo_wish(wish), settings)
-    source = _source(wish.source, settings)
+        return make_job(_demo_wish(wish), settings, watch)
+    source = _source(wish.source, settings, watch)
     looked = wish.targets or (source.kind == "gguf" and source.remote)
     report = look(wish.source, settings, vocab=wish.vocab) if looked else None
     stem = wish.name or Path(source.path).stem
@@ -112,15 +128,15 @@ def _repo_id(wish: Wish, stem: str) -> str:
     return repo_id
 
 
-def _source(text: str, settings: Settings) -> Source:
+def _source(text: str, settings: Settings, watch: Watch) -> Source:
     if is_plain_url(text):
         return resolve_url(text)
     if path := local_file(text):
-        return _local_source(path, settings)
+        return _local_source(path, settings, watch)
     return hub.resolve(text, token=settings.hf_token)
 
 
-def _local_source(path: Path, settings: Settings) -> Source:
+def _local_source(path: Path, settings: Settings, watch: Watch) -> Source:
     with path.open("rb") as file:
         kind = "gguf" if file.read(4) == MAGIC else "checkpoint"
     if kind == "gguf":
@@ -131,7 +147,7 @@ def _local_source(path: Path, settings: Settings) -> Source:
         path=str(path),
         size=stat.st_size,
         mtime_ns=stat.st_mtime_ns,
-        sha256=_known_digest(path, settings) or sha256(path),
+        sha256=_known_digest(path, settings) or watch.sha256(path),
     )
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ggufy.demo import CHECKPOINT, VOCAB
-from ggufy.errors import UsageError
-from ggufy.intake import Wish, make_job
+from ggufy.errors import Cancelled, UsageError
+from ggufy.intake import Watch, Wish, make_job
 from ggufy.rwkv.convert import convert
 from ggufy.settings import Settings
 
@@ -45,3 +46,12 @@ def test_no_size_above_the_unquantized_file(
 def test_sizes_below_it(target: str, outtype: str, settings: Settings) -> None:
     (label,) = make_job(order(target, outtype=outtype), settings).request.targets
     assert label.startswith(f"{target}-")
+
+
+def test_a_large_source_is_read_in_sight_and_can_be_stopped(settings: Settings) -> None:
+    seen: list[tuple[str, float]] = []
+    job = make_job(order(), settings, Watch(report=lambda what, fraction: seen.append((what, fraction))))
+    assert seen[-1] == (f"reading {CHECKPOINT.name}", 1.0) and len(seen) > 1
+    with pytest.raises(Cancelled):
+        make_job(order(), settings, Watch(stopped=lambda: True))
+    assert job.request.source.sha256 == hashlib.sha256(CHECKPOINT.read_bytes()).hexdigest()
