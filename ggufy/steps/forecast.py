@@ -17,6 +17,7 @@ from ggufy.llama import tools
 from ggufy.llama.evaluate import logits_bytes
 from ggufy.llama.install import Llama
 from ggufy.plan import CONVERT, EVALUATE, IMATRIX, QUANTIZE, Step, base_name, imatrix_name, makes
+from ggufy.quantize.imatrix import facts_of
 from ggufy.quantize.mixes import RWKV, mixed
 from ggufy.quantize.recipe import Forecast, ImatrixFacts, Recipe, core_seconds, forecast, same_tensors, stock_recipe
 from ggufy.quantize.target import of_label
@@ -179,9 +180,7 @@ def imatrix_bytes(sizes: JobForecast) -> int:
 
 
 def _forecast(ctx: Context, step: Step, base: Path) -> JobForecast:
-    facts = None
-    if ctx.request.imatrix != "none":
-        facts = ImatrixFacts(file=imatrix_name(ctx.request), dataset=_dataset(ctx))
+    facts = _imatrix_facts(ctx)
     run = ctx.tool_run(step, cwd=base.absolute().parent)
     types, mix = ctx.request.quant_types, ctx.request.mix
     found = forecast_types(base, types, llama=ctx.llama, run=run, facts=facts, mix=mix)
@@ -213,10 +212,13 @@ def forecast_types(
     )
 
 
-def _dataset(ctx: Context) -> str:
-    """The calibration text's name as the imatrix will hold it (or holds it, if it is the user's)."""
-    if ctx.request.imatrix == "file":
-        names = read_head(Path(ctx.request.imatrix_path)).metadata.get("imatrix.datasets")
-        return str(names[0]) if isinstance(names, list) and names else ""
-    text = calibration.pinned(ctx.settings.cache, ctx.request.calibration_sha256)
-    return text.name if text else ""
+def _imatrix_facts(ctx: Context) -> ImatrixFacts | None:
+    """What the imatrix will say about itself, or says, if it is the user's."""
+    request = ctx.request
+    if request.imatrix == "none":
+        return None
+    if request.imatrix == "file":
+        given = Path(request.imatrix_path)
+        return replace(facts_of(given, read_head(given)), file=imatrix_name(request))
+    text = calibration.pinned(ctx.settings.cache, request.calibration_sha256)
+    return ImatrixFacts(file=imatrix_name(request), dataset=text.name if text else "")
