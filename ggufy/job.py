@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -24,6 +25,10 @@ VERSION = 2
 DEFAULT_CHUNKS = 40
 # Of evaluation text: 4 thousand scored tokens. The KLD's standard error is then about 1 to 2 % of it.
 EVALUATION_CHUNKS = 16
+_FILE_NAME = re.compile(r"(?!\.{1,2}$)[^/\\\0-\x1f\ud800-\udfff]+")
+_MOST_NAME = 240  # bytes, with room for what a file is called while it is made
+_REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_DIGEST = re.compile(r"[0-9a-f]*")  # becomes a folder's name in the cache
 
 
 class Status(StrEnum):
@@ -254,8 +259,10 @@ def from_json(text: str) -> Job:
         status = Status(record.pop("status"))
         measured = tuple(evaluation.from_record(e) for e in record.pop("evaluations", ()))
         frontier = tuple(FrontierPoint(**point) for point in record.pop("frontier", ()))
+        pinned = Request(**request)
+        _check_names(pinned, artifacts)
         return Job(
-            request=Request(**request),
+            request=pinned,
             status=status,
             artifacts=artifacts,
             evaluations=measured,
@@ -264,3 +271,19 @@ def from_json(text: str) -> Job:
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a job record: {error}") from error
+
+
+def _check_names(request: Request, artifacts: tuple[Artifact, ...]) -> None:
+    """Raises ValueError for texts that would make paths to elsewhere: a record may come from the Hub, or from anybody
+    who can write into the folder."""
+    source = request.source
+    names = [request.name, request.outtype, *request.quants, *(artifact.name for artifact in artifacts)]
+    names += [source.path.rpartition("/")[2]] if source.remote else []
+    for text in names:
+        if not _FILE_NAME.fullmatch(text) or len(text.encode()) > _MOST_NAME:
+            raise ValueError(f"not a job record: {text[:80]!r} is no part of a file's name")
+    if request.repo_id and not _REPO_ID.fullmatch(request.repo_id):
+        raise ValueError(f"not a job record: {request.repo_id[:80]!r} is no repo")
+    for digest in (source.key, request.calibration_sha256, request.evaluation_sha256, request.imatrix_sha256):
+        if not _DIGEST.fullmatch(digest):
+            raise ValueError(f"not a job record: {digest[:80]!r} is no digest")

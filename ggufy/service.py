@@ -28,11 +28,12 @@ from ggufy.errors import Cancelled, GgufyError, SourceError, UsageError
 from ggufy.fetched import FetchedModels
 from ggufy.files import free_bytes, user_path
 from ggufy.hub.identity import account_of
-from ggufy.intake import Wish, is_query, make_job, model_name
+from ggufy.intake import Wish, is_query, make_job
 from ggufy.job import Job, Status
 from ggufy.jobs.run_state import Live
 from ggufy.kept import Kept
 from ggufy.llama.install import Llama, ensure
+from ggufy.names import model_name, repo_name
 from ggufy.plan import IMATRIX, folder_name
 from ggufy.preview import Cost, Order, Preview, cost, preview
 from ggufy.progress import Snapshot
@@ -232,9 +233,8 @@ class Services:
         found = self.look(source, visitor, outtype=outtype, vocab=vocab, mix=mix)
         if not found.report.path:
             return None
-        folder = folder_name(model_name(Path(found.report.path).stem))
-        account = self.connection.owner
-        where = f"{account}/{folder}" if account else str(self.settings.out / folder)
+        stem, account = Path(found.report.path).stem, self.connection.owner
+        where = f"{account}/{repo_name(stem)}" if account else str(self.settings.out / folder_name(model_name(stem)))
         return cost(found, order, self.settings, where=where, account=account, threads=self.limit())
 
     def cancel(self, job_id: str, visitor: Visitor = STRANGER) -> None:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from huggingface_hub import HfApi, constants, get_session, hf_hub_url
 from huggingface_hub.hf_api import RepoSibling
@@ -23,7 +23,7 @@ from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import hf_raise_for_status
 
 from ggufy.errors import SourceError
-from ggufy.files import DOWNLOAD_SUFFIX, human_size
+from ggufy.files import DOWNLOAD_SUFFIX, brief, human_size, user_text
 from ggufy.job import Source
 from ggufy.sources.hub_session import DOWNLOAD_TIMEOUT, Reference, ask, check_stopped, source_errors, use_timeouts
 from ggufy.sources.ranged import RangedFile, fetch
@@ -31,6 +31,7 @@ from ggufy.sources.ranged import RangedFile, fetch
 logger = logging.getLogger(__name__)
 KINDS = {".pth": "checkpoint", ".gguf": "gguf"}
 _BLOCK = 1 << 18
+_LONGEST_ADDRESS = 4096  # letters; signed ones have some hundred
 _HOSTS = {"huggingface.co", "www.huggingface.co", "hf.co"}
 _NAME = r"[A-Za-z0-9_][\w.-]*"
 _REFERENCE = re.compile(rf"({_NAME}/{_NAME})(?:@([^:\s]+))?(?::(.+))?", re.ASCII)
@@ -39,7 +40,7 @@ _REFERENCE = re.compile(rf"({_NAME}/{_NAME})(?:@([^:\s]+))?(?::(.+))?", re.ASCII
 def is_reference(text: str) -> bool:
     """True if the text can only name something on the Hub: `owner/repo`, `owner/repo:file.pth` or a Hub URL."""
     if "://" in text:
-        return urlsplit(text).netloc in _HOSTS | {urlsplit(constants.ENDPOINT).netloc}
+        return split_address(text).netloc in _HOSTS | {urlsplit(constants.ENDPOINT).netloc}
     match = _REFERENCE.fullmatch(text)
     return match is not None and (match[3] is not None or PurePosixPath(text).suffix not in KINDS)
 
@@ -51,21 +52,33 @@ def parse_reference(text: str, *, repo_type: str = "model", endpoint: str | None
     """
     if "://" in text:
         return _parse_url(text, urlsplit(endpoint or constants.ENDPOINT).netloc)
-    if match := _REFERENCE.fullmatch(text.strip()):
+    if match := _REFERENCE.fullmatch(user_text(text).strip()):
         return Reference(repo_id=match[1], revision=match[2], file=match[3] or "", repo_type=repo_type)
-    raise SourceError(f"{text!r} is no name on the Hub: write owner/repo or owner/repo:file.")
+    raise SourceError(f"{brief(text)!r} is no name on the Hub: write owner/repo or owner/repo:file.")
+
+
+def split_address(text: str) -> SplitResult:
+    """The parts of an address. Raises SourceError for what is none."""
+    try:
+        if "\0" in text or len(text) > _LONGEST_ADDRESS:
+            raise ValueError("it holds a zero byte" if "\0" in text else "it is too long")
+        return urlsplit(user_text(text).strip())
+    except ValueError as error:
+        raise SourceError(
+            f"{brief(text).replace(chr(0), '')} is no address that can be fetched ({error}): check it."
+        ) from error
 
 
 def _parse_url(text: str, own_host: str) -> Reference:
-    url = urlsplit(text.strip())
+    url = split_address(text)
     parts = [unquote(part) for part in url.path.strip("/").split("/")]
     if url.netloc not in _HOSTS | {own_host} or len(parts) < 2 or parts[0] in ("datasets", "spaces", "api"):
-        raise SourceError(f"{text} is not the address of a model on the Hub: write owner/repo:file.pth.")
+        raise SourceError(f"{brief(text)} is not the address of a model on the Hub: write owner/repo:file.pth.")
     repo_id = "/".join(parts[:2])
     if len(parts) == 2:
         return Reference(repo_id=repo_id)
     if parts[2] not in ("blob", "resolve", "raw", "tree") or len(parts) < 4:
-        raise SourceError(f"{text} is a page of {repo_id}, not a file: write {repo_id}:file.pth.")
+        raise SourceError(f"{brief(text)} is a page of {repo_id}, not a file: write {repo_id}:file.pth.")
     return Reference(repo_id=repo_id, revision=parts[3], file="" if parts[2] == "tree" else "/".join(parts[4:]))
 
 

@@ -59,6 +59,8 @@ publishing to the Hub needs a token that may write: set HF_TOKEN, or leave --hub
 {folder} already holds files that were made from something else or with other options: give this run another --name \
 or --out, or move that folder away.
     {folder} 中已有用其他来源或选项制作的文件：请换一个“名称”，或移走该文件夹。
+{repo} holds the files of another model, {name}: give this run another --repo.
+    {repo} 中是另一个模型 {name} 的文件：请换一个“输出仓库”。
 {repo} already holds {file}, made from something else or with other options: give this run another --repo or --name.
     {repo} 中已有用其他来源或选项制作的 {file}：请换一个“输出仓库”或“名称”。
 another run is working in {folder}: wait for it, or give this one another --name or --out.
@@ -209,6 +211,8 @@ run `make setup` again
     重新运行 `make setup`
 {text} is no path: give that of a file or a folder.
     {text} 不是路径：请填写文件或文件夹的路径。
+the name {text} is not UTF-8: rename that file or folder.
+    名称 {text} 不是 UTF-8：请重命名该文件或文件夹。
 there is no home folder for {text}: write the path in full.
     {text} 没有对应的主目录：请填写完整路径。
 {path} cannot be written ({reason}): choose another folder with {setting}.
@@ -220,6 +224,9 @@ there is no home folder for {text}: write the path in full.
 {path} is gone: put it back and run the same command again.
     {path} 已不存在：请放回原处，然后再次运行同一命令。
 # ---- sizes to order
+{size} is no less than the unquantized file, which has {base}: take that, it is made with every job, or order a \
+smaller size.
+    {size} 不小于未量化的文件（{base}）：请直接使用该文件（每个任务都会制作），或订制更小的大小。
 another run works on {name}: wait for it to end.
     另一个任务正在处理 {name}：请等它完成。
 --like {type} is no quant type: known types are {types}.
