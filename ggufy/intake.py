@@ -55,6 +55,7 @@ class Wish:
     owner: str = ""  # account on the Hub that the results go to; empty: a folder here
     repo_id: str | None = None  # None: <owner>/<Model>-GGUF
     private: bool = False
+    by_stranger: bool = False  # made for a Space's visitor, see strangers.py
 
 
 def make_job(wish: Wish, settings: Settings) -> Job:
@@ -63,12 +64,14 @@ def make_job(wish: Wish, settings: Settings) -> Job:
         raise UsageError("no source given: enter demo, a path, or owner/repo:file.pth.")
     if wish.source == "demo":
         return make_job(_demo_wish(wish), settings)
+    settings = settings.for_strangers() if wish.by_stranger else settings
     source = _source(wish.source, settings)
-    name = model_name(wish.name or Path(source.path).stem)
+    name = model_name(wish.name or file_stem(source.path, source.model_id, by_stranger=wish.by_stranger))
     request = Request(
         name=name,
         repo_id=_repo_id(wish, name),
         private=wish.private and bool(wish.owner),
+        by_stranger=wish.by_stranger,
         source=source,
         quant_types=make_order(set(wish.quant_types)),
         outtype=_outtype(wish, source),
@@ -82,9 +85,19 @@ def make_job(wish: Wish, settings: Settings) -> Job:
     return Job(request=request)
 
 
-def is_query(text: str) -> bool:
-    """True for words to search the Hub for; False for what can be a source already."""
-    return not (text == "demo" or "/" in text or ":" in text or text.startswith((".", "~")) or Path(text).exists())
+def is_query(text: str, *, hub_only: bool = False) -> bool:
+    """True for words to search the Hub for; False for what can be a source already. With `hub_only` no file of this
+    machine is one, nor looked for."""
+    if text == "demo" or "/" in text or ":" in text or text.startswith((".", "~")):
+        return False
+    return hub_only or not Path(text).exists()
+
+
+def file_stem(path: str, model_id: str, *, by_stranger: bool) -> str:
+    """What a model is named after: its file; a stranger's also after its account on the Hub, or one could choose a
+    file's name so that its results go where the owner's are."""
+    account = model_id.partition("/")[0]
+    return f"{account}-{Path(path).stem}" if by_stranger and account else Path(path).stem
 
 
 def model_name(stem: str) -> str:
@@ -114,9 +127,9 @@ def _repo_id(wish: Wish, name: str) -> str:
 
 
 def _source(text: str, settings: Settings) -> Source:
-    if is_plain_url(text):
+    if not settings.hub_only and is_plain_url(text):
         return resolve_url(text)
-    if path := local_file(text):
+    if path := local_file(text, hub_only=settings.hub_only):
         return _local_source(path, settings)
     return hub.resolve(text, token=settings.hf_token)
 
@@ -133,6 +146,7 @@ def _local_source(path: Path, settings: Settings) -> Source:
         size=stat.st_size,
         mtime_ns=stat.st_mtime_ns,
         sha256=_known_digest(path, settings) or sha256(path),
+        public=path == demo.CHECKPOINT.resolve(),
     )
 
 

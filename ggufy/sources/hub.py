@@ -44,6 +44,14 @@ def is_reference(text: str) -> bool:
     return match is not None and (match[3] is not None or PurePosixPath(text).suffix not in KINDS)
 
 
+def is_on_hub(text: str) -> bool:
+    """True for a name or an address of the Hub, whatever files this machine has."""
+    try:
+        return is_reference(text) if "://" in text else _REFERENCE.fullmatch(text) is not None
+    except ValueError:  # no address at all
+        return False
+
+
 def parse_reference(text: str, *, repo_type: str = "model", endpoint: str | None = None) -> Reference:
     """Reads `owner/repo[@revision][:file]`, or the URL of a model repo or of one of its files.
 
@@ -87,6 +95,7 @@ def resolve(text: str, *, token: str | None = None, endpoint: str | None = None)
         model_id=wanted.repo_id,
         revision=listing.commit,
         license=listing.license,
+        public=listing.public,
     )
 
 
@@ -98,6 +107,7 @@ class Listing:
     files: Sequence[RepoSibling]
     license: str  # as the repo's own card says; empty if it says nothing
     gated: bool  # its conditions have to be accepted before its files can be read
+    public: bool  # anybody can read its files
 
 
 def repo_files(
@@ -124,7 +134,9 @@ def repo_files(
             api.auth_check(wanted.repo_id, repo_type=wanted.repo_type)
         said = repo.card_data.get("license") if repo.card_data else None
         named = said if isinstance(said, str) else ""
-        return Listing(commit=repo.sha or "", files=repo.siblings or (), license=named, gated=bool(repo.gated))
+        gated = bool(repo.gated)
+        public = repo.private is False and not gated
+        return Listing(commit=repo.sha or "", files=repo.siblings or (), license=named, gated=gated, public=public)
 
     return ask(call, wanted, token=token, stopped=stopped)
 

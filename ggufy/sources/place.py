@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ggufy import demo
 from ggufy.errors import SourceError
 from ggufy.sources import hub
 
@@ -16,11 +17,14 @@ def is_plain_url(text: str) -> bool:
         raise SourceError(f"{text} is no address that can be fetched ({error}): check it.") from error
 
 
-def local_file(text: str) -> Path | None:
-    """The file on this machine that is meant, with its links followed, or None if it can only be on the Hub.
+def local_file(text: str, *, hub_only: bool = False) -> Path | None:
+    """The file on this machine that is meant, with its links followed, or None if it can only be on the Hub; with
+    `hub_only` no file but the demo's is looked for.
 
     Raises SourceError if a file here is meant that is not there.
     """
+    if text == "demo" or hub_only:
+        return demo.CHECKPOINT.resolve() if text in ("demo", str(demo.CHECKPOINT)) else None
     try:
         path = Path(text).expanduser()
         if path.is_file():

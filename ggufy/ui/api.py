@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import gradio as gr
 
+from ggufy.access import Visitor
 from ggufy.catalog import parse_types
 from ggufy.errors import GgufyError, UsageError
 from ggufy.files import human_size
@@ -99,7 +100,7 @@ class _Api:
 
         return _told(work)
 
-    def job_status(self, job_id: str) -> dict[str, Any]:
+    def job_status(self, request: gr.Request, profile: Profile, job_id: str) -> dict[str, Any]:
         """Tells how far a job is.
 
         Args:
@@ -109,7 +110,7 @@ class _Api:
             Status (queued, running, done, failed, cancelled, paused), error, steps done and in all, what runs, and
             seconds left if they are known.
         """
-        return _told(lambda: _progress(self._view(job_id)))
+        return _told(lambda: _progress(self._view(job_id, visitor_of(self.services, request, profile))))
 
     def cancel_job(self, request: gr.Request, profile: Profile, job_id: str) -> dict[str, Any]:
         """Ends a job; its finished files stay.
@@ -122,13 +123,14 @@ class _Api:
         """
 
         def work() -> dict[str, Any]:
-            self._view(job_id)
-            self.services.cancel(job_id, visitor_of(self.services, request, profile))
-            return _record(self._view(job_id).job)
+            visitor = visitor_of(self.services, request, profile)
+            self._view(job_id, visitor)
+            self.services.cancel(job_id, visitor)
+            return _record(self._view(job_id, visitor).job)
 
         return _told(work)
 
-    def list_results(self, job_id: str) -> list[dict[str, Any]]:
+    def list_results(self, request: gr.Request, profile: Profile, job_id: str) -> list[dict[str, Any]]:
         """Lists the finished files of a job.
 
         Args:
@@ -140,14 +142,14 @@ class _Api:
         """
 
         def work() -> list[dict[str, Any]]:
-            view = self._view(job_id)
+            view = self._view(job_id, visitor_of(self.services, request, profile))
             repo = repo_address(view.job)
             return [dict(row) | {"link": file_link(job_id, row["file"], repo=repo)} for row in view.files]
 
         return _told(work)
 
-    def _view(self, job_id: str) -> JobView:
-        for view in self.services.views():
+    def _view(self, job_id: str, visitor: Visitor) -> JobView:
+        for view in self.services.views(visitor):
             if view.job.id == job_id:
                 return view
         raise UsageError(f"there is no job {job_id!r}: start_job returns ids.")
