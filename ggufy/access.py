@@ -73,8 +73,8 @@ def check_reach(settings: Settings) -> None:
     if settings.space_id or settings.password or settings.trusted_network or _is_this_machine(settings.server_name):
         return
     raise UsageError(
-        f"on {settings.server_name} every machine that reaches the page could do everything: set GGUFY_PASSWORD, or "
-        "GGUFY_TRUSTED_NETWORK=1 if they all may."
+        f"on {settings.server_name} the page is open to every machine that reaches it: set GGUFY_PASSWORD, or "
+        "GGUFY_TRUSTED_NETWORK=1."
     )
 
 

@@ -16,8 +16,14 @@ on a Space one job makes at most {most} sizes: order fewer.
     在 Space 上，一个任务最多做 {most} 种大小：请少选一些。
 {count} jobs of visitors wait on this Space already: try again later.
     这个 Space 上已有 {count} 个访客的任务在等待：请稍后再试。
-on {address} every machine that reaches the page could do everything: set GGUFY_PASSWORD, or GGUFY_TRUSTED_NETWORK=1 if they all may.
-    监听 {address} 时，任何能访问此页面的机器都能执行一切操作：请设置 GGUFY_PASSWORD，若它们都可信则设置 GGUFY_TRUSTED_NETWORK=1。
+on {address} the page is open to every machine that reaches it: set GGUFY_PASSWORD, or GGUFY_TRUSTED_NETWORK=1.
+    监听 {address} 时，任何能访问此页面的机器都能使用它：请设置 GGUFY_PASSWORD，或 GGUFY_TRUSTED_NETWORK=1。
+{name} must be text: put it between quotes.
+    {name} 必须是文本：请加上引号。
+{name} has {count} characters: use at most {most}.
+    {name} 有 {count} 个字符：最多只能有 {most} 个。
+{name} must be true or false.
+    {name} 只能是 true 或 false。
 the form came back damaged: reload the page.
     表单数据有误：请刷新页面。
 no quant type chosen: check at least one.
