@@ -26,7 +26,7 @@ from ggufy.access import check_reach, is_own_host
 from ggufy.service import Services
 from ggufy.settings import Settings
 from ggufy.ui import parts
-from ggufy.ui.api import add_api
+from ggufy.ui.api import NAMES, add_api
 from ggufy.ui.chat_tab import ChatTab
 from ggufy.ui.guard import KnownHosts, Locked
 from ggufy.ui.head import EarlyScript
@@ -70,6 +70,9 @@ def build(services: Services) -> gr.Blocks:
 
         add_api(services)
         gr.on(None, greet, None, [header, *form.greeted, *jobs.drawn], **QUIET)
+    for event in page.fns.values():
+        if event.api_name not in NAMES:  # such as the sign-in button's own
+            event.api_visibility = "private"
     page.space_id = None  # or the page would fetch a header and fonts from other sites; the login does not look at it
     return page
 
@@ -123,7 +126,7 @@ def make_app(services: Services) -> FastAPI:
         auth=_sign_in(settings.password) if settings.password and not settings.space_id else None,
         auth_message="",
     )
-    inner = _gradio_app(app)
+    inner = gradio_app(app)
     inner.tokens[key] = "ggufy"
     inner.router.routes.insert(0, _files_route(services))  # inside, where a visitor's session is known
     # gradio's MCP server calls the page by the name of whoever asked first, and goes on so.
@@ -131,7 +134,7 @@ def make_app(services: Services) -> FastAPI:
     return app
 
 
-def _gradio_app(app: FastAPI) -> gradio.routes.App:
+def gradio_app(app: FastAPI) -> gradio.routes.App:
     return next(
         route.app for route in app.routes if isinstance(route, Mount) and isinstance(route.app, gradio.routes.App)
     )
