@@ -188,8 +188,7 @@ class Services:
 
     def models_in(self, folder: str, visitor: Visitor = STRANGER) -> list[Path]:
         """The .pth and .gguf files of a folder on this machine, for its owner; none if it is no folder."""
-        path = Path(folder).expanduser()
-        if not is_owner(visitor, self.settings) or not path.is_dir():
+        if not is_owner(visitor, self.settings) or not (path := Path(folder).expanduser()).is_dir():
             return []
         try:
             found = [entry for entry in path.iterdir() if entry.suffix in (".pth", ".gguf") and entry.is_file()]

@@ -31,7 +31,7 @@ KEPT_S = 300.0  # how long an answer is not asked for again
 TRUSTED_S = 3600.0  # how long a confirmed token counts on while the Hub cannot be asked
 INTERVAL_S, BURST = 2.0, 15  # between two questions about unconfirmed tokens; and how many may come at once
 _KEPT = 512  # answers of either kind
-_TOKEN = re.compile(r"[!-~]{8,4096}")  # what can stand in a header
+_TOKEN = re.compile(r"[!-~]{4,4096}")  # what can stand in a header
 _TIMEOUT = httpx2.Timeout(10.0, connect=5.0)
 # What a client raises beside its own errors: a proxy that it cannot use, a cut connection, a page for an answer.
 _BROKEN = (*FAILURES, ImportError, ValueError, OSError, RuntimeError, LookupError, TypeError, AttributeError)
