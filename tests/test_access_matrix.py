@@ -14,6 +14,7 @@ import inspect
 import itertools
 import json
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -110,6 +111,8 @@ ENDPOINTS = {
     "ChatTab.forget": Row(),
     "_Api.inspect_source": Row(arguments=("demo",), holds="rwkv7"),
     "_Api.start_job": Row(right="work", arguments=("demo", "Q8_0", False), holds="job_id"),
+    "_Api.list_jobs": Row(jobs=True, holds="job_id"),
+    "_Api.resume_job": Row(right="work", arguments=(PUBLIC,), holds="job_id"),
     "_Api.job_status": Row(arguments=(PUBLIC,), holds=SHOWN),
     "_Api.cancel_job": Row(right="work", arguments=(PUBLIC,), holds="job_id"),
     "_Api.list_results": Row(arguments=(PUBLIC,), holds=MODEL),
@@ -257,7 +260,11 @@ def records(out: Path) -> None:
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+    """With the texts that other tests have made, since making them takes a while."""
+    folder, made = tmp_path_factory.mktemp("cache"), Settings.from_env().cache / "texts"
+    if made.is_dir():
+        shutil.copytree(made, folder / "texts")
+    return folder
 
 
 @pytest.fixture(scope="module", params=PLACES)
@@ -466,8 +473,9 @@ def test_values_of_any_kind_are_refused_in_one_sentence(tmp_path: Path) -> None:
             given = {one: usual.get(one) for one in arguments} | {argument: value}
             with pytest.raises(gr.Error, match=f"{argument} must be (text: put it between quotes|true or false)"):
                 call(request, None, **given)
-        with pytest.raises(gr.Error, match="no source given|there is no job"):
-            call(request, None, **dict.fromkeys(arguments))
+        if arguments:
+            with pytest.raises(gr.Error, match="no source given|there is no job"):
+                call(request, None, **dict.fromkeys(arguments))
 
 
 def test_lists_are_taken(page: Page) -> None:

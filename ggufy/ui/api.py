@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from pathlib import PurePath
 from typing import Any, TypeVar
 
 import gradio as gr
@@ -17,7 +18,7 @@ from ggufy.catalog import parse_types
 from ggufy.errors import GgufyError, UsageError
 from ggufy.files import human_size
 from ggufy.intake import Wish
-from ggufy.job import Job
+from ggufy.job import Job, Source
 from ggufy.quantize.target import parse_words
 from ggufy.service import JobView, Services
 from ggufy.ui.quantize_tab import MOST_CHARS
@@ -25,7 +26,7 @@ from ggufy.ui.views import file_link, repo_address
 from ggufy.ui.visitors import Profile, visitor_of
 
 Answer = TypeVar("Answer")
-NAMES = ("inspect_source", "start_job", "job_status", "cancel_job", "list_results")
+NAMES = ("inspect_source", "start_job", "list_jobs", "job_status", "cancel_job", "resume_job", "list_results")
 
 
 def add_api(services: Services) -> None:
@@ -120,11 +121,28 @@ class _Api:
 
         return _told(work)
 
+    def list_jobs(self, request: gr.Request, profile: Profile) -> list[dict[str, Any]]:
+        """Lists the jobs that there are, newest first.
+
+        Returns:
+            For each job its id, status, error, name, source, when it was made, and its output repo if it has one.
+        """
+
+        def work() -> list[dict[str, Any]]:
+            jobs = [view.job for view in self.services.views(visitor_of(self.services, request, profile))]
+            return [
+                _record(job)
+                | {"name": job.request.name, "source": _shown_source(job.request.source), "created": job.created}
+                for job in jobs
+            ]
+
+        return _told(work)
+
     def job_status(self, request: gr.Request, profile: Profile, job_id: str) -> dict[str, Any]:
         """Tells how far a job is.
 
         Args:
-            job_id: as start_job returned it.
+            job_id: as start_job or list_jobs returned it.
 
         Returns:
             Status (queued, running, done, failed, cancelled, paused), error, steps done and in all, what runs, and
@@ -136,7 +154,7 @@ class _Api:
         """Ends a job; its finished files stay.
 
         Args:
-            job_id: as start_job returned it.
+            job_id: as start_job or list_jobs returned it.
 
         Returns:
             The job's id and status; while its tool is ending, the status is still running.
@@ -150,11 +168,29 @@ class _Api:
 
         return _told(work)
 
+    def resume_job(self, request: gr.Request, profile: Profile, job_id: str) -> dict[str, Any]:
+        """Goes on with a job that was paused or cancelled, or has failed; its finished files are kept.
+
+        Args:
+            job_id: as start_job or list_jobs returned it.
+
+        Returns:
+            The job's id and status.
+        """
+
+        def work() -> dict[str, Any]:
+            visitor = visitor_of(self.services, request, profile)
+            job = self._view(job_id, visitor).job
+            self.services.retry(job.id, visitor)
+            return _record(self._view(job.id, visitor).job)
+
+        return _told(work)
+
     def list_results(self, request: gr.Request, profile: Profile, job_id: str) -> list[dict[str, Any]]:
         """Lists the finished files of a job.
 
         Args:
-            job_id: as start_job returned it.
+            job_id: as start_job or list_jobs returned it.
 
         Returns:
             For each file its name, kind, size in bytes, sha256, quant type, bits per weight, figures if it was
@@ -173,7 +209,7 @@ class _Api:
         for view in self.services.views(visitor):
             if view.job.id == wanted:
                 return view
-        raise UsageError(f"there is no job {wanted!r}: start_job returns ids.")
+        raise UsageError(f"there is no job {wanted!r}: list_jobs returns ids.")
 
 
 def _told(work: Callable[[], Answer]) -> Answer:
@@ -210,6 +246,12 @@ def _flag(name: str, value: object, default: bool) -> bool:
     if value is not None and not isinstance(value, bool):
         raise UsageError(f"{name} must be true or false.")
     return default if value is None else value
+
+
+def _shown_source(source: Source) -> str:
+    """As its job's card shows it: no folder of this machine."""
+    name = PurePath(source.path).name
+    return f"{source.model_id}:{name}" if source.model_id else name
 
 
 def _record(job: Job) -> dict[str, Any]:
