@@ -261,7 +261,10 @@ class Services:
     def retry(self, job_id: str, visitor: Visitor = STRANGER) -> None:
         """Queues a job again. Raises UsageError if there is none of that id."""
         check_work(visitor, self.settings)
-        self.worker.submit(self._known(job_id, visitor))
+        job = self._known(job_id, visitor)
+        if not is_owner(visitor, self.settings):
+            self._check_room()
+        self.worker.submit(job)
         self._look_again()
 
     def make_size(self, job_id: str, size: int, visitor: Visitor = STRANGER) -> Job:

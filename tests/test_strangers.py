@@ -216,6 +216,8 @@ def test_strangers_jobs_wait_in_a_short_line(space: Services) -> None:
     space.submit(wish("demo", quant_types=("Q8_0", "Q6_K")), OWNER)
     space.cancel(jobs[0].id, GUEST)
     assert space.submit(wish("demo", quant_types=("Q8_0", "Q5_0")), GUEST).status is Status.QUEUED
+    with pytest.raises(UsageError, match="10 jobs of visitors wait"):
+        space.retry(jobs[0].id, GUEST)
 
 
 def context(request: Request, services: Services) -> Context:
