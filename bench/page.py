@@ -126,7 +126,7 @@ def _first_tokens(model: Path, llama: Llama) -> list[float]:
     """Seconds from a message to the reply's first text, each time with a new process."""
     found = []
     for _ in range(5):
-        chats = Chats(lambda: llama, lambda: {model.name: model}, lambda: 1)
+        chats = Chats(lambda: llama, lambda who: {model.name: model}, lambda: 1)
         began = time.perf_counter()
         for _ in chats.say("bench", "a", model=model.name, settings=Settings(), message="What is a list?"):
             if len(chats.turns("bench", "a")) > 1:

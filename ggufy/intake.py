@@ -55,6 +55,7 @@ class Wish:
     owner: str = ""  # account on the Hub that the results go to; empty: a folder here
     repo_id: str | None = None  # None: <owner>/<Model>-GGUF
     private: bool = False
+    by_stranger: bool = False  # made for a Space's visitor, see strangers.py
 
 
 @dataclass(frozen=True)
@@ -79,15 +80,17 @@ def make_job(wish: Wish, settings: Settings, watch: Watch | None = None) -> Job:
         raise UsageError("no source given: enter demo, a path, or owner/repo:file.pth.")
     if wish.source == "demo":
         return make_job(_demo_wish(wish), settings, watch)
+    settings = settings.for_strangers() if wish.by_stranger else settings
     source = _source(wish.source, settings, watch)
     looked = wish.targets or (source.kind == "gguf" and source.remote)
     report = look(wish.source, settings, vocab=wish.vocab) if looked else None
-    stem = wish.name or Path(source.path).stem
+    stem = wish.name or file_stem(source.path, source.model_id, by_stranger=wish.by_stranger)
     name = model_name(stem)
     request = Request(
         name=name,
         repo_id=_repo_id(wish, stem),
         private=wish.private and bool(wish.owner),
+        by_stranger=wish.by_stranger,
         source=source,
         quant_types=make_order(set(wish.quant_types)),
         outtype=_outtype(wish, source),
@@ -101,14 +104,22 @@ def make_job(wish: Wish, settings: Settings, watch: Watch | None = None) -> Job:
     return Job(request=request)
 
 
-def is_query(text: str) -> bool:
-    """True for words to search the Hub for; False for what can be a source already, or can be nothing at all."""
+def is_query(text: str, *, hub_only: bool = False) -> bool:
+    """True for words to search the Hub for; False for what can be a source already, or can be nothing at all. With
+    `hub_only` no file of this machine is one, nor looked for."""
     if text == "demo" or "/" in text or ":" in text or text.startswith((".", "~")):
         return False
     try:
-        return not is_there(user_path(text))
+        return hub_only or not is_there(user_path(text))
     except UsageError:
         return False
+
+
+def file_stem(path: str, model_id: str, *, by_stranger: bool) -> str:
+    """What a model is named after: its file; a stranger's also after its account on the Hub, or one could choose a
+    file's name so that its results go where the owner's are."""
+    account = model_id.partition("/")[0]
+    return f"{account}-{Path(path).stem}" if by_stranger and account else Path(path).stem
 
 
 def _demo_wish(wish: Wish) -> Wish:
@@ -130,9 +141,9 @@ def _repo_id(wish: Wish, stem: str) -> str:
 
 
 def _source(text: str, settings: Settings, watch: Watch) -> Source:
-    if is_plain_url(text):
+    if not settings.hub_only and is_plain_url(text):
         return resolve_url(text, stopped=watch.stopped)
-    if path := local_file(text):
+    if path := local_file(text, hub_only=settings.hub_only):
         return _local_source(path, settings, watch)
     return hub.resolve(text, token=settings.hf_token, stopped=watch.stopped)
 
@@ -149,6 +160,7 @@ def _local_source(path: Path, settings: Settings, watch: Watch) -> Source:
         size=stat.st_size,
         mtime_ns=stat.st_mtime_ns,
         sha256=_known_digest(path, settings) or watch.sha256(path),
+        public=path == demo.CHECKPOINT.resolve(),
     )
 
 

@@ -73,6 +73,9 @@ class Source:
     url: str = ""  # plain address: without token or fragment
     etag: str = ""  # plain address: the server's mark of the version
     mark: str = ""  # plain address: the digest if one was given, else that of address, size and version
+    # The demo, or on the Hub and read without a token: anybody could have made this job. Not known of older records,
+    # which count as private until the job is started again from the form.
+    public: bool = False
 
     @property
     def remote(self) -> bool:
@@ -115,6 +118,7 @@ class Request:
     mode: str = ""  # how much is measured for them: fast, standard or thorough; empty where none was asked for
     repo_id: str = ""  # owner/name of the output repo on the Hub; empty: a folder here
     private: bool = False  # of that repo, if it has to be made
+    by_stranger: bool = False  # made for a Space's visitor: its steps run without the token
 
     def inputs(self) -> str:
         """Digest of everything that decides the bytes of base GGUF, imatrix and quants. Two requests that differ only
@@ -122,7 +126,7 @@ class Request:
         pinned = dataclasses.asdict(self)
         for free in ("quant_types", "targets", "mode", "imatrix_path", "vocab_path", "calibration", "repo_id"):
             del pinned[free]
-        del pinned["private"]
+        del pinned["private"], pinned["by_stranger"]
         for name in [name for name in pinned if name.startswith("evaluat")]:
             del pinned[name]  # measuring changes no file
         if self.mix == "stock":
@@ -145,7 +149,8 @@ class Request:
         """`<Model>-<8 hex digits>`: the same request is the same job."""
         measured = f"{self.evaluation_sha256},{self.evaluation_chunks}" if self.evaluate else ""
         ordered = f"{self.mode}:{','.join(self.targets)}" if self.mode else ""
-        text = self.inputs() + ",".join(self.quant_types) + self.repo_id + measured + ordered
+        asked = "stranger" if self.by_stranger else ""  # a job of its own: it never becomes the owner's private one
+        text = self.inputs() + ",".join(self.quant_types) + self.repo_id + measured + ordered + asked
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 

@@ -188,7 +188,7 @@ def _how(
     what = f"reading {base.name}"
     digest = sha256(base, lambda done: line(what, done / base.stat().st_size), stopped=stopped.is_set)
     how = How(
-        text=args.text or ensure_texts(settings.cache).probe,
+        text=args.text or ensure_texts(settings.cache, stopped=stopped.is_set).probe,
         folder=folder_of(settings, digest),
         environment=throttle.child_environment(threads=threads, home=settings.home),
         llama=llama,

@@ -20,16 +20,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ggufy import throttle
-from ggufy.access import STRANGER, Visitor, check_work, is_owner
+from ggufy.access import STRANGER, Visitor, check_work, is_owner, may_see
 from ggufy.catalog import BY_NAME, FIRST
 from ggufy.chats import Chats
 from ggufy.connection import connect
 from ggufy.errors import Cancelled, GgufyError, SourceError, UsageError
 from ggufy.fetched import FetchedModels
 from ggufy.files import free_bytes, user_path
-from ggufy.hub.identity import account_of
-from ggufy.intake import Wish, is_query, make_job
-from ggufy.job import Job, Status
+from ggufy.hub.identity import Accounts
+from ggufy.intake import Wish, file_stem, is_query, make_job
+from ggufy.job import RESTING, Job, Request, Status
 from ggufy.jobs.run_state import Live
 from ggufy.kept import Kept
 from ggufy.llama.install import Llama, ensure
@@ -42,9 +42,9 @@ from ggufy.quantize.mixes import RWKV
 from ggufy.runner import Runner
 from ggufy.settings import Settings
 from ggufy.sources.gguf import read_head
-from ggufy.sources.hub import is_reference
 from ggufy.sources.inspect import Report, inspect
 from ggufy.sources.search import Found, search
+from ggufy.strangers import for_stranger
 from ggufy.terminal import results
 from ggufy.worker import Worker
 
@@ -55,6 +55,7 @@ _END_S = 1.0  # that the end waits for the tool, and again for the Hub
 _FRESH_S = 0.4  # all tabs together look at the disk at most so often
 _MACHINE_S = 2.0
 _MOST_LISTED = 40  # files of a folder
+_MOST_WAITING = 10  # jobs of strangers at a time
 _LOG_BYTES, _LOG_LINES = 6000, 40
 _HEADS_S = 0.2  # and spend so long on files not read before; what is left over is read the next time
 
@@ -63,6 +64,11 @@ def _stopping(live: Live | None) -> str:
     if live is None or not live.stop.by_user:
         return ""
     return "cancelling" if live.stop.cancelled.is_set() else "pausing"
+
+
+def _shared(request: Request, others: list[Request]) -> bool:
+    """True if one of the others has another content in the same folder."""
+    return any(other.name == request.name and other.inputs() != request.inputs() for other in others)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +125,7 @@ class Services:
         hub = self.connection.hub
         self.fetched = FetchedModels(hub, settings.cache, self._stopping.is_set) if hub else None
         self.chats = Chats(self._ready_llama, self._models, self.limit)
-        self._accounts: Kept[Visitor] = Kept(300.0)
+        self.who = Accounts(settings.hf_token, lambda: self.connection.owner)  # whose token a caller has shown
         self._reports: Kept[Report] = Kept(600.0)
         self._previews: Kept[Preview] = Kept(600.0)
         self._again = threading.Event()
@@ -154,30 +160,27 @@ class Services:
     def submit(self, wish: Wish, visitor: Visitor = STRANGER) -> Job:
         """Pins the wish and queues the job. Raises a GgufyError, in one sentence, for what cannot work."""
         check_work(visitor, self.settings)
-        self.check_places(wish, visitor)
-        job = self.worker.submit(make_job(replace(wish, owner=self.connection.known_owner()), self.settings))
+        if not is_owner(visitor, self.settings):
+            wish = for_stranger(wish)
+            self._check_room()
+        made = make_job(replace(wish, owner=self.connection.known_owner()), self.settings).request
+        hidden = any(job.request.private and job.request.repo_id == made.repo_id for job in self.worker.jobs())
+        return self._queue(replace(made, private=made.private or hidden))  # a repo made private stays so
+
+    def _queue(self, request: Request) -> Job:
+        job = self.worker.submit(Job(request=request))
         self._look_again()
         return job
 
-    def check_places(self, wish: Wish, visitor: Visitor) -> None:
-        """Errors quote what they find, and a Space is not its visitors' machine: raises UsageError when one of them
-        names a file of it."""
-        if is_owner(visitor, self.settings):
-            return
-        names = (wish.source, wish.vocab, wish.imatrix, wish.calibration, wish.evaluation)
-        elsewhere = [
-            name for name in names if name and "://" in name and not is_reference(name)
-        ]  # nor is its network theirs
-        if wish.vocab or elsewhere or any(name and (name[0] in "/.~" or Path(name).exists()) for name in names):
-            raise UsageError("on a Space the source is demo or owner/repo:file.pth, and no file of this machine.")
+    def _check_room(self) -> None:
+        """Raises UsageError while strangers have as many jobs here as they may."""
+        waiting = [job for job in self.worker.jobs() if job.request.by_stranger and job.status not in RESTING]
+        if len(waiting) >= _MOST_WAITING:
+            raise UsageError(f"{len(waiting)} jobs of visitors wait on this Space already: try again later.")
 
-    def who(self, token: str) -> Visitor:
-        """The account that a token belongs to; asked once in a while."""
-        return self._accounts.get(hashlib.sha256(token.encode()).hexdigest(), lambda: account_of(token))
-
-    def is_query(self, text: str) -> bool:
+    def is_query(self, text: str, visitor: Visitor = STRANGER) -> bool:
         """True for words to search for, False for what can be a source already."""
-        return is_query(text)
+        return is_query(text, hub_only=not is_owner(visitor, self.settings))
 
     def models_in(self, folder: str, visitor: Visitor = STRANGER) -> list[Path]:
         """The .pth and .gguf files of a folder on this machine, for its owner; none if it is no folder."""
@@ -198,9 +201,10 @@ class Services:
 
     def inspect(self, source: str, visitor: Visitor = STRANGER, *, vocab: str | None = None) -> Report:
         """What a source is, from its headers alone. Raises UsageError for what the visitor may not look at."""
-        self.check_places(Wish(source=source, quant_types=(), vocab=vocab), visitor)
-        owner = is_owner(visitor, self.settings)
-        settings = self.settings if owner else replace(self.settings, hf_token=None)  # what it may see is the owner's
+        owner, settings = is_owner(visitor, self.settings), self.settings
+        if not owner:
+            for_stranger(Wish(source=source, quant_types=(), vocab=vocab))
+            settings = settings.for_strangers()
         return self._reports.get((source, vocab, owner), lambda: inspect(source, settings, vocab=vocab))
 
     def look(
@@ -233,54 +237,64 @@ class Services:
         found = self.look(source, visitor, outtype=outtype, vocab=vocab, mix=mix)
         if not found.report.path:
             return None
-        stem, account = Path(found.report.path).stem, self.connection.owner
+        by_stranger, account = not is_owner(visitor, self.settings), self.connection.owner
+        stem = file_stem(found.report.path, found.report.model_id, by_stranger=by_stranger)
         where = f"{account}/{repo_name(stem)}" if account else str(self.settings.out / folder_name(model_name(stem)))
         return cost(found, order, self.settings, where=where, account=account, threads=self.limit())
 
     def cancel(self, job_id: str, visitor: Visitor = STRANGER) -> None:
         """Ends a waiting, running or paused job; one that has ended already stays as it is."""
         check_work(visitor, self.settings)
-        self.worker.cancel(job_id)
-        self._look_again()
+        if job := self._find(job_id, visitor):
+            self.worker.cancel(job.id)
+            self._look_again()
 
     def pause(self, job_id: str, visitor: Visitor = STRANGER) -> None:
         """Stops a waiting or running job until somebody resumes it, also over restarts."""
         check_work(visitor, self.settings)
-        self.worker.pause(job_id)
-        self._look_again()
+        if job := self._find(job_id, visitor):
+            self.worker.pause(job.id)
+            self._look_again()
 
     def retry(self, job_id: str, visitor: Visitor = STRANGER) -> None:
         """Queues a job again. Raises UsageError if there is none of that id."""
         check_work(visitor, self.settings)
-        self.worker.submit(self._known(job_id))
+        job = self._known(job_id, visitor)
+        if not is_owner(visitor, self.settings):
+            self._check_room()
+        self.worker.submit(job)
         self._look_again()
 
     def make_size(self, job_id: str, size: int, visitor: Visitor = STRANGER) -> Job:
         """Queues a job for one more file of what a job was made from: of `size` bytes, one of its frontier. Raises
         UsageError for any other."""
         check_work(visitor, self.settings)
-        job = self._known(job_id)
+        job = self._known(job_id, visitor)
         point = next((point for point in job.frontier if point.size == size), None)
         if point is None:
             raise UsageError("this size is not on the list any more: reload the page.")
         label = f"{target.size_word(size)}-{target.nearest(point.bpw)}{target.SUFFIX}"
-        return self._another(job, targets=(label,), mode=job.request.mode)
+        return self._another(job, visitor, targets=(label,), mode=job.request.mode)
 
     def find_sizes(self, job_id: str, visitor: Visitor = STRANGER) -> Job:
         """Queues a job that finds what every size is worth, of what a job was made from."""
         check_work(visitor, self.settings)
-        return self._another(self._known(job_id), targets=(), mode=target.STANDARD)
+        return self._another(self._known(job_id, visitor), visitor, targets=(), mode=target.STANDARD)
 
-    def _another(self, job: Job, *, targets: tuple[str, ...], mode: str) -> Job:
+    def _another(self, job: Job, visitor: Visitor, *, targets: tuple[str, ...], mode: str) -> Job:
         """A job with the same base, imatrix and place."""
-        request = replace(job.request, quant_types=(), targets=targets, mode=mode)
-        queued = self.worker.submit(Job(request=request))
-        self._look_again()
-        return queued
+        by_stranger = not is_owner(visitor, self.settings)
+        if by_stranger:
+            self._check_room()
+        return self._queue(replace(job.request, quant_types=(), targets=targets, mode=mode, by_stranger=by_stranger))
 
-    def _known(self, job_id: str) -> Job:
-        job = next((job for job in self.worker.jobs() if job.id == job_id), None)
-        if job is None:
+    def _find(self, job_id: str, visitor: Visitor) -> Job | None:
+        """The job of that id, if the visitor may know of it; what a visitor sends is compared, never made a path."""
+        jobs = (job for job in self.worker.jobs() if may_see(visitor, job.request, self.settings))
+        return next((job for job in jobs if job.id == job_id), None)
+
+    def _known(self, job_id: str, visitor: Visitor) -> Job:
+        if (job := self._find(job_id, visitor)) is None:
             raise UsageError("this job is not there any more: reload the page.")
         return job
 
@@ -310,18 +324,28 @@ class Services:
             limit = self.limit
             return replace(machine, threads=limit(), most_threads=limit.most, percent=limit.share.percent)
 
-    def file(self, job_id: str, name: str) -> Path | None:
-        """Path of a finished file of a job, or None.
+    def file(self, job_id: str, name: str, visitor: Visitor = STRANGER) -> Path | None:
+        """Path of a finished file of a job that the visitor may see, or None.
 
         Both come from a visitor: they are compared with what there is, and never become part of a path.
         """
-        for view in self.views():
+        for view in self.views(visitor):
             if view.job.id == job_id and name in (row["file"] for row in view.files):
                 return view.folder / name
         return None
 
-    def views(self) -> tuple[JobView, ...]:
-        """All jobs, newest first."""
+    def views(self, visitor: Visitor = STRANGER) -> tuple[JobView, ...]:
+        """The jobs that a visitor may see, newest first."""
+        every = self._all_views()
+        seen = [view for view in every if may_see(visitor, view.job.request, self.settings)]
+        if len(seen) == len(every):
+            return every
+        names = {view.job.request.name for view in seen}
+        hidden = [view.job.request for view in every if view not in seen and view.job.request.name in names]
+        # Files are known by their names: in a folder that a hidden job has used too they may be that one's.
+        return tuple(replace(view, files=()) if _shared(view.job.request, hidden) else view for view in seen)
+
+    def _all_views(self) -> tuple[JobView, ...]:
         with self._lock:
             taken, views = self._views
             if time.monotonic() - taken > _FRESH_S:
@@ -330,10 +354,10 @@ class Services:
                 self._views = time.monotonic(), views
             return views
 
-    def _models(self) -> dict[str, Path]:
-        """The models that can be talked to, of the newest job first: finished files here, or in an output repo."""
+    def _models(self, visitor: Visitor) -> dict[str, Path]:
+        """The models that a visitor can talk to, newest job first: finished files here, or in an output repo."""
         found: dict[str, Path] = {}
-        for view in self.views():
+        for view in self.views(visitor):
             rows = [row for row in view.files if row["kind"] != IMATRIX]
             for row in sorted(rows, key=lambda row: row.get("type") != FIRST):
                 path, repo_id = view.folder / row["file"], view.job.request.repo_id
@@ -343,12 +367,12 @@ class Services:
                     found.setdefault(row["file"], self.fetched.path(repo_id, row["file"]))
         return found
 
-    def fetch_model(self, name: str) -> Iterator[float]:
+    def fetch_model(self, name: str, visitor: Visitor = STRANGER) -> Iterator[float]:
         """Brings a model here that is in its output repo only; yields the fraction that has come."""
-        path = self._models().get(name)
+        path = self._models(visitor).get(name)
         if path is None or path.exists() or self.fetched is None:
             return
-        for view in self.views():
+        for view in self.views(visitor):
             for row in view.files:
                 if row["file"] == name and self.fetched.path(view.job.request.repo_id, name) == path:
                     yield from self.fetched.fetch(view.job.request.repo_id, name, row["size"])

@@ -20,7 +20,7 @@ from ggufy.llama.install import Llama
 from ggufy.service import JobView, Services
 from ggufy.settings import Settings
 
-SOURCE = Source(kind="checkpoint", path="/nowhere/m.pth", size=1, sha256="ab" * 32)
+SOURCE = Source(kind="checkpoint", path="/nowhere/m.pth", size=1, sha256="ab" * 32, public=True)
 
 
 def until(condition: Callable[[], object], what: str) -> None:

@@ -22,7 +22,7 @@ from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import hf_raise_for_status
 
-from ggufy.errors import SourceError
+from ggufy.errors import SourceError, UsageError
 from ggufy.files import DOWNLOAD_SUFFIX, brief, human_size, user_text
 from ggufy.job import Source
 from ggufy.sources.hub_session import DOWNLOAD_TIMEOUT, Reference, ask, check_stopped, source_errors, use_timeouts
@@ -43,6 +43,14 @@ def is_reference(text: str) -> bool:
         return split_address(text).netloc in _HOSTS | {urlsplit(constants.ENDPOINT).netloc}
     match = _REFERENCE.fullmatch(text)
     return match is not None and (match[3] is not None or PurePosixPath(text).suffix not in KINDS)
+
+
+def is_on_hub(text: str) -> bool:
+    """True for a name or an address of the Hub, whatever files this machine has."""
+    try:
+        return is_reference(text) if "://" in text else _REFERENCE.fullmatch(text) is not None
+    except (SourceError, UsageError):  # no address at all
+        return False
 
 
 def parse_reference(text: str, *, repo_type: str = "model", endpoint: str | None = None) -> Reference:
@@ -106,6 +114,7 @@ def resolve(
         model_id=wanted.repo_id,
         revision=listing.commit,
         license=listing.license,
+        public=listing.public,
     )
 
 
@@ -117,6 +126,7 @@ class Listing:
     files: Sequence[RepoSibling]
     license: str  # as the repo's own card says; empty if it says nothing
     gated: bool  # its conditions have to be accepted before its files can be read
+    public: bool  # anybody can read its files
 
 
 def repo_files(
@@ -143,7 +153,9 @@ def repo_files(
             api.auth_check(wanted.repo_id, repo_type=wanted.repo_type)
         said = repo.card_data.get("license") if repo.card_data else None
         named = said if isinstance(said, str) else ""
-        return Listing(commit=repo.sha or "", files=repo.siblings or (), license=named, gated=bool(repo.gated))
+        gated = bool(repo.gated)
+        public = repo.private is False and not gated
+        return Listing(commit=repo.sha or "", files=repo.siblings or (), license=named, gated=gated, public=public)
 
     return ask(call, wanted, token=token, stopped=stopped)
 

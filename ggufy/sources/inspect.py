@@ -145,9 +145,9 @@ def _opened(
     text: str, settings: Settings, found: dict[str, Any], *, endpoint: str | None
 ) -> contextlib.AbstractContextManager[BinaryIO]:
     """The file, open for reading; what is known of the place goes into `found`."""
-    if is_plain_url(text):
+    if not settings.hub_only and is_plain_url(text):
         return _opened_url(text, found, public=settings.space_id is not None)
-    if path := demo.CHECKPOINT if text == "demo" else local_file(text):
+    if path := local_file(text, hub_only=settings.hub_only):
         return _opened_here(path, found)
     return _opened_on_hub(text, found, token=settings.hf_token, endpoint=endpoint)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ggufy import demo
 from ggufy.errors import SourceError
 from ggufy.files import brief, is_there, user_file, user_path
 from ggufy.sources import hub
@@ -14,11 +15,14 @@ def is_plain_url(text: str) -> bool:
     return text.startswith(("https://", "http://")) and not hub.is_reference(text)
 
 
-def local_file(text: str) -> Path | None:
-    """The file on this machine that is meant, with its links followed, or None if it can only be on the Hub.
+def local_file(text: str, *, hub_only: bool = False) -> Path | None:
+    """The file on this machine that is meant, with its links followed, or None if it can only be on the Hub; with
+    `hub_only` no file but the demo's is looked for.
 
     Raises SourceError if a file here is meant that is not there, UsageError for what can be no path.
     """
+    if text == "demo" or hub_only:
+        return demo.CHECKPOINT.resolve() if text in ("demo", str(demo.CHECKPOINT)) else None
     if file := user_file(text):
         return file
     path = user_path(text)

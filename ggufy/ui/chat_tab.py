@@ -142,8 +142,8 @@ class ChatTab:
 
     def look(self, first: Any, second: Any, request: gr.Request, profile: Profile) -> list[Any]:
         """The quants that there are now, and whether this visitor may talk to them."""
-        texts, names = texts_of(request), self.chats.models()
-        may = may_chat(visitor_of(self.services, request, profile), self.services.settings)
+        texts, visitor = texts_of(request), visitor_of(self.services, request, profile)
+        names, may = self.chats.models(visitor), may_chat(visitor, self.services.settings)
         first = first if first in names else (names[0] if names else _NONE)
         second = second if second in names else _NONE
         none = (texts["chat_nobody"], _NONE)
@@ -206,16 +206,18 @@ class ChatTab:
         first, second, mode, system, *numbers = asked
         kept = gr.skip() if message is None else message
         try:
-            check_chat(visitor_of(self.services, request, profile), self.services.settings)
+            visitor = visitor_of(self.services, request, profile)
+            check_chat(visitor, self.services.settings)
             values = {name: number for (name, _, _), number in zip(_SLIDERS, numbers, strict=True)}
             settings = Settings.checked(mode=mode, system=system, **values)
             for side, model in zip(SIDES, (first, second), strict=True):
                 if side == SIDES[0] or model:
-                    for fraction in self.services.fetch_model(model if isinstance(model, str) else ""):
+                    for fraction in self.services.fetch_model(model if isinstance(model, str) else "", visitor):
                         hint = texts["chat_fetching"].format(model=model, percent=f"{100 * fraction:.0f}")
                         yield [gr.skip(), *self._shown(session, texts), parts.message(hint, "busy")]
                     drawn = 0.0
-                    for _ in self._replies(session, side, model=model, settings=settings, message=message):
+                    asked_for = {"model": model, "settings": settings, "message": message, "who": visitor}
+                    for _ in self._replies(session, side, **asked_for):
                         if time.monotonic() < drawn + _DRAW_S:
                             continue
                         drawn = time.monotonic()

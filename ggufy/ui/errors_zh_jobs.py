@@ -10,6 +10,20 @@ no source given: enter demo, a path, or owner/repo:file.pth.
     没有填写来源：请输入 demo、路径或 owner/repo:file.pth。
 on a Space the source is demo or owner/repo:file.pth, and no file of this machine.
     在 Space 上，来源只能是 demo 或 owner/repo:file.pth，不能是本机文件：请重新填写。
+on a Space a text is {texts}, and no file of this machine: leave other texts, imatrix files and vocabularies out.
+    在 Space 上，文本只能是 {texts}，不能是本机文件：请去掉其他文本、imatrix 文件和词表。
+on a Space one job makes at most {most} sizes: order fewer.
+    在 Space 上，一个任务最多做 {most} 种大小：请少选一些。
+{count} jobs of visitors wait on this Space already: try again later.
+    这个 Space 上已有 {count} 个访客的任务在等待：请稍后再试。
+on {address} the page is open to every machine that reaches it: set GGUFY_PASSWORD, or GGUFY_TRUSTED_NETWORK=1.
+    监听 {address} 时，任何能访问此页面的机器都能使用它：请设置 GGUFY_PASSWORD，或 GGUFY_TRUSTED_NETWORK=1。
+{name} must be text: put it between quotes.
+    {name} 必须是文本：请加上引号。
+{name} has {count} characters: use at most {most}.
+    {name} 有 {count} 个字符：最多只能有 {most} 个。
+{name} must be true or false.
+    {name} 只能是 true 或 false。
 the form came back damaged: reload the page.
     表单数据有误：请刷新页面。
 no quant type chosen: check at least one.

@@ -84,7 +84,7 @@ class JobsPanel:
         texts, visitor, services = texts_of(request), visitor_of(self.services, request, profile), self.services
         state, may = services.preparation, may_work(visitor, services.settings)
         banner = parts.banner(state, texts, may_work=may, notes=self._notes(texts, may=may))
-        views = services.views()
+        views = services.views(visitor)
         known = {
             view.job.request.inputs() for view in views if view.job.request.analysed and view.job.status in _FINDS
         }

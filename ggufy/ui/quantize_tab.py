@@ -196,7 +196,7 @@ class QuantizeTab:
             if not text:
                 yield [source_parts.hint(texts["source_empty"]), gr.skip(), ""]
                 return
-            if self.services.is_query(text):
+            if self.services.is_query(text, visitor):
                 found = self.services.search(text, visitor)
                 yield [source_parts.suggestions(found, texts), gr.HTML(rows=parts.types(texts)), ""]
                 return
