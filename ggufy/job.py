@@ -10,9 +10,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, Self
 
 from ggufy import evaluation
@@ -111,6 +112,10 @@ class Request:
     def inputs(self) -> str:
         """Digest of everything that decides the bytes of base GGUF, imatrix and quants. Two requests that differ only
         in their quant types and sizes to order share what they have in common."""
+        return self._inputs
+
+    @cached_property  # a page of many jobs asks for this and the id again and again
+    def _inputs(self) -> str:
         pinned = dataclasses.asdict(self)
         for free in ("quant_types", "targets", "mode", "imatrix_path", "vocab_path", "calibration", "repo_id"):
             del pinned[free]
@@ -132,7 +137,7 @@ class Request:
         """True if the job finds the best size for every quality by measuring (see steps/analyse.py)."""
         return self.mode not in ("", "fast")
 
-    @property
+    @cached_property
     def job_id(self) -> str:
         """`<Model>-<8 hex digits>`: the same request is the same job."""
         measured = f"{self.evaluation_sha256},{self.evaluation_chunks}" if self.evaluate else ""
@@ -180,6 +185,16 @@ class Job:
         """The record that knows these figures; older ones of the same quant are replaced."""
         kept = tuple(e for e in self.evaluations if e.quant != measured.quant)
         return self.evolve(evaluations=(*kept, measured))
+
+
+def folder_owners(jobs: Iterable[Job]) -> dict[str, Job]:
+    """By model name, the job that worked last in the folder of that name: the files there are of its inputs."""
+    owners: dict[str, Job] = {}
+    for job in jobs:
+        if job.artifacts or job.status is Status.RUNNING:
+            name = job.request.name
+            owners[name] = max(owners.get(name, job), job, key=lambda one: one.updated)
+    return owners
 
 
 def to_json(job: Job) -> str:

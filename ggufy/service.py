@@ -2,8 +2,7 @@
 
 The page must be there at once, but llama.cpp may have to be built first, which takes minutes. So it is made ready in
 the worker's thread, before the first job; `preparation` says how far that is. If it fails, the thread waits until
-somebody asks for another try. Nothing here knows about gradio: the page asks for `views()` again and again, and
-whoever asks too often gets the answer of a moment ago.
+somebody asks for another try. Nothing here knows about gradio: the page asks again and again, see job_views.py.
 """
 
 from __future__ import annotations
@@ -11,48 +10,43 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import re
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ggufy import throttle
 from ggufy.access import STRANGER, Visitor, check_work, is_owner
 from ggufy.catalog import BY_NAME, FIRST
+from ggufy.chat_models import ChatModel, first_choice
 from ggufy.chats import Chats
 from ggufy.connection import Connection, connect
-from ggufy.errors import Cancelled, GgufyError, HubAway, SourceError, UsageError
+from ggufy.errors import Cancelled, GgufyError, HubAway, UsageError
 from ggufy.fetched import FetchedModels
 from ggufy.files import free_bytes
 from ggufy.hub.identity import account_of
 from ggufy.intake import Wish, is_query, make_job, model_name
-from ggufy.job import Job, Status
+from ggufy.job import Job
+from ggufy.job_views import JobView as JobView
+from ggufy.job_views import JobViews
 from ggufy.kept import Kept
 from ggufy.llama.install import Llama, ensure
 from ggufy.plan import IMATRIX, folder_name
 from ggufy.preview import Cost, Order, Preview, cost, preview
-from ggufy.progress import Snapshot
 from ggufy.quantize import target
 from ggufy.quantize.mixes import RWKV
-from ggufy.runner import Live, Runner
+from ggufy.runner import Runner
 from ggufy.settings import Settings
-from ggufy.sources.gguf import read_head
 from ggufy.sources.hub import is_reference
 from ggufy.sources.inspect import Report, inspect
 from ggufy.sources.search import Found, search
-from ggufy.terminal import results
 from ggufy.worker import Worker
 
 logger = logging.getLogger(__name__)
 _AWAY_S = 10.0  # between tries while the Hub is away at the start
-_FRESH_S = 0.4  # all tabs together look at the disk at most so often
 _MACHINE_S = 2.0
 _MOST_LISTED = 40  # files of a folder
-_LOG_BYTES, _LOG_LINES = 6000, 40
-_HEADS_S = 0.2  # and spend so long on files not read before; what is left over is read the next time
 
 
 def _connect_patiently(settings: Settings) -> Connection:
@@ -63,12 +57,6 @@ def _connect_patiently(settings: Settings) -> Connection:
         except HubAway as error:
             logger.warning("waiting for the Hub: %s", error)
             time.sleep(_AWAY_S)
-
-
-def _stopping(live: Live | None) -> str:
-    if live is None or not live.stop.by_user:
-        return ""
-    return "cancelling" if live.stop.cancelled.is_set() else "pausing"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,19 +83,6 @@ class Machine:
     percent: int = 100  # of the allowed CPU time that the work may use; throttle.AUTOMATIC
 
 
-@dataclass(frozen=True, kw_only=True)
-class JobView:
-    """One job as it is at a moment."""
-
-    job: Job
-    snapshot: Snapshot | None = None  # while it waits or runs
-    stopping: str = ""  # cancelling or pausing: its tool is just ending
-    files: tuple[dict[str, Any], ...] = ()  # as `ggufy.terminal.results` makes them, with bpw
-    forecast: dict[str, int] = field(default_factory=dict)  # quant type -> bytes, before they are made
-    folder: Path
-    log: str = ""  # what its tools printed last, while it runs or when it failed
-
-
 class Services:
     """Everything that the page may do. Any thread may call any method."""
 
@@ -129,9 +104,7 @@ class Services:
         self._previews: Kept[Preview] = Kept(600.0)
         self._again = threading.Event()
         self._lock = threading.Lock()
-        self._views: tuple[float, tuple[JobView, ...]] = (-math.inf, ())
-        self._read_until = 0.0
-        self._heads: dict[tuple[Path, int], tuple[float, str]] = {}
+        self._views = JobViews(self.worker, settings.out)
 
     def start(self) -> None:
         """Starts the worker, which goes on with every unfinished job."""
@@ -302,126 +275,72 @@ class Services:
         """How busy this machine is."""
         with self._lock:
             taken, machine = self._machine
-            if time.monotonic() - taken > _MACHINE_S:
-                machine = replace(
-                    machine,
-                    cpu=self._cpu_meter(),
-                    memory_used=max(0, machine.memory - throttle.memory_available()),
-                    disk_free=free_bytes(self.settings.out),
-                )
+            due = time.monotonic() - taken > _MACHINE_S
+            if due:  # whoever comes meanwhile gets the figures of before
                 self._machine = time.monotonic(), machine
-            limit = self.limit
-            return replace(machine, threads=limit(), most_threads=limit.most, percent=limit.share.percent)
+        if due:
+            free = machine.memory - throttle.memory_available()
+            machine = replace(
+                machine, cpu=self._cpu_meter(), memory_used=max(0, free), disk_free=free_bytes(self.settings.out)
+            )
+            with self._lock:
+                self._machine = time.monotonic(), machine
+        limit = self.limit
+        return replace(machine, threads=limit(), most_threads=limit.most, percent=limit.share.percent)
 
     def file(self, job_id: str, name: str) -> Path | None:
         """Path of a finished file of a job, or None.
 
         Both come from a visitor: they are compared with what there is, and never become part of a path.
         """
-        for view in self.views():
-            if view.job.id == job_id and name in (row["file"] for row in view.files):
-                return view.folder / name
-        return None
+        view = self._views.of(job_id)
+        return view.folder / name if view and name in (row["file"] for row in view.files) else None
 
     def views(self) -> tuple[JobView, ...]:
         """All jobs, newest first."""
-        with self._lock:
-            taken, views = self._views
-            if time.monotonic() - taken > _FRESH_S:
-                self._read_until = time.monotonic() + _HEADS_S
-                views = tuple(self._view(job) for job in reversed(self.worker.jobs()))
-                self._views = time.monotonic(), views
-            return views
+        return self._views()
+
+    def detailed(self, view: JobView, *, heads: bool = True, log: bool = True) -> JobView:
+        """A view with what the heads of its files say, and the end of its log."""
+        return self._views.detailed(view, heads=heads, log=log)
 
     def _models(self) -> dict[str, Path]:
-        """The models that can be talked to, of the newest job first: finished files here, or in an output repo."""
-        found: dict[str, Path] = {}
+        """The models that can be talked to: finished files here, or in an output repo; the one to begin with first."""
+        models = self._chat_models()
+        first = first_choice(models.values(), throttle.memory_available())
+        order = sorted(models, key=lambda name: (name != first, models[name].base))
+        return {name: models[name].path for name in order}
+
+    def _chat_models(self) -> dict[str, ChatModel]:
+        """By name, of the newest job first."""
+        found: dict[str, ChatModel] = {}
         for view in self.views():
+            repo_id = view.job.request.repo_id
             rows = [row for row in view.files if row["kind"] != IMATRIX]
             for row in sorted(rows, key=lambda row: row.get("type") != FIRST):
-                path, repo_id = view.folder / row["file"], view.job.request.repo_id
-                if path.exists():
-                    found.setdefault(row["file"], path)
+                if row["file"] in view.here:
+                    path, repo = view.folder / row["file"], ""
                 elif self.fetched and repo_id:
-                    found.setdefault(row["file"], self.fetched.path(repo_id, row["file"]))
+                    path, repo = self.fetched.path(repo_id, row["file"]), repo_id
+                else:
+                    continue
+                found.setdefault(row["file"], ChatModel.of(row, path, repo))
         return found
 
-    def fetch_model(self, name: str) -> Iterator[float]:
-        """Brings a model here that is in its output repo only; yields the fraction that has come."""
-        path = self._models().get(name)
-        if path is None or path.exists() or self.fetched is None:
-            return
-        for view in self.views():
-            for row in view.files:
-                if row["file"] == name and self.fetched.path(view.job.request.repo_id, name) == path:
-                    yield from self.fetched.fetch(view.job.request.repo_id, name, row["size"])
-                    return
+    def fetch_model(self, name: str, stopped: Callable[[], bool] = lambda: False) -> Iterator[float]:
+        """Brings a model here that is in its output repo only; yields the fraction that has come. Raises HubError,
+        DiskError, and Cancelled once `stopped` says so."""
+        model = self._chat_models().get(name)
+        if model and model.repo_id and self.fetched:
+            yield from self.fetched.fetch(model.repo_id, name, model.size, stopped)
 
     def _ready_llama(self) -> Llama:
         if self.llama is None:
             raise UsageError("llama.cpp is not ready yet: wait until the page says that it is.")
         return self.llama
 
-    def _view(self, job: Job) -> JobView:
-        live = self.worker.live(job.id)
-        forecast = live.forecast if live else None
-        return JobView(
-            job=job,
-            snapshot=live.progress.snapshot() if live else None,
-            stopping=_stopping(live),
-            files=self._files(job),
-            forecast=forecast.sizes if forecast else {},
-            folder=self._folder(job).absolute(),
-            log=self._log_tail(job) if job.status in (Status.RUNNING, Status.FAILED) else "",
-        )
-
-    def _log_tail(self, job: Job) -> str:
-        """The end of the log that was written last."""
-        try:
-            newest = max(self.worker.store.log_folder(job.id).glob("*.log"), key=lambda path: path.stat().st_mtime)
-            with newest.open("rb") as file:
-                file.seek(max(0, newest.stat().st_size - _LOG_BYTES))
-                text = file.read().decode("utf-8", errors="replace")
-        except (ValueError, OSError):  # none yet, or just removed
-            return ""
-        lines = [line for line in re.split(r"[\r\n]+", text) if line.strip()]
-        return "\n".join(lines[-_LOG_LINES:])
-
-    def _files(self, job: Job) -> tuple[dict[str, Any], ...]:
-        """The job's files, with bits per weight and equal tensors as the files themselves have them."""
-        folder = self._folder(job)
-        made = {artifact.name for artifact in job.artifacts}
-        # A job that never got to work may name files that are another job's.
-        trusted = job.status in (Status.RUNNING, Status.DONE)
-        rows = [row for row in results(job, None, folder) if trusted or row["file"] in made]
-        first: dict[str, str] = {}
-        for row in rows:
-            if "type" in row and (head := self._head(folder / row["file"], row["size"])):
-                row["bpw"], tensor_types = head
-                row["same_tensors_as"] = first.get(tensor_types)
-                first.setdefault(tensor_types, row["type"])
-        return tuple(rows)
-
-    def _head(self, path: Path, size: int) -> tuple[float, str] | None:
-        """(bits per weight, digest of every tensor's type) of a GGUF; each file is read once, in its turn."""
-        if (path, size) not in self._heads:
-            if time.monotonic() > self._read_until:
-                return None
-            try:
-                head = read_head(path)
-            except (SourceError, OSError) as error:
-                logger.warning("%s cannot be read: %s", path, error)
-                return None
-            types = repr(sorted((t.name, t.type) for t in head.tensors.values()))
-            self._heads[path, size] = round(head.bpw, 3), hashlib.sha256(types.encode()).hexdigest()
-        return self._heads[path, size]
-
-    def _folder(self, job: Job) -> Path:
-        return self.settings.out / folder_name(job.request.name)
-
     def _look_again(self) -> None:
-        with self._lock:
-            self._views = -math.inf, ()
+        self._views.look_again()
 
     # ---- llama.cpp, in the worker's thread
 

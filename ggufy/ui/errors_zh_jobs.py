@@ -77,6 +77,8 @@ stopped while waiting for another runner.
     在等待另一个运行进程时停止。
 stopped while llama.cpp was being made ready.
     在准备 llama.cpp 时停止。
+stopped while the model was being fetched.
+    在取回模型时停止。
 
 # ---- disk
 the disk is full while writing {name} ({free} free): free some space and run the same command again; what is \
