@@ -29,6 +29,8 @@ from ggufy.worker import Worker
 
 logger = logging.getLogger(__name__)
 _FRESH_S = 0.4  # all tabs together look at the disk at most so often
+_RESTING_S = 2.0  # and at the folders of jobs that rest at most so often
+_FOUND_S = 0.3  # spent on files not looked for before, newest job first; a later look goes on
 _SETTLED_S = 2.0  # a folder that changed so lately may change once more within one tick of its clock
 _HEADS_S = 0.2  # spent on files not read before; what is left over is read the next time
 _LOG_BYTES, _LOG_LINES = 6000, 40
@@ -71,20 +73,24 @@ class JobViews:
         self._taken = -math.inf
         self._views: tuple[JobView, ...] = ()
         self._clicks = 0
+        self._changed: dict[str, int] = {}  # by model, when its folder changed
+        self._changed_at = -math.inf
         self._files: dict[str, _Files] = {}
         self._resting: dict[str, tuple[_Files, JobView]] = {}
         self._heads: dict[tuple[Path, int], tuple[float, str] | None] = {}
 
-    def __call__(self) -> tuple[JobView, ...]:
-        """All jobs, newest first; who asks too often gets the answer of a moment ago."""
+    def __call__(self, *, whole: bool = False) -> tuple[JobView, ...]:
+        """All jobs, newest first; who asks too often gets the answer of a moment ago. At first the files of old jobs
+        may be missing, unless `whole`."""
         with self._looking:
             with self._lock:
-                if time.monotonic() - self._taken < _FRESH_S:
+                if time.monotonic() - self._taken < _FRESH_S and not whole:
                     return self._views
                 clicks = self._clicks
             jobs = self._worker.jobs()
             owners, changed = folder_owners(jobs), self._changes(jobs)
-            views = tuple(self._view(job, owners, changed) for job in reversed(jobs))
+            until = math.inf if whole else time.monotonic() + _FOUND_S
+            views = tuple(self._view(job, owners, changed, until) for job in reversed(jobs))
             with self._lock:
                 self._taken = time.monotonic() if clicks == self._clicks else -math.inf
                 if len(views) != len(self._views) or any(a is not b for a, b in zip(views, self._views, strict=True)):
@@ -99,13 +105,16 @@ class JobViews:
         """Somebody has changed a job: the next answer is a new one."""
         with self._lock:
             self._clicks += 1
-            self._taken = -math.inf
+            self._taken = self._changed_at = -math.inf
 
     def of(self, job_id: str) -> JobView | None:
         """One job as it is now."""
         jobs = self._worker.jobs()
         job = next((job for job in jobs if job.id == job_id), None)
-        return self._view(job, folder_owners(jobs), self._changes([job])) if job else None
+        if job is None:
+            return None
+        name = job.request.name
+        return self._view(job, folder_owners(jobs), {name: self._mtime(name)}, math.inf)
 
     def detailed(self, view: JobView, *, heads: bool = True, log: bool = True) -> JobView:
         """The view with bits per weight and equal tensors, as the files themselves have them, and the end of the log.
@@ -118,20 +127,27 @@ class JobViews:
 
     def _changes(self, jobs: list[Job]) -> dict[str, int]:
         """When the folder of each model's files changed, in ns; 0 where there is none."""
-        changed = {}
-        for name in {job.request.name for job in jobs}:
-            try:
-                changed[name] = (self._out / folder_name(name)).stat().st_mtime_ns
-            except OSError:
-                changed[name] = 0
-        return changed
+        now = time.monotonic()
+        if now - self._changed_at > _RESTING_S:
+            self._changed, self._changed_at = {}, now
+        for name in {job.request.name for job in jobs if job.status not in RESTING}:
+            self._changed.pop(name, None)
+        for name in {job.request.name for job in jobs} - self._changed.keys():
+            self._changed[name] = self._mtime(name)
+        return self._changed
 
-    def _view(self, job: Job, owners: Mapping[str, Job], changed: Mapping[str, int]) -> JobView:
+    def _mtime(self, name: str) -> int:
+        try:
+            return (self._out / folder_name(name)).stat().st_mtime_ns
+        except OSError:
+            return 0
+
+    def _view(self, job: Job, owners: Mapping[str, Job], changed: Mapping[str, int], until: float) -> JobView:
         live = self._worker.live(job.id) if job.status not in RESTING else None
         owner = owners.get(job.request.name)
         # Whatever its status: files belong to everybody whose inputs are those that the folder was filled from.
         trusted = owner is not None and owner.request.inputs() == job.request.inputs()
-        files = self._files_of(job, changed[job.request.name], trusted=trusted)
+        files = self._files_of(job, changed[job.request.name], trusted=trusted, until=until)
         seen = self._resting.get(job.id)
         if live is None and seen and seen[0] is files:
             return seen[1]
@@ -149,10 +165,12 @@ class JobViews:
             self._resting[job.id] = files, view
         return view
 
-    def _files_of(self, job: Job, changed: int, *, trusted: bool) -> _Files:
+    def _files_of(self, job: Job, changed: int, *, trusted: bool, until: float) -> _Files:
         seen = self._files.get(job.id)
         if seen and seen.job is job and seen.changed == changed and seen.trusted == trusted:
             return seen
+        if time.monotonic() > until:
+            return seen or _Files(job, -1, trusted, (), frozenset())
         folder = self._folder(job)
         made = {(artifact.name, artifact.size) for artifact in job.artifacts}
         rows = [row for row in results(job, None, folder) if trusted or (row["file"], row["size"]) in made]

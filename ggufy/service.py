@@ -314,7 +314,7 @@ class Services:
     def _chat_models(self) -> dict[str, ChatModel]:
         """By name, of the newest job first."""
         found: dict[str, ChatModel] = {}
-        for view in self.views():
+        for view in self._views(whole=True):
             repo_id = view.job.request.repo_id
             rows = [row for row in view.files if row["kind"] != IMATRIX]
             for row in sorted(rows, key=lambda row: row.get("type") != FIRST):

@@ -140,7 +140,7 @@ class _Api:
         """
 
         def work() -> list[dict[str, Any]]:
-            view = self._view(job_id)
+            view = self.services.detailed(self._view(job_id), log=False)
             repo = repo_address(view.job)
             return [dict(row) | {"link": file_link(job_id, row["file"], repo=repo)} for row in view.files]
 

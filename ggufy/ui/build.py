@@ -50,17 +50,17 @@ def build(services: Services) -> gr.Blocks:
                     jobs = JobsPanel(services)
             with gr.Tab(i18n("tab_chat"), id="chat") as tab:
                 chat = ChatTab(services, i18n, tab)
-        jobs.connect(banner)
-        form.connect(jobs.drawn, jobs.draw)
+        jobs.connect(page, banner)
+        form.connect(page, jobs.show_after)
         chat.connect()
 
         def greet(request: gr.Request, profile: Profile) -> list[Any]:
             texts, visitor = texts_of(request), visitor_of(services, request, profile)
             shown = parts.header(texts, login=services.settings.login, name=visitor.name)
-            return [shown, *form.greet(texts, visitor), *jobs.draw(request, profile)]
+            return [shown, *form.greet(texts, visitor)]
 
         add_api(services)
-        gr.on(None, greet, None, [header, *form.greeted, *jobs.drawn], **QUIET)
+        page.load(greet, None, [header, *form.greeted], **QUIET)
     page.space_id = None  # or the page would fetch a header and fonts from other sites; the login does not look at it
     return page
 

@@ -86,7 +86,8 @@ EN = {
     "minutes_ago": "{count} min ago",
     "hours_ago": "{count} h ago",
     "days_ago": "{count} d ago",
-    "older": "{count} older: `python -m ggufy status` lists every job.",
+    "older": "{count} older",
+    "more_jobs": "Show {count} more",
     # ---- results
     "files": "Files",
     "files_sum": "{count} · {size}",
