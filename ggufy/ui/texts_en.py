@@ -224,6 +224,8 @@ EN = {
     "chat_placeholder": "Say something …",
     "chat_send": "Send",
     "chat_copy": "Copy",
+    "chat_copied": "Copied",
+    "chat_copy_failed": "Select it and press Ctrl+C",
     "chat_user": "You",
     "chat_model": "Model",
     "chat_fetching": "Fetching {model} from its repo: {percent} %",

@@ -218,6 +218,8 @@ ZH = {
     "chat_placeholder": "说点什么……",
     "chat_send": "发送",
     "chat_copy": "复制",
+    "chat_copied": "已复制",
+    "chat_copy_failed": "请选中后按 Ctrl+C",
     "chat_user": "你",
     "chat_model": "模型",
     "chat_fetching": "正在从仓库取回 {model}：{percent} %",
