@@ -12,7 +12,6 @@ import numpy as np
 
 from ggufy.catalog import QUANT_TYPES
 from ggufy.evaluation import Evaluation, Quality, Speed
-from ggufy.files import write_text
 from ggufy.hub.state import STATE_REPO
 from ggufy.job import Artifact, FrontierPoint, Job, Request, Source, Status, to_json
 from ggufy.plan import base_name, folder_name, makes, quant_name
@@ -33,8 +32,10 @@ def write_records(out: Path, count: int) -> list[Job]:
     writer.write_tensors_to_file()
     writer.close()
     jobs = [finished_job(number, template.stat().st_size) for number in range(count)]
+    records = out / STATE_REPO / "jobs"
+    records.mkdir(parents=True)
     for job in jobs:
-        write_text(out / STATE_REPO / "jobs" / f"{job.id}.json", to_json(job))
+        (records / f"{job.id}.json").write_text(to_json(job), encoding="utf-8")
         folder = out / folder_name(job.request.name)
         folder.mkdir()
         for artifact in job.artifacts:

@@ -34,6 +34,8 @@ waiting for another process that builds llama.cpp
     正在等待另一个进程编译 llama.cpp
 waiting for another runner
     正在等待另一个运行进程
+waiting for the Hub: {reason}
+    正在等待 Hub：{reason}
 the build calls itself {found} and not {expected}: remove {folder} and try again.
     编译结果自称 {found}，而不是 {expected}：请删除 {folder} 后再试一次。
 {package} holds no usable {folder} ({reason}): run the same command again.
