@@ -50,6 +50,7 @@ class JobView:
     folder: Path
     logged: bool = False  # it runs or failed, and there is a log
     log: str = ""  # its end, in a detailed view
+    whole: bool = True  # no head of a file is left to be read for a detailed view
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,8 @@ class JobViews:
         Heads that were not read before are read for some time only; a later call goes on.
         """
         if heads:
-            view = replace(view, files=self._with_heads(view))
+            rows, whole = self._with_heads(view)
+            view = replace(view, files=rows, whole=whole)
         return replace(view, log=self._log_tail(view.job)) if log and view.logged else view
 
     def _changes(self, jobs: list[Job]) -> dict[str, int]:
@@ -180,17 +182,22 @@ class JobViews:
         self._files[job.id] = found
         return found
 
-    def _with_heads(self, view: JobView) -> tuple[dict[str, Any], ...]:
+    def _with_heads(self, view: JobView) -> tuple[tuple[dict[str, Any], ...], bool]:
         until = time.monotonic() + _HEADS_S
         first: dict[str, str] = {}
         rows = [dict(row) for row in view.files]
+        whole = True
         for row in rows:
-            known = "type" in row and row["file"] in view.here
-            if known and (head := self._head(view.folder / row["file"], row["size"], until)):
+            if "type" not in row or row["file"] not in view.here:
+                continue
+            path, size = view.folder / row["file"], row["size"]
+            head = self._head(path, size, until)
+            whole = whole and (path, size) in self._heads
+            if head:
                 row["bpw"], tensor_types = head
                 row["same_tensors_as"] = first.get(tensor_types)
                 first.setdefault(tensor_types, row["type"])
-        return tuple(rows)
+        return tuple(rows), whole
 
     def _head(self, path: Path, size: int, until: float) -> tuple[float, str] | None:
         """(bits per weight, digest of every tensor's type) of a GGUF; each file is read once, in its turn."""

@@ -112,8 +112,8 @@ class ChatTab:
                 scale=8,
                 elem_id="gg-chat-message",
             )
-            self.send = gr.Button(i18n("chat_send"), variant="primary", scale=1, min_width=84, elem_id="gg-chat-send")
-            self.stop = gr.Button(i18n("chat_stop"), scale=1, min_width=84, elem_id="gg-chat-stop")
+            self.send = gr.Button(i18n("chat_send"), variant="primary", scale=1, min_width=76, elem_id="gg-chat-send")
+            self.stop = gr.Button(i18n("chat_stop"), scale=1, min_width=76, elem_id="gg-chat-stop")
             self.taken = gr.Textbox(visible="hidden", elem_id="gg-chat-taken")  # a number, and what was sent
         with gr.Row(elem_id="gg-chat-more"):
             self.again = gr.Button(i18n("chat_again"), scale=0, size="sm", min_width=130, elem_id="gg-chat-again")

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import html
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Self
 
 import gradio as gr
@@ -24,7 +27,7 @@ from ggufy.service import Services
 from ggufy.ui import job_parts, parts
 from ggufy.ui.i18n import Texts, texts_of
 from ggufy.ui.quantize_tab import HERE, OWN, QUIET
-from ggufy.ui.views import job_card, told
+from ggufy.ui.views import SECTIONS, age, job_card, told
 from ggufy.ui.visitors import Profile, visitor_of
 
 POLL_S = 1.0
@@ -32,6 +35,7 @@ PAGE = 20  # jobs that are listed, and as many more each time that somebody asks
 UNFOLDED = 5  # the newest of them show more than one line
 _FINDS = set(Status) - {Status.FAILED, Status.CANCELLED}
 _MOST_OPENED = 1000  # what a visitor may have opened or closed
+_MOST_MADE = 256  # cards that are kept as they were made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +66,8 @@ class JobsPanel:
 
     def __init__(self, services: Services):
         self.services = services
+        self._made: OrderedDict[tuple[Any, ...], tuple[JobView, list[job_parts.Piece]]] = OrderedDict()
+        self._lock = threading.Lock()
         self.head = gr.HTML(js_on_load=_script("actions"), elem_id="gg-machine", **OWN)
         self.jobs = gr.HTML(
             {"shown": "", "opened": {}, "count": PAGE},
@@ -153,16 +159,32 @@ class JobsPanel:
     def _card(
         self, view: JobView, place: int, wanted: Wanted, texts: Texts, *, may: bool, sizes_known: bool
     ) -> list[job_parts.Piece]:
-        ready = self.services.preparation.ready
+        """The pieces of one job: those that were made before, if nothing of it has changed."""
+        job, ready = view.job, self.services.preparation.ready
+        then = age(job.updated if job.status in RESTING else job.created, texts, datetime.now(UTC))
+        chosen = tuple((wanted.opened or {}).get(f"{name} {job.id}") for name in ("card", *SECTIONS))
+        key = (job.id, texts["language"], may, ready, sizes_known, place == 0, place < UNFOLDED, then, chosen)
+        with self._lock:
+            made = self._made.get(key)
+        if made and made[0] is view:
+            return made[1]
         card = job_card(view, texts, ready=ready, sizes_known=sizes_known, shown=())
         attention = card.state in ("running", "cancelling", "pausing") or bool(card.error and card.state == "paused")
         folded = not wanted.opens(f"card {card.id}", otherwise=place < UNFOLDED or attention)
         usual = job_parts.opened_at_first(card, newest=place == 0)
         opened = {name for name in card.sections if wanted.opens(f"{name} {card.id}", otherwise=name in usual)}
+        shown = view
         if opened and not folded:
-            view = self.services.detailed(view, heads="files" in opened, log="log" in opened and may)
-            card = job_card(view, texts, ready=ready, sizes_known=sizes_known, shown=opened)
-        return job_parts.job(card, texts, may_work=may, folded=folded, opened=opened)
+            shown = self.services.detailed(view, heads="files" in opened, log="log" in opened and may)
+            card = job_card(shown, texts, ready=ready, sizes_known=sizes_known, shown=opened)
+        pieces = job_parts.job(card, texts, may_work=may, folded=folded, opened=opened)
+        if shown.whole and job.status in RESTING:
+            with self._lock:
+                self._made[key] = view, pieces
+                self._made.move_to_end(key)
+                while len(self._made) > _MOST_MADE:
+                    self._made.popitem(last=False)
+        return pieces
 
     def _notes(self, texts: Texts, *, may: bool) -> list[str]:
         """What a Space's visitor, or its owner, should know."""
