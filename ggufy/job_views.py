@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import operator
 import re
 import threading
 import time
@@ -74,6 +75,8 @@ class JobViews:
         self._taken = -math.inf
         self._views: tuple[JobView, ...] = ()
         self._clicks = 0
+        self._jobs: list[Job] = []
+        self._owners: dict[str, Job] = {}
         self._changed: dict[str, int] = {}  # by model, when its folder changed
         self._changed_at = -math.inf
         self._files: dict[str, _Files] = {}
@@ -89,7 +92,9 @@ class JobViews:
                     return self._views
                 clicks = self._clicks
             jobs = self._worker.jobs()
-            owners, changed = folder_owners(jobs), self._changes(jobs)
+            if len(jobs) != len(self._jobs) or not all(map(operator.is_, jobs, self._jobs)):
+                self._jobs, self._owners = jobs, folder_owners(jobs)
+            owners, changed = self._owners, self._changes(jobs)
             until = math.inf if whole else time.monotonic() + _FOUND_S
             views = tuple(self._view(job, owners, changed, until) for job in reversed(jobs))
             with self._lock:

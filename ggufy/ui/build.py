@@ -29,6 +29,7 @@ from ggufy.ui.views import FILES_ROUTE
 from ggufy.ui.visitors import Profile, visitor_of
 
 logger = logging.getLogger(__name__)
+_QUEUE_S = 0.02  # between two looks of gradio's queue at itself: its own thousand a second take 5 % of a core for ever
 _SANS = ["system-ui", "Segoe UI", "Roboto", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif"]
 _MONO = ["ui-monospace", "SF Mono", "Cascadia Mono", "DejaVu Sans Mono", "monospace"]
 
@@ -76,9 +77,10 @@ def serve(services: Services) -> PageServer:
         redoc_url=None,
         openapi_url=None,
     )
+    page = build(services)
     gr.mount_gradio_app(
         app,
-        build(services),
+        page,
         path="/",
         server_name=settings.server_name,
         server_port=settings.server_port,
@@ -94,6 +96,7 @@ def serve(services: Services) -> PageServer:
         max_file_size="1kb",  # nothing is uploaded here; gradio's upload route is open all the same
         app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
     )
+    page._queue.sleep_when_free = page._queue.progress_update_sleep_when_free = _QUEUE_S
     late = services.limit.share.page_answered
     server = PageServer(app, settings.server_name, settings.server_port, late=late)
     server.start()
