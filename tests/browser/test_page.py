@@ -136,8 +136,12 @@ def test_a_stop_ends_both_columns(open_tab: Callable[..., Tab]) -> None:
     tab.page.get_by_placeholder("Say something").press("Enter")
     expect(tab.page.locator("#gg-chat-log-a .gg-model")).not_to_be_empty(timeout=60_000)
     tab.page.get_by_role("button", name="Stop").click()
-    expect(tab.page.locator("#gg-chat-log-a .gg-note")).to_contain_text("t/s", timeout=60_000)
-    expect(tab.page.locator("#gg-chat-log-b .gg-turn")).to_have_count(0)
+    length.fill("16")
+    length.press("Tab")
+    tab.page.get_by_placeholder("Say something").fill("A tuple is")
+    tab.page.get_by_placeholder("Say something").press("Enter")
+    said = tab.page.locator("#gg-chat-log-b .gg-user")
+    expect(said.first).to_contain_text("A tuple is", timeout=60_000)  # the first that this side was ever asked
 
 
 def test_an_edit_is_one_look(app: App, open_tab: Callable[..., Tab]) -> None:
