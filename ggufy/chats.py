@@ -170,14 +170,15 @@ class Chats:
         settings: Settings,
         message: str | None,
         who: Visitor = STRANGER,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> Iterator[None]:
         """Adds a message and lets the model reply; yields each time the turns have changed.
 
         `visitor` is whose conversation it is, `who` their account. `message` None asks for another reply to the last
-        message. The reply ends early by `stop`, or when the generator is closed; what has come of it stays. Raises
-        UsageError (a bad value, or a model that does not fit in memory), BusyError (a reply is being made here, or as
-        many as there are processes), ToolError, SourceError.
-        After an error the message stays without a reply, and can be asked again with None.
+        message. The reply ends early by `stop`, when `stopped` says so, or when the generator is closed; what has come
+        of it stays. Raises UsageError (a bad value, or a model that does not fit in memory), BusyError (a reply is
+        being made here, or as many as there are processes), ToolError, SourceError. After an error the message stays
+        without a reply, and can be asked again with None.
         """
         path = self._models(who).get(model) if isinstance(model, str) else None
         if path is None:
@@ -190,7 +191,7 @@ class Chats:
             conversation.stopped, conversation.speeds = False, None
             _ask(conversation, settings.mode, text)
             yield
-            yield from self._reply(conversation, path, settings)
+            yield from self._reply(conversation, path, settings, lambda: conversation.stopped or stopped())
         finally:
             conversation.busy.release()
 
@@ -222,18 +223,20 @@ class Chats:
                 del self._conversations[key]
             return conversation
 
-    def _reply(self, conversation: _Conversation, path: Path, settings: Settings) -> Iterator[None]:
+    def _reply(
+        self, conversation: _Conversation, path: Path, settings: Settings, stopped: Callable[[], bool]
+    ) -> Iterator[None]:
         question = conversation.turns[-1]["content"]
         before = conversation.before()
         for attempt in (1, 2):
             try:
                 with self._lend(path, settings) as talker:
-                    pieces = talker.say(question, before, stopped=lambda: conversation.stopped)
+                    pieces = talker.say(question, before, stopped=stopped)
                     with contextlib.closing(pieces):  # ends the reply when this generator is closed
                         for piece in pieces:
                             _append(conversation, piece)
                             yield
-                    if not conversation.stopped and conversation.turns[-1]["role"] == "user":
+                    if not stopped() and conversation.turns[-1]["role"] == "user":
                         _append(conversation, "")  # the model chose to say nothing
                         yield
                     conversation.speeds = talker.speeds

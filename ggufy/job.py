@@ -11,9 +11,10 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, Self
 
 from ggufy import evaluation
@@ -123,6 +124,10 @@ class Request:
     def inputs(self) -> str:
         """Digest of everything that decides the bytes of base GGUF, imatrix and quants. Two requests that differ only
         in their quant types and sizes to order share what they have in common."""
+        return self._inputs
+
+    @cached_property  # a page of many jobs asks for this and the id again and again
+    def _inputs(self) -> str:
         pinned = dataclasses.asdict(self)
         for free in ("quant_types", "targets", "mode", "imatrix_path", "vocab_path", "calibration", "repo_id"):
             del pinned[free]
@@ -144,7 +149,7 @@ class Request:
         """True if the job finds the best size for every quality by measuring (see steps/analyse.py)."""
         return self.mode not in ("", "fast")
 
-    @property
+    @cached_property
     def job_id(self) -> str:
         """`<Model>-<8 hex digits>`: the same request is the same job."""
         measured = f"{self.evaluation_sha256},{self.evaluation_chunks}" if self.evaluate else ""
@@ -226,6 +231,16 @@ def merged(own: Job, theirs: Job, *, unsent: bool) -> Job:
 def _age(job: Job) -> tuple[int, int, str]:
     """Records of older versions know nothing but the time."""
     return job.term, job.serial, job.updated
+
+
+def folder_owners(jobs: Iterable[Job]) -> dict[str, Job]:
+    """By model name, the job that worked last in the folder of that name: the files there are of its inputs."""
+    owners: dict[str, Job] = {}
+    for job in jobs:
+        if job.artifacts or job.status is Status.RUNNING:
+            name = job.request.name
+            owners[name] = max(owners.get(name, job), job, key=lambda one: one.updated)
+    return owners
 
 
 def to_json(job: Job) -> str:

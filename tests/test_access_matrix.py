@@ -92,9 +92,7 @@ ENDPOINTS = {
     "JobsPanel.act": Row(right="work", event={"action": "cancel", "job": PUBLIC}, jobs=True),
     "QuantizeTab.choose_imatrix": Row(),
     "QuantizeTab.connect.<locals>.<lambda>": Row(),
-    "QuantizeTab.settle": Row(data={"gg-source": "demo"}),
     "QuantizeTab.look": Row(data={"gg-source": "demo"}, holds="RWKV"),
-    "QuantizeTab.open": Row(data={"gg-source": "demo"}, holds="RWKV"),
     "QuantizeTab.choose": Row(event={"job": "demo"}, holds="demo"),
     "QuantizeTab.price": Row(data={"gg-source": "demo"}),
     "QuantizeTab.check": Row(),
@@ -102,7 +100,6 @@ ENDPOINTS = {
         right="work",
         data={"gg-source": "demo", "gg-types": ["Q8_0"], "gg-imatrix": "off", "gg-evaluate": False},
         holds="was added",
-        jobs=True,
     ),
     "ChatTab.look": Row(jobs=True),
     "ChatTab.choose": Row(data={"gg-chat-model-a": MODEL}),
@@ -117,7 +114,7 @@ ENDPOINTS = {
     "_Api.job_status": Row(arguments=(PUBLIC,), holds=SHOWN),
     "_Api.cancel_job": Row(right="work", arguments=(PUBLIC,), holds="job_id"),
     "_Api.list_results": Row(arguments=(PUBLIC,), holds=MODEL),
-    "build.<locals>.greet": Row(jobs=True),
+    "build.<locals>.greet": Row(),
     "LoginButton._check_login_status": Row(),  # gradio's, on a Space
 }
 ACTIONS = {  # what the buttons of cards do, and the sizes that they name

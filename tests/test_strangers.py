@@ -19,7 +19,7 @@ from ggufy.connection import Connection
 from ggufy.errors import SourceError, UsageError
 from ggufy.hub.state import JobStore
 from ggufy.intake import Wish, make_job
-from ggufy.job import Job, Request, Status, from_json, to_json
+from ggufy.job import Artifact, Job, Request, Status, from_json, to_json
 from ggufy.llama.install import Llama
 from ggufy.service import Services
 from ggufy.sources.inspect import inspect
@@ -279,7 +279,8 @@ def test_a_hidden_job_s_files_are_not_shown_as_another_s(space: Services) -> Non
     folder.mkdir()
     (folder / "model-F16.gguf").write_bytes(b"GGUF of the private one")
     store = JobStore(space.settings.out)
-    store.save(owned.evolve(status=Status.DONE))
+    made = Artifact(name="model-F16.gguf", size=23, sha256="ab" * 32)
+    store.save(owned.with_artifact(made).evolve(status=Status.DONE))
     store.save(hidden.evolve(status=Status.RUNNING))
     space._look_again()
     assert space.file(owned.id, "model-F16.gguf", OWNER) is not None

@@ -199,6 +199,7 @@ class _Api:
 
         def work() -> list[dict[str, Any]]:
             view = self._view(job_id, visitor_of(self.services, request, profile))
+            view = self.services.detailed(view, log=False)
             repo = repo_address(view.job)
             return [dict(row) | {"link": file_link(view.job.id, row["file"], repo=repo)} for row in view.files]
 

@@ -38,6 +38,7 @@ from ggufy.ui.views import FILES_ROUTE
 from ggufy.ui.visitors import Profile, visitor_of, visitor_of_route
 
 logger = logging.getLogger(__name__)
+_QUEUE_S = 0.02  # between two looks of gradio's queue at itself: its own thousand a second take 5 % of a core for ever
 _SANS = ["system-ui", "Segoe UI", "Roboto", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif"]
 _MONO = ["ui-monospace", "SF Mono", "Cascadia Mono", "DejaVu Sans Mono", "monospace"]
 
@@ -59,17 +60,17 @@ def build(services: Services) -> gr.Blocks:
                     jobs = JobsPanel(services)
             with gr.Tab(i18n("tab_chat"), id="chat") as tab:
                 chat = ChatTab(services, i18n, tab)
-        jobs.connect(banner)
-        form.connect(jobs.drawn, jobs.draw)
+        jobs.connect(page, banner)
+        form.connect(page, jobs.show_after)
         chat.connect()
 
         def greet(request: gr.Request, profile: Profile) -> list[Any]:
             texts, visitor = texts_of(request), visitor_of(services, request, profile)
             shown = parts.header(texts, login=services.settings.login, name=visitor.name)
-            return [shown, *form.greet(texts, visitor), *jobs.draw(request, profile)]
+            return [shown, *form.greet(texts, visitor)]
 
         add_api(services)
-        gr.on(None, greet, None, [header, *form.greeted, *jobs.drawn], **QUIET)
+        page.load(greet, None, [header, *form.greeted], **QUIET)
     for event in page.fns.values():
         if event.api_name not in NAMES:  # such as the sign-in button's own
             event.api_visibility = "private"
@@ -131,6 +132,7 @@ def make_app(services: Services) -> FastAPI:
     inner.router.routes.insert(0, _files_route(services))  # inside, where a visitor's session is known
     # gradio's MCP server calls the page by the name of whoever asked first, and goes on so.
     page.mcp_server_obj._local_url = _own_url(settings, key)
+    page._queue.sleep_when_free = page._queue.progress_update_sleep_when_free = _QUEUE_S
     return app
 
 

@@ -95,6 +95,8 @@ stopped while files were being uploaded.
     在上传文件时停止。
 stopped while llama.cpp was being made ready.
     在准备 llama.cpp 时停止。
+stopped while the model was being fetched.
+    在取回模型时停止。
 
 # ---- disk
 the disk is full while writing {name} ({free} free): free some space and run the same command again; what is \
