@@ -61,6 +61,7 @@ class Preparation:
     done: int = 0  # steps of the build
     total: int = 0  # 0: not known yet
     text: str = ""  # what is being done
+    waiting: str = ""  # what is waited for instead: the Hub, or another runner
     error: str = ""  # one sentence, when it failed
 
 
@@ -396,7 +397,10 @@ class Services:
             self._again.clear()
 
     def _acquire(self) -> None:
-        self.connection.acquire(self._stopping.is_set, lambda reason: self._report(0, 0, reason))
+        def say(reason: str) -> None:
+            self._preparation = Preparation(waiting=reason)
+
+        self.connection.acquire(self._stopping.is_set, say)
 
     def _look_at_demo(self) -> None:
         """What most visitors see first is known when they come."""

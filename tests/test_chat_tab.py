@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 import pytest
 
+from ggufy.access import Visitor
 from ggufy.errors import Cancelled, UsageError
 from ggufy.ui.chat_tab import ChatTab, Turns
 from ggufy.ui.i18n import TEXTS
@@ -50,7 +51,7 @@ class Services:
         self.fetches = 0
         self.settings: Any = type("Settings", (), {"space_id": None, "open_to_all": True, "chat_for_all": True})
 
-    def fetch_model(self, name: str, stopped: Callable[[], bool]) -> Iterator[float]:
+    def fetch_model(self, name: str, visitor: Visitor, stopped: Callable[[], bool]) -> Iterator[float]:
         for done in range(self.fetches):
             if stopped():
                 raise Cancelled("stopped while the model was being fetched.")
@@ -128,7 +129,7 @@ class Looked:
     def __init__(self) -> None:
         self.go = threading.Event()
 
-    def is_query(self, text: str) -> bool:
+    def is_query(self, text: str, visitor: Visitor) -> bool:
         return " " in text
 
     def search(self, text: str, visitor: Any) -> list[Any]:

@@ -19,6 +19,7 @@ from ggufy.plan import plan
 from ggufy.progress import Progress, Workload
 from ggufy.service import Machine, Preparation
 from ggufy.ui import job_parts, parts
+from ggufy.ui.errors_zh import say
 from ggufy.ui.i18n import TEXTS, pick, texts_of
 from ggufy.ui.plot import plot
 from ggufy.ui.views import SECTIONS, JobCard, age, in_page_words, job_card, picks, points
@@ -213,6 +214,7 @@ def test_nothing_that_a_stranger_names_becomes_markup() -> None:
         parts.message(EVIL),
         parts.banner(Preparation(text=EVIL, total=2), EN, may_work=True),
         parts.banner(Preparation(error=EVIL), EN, may_work=True),
+        parts.banner(Preparation(waiting=EVIL), EN, may_work=True),
     ]
     for piece in pieces:
         elements = Elements(piece)
@@ -288,12 +290,13 @@ def test_what_a_job_waits_for_and_needs_is_said(texts: dict[str, str], waits: st
 
 @pytest.mark.parametrize("texts", [EN, ZH])
 def test_the_banner_says_what_a_start_waits_for(texts: dict[str, str]) -> None:
-    text = "waiting for the Hub: the Hub cannot be reached: nothing is lost."
-    waiting = Elements(parts.banner(Preparation(text=text), texts, may_work=True))
+    reason = "another runner is at work on a/ggufy-state: this one waits for it."
+    waiting = Elements(parts.banner(Preparation(waiting=reason), texts, may_work=True))
     assert texts["preparing"] not in waiting.text  # llama.cpp is not what takes so long
     assert texts["preparing_wait"] in waiting.text
     assert "progressbar" not in [attributes.get("role") for _, attributes in waiting.tags]
-    assert ("waiting for the Hub" if texts is EN else "正在等待 Hub") in waiting.text
+    assert say(reason, texts["language"]) in waiting.text
+    assert (texts is EN) == (reason in waiting.text)
 
 
 def test_who_may_only_look_gets_no_buttons() -> None:
