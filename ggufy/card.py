@@ -39,6 +39,7 @@ _UNSEEN = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")  
 class CardFacts:
     """What a card says besides its job."""
 
+    shown: Job | None = None  # the job with what others of the same base brought; None: the job itself
     uploaded: Mapping[str, int]  # file name -> bytes, of what is in the repo with this commit
     bpw: Mapping[str, float] = field(default_factory=dict)  # quant type -> bits per weight
     same_as: Mapping[str, str] = field(default_factory=dict)  # quant type -> type with the same tensors
@@ -52,6 +53,7 @@ class CardFacts:
 
 def pages(job: Job, facts: CardFacts) -> dict[str, str]:
     """Text by file name. Ollama's files are written once: what somebody changes in them stays."""
+    job = facts.shown or job
     found = {CARD: card(job, facts)}
     if points := _points(job):
         found[PLOT] = scatter.document(points, _WORDS)
