@@ -98,8 +98,8 @@ the base's predictions need {needed} in {folder} and {room} are free: free some 
 the base's predictions need {needed} in {folder} and {room} are allowed: free some space or give another --out.
     基础模型的预测在 {folder} 中需要 {needed}，而上限为 {room}：请释放空间，或用 GGUFY_OUT 换一个文件夹。
 the base's predictions over {chunks} chunks need {needed} in {folder} and {room} are free: free some space and run \
-the same command again, or ask for fewer with --chunks.
-    基础模型对 {chunks} 块文本的预测在 {folder} 中需要 {needed}，可用空间为 {room}：请释放空间后重试，或减少 --chunks。
+the same command again.
+    基础模型对 {chunks} 块文本的预测在 {folder} 中需要 {needed}，可用空间为 {room}：请释放空间后重试。
 
 # ---- calibration, imatrix, measuring
 the imatrix {path} does not exist: give a file, auto or none.
