@@ -13,10 +13,11 @@ from ggufy.card import CardFacts
 from ggufy.catalog import BY_NAME, make_order
 from ggufy.evaluation import Evaluation
 from ggufy.hub.protocol import RemoteFile
-from ggufy.job import Job, Request
+from ggufy.job import Job, Making, Request
 from ggufy.plan import base_name, quant_name
 from ggufy.quantize.mixes import STOCK, is_rwkv, rescaling
 from ggufy.sources.gguf import GgufHead, read_head
+from ggufy.steps.making import of_recipe
 from ggufy.world import OLLAMA_FILES, speaks
 
 if TYPE_CHECKING:
@@ -40,20 +41,23 @@ def gather(
     `sizes` are bytes by name of what the repo holds with this commit, `file` says what it held before. `folder` is
     where the job's products are, as far as they are here.
     """
-    request = job.request
+    request, others = job.request, brothers(job, jobs)
     base = folder / base_name(request)
     head = forecast.base if forecast else (read_head(base) if base.exists() else None)
+    files = with_others(job, others, sizes, file)
+    made = {name: facts.making for name, facts in files.items() if facts.making}
+    expected = {n: m for other in (*others, job) for n, m in planned(other, folder, head).items()}
+    if forecast:
+        expected |= forecast_makings(request, forecast, llama_commit)
+    world = made[base.name].world if base.name in made else None
     return CardFacts(
-        shown=with_others(job, brothers(job, jobs), sizes),
+        shown=shown(job, files),
         uploaded=sizes,
-        bpw={t: f.bpw for t, f in forecast.quants.items()} | made_to_order(request, folder) if forecast else {},
-        same_as=forecast.same_as if forecast else {},
-        mix=request.mix if forecast and is_rwkv(forecast.base) else STOCK,
-        rescaled=bool(forecast and rescaling(forecast.base)),
+        making=expected | made,
         license=request.source.license,
         llama_commit=llama_commit,
         version=__version__,
-        rwkv=speaks_world(request, head, file),
+        rwkv=speaks_world(request, head, file) if world is None else world,
     )
 
 
@@ -69,60 +73,85 @@ def brothers(job: Job, jobs: Iterable[Job]) -> list[Job]:
 
 @dataclass(frozen=True, kw_only=True)
 class FileFacts:
-    """What is known of one quant file of a repo."""
+    """What records say of one file of a repo."""
 
-    quant: str  # quant type, or label of a size to order
-    mode: str = ""  # of a size to order
-    figures: Evaluation | None = None
-    text: str = ""  # evaluation text of the figures, as its job names it
+    quant: str = ""  # quant type, or label of a size to order; empty: no quant
+    making: Making | None = None
+    figures: tuple[Evaluation, ...] = ()  # over several texts, if several jobs have measured it
 
     def or_else(self, other: FileFacts) -> FileFacts:
         """These facts, and the other's where these say nothing."""
-        if self.figures is None:
-            return replace(self, mode=self.mode or other.mode, figures=other.figures, text=other.text)
-        return replace(self, mode=self.mode or other.mode)
+        known = {one.over for one in self.figures}
+        more = tuple(one for one in other.figures if one.over not in known)
+        return replace(self, making=self.making or other.making, figures=self.figures + more)
 
 
 def files_of(job: Job) -> dict[str, FileFacts]:
-    """What a job knows of its quants, by file name."""
+    """What a job's record says of its files, by name."""
     request = job.request
-    figures = {found.quant: found for found in job.evaluations}
-    return {
-        (name := quant_name(request, quant)): FileFacts(
-            quant=quant,
-            mode=request.mode if quant in request.targets else "",
-            figures=figures.get(name),
-            text=request.evaluation_text if name in figures else "",
-        )
-        for quant in request.quants
-    }
+    files = {quant_name(request, quant): FileFacts(quant=quant) for quant in request.quants}
+    for artifact in job.artifacts:
+        files[artifact.name] = replace(files.get(artifact.name, FileFacts()), making=artifact.making)
+    for figures in job.evaluations:
+        if figures.quant in files:
+            files[figures.quant] = replace(files[figures.quant], figures=(figures,))
+    return files
 
 
-def with_others(job: Job, others: Iterable[Job], held: Collection[str]) -> Job:
-    """The job as the card shows it: with what others have brought to the repo, which holds files of these names."""
+def with_others(job: Job, others: Iterable[Job], held: Collection[str], file: HeldFile) -> dict[str, FileFacts]:
+    """What is known of the job's files, and of those that others have brought to the repo, which holds files of these
+    names. Of a file that the repo has in another form than others know it, they know nothing."""
     files = files_of(job)
     for other in others:
+        digests = {artifact.name: artifact.sha256 for artifact in other.artifacts}
         for name, facts in files_of(other).items():
-            if name in held or name in files:
-                files[name] = files[name].or_else(facts) if name in files else facts
-    measured = [facts for facts in files.values() if facts.figures]
-    first = job.evaluations[0] if job.evaluations else (measured[0].figures if measured else None)
-    figures = tuple(f.figures for f in measured if f.figures and first and f.figures.text_sha256 == first.text_sha256)
-    quants = [facts.quant for facts in files.values()]
+            there = file(name)
+            if there is not None and there.sha256 not in (None, digests.get(name, there.sha256)):
+                continue
+            if name in files:
+                files[name] = files[name].or_else(facts)
+            elif name in held:
+                files[name] = facts
+    return files
+
+
+def shown(job: Job, files: Mapping[str, FileFacts]) -> Job:
+    """The job as its card shows it: as if it had made all these files itself."""
+    quants = [facts.quant for facts in files.values() if facts.quant]
     request = replace(
         job.request,
         quant_types=make_order({quant for quant in quants if quant in BY_NAME}),
         targets=tuple(quant for quant in quants if quant not in BY_NAME),
-        mode=job.request.mode or next((facts.mode for facts in files.values() if facts.mode), ""),
-        evaluation_text=job.request.evaluation_text or next((facts.text for facts in measured), ""),
     )
-    return job.evolve(request=request, evaluations=figures)
+    return job.evolve(request=request, evaluations=tuple(one for facts in files.values() for one in facts.figures))
 
 
-def made_to_order(request: Request, folder: Path) -> dict[str, float]:
-    """Bits per weight of the sizes to order that are here, by label."""
-    paths = {label: folder / quant_name(request, label) for label in request.targets}
-    return {label: read_head(path).bpw for label, path in paths.items() if path.exists()}
+def planned(job: Job, folder: Path, base: GgufHead | None) -> dict[str, Making]:
+    """How a job's files were or will be made, as far as its request and what is here say it: for files that were made
+    before records held that, or were found."""
+    request = job.request
+    ours = is_rwkv(base) if base else request.source.kind == "checkpoint"
+    found = {}
+    for quant in request.quants:
+        path = folder / quant_name(request, quant)
+        ordered = quant in request.targets
+        found[path.name] = Making(
+            bpw=read_head(path).bpw if path.exists() else None,
+            mix="" if ordered else request.mix if ours else STOCK,
+            rescaled=bool(base and request.mix != STOCK and rescaling(base)),
+            mode=request.mode if ordered else "",
+        )
+    return found
+
+
+def forecast_makings(request: Request, forecast: JobForecast, llama_commit: str) -> dict[str, Making]:
+    """The same of quant types whose recipes are known."""
+    return {
+        quant_name(request, quant): replace(
+            of_recipe(found.recipe, forecast.base, request, quant, llama=llama_commit), bpw=found.bpw
+        )
+        for quant, found in forecast.quants.items()
+    }
 
 
 def speaks_world(request: Request, base: GgufHead | None, file: HeldFile) -> bool:

@@ -176,7 +176,7 @@ class Pick:
     """What to take from some amount of memory on."""
 
     memory: str  # for people
-    name: str
+    type: str  # quant type, or another name for what is none
 
 
 def picks(sizes: Mapping[str, int], klds: Mapping[str, float]) -> tuple[Pick, ...]:
@@ -187,6 +187,6 @@ def picks(sizes: Mapping[str, int], klds: Mapping[str, float]) -> tuple[Pick, ..
             found[human_size(memory)] = best  # of amounts that read the same, the last one, where more fits
     kept: list[Pick] = []
     for shown, name in found.items():
-        if not kept or kept[-1].name != name:
-            kept.append(Pick(memory=shown, name=name))
+        if not kept or kept[-1].type != name:
+            kept.append(Pick(memory=shown, type=name))
     return tuple(kept)

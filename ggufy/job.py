@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import PurePath
@@ -54,6 +54,13 @@ class Making:
     rescaled: bool = False  # of a quant: what was divided in the base of a deep RWKV-6 is multiplied back
     mode: str = ""  # of a size to order: how much was measured for it, see Request.mode
     world: bool | None = None  # of a base: whether it speaks RWKV's World format
+
+
+def first_with_the_same(recipes: Mapping[str, str]) -> dict[str, str]:
+    """Quant types that have the same tensors as an earlier one -> that one; `recipes` are digests, empty if unknown."""
+    first: dict[str, str] = {}
+    told = ((quant, first.setdefault(recipe, quant)) for quant, recipe in recipes.items() if recipe)
+    return {quant: other for quant, other in told if other != quant}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -195,6 +195,8 @@ class Publication:
 
     def _pages(self, uploaded: Mapping[str, int]) -> dict[str, str]:
         job = self._ending or self._runner._latest(self._job)
+        for artifact in list(self._made.values()):  # the record knows them when they are uploaded
+            job = job.with_artifact(artifact)
         facts = card_facts.gather(
             job,
             self._runner.store.jobs(),

@@ -18,7 +18,7 @@ OWNERS = {
     "pickle": ("ggufy/sources/checkpoint.py",),  # for the name of its error; ruff forbids loading
 }
 LOWER = {"errors", "catalog", "job", "evaluation", "plan", "files", "throttle", "settings", "demo", "access", "kept"}
-LOWER |= {"markup", "scatter", "world"}
+LOWER |= {"markup", "scatter", "world", "readme"}
 MIDDLE = {"hub", "llama", "quantize", "rwkv", "sources", "card"}
 
 

@@ -59,6 +59,9 @@ publishing to the Hub needs a token that may write: set HF_TOKEN, or leave --hub
 {folder} already holds files that were made from something else or with other options: give this run another --name \
 or --out, or move that folder away.
     {folder} 中已有用其他来源或选项制作的文件：请换一个“名称”，或移走该文件夹。
+{repo} already has a README.md that ggufy did not write: choose another --repo, or add --keep-card to \
+publish files only.
+    {repo} 中已有不是由 ggufy 写的 README.md：请换一个“输出仓库”，或勾选“保留仓库自己的说明”以只发布文件。
 {repo} already holds {file}, made from something else or with other options: give this run another --repo or --name.
     {repo} 中已有用其他来源或选项制作的 {file}：请换一个“输出仓库”或“名称”。
 another run is working in {folder}: wait for it, or give this one another --name or --out.
