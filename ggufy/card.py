@@ -164,7 +164,7 @@ def _state(job: Job, uploaded: Collection[str]) -> list[str]:
     if job.status is Status.CANCELLED and not whole:
         return [f"{files} The job was cancelled.", ""]
     if job.status is Status.PAUSED:
-        return [f"{files} The job is paused{f' and waits for its owner: {cause}' if job.cause else ''}.", ""]
+        return [f"{files} The job is paused{f' and waits for its owner: {cause}' if job.error else ''}.", ""]
     if job.status in (Status.RUNNING, Status.QUEUED):
         if not whole:
             return [f"**In progress: {there} of {len(total)} files are here**, the others follow by themselves.", ""]

@@ -57,7 +57,7 @@ class Making:
 
 
 def first_with_the_same(recipes: Mapping[str, str]) -> dict[str, str]:
-    """Quant types that have the same tensors as an earlier one -> that one; `recipes` are digests, empty if unknown."""
+    """Quant types with the same tensors as an earlier one -> that one; `recipes` are digests, empty if unknown."""
     first: dict[str, str] = {}
     told = ((quant, first.setdefault(recipe, quant)) for quant, recipe in recipes.items() if recipe)
     return {quant: other for quant, other in told if other != quant}

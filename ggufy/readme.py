@@ -57,7 +57,8 @@ def check_readme(existing: str | None, repo_id: str = "the repo") -> None:
 def merge_readme(existing: str | None, card: str) -> str:
     """The README.md with this card in it, and with what people made of the existing one."""
     front, body = _split(card)
-    block = f"{_begin(_values(front))}\n{body.strip()}\n{_END}"
+    body = body.strip().replace("<!-- ggufy:", "&lt;!-- ggufy:")  # a file's name may hold a mark
+    block = f"{_begin(_values(front))}\n{body}\n{_END}"
     if existing is None or not existing.strip():
         return f"---\n{front}---\n\n{block}\n"
     theirs, around = _split(existing)
