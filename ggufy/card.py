@@ -11,16 +11,13 @@ opened by itself.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
 from ggufy import scatter
-from ggufy.catalog import BY_NAME
-from ggufy.evaluation import Evaluation, comparable
-from ggufy.files import human_size
-from ggufy.job import Job, Making, Source, Status, first_with_the_same
+from ggufy.card_tables import last_part, public_name, tables
+from ggufy.evaluation import comparable
+from ggufy.job import Job, Making, Source, Status
 from ggufy.plan import base_name, folder_name, imatrix_name, quant_name
 from ggufy.quantize import target
 from ggufy.quantize.mixes import RWKV
@@ -33,8 +30,6 @@ __all__ = ["CARD", "PLOT", "CardFacts", "card", "check_readme", "merge_readme", 
 CARD, PLOT = "README.md", "size-and-kld.svg"
 _WORDS = Words(size="size", kld="KLD", title="Size of the quants against their KLD: better is lower left")
 _RUN_FIRST = ("Q4_K_M", "Q8_0")  # what the tools take when no type is named
-# How a text is called in public: these names and Hub references are; of anything else, the last part of its name.
-_HUB_TEXT = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*:[\w./ -]+")
 # Why a job ended, by its cause (see errors.CAUSES). The error's own sentence may name what is nobody's business.
 _CAUSES = {
     "source away": "the server of the source could not be reached",
@@ -118,11 +113,11 @@ def card(job: Job, facts: CardFacts) -> str:
         f"# {folder_name(name)}",
         "",
         f"GGUF files of {name}, for llama.cpp and what is built on it. Made by ggufy {facts.version} from"
-        f" {_origin(source)} (`{_last(source.path)}`{digest}"
+        f" {_origin(source)} (`{last_part(source.path)}`{digest}"
         + (f", revision `{source.revision}`)." if source.revision else ")."),
         "",
         *_state(job, facts.uploaded),
-        *_tables(job, facts),
+        *tables(job, facts.uploaded, facts.making, plot=f"![{_WORDS.title}]({PLOT})" if _points(job) else ""),
         "",
         *_how_made(job, facts),
         "",
@@ -174,108 +169,6 @@ def _state(job: Job, uploaded: Collection[str]) -> list[str]:
     return [] if whole else [f"{files}", ""]
 
 
-def _tables(job: Job, facts: CardFacts) -> list[str]:
-    """The files, smallest first, with figures that can be compared; figures over another text or over fewer tokens
-    have tables of their own."""
-    request = job.request
-    rows = {base_name(request): ("base GGUF, " + request.outtype.upper(), "Unquantized.")}
-    if request.imatrix != "none":
-        rows[imatrix_name(request)] = ("imatrix", "For making other quants.")
-    same_as = _same_tensors(job, facts)
-    for quant_type in request.quants:
-        same = same_as.get(quant_type)
-        advice = f"Same tensors as {same}." if same else _advice(quant_type)
-        rows[quant_name(request, quant_type)] = (quant_type, advice)
-    bpw = {e.quant: e.bpw for e in job.evaluations}
-    bpw |= {name: made.bpw for name, made in facts.making.items() if made.bpw is not None}
-    groups = comparable(job.evaluations)
-    first = _Figures(groups[0] if groups else [])
-    head = ["file", "type", "size", "bpw", *first.head]
-    lines = [f"| {' | '.join(head)} | |", "|---" * (len(head) + 1) + "|"]
-    absent = "to come" if job.status in (Status.RUNNING, Status.QUEUED, Status.PAUSED) else "not made"
-    for name in sorted(rows, key=lambda n: (n not in facts.uploaded, facts.uploaded.get(n, 0))):
-        kind, advice = rows[name]
-        here = name in facts.uploaded
-        cells = [f"[{name}]({name})" if here else name, kind, human_size(facts.uploaded[name]) if here else ""]
-        cells.append(f"{bpw[name]:.2f}" if name in bpw else "")
-        lines.append("| " + " | ".join([*cells, *first.of(name), advice if here else absent]) + " |")
-    lines += first.explained()
-    lines += ["", f"![{_WORDS.title}]({PLOT})"] if _points(job) else []
-    told = {found.quant for found in first.found}
-    for group in groups[1:]:
-        lines += _other_table(_Figures([one.evolve(speed=None) if one.quant in told else one for one in group]))
-        told |= {found.quant for found in group}
-    return lines
-
-
-def _same_tensors(job: Job, facts: CardFacts) -> dict[str, str]:
-    made = {quant: facts.making.get(quant_name(job.request, quant), Making()) for quant in job.request.quant_types}
-    return first_with_the_same({quant: making.recipe for quant, making in made.items()})
-
-
-class _Figures:
-    """Columns with what was measured over one text."""
-
-    def __init__(self, found: Sequence[Evaluation]):
-        self.found = found
-        self._of = {one.quant: one for one in found}
-        speeds = [one.shown_speed for one in found if one.shown_speed]
-        self._threads = {speed.threads for speed in speeds}
-        self.head = ["KLD", "PPL", "PPL ratio", "same top p"] if found else []
-        self.head += ["t/s"] if speeds else []
-
-    def of(self, name: str) -> list[str]:
-        """The cells of a file."""
-        one = self._of.get(name)
-        if one is None:
-            return [""] * len(self.head)
-        quality, speed = one.quality, one.shown_speed
-        threads = f" ({_threads(speed.threads)})" if speed and len(self._threads) > 1 else ""
-        cells = [
-            f"{quality.kld:.4f} ± {quality.kld_error:.4f}",
-            f"{quality.ppl:.3f}",
-            f"{quality.ppl_ratio:.4f} ± {quality.ppl_ratio_error:.4f}",
-            f"{quality.same_top:.1f} ± {quality.same_top_error:.1f} %",
-            f"{speed.writing}{threads}" if speed else "",
-        ]
-        return cells[: len(self.head)]
-
-    def explained(self) -> list[str]:
-        """What the columns are, and over which text."""
-        if not self.found:
-            return []
-        first = self.found[0]
-        commits = ", ".join(dict.fromkeys(one.llama[:9] for one in self.found))
-        told = (
-            f"Measured with llama-perplexity {commits} against the base GGUF over {first.tokens:,} tokens of "
-            f"{_public(first.text)} (sha256 `{first.text_sha256}`), none of it used for calibration; ± is one "
-            f"standard error. Perplexity of the base: {first.quality.base_ppl:.3f}. KLD: how far the predictions are "
-            "from the base's, in nats a token; same top p: how often both expect the same next token"
-        )
-        if self._threads:
-            used = f"{_threads(self._threads.copy().pop())} of " if len(self._threads) == 1 else ""
-            told += (
-                f"; t/s: tokens that llama-bench wrote in a second, with {used}the machine at work, ± the standard "
-                "deviation between its runs"
-            )
-        return ["", told + "."]
-
-
-def _other_table(figures: _Figures) -> list[str]:
-    lines = ["", "Figures over other text or fewer tokens, which cannot be compared with those above:", ""]
-    lines += [f"| {' | '.join(['file', *figures.head])} |", "|---" * (1 + len(figures.head)) + "|"]
-    lines += [f"| {' | '.join([one.quant, *figures.of(one.quant)])} |" for one in figures.found]
-    return [*lines, *figures.explained()]
-
-
-def _threads(count: int) -> str:
-    return f"{count} thread{'s' if count > 1 else ''}"
-
-
-def _advice(quant_type: str) -> str:
-    return BY_NAME[quant_type].advice if quant_type in BY_NAME else target.advice(quant_type)
-
-
 def _points(job: Job) -> list[Point]:
     """The plot's, smallest file first; empty where there is nothing to compare."""
     types = {quant_name(job.request, quant_type): quant_type for quant_type in job.request.quants}
@@ -300,7 +193,7 @@ def _how_made(job: Job, facts: CardFacts) -> list[str]:
         chunks = f"up to {request.chunks}" if request.chunks else "all"
         lines.append(
             f"with an imatrix from {chunks} chunks of 512 tokens of the calibration text "
-            f"{_public(request.calibration)} (sha256 `{request.calibration_sha256}`)."
+            f"{public_name(request.calibration)} (sha256 `{request.calibration_sha256}`)."
         )
     elif request.imatrix == "file":
         lines.append(f"with an imatrix that its user gave (sha256 `{request.imatrix_sha256}`).")
@@ -335,20 +228,6 @@ def _to_order(job: Job, facts: CardFacts) -> list[str]:
         f"- {', '.join(f'`{size}`' for size in sizes)}: {_SENSITIVITIES.get(mode, 'expected as its maker chose')}"
         for mode, sizes in modes.items()
     ]
-
-
-def _public(text: str) -> str:
-    """How a calibration or evaluation text is called in public."""
-    if _HUB_TEXT.fullmatch(text):
-        return text
-    if text.startswith(("http://", "https://")):
-        address = urlsplit(text)  # a password or a query may be a key
-        return f"{address.scheme}://{address.hostname or ''}{address.path}"
-    return _last(text)
-
-
-def _last(path: str) -> str:
-    return re.split(r"[\\/]", path)[-1]
 
 
 def _how_to_run(job: Job, facts: CardFacts) -> list[str]:

@@ -46,7 +46,7 @@ def gather(
     head = forecast.base if forecast else (read_head(base) if base.exists() else None)
     files = with_others(job, others, sizes, file)
     made = {name: facts.making for name, facts in files.items() if facts.making}
-    expected = {n: m for other in (*others, job) for n, m in planned(other, folder, head).items()}
+    expected = {n: m for other in (*others, job) for n, m in planned(other, made, folder, head).items()}
     if forecast:
         expected |= forecast_makings(request, forecast, llama_commit)
     world = made[base.name].world if base.name in made else None
@@ -126,14 +126,16 @@ def shown(job: Job, files: Mapping[str, FileFacts]) -> Job:
     return job.evolve(request=request, evaluations=tuple(one for facts in files.values() for one in facts.figures))
 
 
-def planned(job: Job, folder: Path, base: GgufHead | None) -> dict[str, Making]:
-    """How a job's files were or will be made, as far as its request and what is here say it: for files that were made
-    before records held that, or were found."""
+def planned(job: Job, known: Collection[str], folder: Path, base: GgufHead | None) -> dict[str, Making]:
+    """How a job's files were or will be made, as far as its request and what is here say it: for files that are to
+    come, were found, or are older than records that hold that; the names in `known` are none of these."""
     request = job.request
     ours = is_rwkv(base) if base else request.source.kind == "checkpoint"
     found = {}
     for quant in request.quants:
         path = folder / quant_name(request, quant)
+        if path.name in known:
+            continue
         ordered = quant in request.targets
         found[path.name] = Making(
             bpw=read_head(path).bpw if path.exists() else None,

@@ -19,7 +19,7 @@ OWNERS = {
 }
 LOWER = {"errors", "catalog", "job", "evaluation", "plan", "files", "throttle", "settings", "demo", "access", "kept"}
 LOWER |= {"markup", "scatter", "world", "readme"}
-MIDDLE = {"hub", "llama", "quantize", "rwkv", "sources", "card"}
+MIDDLE = {"hub", "llama", "quantize", "rwkv", "sources", "card", "card_tables"}
 
 
 def imports(path: Path) -> set[str]:
