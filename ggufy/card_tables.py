@@ -93,8 +93,8 @@ class _Figures:
         told = (
             f"Measured with llama-perplexity {commits} against the base GGUF over {first.tokens:,} tokens of "
             f"{public_name(first.text)} text (sha256 `{first.text_sha256}`), none of it used for calibration; ± is "
-            f"one standard error. Perplexity of the base: {first.quality.base_ppl:.3f}. KLD: how far the predictions are "
-            "from the base's, in nats a token; same top p: how often both expect the same next token"
+            f"one standard error. Perplexity of the base: {first.quality.base_ppl:.3f}. KLD: how far the predictions "
+            "are from the base's, in nats a token; same top p: how often both expect the same next token"
         )
         if self._threads:
             used = f"{_threads(self._threads.copy().pop())} of " if len(self._threads) == 1 else ""

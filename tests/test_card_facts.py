@@ -18,6 +18,7 @@ from ggufy.evaluation import Evaluation, Quality, Speed
 from ggufy.hub.protocol import RemoteFile
 from ggufy.job import Artifact, Job, Making, Request, Source, Status, evaluations_for
 from ggufy.plan import quant_name
+from ggufy.terminal import results, results_table
 
 SOURCE = Source(kind="checkpoint", path="/home/secret-user/models/m.pth", size=1, sha256="ab" * 32)
 REQUEST = Request(
@@ -184,6 +185,26 @@ def test_speeds_show_their_spread_and_threads() -> None:
     assert row(alike, "Q4_K_M")[8] == "57.0 ± 3.0" and "with 2 threads of the machine" in alike
 
 
+def test_the_rows_of_a_job_come_from_its_record_too(tmp_path: Path) -> None:
+    """For the terminal, the page and programs, of files that are only in their repo."""
+    done = (
+        made("Q4_K_M", bpw=4.87, recipe="r1"),
+        made("Q8_0", bpw=8.5, recipe="r1"),
+        made(FAST, bpw=3.1, mode="fast", recipe="r1"),
+    )
+    job = Job(request=request("Q4_K_M", "Q8_0", FAST, mode="thorough"), artifacts=done)
+    job = job.evolve(evaluations=(figures("Q8_0", tokens=255), figures("Q4_K_M"), figures(FAST)))
+    rows = {row["type"]: row for row in results(job, None, tmp_path)}
+    assert [row["bpw"] for row in rows.values()] == [4.87, 8.5, 3.1]
+    assert (rows["Q8_0"]["same_tensors_as"], rows["Q4_K_M"]["same_tensors_as"]) == ("Q4_K_M", None)
+    assert rows[FAST]["mode"] == "fast" and "same_tensors_as" not in rows[FAST]
+    assert ["evaluation" in row for row in rows.values()] == [True, False, True]  # over fewer tokens: no comparison
+    table = results_table(list(rows.values()))
+    assert "57.0 ± 3.0" in table
+    assert table.endswith("figures over 510 tokens of ggufy-evaluation.txt; t/s with 2 threads")
+    assert "figures over" not in results_table([{k: v for k, v in rows["Q8_0"].items()}])
+
+
 # ---- how it ended
 
 
@@ -233,8 +254,6 @@ def test_an_error_that_nobody_thought_of_has_words() -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind, _ in CAUSES if issubclass(kind, GgufyError)])
 def test_every_cause_has_words_of_its_own(kind: Callable[[str], GgufyError]) -> None:
-    if kind in (errors.QuotaError, errors.ToolError):
-        return
     job = Job(request=REQUEST).ended(Status.FAILED, kind("nothing"))
     assert ("before its end: an error." in card_of(job)) == (job.cause == "other")
 

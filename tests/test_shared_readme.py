@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from ggufy.__main__ import build_parser
 from ggufy.card import CARD, CardFacts, card, check_readme, merge_readme, pages
 from ggufy.errors import UsageError
 from ggufy.evaluation import Evaluation, Quality
+from ggufy.intake import Wish, make_job
 from ggufy.job import Job, Making, Request, Source, Status
+from ggufy.settings import Settings
+from ggufy.ui.quantize_tab import _wish
+from tests import tiny
 
 SOURCE = Source(kind="checkpoint", path="m.pth", size=1, sha256="ab" * 32, model_id="owner/m")
 REQUEST = Request(name="m", source=SOURCE, quant_types=("Q4_K_M",), outtype="f16", repo_id="alice/m-GGUF")
@@ -44,8 +50,19 @@ def test_a_readme_of_somebodys_own_is_refused() -> None:
 
 def test_a_repo_that_keeps_its_card_gets_no_pages() -> None:
     assert pages(JOB.evolve(request=replace(JOB.request, keep_card=True)), FACTS, readme=HAND) == {}
-    for kept in (replace(REQUEST, keep_card=True),):
-        assert (kept.inputs(), kept.job_id) == (REQUEST.inputs(), REQUEST.job_id)
+    kept = replace(REQUEST, keep_card=True)
+    assert (kept.inputs(), kept.job_id) == (REQUEST.inputs(), REQUEST.job_id)
+
+
+def test_keeping_a_card_can_be_asked_for_everywhere(tmp_path: Path) -> None:
+    assert build_parser().parse_args(["quantize", "demo", "--keep-card"]).keep_card
+    form = ["demo", ["Q8_0"], "bundled", "", "auto", False, "", "", "", "alice/m", False, "rwkv", "", "standard"]
+    assert _wish([*form, True]).keep_card and not _wish([*form, None]).keep_card
+    settings = Settings.from_env({"GGUFY_OUT": str(tmp_path), "HOME": str(tmp_path)})
+    checkpoint, vocab = tiny.checkpoint(tmp_path, "7")
+    wish = Wish(source=str(checkpoint), vocab=str(vocab), quant_types=("Q8_0",), imatrix="none", keep_card=True)
+    assert make_job(replace(wish, owner="alice"), settings).request.keep_card
+    assert not make_job(wish, settings).request.keep_card  # into a folder here
 
 
 def test_a_card_that_nobody_changed_is_replaced_whole() -> None:
