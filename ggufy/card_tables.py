@@ -63,8 +63,9 @@ class _Figures:
     def __init__(self, found: Sequence[Evaluation]):
         self.found = found
         self._of = {one.quant: one for one in found}
-        speeds = [one.shown_speed for one in found if one.shown_speed]
+        speeds = [one.speed for one in found if one.speed]
         self._threads = {speed.threads for speed in speeds}
+        self._disturbed = any(not speed.undisturbed for speed in speeds)
         self.head = ["KLD", "PPL", "PPL ratio", "same top p"] if found else []
         self.head += ["t/s"] if speeds else []
 
@@ -102,6 +103,7 @@ class _Figures:
                 f"; t/s: tokens that llama-bench wrote in a second, with {used}the machine at work, ± the standard "
                 "deviation between its runs"
             )
+            told += ", left out where the machine had other work" if self._disturbed else ""
         return ["", told + "."]
 
 

@@ -23,6 +23,7 @@ DEFAULT_CHUNKS = 64  # 16 thousand scored tokens: the KLD's standard error is ab
 # with their length. With the World vocabulary, 50 to 70 MB were measured for files of 60 and 180 MB; the rest is a
 # margin.
 OVERHEAD_BYTES = 250_000_000
+BUSY_SHARE = 0.2  # of a tool's time: one that waits longer for a CPU measures the others, not the model
 NONSENSE_KLD = 0.5  # nats a token: a model that far from its base is no use (Q2_K: 0.02 to 0.1, random types: 1)
 OVERHEAD_SHARE = 0.1  # of the file, for what grows with the width of the model
 
@@ -60,6 +61,12 @@ class Speed:
     generation_tps: float  # writing one after the other
     generation_tps_error: float
     throttled: bool | None = None  # whether it rested, or its threads changed, meanwhile; None: an older record
+    waited: float | None = None  # part of its time in which it waited for a CPU that others used; None: not known
+
+    @property
+    def undisturbed(self) -> bool:
+        """Whether it is the machine's speed: not that of a tool that rested, or shared its CPUs with others."""
+        return not self.throttled and (self.waited or 0.0) < BUSY_SHARE
 
     @property
     def reading(self) -> str:
@@ -70,6 +77,12 @@ class Speed:
     def writing(self) -> str:
         """`57.3 ± 0.2`: generated tokens a second."""
         return plus_minus(self.generation_tps, self.generation_tps_error)
+
+
+def shown_speed(record: Mapping[str, Any] | None) -> str:
+    """The speed of an evaluation's record as a table shows it; empty if it is not the machine's."""
+    speed = Speed(**record) if record else None
+    return speed.writing if speed and speed.undisturbed else ""
 
 
 def plus_minus(value: float, error: float) -> str:
@@ -102,8 +115,8 @@ class Evaluation:
 
     @property
     def shown_speed(self) -> Speed | None:
-        """The speed, if it is the machine's and not that of a tool that had to rest."""
-        return self.speed if self.speed and not self.speed.throttled else None
+        """The speed, if it is the machine's."""
+        return self.speed if self.speed and self.speed.undisturbed else None
 
     @property
     def over(self) -> tuple[str, int]:

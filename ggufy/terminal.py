@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from ggufy.catalog import BY_NAME
 from ggufy.errors import Cancelled
-from ggufy.evaluation import comparable, plus_minus
+from ggufy.evaluation import comparable, shown_speed
 from ggufy.files import human_size, human_time
 from ggufy.job import Artifact, Job, Status, first_with_the_same
 from ggufy.plan import makes
@@ -209,6 +209,8 @@ def _measured_how(rows: list[dict[str, Any]]) -> list[str]:
         return []
     counts = sorted({one["speed"]["threads"] for one in found if one["speed"]})
     threads = f"; t/s with {' or '.join(map(str, counts))} thread{'s' if counts[-1] > 1 else ''}" if counts else ""
+    if any(one["speed"] and not shown_speed(one["speed"]) for one in found):
+        threads += ", left out where the machine had other work"
     return [f"figures over {found[0]['tokens']} tokens of {found[0]['text']}{threads}"]
 
 
@@ -217,9 +219,7 @@ def _figures(row: dict[str, Any]) -> list[str]:
     if "evaluation" not in row:
         return ["", "", ""]
     quality, speed = row["evaluation"]["quality"], row["evaluation"]["speed"]
-    shown = speed is not None and not speed.get("throttled")
-    told = plus_minus(speed["generation_tps"], speed["generation_tps_error"]) if shown else ""
-    return [f"{quality['kld']:.4f}", f"{quality['ppl_ratio']:.3f}", told]
+    return [f"{quality['kld']:.4f}", f"{quality['ppl_ratio']:.3f}", shown_speed(speed)]
 
 
 def _note(row: dict[str, Any]) -> str:

@@ -176,12 +176,18 @@ def test_speeds_show_their_spread_and_threads() -> None:
     rested = figures("Q2_K")
     assert rested.speed
     rested = rested.evolve(speed=replace(rested.speed, throttled=True))
-    measured = (figures("Q4_K_M"), figures("Q8_0", tps=412.4, threads=4), rested)
-    card = card_of(Job(request=request("Q4_K_M", "Q8_0", "Q2_K"), evaluations=measured), there=("Q8_0",))
+    busy = figures("Q3_K_M")
+    assert busy.speed
+    busy = busy.evolve(speed=replace(busy.speed, throttled=False, waited=0.4))
+    measured = (figures("Q4_K_M"), figures("Q8_0", tps=412.4, threads=4), rested, busy)
+    asked = request("Q4_K_M", "Q8_0", "Q2_K", "Q3_K_M")
+    card = card_of(Job(request=asked, evaluations=measured), there=("Q8_0",))
+    assert row(card, "Q3_K_M")[8] == "" and "left out where the machine had other work" in card
     assert row(card, "Q4_K_M")[8] == "57.0 ± 3.0 (2 threads)"
     assert row(card, "Q8_0")[8] == "412 ± 3 (4 threads)"
     assert row(card, "Q2_K")[8] == ""
     alike = card_of(Job(request=request("Q4_K_M"), evaluations=measured[:1]), there=("Q4_K_M",))
+    assert "left out" not in alike
     assert row(alike, "Q4_K_M")[8] == "57.0 ± 3.0" and "with 2 threads of the machine" in alike
 
 

@@ -162,10 +162,12 @@ def test_speed_is_measured_without_rests_or_not_at_all(
         assert (measured.speed.threads, measured.speed.throttled) == (2, False)
         assert [(run.share(), run.limit) for run in runs] == [(1.0, None)]
         assert "-t 2 " in (ctx.llama.bin / "llama-bench.log").read_text(encoding="utf-8")
-        again = session._with_speed(base, (ctx.folder / "result.json", measured))
-        assert again[1] == measured and len(runs) == 1
+        _, again = session._with_speed(base, (ctx.folder / "result.json", measured))
+        assert again == measured and len(runs) == 1
         older = measured.evolve(speed=replace(measured.speed, throttled=None))  # nobody knows how that was measured
-        assert session._with_speed(base, (ctx.folder / "result.json", older))[1] == measured and len(runs) == 2
+        _, again = session._with_speed(base, (ctx.folder / "result.json", older))
+        assert again.speed and again.speed.throttled is False and len(runs) == 2
+        assert all(run.watch for run in runs)  # how long it waits for a CPU
 
 
 @pytest.mark.tools

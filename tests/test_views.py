@@ -70,7 +70,13 @@ def running_view(*, fraction: float = 0.5) -> JobView:
 
 EVALUATION: dict[str, Any] = {
     "quality": {"kld": 0.0123, "ppl_ratio": 1.0021, "same_top": 91.98},
-    "speed": {"generation_tps": 57.3, "generation_tps_error": 2.1, "threads": 2},
+    "speed": {
+        "generation_tps": 57.3,
+        "generation_tps_error": 2.1,
+        "threads": 2,
+        "prompt_tps": 1,
+        "prompt_tps_error": 0,
+    },
 }
 FILES: tuple[dict[str, Any], ...] = (
     {"file": "小模型-F16.gguf", "kind": "convert", "size": 15_000_000, "sha256": "cd" * 32},

@@ -27,6 +27,7 @@ from ggufy.evaluation import DEFAULT_CHUNKS, Evaluation, Quality, Speed, from_js
 from ggufy.files import PART_SUFFIX, free_bytes, human_size, lock, partial, sha256, write_text
 from ggufy.llama import evaluate as perplexity
 from ggufy.llama import tools
+from ggufy.llama.child import CpuWait
 from ggufy.llama.install import Llama
 from ggufy.sources.gguf import GgufHead, read_head
 from ggufy.sources.overlap import check_disjoint
@@ -298,8 +299,9 @@ class _Session:
             return stored
         self.how.report(f"{quant.name}, speed", 0.0)
         command = perplexity.bench_command(self.how.llama.tool("llama-bench"), model=quant.absolute(), threads=threads)
-        unthrottled = dataclasses.replace(self.run, limit=None, share=lambda: 1.0)
+        wait = CpuWait()
+        unthrottled = dataclasses.replace(self.run, limit=None, share=lambda: 1.0, watch=wait.look)
         speed: Speed = perplexity.run_for(command, unthrottled, read=perplexity.parse_bench)
-        evaluation = evaluation.evolve(speed=dataclasses.replace(speed, throttled=False))
+        evaluation = evaluation.evolve(speed=dataclasses.replace(speed, throttled=False, waited=wait.share))
         write_text(file, to_json(evaluation))
         return file, evaluation

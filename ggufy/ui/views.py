@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from ggufy import evaluation
 from ggufy.catalog import BY_NAME
-from ggufy.evaluation import Pick, plus_minus
+from ggufy.evaluation import Pick, shown_speed
 from ggufy.files import human_size, human_time
 from ggufy.job import RESTING, Job, Status
 from ggufy.plan import (
@@ -200,7 +200,7 @@ def file_row(job_id: str, row: dict[str, Any], texts: Texts, *, repo: str = "") 
         kld=f"{quality['kld']:.4f}" if quality else "",
         ppl_ratio=f"{quality['ppl_ratio']:.3f}" if quality else "",
         same_top=f"{quality['same_top']:.1f} %" if quality else "",
-        speed=plus_minus(speed["generation_tps"], speed["generation_tps_error"]) if speed else "",
+        speed=shown_speed(speed),
         note=note,
         sha256=row.get("sha256", ""),
     )
@@ -229,8 +229,7 @@ def file_link(job_id: str, name: str, *, repo: str) -> str:
 def _figures(row: Mapping[str, Any]) -> tuple[dict[str, float] | None, dict[str, Any] | None]:
     """Quality and speed of a measured file."""
     measured = row.get("evaluation") or {}
-    speed = measured.get("speed") or {}
-    return measured.get("quality"), None if speed.get("throttled") else speed or None
+    return measured.get("quality"), measured.get("speed")
 
 
 def told(sentence: str, texts: Texts) -> str:
