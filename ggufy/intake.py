@@ -56,6 +56,7 @@ class Wish:
     owner: str = ""  # account on the Hub that the results go to; empty: a folder here
     repo_id: str | None = None  # None: <owner>/<Model>-GGUF
     private: bool = False
+    keep_card: bool = False  # publish the model files only; the repo has a README.md of its own
 
 
 def make_job(wish: Wish, settings: Settings, *, stopped: Callable[[], bool] = lambda: False) -> Job:
@@ -71,6 +72,7 @@ def make_job(wish: Wish, settings: Settings, *, stopped: Callable[[], bool] = la
         name=name,
         repo_id=_repo_id(wish, name),
         private=wish.private and bool(wish.owner),
+        keep_card=wish.keep_card and bool(wish.owner),
         source=source,
         quant_types=make_order(set(wish.quant_types)),
         outtype=_outtype(wish, source),

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 SAFE_PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -68,6 +68,11 @@ class CpuShare:
         """Takes note, about once a second, of how many seconds late the page was."""
         factor = 0.75 if late_s > _LATE_S else 1.05
         self._automatic = min(1.0, max(LEAST_SHARE, self._automatic * factor))
+
+
+def asked_share(share: Callable[[], float]) -> float:
+    """The share that people ask for now: all, where it only falls while the page needs the machine."""
+    return 1.0 if isinstance(share, CpuShare) and share.percent == AUTOMATIC else share()
 
 
 class ThreadLimit:

@@ -43,7 +43,7 @@ from ggufy.plan import CONVERT, EVALUATE, QUANTIZE, Step, folder_name, makes
 from ggufy.runner import Runner
 from ggufy.settings import Settings
 from ggufy.sources.gguf import GgufHead, TensorInfo
-from ggufy.steps import Making
+from ggufy.steps import Makers
 from ggufy.steps.context import Context, artifact_of
 from ggufy.steps.forecast import JobForecast
 from ggufy.worker import Worker
@@ -168,7 +168,7 @@ class Machine:
             )
         self.connection = Connection(records=records, hub=self.handle if self.hub else None, state=state)
         self.worker = Worker(records=records, make_runner=self._runner, wanted=self.connection.ours)
-        self.stopping = threading.Event()
+        self.stopping, self.knows_all = threading.Event(), False
         self.connection.start()
         self.worker.start()
 
@@ -178,12 +178,13 @@ class Machine:
                 self.connection.acquire(self.stopping.is_set)
             except TokenError:  # the page says so, and asks again after a while
                 sleep(60.0, self.stopping.is_set, self.world.clock)
+        self.knows_all = True
         steps = {kind: lambda ctx, step: self.world.make(self, ctx, step) for kind in (CONVERT, QUANTIZE, EVALUATE)}
         return Runner(
             settings=Settings.from_env({"GGUFY_OUT": str(self.out), "GGUFY_CACHE": str(self.out), "HOME": "/none"}),
             llama=Llama(bin=Path("/none"), source=None, version="0", commit="0" * 9),
             connection=self.connection,
-            making=Making(
+            makers=Makers(
                 run=steps,
                 forecast=lambda ctx, step: Forecast(base=head(), quants={}, same_as={}),
                 load_kernels=lambda folder: None,
@@ -241,7 +242,7 @@ class Machine:
 
     @property
     def idle(self) -> bool:
-        return not self.worker._live
+        return self.knows_all and not self.worker._live
 
     def agrees(self) -> list[str]:
         """Jobs whose record and queue do not fit; to be asked when nothing goes on."""
@@ -361,8 +362,8 @@ class Middle(RuleBasedStateMachine):
     def settle(self, done: Callable[[], bool]) -> None:
         """Lets time pass until everything has come to an end; with two machines, the first one leaves when it has
         nothing to do, so that the other gets its turn."""
-        until = time.monotonic() + 60.0
-        while not done():
+        until, quiet = time.monotonic() + 60.0, 0
+        while (quiet := quiet + 1 if done() else 0) < 3:
             assert time.monotonic() < until, self.state_of_things()
             self.time_passes(20.0)
             if len(self.machines) == 2 and self.machines[0].idle != self.machines[1].idle:
@@ -412,7 +413,7 @@ class Middle(RuleBasedStateMachine):
 
 
 def test_the_middle_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ggufy.publish.hub_repo.pages", lambda job, facts: {"README.md": str(job.status)})
+    monkeypatch.setattr("ggufy.publish.hub_repo.pages", lambda job, facts, readme=None: {"README.md": str(job.status)})
     run_state_machine_as_test(
         Middle,
         settings=settings(

@@ -79,6 +79,7 @@ class ToolRun:
     keep_open: tuple[int, ...] = ()  # descriptors (locks) that the tool inherits
     limit: Callable[[], int] | None = None  # threads that may be used now, if that can change while it runs
     share: Callable[[], float] = lambda: 1.0  # part of the time in which it may work, 0.1 to 1
+    watch: Callable[[int], None] | None = None  # gets its process id several times a second
 
 
 def _obey(process: subprocess.Popen[bytes], run: ToolRun, obeyed: int) -> int:
@@ -128,6 +129,8 @@ def _follow(process: subprocess.Popen[bytes], run: ToolRun, feed: Callable[[str]
                     raise Cancelled("the job was stopped.")
                 limit = _obey(process, run, limit)
                 duty.keep(run.share())
+                if run.watch:
+                    run.watch(process.pid)
                 if not selector.select(timeout=0.2 if run.share() == 1 else 0.05):
                     continue
                 data = os.read(process.stdout.fileno(), 1 << 16)

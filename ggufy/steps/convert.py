@@ -14,6 +14,7 @@ from ggufy.job import Artifact
 from ggufy.plan import Step
 from ggufy.sources.gguf import read_head
 from ggufy.steps.context import Context, artifact_of
+from ggufy.steps.making import with_base
 
 if TYPE_CHECKING:
     from ggufy.sources.streamed import StreamedCheckpoint
@@ -24,8 +25,10 @@ def run(ctx: Context, step: Step) -> Artifact:
     target = ctx.path(step.product)
     if ctx.request.source.kind == "gguf":
         _take_over(ctx.source, target, ctx.request.outtype)
-        return artifact_of(target)
-    return _convert(ctx, step, target)
+        artifact = artifact_of(target)
+    else:
+        artifact = _convert(ctx, step, target)
+    return with_base(artifact, target, llama=ctx.llama.commit)
 
 
 def _convert(ctx: Context, step: Step, target: Path) -> Artifact:

@@ -67,6 +67,7 @@ class _Api:
         name: str = "",
         targets: str = "",
         mode: str = "",
+        keep_card: bool = False,
     ) -> dict[str, Any]:
         """Starts making GGUF quants of a model; the job goes on by itself, also after restarts.
 
@@ -79,6 +80,7 @@ class _Api:
             name: name of the model in file names; empty takes the source's.
             targets: sizes to order, separated by commas: 1.2GB, 900MiB, 3.275bpw (bits per weight), mem4GB (memory).
             mode: how much is measured for these: fast, standard or thorough; empty is standard.
+            keep_card: whether only model files are published, beside a README.md of the repo's own.
 
         Returns:
             The job's id and status.
@@ -94,6 +96,7 @@ class _Api:
                 imatrix="auto" if imatrix else "none",
                 evaluate=evaluate,
                 name=name.strip() or None,
+                keep_card=keep_card is True,
             )
             return _record(self.services.submit(wish, visitor_of(self.services, request, profile)))
 
