@@ -22,7 +22,7 @@ _END_S = 2.8  # a container is killed some seconds after it was asked to end
 
 
 def main() -> None:
-    """Serves until it is told to stop. Before the page is there a signal ends the process at once: nothing runs yet."""
+    """Serves until it is told to stop. Before the page is there, a signal ends the process at once."""
     try:
         prepare_process(settings := Settings.from_env())
         if settings.die_with_parent:
