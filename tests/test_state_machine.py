@@ -118,15 +118,14 @@ class World:
         there = self.cloud.files(ctx.request.repo_id) if ctx.request.repo_id else {}
         if step.product in there and not self.repos_deleted and machine.holds():
             self.wrong(f"{step.product} is made although the repo has it")
-        for _ in range(3):
-            sleep(20.0, ctx.stopped, self.clock)
+        sleep(15.0, ctx.stopped, self.clock)
         with partial(target) as part:
             part.write_bytes(content(step.product))
         return artifact_of(target)
 
     def measure(self, ctx: Context, step: Step) -> None:
         quant = ctx.path(step.reads[1])
-        sleep(20.0, ctx.stopped, self.clock)
+        sleep(5.0, ctx.stopped, self.clock)
         ctx.measured(
             Evaluation(
                 quant=quant.name,
@@ -288,7 +287,7 @@ class Middle(RuleBasedStateMachine):
     def restart(self, number: int, killed: bool, wiped: bool) -> None:
         self.machine(number).restart(killed=killed, wiped=wiped)
 
-    @rule(mood=st.sampled_from(("", "", *MOODS)))
+    @rule(mood=st.sampled_from(("",) * 12 + MOODS))
     def change_mood(self, mood: str) -> None:
         self.world.cloud.mood = mood
 
@@ -305,10 +304,27 @@ class Middle(RuleBasedStateMachine):
             if machine.connection.state:
                 machine.connection.state.wake()
 
-    @rule()
-    def work_goes_on(self) -> None:
-        for _ in range(4):
+    @rule(rounds=st.integers(1, 30))
+    def work_goes_on(self, rounds: int) -> None:
+        for _ in range(rounds):
             self.time_passes(20.0)
+
+    @rule(number=number, name=st.sampled_from(NAMES), rounds=st.integers(1, 30), then=st.booleans())
+    def work_and_lose_the_disk(self, number: int, name: str, rounds: int, then: bool) -> None:
+        """What is done is somewhere else."""
+        self.submit(number, name)
+        self.work_goes_on(rounds)
+        self.restart(number, killed=then, wiped=True)
+        self.work_goes_on(rounds)
+
+    @rule(number=number, name=st.sampled_from(NAMES), click=st.sampled_from(["cancel", "pause"]), killed=st.booleans())
+    def change_ones_mind(self, number: int, name: str, click: str, killed: bool) -> None:
+        """The run that was told to end has not ended yet when the job is queued again, and the program ends then."""
+        self.submit(number, name)
+        self.time_passes(20.0)
+        self.click(number, name, click)
+        self.submit(number, name)
+        self.restart(number, killed=killed, wiped=False)
 
     @precondition(lambda self: self.machines[0].hub)
     @rule()
@@ -387,6 +403,15 @@ class Middle(RuleBasedStateMachine):
             for job in machine.jobs().values():
                 self.look_at(machine, job)
 
+    def is_saved(self, machine: Machine, job: Job) -> None:
+        """The state repo has the record that is here."""
+        path = machine.connection.store.path(job.id)
+        if machine.hub and path.is_file():
+            until = time.monotonic() + 30.0
+            while self.world.cloud.files(STATE, "dataset").get(f"jobs/{job.id}.json") != path.read_bytes():
+                assert time.monotonic() < until, self.state_of_things()
+                self.time_passes(60.0)
+
     def look_at(self, machine: Machine, job: Job) -> None:
         assert job.status in RESTING, self.state_of_things()
         if not self.one_left and len(self.machines) == 1 and job.id in machine.clicks:
@@ -411,6 +436,7 @@ class Middle(RuleBasedStateMachine):
             there = {path.name: path.read_bytes() for path in folder.glob("*.gguf")}
         assert all(there[name] == content(name) for name in products if name in there)
         if machine.holds():
+            self.is_saved(machine, job)
             assert {a.name for a in job.artifacts} == set(products), job
             assert len(job.evaluations) == len(job.request.quant_types)
 
