@@ -135,8 +135,7 @@ class JobRecords:
             self.term = max(self.term, theirs.term)
             if found in (own, theirs):
                 if found != own:
-                    self._unwritten.pop(found.id, None)
-                    self.store.put(found)
+                    self._put(found)
                 return found
             return self._kept(found)
 
@@ -145,6 +144,15 @@ class JobRecords:
     def _change(self, job_id: str, **changes: object) -> Job | None:
         known = self.latest(job_id)
         return self._kept(known.evolve(**changes)) if known else None
+
+    def _put(self, job: Job) -> None:
+        """As it is: nothing in it is new."""
+        try:
+            self.store.put(job)
+            self._unwritten.pop(job.id, None)
+        except (DiskError, OSError) as error:
+            logger.warning("the record of job %s could not be written: %s", job.id, error)
+            self._unwritten[job.id] = job
 
     def _kept(self, job: Job) -> Job:
         """Saved, or kept in memory while the disk has no room: what is true is not forgotten for that."""
