@@ -1,4 +1,7 @@
-# A Hugging Face Space (Docker SDK), or any machine: docker build -t ggufy . && docker run -p 7860:7860 ggufy
+# A Hugging Face Space (Docker SDK), or any machine, for itself:
+# docker build -t ggufy . && docker run -p 127.0.0.1:7860:7860 -e GGUFY_TRUSTED_NETWORK=1 ggufy
+# Inside a container the page listens on every address, so what reaches it is up to -p: for other machines too, leave
+# 127.0.0.1 out and give GGUFY_PASSWORD instead. Without either, and off a Space, it does not start.
 # tools/space_image.py follows these lines where there is no Docker, and refuses instructions that it does not know.
 
 # Stage one compiles llama.cpp, once, for every generation of this kind of CPU: who builds is not where it will run.

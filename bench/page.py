@@ -1,4 +1,5 @@
-"""How the page answers while a job uses every thread that it may, and how long a chat takes to begin from cold."""
+"""How the page answers while a job uses every thread that it may, what an idle tab costs with many finished jobs, and
+how long a chat takes to begin from cold."""
 
 from __future__ import annotations
 
@@ -16,9 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 from gradio_client import Client
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, BrowserType, Page, Response, sync_playwright
 
+from bench.records import write_records
 from ggufy import demo, throttle
 from ggufy.chats import Chats, Settings
 from ggufy.llama.install import Llama
@@ -26,6 +29,8 @@ from ggufy.llama.install import Llama
 LIMIT_ANSWER_S, LIMIT_PROGRESS_S, LIMIT_TOKEN_S, LIMIT_LOAD_S = 1.0, 2.0, 3.0, 2.0
 _ROOT = Path(__file__).parent.parent
 _REQUESTS = 200
+_RECORDS, _IDLE_S, _SETTLE_S = 500, 30.0, 15.0
+LIMIT_IDLE_BYTES, LIMIT_IDLE_PERCENT = 20_000, 3.0
 # Notes when each step is first shown as done.
 _WATCH = """() => {
   window.seen = {};
@@ -39,8 +44,9 @@ _WATCH = """() => {
 
 def bench(folder: Path, llama: Llama) -> list[str]:
     """Lines for the report."""
-    with _page(folder, llama) as url:
+    with _page(folder / "page", llama) as (url, _):
         loads, elsewhere, delays, answers = _measure(url, folder / "page")
+    idle = idle_lines(folder / "many", llama)
     tokens = _first_tokens(folder / "page" / f"{demo.MODEL}-GGUF" / f"{demo.MODEL}-Q4_K_M.gguf", llama)
     p99 = sorted(answers)[int(0.99 * len(answers))]
     return [
@@ -51,18 +57,67 @@ def bench(folder: Path, llama: Llama) -> list[str]:
         f"(bar: {LIMIT_PROGRESS_S:.0f} s; {len(delays)} steps)",
         f"  page load until the jobs show: {statistics.median(loads):.1f} s (bar: {LIMIT_LOAD_S:.0f} s), "
         f"{elsewhere} requests to other hosts",
+        *idle,
         f"chat with the demo's Q4_K_M: first token after {statistics.median(tokens):.2f} s from cold, at most "
         f"{max(tokens):.2f} s (bar: {LIMIT_TOKEN_S:.0f} s)",
     ]
 
 
+def idle_lines(out: Path, llama: Llama) -> list[str]:
+    """What one tab costs that nobody touches, while nothing runs and many jobs are done."""
+    write_records(out, _RECORDS)
+    with _page(out, llama) as (url, process), sync_playwright() as playwright:
+        browser = _browser(playwright.chromium)
+        page = browser.new_page()
+        load = _load(page, url, [])
+        page.wait_for_timeout(1000 * _SETTLE_S)
+        polls: list[tuple[int, float]] = []
+        page.on("response", lambda response: polls.append(_poll(response)) if _is_poll(response) else None)
+        began, before = time.perf_counter(), _cpu_seconds(process)
+        page.wait_for_timeout(1000 * _IDLE_S)
+        share = (_cpu_seconds(process) - before) / (time.perf_counter() - began)
+        browser.close()
+    sizes, times = [size for size, _ in polls], [seconds for _, seconds in polls]
+    return [
+        f"an idle tab with {_RECORDS} finished jobs of 29 types ({len(polls)} polls)",
+        f"  {statistics.mean(sizes):.0f} bytes a poll to and fro, at most {max(sizes)} (bar: {LIMIT_IDLE_BYTES}); "
+        f"{100 * share:.1f} % of a core (bar: {LIMIT_IDLE_PERCENT:.0f} %)",
+        f"  answers: median {1000 * statistics.median(times):.0f} ms, at most {1000 * max(times):.0f} ms; "
+        f"page load until the jobs show: {load:.1f} s",
+    ]
+
+
+def _is_poll(response: Response) -> bool:
+    return "/run/predict" in response.url
+
+
+def _poll(response: Response) -> tuple[int, float]:
+    """(bytes of request and answer, seconds until it had come)."""
+    response.finished()
+    sizes = response.request.sizes()
+    return sum(sizes.values()), response.request.timing["responseEnd"] / 1000
+
+
+def _cpu_seconds(process: subprocess.Popen[bytes]) -> float:
+    """Of the page and everything that it has started."""
+    page = psutil.Process(process.pid)
+    times = [one.cpu_times() for one in (page, *page.children(recursive=True))]
+    return sum(one.user + one.system for one in times)
+
+
+def _browser(chromium: BrowserType) -> Browser:
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    assert path, "no Chromium on this machine"
+    return chromium.launch(executable_path=path, args=["--no-sandbox"])
+
+
 @contextmanager
-def _page(folder: Path, llama: Llama) -> Iterator[str]:
+def _page(out: Path, llama: Llama) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     settings = {
-        "GGUFY_OUT": str(folder / "page"),
+        "GGUFY_OUT": str(out),
         "GGUFY_LLAMA_DIR": str(llama.bin),
         "GGUFY_THREADS": str(max(1, int(throttle.allowed_cpus()))),
         "GRADIO_SERVER_PORT": str(port),
@@ -73,7 +128,7 @@ def _page(folder: Path, llama: Llama) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}/"
     try:
         _until(lambda: _answers(url))
-        yield url
+        yield url, process
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait()
@@ -84,9 +139,7 @@ def _measure(url: str, out: Path) -> tuple[list[float], int, list[float], list[f
     job = client.predict("demo", "all", evaluate=False, api_name="/start_job")["job_id"]
     elsewhere: list[str] = []
     with sync_playwright() as playwright:
-        path = shutil.which("chromium") or shutil.which("google-chrome")
-        assert path, "no Chromium on this machine"
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        browser = _browser(playwright.chromium)
         loads = []
         for _ in range(5):
             page = browser.new_page()
@@ -126,7 +179,7 @@ def _first_tokens(model: Path, llama: Llama) -> list[float]:
     """Seconds from a message to the reply's first text, each time with a new process."""
     found = []
     for _ in range(5):
-        chats = Chats(lambda: llama, lambda: {model.name: model}, lambda: 1)
+        chats = Chats(lambda: llama, lambda who: {model.name: model}, lambda: 1)
         began = time.perf_counter()
         for _ in chats.say("bench", "a", model=model.name, settings=Settings(), message="What is a list?"):
             if len(chats.turns("bench", "a")) > 1:

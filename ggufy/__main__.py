@@ -31,10 +31,11 @@ from ggufy.plan import LOCK_NAME, base_name, folder_name, imatrix_name, makes
 from ggufy.quantize.mixes import KINDS, RWKV
 from ggufy.quantize.target import MODES, parse_words
 from ggufy.settings import Settings, prepare_process, redraws
-from ggufy.terminal import LiveDisplay, fitted, job_lines, results, results_table, stoppable
+from ggufy.terminal import Line, LiveDisplay, fitted, job_lines, results, results_table, stoppable
 
 if TYPE_CHECKING:
     from ggufy.connection import Connection
+    from ggufy.intake import Wish
     from ggufy.jobs.run_state import Live
     from ggufy.runner import Runner
 
@@ -180,7 +181,7 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_quantize(args: argparse.Namespace, settings: Settings) -> int:
-    from ggufy.intake import Wish, make_job  # these two load the Hub's client, which other commands do without
+    from ggufy.intake import Wish  # these two load the Hub's client, which other commands do without
     from ggufy.runner import Runner
 
     settings = _with_options(settings, args)
@@ -210,7 +211,7 @@ def run_quantize(args: argparse.Namespace, settings: Settings) -> int:
     with _connected(settings) as connection:
         wish = replace(wish, owner=connection.owner)
         runner = Runner(settings=settings, llama=llama, threads=args.threads, connection=connection)
-        done = [_run_job(runner, make_job(wish, settings), quiet=args.json)]
+        done = [_run_job(runner, _pinned(wish, settings, quiet=args.json), quiet=args.json)]
     return _finish(done, runner, as_json=args.json)
 
 
@@ -262,7 +263,7 @@ def run_mix(args: argparse.Namespace, settings: Settings) -> int:
 
 def _base_and_imatrix(args: argparse.Namespace, settings: Settings, llama: Llama) -> tuple[Path, Path | None]:
     """What a mix is made from: the files given, or made as `quantize` makes them."""
-    from ggufy.intake import Wish, make_job
+    from ggufy.intake import Wish
     from ggufy.runner import Runner
 
     if args.source.endswith(".gguf") and user_path(args.source).is_file() and args.imatrix != "auto":
@@ -274,7 +275,7 @@ def _base_and_imatrix(args: argparse.Namespace, settings: Settings, llama: Llama
     )
     with _connected(settings) as connection:
         runner = Runner(settings=settings, llama=llama, threads=args.threads, connection=connection)
-        job, _ = _run_job(runner, make_job(wish, settings), quiet=args.json)
+        job, _ = _run_job(runner, _pinned(wish, settings, quiet=args.json), quiet=args.json)
     if job.status != Status.DONE:
         raise GgufyError(job.error or "the base GGUF could not be made: run the same command again.")
     folder = runner.folder(job)
@@ -376,6 +377,17 @@ def _connected(settings: Settings) -> Iterator[Connection]:
 def _say(reason: str) -> None:
     if reason:
         print(f"ggufy: waiting: {reason}", file=sys.stderr)
+
+
+def _pinned(wish: Wish, settings: Settings, *, quiet: bool) -> Job:
+    """The job that is wished for, with what is read for it in sight."""
+    from ggufy.intake import Watch, make_job
+
+    line = Line(shown=not quiet)
+    try:
+        return make_job(wish, settings, Watch(report=line))
+    finally:
+        line.clear()
 
 
 def _run_job(runner: Runner, job: Job, *, quiet: bool) -> tuple[Job, Live]:

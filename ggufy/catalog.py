@@ -83,8 +83,9 @@ KERNEL_COST = {
     "IQ2_S": 0.178, "IQ2_XS": 0.498, "IQ2_XXS": 0.268, "IQ1_M": 0.121, "IQ1_S": 0.132, "TQ2_0": 0.002, "TQ1_0": 0.002,
 }  # fmt: skip
 COPY_COST = 0.001
-# Core seconds for the tables that a kernel searches in, computed once in a process; two types share one.
-TABLE_COST = {"IQ1_S": 8.6, "IQ1_M": 8.6, "IQ2_S": 4.9, "IQ2_XS": 2.6, "IQ2_XXS": 1.0, "IQ3_S": 0.2, "IQ3_XXS": 0.1}
+# Core seconds for the tables that a kernel searches in, computed once in a process; a type may use that of another.
+TABLE_OF = {"IQ1_M": "IQ1_S"}
+TABLE_COST = {"IQ1_S": 8.6, "IQ2_S": 4.9, "IQ2_XS": 2.6, "IQ2_XXS": 1.0, "IQ3_S": 0.2, "IQ3_XXS": 0.1}
 OUTTYPES = ("f16", "bf16", "f32")
 # Presets besides `recommended` and `all`: what phones and old laptops bear, and what the RWKV tutorials publish.
 SMALL = ("Q4_K_M", "IQ4_XS", "Q3_K_M", "IQ3_XXS", "Q2_K")

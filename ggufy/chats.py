@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from ggufy import throttle
+from ggufy.access import STRANGER, Visitor
 from ggufy.errors import BusyError, UsageError
 from ggufy.llama.chat import ChatProcess, CompletionProcess
 from ggufy.llama.chat_options import Model, Options
@@ -126,7 +127,7 @@ class Chats:
     def __init__(
         self,
         llama: Callable[[], Llama],
-        models: Callable[[], dict[str, Path]],
+        models: Callable[[Visitor], dict[str, Path]],
         threads: Callable[[], int],
         *,
         processes: int = 2,
@@ -135,7 +136,8 @@ class Chats:
         available: Callable[[], int] = throttle.memory_available,
         extra: Sequence[str] = (),
     ):
-        """`models` gives name → file of the finished quants, in the order they are to be shown.
+        """`models` gives name → file of the finished quants that somebody may talk to, in the order they are to be
+        shown.
 
         `processes` are kept at most, each until it was idle for `idle_s` seconds, or its reply was not asked for
         more for `abandoned_s`. `available` says how many bytes of memory are free. `extra` is added to every command.
@@ -145,9 +147,9 @@ class Chats:
         self._lock = threading.Lock()
         self._conversations: OrderedDict[tuple[str, str], _Conversation] = OrderedDict()
 
-    def models(self) -> list[str]:
-        """Names of the models that can be talked to, newest job first."""
-        return list(self._models())
+    def models(self, who: Visitor = STRANGER) -> list[str]:
+        """Names of the models that somebody may talk to, newest job first."""
+        return list(self._models(who))
 
     def turns(self, visitor: str, side: str) -> list[dict[str, str]]:
         """What was said: `role` user or assistant, and `content`."""
@@ -159,15 +161,26 @@ class Chats:
         conversation = self._conversations.get((visitor, side))
         return conversation.speeds if conversation else None
 
-    def say(self, visitor: str, side: str, *, model: str, settings: Settings, message: str | None) -> Iterator[None]:
+    def say(
+        self,
+        visitor: str,
+        side: str,
+        *,
+        model: str,
+        settings: Settings,
+        message: str | None,
+        who: Visitor = STRANGER,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> Iterator[None]:
         """Adds a message and lets the model reply; yields each time the turns have changed.
 
-        `message` None asks for another reply to the last message. The reply ends early by `stop`, or when the
-        generator is closed; what has come of it stays. Raises UsageError (a bad value, or a model that does not fit
-        in memory), BusyError (a reply is being made here, or as many as there are processes), ToolError, SourceError.
-        After an error the message stays without a reply, and can be asked again with None.
+        `visitor` is whose conversation it is, `who` their account. `message` None asks for another reply to the last
+        message. The reply ends early by `stop`, when `stopped` says so, or when the generator is closed; what has come
+        of it stays. Raises UsageError (a bad value, or a model that does not fit in memory), BusyError (a reply is
+        being made here, or as many as there are processes), ToolError, SourceError. After an error the message stays
+        without a reply, and can be asked again with None.
         """
-        path = self._models().get(model) if isinstance(model, str) else None
+        path = self._models(who).get(model) if isinstance(model, str) else None
         if path is None:
             raise UsageError("this model is not among the finished quants: choose one of the list.")
         text = None if message is None else _message(message)
@@ -178,7 +191,7 @@ class Chats:
             conversation.stopped, conversation.speeds = False, None
             _ask(conversation, settings.mode, text)
             yield
-            yield from self._reply(conversation, path, settings)
+            yield from self._reply(conversation, path, settings, lambda: conversation.stopped or stopped())
         finally:
             conversation.busy.release()
 
@@ -210,18 +223,20 @@ class Chats:
                 del self._conversations[key]
             return conversation
 
-    def _reply(self, conversation: _Conversation, path: Path, settings: Settings) -> Iterator[None]:
+    def _reply(
+        self, conversation: _Conversation, path: Path, settings: Settings, stopped: Callable[[], bool]
+    ) -> Iterator[None]:
         question = conversation.turns[-1]["content"]
         before = conversation.before()
         for attempt in (1, 2):
             try:
                 with self._lend(path, settings) as talker:
-                    pieces = talker.say(question, before, stopped=lambda: conversation.stopped)
+                    pieces = talker.say(question, before, stopped=stopped)
                     with contextlib.closing(pieces):  # ends the reply when this generator is closed
                         for piece in pieces:
                             _append(conversation, piece)
                             yield
-                    if not conversation.stopped and conversation.turns[-1]["role"] == "user":
+                    if not stopped() and conversation.turns[-1]["role"] == "user":
                         _append(conversation, "")  # the model chose to say nothing
                         yield
                     conversation.speeds = talker.speeds

@@ -34,6 +34,7 @@ DOWNLOAD_SUFFIX = ".download"  # arriving; the next process goes on with it
 _HASH_BLOCK = 4 << 20
 _LACKING = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY)  # a disk cannot do this at all
 _NOT_OF_FILES = (ConnectionError, ChildProcessError, InterruptedError, BlockingIOError)
+_LONGEST_QUOTE = 200  # letters of what somebody typed
 Buffer = bytes | memoryview
 
 
@@ -130,6 +131,20 @@ class Sink(Protocol):
     """What blocks are written to: an open file, or what stands for one."""
 
     def write(self, block: Buffer, /) -> object: ...
+
+
+class Digesting:
+    """A sink that keeps the SHA-256 of what goes through it to another one."""
+
+    def __init__(self, sink: Sink):
+        self._sink, self._digest = sink, hashlib.sha256()
+
+    def write(self, block: Buffer, /) -> None:
+        self._sink.write(block)
+        self._digest.update(block)
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
 
 
 class BackgroundWriter:
@@ -264,18 +279,60 @@ def _warn_of_no_locks(folder: Path) -> None:
     logger.warning("the disk of %s has no locks: start no second run on it from another machine or container.", folder)
 
 
+def user_text(text: str) -> str:
+    """What somebody typed, if it can stand in a record, an address or a sentence. Raises UsageError if not: names of
+    files may be any bytes, and those that are no text come with lone surrogates in it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"the name {brief(text)!r} is not UTF-8: rename that file or folder.") from error
+    return text
+
+
 def user_path(text: str | Path) -> Path:
     """The path that somebody typed: `~` and `~name` are the home folders that they are in a shell.
 
     Every path that people give comes through here. Raises UsageError for one that can name nothing.
     """
-    text = str(text)
+    text = user_text(str(text))
     if not text.strip() or "\0" in text:
-        raise UsageError(f"{text!r} is no path: give that of a file or a folder.")
+        raise UsageError(f"{brief(text)!r} is no path: give that of a file or a folder.")
     try:
         return Path(text).expanduser()
     except RuntimeError as error:  # ~somebody unknown, or nobody knows where home is
-        raise UsageError(f"there is no home folder for {text}: write the path in full.") from error
+        raise UsageError(f"there is no home folder for {brief(text)}: write the path in full.") from error
+
+
+def user_file(text: str | Path) -> Path | None:
+    """The file that somebody typed, with its links followed; None if there is none, and none can be. Raises UsageError
+    for a text that names nothing, or one that may not be looked at."""
+    path = user_path(text)
+    if not is_there(path) or not path.is_file():
+        return None
+    path = path.resolve()
+    user_text(str(path))
+    if not os.access(path, os.R_OK):
+        raise UsageError(_hidden(path, os.strerror(errno.EACCES)))
+    return path
+
+
+def is_there(path: Path) -> bool:
+    """True if there is a file, a folder or something else. Raises UsageError if that cannot be known."""
+    try:
+        return path.exists()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # 255 bytes a name on most disks
+            return False
+        raise UsageError(_hidden(path, error.strerror)) from error
+
+
+def _hidden(path: Path, reason: str | None) -> str:
+    return f"{brief(str(path))} cannot be read ({reason}): check its permissions."
+
+
+def brief(text: str) -> str:
+    """The beginning of what may be a whole page, for a sentence."""
+    return text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}…"
 
 
 def free_bytes(path: Path) -> int:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from pathlib import PurePath
 from typing import Any, Self
 
@@ -26,6 +28,10 @@ VERSION = 2
 DEFAULT_CHUNKS = 40
 # Of evaluation text: 4 thousand scored tokens. The KLD's standard error is then about 1 to 2 % of it.
 EVALUATION_CHUNKS = 16
+_FILE_NAME = re.compile(r"(?!\.{1,2}$)[^/\\\0-\x1f\ud800-\udfff]+")
+_MOST_NAME = 240  # bytes, with room for what a file is called while it is made
+_REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_DIGEST = re.compile(r"[0-9a-f]*")  # becomes a folder's name in the cache
 
 
 class Status(StrEnum):
@@ -91,6 +97,9 @@ class Source:
     url: str = ""  # plain address: without token or fragment
     etag: str = ""  # plain address: the server's mark of the version
     mark: str = ""  # plain address: the digest if one was given, else that of address, size and version
+    # The demo, or on the Hub and read without a token: anybody could have made this job. Not known of older records,
+    # which count as private until the job is started again from the form.
+    public: bool = False
 
     @property
     def remote(self) -> bool:
@@ -134,14 +143,19 @@ class Request:
     repo_id: str = ""  # owner/name of the output repo on the Hub; empty: a folder here
     private: bool = False  # of that repo, if it has to be made
     keep_card: bool = False  # its README.md is somebody's own: only the model files go there
+    by_stranger: bool = False  # made for a Space's visitor: its steps run without the token
 
     def inputs(self) -> str:
         """Digest of everything that decides the bytes of base GGUF, imatrix and quants. Two requests that differ only
         in their quant types and sizes to order share what they have in common."""
+        return self._inputs
+
+    @cached_property  # a page of many jobs asks for this and the id again and again
+    def _inputs(self) -> str:
         pinned = dataclasses.asdict(self)
         for free in ("quant_types", "targets", "mode", "imatrix_path", "vocab_path", "calibration", "repo_id"):
             del pinned[free]
-        del pinned["private"], pinned["keep_card"]
+        del pinned["private"], pinned["keep_card"], pinned["by_stranger"]
         for name in [name for name in pinned if name.startswith("evaluat")]:
             del pinned[name]  # measuring changes no file
         if self.mix == "stock":
@@ -170,12 +184,13 @@ class Request:
         """True if the job finds the best size for every quality by measuring (see steps/analyse.py)."""
         return self.mode not in ("", "fast")
 
-    @property
+    @cached_property
     def job_id(self) -> str:
         """`<Model>-<8 hex digits>`: the same request is the same job."""
         measured = f"{self.evaluation_sha256},{self.evaluation_chunks}" if self.evaluate else ""
         ordered = f"{self.mode}:{','.join(self.targets)}" if self.mode else ""
-        text = self.inputs() + ",".join(self.quant_types) + self.repo_id + measured + ordered
+        asked = "stranger" if self.by_stranger else ""  # a job of its own: it never becomes the owner's private one
+        text = self.inputs() + ",".join(self.quant_types) + self.repo_id + measured + ordered + asked
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
@@ -297,6 +312,16 @@ def evaluations_for(request: Request, jobs: Iterable[Job]) -> tuple[Evaluation, 
     return tuple(figures for figures in found.values() if figures.tokens == most)
 
 
+def folder_owners(jobs: Iterable[Job]) -> dict[str, Job]:
+    """By model name, the job that worked last in the folder of that name: the files there are of its inputs."""
+    owners: dict[str, Job] = {}
+    for job in jobs:
+        if job.artifacts or job.status is Status.RUNNING:
+            name = job.request.name
+            owners[name] = max(owners.get(name, job), job, key=lambda one: one.updated)
+    return owners
+
+
 def to_json(job: Job) -> str:
     """The job as JSON text, with the record's version."""
     return scrub(json.dumps({"version": VERSION, **dataclasses.asdict(job)}, indent=2, ensure_ascii=False)) + "\n"
@@ -337,8 +362,10 @@ def from_json(text: str) -> Job:
         status = Status(record.pop("status"))
         measured = tuple(evaluation.from_record(e) for e in record.pop("evaluations", ()))
         frontier = tuple(FrontierPoint(**point) for point in record.pop("frontier", ()))
+        pinned = Request(**request)
+        _check_names(pinned, artifacts)
         return Job(
-            request=Request(**request),
+            request=pinned,
             status=status,
             artifacts=artifacts,
             evaluations=measured,
@@ -347,3 +374,19 @@ def from_json(text: str) -> Job:
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a job record: {error}") from error
+
+
+def _check_names(request: Request, artifacts: tuple[Artifact, ...]) -> None:
+    """Raises ValueError for texts that would make paths to elsewhere: a record may come from the Hub, or from anybody
+    who can write into the folder."""
+    source = request.source
+    names = [request.name, request.outtype, *request.quants, *(artifact.name for artifact in artifacts)]
+    names += [source.path.rpartition("/")[2]] if source.remote else []
+    for text in names:
+        if not _FILE_NAME.fullmatch(text) or len(text.encode()) > _MOST_NAME:
+            raise ValueError(f"not a job record: {text[:80]!r} is no part of a file's name")
+    if request.repo_id and not _REPO_ID.fullmatch(request.repo_id):
+        raise ValueError(f"not a job record: {request.repo_id[:80]!r} is no repo")
+    for digest in (source.key, request.calibration_sha256, request.evaluation_sha256, request.imatrix_sha256):
+        if not _DIGEST.fullmatch(digest):
+            raise ValueError(f"not a job record: {digest[:80]!r} is no digest")

@@ -184,9 +184,11 @@ def _how(
     from ggufy.steps.to_order import calibrations_of, folder_of  # noqa: PLC0415
 
     threads = args.threads or settings.threads or throttle.default_threads(throttle.allowed_cpus())
-    digest = sha256(base, stopped=stopped.is_set)
+    line = Line(shown=not args.json)
+    what = f"reading {base.name}"
+    digest = sha256(base, lambda done: line(what, done / base.stat().st_size), stopped=stopped.is_set)
     how = How(
-        text=args.text or ensure_texts(settings.cache).probe,
+        text=args.text or ensure_texts(settings.cache, stopped=stopped.is_set).probe,
         folder=folder_of(settings, digest),
         environment=throttle.child_environment(threads=threads, home=settings.home),
         llama=llama,
@@ -194,7 +196,7 @@ def _how(
         chunks=args.chunks,
         calibrations=calibrations_of(imatrix, settings),
         digests={base.absolute(): digest},
-        report=Line(shown=not args.json),
+        report=line,
         stopped=stopped.is_set,
     )
     check_text(how)
@@ -202,7 +204,7 @@ def _how(
 
 
 def _stem(name: str) -> str:
-    from ggufy.intake import model_name  # noqa: PLC0415
+    from ggufy.names import model_name  # noqa: PLC0415
 
     return model_name(name)
 

@@ -17,10 +17,10 @@ import numpy as np
 from ggufy import demo, throttle
 from ggufy.catalog import BY_NAME, make_order
 from ggufy.files import free_bytes
-from ggufy.intake import model_name
 from ggufy.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS, Request, Source
 from ggufy.llama.install import Llama
 from ggufy.llama.tools import ToolRun
+from ggufy.names import model_name
 from ggufy.plan import DOWNLOAD, UPLOAD, plan
 from ggufy.progress import Workload, model_seconds
 from ggufy.quantize.mixes import RWKV

@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from ggufy.job import Artifact
-from ggufy.plan import CONVERT, DOWNLOAD, EVALUATE, FETCH, IMATRIX, UPLOAD, Step
+from ggufy.plan import CONVERT, DOWNLOAD, EVALUATE, FETCH, IMATRIX, UPLOAD, UPLOADED, Step
 from ggufy.quantize.target import PROBE_CHUNKS
 
 WAITING, RUNNING, DONE = "waiting", "running", "done"
+_LINE_BYTES = 20e6  # a second, of a network that nothing is known of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class Workload:
     quants: Mapping[str, float] = field(default_factory=dict)  # quant type -> core seconds
     recipes: Mapping[str, int] = field(default_factory=dict)  # product -> recipes that are measured to find it
     base_bytes: int = 0  # size of the base GGUF
+    sizes: Mapping[str, int] = field(default_factory=dict)  # file name of a product -> bytes, as far as known
     download_bytes: int = 0
     streamed_bytes: int = 0  # fetched while converting
     chunks: int = 40  # chunks of calibration text
@@ -42,6 +44,7 @@ class StepProgress:
     fraction: float = 0.0
     seconds: float = 0.0  # time it took, or has taken so far
     size: int = 0  # bytes of its product, when done
+    found: bool = False  # its product was there before the run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,15 +65,20 @@ class Snapshot:
     def done(self) -> int:
         return sum(s.state == DONE for s in self.steps)
 
+    @property
+    def found(self) -> int:
+        """Steps whose products were there before the run."""
+        return sum(s.found for s in self.steps)
+
 
 def model_seconds(step: Step, load: Workload) -> float:
     """Rough seconds for a step, before anything was measured."""
     if step.kind == DOWNLOAD:
-        return load.download_bytes / 20e6
+        return load.download_bytes / _LINE_BYTES
     if step.kind in (UPLOAD, FETCH):
-        return 0.5
+        return 0.5 + load.sizes.get(step.product.removeprefix(UPLOADED), 0) / _LINE_BYTES
     if step.kind == CONVERT:
-        return max(3 + load.base_bytes / 200e6, load.streamed_bytes / 20e6)
+        return max(3 + load.base_bytes / 200e6, load.streamed_bytes / _LINE_BYTES)
     if step.kind == IMATRIX:
         return 1 + load.chunks * 512 * 2 * load.weights / (40e9 * load.threads)
     if step.kind == EVALUATE:  # the text, and then 1,536 tokens read and 192 written for the speed
@@ -99,8 +107,9 @@ class Progress:
     def planned(self, steps: tuple[Step, ...], due: tuple[Step, ...]) -> None:
         """The job's steps; those that are not due are done already."""
         with self._lock:
-            states = {step.product: WAITING if step in due else DONE for step in steps}
-            self._steps = {s.product: StepProgress(step=s, state=states[s.product]) for s in steps}
+            left = {step.product: StepProgress(step=step) for step in due}  # made, or fetched instead
+            there = {step.product: StepProgress(step=step, state=DONE, found=True) for step in steps}
+            self._steps = there | left
             self._began = self._clock()
 
     def workload(self, load: Workload) -> None:

@@ -2,66 +2,55 @@
 
 The page must be there at once, but llama.cpp may have to be built first, which takes minutes. So it is made ready in
 the worker's thread, before the first job; `preparation` says how far that is. If it fails, the thread waits until
-somebody asks for another try. Nothing here knows about gradio: the page asks for `views()` again and again, and
-whoever asks too often gets the answer of a moment ago.
+somebody asks for another try. Nothing here knows about gradio: the page asks again and again, see job_views.py.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
-import re
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ggufy import throttle
-from ggufy.access import STRANGER, Visitor, check_work, is_owner
+from ggufy.access import STRANGER, Visitor, check_work, is_owner, may_see
 from ggufy.catalog import BY_NAME, FIRST
+from ggufy.chat_models import ChatModel, first_choice
 from ggufy.chats import Chats
 from ggufy.connection import connect
-from ggufy.errors import Cancelled, GgufyError, SourceError, UsageError
+from ggufy.errors import Cancelled, GgufyError, UsageError
 from ggufy.fetched import FetchedModels
 from ggufy.files import free_bytes, user_path
-from ggufy.hub.identity import account_of
-from ggufy.intake import Wish, is_query, make_job, model_name
-from ggufy.job import Job, Status
-from ggufy.jobs.run_state import Live
+from ggufy.hub.identity import Accounts
+from ggufy.intake import Wish, file_stem, is_query, make_job
+from ggufy.job import RESTING, Job, Request
+from ggufy.job_views import JobView as JobView
+from ggufy.job_views import JobViews
 from ggufy.kept import Kept
 from ggufy.llama.install import Llama, ensure
+from ggufy.names import model_name, repo_name
 from ggufy.plan import IMATRIX, folder_name
 from ggufy.preview import Cost, Order, Preview, cost, preview
-from ggufy.progress import Snapshot
 from ggufy.quantize import target
 from ggufy.quantize.mixes import RWKV
 from ggufy.runner import Runner
 from ggufy.settings import Settings
-from ggufy.sources.gguf import read_head
-from ggufy.sources.hub import is_reference
 from ggufy.sources.inspect import Report, inspect
 from ggufy.sources.search import Found, search
-from ggufy.terminal import results
+from ggufy.strangers import for_stranger
 from ggufy.worker import Worker
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 _AGAIN_S = 60.0  # between tries of what did not succeed, unless somebody asks for one sooner
 _END_S = 1.0  # that the end waits for the tool, and again for the Hub
-_FRESH_S = 0.4  # all tabs together look at the disk at most so often
 _MACHINE_S = 2.0
 _MOST_LISTED = 40  # files of a folder
-_LOG_BYTES, _LOG_LINES = 6000, 40
-_HEADS_S = 0.2  # and spend so long on files not read before; what is left over is read the next time
-
-
-def _stopping(live: Live | None) -> str:
-    if live is None or not live.stop.by_user:
-        return ""
-    return "cancelling" if live.stop.cancelled.is_set() else "pausing"
+_MOST_WAITING = 10  # jobs of strangers at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,19 +77,6 @@ class Machine:
     percent: int = 100  # of the allowed CPU time that the work may use; throttle.AUTOMATIC
 
 
-@dataclass(frozen=True, kw_only=True)
-class JobView:
-    """One job as it is at a moment."""
-
-    job: Job
-    snapshot: Snapshot | None = None  # while it waits or runs
-    stopping: str = ""  # cancelling or pausing: its tool is just ending
-    files: tuple[dict[str, Any], ...] = ()  # as `ggufy.terminal.results` makes them, with bpw
-    forecast: dict[str, int] = field(default_factory=dict)  # quant type -> bytes, before they are made
-    folder: Path
-    log: str = ""  # what its tools printed last, while it runs or when it failed
-
-
 class Services:
     """Everything that the page may do. Any thread may call any method."""
 
@@ -118,14 +94,12 @@ class Services:
         hub = self.connection.hub
         self.fetched = FetchedModels(hub, settings.cache, self._stopping.is_set) if hub else None
         self.chats = Chats(self._ready_llama, self._models, self.limit)
-        self._accounts: Kept[Visitor] = Kept(300.0)
+        self.who = Accounts(settings.hf_token, lambda: self.connection.owner)  # whose token a caller has shown
         self._reports: Kept[Report] = Kept(600.0)
         self._previews: Kept[Preview] = Kept(600.0)
         self._again = threading.Event()
         self._lock = threading.Lock()
-        self._views: tuple[float, tuple[JobView, ...]] = (-math.inf, ())
-        self._read_until = 0.0
-        self._heads: dict[tuple[Path, int], tuple[float, str]] = {}
+        self._views = JobViews(self.worker, settings.out)
 
     def start(self) -> None:
         """Starts the worker, which goes on with every unfinished job; returns at once."""
@@ -153,30 +127,27 @@ class Services:
     def submit(self, wish: Wish, visitor: Visitor = STRANGER) -> Job:
         """Pins the wish and queues the job. Raises a GgufyError, in one sentence, for what cannot work."""
         check_work(visitor, self.settings)
-        self.check_places(wish, visitor)
-        job = self.worker.submit(make_job(replace(wish, owner=self.connection.known_owner()), self.settings))
+        if not is_owner(visitor, self.settings):
+            wish = for_stranger(wish)
+            self._check_room()
+        made = make_job(replace(wish, owner=self.connection.known_owner()), self.settings).request
+        hidden = any(job.request.private and job.request.repo_id == made.repo_id for job in self.worker.jobs())
+        return self._queue(replace(made, private=made.private or hidden))  # a repo made private stays so
+
+    def _queue(self, request: Request) -> Job:
+        job = self.worker.submit(Job(request=request))
         self._look_again()
         return job
 
-    def check_places(self, wish: Wish, visitor: Visitor) -> None:
-        """Errors quote what they find, and a Space is not its visitors' machine: raises UsageError when one of them
-        names a file of it."""
-        if is_owner(visitor, self.settings):
-            return
-        names = (wish.source, wish.vocab, wish.imatrix, wish.calibration, wish.evaluation)
-        elsewhere = [
-            name for name in names if name and "://" in name and not is_reference(name)
-        ]  # nor is its network theirs
-        if wish.vocab or elsewhere or any(name and (name[0] in "/.~" or Path(name).exists()) for name in names):
-            raise UsageError("on a Space the source is demo or owner/repo:file.pth, and no file of this machine.")
+    def _check_room(self) -> None:
+        """Raises UsageError while strangers have as many jobs here as they may."""
+        waiting = [job for job in self.worker.jobs() if job.request.by_stranger and job.status not in RESTING]
+        if len(waiting) >= _MOST_WAITING:
+            raise UsageError(f"{len(waiting)} jobs of visitors wait on this Space already: try again later.")
 
-    def who(self, token: str) -> Visitor:
-        """The account that a token belongs to; asked once in a while."""
-        return self._accounts.get(hashlib.sha256(token.encode()).hexdigest(), lambda: account_of(token))
-
-    def is_query(self, text: str) -> bool:
+    def is_query(self, text: str, visitor: Visitor = STRANGER) -> bool:
         """True for words to search for, False for what can be a source already."""
-        return is_query(text)
+        return is_query(text, hub_only=not is_owner(visitor, self.settings))
 
     def models_in(self, folder: str, visitor: Visitor = STRANGER) -> list[Path]:
         """The .pth and .gguf files of a folder on this machine, for its owner; none if it is no folder."""
@@ -197,9 +168,10 @@ class Services:
 
     def inspect(self, source: str, visitor: Visitor = STRANGER, *, vocab: str | None = None) -> Report:
         """What a source is, from its headers alone. Raises UsageError for what the visitor may not look at."""
-        self.check_places(Wish(source=source, quant_types=(), vocab=vocab), visitor)
-        owner = is_owner(visitor, self.settings)
-        settings = self.settings if owner else replace(self.settings, hf_token=None)  # what it may see is the owner's
+        owner, settings = is_owner(visitor, self.settings), self.settings
+        if not owner:
+            for_stranger(Wish(source=source, quant_types=(), vocab=vocab))
+            settings = settings.for_strangers()
         return self._reports.get((source, vocab, owner), lambda: inspect(source, settings, vocab=vocab))
 
     def look(
@@ -232,55 +204,64 @@ class Services:
         found = self.look(source, visitor, outtype=outtype, vocab=vocab, mix=mix)
         if not found.report.path:
             return None
-        folder = folder_name(model_name(Path(found.report.path).stem))
-        account = self.connection.owner
-        where = f"{account}/{folder}" if account else str(self.settings.out / folder)
+        by_stranger, account = not is_owner(visitor, self.settings), self.connection.owner
+        stem = file_stem(found.report.path, found.report.model_id, by_stranger=by_stranger)
+        where = f"{account}/{repo_name(stem)}" if account else str(self.settings.out / folder_name(model_name(stem)))
         return cost(found, order, self.settings, where=where, account=account, threads=self.limit())
 
     def cancel(self, job_id: str, visitor: Visitor = STRANGER) -> None:
         """Ends a waiting, running or paused job; one that has ended already stays as it is."""
         check_work(visitor, self.settings)
-        self.worker.cancel(job_id)
-        self._look_again()
+        if job := self._find(job_id, visitor):
+            self.worker.cancel(job.id)
+            self._look_again()
 
     def pause(self, job_id: str, visitor: Visitor = STRANGER) -> None:
         """Stops a waiting or running job until somebody resumes it, also over restarts."""
         check_work(visitor, self.settings)
-        self.worker.pause(job_id)
-        self._look_again()
+        if job := self._find(job_id, visitor):
+            self.worker.pause(job.id)
+            self._look_again()
 
     def retry(self, job_id: str, visitor: Visitor = STRANGER) -> None:
         """Queues a job again. Raises UsageError if there is none of that id."""
         check_work(visitor, self.settings)
-        self.worker.submit(self._known(job_id))
+        job = self._known(job_id, visitor)
+        if not is_owner(visitor, self.settings):
+            self._check_room()
+        self.worker.submit(job)
         self._look_again()
 
     def make_size(self, job_id: str, size: int, visitor: Visitor = STRANGER) -> Job:
         """Queues a job for one more file of what a job was made from: of `size` bytes, one of its frontier. Raises
         UsageError for any other."""
         check_work(visitor, self.settings)
-        job = self._known(job_id)
+        job = self._known(job_id, visitor)
         point = next((point for point in job.frontier if point.size == size), None)
         if point is None:
             raise UsageError("this size is not on the list any more: reload the page.")
         label = f"{target.size_word(size)}-{target.nearest(point.bpw)}{target.SUFFIX}"
-        return self._another(job, targets=(label,), mode=job.request.mode)
+        return self._another(job, visitor, targets=(label,), mode=job.request.mode)
 
     def find_sizes(self, job_id: str, visitor: Visitor = STRANGER) -> Job:
         """Queues a job that finds what every size is worth, of what a job was made from."""
         check_work(visitor, self.settings)
-        return self._another(self._known(job_id), targets=(), mode=target.STANDARD)
+        return self._another(self._known(job_id, visitor), visitor, targets=(), mode=target.STANDARD)
 
-    def _another(self, job: Job, *, targets: tuple[str, ...], mode: str) -> Job:
+    def _another(self, job: Job, visitor: Visitor, *, targets: tuple[str, ...], mode: str) -> Job:
         """A job with the same base, imatrix and place."""
-        request = replace(job.request, quant_types=(), targets=targets, mode=mode)
-        queued = self.worker.submit(Job(request=request))
-        self._look_again()
-        return queued
+        by_stranger = not is_owner(visitor, self.settings)
+        if by_stranger:
+            self._check_room()
+        return self._queue(replace(job.request, quant_types=(), targets=targets, mode=mode, by_stranger=by_stranger))
 
-    def _known(self, job_id: str) -> Job:
-        job = next((job for job in self.worker.jobs() if job.id == job_id), None)
-        if job is None:
+    def _find(self, job_id: str, visitor: Visitor) -> Job | None:
+        """The job of that id, if the visitor may know of it; what a visitor sends is compared, never made a path."""
+        jobs = (job for job in self.worker.jobs() if may_see(visitor, job.request, self.settings))
+        return next((job for job in jobs if job.id == job_id), None)
+
+    def _known(self, job_id: str, visitor: Visitor) -> Job:
+        if (job := self._find(job_id, visitor)) is None:
             raise UsageError("this job is not there any more: reload the page.")
         return job
 
@@ -299,126 +280,93 @@ class Services:
         """How busy this machine is."""
         with self._lock:
             taken, machine = self._machine
-            if time.monotonic() - taken > _MACHINE_S:
-                machine = replace(
-                    machine,
-                    cpu=self._cpu_meter(),
-                    memory_used=max(0, machine.memory - throttle.memory_available()),
-                    disk_free=free_bytes(self.settings.out),
-                )
+            due = time.monotonic() - taken > _MACHINE_S
+            if due:  # whoever comes meanwhile gets the figures of before
                 self._machine = time.monotonic(), machine
-            limit = self.limit
-            return replace(machine, threads=limit(), most_threads=limit.most, percent=limit.share.percent)
+        if due:
+            free = machine.memory - throttle.memory_available()
+            machine = replace(
+                machine, cpu=self._cpu_meter(), memory_used=max(0, free), disk_free=free_bytes(self.settings.out)
+            )
+            with self._lock:
+                self._machine = time.monotonic(), machine
+        limit = self.limit
+        return replace(machine, threads=limit(), most_threads=limit.most, percent=limit.share.percent)
 
-    def file(self, job_id: str, name: str) -> Path | None:
-        """Path of a finished file of a job, or None.
+    def file(self, job_id: str, name: str, visitor: Visitor = STRANGER) -> Path | None:
+        """Path of a finished file of a job that the visitor may see, or None.
 
         Both come from a visitor: they are compared with what there is, and never become part of a path.
         """
-        for view in self.views():
-            if view.job.id == job_id and name in (row["file"] for row in view.files):
-                return view.folder / name
-        return None
+        view = self._views.of(job_id)
+        seen = self._seen((view,), self.worker.jobs(), visitor) if view else ()
+        return next((view.folder / name for view in seen if name in (row["file"] for row in view.files)), None)
 
-    def views(self) -> tuple[JobView, ...]:
-        """All jobs, newest first."""
-        with self._lock:
-            taken, views = self._views
-            if time.monotonic() - taken > _FRESH_S:
-                self._read_until = time.monotonic() + _HEADS_S
-                views = tuple(self._view(job) for job in reversed(self.worker.jobs()))
-                self._views = time.monotonic(), views
+    def views(self, visitor: Visitor = STRANGER, *, whole: bool = False) -> tuple[JobView, ...]:
+        """The jobs that a visitor may see, newest first; at first without the files of old ones, unless `whole`."""
+        every = self._views(whole=whole)
+        return self._seen(every, (view.job for view in every), visitor)
+
+    def _seen(self, views: tuple[JobView, ...], jobs: Iterable[Job], visitor: Visitor) -> tuple[JobView, ...]:
+        """Those of the views that a visitor may see. Files are known by their names: in a folder that one of the
+        `jobs` that he may not see has used too, they may be that one's."""
+        hidden: dict[str, set[str]] = {}
+        for request in (job.request for job in jobs):
+            if not may_see(visitor, request, self.settings):
+                hidden.setdefault(request.name, set()).add(request.inputs())
+        if not hidden:
             return views
+        seen = [view for view in views if may_see(visitor, view.job.request, self.settings)]
+        shared = [hidden.get(view.job.request.name, set()) - {view.job.request.inputs()} for view in seen]
+        return tuple(
+            replace(view, files=(), here=frozenset()) if others else view
+            for view, others in zip(seen, shared, strict=True)
+        )
 
-    def _models(self) -> dict[str, Path]:
-        """The models that can be talked to, of the newest job first: finished files here, or in an output repo."""
-        found: dict[str, Path] = {}
-        for view in self.views():
+    def detailed(self, view: JobView, *, heads: bool = True, log: bool = True) -> JobView:
+        """A view with what the heads of its files say, and the end of its log."""
+        return self._views.detailed(view, heads=heads, log=log)
+
+    def _models(self, visitor: Visitor) -> dict[str, Path]:
+        """The models that a visitor can talk to: finished files here, or in an output repo; the one to begin with
+        first."""
+        models = self._chat_models(visitor)
+        first = first_choice(models.values(), throttle.memory_available())
+        order = sorted(models, key=lambda name: (name != first, models[name].base))
+        return {name: models[name].path for name in order}
+
+    def _chat_models(self, visitor: Visitor) -> dict[str, ChatModel]:
+        """By name, of the newest job first."""
+        found: dict[str, ChatModel] = {}
+        for view in self.views(visitor, whole=True):
+            repo_id = view.job.request.repo_id
             rows = [row for row in view.files if row["kind"] != IMATRIX]
             for row in sorted(rows, key=lambda row: row.get("type") != FIRST):
-                path, repo_id = view.folder / row["file"], view.job.request.repo_id
-                if path.exists():
-                    found.setdefault(row["file"], path)
+                if row["file"] in view.here:
+                    path, repo = view.folder / row["file"], ""
                 elif self.fetched and repo_id:
-                    found.setdefault(row["file"], self.fetched.path(repo_id, row["file"]))
+                    path, repo = self.fetched.path(repo_id, row["file"]), repo_id
+                else:
+                    continue
+                found.setdefault(row["file"], ChatModel.of(row, path, repo))
         return found
 
-    def fetch_model(self, name: str) -> Iterator[float]:
-        """Brings a model here that is in its output repo only; yields the fraction that has come."""
-        path = self._models().get(name)
-        if path is None or path.exists() or self.fetched is None:
-            return
-        for view in self.views():
-            for row in view.files:
-                if row["file"] == name and self.fetched.path(view.job.request.repo_id, name) == path:
-                    yield from self.fetched.fetch(view.job.request.repo_id, name, row["size"])
-                    return
+    def fetch_model(
+        self, name: str, visitor: Visitor = STRANGER, stopped: Callable[[], bool] = lambda: False
+    ) -> Iterator[float]:
+        """Brings a model here that is in its output repo only; yields the fraction that has come. Raises HubError,
+        DiskError, and Cancelled once `stopped` says so."""
+        model = self._chat_models(visitor).get(name)
+        if model and model.repo_id and self.fetched:
+            yield from self.fetched.fetch(model.repo_id, name, model.size, stopped)
 
     def _ready_llama(self) -> Llama:
         if self.llama is None:
             raise UsageError("llama.cpp is not ready yet: wait until the page says that it is.")
         return self.llama
 
-    def _view(self, job: Job) -> JobView:
-        live = self.worker.live(job.id)
-        forecast = live.forecast if live else None
-        return JobView(
-            job=job,
-            snapshot=live.progress.snapshot() if live else None,
-            stopping=_stopping(live),
-            files=self._files(job),
-            forecast=forecast.sizes if forecast else {},
-            folder=self._folder(job).absolute(),
-            log=self._log_tail(job) if job.status in (Status.RUNNING, Status.FAILED) else "",
-        )
-
-    def _log_tail(self, job: Job) -> str:
-        """The end of the log that was written last."""
-        try:
-            newest = max(self.connection.store.log_folder(job.id).glob("*.log"), key=lambda path: path.stat().st_mtime)
-            with newest.open("rb") as file:
-                file.seek(max(0, newest.stat().st_size - _LOG_BYTES))
-                text = file.read().decode("utf-8", errors="replace")
-        except (ValueError, OSError):  # none yet, or just removed
-            return ""
-        lines = [line for line in re.split(r"[\r\n]+", text) if line.strip()]
-        return "\n".join(lines[-_LOG_LINES:])
-
-    def _files(self, job: Job) -> tuple[dict[str, Any], ...]:
-        """The job's files, with bits per weight and equal tensors as the files themselves have them."""
-        folder = self._folder(job)
-        made = {artifact.name for artifact in job.artifacts}
-        # A job that never got to work may name files that are another job's.
-        trusted = job.status in (Status.RUNNING, Status.DONE)
-        rows = [row for row in results(job, None, folder) if trusted or row["file"] in made]
-        first: dict[str, str] = {}
-        for row in rows:
-            if "type" in row and (head := self._head(folder / row["file"], row["size"])):
-                row["bpw"], tensor_types = head
-                row["same_tensors_as"] = first.get(tensor_types)
-                first.setdefault(tensor_types, row["type"])
-        return tuple(rows)
-
-    def _head(self, path: Path, size: int) -> tuple[float, str] | None:
-        """(bits per weight, digest of every tensor's type) of a GGUF; each file is read once, in its turn."""
-        if (path, size) not in self._heads:
-            if time.monotonic() > self._read_until:
-                return None
-            try:
-                head = read_head(path)
-            except (SourceError, OSError) as error:
-                logger.warning("%s cannot be read: %s", path, error)
-                return None
-            types = repr(sorted((t.name, t.type) for t in head.tensors.values()))
-            self._heads[path, size] = round(head.bpw, 3), hashlib.sha256(types.encode()).hexdigest()
-        return self._heads[path, size]
-
-    def _folder(self, job: Job) -> Path:
-        return self.settings.out / folder_name(job.request.name)
-
     def _look_again(self) -> None:
-        with self._lock:
-            self._views = -math.inf, ()
+        self._views.look_again()
 
     # ---- llama.cpp, in the worker's thread
 

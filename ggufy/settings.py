@@ -18,6 +18,9 @@
 | GGUFY_OWNERS       | accounts and organisations that may start jobs there        | the Space's owner    |
 | GGUFY_CHAT         | 1: on a Space, every visitor may chat                       |                      |
 | GGUFY_OPEN         | 1: on a Space, every visitor may start and cancel jobs      |                      |
+| GGUFY_PASSWORD     | elsewhere: what the page asks for before it shows anything  |                      |
+| GGUFY_TRUSTED_NETWORK | 1: elsewhere, whoever reaches the page may do everything |                      |
+| GGUFY_HOSTS        | elsewhere: more names that the page is reached by: a.b,*.c  | its own              |
 """
 
 from __future__ import annotations
@@ -55,6 +58,9 @@ VARIABLES = (
     "GGUFY_OWNERS",
     "GGUFY_CHAT",
     "GGUFY_OPEN",
+    "GGUFY_PASSWORD",
+    "GGUFY_TRUSTED_NETWORK",
+    "GGUFY_HOSTS",
 )
 HUB_LOCAL, HUB_HF = "local", "hf"
 # What pip may need to reach its index; nothing else, and never a Hugging Face token, goes to it.
@@ -97,6 +103,10 @@ class Settings:
     cpu_percent: int = 100  # of the allowed CPU time; throttle.AUTOMATIC: as much as leaves the page quick
     open_to_all: bool = False  # on a Space: visitors may start jobs
     chat_for_all: bool = False  # on a Space: visitors may chat
+    password: str = field(default="", repr=False)  # elsewhere: of the page
+    trusted_network: bool = False  # elsewhere: whoever reaches the page may use it
+    hosts: frozenset[str] = frozenset()  # elsewhere: more names of the page, in small letters; `*.` stands for any
+    hub_only: bool = False  # sources are the demo or on the Hub: see for_strangers
 
     @classmethod
     def from_env(cls, environment: Mapping[str, str] | None = None) -> Settings:
@@ -132,14 +142,22 @@ class Settings:
             server_name=env.get("GRADIO_SERVER_NAME") or "127.0.0.1",
             server_port=_number(env, "GRADIO_SERVER_PORT", most=65535) or 7860,
             space_id=space_id,
-            owners=frozenset(filter(None, (name.strip() for name in owners.split(",")))),
+            owners=_names(owners),
             login=bool(env.get("OAUTH_CLIENT_ID")),
             chat_for_all=env.get("GGUFY_CHAT") == "1",
             open_to_all=env.get("GGUFY_OPEN") == "1",
+            password=env.get("GGUFY_PASSWORD", "").strip(),
+            trusted_network=env.get("GGUFY_TRUSTED_NETWORK") == "1",
+            hosts=_names(env.get("GGUFY_HOSTS", "").lower()),
         )
 
     def __post_init__(self) -> None:
         remember(self.hf_token)
+
+    def for_strangers(self) -> Settings:
+        """What their jobs are made and run with, and their sources looked at: without the token, and without files or
+        the network of this machine."""
+        return replace(self, hf_token=None, hub_only=True)
 
     def having(self, *, out: Path | None = None, hub: str | None = None) -> Settings:
         """The same settings with what the command line says instead."""
@@ -214,6 +232,11 @@ def _home(env: Mapping[str, str]) -> Path | None:
         return Path(env.get("HOME") or Path.home())
     except RuntimeError:
         return None
+
+
+def _names(text: str) -> frozenset[str]:
+    """Names between commas."""
+    return frozenset(filter(None, (name.strip() for name in text.split(","))))
 
 
 def _number(env: Mapping[str, str], name: str, most: int | None = None) -> int | None:

@@ -87,7 +87,7 @@ def finished_lines(before: Snapshot, now: Snapshot) -> list[str]:
     """One line for every step that ended between two snapshots."""
     old = {s.step.product: s.state for s in before.steps}
     total = len(now.steps)
-    ended = [s for s in now.steps if s.state == "done" and old.get(s.step.product, "waiting") != "done"]
+    ended = [s for s in now.steps if s.state == "done" and not s.found and old.get(s.step.product) != "done"]
     first = now.done - len(ended) + 1
     return [
         f"[{first + i:2}/{total}] {s.step.label:<17} {_size(s.size):>8}  in {human_time(s.seconds)}"
@@ -136,9 +136,8 @@ class LiveDisplay:
     def _draw(self, *, last: bool = False) -> None:
         now = self.take()
         clear = _CLEAR_LINE if self.moving else ""
-        if not self._seen.steps and now.steps and now.done:
-            self.stream.write(f"{clear}{now.done} of {len(now.steps)} files are there already\n")
-            self._seen = now
+        if not self._seen.steps and now.found:
+            self.stream.write(f"{clear}{now.found} of {len(now.steps)} files are there already\n")
         for line in finished_lines(self._seen, now):
             self.stream.write(f"{clear}{line}{'' if last else _left(now)}\n")
         if now.waiting and now.waiting != self._seen.waiting and not self.moving:

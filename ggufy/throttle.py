@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
@@ -29,15 +30,8 @@ def allowed_cpus(*, root: Path = Path("/"), cores: int | None = None) -> float:
 
     `root` is where /proc and /sys are looked up; `cores` stands in for the affinity mask.
     """
-    limits = [float(cores if cores is not None else _affinity())]
-    for folder in _groups("cpu", root):
-        quota, period = _numbers(folder / "cpu.max", 2)  # v2: "max 100000" or "150000 100000", microseconds
-        if quota is None:
-            (quota,) = _numbers(folder / "cpu.cfs_quota_us", 1)  # v1: -1 is no limit
-            (period,) = _numbers(folder / "cpu.cfs_period_us", 1)
-        if quota is not None and period is not None and quota > 0 and period > 0:
-            limits.append(quota / period)
-    return min(limits)
+    limits = [float(cores if cores is not None else len(_affinity()))]
+    return min([*limits, *(quota for _, quota in _cpu_groups(root) if quota is not None)])
 
 
 def default_threads(cpus: float) -> int:
@@ -100,25 +94,42 @@ def thread_limit(threads: int | None = None, percent: int = 100) -> ThreadLimit:
 
 
 class CpuMeter:
-    """Share of the machine's CPU time, 0 to 1, that was used between two calls; 0 where Linux's /proc is missing."""
+    """Share of the CPU time that this process may use, 0 to 1, that was used between two calls.
 
-    def __init__(self, root: Path = Path("/")):
-        self._root = root
-        self._before = (0, 0)
+    In a container that is its control group's, however busy the host is; without groups it is that of the CPUs of the
+    affinity mask, whoever uses them. 0 where neither can be read.
+    """
+
+    def __init__(self, root: Path = Path("/"), *, clock: Callable[[], float] = time.monotonic):
+        self._root, self._clock = root, clock
+        self._before = (0.0, 0.0)
 
     def __call__(self) -> float:
-        now = self._read()
+        now = self._of_group() or self._of_cpus()
         busy, total = now[0] - self._before[0], now[1] - self._before[1]
         self._before = now
         return min(1.0, max(0.0, busy / total)) if total > 0 else 0.0
 
-    def _read(self) -> tuple[int, int]:
-        """(busy, all) ticks since the start, of all CPUs."""
-        for line in _lines(self._root / "proc/stat"):
-            if line.startswith("cpu "):
-                ticks = [int(word) for word in line.split()[1:9]]
-                return sum(ticks) - ticks[3] - ticks[4], sum(ticks)  # the 4th and 5th are idle time
-        return 0, 0
+    def _of_group(self) -> tuple[float, float] | None:
+        """(used, allowed) seconds of the group whose quota binds, or of the innermost where none does."""
+        groups = sorted(_cpu_groups(self._root), key=lambda group: math.inf if group[1] is None else group[1])
+        for folder, _ in groups:  # a stable order
+            used = _keyed(folder / "cpu.stat", "usage_usec") / 1e6
+            if not used and (nanoseconds := _numbers(folder / "cpuacct.usage", 1)[0]):  # version 1
+                used = nanoseconds / 1e9
+            if used:
+                return used, self._clock() * allowed_cpus(root=self._root)
+        return None
+
+    def _of_cpus(self) -> tuple[float, float]:
+        """(busy, all) ticks since the start, of the CPUs that this process may run on."""
+        rows = {words[0]: [int(word) for word in words[1:9]] for words in map(str.split, self._stat()) if words[5:]}
+        mine = [rows[name] for number in _affinity() if (name := f"cpu{number}") in rows] or [rows.get("cpu", [0] * 5)]
+        every = sum(sum(ticks) for ticks in mine)
+        return every - sum(ticks[3] + ticks[4] for ticks in mine), every  # the 4th and 5th are idle time
+
+    def _stat(self) -> list[str]:
+        return [line for line in _lines(self._root / "proc/stat") if line.startswith("cpu")]
 
 
 def memory_limit(*, root: Path = Path("/")) -> int:
@@ -150,10 +161,11 @@ def child_environment(*, threads: int, home: Path, tmpdir: Path | None = None) -
     return environment
 
 
-def _affinity() -> int:
+def _affinity() -> set[int]:
+    """Numbers of the CPUs that this process may run on."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
 
 
 def _physical_memory() -> int:
@@ -176,6 +188,16 @@ def _groups(controller: str, root: Path) -> Iterator[Path]:
             path = PurePosixPath("/")
         for group in (path, *path.parents):
             yield mount / group.relative_to("/")
+
+
+def _cpu_groups(root: Path) -> Iterator[tuple[Path, float | None]]:
+    """(folder, CPUs that its quota allows; None: it has none) of each control group for the CPU, innermost first."""
+    for folder in _groups("cpu", root):
+        quota, period = _numbers(folder / "cpu.max", 2)  # v2: "max 100000" or "150000 100000", microseconds
+        if quota is None:
+            (quota,) = _numbers(folder / "cpu.cfs_quota_us", 1)  # v1: -1 is no limit
+            (period,) = _numbers(folder / "cpu.cfs_period_us", 1)
+        yield folder, quota / period if quota and period and quota > 0 and period > 0 else None
 
 
 def _memory_groups(root: Path) -> Iterator[tuple[int, int]]:

@@ -105,7 +105,7 @@ def chats(llama: Llama, quant: Path) -> Iterator[Callable[..., Chats]]:
 
     def make(**options: object) -> Chats:
         models = options.pop("models", {"demo": quant, "copy": quant})
-        made.append(Chats(lambda: llama, lambda: models, lambda: 1, **options))  # type: ignore[arg-type, return-value]
+        made.append(Chats(lambda: llama, lambda who: models, lambda: 1, **options))  # type: ignore[arg-type, return-value]
         return made[-1]
 
     yield make

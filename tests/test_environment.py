@@ -34,7 +34,7 @@ from ggufy.errors import (
 )
 from ggufy.files import BackgroundWriter, disk_errors
 from ggufy.hub.answers import hub_error, is_passing
-from ggufy.intake import Wish, make_job
+from ggufy.intake import Watch, Wish, make_job
 from ggufy.job import Request, Source, to_json
 from ggufy.plan import plan
 from ggufy.progress import Snapshot, StepProgress
@@ -379,7 +379,7 @@ def test_waits_can_be_given_up(tmp_path: Path) -> None:
         files.sha256(tmp_path / "x", stopped=lambda: True)
     wish = Wish(source=str(tiny.checkpoint(tmp_path, "7")[0]), quant_types=("Q8_0",), imatrix="none")
     with pytest.raises(Cancelled):
-        make_job(wish, Settings.from_env({"HOME": str(tmp_path)}), stopped=lambda: True)
+        make_job(wish, Settings.from_env({"HOME": str(tmp_path)}), Watch(stopped=lambda: True))
     with files.lock(tmp_path / "l"), pytest.raises(Cancelled), files.lock(tmp_path / "l", 600, stopped=lambda: True):
         pass
     with files.lock(tmp_path / "l"), pytest.raises(BusyError), files.lock(tmp_path / "l"):

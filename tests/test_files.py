@@ -11,7 +11,7 @@ import pytest
 
 from ggufy import files
 from ggufy.__main__ import build_parser
-from ggufy.errors import BusyError, DiskError, SourceError, UsageError
+from ggufy.errors import BusyError, DiskError, UsageError
 from ggufy.files import user_path
 from ggufy.settings import Settings
 from ggufy.sources.calibration import pin_text
@@ -122,5 +122,5 @@ def test_every_path_of_the_command_line_knows_the_home_folder(monkeypatch: pytes
     text = tmp_path / "t.txt"
     text.write_text("some words of a text. " * 200, encoding="utf-8")
     assert pin_text("~/t.txt", tmp_path / "cache").name == "t"
-    with pytest.raises(SourceError, match="cannot be looked at"):
+    with pytest.raises(UsageError, match="no home folder"):
         local_file("~nobody-of-this-name/x.pth")

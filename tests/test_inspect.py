@@ -254,10 +254,11 @@ def test_the_token_goes_to_the_hub_only(look: Look, put: Callable[..., str], loc
         ("https://example.org/model.zip", "is not the address of a model"),
         ("https://[x/model.pth", "is no address that can be fetched"),
         ("https://x.invalid/model.pth", "cannot be reached"),
-        ("x" * 300 + "/model.pth", "cannot be looked at"),
-        ("~nobody-at-all/model.pth", "cannot be looked at"),
-        ("", "is a folder"),
-        ("\0", "does not exist"),
+        ("x" * 300 + "/model.pth", "does not exist"),
+        ("~nobody-at-all/model.pth", "there is no home folder for ~nobody-at-all/"),
+        ("", "is no path"),
+        ("\0", "is no path"),
+        ("ftp://[x", "is no address that can be fetched"),
         ("https://me:secret@example.org/model.pth", "an address with a password"),
     ],
 )
@@ -433,7 +434,8 @@ def gguf_file(path: Path, *, tokens: int = 10, kind: GGMLQuantizationType | None
     for key, value in texts.items():
         writer.add_string(f"general.{key}", value)
     shape = np.zeros((64, 34), dtype=np.uint8) if kind else np.zeros((64, 32), dtype=np.float16)
-    writer.add_tensor("blk.0.attn_q.weight", shape, raw_dtype=kind)
+    for name in ("token_embd.weight", "blk.0.attn_q.weight", "blk.1.attn_q.weight"):
+        writer.add_tensor(name, shape, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -457,7 +459,7 @@ def test_ggufs_that_cannot_be_quantized(look: Look, put: Callable[..., str], tmp
     assert report.dtype == "Q8_0"
     repo = put(quantized.read_bytes(), path="q.gguf")
     assert look(f"{repo}:q.gguf").problem == report.problem
-    assert "a GGUF without a model" in look(gguf_file(tmp_path / "i.gguf", type="imatrix")).problem
+    assert "is an imatrix, not a model" in look(gguf_file(tmp_path / "i.gguf", type="imatrix")).problem
     cut = quantized.read_bytes()[:-2000]
     assert "it is cut off" in look(f"{put(cut, path='q.gguf')}:q.gguf").problem
     assert "does not start with GGUF" in look(f"{put(b'<html>', path='q.gguf')}:q.gguf").problem

@@ -18,7 +18,7 @@ OWNERS = {
     "pickle": ("ggufy/sources/checkpoint.py",),  # for the name of its error; ruff forbids loading
 }
 LOWER = {"errors", "catalog", "job", "evaluation", "plan", "files", "throttle", "settings", "demo", "access", "kept"}
-LOWER |= {"clock", "markup", "scatter", "world", "scrub", "streams", "readme"}
+LOWER |= {"clock", "markup", "names", "scatter", "world", "scrub", "streams", "readme"}
 MIDDLE = {"hub", "llama", "quantize", "rwkv", "sources", "card", "card_tables"}
 STEPS = LOWER | MIDDLE | {"steps"}
 JOBS = STEPS | {"jobs", "progress"}  # of their runs and their places they know nothing

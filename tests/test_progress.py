@@ -10,7 +10,7 @@ import pytest
 
 from ggufy import terminal
 from ggufy.job import Artifact, Job, Request, Source, Status
-from ggufy.plan import plan
+from ggufy.plan import FETCH, UPLOAD, plan
 from ggufy.progress import Progress, Snapshot, Workload, model_seconds
 
 SOURCE = Source(kind="checkpoint", path="/models/m.pth", size=10, sha256="ab" * 32)
@@ -94,6 +94,34 @@ def test_nothing_is_left_at_the_end() -> None:
     assert progress.snapshot().done == len(STEPS)
 
 
+def test_a_large_file_takes_longer_to_go_up() -> None:
+    """The line is four times slower than the model: what one file showed holds for every byte of the others."""
+    clock = Clock()
+    progress = Progress(clock)
+    sizes = {"m-F16.gguf": 28_000_000_000, "m-Q4_K_M.gguf": 8_000_000_000, "m-Q8_0.gguf": 3_000_000_000}
+    request = replace(REQUEST, repo_id="a/m", quant_types=("Q4_K_M", "Q8_0"), imatrix="none")
+    steps = tuple(step for step in plan(request) if step.kind == UPLOAD)
+    progress.planned(steps, steps)
+    progress.workload(replace(LOAD, sizes=sizes))
+    assert progress.snapshot().eta_s == pytest.approx(sum(sizes.values()) / 20e6, rel=0.01)
+    base, rest = steps[0], steps[1:]
+    progress.started(base)
+    clock.now += 28e9 / 5e6
+    progress.finished(base, artifact())
+    assert [step.product for step in rest] == ["repo:m-Q4_K_M.gguf", "repo:m-Q8_0.gguf"]
+    assert progress.snapshot().eta_s == pytest.approx(11e9 / 5e6, rel=0.01)
+
+
+def test_what_is_fetched_was_not_there() -> None:
+    progress = Progress(Clock())
+    fetch = replace(STEPS[0], kind=FETCH, reads=())
+    progress.planned(STEPS, (fetch, *STEPS[3:]))
+    snapshot = progress.snapshot()
+    assert (snapshot.found, snapshot.done) == (2, 2)
+    assert [s.state for s in snapshot.steps] == ["waiting", "done", "done", "waiting", "waiting"]
+    assert snapshot.steps[0].step == fetch
+
+
 # ---- terminal
 
 
@@ -128,6 +156,19 @@ def test_a_log_has_one_line_a_step_and_no_control_codes() -> None:
     assert all("5.0 MB" in line and "30 s" in line for line in lines[1:])
     assert "\x1b" not in stream.getvalue()
     assert "left" not in lines[-1]
+
+
+def test_what_is_made_before_the_first_look_was_not_there_already() -> None:
+    """A base that is linked takes no time."""
+    progress = Progress(Clock())
+    progress.planned(STEPS, STEPS)
+    progress.started(STEPS[0])
+    progress.finished(STEPS[0], artifact(size=5_000_000))
+    stream = io.StringIO()
+    display = terminal.LiveDisplay(progress.snapshot, stream)
+    display._draw()
+    assert stream.getvalue().startswith("[ 1/5] convert")
+    assert "already" not in stream.getvalue()
 
 
 def test_the_moving_line() -> None:

@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ggufy import service
+from ggufy import service, throttle
 from ggufy.access import STRANGER, Visitor, check_chat, may_work
 from ggufy.errors import Cancelled, DiskError, HubAway, ToolError, UsageError
+from ggufy.evaluation import Evaluation, Quality
 from ggufy.hub.huggingface import HuggingFaceHub
 from ggufy.hub.state import JobStore
 from ggufy.intake import Wish
@@ -22,7 +24,7 @@ from ggufy.llama.install import Llama
 from ggufy.service import JobView, Services
 from ggufy.settings import Settings
 
-SOURCE = Source(kind="checkpoint", path="/nowhere/m.pth", size=1, sha256="ab" * 32)
+SOURCE = Source(kind="checkpoint", path="/nowhere/m.pth", size=1, sha256="ab" * 32, public=True)
 
 
 def until(condition: Callable[[], object], what: str) -> None:
@@ -302,6 +304,98 @@ def test_a_job_that_never_worked_shows_no_files_of_another(services: Services, t
     folder = tmp_path / "out" / "m-GGUF"
     (folder / "m-F16.gguf").touch()
     assert only(services).files == ()
+
+
+def other(job: Job, **changes: Any) -> Job:
+    """The same model with other quant types."""
+    return replace(job, request=replace(job.request, quant_types=("Q8_0", "Q6_K")), artifacts=(), **changes)
+
+
+@pytest.mark.parametrize("status", [Status.PAUSED, Status.CANCELLED, Status.FAILED, Status.QUEUED, Status.RUNNING])
+def test_files_of_the_same_inputs_stay_on_the_card(status: Status, services: Services, tmp_path: Path) -> None:
+    """Whatever becomes of a job, what another job made of the same inputs is its file too."""
+    first = record(tmp_path, Status.DONE, artifacts=("m-F16.gguf", "m-Q8_0.gguf"))
+    JobStore(tmp_path / "out").save(other(first, status=status))
+    views = {view.job.id: view for view in services.views()}
+    assert len(views) == 2
+    for view in views.values():
+        assert [row["file"] for row in view.files] == ["m-F16.gguf", "m-Q8_0.gguf"]
+
+
+def test_files_of_other_inputs_do_not(services: Services, tmp_path: Path) -> None:
+    first = record(tmp_path, Status.DONE, artifacts=("m-F16.gguf", "m-Q8_0.gguf"))
+    elsewhere = replace(first.request, source=replace(first.request.source, sha256="ef" * 32))
+    JobStore(tmp_path / "out").save(replace(first, request=elsewhere, status=Status.PAUSED, artifacts=()))
+    assert sorted(len(view.files) for view in services.views()) == [0, 2]
+
+
+def test_what_is_made_is_seen_at_once(services: Services, tmp_path: Path) -> None:
+    job = record(tmp_path, Status.DONE, artifacts=("m-F16.gguf",))
+    assert len(only(services).files) == 1
+    (tmp_path / "out" / "m-GGUF" / "m-Q8_0.gguf").touch()
+    assert services.file(job.id, "m-Q8_0.gguf")
+    services._look_again()
+    assert len(only(services).files) == 2
+
+
+def test_clicks_do_not_wait_for_a_slow_disk(
+    installer: Installer, services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look at the jobs hangs: /files, the machine's line and Start go on."""
+    job = record(tmp_path, Status.DONE, artifacts=("m-F16.gguf",))
+    hangs, go = threading.Event(), threading.Event()
+    jobs = services.worker.jobs
+
+    def slow() -> list[Job]:
+        if threading.current_thread().name == "looker":
+            hangs.set()
+            go.wait(60)
+        return jobs()
+
+    monkeypatch.setattr(services.worker, "jobs", slow)
+    looker = threading.Thread(target=services.views, name="looker")
+    looker.start()
+    hangs.wait(60)
+    assert services.file(job.id, "m-F16.gguf")
+    assert services.machine().memory > 0
+    services.retry(job.id)
+    go.set()
+    looker.join()
+    assert only(services).job.status == Status.QUEUED  # the look that was under way does not hide the click
+
+
+def evaluated(name: str, kld: float) -> Evaluation:
+    quality = Quality(**dict.fromkeys(Quality.__dataclass_fields__, 1.0) | {"kld": kld})
+    texts = dict.fromkeys(("quant_sha256", "base", "base_sha256", "text", "text_sha256", "llama"), "x")
+    return Evaluation(quant=name, size=1, bpw=1.0, chunks=1, tokens=1, quality=quality, **texts)
+
+
+def test_a_chat_begins_with_the_best_that_fits_and_never_with_a_base(
+    services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(throttle, "memory_available", lambda: 300_000_000)
+    types = ("Q8_0", "Q6_K", "IQ2_XS")
+    names = ["m-F16.gguf", *(f"m-{kind}.gguf" for kind in types)]
+    job = record(tmp_path, Status.DONE, artifacts=tuple(names))
+    request = replace(job.request, quant_types=types)
+    measured = tuple(evaluated(f"m-{kind}.gguf", kld) for kind, kld in zip(types, (0.001, 0.01, 0.5), strict=True))
+    folder = tmp_path / "out" / "m-GGUF"
+    for name, size in zip(names, (10**9, 10**9, 10**7, 10**6), strict=True):
+        with (folder / name).open("wb") as file:
+            file.truncate(size)
+    JobStore(tmp_path / "out").save(replace(job, request=request, evaluations=measured))
+    services._look_again()
+    assert services.chats.models()[0] == "m-Q6_K.gguf"  # Q8_0 does not fit
+    assert services.chats.models()[-1] == "m-F16.gguf"
+    record(tmp_path, Status.DONE, name="old", artifacts=("old-F16.gguf",))
+    services._look_again()
+    assert services.chats.models()[0] == "m-Q6_K.gguf"
+    four = record(tmp_path, Status.DONE, name="four", artifacts=("four-F16.gguf", "four-Q4_K_M.gguf"))
+    JobStore(tmp_path / "out").save(replace(four, request=replace(four.request, quant_types=("Q4_K_M",))))
+    record(tmp_path, Status.DONE, name="newest", artifacts=("newest-F16.gguf",))
+    services._look_again()
+    assert services.chats.models()[0] == "four-Q4_K_M.gguf"
+    assert all("F16" in name for name in services.chats.models()[-4:])
 
 
 def test_unknown_jobs_are_refused(services: Services) -> None:

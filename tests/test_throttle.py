@@ -197,3 +197,60 @@ def test_the_cpu_meter_counts_between_two_looks(tmp_path: Path) -> None:
     stat.write_text("cpu  175 0 100 720 105 0 0 0 0 0\n")
     assert meter() == 0.75
     assert meter() == 0.0
+
+
+def test_the_cpu_meter_shows_the_share_of_this_container_s_quota(tmp_path: Path) -> None:
+    """Half of half a CPU, while the host is all busy with others' work."""
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("0::/\n")
+    (tmp_path / "proc/stat").write_text("cpu  900 0 100 0 0 0 0 0 0 0\n")
+    group = tmp_path / "sys/fs/cgroup"
+    group.mkdir(parents=True)
+    (group / "cpu.max").write_text("50000 100000\n")
+    (group / "cpu.stat").write_text("usage_usec 10000000\nuser_usec 9000000\n")
+    clock = iter([100.0, 104.0, 108.0])
+    meter = throttle.CpuMeter(tmp_path, clock=lambda: next(clock))
+    meter()
+    (group / "cpu.stat").write_text("usage_usec 11000000\nuser_usec 9000000\n")
+    assert meter() == pytest.approx(0.5)  # 1 s of 4 s at half a CPU
+    assert meter() == 0.0
+
+
+def test_the_cpu_meter_follows_the_group_that_binds(tmp_path: Path) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("0::/outer/inner\n")
+    outer, inner = tmp_path / "sys/fs/cgroup/outer", tmp_path / "sys/fs/cgroup/outer/inner"
+    inner.mkdir(parents=True)
+    (outer / "cpu.max").write_text("50000 100000\n")
+    for folder, usage in ((outer, 4_000_000), (inner, 1_000_000)):
+        (folder / "cpu.stat").write_text(f"usage_usec {usage}\n")
+    clock = iter([10.0, 20.0])
+    meter = throttle.CpuMeter(tmp_path, clock=lambda: next(clock))
+    meter()
+    (outer / "cpu.stat").write_text("usage_usec 8000000\n")  # what its other groups used is not ours to use
+    assert meter() == pytest.approx(0.8)
+
+
+def test_the_cpu_meter_of_version_1(tmp_path: Path) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("4:cpu,cpuacct:/\n")
+    group = tmp_path / "sys/fs/cgroup/cpu,cpuacct"
+    group.mkdir(parents=True)
+    for name, text in (
+        ("cpu.cfs_quota_us", "50000"),
+        ("cpu.cfs_period_us", "100000"),
+        ("cpuacct.usage", "1000000000"),
+    ):
+        (group / name).write_text(text)
+    clock = iter([10.0, 20.0])
+    meter = throttle.CpuMeter(tmp_path, clock=lambda: next(clock))
+    meter()
+    (group / "cpuacct.usage").write_text("2000000000")
+    assert meter() == pytest.approx(0.2)
+
+
+def test_the_cpu_meter_looks_at_the_cpus_of_the_affinity_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(throttle, "_affinity", lambda: {1})
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/stat").write_text("cpu  100 0 0 100 0 0 0 0\ncpu0 90 0 0 10 0 0 0 0\ncpu1 10 0 0 90 0 0 0 0\n")
+    assert throttle.CpuMeter(tmp_path)() == 0.1

@@ -13,14 +13,15 @@ import pytest
 
 from ggufy.catalog import QUANT_TYPES
 from ggufy.job import Artifact, Job, Request, Source, Status
+from ggufy.job_views import JobView
 from ggufy.markup import el, join
 from ggufy.plan import plan
 from ggufy.progress import Progress, Workload
-from ggufy.service import JobView, Machine, Preparation
+from ggufy.service import Machine, Preparation
 from ggufy.ui import job_parts, parts
 from ggufy.ui.i18n import TEXTS, pick, texts_of
 from ggufy.ui.plot import plot
-from ggufy.ui.views import JobCard, age, in_page_words, job_card, picks, points
+from ggufy.ui.views import SECTIONS, JobCard, age, in_page_words, job_card, picks, points
 
 EN, ZH = TEXTS["en"], TEXTS["zh"]
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -101,8 +102,11 @@ FILES: tuple[dict[str, Any], ...] = (
 )
 
 
-def column(cards: list[JobCard], *, may_work: bool = True, older: int = 0) -> str:
-    return job_parts.jobs(cards, EN, may_work=may_work, machine=Machine(), older=older)
+def column(cards: list[JobCard], *, may_work: bool = True) -> str:
+    """The machine's line, and cards with every section open."""
+    pieces = [job_parts.job(card, EN, may_work=may_work, folded=False, opened=SECTIONS) for card in cards]
+    head = job_parts.head(Machine(), EN, may_work=may_work)
+    return join(head, *(text for card in pieces for _, text in card))
 
 
 def test_a_running_job_says_where_it_is() -> None:
@@ -230,6 +234,7 @@ def test_everything_of_a_card_is_on_the_page() -> None:
     names = ("name", "state_text", "now", "left", "where", "log", "error", "steps_sum", "files_sum")
     marked = replace(
         job_card(running_view(), EN, now=NOW),
+        sections=("files", "steps", "log"),
         facts=("field-facts",),
         files=job_card(view(Status.DONE, files=FILES), EN, now=NOW).files,
         **{name: f"field-{name}" for name in names},
@@ -242,17 +247,68 @@ def test_everything_of_a_card_is_on_the_page() -> None:
 
 
 def test_old_jobs_are_counted_and_an_empty_page_says_what_to_do() -> None:
-    card = job_card(view(Status.DONE, files=FILES), EN, now=NOW)
-    assert "7 older" in column([card], older=7)
-    assert "older" not in column([card])
-    assert EN["no_jobs_hint"] in Elements(column([])).text
-    assert EN["no_jobs_hint"] not in Elements(column([], may_work=False)).text
+    _, more = job_parts.more(27, 20, EN)
+    assert "27 older" in more
+    assert "Show 20 more" in more
+    assert "Show 7 more" in job_parts.more(7, 20, EN)[1]
+    assert EN["no_jobs_hint"] in Elements(job_parts.nothing(EN, may_work=True)[1]).text
+    assert EN["no_jobs_hint"] not in Elements(job_parts.nothing(EN, may_work=False)[1]).text
+
+
+def test_a_card_is_sent_without_what_is_not_open() -> None:
+    """A folded one is a line: its name, where it stands, when, and its buttons."""
+    card = job_card(view(Status.FAILED, error="the disk is full.", files=FILES), EN, now=NOW, shown=())
+    assert (card.files, card.steps, card.points) == ((), (), ())
+    ((key, text),) = job_parts.job(card, EN, may_work=True, folded=True, opened=SECTIONS)
+    folded = Elements(text)
+    assert key == f"card {card.id}"
+    assert {"article", "h3"} <= {tag for tag, _ in folded.tags}
+    assert [attributes.get("data-action") for tag, attributes in folded.tags if tag == "button"] == [None, "retry"]
+    assert [word in folded.text for word in ("小模型", "failed", "5 min ago", "disk")] == [True, True, True, False]
+    ((_, text),) = job_parts.job(card, EN, may_work=True, folded=False, opened=())
+    assert "the disk is full." in text
+    assert "Files" in Elements(text).text
+    assert "Q4_K_M" not in text
+    keys = [key for key, _ in job_parts.job(card, EN, may_work=True, folded=False, opened=("files", "log"))]
+    assert keys == [f"card {card.id}", f"files {card.id}"]  # it has no log
+
+
+@pytest.mark.parametrize(
+    ("texts", "waits", "needs"),
+    [
+        (EN, "another run holds /out: wait for it to end.", "HF_TOKEN"),
+        (ZH, "另一个任务占用着 /out", "HF_TOKEN"),
+    ],
+)
+def test_what_a_job_waits_for_and_needs_is_said(texts: dict[str, str], waits: str, needs: str) -> None:
+    reason = "another run holds /out: wait for it to end."
+    running = running_view()
+    assert running.snapshot is not None
+    waiting = job_card(replace(running, snapshot=replace(running.snapshot, waiting=reason)), texts, now=NOW)
+    assert waits in waiting.now
+    error = "the token in HF_TOKEN is not valid any more."
+    paused = job_card(view(Status.PAUSED, error=error), texts, now=NOW)
+    assert needs in Elements(column([paused])).text
+    assert "gg-needs" in column([paused])
+
+
+@pytest.mark.parametrize("texts", [EN, ZH])
+def test_the_banner_says_what_a_start_waits_for(texts: dict[str, str]) -> None:
+    text = "waiting for the Hub: the Hub cannot be reached: nothing is lost."
+    waiting = Elements(parts.banner(Preparation(text=text), texts, may_work=True))
+    assert texts["preparing"] not in waiting.text  # llama.cpp is not what takes so long
+    assert texts["preparing_wait"] in waiting.text
+    assert "progressbar" not in [attributes.get("role") for _, attributes in waiting.tags]
+    assert ("waiting for the Hub" if texts is EN else "正在等待 Hub") in waiting.text
 
 
 def test_who_may_only_look_gets_no_buttons() -> None:
     cards = [job_card(v, EN, now=NOW) for v in (running_view(), view(Status.FAILED, error="x"))]
-    assert [tag for tag, _ in Elements(column(cards)).tags].count("button") == 5  # pause, cancel, retry; the share
-    assert "button" not in [tag for tag, _ in Elements(column(cards, may_work=False)).tags]
+    assert [tag for tag, _ in Elements(column(cards)).tags].count(
+        "button"
+    ) == 7  # two names; pause, cancel, retry; the share
+    looked = [attributes for tag, attributes in Elements(column(cards, may_work=False)).tags if tag == "button"]
+    assert all("data-fold" in attributes for attributes in looked)
     failed = Preparation(error="no compiler")
     assert "button" in [tag for tag, _ in Elements(parts.banner(failed, EN, may_work=True)).tags]
     looking = Elements(parts.banner(failed, EN, may_work=False, notes=[EN["space_closed"]]))

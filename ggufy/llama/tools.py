@@ -31,6 +31,10 @@ _LONGEST_LOG = 4 << 20  # bytes
 _CHUNKS = re.compile(r"over (\d+) chunks")
 _TOO_SHORT = re.compile(r"need at least (\d+) tokens.*?tokenizes to only (\d+) tokens", re.DOTALL)
 
+_ERROR = re.compile(r"^[\d.]+ E |\b(?:error|failed)\b[\w ]*:|\bassert", re.IGNORECASE)
+_QUIET = re.compile(r"^\s*(?:[\d.]+ [WID] |warning\b|-- )|- kv +\d+:", re.IGNORECASE)  # warnings, cmake, metadata
+_LOAD_ERROR = re.compile(r"(?:error loading model|failed to quantize): (.+)")
+
 
 # ---- build
 
@@ -161,11 +165,25 @@ def _follow(process: subprocess.Popen[bytes], run: ToolRun, feed: Callable[[str]
 
 
 def failure_reason(text: str) -> str:
-    """The line of a tool's output that says why it failed, without its prefixes."""
-    lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
+    """The line of a tool's output that says why it failed, without its prefixes: the first error that it names, since
+    what follows it only says what could not be done then."""
+    lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip() and not _QUIET.search(line)]
+    errors = [line for line in lines if _ERROR.search(line)]
     told = [line for line in lines if re.search(r"error|fail|invalid|unable|cannot|missing", line, re.IGNORECASE)]
-    reason = (told or lines or ["it printed nothing"])[-1]
+    reason = errors[0] if errors else (told or lines or ["it printed nothing"])[-1]
     return re.sub(r"^[\d.]+ [IWE] ", "", reason)[:300]
+
+
+def load_command(tool: Path, *, model: Path, text: Path) -> list[str]:
+    """llama-perplexity over a text that is too short: it loads the model, computes nothing, and says so
+    (`parse_too_short`)."""
+    return [str(tool), "-m", str(model), "-f", str(text), "-c", str(CONTEXT), "-t", "1", "--no-warmup"]
+
+
+def parse_load_error(text: str) -> str:
+    """Why llama.cpp cannot load a model; empty if it did not say."""
+    match = _LOAD_ERROR.search(text)
+    return match[1].strip() if match else ""
 
 
 def _code_text(code: int) -> str:

@@ -29,7 +29,6 @@ class Imatrix:
     """Importance by tensor."""
 
     facts: ImatrixFacts  # goes into the quant's metadata: the file's bare name, not where it lies
-    chunks: int  # chunks of text that it was computed on
     sha256: str
     weights: dict[str, np.ndarray[Any, np.dtype[np.float32]]]  # flat: matrix after matrix
 
@@ -58,10 +57,19 @@ def read_imatrix(path: Path) -> Imatrix:
             raise CalibrationError(f"{path.name} has impossible values for {name}: make a new imatrix.")
         weights[name] = np.ascontiguousarray(means.reshape(-1))
     return Imatrix(
-        facts=ImatrixFacts(file=path.name, dataset=str(datasets[0]) if datasets else ""),
-        chunks=min(max(0, chunks), _MOST_CHUNKS),
+        facts=facts_of(path, head),
         sha256=sha256(path),
         weights=weights,
+    )
+
+
+def facts_of(path: Path, head: GgufHead) -> ImatrixFacts:
+    """What an imatrix file with this head says about itself."""
+    datasets, chunks = (head.metadata.get(f"imatrix.{key}") for key in ("datasets", "chunk_count"))
+    return ImatrixFacts(
+        file=path.name,
+        dataset=str(datasets[0]) if isinstance(datasets, list) and datasets else "",
+        chunks=min(max(0, chunks), _MOST_CHUNKS) if isinstance(chunks, int) else 0,
     )
 
 

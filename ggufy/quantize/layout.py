@@ -19,15 +19,13 @@ import numpy as np
 from ggufy.errors import CalibrationError, SourceError, UsageError
 from ggufy.llama.ggml import Ggml
 from ggufy.quantize.imatrix import Imatrix
-from ggufy.quantize.recipe import Recipe
+from ggufy.quantize.recipe import Recipe, head_size, kept_keys, quant_metadata
 from ggufy.sources.gguf import MAGIC, UNQUANTIZED, GgufHead, TensorInfo, packed_entry, packed_text, padded
 
 CHUNK = 1 << 20  # weights that are kept together when a run ends early: two seconds of the slowest type
 PIECE = 1 << 16  # weights quantized at once: an eighth of a second for the slowest type, and 256 kB as F32
-_QUANTIZATION_VERSION = 2  # ggml.h, GGML_QNT_VERSION
 _Q2_K_S = 21  # the file type whose Q2_K tensors need an imatrix too
 RESCALE_KEY = "rwkv6.rescale_every_n_layers"
-_SPLIT = ("split.no", "split.count", "split.tensors.count")
 _EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
 _NEED_IMATRIX = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS")  # llama-quant.cpp
 
@@ -156,8 +154,9 @@ def plan(
     if unknown := sorted(set(recipe) - set(head.tensors)):
         raise UsageError(f"the recipe names the tensor {unknown[0]!r}, which {base} has not: correct the recipe.")
     scales = scales or {}
-    new = _new_metadata(ftype, imatrix) | ({RESCALE_KEY: 0} if scales else {}) | dict(facts or {})
-    kept = [key for key in head.metadata if key not in _SPLIT and key not in new]
+    facts_of = (imatrix.facts, len(imatrix.weights)) if imatrix else (None, 0)
+    new = quant_metadata(ftype, *facts_of) | ({RESCALE_KEY: 0} if scales else {}) | dict(facts or {})
+    kept = kept_keys(head, new)
     with base.open("rb") as file:
         raw = file.read(head.metadata_end)
     entries = [raw[slice(*head.entries[key])] for key in kept] + [packed_entry(*item) for item in new.items()]
@@ -173,7 +172,7 @@ def plan(
         infos.append(packed_text(name) + shape + struct.pack("<IQ", number, offset))
         offset += padded(size, head.alignment)
     start = MAGIC + struct.pack("<IQQ", 3, len(tensors), len(entries)) + b"".join(entries) + b"".join(infos)
-    start = start.ljust(padded(len(start), head.alignment), b"\0")
+    start = start.ljust(head_size(head, new), b"\0")
     return Layout(
         head=start,
         metadata={key: head.metadata[key] for key in kept} | new,
@@ -197,23 +196,6 @@ def _place(name: str) -> tuple[int, bytes]:
     """llama.cpp's order of tensors: those of no layer first, then layer by layer."""
     layer = re.match(r"blk\.(\d+)", name)
     return (int(layer[1]) if layer else -1, name.encode())
-
-
-def _new_metadata(ftype: int, imatrix: Imatrix | None) -> dict[str, str | int]:
-    new: dict[str, str | int] = {"general.quantization_version": _QUANTIZATION_VERSION, "general.file_type": ftype}
-    if imatrix:
-        new["quantize.imatrix.file"] = _cut(imatrix.facts.file)
-        if imatrix.facts.dataset:
-            new["quantize.imatrix.dataset"] = _cut(imatrix.facts.dataset)
-        new["quantize.imatrix.entries_count"] = len(imatrix.weights)
-        if imatrix.chunks:
-            new["quantize.imatrix.chunks_count"] = imatrix.chunks
-    return new
-
-
-def _cut(text: str) -> str:
-    """llama-quantize keeps 127 bytes; here, no half of a character."""
-    return text.encode()[:127].decode(errors="ignore")
 
 
 def _checked_size(source: TensorInfo, kind: str, base: Path, ggml: Ggml) -> int:

@@ -1,19 +1,21 @@
 """Recipes: the tensor type of every tensor of a quant, and the exact size of the file that follows from it.
 
-A stock recipe is what llama-quantize itself would do, read from its dry run. The file's size is then arithmetic: the
-base GGUF's head, four metadata entries about the imatrix, and every tensor padded to 32 bytes.
+A stock recipe is what llama-quantize itself would do, read from its dry run. The file's size is then arithmetic: its
+head (`head_size`, which layout.py writes), and every tensor padded to the alignment.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ggufy.catalog import COPY_COST, KERNEL_COST, TABLE_COST
+from ggufy.catalog import COPY_COST, KERNEL_COST, TABLE_COST, TABLE_OF
 from ggufy.llama import tools
-from ggufy.sources.gguf import UNQUANTIZED, GgufHead, padded, tensor_bytes
+from ggufy.sources.gguf import UNQUANTIZED, GgufHead, packed_entry, padded, tensor_bytes
 
+_QUANTIZATION_VERSION = 2  # ggml.h, GGML_QNT_VERSION
+_SPLIT = ("split.no", "split.count", "split.tensors.count")
 Recipe = Mapping[str, str]  # tensor name -> ggml type, upper case
 
 
@@ -31,7 +33,8 @@ class ImatrixFacts:
     """What llama-quantize writes about the imatrix into the quant's metadata."""
 
     file: str  # as given on the command line, cut to 127 bytes
-    dataset: str  # name of the calibration text
+    dataset: str  # name of the calibration text; empty: it is not said
+    chunks: int = 1  # of that text; 0: it is not said
 
 
 def stock_recipe(tool: Path, run: tools.ToolRun, base: Path, quant_type: str, *, imatrix: str = "") -> Recipe:
@@ -46,7 +49,7 @@ def stock_recipe(tool: Path, run: tools.ToolRun, base: Path, quant_type: str, *,
 def forecast(head: GgufHead, recipe: Recipe, imatrix: ImatrixFacts | None) -> Forecast:
     """The exact size of the file that llama-quantize writes for `recipe` from the base GGUF with this head."""
     sizes = [tensor_bytes(tensor.shape, recipe[name]) for name, tensor in head.tensors.items()]
-    size = padded(_head_size(head, imatrix)) + sum(padded(s) for s in sizes)
+    size = head_size(head, quant_metadata(0, imatrix)) + sum(padded(s, head.alignment) for s in sizes)
     return Forecast(recipe=recipe, size=size, bpw=sum(sizes) * 8 / head.elements)
 
 
@@ -56,15 +59,15 @@ def core_seconds(recipes: Mapping[str, Recipe], head: GgufHead) -> dict[str, flo
     A tensor that an earlier quant has in the same type is copied, and ggml's tables are computed once.
     """
     made: set[tuple[str, str]] = set()
-    tables: set[float] = set()
+    tables: set[str] = set()
     work = {}
     for quant_type, recipe in recipes.items():
         seconds = 0.0
         for name, kind in recipe.items():
             new = kind in KERNEL_COST and (name, kind) not in made
             seconds += head.tensors[name].elements / 1e6 * (KERNEL_COST[kind] if new else COPY_COST)
-            if new and (table := TABLE_COST.get(kind, 0.0)) not in tables:
-                seconds += table
+            if new and (table := TABLE_OF.get(kind, kind)) not in tables:
+                seconds += TABLE_COST.get(table, 0.0)
                 tables.add(table)
             made.add((name, kind))
         work[quant_type] = seconds
@@ -93,21 +96,31 @@ def same_tensors(recipes: Mapping[str, Recipe]) -> dict[str, str]:
     return same
 
 
-def _head_size(head: GgufHead, imatrix: ImatrixFacts | None) -> int:
-    """Bytes before the padding that precedes the data section."""
-    infos = sum(8 + len(t.name.encode()) + 4 + 8 * len(t.shape) + 4 + 8 for t in head.tensors.values())
-    size = head.metadata_end + infos
-    if "general.quantization_version" not in head.metadata:
-        size += _entry_size("general.quantization_version", 4)
-    if "general.file_type" not in head.metadata:
-        size += _entry_size("general.file_type", 4)
+def quant_metadata(ftype: int, imatrix: ImatrixFacts | None, entries: int = 0) -> dict[str, str | int]:
+    """What llama-quantize sets anew; `entries` is the number of tensors that the imatrix has data for."""
+    new: dict[str, str | int] = {"general.quantization_version": _QUANTIZATION_VERSION, "general.file_type": ftype}
     if imatrix:
-        size += _entry_size("quantize.imatrix.file", 8 + len(imatrix.file.encode()[:127]))
-        size += _entry_size("quantize.imatrix.dataset", 8 + len(imatrix.dataset.encode()[:127]))
-        size += _entry_size("quantize.imatrix.entries_count", 4)
-        size += _entry_size("quantize.imatrix.chunks_count", 4)
-    return size
+        new["quantize.imatrix.file"] = _cut(imatrix.file)
+        if imatrix.dataset:
+            new["quantize.imatrix.dataset"] = _cut(imatrix.dataset)
+        new["quantize.imatrix.entries_count"] = entries
+        if imatrix.chunks:
+            new["quantize.imatrix.chunks_count"] = imatrix.chunks
+    return new
 
 
-def _entry_size(key: str, value_bytes: int) -> int:
-    return 8 + len(key) + 4 + value_bytes
+def kept_keys(head: GgufHead, new: Collection[str]) -> list[str]:
+    """The base's keys that a quant keeps, in their order: those that are not set anew, nor about being split."""
+    return [key for key in head.metadata if key not in _SPLIT and key not in new]
+
+
+def head_size(head: GgufHead, new: Mapping[str, str | int]) -> int:
+    """Bytes before the first tensor of a quant with this metadata set anew."""
+    kept = sum(end - start for start, end in (head.entries[key] for key in kept_keys(head, new)))
+    size = 24 + kept + sum(len(packed_entry(key, value)) for key, value in new.items()) + head.infos_size
+    return padded(size, head.alignment)
+
+
+def _cut(text: str) -> str:
+    """llama-quantize keeps 127 bytes; here, no half of a character."""
+    return text.encode()[:127].decode(errors="ignore")

@@ -28,7 +28,7 @@ from decimal import ROUND_UP, Decimal
 
 from ggufy.errors import UsageError
 from ggufy.evaluation import OVERHEAD_BYTES, OVERHEAD_SHARE, memory_needed
-from ggufy.files import human_size
+from ggufy.files import brief, human_size
 
 SIZE, BPW, MEMORY = "size", "bpw", "memory"
 OPTIONS = {SIZE: "--target-size", BPW: "--target-bpw", MEMORY: "--fit-memory"}
@@ -122,14 +122,16 @@ def parse_word(word: str) -> Target:
     """
     match = _WORD.fullmatch(word.strip())
     if match is None:
-        raise UsageError(f"{word!r} is no size to order: write one such as 1.2GB, 900MiB, 3.275bpw or mem4GB.")
+        raise UsageError(f"{brief(word)!r} is no size to order: write one such as 1.2GB, 900MiB, 3.275bpw or mem4GB.")
     bits, size = match["bits"], match["size"]
     options = {"bpw": bits} if bits else {"memory" if match["memory"] else "size": size}
     try:
         once = _one(options)
         return once if bits else _one({name: once.text.removeprefix("mem") for name in options})
     except UsageError:
-        raise UsageError(f"{word!r} is no size to order: it is too small, too large, or has another unit.") from None
+        raise UsageError(
+            f"{brief(word)!r} is no size to order: it is too small, too large, or has another unit."
+        ) from None
 
 
 def parse_words(text: str) -> tuple[str, ...]:

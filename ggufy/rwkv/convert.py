@@ -23,7 +23,7 @@ import torch
 from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, size_label
 
 from ggufy.errors import CheckpointError, UsageError
-from ggufy.files import BackgroundWriter, partial
+from ggufy.files import BackgroundWriter, Digesting, partial
 from ggufy.rwkv.names import Architecture, Layout, TensorPlan, detect, leftovers, tensor_plans
 from ggufy.rwkv.vocab import gguf_tokens, vocab_for
 from ggufy.sources.checkpoint import Checkpoint, open_checkpoint
@@ -76,8 +76,9 @@ def convert(
     name: str | None = None,
     rescale_every: int | None = None,
     progress: Progress | None = None,
-) -> None:
-    """Writes the checkpoint `source` as the GGUF `target`, which appears whole or not at all.
+) -> str:
+    """Writes the checkpoint `source` as the GGUF `target`, which appears whole or not at all; gives its SHA-256 in hex
+    digits.
 
     `outtype` (f16, bf16 or f32) is the type of the matrices; vectors and a few small matrices are always F32.
     `vocab` is a vocabulary file for a checkpoint that does not use World's. `rescale_every` divides the outputs of
@@ -94,11 +95,13 @@ def convert(
         warn_about_leftovers(checkpoint.path.name, checkpoint.shapes, conversion.architecture)
         with partial(target) as part:
             conversion.write_header(part)
-            with part.open("r+b") as file, one_thread():
-                header = file.seek(0, os.SEEK_END)
-                file.write(padding(header))
-                with BackgroundWriter(file) as writer:
+            header = part.read_bytes()
+            with part.open("wb") as file, one_thread():
+                sink = Digesting(file)
+                sink.write(header + padding(len(header)))
+                with BackgroundWriter(sink) as writer:
                     write_tensors(writer, conversion, lambda plan: _mapped(checkpoint, plan), progress)
+    return sink.hexdigest()
 
 
 def write_skeleton(

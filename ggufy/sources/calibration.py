@@ -18,15 +18,16 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from huggingface_hub import hf_hub_url
 
 from ggufy.demo import CALIBRATION
 from ggufy.demo import text as demo_text
 from ggufy.errors import CalibrationError, SourceError
-from ggufy.files import human_size, lock, partial, sha256, user_path, write_text
-from ggufy.sources.hub import choose_file, fetch_small, is_reference, parse_reference, repo_files
+from ggufy.files import brief, human_size, lock, partial, sha256, user_file, user_text, write_text
+from ggufy.names import MOST_BYTES
+from ggufy.sources.hub import choose_file, fetch_small, is_reference, parse_reference, repo_files, split_address
 from ggufy.sources.hub_session import Reference
 
 BUNDLED = "bundled"
@@ -124,12 +125,13 @@ def pin_text(
     file on this machine, an http(s) address, or a dataset file on the Hub: `owner/name:file.txt`, or `owner/name` if
     it holds one .txt. Raises CalibrationError if the text cannot be used, SourceError if it cannot be had; Cancelled.
     """
+    user_text(choice)
     bundled: Path | None = getattr(ensure_texts(cache, stopped=stopped), use) if choice == BUNDLED else None
     index = cache / "texts" / "fetched.json"
     with lock(cache / "texts" / ".lock", _WAIT_S, stopped=stopped):
         if bundled is not None:
             return _pin(bundled.read_bytes(), f"ggufy-{use}", cache, shown=choice)
-        if choice not in NAMED and "://" not in choice and (file := user_path(choice)).is_file():
+        if choice not in NAMED and "://" not in choice and (file := user_file(choice)):
             return _pin(_read(file), file.stem, cache, shown=choice)
         known = _read_index(index)
         if choice in known and (found := pinned(cache, known[choice])):
@@ -166,12 +168,13 @@ def _fetch(choice: str, *, token: str | None, endpoint: str | None, stopped: Cal
     """The bytes of a text that is not on this machine, and its name."""
     url = NAMED.get(choice, choice)
     if url.startswith(("http://", "https://")):
-        return fetch_small(url, limit=MAX_BYTES, stopped=stopped), PurePosixPath(unquote(urlsplit(url).path)).stem
+        name = PurePosixPath(unquote(split_address(url).path)).stem
+        return fetch_small(url, limit=MAX_BYTES, stopped=stopped), name
     path_like = choice.endswith(".txt") and ":" not in choice
     if "://" in choice or path_like or not is_reference(choice):
         raise CalibrationError(
-            f"there is no calibration text {choice}: give {BUNDLED}, {', '.join(NAMED)}, a file, an http address, "
-            "or a dataset on the Hub as owner/name:file.txt."
+            f"there is no calibration text {brief(choice)}: give {BUNDLED}, {', '.join(NAMED)}, a file, an http "
+            "address, or a dataset on the Hub as owner/name:file.txt."
         )
     wanted = parse_reference(choice, repo_type="dataset")
     listing = repo_files(wanted, token=token, endpoint=endpoint, stopped=stopped)
@@ -198,7 +201,7 @@ def _pin(data: bytes, name: str, cache: Path, *, shown: str) -> PinnedText:
     if "\0" in text:
         raise CalibrationError(f"{shown} holds zero bytes, so it is not a text: give a text file.")
     digest = hashlib.sha256(data).hexdigest()
-    name = re.sub(r"[^\w.-]+", "-", name).strip("-.")[:80] or "text"
+    name = re.sub(r"[^\w.-]+", "-", name).encode()[:MOST_BYTES].decode(errors="ignore").strip("-.") or "text"
     path = pinned(cache, digest)
     if path is None:
         path = cache / "texts" / digest[:16] / f"{name}.txt"

@@ -69,6 +69,11 @@ class GgufHead:
         return sum(tensor.elements for tensor in self.tensors.values())
 
     @property
+    def infos_size(self) -> int:
+        """Bytes of the tensors' entries."""
+        return sum(8 + len(t.name.encode()) + 4 + 8 * len(t.shape) + 4 + 8 for t in self.tensors.values())
+
+    @property
     def bpw(self) -> float:
         """Bits per weight of all tensors."""
         return sum(tensor.size for tensor in self.tensors.values()) * 8 / self.elements
@@ -113,11 +118,10 @@ def copy_with_metadata(source: Path, target: Path, metadata: dict[str, str | int
     """The same tensors under other metadata: texts, lists of texts, and u32 numbers."""
     head = read_head(source)
     entries = [packed_entry(key, value) for key, value in metadata.items()]
-    infos = sum(8 + len(t.name.encode()) + 4 + 8 * len(t.shape) + 4 + 8 for t in head.tensors.values())
     start = MAGIC + struct.pack("<IQQ", 3, len(head.tensors), len(entries)) + b"".join(entries)
     with source.open("rb") as old, target.open("wb") as new:
         old.seek(head.metadata_end)
-        start += old.read(infos)
+        start += old.read(head.infos_size)
         new.write(start.ljust(padded(len(start)), b"\0"))
         old.seek(head.data_start)
         shutil.copyfileobj(old, new)
@@ -170,6 +174,8 @@ class _Reader:
         if self.take(4) != MAGIC:
             self.refuse("it does not start with GGUF")
         version, tensor_count, key_count = self.unpack("IQQ")
+        if version in (2 << 24, 3 << 24):
+            raise SourceError(f"{self.name} is for big-endian machines: fetch or convert one for little-endian ones.")
         if version not in (2, 3):
             self.refuse(f"version {version} is not supported")
         if key_count > self.size // 13 or tensor_count > self.size // 24:

@@ -15,15 +15,15 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from huggingface_hub import HfApi, constants, get_session, hf_hub_url
 from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import hf_raise_for_status
 
-from ggufy.errors import SourceError
-from ggufy.files import DOWNLOAD_SUFFIX, human_size
+from ggufy.errors import SourceError, UsageError
+from ggufy.files import DOWNLOAD_SUFFIX, brief, human_size, user_text
 from ggufy.job import Source
 from ggufy.sources.hub_session import DOWNLOAD_TIMEOUT, Reference, ask, check_stopped, source_errors, use_timeouts
 from ggufy.sources.ranged import RangedFile, fetch
@@ -31,6 +31,7 @@ from ggufy.sources.ranged import RangedFile, fetch
 logger = logging.getLogger(__name__)
 KINDS = {".pth": "checkpoint", ".gguf": "gguf"}
 _BLOCK = 1 << 18
+_LONGEST_ADDRESS = 4096  # letters; signed ones have some hundred
 _HOSTS = {"huggingface.co", "www.huggingface.co", "hf.co"}
 _NAME = r"[A-Za-z0-9_][\w.-]*"
 _REFERENCE = re.compile(rf"({_NAME}/{_NAME})(?:@([^:\s]+))?(?::(.+))?", re.ASCII)
@@ -39,9 +40,17 @@ _REFERENCE = re.compile(rf"({_NAME}/{_NAME})(?:@([^:\s]+))?(?::(.+))?", re.ASCII
 def is_reference(text: str) -> bool:
     """True if the text can only name something on the Hub: `owner/repo`, `owner/repo:file.pth` or a Hub URL."""
     if "://" in text:
-        return urlsplit(text).netloc in _HOSTS | {urlsplit(constants.ENDPOINT).netloc}
+        return split_address(text).netloc in _HOSTS | {urlsplit(constants.ENDPOINT).netloc}
     match = _REFERENCE.fullmatch(text)
     return match is not None and (match[3] is not None or PurePosixPath(text).suffix not in KINDS)
+
+
+def is_on_hub(text: str) -> bool:
+    """True for a name or an address of the Hub, whatever files this machine has."""
+    try:
+        return is_reference(text) if "://" in text else _REFERENCE.fullmatch(text) is not None
+    except (SourceError, UsageError):  # no address at all
+        return False
 
 
 def parse_reference(text: str, *, repo_type: str = "model", endpoint: str | None = None) -> Reference:
@@ -51,21 +60,33 @@ def parse_reference(text: str, *, repo_type: str = "model", endpoint: str | None
     """
     if "://" in text:
         return _parse_url(text, urlsplit(endpoint or constants.ENDPOINT).netloc)
-    if match := _REFERENCE.fullmatch(text.strip()):
+    if match := _REFERENCE.fullmatch(user_text(text).strip()):
         return Reference(repo_id=match[1], revision=match[2], file=match[3] or "", repo_type=repo_type)
-    raise SourceError(f"{text!r} is no name on the Hub: write owner/repo or owner/repo:file.")
+    raise SourceError(f"{brief(text)!r} is no name on the Hub: write owner/repo or owner/repo:file.")
+
+
+def split_address(text: str) -> SplitResult:
+    """The parts of an address. Raises SourceError for what is none."""
+    try:
+        if "\0" in text or len(text) > _LONGEST_ADDRESS:
+            raise ValueError("it holds a zero byte" if "\0" in text else "it is too long")
+        return urlsplit(user_text(text).strip())
+    except ValueError as error:
+        raise SourceError(
+            f"{brief(text).replace(chr(0), '')} is no address that can be fetched ({error}): check it."
+        ) from error
 
 
 def _parse_url(text: str, own_host: str) -> Reference:
-    url = urlsplit(text.strip())
+    url = split_address(text)
     parts = [unquote(part) for part in url.path.strip("/").split("/")]
     if url.netloc not in _HOSTS | {own_host} or len(parts) < 2 or parts[0] in ("datasets", "spaces", "api"):
-        raise SourceError(f"{text} is not the address of a model on the Hub: write owner/repo:file.pth.")
+        raise SourceError(f"{brief(text)} is not the address of a model on the Hub: write owner/repo:file.pth.")
     repo_id = "/".join(parts[:2])
     if len(parts) == 2:
         return Reference(repo_id=repo_id)
     if parts[2] not in ("blob", "resolve", "raw", "tree") or len(parts) < 4:
-        raise SourceError(f"{text} is a page of {repo_id}, not a file: write {repo_id}:file.pth.")
+        raise SourceError(f"{brief(text)} is a page of {repo_id}, not a file: write {repo_id}:file.pth.")
     return Reference(repo_id=repo_id, revision=parts[3], file="" if parts[2] == "tree" else "/".join(parts[4:]))
 
 
@@ -93,6 +114,7 @@ def resolve(
         model_id=wanted.repo_id,
         revision=listing.commit,
         license=listing.license,
+        public=listing.public,
     )
 
 
@@ -104,6 +126,7 @@ class Listing:
     files: Sequence[RepoSibling]
     license: str  # as the repo's own card says; empty if it says nothing
     gated: bool  # its conditions have to be accepted before its files can be read
+    public: bool  # anybody can read its files
 
 
 def repo_files(
@@ -130,7 +153,9 @@ def repo_files(
             api.auth_check(wanted.repo_id, repo_type=wanted.repo_type)
         said = repo.card_data.get("license") if repo.card_data else None
         named = said if isinstance(said, str) else ""
-        return Listing(commit=repo.sha or "", files=repo.siblings or (), license=named, gated=bool(repo.gated))
+        gated = bool(repo.gated)
+        public = repo.private is False and not gated
+        return Listing(commit=repo.sha or "", files=repo.siblings or (), license=named, gated=gated, public=public)
 
     return ask(call, wanted, token=token, stopped=stopped)
 

@@ -16,17 +16,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from huggingface_hub import hf_hub_url
 
 from ggufy import demo
 from ggufy.errors import Cancelled, SourceAway, SourceError, UsageError
-from ggufy.files import user_path
+from ggufy.files import brief, user_file
 from ggufy.rwkv.names import detect, version_of
 from ggufy.rwkv.vocab import vocab_for
 from ggufy.settings import Settings
 from ggufy.sources import gguf, hub
+from ggufy.sources.gguf_model import check_model, number, rwkv_version
 from ggufy.sources.hub_session import Reference
 from ggufy.sources.pickled import read_tensors
 from ggufy.sources.place import is_plain_url, local_file
@@ -107,11 +108,11 @@ def inspect(text: str, settings: Settings, *, vocab: str | None = None, endpoint
     return Report(source=text, **tame)
 
 
-def count_weights(text: str, settings: Settings, *, vocab: str | None = None) -> int:
-    """The parameters of a source, as `inspect` looks at it. Raises SourceError for one that cannot work."""
+def look(text: str, settings: Settings, *, vocab: str | None = None) -> Report:
+    """As `inspect`, but raises SourceError or UsageError for what cannot work."""
     found: dict[str, Any] = {}
     _look(text.strip(), settings, found, vocab=vocab)
-    return int(found["parameters"])
+    return Report(source=text, **found)
 
 
 def _look(
@@ -144,9 +145,9 @@ def _opened(
     text: str, settings: Settings, found: dict[str, Any], *, endpoint: str | None
 ) -> contextlib.AbstractContextManager[BinaryIO]:
     """The file, open for reading; what is known of the place goes into `found`."""
-    if is_plain_url(text):
+    if not settings.hub_only and is_plain_url(text):
         return _opened_url(text, found, public=settings.space_id is not None)
-    if path := demo.CHECKPOINT if text == "demo" else local_file(text):
+    if path := local_file(text, hub_only=settings.hub_only):
         return _opened_here(path, found)
     return _opened_on_hub(text, found, token=settings.hf_token, endpoint=endpoint)
 
@@ -165,12 +166,12 @@ def _opened_here(path: Path, found: dict[str, Any]) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def _opened_url(text: str, found: dict[str, Any], *, public: bool) -> Iterator[BinaryIO]:
-    url = urlsplit(text)
+    url = hub.split_address(text)
     path = PurePosixPath(unquote(url.path))
     if url.username is not None:
         raise SourceError("an address with a password in it is not taken: it would end up in job records.")
     if path.suffix not in hub.KINDS:
-        raise SourceError(f"{text} is not the address of a model: give one that ends in .pth or .gguf.")
+        raise SourceError(f"{brief(text)} is not the address of a model: give one that ends in .pth or .gguf.")
     found |= {"kind": hub.KINDS[path.suffix], "path": path.name}
     address = url._replace(fragment="").geturl()
     reader = RangedReader(address, shown=address, public=public)
@@ -247,9 +248,9 @@ def _look_at_checkpoint(file: BinaryIO, found: dict[str, Any], vocab: str | None
     found |= {"architecture": model.arch, "version": model.version, "parameters": model.parameters}
     found |= {"layers": model.layers, "width": model.width, "vocab_size": model.vocab_size}
     found |= {"head_size": model.head_size, "heads": model.width // model.head_size}
-    own = user_path(vocab) if vocab else None
-    if own is not None and not own.is_file():
-        raise SourceError(f"the vocabulary {vocab} does not exist: check the path given with --vocab.")
+    own = user_file(vocab) if vocab else None
+    if vocab and own is None:
+        raise SourceError(f"the vocabulary {brief(vocab)} does not exist: check the path given with --vocab.")
     vocab_for(model.vocab_size, own)
 
 
@@ -266,37 +267,25 @@ def _look_at_gguf(file: BinaryIO, found: dict[str, Any]) -> None:
     name = found["path"]
     head = gguf.read_head_of(file, name)
     said = head.metadata
-    arch = said.get("general.architecture")
-    if said.get("general.type", "model") != "model" or not isinstance(arch, str) or not head.tensors:
-        raise SourceError(f"{name} is a GGUF without a model in it: give an unquantized .gguf of a model, or a .pth.")
+    arch = str(said.get("general.architecture", ""))
     tokens = said.get("tokenizer.ggml.tokens")
-    head_size = _number(said, f"{arch}.wkv.head_size")
-    width = _number(said, f"{arch}.embedding_length")
+    head_size = number(said, f"{arch}.wkv.head_size")
+    width = number(said, f"{arch}.embedding_length")
     found |= {
         "architecture": arch,
-        "version": match[1] if (match := re.match(r"a?rwkv([67])", arch)) else "",
-        "layers": _number(said, f"{arch}.block_count"),
+        "version": rwkv_version(arch),
+        "layers": number(said, f"{arch}.block_count"),
         "width": width,
         "head_size": head_size,
-        "heads": width // head_size if head_size else _number(said, f"{arch}.attention.head_count"),
-        "vocab_size": len(tokens) if isinstance(tokens, list) else _number(said, "tokenizer.ggml.tokens"),
+        "heads": width // head_size if head_size else number(said, f"{arch}.attention.head_count"),
+        "vocab_size": len(tokens) if isinstance(tokens, list) else number(said, "tokenizer.ggml.tokens"),
         "parameters": head.elements,
         "dtype": _most((tensor.type, tensor.elements) for tensor in head.tensors.values()),
     }
-    if head.quantized:
-        raise SourceError(f"{name} is quantized already: start from its F16, BF16 or F32 GGUF, or from the .pth.")
+    check_model(head, name)
     found["dtype"] = head.outtype
     file.seek(0)
     found["head"] = file.read(head.data_start)
-    if _number(said, "split.count") > 1:
-        raise SourceError(
-            f"{name} is one part of several: join them with llama-gguf-split --merge, and give the whole."
-        )
-
-
-def _number(metadata: Mapping[str, Any], key: str) -> int:
-    value = metadata.get(key, 0)
-    return value if isinstance(value, int) else 0
 
 
 def _most(tensors: Iterable[tuple[str, int]]) -> str:

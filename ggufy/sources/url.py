@@ -14,16 +14,16 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import httpx2
 from huggingface_hub import get_session
 from huggingface_hub.utils._http import hf_raise_for_status
 
 from ggufy.errors import SourceError
-from ggufy.files import sha256
+from ggufy.files import brief, sha256
 from ggufy.job import Source
-from ggufy.sources.hub import KINDS
+from ggufy.sources.hub import KINDS, split_address
 from ggufy.sources.hub_session import ask, use_timeouts
 
 _DIGEST = re.compile(r"sha256=([0-9a-fA-F]{64})")
@@ -35,14 +35,15 @@ def resolve_url(text: str, *, stopped: Callable[[], bool] = lambda: False) -> So
     """Pins what is at an address now. Raises SourceError, with what to do next, if it is no `.pth` or `.gguf`, cannot
     be reached (SourceAway), or its server does not send parts of files; Cancelled."""
     url, _, fragment = text.strip().partition("#")
-    if urlsplit(url).username is not None:
+    parts = split_address(url)
+    if parts.username is not None:
         raise SourceError("an address with a password in it is not taken: it would end up in job records.")
-    name = PurePosixPath(unquote(urlsplit(url).path)).name
+    name = PurePosixPath(unquote(parts.path)).name
     kind = KINDS.get(PurePosixPath(name).suffix)
     digest = _DIGEST.fullmatch(fragment)
     if kind is None or (fragment and not digest):
         raise SourceError(
-            f"{text} is not the address of a model: give one that ends in .pth or .gguf, "
+            f"{brief(text)} is not the address of a model: give one that ends in .pth or .gguf, "
             "with #sha256=<64 hex digits> after it or nothing."
         )
     size, etag = _look(url, stopped)

@@ -55,6 +55,10 @@ class Context:
     found: Callable[[tuple[FrontierPoint, ...]], None] = lambda points: None  # takes what sizes are worth
     streams: bool = False  # converting fetches the source piece by piece; see `can_stream`
 
+    def __post_init__(self) -> None:
+        if self.request.by_stranger:  # no step can use the token then, whichever it is
+            object.__setattr__(self, "settings", self.settings.for_strangers())
+
     def path(self, product: str) -> Path:
         """Where a product is, or will be."""
         return self.source if product == SOURCE_PRODUCT else self.folder / product

@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ggufy.errors import SourceError
-from ggufy.files import partial, sha256
+from ggufy.errors import Cancelled, SourceError
+from ggufy.files import Digesting, partial, sha256
 from ggufy.job import Artifact
 from ggufy.plan import Step
 from ggufy.sources.gguf import read_head
-from ggufy.steps.context import Context, artifact_of
+from ggufy.sources.gguf_model import check_model
+from ggufy.steps.context import Context
 from ggufy.steps.making import with_base
 
 if TYPE_CHECKING:
     from ggufy.sources.streamed import StreamedCheckpoint
 
+_BLOCK = 4 << 20
+
 
 def run(ctx: Context, step: Step) -> Artifact:
     """Leaves `<Model>-<OUTTYPE>.gguf`."""
     target = ctx.path(step.product)
-    if ctx.request.source.kind == "gguf":
-        _take_over(ctx.source, target, ctx.request.outtype)
-        artifact = artifact_of(target)
-    else:
-        artifact = _convert(ctx, step, target)
+    artifact = _take_over(ctx, step, target) if ctx.request.source.kind == "gguf" else _convert(ctx, step, target)
     return with_base(artifact, target, llama=ctx.llama.commit)
 
 
@@ -41,10 +40,10 @@ def _convert(ctx: Context, step: Step, target: Path) -> Artifact:
 
     outtype, vocab, name = ctx.request.outtype, pinned_vocab(ctx), ctx.request.name
     if not ctx.streams:
-        convert(ctx.source, target, outtype=outtype, vocab=vocab, name=name, progress=progress)
-        return artifact_of(target)
-    source = remote_checkpoint(ctx)
-    digest = convert_streamed(source, target, outtype=outtype, vocab=vocab, name=name, progress=progress)
+        digest = convert(ctx.source, target, outtype=outtype, vocab=vocab, name=name, progress=progress)
+    else:
+        source = remote_checkpoint(ctx)
+        digest = convert_streamed(source, target, outtype=outtype, vocab=vocab, name=name, progress=progress)
     return Artifact(name=target.name, size=target.stat().st_size, sha256=digest)
 
 
@@ -66,17 +65,39 @@ def pinned_vocab(ctx: Context) -> Path | None:
     return path
 
 
-def _take_over(source: Path, target: Path, outtype: str) -> None:
+def _take_over(ctx: Context, step: Step, target: Path) -> Artifact:
     """A second name for the file where the disk allows it, else a copy."""
+    source, pinned, outtype = ctx.source, ctx.request.source, ctx.request.outtype
     head = read_head(source)
-    if head.quantized:
-        raise SourceError(
-            f"{source.name} is quantized already: start from its F16, BF16 or F32 GGUF, or from the .pth."
-        )
+    check_model(head, source.name)
     if head.outtype != outtype:
         raise SourceError(f"{source.name} is {head.outtype} and is taken as it is: add --outtype {head.outtype}.")
+
+    def progress(done: int) -> None:
+        ctx.report(step, done / max(1, pinned.size))
+
     with partial(target) as part:
         with contextlib.suppress(OSError):
             os.link(source, part)
-        if not part.exists():
-            shutil.copyfile(source, part)
+        if part.exists():
+            digest = sha256(part, progress, stopped=ctx.stopped)
+        else:
+            digest = _copy(source, part, progress, ctx.stopped)
+        if pinned.sha256 and digest != pinned.sha256:
+            raise SourceError(
+                f"{source} changed since the job was made: put the file back, or start anew with --name."
+            )
+    return Artifact(name=target.name, size=target.stat().st_size, sha256=digest)
+
+
+def _copy(source: Path, target: Path, progress: Callable[[int], None], stopped: Callable[[], bool]) -> str:
+    """Gives the SHA-256 of what it copies."""
+    with source.open("rb") as old, target.open("wb") as new:
+        sink, done = Digesting(new), 0
+        while block := old.read(_BLOCK):
+            if stopped():
+                raise Cancelled("the job was stopped.")
+            sink.write(block)
+            done += len(block)
+            progress(done)
+    return sink.hexdigest()

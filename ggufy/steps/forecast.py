@@ -10,18 +10,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ggufy.errors import DiskError
+from ggufy.errors import DiskError, SourceError, ToolError
 from ggufy.files import allocated_bytes, free_bytes, human_size, part_of
 from ggufy.job import Request
 from ggufy.llama import tools
 from ggufy.llama.evaluate import logits_bytes
 from ggufy.llama.install import Llama
-from ggufy.plan import CONVERT, EVALUATE, IMATRIX, QUANTIZE, Step, base_name, imatrix_name
+from ggufy.plan import CONVERT, EVALUATE, IMATRIX, QUANTIZE, Step, base_name, imatrix_name, makes
+from ggufy.quantize.imatrix import facts_of
 from ggufy.quantize.mixes import RWKV, mixed
 from ggufy.quantize.recipe import Forecast, ImatrixFacts, Recipe, core_seconds, forecast, same_tensors, stock_recipe
 from ggufy.quantize.target import of_label
 from ggufy.sources import calibration
 from ggufy.sources.gguf import GgufHead, read_head
+from ggufy.sources.gguf_model import check_model
 from ggufy.steps.comparable import vocab_size
 from ggufy.steps.context import Context
 from ggufy.steps.convert import pinned_vocab, remote_checkpoint
@@ -60,6 +62,7 @@ def forecast_job(ctx: Context, step: Step) -> JobForecast:
     if base.exists():
         return _forecast(ctx, step, base)
     if ctx.request.source.kind == "gguf":
+        check_loads(ctx, step)
         return _forecast(ctx, step, ctx.source)
     from ggufy.rwkv.convert import write_skeleton, write_skeleton_of  # noqa: PLC0415 - loads torch
 
@@ -73,6 +76,29 @@ def forecast_job(ctx: Context, step: Step) -> JobForecast:
         return _forecast(ctx, step, skeleton)
     finally:
         skeleton.unlink(missing_ok=True)
+
+
+def check_loads(ctx: Context, step: Step) -> None:
+    """Raises SourceError if llama.cpp cannot load the source, an unquantized GGUF. llama-quantize takes files of which
+    tensors are missing, and llama.cpp alone knows which ones an architecture has."""
+    check_model(read_head(ctx.source), ctx.source.name)
+    ctx.work.mkdir(parents=True, exist_ok=True)
+    text = ctx.work / "word.txt"
+    text.write_text("word", encoding="utf-8")
+    command = tools.load_command(ctx.llama.tool("llama-perplexity"), model=ctx.source.absolute(), text=text.absolute())
+    try:
+        tools.run_tool(command, ctx.tool_run(step, cwd=ctx.work))
+    except ToolError as error:
+        if tools.parse_too_short(error.output):
+            return  # it was loaded
+        if reason := tools.parse_load_error(error.output):
+            raise SourceError(
+                f"llama.cpp cannot load {ctx.source.name} ({reason}): fetch or convert it again, or choose another "
+                "model."
+            ) from error
+        raise
+    finally:
+        text.unlink(missing_ok=True)
 
 
 def dry_run(llama: Llama, run: tools.ToolRun, base: Path, quant_type: str) -> Recipe:
@@ -160,15 +186,18 @@ def product_size(request: Request, step: Step, sizes: JobForecast) -> int:
     return 0
 
 
+def product_sizes(request: Request, sizes: JobForecast) -> dict[str, int]:
+    """Bytes of every file of the result, by its name."""
+    return {step.product: product_size(request, step, sizes) for step in makes(request)}
+
+
 def imatrix_bytes(sizes: JobForecast) -> int:
     """No imatrix is larger: one F32 row per tensor and matrix."""
     return sum(4 * tensor.shape[0] + 512 for tensor in sizes.base.tensors.values() if len(tensor.shape) > 1)
 
 
 def _forecast(ctx: Context, step: Step, base: Path) -> JobForecast:
-    facts = None
-    if ctx.request.imatrix != "none":
-        facts = ImatrixFacts(file=imatrix_name(ctx.request), dataset=_dataset(ctx))
+    facts = _imatrix_facts(ctx)
     run = ctx.tool_run(step, cwd=base.absolute().parent)
     types, mix = ctx.request.quant_types, ctx.request.mix
     found = forecast_types(base, types, llama=ctx.llama, run=run, facts=facts, mix=mix)
@@ -200,10 +229,13 @@ def forecast_types(
     )
 
 
-def _dataset(ctx: Context) -> str:
-    """The calibration text's name as the imatrix will hold it (or holds it, if it is the user's)."""
-    if ctx.request.imatrix == "file":
-        names = read_head(Path(ctx.request.imatrix_path)).metadata.get("imatrix.datasets")
-        return str(names[0]) if isinstance(names, list) and names else ""
-    text = calibration.pinned(ctx.settings.cache, ctx.request.calibration_sha256)
-    return text.name if text else ""
+def _imatrix_facts(ctx: Context) -> ImatrixFacts | None:
+    """What the imatrix will say about itself, or says, if it is the user's."""
+    request = ctx.request
+    if request.imatrix == "none":
+        return None
+    if request.imatrix == "file":
+        given = Path(request.imatrix_path)
+        return replace(facts_of(given, read_head(given)), file=imatrix_name(request))
+    text = calibration.pinned(ctx.settings.cache, request.calibration_sha256)
+    return ImatrixFacts(file=imatrix_name(request), dataset=text.name if text else "")

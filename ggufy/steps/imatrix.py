@@ -173,7 +173,11 @@ def _count_chunks(ctx: Context, step: Step, base: Path, text: Path) -> int:
 def _pinned_text(ctx: Context) -> Path:
     request, settings = ctx.request, ctx.settings
     text = calibration.find_again(
-        request.calibration, request.calibration_sha256, settings.cache, token=settings.hf_token
+        request.calibration,
+        request.calibration_sha256,
+        settings.cache,
+        token=settings.hf_token,
+        stopped=ctx.stopped,
     )
     if text is None:
         raise CalibrationError(

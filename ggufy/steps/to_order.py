@@ -122,7 +122,7 @@ def mixer_of(ctx: Context, step: Step, report: Callable[[str, float], None]) -> 
     digest = ctx.digests.get(base.absolute()) or sha256(base, stopped=ctx.stopped)
     run = ctx.tool_run(step)
     how = How(
-        text=ensure_texts(ctx.settings.cache).probe,
+        text=ensure_texts(ctx.settings.cache, stopped=ctx.stopped).probe,
         folder=folder_of(ctx.settings, digest),
         environment=throttle.child_environment(threads=ctx.threads, home=ctx.settings.home),
         llama=ctx.llama,

@@ -1,34 +1,44 @@
 """Builds the page and serves it.
 
-The only files that it hands out are finished products of known jobs, by a route of our own: gradio's `allowed_paths`
-would open a whole folder, records and logs included.
+The only files that it hands out are finished products of jobs that the visitor may see, by a route of our own:
+gradio's `allowed_paths` would open a whole folder, records and logs included. What a page needs that is not a Space's
+is in guard.py.
 """
 
 from __future__ import annotations
 
 import logging
+import secrets
+import socket
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gradio as gr
+import gradio.routes
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
+from ggufy.access import check_reach, is_own_host
 from ggufy.service import Services
+from ggufy.settings import Settings
 from ggufy.ui import parts
-from ggufy.ui.api import add_api
+from ggufy.ui.api import NAMES, add_api
 from ggufy.ui.chat_tab import ChatTab
+from ggufy.ui.guard import KnownHosts, Locked
 from ggufy.ui.head import EarlyScript
 from ggufy.ui.i18n import TEXTS, texts_of
 from ggufy.ui.jobs_panel import JobsPanel
 from ggufy.ui.quantize_tab import HERE, OWN, QUIET, QuantizeTab
 from ggufy.ui.server import PageServer
 from ggufy.ui.views import FILES_ROUTE
-from ggufy.ui.visitors import Profile, visitor_of
+from ggufy.ui.visitors import Profile, visitor_of, visitor_of_route
 
 logger = logging.getLogger(__name__)
+_QUEUE_S = 0.02  # between two looks of gradio's queue at itself: its own thousand a second take 5 % of a core for ever
 _SANS = ["system-ui", "Segoe UI", "Roboto", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif"]
 _MONO = ["ui-monospace", "SF Mono", "Cascadia Mono", "DejaVu Sans Mono", "monospace"]
 
@@ -50,35 +60,56 @@ def build(services: Services) -> gr.Blocks:
                     jobs = JobsPanel(services)
             with gr.Tab(i18n("tab_chat"), id="chat") as tab:
                 chat = ChatTab(services, i18n, tab)
-        jobs.connect(banner)
-        form.connect(jobs.drawn, jobs.draw)
+        jobs.connect(page, banner)
+        form.connect(page, jobs.show_after)
         chat.connect()
 
         def greet(request: gr.Request, profile: Profile) -> list[Any]:
             texts, visitor = texts_of(request), visitor_of(services, request, profile)
             shown = parts.header(texts, login=services.settings.login, name=visitor.name)
-            return [shown, *form.greet(texts, visitor), *jobs.draw(request, profile)]
+            return [shown, *form.greet(texts, visitor)]
 
         add_api(services)
-        gr.on(None, greet, None, [header, *form.greeted, *jobs.drawn], **QUIET)
+        page.load(greet, None, [header, *form.greeted], **QUIET)
+    for event in page.fns.values():
+        if event.api_name not in NAMES:  # such as the sign-in button's own
+            event.api_visibility = "private"
     page.space_id = None  # or the page would fetch a header and fonts from other sites; the login does not look at it
     return page
 
 
 def serve(services: Services) -> PageServer:
-    """Serves the page in a thread, and returns what `close()`s it. Raises UsageError for a port in use."""
+    """Serves the page in a thread, and returns what `close()`s it. Raises UsageError for a port in use, or for an
+    address that strangers reach."""
     settings = services.settings
+    check_reach(settings)
+    late = services.limit.share.page_answered
+    server = PageServer(make_app(services), settings.server_name, settings.server_port, late=late)
+    server.start()
+    logger.info("the page is at %s", server.url)
+    return server
+
+
+def make_app(services: Services) -> FastAPI:
+    """The page with all its routes, and with what stands before them."""
+    settings, page, key = services.settings, build(services), secrets.token_urlsafe()
     script = (HERE / "language.js").read_text(encoding="utf-8")
-    app = FastAPI(
-        routes=[_files_route(services)],
-        middleware=[Middleware(EarlyScript, script)],
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=None,
-    )
+
+    def cookies() -> tuple[list[str], set[str]]:
+        names = [f"access-token-{inner.cookie_id}", f"access-token-unsecure-{inner.cookie_id}"]
+        return names, {*inner.tokens}
+
+    middleware = [Middleware(EarlyScript, script)]
+    if settings.password and not settings.space_id:
+        middleware.insert(0, Middleware(Locked, settings.password, key, cookies))
+    if not settings.space_id:
+        name = socket.gethostname()
+        known = partial(is_own_host, settings=settings, names=(name, f"{name}.local"))
+        middleware.insert(0, Middleware(KnownHosts, known))
+    app = FastAPI(middleware=middleware, docs_url=None, redoc_url=None, openapi_url=None)
     gr.mount_gradio_app(
         app,
-        build(services),
+        page,
         path="/",
         server_name=settings.server_name,
         server_port=settings.server_port,
@@ -93,19 +124,44 @@ def serve(services: Services) -> PageServer:
         show_error=True,  # the API's callers get our sentences
         max_file_size="1kb",  # nothing is uploaded here; gradio's upload route is open all the same
         app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
+        auth=_sign_in(settings.password) if settings.password and not settings.space_id else None,
+        auth_message="",
     )
-    late = services.limit.share.page_answered
-    server = PageServer(app, settings.server_name, settings.server_port, late=late)
-    server.start()
-    logger.info("the page is at %s", server.url)
-    return server
+    inner = gradio_app(app)
+    inner.tokens[key] = "ggufy"
+    inner.router.routes.insert(0, _files_route(services))  # inside, where a visitor's session is known
+    # gradio's MCP server calls the page by the name of whoever asked first, and goes on so.
+    page.mcp_server_obj._local_url = _own_url(settings, key)
+    page._queue.sleep_when_free = page._queue.progress_update_sleep_when_free = _QUEUE_S
+    return app
+
+
+def gradio_app(app: FastAPI) -> gradio.routes.App:
+    return next(
+        route.app for route in app.routes if isinstance(route, Mount) and isinstance(route.app, gradio.routes.App)
+    )
+
+
+def _sign_in(password: str) -> Callable[[str, str], bool]:
+    """With any name."""
+    return lambda name, given: secrets.compare_digest(given.encode(), password.encode())
+
+
+def _own_url(settings: Settings, key: str) -> str:
+    """How this process reaches its own page."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.server_name, settings.server_name)
+    host = f"[{host}]" if ":" in host.strip("[]") and not host.startswith("[") else host
+    sign_in = f"ggufy:{key}@" if settings.password and not settings.space_id else ""
+    return f"http://{sign_in}{host}:{settings.server_port}/"
 
 
 def _files_route(services: Services) -> Route:
     """GET /files/<job id>/<file name>: a finished file as a download, whole or by ranges."""
 
     def download(request: Request) -> Response:
-        path = services.file(request.path_params["job"], request.path_params["name"])
+        path = services.file(
+            request.path_params["job"], request.path_params["name"], visitor_of_route(services, request)
+        )
         if path is None:
             return PlainTextResponse("no such file\n", status_code=404)
         return FileResponse(path, filename=path.name, media_type="application/octet-stream")

@@ -9,9 +9,26 @@ const settle = () => {
     follow = turns.scrollTop + turns.clientHeight > turns.scrollHeight - 40;
   });
 };
-element.addEventListener("click", (event) => {
-  const turn = event.target.closest("[data-copy]")?.closest(".gg-turn");
-  if (turn) navigator.clipboard?.writeText(turn.querySelector(".gg-said").textContent);
+// Browsers have a clipboard for pages of https and localhost only; elsewhere there is the old way.
+const copy = async (text) => {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  const field = document.createElement("textarea");
+  field.value = text;
+  field.style.cssText = "position: fixed; opacity: 0";
+  document.body.append(field);
+  field.select();
+  const done = document.execCommand("copy");
+  field.remove();
+  if (!done) throw new Error("not allowed");
+};
+element.addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-copy]");
+  if (!button) return;
+  const { copy: label, copied, failed } = button.dataset;
+  const text = button.closest(".gg-turn").querySelector(".gg-said").textContent;
+  button.textContent = await copy(text).then(() => copied, () => failed);
+  button.focus();
+  setTimeout(() => (button.textContent = label), 2000);
 });
 watch("value", settle);
 settle();

@@ -23,7 +23,9 @@ def log(turns: Iterable[Mapping[str, str]], texts: Texts, *, speeds: tuple[float
 
 
 def _turn(role: str, content: str, texts: Texts) -> Markup:
-    copy = el("button", texts["chat_copy"], type="button", data_copy=True, class_="gg-link gg-copy")
+    words = {"copy": texts["chat_copy"], "copied": texts["chat_copied"], "failed": texts["chat_copy_failed"]}
+    labels = {f"data_{name}": text for name, text in words.items()}
+    copy = el("button", texts["chat_copy"], type="button", aria_live="polite", class_="gg-link gg-copy", **labels)
     return el(
         "div",
         el("p", content, class_="gg-said"),

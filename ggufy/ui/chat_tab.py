@@ -7,16 +7,18 @@ and their speeds could not be compared.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import gradio as gr
 
-from ggufy.access import check_chat, may_chat
+from ggufy.access import Visitor, check_chat, may_chat
 from ggufy.chats import LIMITS, SIDES, Settings
-from ggufy.errors import BusyError, GgufyError
+from ggufy.errors import BusyError, Cancelled, GgufyError
 from ggufy.service import Services
 from ggufy.ui import chat_parts, parts
 from ggufy.ui.i18n import TEXTS, Texts, texts_of
@@ -25,7 +27,8 @@ from ggufy.ui.views import told
 from ggufy.ui.visitors import Profile, visitor_of
 
 logger = logging.getLogger(__name__)
-_STREAM: dict[str, Any] = QUIET | {"queue": True, "concurrency_limit": 4}
+# Replies are bounded by the processes behind them (llama/pool.py); models on their way hold up nobody else.
+_STREAM: dict[str, Any] = QUIET | {"queue": True, "concurrency_limit": 16}
 _NONE = ""
 _DRAW_S = 0.08  # between two looks at a reply that is coming
 _PATIENCE_S = 5.0  # with a reply that is ending
@@ -38,6 +41,11 @@ _SLIDERS = (
     ("length", 256, 16),
 )
 _MOST_TOKENS = 2048
+# What was sent leaves the box where it was typed; what was typed since stays. The number tells two alike apart.
+_TAKE = """(taken, typed) => {
+  const sent = taken.slice(taken.indexOf(" ") + 1);
+  return taken && typed.startsWith(sent) ? typed.slice(sent.length) : typed;
+}"""
 
 
 class ChatTab:
@@ -45,6 +53,7 @@ class ChatTab:
 
     def __init__(self, services: Services, i18n: gr.I18n, tab: gr.Tab):
         self.services, self.chats, self.tab = services, services.chats, tab
+        self.turns = Turns()
         with gr.Column(elem_id="gg-chat"):
             self._models(i18n)
             self.hint = gr.HTML(elem_id="gg-chat-hint", **OWN)
@@ -103,8 +112,9 @@ class ChatTab:
                 scale=8,
                 elem_id="gg-chat-message",
             )
-            self.send = gr.Button(i18n("chat_send"), variant="primary", scale=1, min_width=64, elem_id="gg-chat-send")
-            self.stop = gr.Button(i18n("chat_stop"), scale=1, min_width=64, elem_id="gg-chat-stop")
+            self.send = gr.Button(i18n("chat_send"), variant="primary", scale=1, min_width=76, elem_id="gg-chat-send")
+            self.stop = gr.Button(i18n("chat_stop"), scale=1, min_width=76, elem_id="gg-chat-stop")
+            self.taken = gr.Textbox(visible="hidden", elem_id="gg-chat-taken")  # a number, and what was sent
         with gr.Row(elem_id="gg-chat-more"):
             self.again = gr.Button(i18n("chat_again"), scale=0, size="sm", min_width=130, elem_id="gg-chat-again")
             self.clear = gr.Button(i18n("chat_clear"), scale=0, size="sm", min_width=90, elem_id="gg-chat-clear")
@@ -131,10 +141,11 @@ class ChatTab:
         asked = [*self.models, self.mode, self.system, *self.sliders]
         gr.on([self.tab.select], self.look, self.models, shown, **QUIET)
         gr.on([model.input for model in self.models], self.choose, self.models, [*self.columns, self.hint], **QUIET)
-        gr.on(
-            [self.message.submit, self.send.click], self.say, [self.message, *asked], [self.message, *told], **_STREAM
+        gr.on([self.message.submit, self.send.click], self.say, [self.message, *asked], [self.taken, *told], **_STREAM)
+        self.taken.change(
+            None, [self.taken, self.message], self.message, js=_TAKE, queue=False, api_visibility="private"
         )
-        self.again.click(self.regenerate, asked, [self.message, *told], **_STREAM)
+        self.again.click(self.regenerate, asked, [self.taken, *told], **_STREAM)
         self.stop.click(self.halt, None, None, **QUIET)
         self.clear.click(self.forget, None, told, **QUIET)
 
@@ -142,8 +153,8 @@ class ChatTab:
 
     def look(self, first: Any, second: Any, request: gr.Request, profile: Profile) -> list[Any]:
         """The quants that there are now, and whether this visitor may talk to them."""
-        texts, names = texts_of(request), self.chats.models()
-        may = may_chat(visitor_of(self.services, request, profile), self.services.settings)
+        texts, visitor = texts_of(request), visitor_of(self.services, request, profile)
+        names, may = self.chats.models(visitor), may_chat(visitor, self.services.settings)
         first = first if first in names else (names[0] if names else _NONE)
         second = second if second in names else _NONE
         none = (texts["chat_nobody"], _NONE)
@@ -203,31 +214,55 @@ class ChatTab:
         if message is not None and not message.strip():
             yield [gr.skip()] * 4
             return
-        first, second, mode, system, *numbers = asked
-        kept = gr.skip() if message is None else message
-        try:
-            check_chat(visitor_of(self.services, request, profile), self.services.settings)
-            values = {name: number for (name, _, _), number in zip(_SLIDERS, numbers, strict=True)}
-            settings = Settings.checked(mode=mode, system=system, **values)
-            for side, model in zip(SIDES, (first, second), strict=True):
-                if side == SIDES[0] or model:
-                    for fraction in self.services.fetch_model(model if isinstance(model, str) else ""):
-                        hint = texts["chat_fetching"].format(model=model, percent=f"{100 * fraction:.0f}")
-                        yield [gr.skip(), *self._shown(session, texts), parts.message(hint, "busy")]
-                    drawn = 0.0
-                    for _ in self._replies(session, side, model=model, settings=settings, message=message):
-                        if time.monotonic() < drawn + _DRAW_S:
-                            continue
-                        drawn = time.monotonic()
-                        yield ["" if message is not None else gr.skip(), *self._shown(session, texts), ""]
-            yield [gr.skip(), *self._shown(session, texts), ""]
-        except GgufyError as error:
-            yield [kept, *self._shown(session, texts), parts.message(told(str(error), texts))]
-        except Exception:  # one of the three edges: a visitor sees a sentence, the log has the rest
-            logger.exception("a reply could not be made")
-            yield [kept, *self._shown(session, texts), parts.message(texts["unexpected"])]
+        with self.turns.begin(session) as stopped:
+            try:
+                visitor = visitor_of(self.services, request, profile)
+                check_chat(visitor, self.services.settings)
+                taken: Any = gr.skip() if message is None else f"{time.monotonic_ns()} {message}"
+                for hint in self._sides(session, visitor, message, asked, texts, stopped):
+                    yield [taken, *self._shown(session, texts), hint]
+                    taken = gr.skip()
+                yield [gr.skip(), *self._shown(session, texts), ""]
+            except Cancelled:  # what came until then stays
+                yield [gr.skip(), *self._shown(session, texts), ""]
+            except GgufyError as error:
+                yield [gr.skip(), *self._shown(session, texts), parts.message(told(str(error), texts))]
+            except Exception:  # one of the three edges: a visitor sees a sentence, the log has the rest
+                logger.exception("a reply could not be made")
+                yield [gr.skip(), *self._shown(session, texts), parts.message(texts["unexpected"])]
 
-    def _replies(self, session: str, side: str, **asked: Any) -> Iterator[None]:
+    def _sides(
+        self,
+        session: str,
+        visitor: Visitor,
+        message: str | None,
+        asked: tuple[Any, ...],
+        texts: Texts,
+        stopped: Callable[[], bool],
+    ) -> Iterator[str]:
+        """Both replies in turn, until `stopped`; yields what is to be said beside them when there is something new."""
+        first, second, mode, system, *numbers = asked
+        values = {name: number for (name, _, _), number in zip(_SLIDERS, numbers, strict=True)}
+        settings = Settings.checked(mode=mode, system=system, **values)
+        for side, model in zip(SIDES, (first, second), strict=True):
+            if (side != SIDES[0] and not model) or stopped():
+                continue
+            replies = self._replies(
+                session, side, model=model, settings=settings, message=message, who=visitor, stopped=stopped
+            )
+            with contextlib.closing(replies):
+                next(replies)  # the message is among the turns, where it stays whatever comes
+                yield ""
+                for fraction in self.services.fetch_model(model, visitor, stopped):
+                    hint = texts["chat_fetching"].format(model=model, percent=f"{100 * fraction:.0f}")
+                    yield parts.message(hint, "busy")
+                drawn = 0.0
+                for _ in replies:
+                    if time.monotonic() >= drawn + _DRAW_S:
+                        drawn = time.monotonic()
+                        yield ""
+
+    def _replies(self, session: str, side: str, **asked: Any) -> Generator[None]:
         """As `Chats.say`; a reply that is still being made to the same visitor ends first."""
         deadline = time.monotonic() + _PATIENCE_S
         while True:
@@ -248,11 +283,36 @@ class ChatTab:
         return [chat_parts.log(chats.turns(session, s), texts, speeds=chats.speeds(session, s)) for s in SIDES]
 
     def halt(self, request: gr.Request) -> None:
-        """Ends the reply that is being made; what came of it stays."""
-        self.chats.stop(str(request.session_hash))
+        """Ends what is being made or fetched, for both sides; what came of it stays."""
+        session = str(request.session_hash)
+        self.turns.stop(session)
+        self.chats.stop(session)
 
     def forget(self, request: gr.Request) -> list[Any]:
         """Starts anew."""
         session = str(request.session_hash)
+        self.turns.stop(session)
         self.chats.clear(session)
         return [*self._shown(session, texts_of(request)), ""]
+
+
+class Turns:
+    """Which turn each visitor waits for, so that a stop ends all of it; a new turn ends the one before."""
+
+    def __init__(self) -> None:
+        self._ends: dict[str, threading.Event] = {}
+
+    @contextlib.contextmanager
+    def begin(self, session: str) -> Iterator[Callable[[], bool]]:
+        """Yields what says whether the turn is to end."""
+        self.stop(session)
+        self._ends[session] = end = threading.Event()
+        try:
+            yield end.is_set
+        finally:
+            if self._ends.get(session) is end:
+                self._ends.pop(session, None)
+
+    def stop(self, session: str) -> None:
+        if end := self._ends.get(session):
+            end.set()

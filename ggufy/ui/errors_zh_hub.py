@@ -101,6 +101,8 @@ no token was given: set HF_TOKEN to one that may write.
     没有令牌：请把 HF_TOKEN 设为可写的令牌。
 
 # ---- what the Hub answers
+the Hub cannot say whose token this is ({kind}): try again later.
+    Hub 现在无法确认这个令牌属于谁（{kind}）：请稍后再试。
 your account
     你的账号
 the Hub's client refuses {repo} ({reason}): please report it.

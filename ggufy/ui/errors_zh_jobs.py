@@ -10,6 +10,20 @@ no source given: enter demo, a path, or owner/repo:file.pth.
     没有填写来源：请输入 demo、路径或 owner/repo:file.pth。
 on a Space the source is demo or owner/repo:file.pth, and no file of this machine.
     在 Space 上，来源只能是 demo 或 owner/repo:file.pth，不能是本机文件：请重新填写。
+on a Space a text is {texts}, and no file of this machine: leave other texts, imatrix files and vocabularies out.
+    在 Space 上，文本只能是 {texts}，不能是本机文件：请去掉其他文本、imatrix 文件和词表。
+on a Space one job makes at most {most} sizes: order fewer.
+    在 Space 上，一个任务最多做 {most} 种大小：请少选一些。
+{count} jobs of visitors wait on this Space already: try again later.
+    这个 Space 上已有 {count} 个访客的任务在等待：请稍后再试。
+on {address} the page is open to every machine that reaches it: set GGUFY_PASSWORD, or GGUFY_TRUSTED_NETWORK=1.
+    监听 {address} 时，任何能访问此页面的机器都能使用它：请设置 GGUFY_PASSWORD，或 GGUFY_TRUSTED_NETWORK=1。
+{name} must be text: put it between quotes.
+    {name} 必须是文本：请加上引号。
+{name} has {count} characters: use at most {most}.
+    {name} 有 {count} 个字符：最多只能有 {most} 个。
+{name} must be true or false.
+    {name} 只能是 true 或 false。
 the form came back damaged: reload the page.
     表单数据有误：请刷新页面。
 no quant type chosen: check at least one.
@@ -62,6 +76,8 @@ or --out, or move that folder away.
 {repo} already has a README.md that ggufy did not write: choose another --repo, or add --keep-card to \
 publish files only.
     {repo} 中已有不是由 ggufy 写的 README.md：请换一个“输出仓库”，或勾选“保留仓库自己的说明”以只发布文件。
+{repo} holds the files of another model, {name}: give this run another --repo.
+    {repo} 中是另一个模型 {name} 的文件：请换一个“输出仓库”。
 {repo} already holds {file}, made from something else or with other options: give this run another --repo or --name.
     {repo} 中已有用其他来源或选项制作的 {file}：请换一个“输出仓库”或“名称”。
 another run is working in {folder}: wait for it, or give this one another --name or --out.
@@ -82,6 +98,8 @@ stopped while files were being uploaded.
     在上传文件时停止。
 stopped while llama.cpp was being made ready.
     在准备 llama.cpp 时停止。
+stopped while the model was being fetched.
+    在取回模型时停止。
 
 # ---- disk
 the disk is full while writing {name} ({free} free): free some space and run the same command again; what is \
@@ -212,6 +230,8 @@ run `make setup` again
     重新运行 `make setup`
 {text} is no path: give that of a file or a folder.
     {text} 不是路径：请填写文件或文件夹的路径。
+the name {text} is not UTF-8: rename that file or folder.
+    名称 {text} 不是 UTF-8：请重命名该文件或文件夹。
 there is no home folder for {text}: write the path in full.
     {text} 没有对应的主目录：请填写完整路径。
 {path} cannot be written ({reason}): choose another folder with {setting}.
@@ -223,6 +243,9 @@ there is no home folder for {text}: write the path in full.
 {path} is gone: put it back and run the same command again.
     {path} 已不存在：请放回原处，然后再次运行同一命令。
 # ---- sizes to order
+{size} is no less than the unquantized file, which has {base}: take that, it is made with every job, or order a \
+smaller size.
+    {size} 不小于未量化的文件（{base}）：请直接使用该文件（每个任务都会制作），或订制更小的大小。
 another run works on {name}: wait for it to end.
     另一个任务正在处理 {name}：请等它完成。
 --like {type} is no quant type: known types are {types}.

@@ -146,6 +146,22 @@ it ends in the middle of its head
     {path} 不存在：请检查路径。
 {path}: tensor {name} is {type}, expected F32.
     {path}：张量 {name} 的类型是 {type}，应为 F32；请重新转换模型。
+{name} is {what}, not a model: give an unquantized .gguf of a model, or a .pth.
+    {name} 是{what}，不是模型：请提供模型的未量化 .gguf 文件或 .pth 文件。
+an adapter (LoRA)
+    适配器（LoRA）
+an imatrix
+    imatrix 文件
+the part of a model that sees or hears (mmproj)
+    模型的视听部分（mmproj）
+a control vector
+    控制向量
+{name} lacks tensors, such as {tensor}: fetch or convert it again.
+    {name} 缺少张量，例如 {tensor}：请重新下载或转换。
+{name} is for big-endian machines: fetch or convert one for little-endian ones.
+    {name} 适用于大端序机器：请下载或转换小端序的文件。
+llama.cpp cannot load {name} ({reason}): fetch or convert it again, or choose another model.
+    llama.cpp 无法加载 {name}（{reason}）：请重新下载或转换，或选择其他模型。
 {name} is a GGUF without a model in it: give an unquantized .gguf of a model, or a .pth.
     {name} 是 GGUF，但里面没有模型：请提供未量化的模型 .gguf 文件，或 .pth 文件。
 {name} is quantized already: start from its F16, BF16 or F32 GGUF, or from the .pth.
@@ -172,12 +188,14 @@ its norms, which no quantization changes, differ
     {text} 不存在：请填写 .pth 文件、未量化的 .gguf 文件、owner/repo:file.pth 或 demo。
 {text} is a folder: give a .pth file, an unquantized .gguf, owner/repo:file.pth, or demo.
     {text} 是文件夹：请填写 .pth 文件、未量化的 .gguf 文件、owner/repo:file.pth 或 demo。
-{text} cannot be looked at: give the path of a .pth, or owner/repo.
-    无法查看 {text}：请填写 .pth 文件的路径，或 owner/repo。
 the answer of {host} cannot be understood: check the network and run the same command again.
     无法理解 {host} 的回答：请检查网络，然后再次运行同一命令。
 {text} is no address that can be fetched ({reason}): check it.
     {text} 不是可以下载的网址（{reason}）：请检查。
+it holds a zero byte
+    其中有零字节
+it is too long
+    它太长
 an address with a password in it is not taken: it would end up in job records.
     不接受含有密码的网址，因为它会留在任务记录中：请去掉密码。
 {text} is not the address of a model: give one that ends in .pth or .gguf.

@@ -1,9 +1,13 @@
-"""The column of jobs as HTML: how busy the machine is, then a card for each job (see parts.py for the conventions)."""
+"""The column of jobs as HTML: how busy the machine is, then a card for each job (see parts.py for the conventions).
+
+A card is made in pieces, each with a key: the card itself, and what stands in each section that is open. jobs.js puts
+them together, so that only the pieces that changed have to be sent. An older card is folded to one line.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from ggufy.files import human_size
 from ggufy.markup import Markup, el, join
@@ -18,17 +22,62 @@ from ggufy.ui.views import FileRow, JobCard, StepRow
 _FIGURES = ("kld", "ppl_ratio", "same_top", "speed")
 
 
-def jobs(cards: Iterable[JobCard], texts: Texts, *, may_work: bool, machine: Machine, older: int = 0) -> Markup:
-    """The cards, and how many older jobs have none; a visitor who may only look gets no buttons."""
-    articles = [_job(card, texts, newest=i == 0, may_work=may_work) for i, card in enumerate(cards)]
-    if not articles:
-        empty = el("p", el("strong", texts["no_jobs"]), el("span", texts["no_jobs_hint"]) if may_work else None)
-        articles = [el("div", empty, class_="gg-empty")]
-    more = el("p", texts["older"].format(count=older), class_="gg-quiet gg-older") if older else None
-    head = el(
-        "div", el("h2", texts["jobs"]), _machine(machine, texts, may_work=may_work), class_="gg-line gg-jobs-head"
-    )
-    return el("section", head, *articles, more, class_="gg-jobs", aria_label=texts["jobs"])
+Piece = tuple[str, Markup]  # key, and what it looks like
+
+
+def head(machine: Machine, texts: Texts, *, may_work: bool) -> Markup:
+    """The heading, with the machine's figures."""
+    figures = _machine(machine, texts, may_work=may_work)
+    return el("div", el("h2", texts["jobs"]), figures, class_="gg-line gg-jobs-head")
+
+
+def nothing(texts: Texts, *, may_work: bool) -> Piece:
+    """In place of the cards, while there are none."""
+    empty = el("p", el("strong", texts["no_jobs"]), el("span", texts["no_jobs_hint"]) if may_work else None)
+    return "nothing", el("div", empty, class_="gg-empty")
+
+
+def more(count: int, page: int, texts: Texts) -> Piece:
+    """Below the cards, when there are `count` more."""
+    text = texts["more_jobs"].format(count=min(count, page))
+    show = el("button", text, type="button", data_more=page, data_key="more", class_="gg-button")
+    line = el("p", show, el("span", texts["older"].format(count=count), class_="gg-quiet"), class_="gg-older gg-line")
+    return "more", line
+
+
+def job(card: JobCard, texts: Texts, *, may_work: bool, folded: bool, opened: Collection[str]) -> list[Piece]:
+    """The pieces of a card; `opened` are its open sections. A visitor who may only look gets no buttons."""
+    hidden = () if may_work else ("log", "sizes") if card.findable else ("log",)
+    shown = [name for name in card.sections if name not in hidden]
+    pieces: list[Piece] = [(f"card {card.id}", _card(card, texts, shown, opened, folded=folded, may_work=may_work))]
+    if not folded:
+        pieces += [
+            (f"{name} {card.id}", _body(card, name, texts, may_work=may_work)) for name in shown if name in opened
+        ]
+    return pieces
+
+
+def opened_at_first(card: JobCard, *, newest: bool) -> set[str]:
+    """The sections that are open until the visitor says otherwise."""
+    if not newest:
+        return set()
+    if card.busy:
+        return {"steps"}
+    return {"files"} | ({"plot"} if card.measured else set()) | (set() if card.findable else {"sizes"})
+
+
+def _body(card: JobCard, section: str, texts: Texts, *, may_work: bool) -> Markup:
+    match section:
+        case "files":
+            return _files(card, texts)
+        case "plot":
+            return _plot(card, texts)
+        case "sizes":
+            return panel(card.id, card.sizes, card.size_at, texts, may_work=may_work)
+        case "steps":
+            return _steps(card.steps)
+        case _:
+            return el("pre", card.log, class_="gg-log", tabindex="0")
 
 
 def _machine(machine: Machine, texts: Texts, *, may_work: bool) -> Markup:
@@ -76,61 +125,62 @@ def _stepper(what: str, shown: str, steps: Sequence[int], *, at: int, texts: Tex
     return el("span", buttons[0], value, buttons[1], class_="gg-stepper", title=texts[f"{what}_info"])
 
 
-def _job(card: JobCard, texts: Texts, *, newest: bool, may_work: bool) -> Markup:
-    busy = card.state in ("running", "queued", "cancelling", "pausing")
+def _card(
+    card: JobCard,
+    texts: Texts,
+    sections: Sequence[str],
+    opened: Collection[str],
+    *,
+    folded: bool,
+    may_work: bool,
+) -> Markup:
+    fold = el(
+        "button",
+        card.name,
+        type="button",
+        aria_expanded="false" if folded else "true",
+        data_fold=card.id,
+        data_key=f"fold {card.id}",
+        title=card.name,
+        class_="gg-fold",
+    )
     buttons = [
         button(texts[action], action, card.id, label=texts[f"{action}_job"].format(name=card.name))
         for action in (card.actions if may_work else ())
     ]
-    badge = el("span", card.state_text, class_="gg-badge")
-    moving = card.state == "running"
-    return el(
-        "article",
-        el(
-            "div",
-            el("h3", card.name, title=card.name),
-            badge,
-            el("span", *buttons, class_="gg-right gg-buttons"),
-            class_="gg-line gg-title",
-        ),
-        el("p", *(el("span", word) for word in card.facts), class_="gg-facts gg-quiet"),
-        bar(card.percent, label=texts["progress"].format(name=card.name), moving=moving)
-        if card.state != "done"
-        else None,
-        el("p", el("span", card.now), el("span", card.left, class_="gg-quiet"), class_="gg-now gg-numbers")
-        if card.now
-        else None,
-        el("p", card.error, class_="gg-message gg-bad") if card.error else None,
-        _details(f"files {card.id}", texts["files"], card.files_sum, _files(card, texts), opened=newest and not busy)
-        if card.files
-        else None,
-        _details(
-            f"plot {card.id}", texts["plot"], "", _plot(card, texts), opened=newest and not busy and card.measured
-        )
-        if len(card.points) > 2
-        else None,
-        _details(
-            f"sizes {card.id}",
-            texts["sizes"],
-            "",
-            panel(card.id, card.sizes, card.size_at, texts, may_work=may_work),
-            opened=newest and bool(card.sizes),
-        )
-        if card.sizes or (may_work and card.findable)
-        else None,
-        _details(f"steps {card.id}", texts["steps"], card.steps_sum, _steps(card.steps), opened=busy and newest),
-        _details(f"log {card.id}", texts["log"], "", el("pre", card.log, class_="gg-log", tabindex="0"), opened=False)
-        if card.log and may_work
-        else None,
-        class_=f"gg-job gg-{card.state}",
-        aria_label=card.name,
-        data_job=card.id,
+    title = el(
+        "div",
+        el("h3", fold),
+        el("span", card.state_text, class_="gg-badge"),
+        el("span", card.facts[-1], class_="gg-quiet gg-age") if folded else None,
+        el("span", *buttons, class_="gg-right gg-buttons"),
+        class_="gg-line gg-title",
     )
+    content = [] if folded else _content(card, texts, sections, opened)
+    kind = f"gg-job gg-{card.state}{' gg-folded' if folded else ''}"
+    return el("article", title, *content, class_=kind, aria_label=card.name, data_job=card.id)
 
 
-def _details(key: str, title: str, total: str, content: Markup, *, opened: bool) -> Markup:
+def _content(card: JobCard, texts: Texts, sections: Sequence[str], opened: Collection[str]) -> list[Markup | None]:
+    """What an unfolded card has below its title; the sections are filled by pieces of their own."""
+    progress = bar(card.percent, label=texts["progress"].format(name=card.name), moving=card.state == "running")
+    now = el("p", el("span", card.now), el("span", card.left, class_="gg-quiet"), class_="gg-now gg-numbers")
+    sums = {"files": card.files_sum, "steps": card.steps_sum}
+    return [
+        el("p", *(el("span", word) for word in card.facts), class_="gg-facts gg-quiet"),
+        progress if card.state != "done" else None,
+        now if card.now else None,
+        el("p", card.error, class_=f"gg-message gg-{'needs' if card.state == 'paused' else 'bad'}")
+        if card.error
+        else None,
+        *(_section(name, card.id, texts[name], sums.get(name, ""), opened=name in opened) for name in sections),
+    ]
+
+
+def _section(name: str, job_id: str, title: str, total: str, *, opened: bool) -> Markup:
+    key = f"{name} {job_id}"
     summary = el("summary", el("span", title), el("span", total, class_="gg-quiet gg-numbers"), data_key=key)
-    return el("details", summary, content, data_open=opened, data_details=key)
+    return el("details", summary, el("div", data_body=key), data_open=opened, data_details=key)
 
 
 def _steps(rows: Iterable[StepRow]) -> Markup:

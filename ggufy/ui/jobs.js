@@ -1,12 +1,81 @@
-// Body of gradio's js_on_load for the banner and the jobs: buttons report what they are for, and what the visitor
-// opened, closed, focused or moved stays so while gradio draws the part again, even when it moves down the list.
-const chosen = new Map(); // details -> open, once the visitor has decided
-let focused = null;
-let followed = null; // the running step that the list was last scrolled to
+// Body of gradio's js_on_load for the column of jobs. The server sends pieces (jobs_panel.py): which there are, in
+// their order, and the HTML of those that are new. `value` tells it what is shown and what the visitor has opened.
+// Pieces are changed in place, so that what has the focus, is selected, scrolled or held stays so.
+const column = element.querySelector(".gg-jobs");
+const cards = new Map(); // key -> its element
+const opened = new Map(); // key -> whether it is open, once the visitor has decided
+const following = new Map(); // key of a list of steps -> whether it is scrolled along with the running one
 const places = new Map(); // job -> where its slider over sizes stands, once the visitor has moved it
+let shown = props.value.shown;
+let count = props.value.count;
 let held = null; // the job whose slider is being dragged
 
-const panelOf = (job) => [...element.querySelectorAll("[data-sizes]")].find((panel) => panel.dataset.sizes === job);
+const parsed = (html) => {
+  const template = document.createElement("template");
+  template.innerHTML = html;
+  return template.content;
+};
+
+// Makes `old` like `fresh`. What is open is settled afterwards, and sections are filled by pieces of their own.
+const morph = (old, fresh) => {
+  if (old.nodeType !== fresh.nodeType || old.nodeName !== fresh.nodeName) return old.replaceWith(fresh);
+  if (old.nodeType !== Node.ELEMENT_NODE) {
+    if (old.data !== fresh.data) old.data = fresh.data;
+    return;
+  }
+  if (old.dataset.key !== fresh.dataset.key || old.dataset.body !== fresh.dataset.body) return old.replaceWith(fresh);
+  for (const { name } of [...old.attributes]) {
+    if (!fresh.hasAttribute(name) && name !== "open") old.removeAttribute(name);
+  }
+  for (const { name, value } of fresh.attributes) {
+    if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+  }
+  if (!old.dataset.body) morphChildren(old, fresh);
+};
+const morphChildren = (old, fresh) => {
+  const [before, after] = [[...old.childNodes], [...fresh.childNodes]];
+  after.forEach((node, i) => (before[i] ? morph(before[i], node) : old.append(node)));
+  before.slice(after.length).forEach((node) => node.remove());
+};
+
+const bodyOf = (key) => [...column.querySelectorAll("[data-body]")].find((body) => body.dataset.body === key);
+const apply = ({ order, html }) => {
+  if (!order) return;
+  const keys = new Set(order.map(([key]) => key));
+  for (const [key, card] of cards) {
+    if (keys.has(key)) continue;
+    card.remove();
+    cards.delete(key);
+  }
+  let next = column.firstElementChild;
+  let whole = true; // or a piece was left out that is not here: then everything is asked for anew
+  for (const [key] of order) {
+    const fresh = key in html ? parsed(html[key]) : null;
+    if (key.startsWith("card ") || !key.includes(" ")) {
+      if (!cards.has(key) && fresh) cards.set(key, column.insertBefore(fresh.firstElementChild, next));
+      else if (fresh) morph(cards.get(key), fresh.firstElementChild);
+      const card = cards.get(key);
+      whole &&= Boolean(card);
+      if (card && card !== next) column.insertBefore(card, next);
+      else if (card) next = card.nextElementSibling;
+    } else {
+      const body = bodyOf(key);
+      whole &&= Boolean(body && (fresh || body.hasChildNodes()));
+      if (body && fresh) morphChildren(body, fresh);
+    }
+  }
+  for (const body of column.querySelectorAll("[data-body]")) if (!keys.has(body.dataset.body)) body.replaceChildren();
+  shown = whole ? order.map(([, digest]) => digest).join(" ") : "";
+  settle();
+};
+
+const tell = () => (props.value = { shown, opened: Object.fromEntries(opened), count });
+const ask = () => {
+  tell();
+  trigger("look");
+};
+
+const panelOf = (job) => [...column.querySelectorAll("[data-sizes]")].find((panel) => panel.dataset.sizes === job);
 const chosenRow = (panel) => JSON.parse(panel.dataset.rows)[Number(panel.querySelector("input").value)];
 const showSize = (panel) => {
   const slider = panel.querySelector("input");
@@ -20,43 +89,62 @@ const showSize = (panel) => {
   slider.setAttribute("aria-valuetext", spoken);
 };
 
-const settle = () => {
-  for (const details of element.querySelectorAll("details[data-details]")) {
-    const key = details.dataset.details;
-    details.open = chosen.has(key) ? chosen.get(key) : details.hasAttribute("data-open");
-  }
-  const step = element.querySelector(".gg-step-running");
-  if (step && step.dataset.step !== followed) {
-    const list = step.parentElement;
-    list.scrollTop += step.getBoundingClientRect().top - list.getBoundingClientRect().top - list.clientHeight / 2;
-    followed = step.dataset.step;
-  }
-  element.querySelectorAll("[data-sizes]").forEach(showSize);
-  const active = document.activeElement;
-  if (focused && element.contains(active) && active.dataset.key !== focused) {
-    [...element.querySelectorAll("[data-key]")].find((part) => part.dataset.key === focused)?.focus();
-  }
+const within = (step, list) => {
+  const [inner, outer] = [step.getBoundingClientRect(), list.getBoundingClientRect()];
+  return inner.bottom > outer.top && inner.top < outer.bottom;
+};
+// A list of steps follows the running one, unless the visitor has scrolled that out of sight.
+const follow = (list) => {
+  const step = list.querySelector(".gg-step-running");
+  if (!step || following.get(list.closest("[data-body]").dataset.body) === false) return;
+  const [inner, outer] = [step.getBoundingClientRect(), list.getBoundingClientRect()];
+  if (inner.bottom > outer.bottom) list.scrollTop += inner.bottom - outer.bottom;
+  else if (inner.top < outer.top) list.scrollTop += inner.top - outer.top;
 };
 
-element.addEventListener("click", (event) => {
-  const button = event.target.closest("button[data-action]");
-  if (button) {
+const settle = () => {
+  for (const details of column.querySelectorAll("details[data-details]")) {
+    const key = details.dataset.details;
+    details.open = opened.has(key) ? opened.get(key) : details.hasAttribute("data-open");
+  }
+  column.querySelectorAll("[data-sizes]").forEach(showSize);
+  column.querySelectorAll(".gg-steps").forEach(follow);
+};
+
+column.addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (button?.dataset.action) {
     const panel = button.closest("[data-sizes]");
     const size = panel ? String(chosenRow(panel).size) : "";
     trigger("click", { action: button.dataset.action, job: button.dataset.job || "", size });
+  } else if (button?.dataset.fold) {
+    opened.set(`card ${button.dataset.fold}`, button.getAttribute("aria-expanded") !== "true");
+    ask();
+  } else if (button?.dataset.more) {
+    count += Number(button.dataset.more);
+    ask();
   }
   const details = event.target.closest("summary")?.parentElement;
-  if (details) chosen.set(details.dataset.details, !details.open); // a click comes before the change that it makes
+  if (!details) return;
+  opened.set(details.dataset.details, !details.open); // a click comes before the change that it makes
+  ask();
 });
-element.addEventListener("focusin", (event) => (focused = event.target.dataset.key || null));
-element.addEventListener("input", (event) => {
+column.addEventListener(
+  "scroll",
+  ({ target }) => {
+    const step = target.querySelector?.(":scope.gg-steps > .gg-step-running");
+    if (step) following.set(target.closest("[data-body]").dataset.body, within(step, target));
+  },
+  true,
+);
+column.addEventListener("input", (event) => {
   const panel = event.target.closest("[data-sizes]");
   if (!panel) return;
   places.set(panel.dataset.sizes, event.target.value);
   showSize(panel);
 });
 // When the part is drawn again the browser forgets that the slider is held: from there on it is moved here.
-element.addEventListener("pointerdown", (event) => {
+column.addEventListener("pointerdown", (event) => {
   held = event.target.type === "range" ? (event.target.closest("[data-sizes]")?.dataset.sizes ?? null) : null;
 });
 for (const end of ["pointerup", "pointercancel"]) window.addEventListener(end, () => (held = null));
@@ -69,5 +157,7 @@ window.addEventListener("pointermove", (event) => {
   places.set(held, Math.round(part * slider.max));
   showSize(panel);
 });
-watch("value", settle);
-settle();
+watch("patch", () => {
+  apply(props.patch);
+  tell();
+});

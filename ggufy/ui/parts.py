@@ -61,6 +61,10 @@ def banner(state: Preparation, texts: Texts, *, may_work: bool, notes: Iterable[
 
 
 def _preparing(state: Preparation, texts: Texts) -> Markup:
+    if state.text.startswith("waiting for"):  # the Hub, another runner: nothing is being made meanwhile
+        waits = el("strong", say(state.text, texts["language"]))
+        wait = el("p", texts["preparing_wait"], class_="gg-quiet")
+        return el("div", el("div", waits, class_="gg-line"), wait, class_="gg-banner gg-prepare", role="status")
     title = texts["preparing"]
     step = texts["preparing_step"].format(done=state.done, total=state.total) if state.total else ""
     return el(

@@ -1,13 +1,13 @@
 """The form that makes a job: source, what it is, quant types, what it costs, Start; everything rare is folded away.
 
-What a handler gets comes from a visitor and may be anything; `Services` decides what is allowed. While a visitor
-types, only the last state of the source is looked at (gradio's `always_last`), and answers are kept for a while.
+What a handler gets comes from a visitor and may be anything; `Services` decides what is allowed. A source is looked at
+when its visitor has stopped typing (source.js); an answer that comes after a newer question is dropped.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ggufy.quantize.target import MODES, STANDARD, parse_words
 from ggufy.service import Services
 from ggufy.ui import parts, source_parts
 from ggufy.ui.i18n import TEXTS, Texts, texts_of
+from ggufy.ui.newest import Newest
 from ggufy.ui.views import told
 from ggufy.ui.visitors import Profile, visitor_of
 
@@ -34,21 +35,27 @@ OWN: dict[str, Any] = {"apply_default_css": False, "padding": False}  # page.css
 # every handler is for strangers.
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 # What takes a while (a digest of gigabytes, the Hub) waits in gradio's queue.
-QUEUED: dict[str, Any] = QUIET | {"queue": True, "concurrency_limit": 4}
+QUEUED: dict[str, Any] = QUIET | {"queue": True, "concurrency_limit": 16}
 IMATRIX = ("bundled", "own", "have", "off")
 MOST_CHARS = 2000  # of a field
+# The demo is measured unless its visitor says no, other models if they say yes.
+_MEASURE_THE_DEMO = """(source, measure) => {
+  const [demo, before] = [String(source.trim() === "demo"), document.body.dataset.demo ?? "true"];
+  document.body.dataset.demo = demo;
+  return demo === before ? measure : demo === "true";
+}"""
 
 
 class QuantizeTab:
     """The form's components and events, added to the Blocks that is being built."""
 
     def __init__(self, services: Services, i18n: gr.I18n):
-        self.services = services
+        self.services, self.newest = services, Newest()
         self.title = gr.HTML(parts.title(TEXTS["en"]), **OWN)
         self.source = self._text(i18n, "source", "demo")
-        choose_js = (HERE / "jobs.js").read_text(encoding="utf-8")
+        source_js = (HERE / "source.js").read_text(encoding="utf-8")
         self.panel = gr.HTML(
-            source_parts.hint(TEXTS["en"]["looking"]), js_on_load=choose_js, elem_id="gg-panel", **OWN
+            source_parts.hint(TEXTS["en"]["looking"], "gg-busy"), js_on_load=source_js, elem_id="gg-panel", **OWN
         )
         self.types = gr.HTML(
             [row.name for row in QUANT_TYPES if row.recommended],
@@ -97,7 +104,6 @@ class QuantizeTab:
         )
         self.evaluate = gr.Checkbox(True, label=i18n("evaluate"), info=i18n("evaluate_info"), elem_id="gg-evaluate")
         self.evaluation = self._text(i18n, "evaluation", "bundled")
-        self.was_demo = gr.State(True)  # the demo is measured unless the visitor says no, other models if they say yes
         self.name = self._text(i18n, "name")
         self.vocab = self._text(i18n, "vocab")
         published = self.services.connection.hub is not None
@@ -118,27 +124,31 @@ class QuantizeTab:
             elem_id=f"gg-{key.replace('_', '-')}",
         )
 
-    def connect(self, drawn: list[Any], draw: Any) -> None:
-        """`drawn` are the components that `draw` fills, to be shown anew when a job was started."""
-        self.draw = draw
+    def connect(self, page: gr.Blocks, show: Callable[[Any], None]) -> None:
+        """`show` makes an event be followed by a look at the jobs."""
         tell = "(kind) => { document.dispatchEvent(new CustomEvent('ggufy-imatrix', { detail: kind !== 'off' })); }"
         self.imatrix.change(None, self.imatrix, js=tell, api_visibility="private")
         self.imatrix.change(self.choose_imatrix, self.imatrix, self.imatrix_path, **QUIET)
         self.evaluate.change(lambda on: gr.Textbox(visible=bool(on)), self.evaluate, self.evaluation, **QUIET)
-        self.source.change(self.settle, [self.source, self.was_demo], [self.was_demo, self.evaluate], **QUIET)
+        self.source.change(
+            None, [self.source, self.evaluate], self.evaluate, js=_MEASURE_THE_DEMO, api_visibility="private"
+        )
         looked = [self.panel, self.types, self.cost]
         on_source = [self.source, self.outtype, self.vocab, self.mix, self.types, self.imatrix, self.evaluate]
         on_source += [self.targets, self.mode]
-        last: dict[str, Any] = {"trigger_mode": "always_last"}
-        changed = [self.source.input, self.outtype.change, self.vocab.change, self.mix.change]
-        gr.on(changed, self.look, on_source, looked, **QUEUED, **last)
-        gr.on(None, self.open, on_source, looked, **QUEUED)
-        self.panel.click(self.choose, None, self.source, **QUIET).then(self.look, on_source, looked, **QUEUED)
-        changes = [self.types.change, self.imatrix.change, self.evaluate.change]
-        changes += [self.targets.change, self.mode.change]
-        gr.on(changes, self.price, on_source, self.cost, **QUIET, **last)
-        pressed = gr.on([self.start.click, self.source.submit], self.check, None, self.message, **QUIET)
-        pressed.then(self.begin, set(self.fields()), [self.message, *drawn], **QUEUED)
+        several: dict[str, Any] = {"trigger_mode": "multiple"}  # the newest does not wait for those before
+        self.panel.look(self.look, on_source, looked, **QUEUED, **several)  # see source.js
+        gr.on([self.outtype.change, self.mix.change], self.look, on_source, looked, **QUEUED, **several)
+        page.load(self.look, on_source, looked, **QUEUED)
+        self.panel.click(self.choose, None, self.source, **QUIET).then(
+            self.look, on_source, looked, **QUEUED, **several
+        )
+        last: dict[str, Any] = QUIET | {"trigger_mode": "always_last"}
+        self.panel.price(self.price, on_source, self.cost, **last)
+        changes = [self.types.change, self.imatrix.change, self.evaluate.change, self.mode.change]
+        gr.on(changes, self.price, on_source, self.cost, **last)
+        pressed = self.start.click(self.check, None, self.message, **QUIET)
+        show(pressed.then(self.begin, set(self.fields()), self.message, **QUEUED))
 
     def fields(self) -> list[Any]:
         return [
@@ -161,24 +171,6 @@ class QuantizeTab:
 
     # ---- handlers
 
-    def open(
-        self,
-        source: Any,
-        outtype: Any,
-        vocab: Any,
-        mix: Any,
-        types: Any,
-        imatrix: Any,
-        evaluate: Any,
-        targets: Any,
-        mode: Any,
-        request: gr.Request,
-        profile: Profile,
-    ) -> Iterator[list[Any]]:
-        """The first look, and the table in the visitor's language meanwhile."""
-        yield [gr.skip(), gr.HTML(rows=parts.types(texts_of(request))), gr.skip()]
-        yield from self.look(source, outtype, vocab, mix, types, imatrix, evaluate, targets, mode, request, profile)
-
     def look(
         self,
         source: Any,
@@ -195,17 +187,29 @@ class QuantizeTab:
     ) -> Iterator[list[Any]]:
         """What the source is, and a moment later what its quants would be; or what the Hub has of that name."""
         texts, visitor = texts_of(request), visitor_of(self.services, request, profile)
-        try:
-            text = _short(source)
-            if not text:
-                yield [source_parts.hint(texts["source_empty"]), gr.skip(), ""]
+        newest = self.newest.begin(str(request.session_hash))
+        order = _order(types, imatrix, evaluate, targets, mode)
+        for answer in self._looked(_short(source), outtype, vocab, mix, order, texts, visitor):
+            if not newest():
                 return
-            if self.services.is_query(text):
-                found = self.services.search(text, visitor)
-                yield [source_parts.suggestions(found, texts), gr.HTML(rows=parts.types(texts)), ""]
+            yield answer
+
+    def _looked(
+        self, text: str, outtype: Any, vocab: Any, mix: Any, order: Order, texts: Texts, visitor: Any
+    ) -> Iterator[list[Any]]:
+        """As `look`: panel, table and cost, first without anything of the source that was there before."""
+        table = gr.HTML(rows=parts.types(texts))
+        try:
+            if not text:
+                yield [source_parts.hint(texts["source_empty"]), table, ""]
+                return
+            query = self.services.is_query(text, visitor)
+            yield [source_parts.hint(texts["searching" if query else "looking"], "gg-busy"), table, ""]
+            if query:
+                yield [source_parts.suggestions(self.services.search(text, visitor), texts), gr.skip(), ""]
                 return
             if here := self.services.models_in(text, visitor):
-                yield [source_parts.local_files(here, texts), gr.HTML(rows=parts.types(texts)), ""]
+                yield [source_parts.local_files(here, texts), gr.skip(), ""]
                 return
             chosen_type, own_vocab = _outtype(outtype), _short(vocab) or None
             report = self.services.inspect(text, visitor, vocab=own_vocab)
@@ -213,7 +217,6 @@ class QuantizeTab:
             preview = self.services.look(text, visitor, outtype=chosen_type, vocab=own_vocab, mix=_kind(mix))
             sizes = preview.sizes
             rows = parts.types(texts, sizes.quants if sizes else {}, sizes.same_as if sizes else {})
-            order = _order(types, imatrix, evaluate, targets, mode)
             cost = self._cost(text, outtype, vocab, mix, order, texts, visitor)
             yield [gr.skip(), gr.HTML(rows=rows), cost]
         except GgufyError as error:
@@ -235,10 +238,13 @@ class QuantizeTab:
         mode: Any,
         request: gr.Request,
         profile: Profile,
-    ) -> str:
+    ) -> Any:
         """The cost of the types that are chosen now."""
         texts, visitor = texts_of(request), visitor_of(self.services, request, profile)
-        return self._cost(source, outtype, vocab, mix, _order(types, imatrix, evaluate, targets, mode), texts, visitor)
+        newest = self.newest.look(str(request.session_hash))
+        order = _order(types, imatrix, evaluate, targets, mode)
+        cost = self._cost(source, outtype, vocab, mix, order, texts, visitor)
+        return cost if newest() else gr.skip()  # a look that began meanwhile may be at something else
 
     def _cost(
         self,
@@ -264,11 +270,6 @@ class QuantizeTab:
         """A repo or a file of it was picked from the panel."""
         return _short(getattr(event, "job", ""))
 
-    def settle(self, source: Any, was_demo: Any) -> list[Any]:
-        """Measuring is on by default for the demo, which is small."""
-        is_demo = _short(source) == "demo"
-        return [is_demo, gr.skip() if is_demo == bool(was_demo) else gr.Checkbox(value=is_demo)]
-
     def choose_imatrix(self, kind: Any) -> Any:
         return gr.Textbox(visible=kind in ("own", "have"))
 
@@ -276,7 +277,7 @@ class QuantizeTab:
         """Says at once that Start was pressed."""
         return parts.message(texts_of(request)["checking"], "busy")
 
-    def begin(self, form: dict[Any, Any], request: gr.Request, profile: Profile) -> list[Any]:
+    def begin(self, form: dict[Any, Any], request: gr.Request, profile: Profile) -> str:
         """Starts a job."""
         texts, visitor = texts_of(request), visitor_of(self.services, request, profile)
         try:
@@ -287,7 +288,7 @@ class QuantizeTab:
         except Exception:  # one of the three edges: a visitor sees a sentence, the log has the rest
             logger.exception("a job could not be started")
             said = parts.message(texts["unexpected"])
-        return [said, *self.draw(request, profile)]
+        return said
 
     def greet(self, texts: Texts, visitor: Any) -> list[Any]:
         """Title and Start as this visitor should see them."""

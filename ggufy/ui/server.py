@@ -18,7 +18,7 @@ from ggufy.errors import UsageError
 
 _START_S = 60.0
 _LOOK_S = 1.0
-_END_S = 5  # for requests that are under way
+_END_S = 1  # for requests that are under way; streams to open tabs never end by themselves
 
 
 class PageServer:
@@ -46,10 +46,12 @@ class PageServer:
                 raise UsageError(f"the page at {self.url} did not start: the log says why.")
             time.sleep(0.02)
 
-    def close(self) -> None:
-        """Ends requests that are under way, after some seconds by force."""
+    def close(self, wait_s: float = _END_S) -> None:
+        """Ends what is under way: what does not end by itself within `wait_s`, as the streams to open tabs, by force.
+        Returns soon after that, whatever is still held up: its thread does not keep the process."""
+        self._server.config.timeout_graceful_shutdown = wait_s  # type: ignore[assignment] # goes to asyncio.wait_for
         self._server.should_exit = True
-        self._thread.join(_END_S + 2)
+        self._thread.join(wait_s + 0.5)
 
     def _run(self) -> None:
         asyncio.run(self._serve())

@@ -86,7 +86,8 @@ EN = {
     "minutes_ago": "{count} min ago",
     "hours_ago": "{count} h ago",
     "days_ago": "{count} d ago",
-    "older": "{count} older: `python -m ggufy status` lists every job.",
+    "older": "{count} older",
+    "more_jobs": "Show {count} more",
     # ---- results
     "files": "Files",
     "files_sum": "{count} · {size}",
@@ -225,6 +226,8 @@ EN = {
     "chat_placeholder": "Say something …",
     "chat_send": "Send",
     "chat_copy": "Copy",
+    "chat_copied": "Copied",
+    "chat_copy_failed": "Select it and press Ctrl+C",
     "chat_user": "You",
     "chat_model": "Model",
     "chat_fetching": "Fetching {model} from its repo: {percent} %",

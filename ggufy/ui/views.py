@@ -6,7 +6,7 @@ Nothing here is escaped, and nothing is HTML; parts.py makes that of the rows.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import PurePath
@@ -18,6 +18,7 @@ from ggufy.catalog import BY_NAME
 from ggufy.evaluation import Pick, shown_speed
 from ggufy.files import human_size, human_time
 from ggufy.job import RESTING, Job, Status
+from ggufy.job_views import JobView
 from ggufy.plan import (
     ANALYSE,
     CONVERT,
@@ -34,7 +35,6 @@ from ggufy.plan import (
 from ggufy.progress import DONE, RUNNING, WAITING, Snapshot, StepProgress
 from ggufy.quantize import target
 from ggufy.scatter import Point
-from ggufy.service import JobView
 from ggufy.ui.errors_zh import say
 from ggufy.ui.i18n import Texts
 from ggufy.ui.sizes import SizeRow, size_rows, start_at
@@ -91,7 +91,7 @@ class FileRow:
 
 @dataclass(frozen=True, kw_only=True)
 class JobCard:
-    """One job."""
+    """One job. What only an opened section shows is empty unless it was asked for, see `job_card`."""
 
     id: str
     name: str
@@ -99,10 +99,12 @@ class JobCard:
     state_text: str
     facts: tuple[str, ...]
     percent: int
-    now: str  # what it is doing
+    now: str  # what it is doing, or waits for
     left: str  # how long it will take
-    error: str
+    error: str  # why it failed, or what it needs to go on
     actions: tuple[str, ...]  # what its buttons do: cancel, pause, resume, retry
+    sections: tuple[str, ...]  # which of SECTIONS there are
+    findable: bool  # the section of sizes is a button that finds what there is to choose, not a slider
     log: str
     steps: tuple[StepRow, ...]
     steps_sum: str
@@ -114,24 +116,36 @@ class JobCard:
     picks: tuple[Pick, ...]
     sizes: tuple[SizeRow, ...]  # smallest first
     size_at: int  # place of the one that is shown first
-    findable: bool  # sizes could be found
+    measured: bool
 
     @property
-    def measured(self) -> bool:
-        return any(row.kld for row in self.files)
+    def busy(self) -> bool:
+        return self.state in ("running", "queued", *_ENDING)
+
+
+SECTIONS = ("files", "plot", "sizes", "steps", "log")
 
 
 def job_card(
-    view: JobView, texts: Texts, *, now: datetime | None = None, ready: bool = True, sizes_known: bool = False
+    view: JobView,
+    texts: Texts,
+    *,
+    now: datetime | None = None,
+    ready: bool = True,
+    sizes_known: bool = False,
+    shown: Collection[str] = SECTIONS,
 ) -> JobCard:
-    """The card of a job; `ready` says if llama.cpp is, `sizes_known` if another job finds what sizes there are."""
+    """The card of a job; `ready` says if llama.cpp is, `sizes_known` if another job finds what sizes there are, and
+    `shown` which sections are open: the rows of others are not made."""
     job = view.job
     steps = _steps(view)
     done = sum(step.state == DONE for step in steps)
     running = next((step for step in steps if step.state == RUNNING), None)
     repo = repo_address(job)
-    files = tuple(file_row(job.id, row, texts, repo=repo) for row in view.files)
     state = view.stopping if view.stopping and job.status not in RESTING else job.status.value
+    files_sum = texts["files_sum"].format(count=len(view.files), size=human_size(sum(r["size"] for r in view.files)))
+    done_now = job.status is Status.DONE
+    findable = done_now and not job.frontier and not sizes_known
     return JobCard(
         id=job.id,
         name=job.request.name,
@@ -143,19 +157,32 @@ def job_card(
         left=_left(view.snapshot, texts) if running else "",
         error=told(job.error, texts),
         actions=_actions(view, state),
+        sections=_sections(view, findable=findable),
+        findable=findable,
         log=view.log,
-        steps=tuple(_step_row(step, view, texts) for step in steps),
+        steps=tuple(_step_row(step, view, texts) for step in steps) if "steps" in shown else (),
         steps_sum=texts["steps_done"].format(done=done, total=len(steps)),
-        files=files,
-        files_sum=texts["files_sum"].format(count=len(files), size=human_size(sum(r["size"] for r in view.files))),
+        files=tuple(file_row(job.id, row, texts, repo=repo) for row in view.files) if "files" in shown else (),
+        files_sum=files_sum,
         where=job.request.repo_id or str(view.folder),
         link=repo,
-        points=points(view.files, job.request.outtype),
-        picks=picks(view.files, job.request.outtype),
-        sizes=size_rows(job.frontier) if job.status is Status.DONE else (),
-        size_at=start_at(job),
-        findable=job.status is Status.DONE and not job.frontier and not sizes_known,
+        points=points(view.files, job.request.outtype) if "plot" in shown else (),
+        picks=picks(view.files, job.request.outtype) if "files" in shown else (),
+        sizes=size_rows(job.frontier) if "sizes" in shown and done_now else (),
+        size_at=start_at(job) if "sizes" in shown else 0,
+        measured=any("evaluation" in row for row in view.files),
     )
+
+
+def _sections(view: JobView, *, findable: bool) -> tuple[str, ...]:
+    there = {
+        "files": bool(view.files),
+        "plot": sum(row["kind"] != IMATRIX for row in view.files) > 2,
+        "sizes": findable or (view.job.status is Status.DONE and len(view.job.frontier) > 1),
+        "steps": True,
+        "log": view.logged or bool(view.log),
+    }
+    return tuple(name for name in SECTIONS if there[name])
 
 
 def points(rows: Sequence[Mapping[str, Any]], outtype: str) -> tuple[Point, ...]:
@@ -316,6 +343,8 @@ def _now(view: JobView, steps: tuple[StepProgress, ...], texts: Texts, *, ready:
         return ""
     if view.snapshot is None:
         return texts["elsewhere"]
+    if view.snapshot.waiting:
+        return told(view.snapshot.waiting, texts)
     if view.job.status == Status.QUEUED or not view.snapshot.steps:
         return texts["waiting_turn" if ready else "waiting_llama"]
     for number, step in enumerate(steps, start=1):

@@ -101,6 +101,14 @@ def start(tab: Tab, *types: str, source: str = "demo") -> None:
     tab.page.get_by_role("button", name="Start").click()
 
 
+def open_more(tab: Tab) -> None:
+    """Opens what is folded away, and waits until gradio has made it and given it its values."""
+    tab.page.get_by_role("button", name="More options").click()
+    for choice in ("imatrix", "outtype", "mix", "mode"):
+        expect(tab.page.locator(f"#gg-{choice} input:checked")).to_have_count(1)
+    expect(tab.page.locator("#gg-name input, #gg-name textarea")).to_be_editable()
+
+
 def finished(tab: Tab, name: str) -> Locator:
     """The card of a job, once it is done."""
     card = tab.card(name)

@@ -11,7 +11,7 @@ from hub_fixture import ALICE, LocalHub, running_hub
 from playwright.sync_api import expect
 
 from tests import tiny
-from tests.browser.pages import WORK_MS, App, Tab, finished, make_app
+from tests.browser.pages import WORK_MS, App, Tab, finished, make_app, open_more
 
 pytestmark = pytest.mark.browser
 REPO = "BlinkDL/rwkv-7-small"
@@ -60,7 +60,7 @@ def test_from_a_search_to_a_repo_and_a_chat(
     panel.get_by_role("button", name="rwkv7-b.pth").click()
     expect(page.get_by_label("Source")).to_have_value(f"{REPO}:rwkv7-b.pth")
     expect(panel.get_by_role("alert")).to_contain_text("“Own vocabulary”")
-    page.get_by_role("button", name="More options").click()
+    open_more(tab)
     page.get_by_label("Own vocabulary").fill(str(vocab))
     expect(panel).to_contain_text("RWKV-7 checkpoint")
     assert sum(line.get("bytes", 0) for line in hub.log("rwkv7-b.pth")) < 1_000_000

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from playwright.sync_api import Request as Sent
 from playwright.sync_api import expect
 
 from ggufy.catalog import QUANT_TYPES
@@ -17,7 +18,7 @@ from ggufy.hub.state import JobStore
 from ggufy.job import Job, Request, Source, Status
 from ggufy.ui.api import NAMES
 from ggufy.ui.i18n import TEXTS
-from tests.browser.pages import DEMO, EVIL, ROOT, WORK_MS, App, Tab, finished, start
+from tests.browser.pages import DEMO, EVIL, ROOT, WORK_MS, App, Tab, finished, open_more, start
 
 pytestmark = pytest.mark.browser
 
@@ -55,7 +56,8 @@ def test_the_demo_from_start_to_a_chat(
     folder = app.out / f"{DEMO}-GGUF"
     expect(card.get_by_text(f"In {folder}")).to_be_visible()
     quant = rows.filter(has_text="Q4_K_M").last
-    assert re.search(r"5\.\d MB\s+5\.\d\d\s+0\.00\d\d\s+1\.00\d\s+9\d\.\d %\s+\d+", quant.inner_text())
+    figures = re.compile(r"5\.\d MB\s*5\.\d\d\s*0\.00\d\d\s*1\.00\d\s*9\d\.\d %\s*\d+")
+    expect(quant).to_contain_text(figures)  # the heads of the files are read in turns
     expect(card.locator(".gg-picks")).to_contain_text("Q4_K_M")
     expect(card.locator("svg circle")).to_have_count(2)
     with second.page.expect_download() as download:
@@ -106,11 +108,83 @@ def test_two_quants_beside_each_other_and_a_stop(open_tab: Callable[..., Tab]) -
     expect(tab.page.locator("#gg-chat-log-a")).to_contain_text("A tuple is", timeout=60_000)
 
 
+def test_what_is_typed_while_a_reply_streams_stays(open_tab: Callable[..., Tab]) -> None:
+    tab = open_tab()
+    tab.page.get_by_role("tab", name="Chat").click()
+    expect(tab.page.get_by_label("Quant", exact=True)).to_have_value(f"{DEMO}-Q4_K_M.gguf")
+    box, reply = tab.page.get_by_placeholder("Say something"), tab.page.locator("#gg-chat-log-a .gg-model")
+    for count in (1, 2):  # the same message twice
+        box.fill("What is a list?")
+        box.press("Enter")
+        box.press_sequentially(" and more")
+        expect(reply).to_have_count(count, timeout=60_000)
+        expect(tab.page.locator("#gg-chat-log-a .gg-note")).to_contain_text("t/s", timeout=60_000)
+        expect(box).to_have_value(" and more")
+
+
+def test_a_stop_ends_both_columns(open_tab: Callable[..., Tab]) -> None:
+    tab = open_tab()
+    tab.page.get_by_role("tab", name="Chat").click()
+    tab.page.get_by_label("Beside it").click()
+    tab.page.get_by_role("option", name=f"{DEMO}-Q8_0.gguf").click()
+    tab.page.get_by_role("button", name="Options").click()
+    length = tab.page.locator("#gg-chat-length input[type=number]")
+    length.fill("2048")
+    length.press("Tab")
+    tab.page.get_by_role("radio", name="Continue text").check()
+    tab.page.get_by_placeholder("Say something").fill("A list is")
+    tab.page.get_by_placeholder("Say something").press("Enter")
+    expect(tab.page.locator("#gg-chat-log-a .gg-model")).not_to_be_empty(timeout=60_000)
+    tab.page.get_by_role("button", name="Stop").click()
+    length.fill("16")
+    length.press("Tab")
+    tab.page.get_by_placeholder("Say something").fill("A tuple is")
+    tab.page.get_by_placeholder("Say something").press("Enter")
+    said = tab.page.locator("#gg-chat-log-b .gg-user")
+    expect(said.first).to_contain_text("A tuple is", timeout=60_000)  # the first that this side was ever asked
+
+
+def test_an_edit_is_one_look(app: App, open_tab: Callable[..., Tab]) -> None:
+    """Letters in a row are looked at once, Enter looks, a tick keeps the sizes; nothing is started."""
+    tab = open_tab()
+    size = tab.page.locator(".gg-type-size").first
+    expect(size).to_contain_text("MB", timeout=60_000)
+    config = json.loads(app.get("config")[1])
+    ids = {component["id"]: component["props"].get("elem_id") for component in config["components"]}
+    events = {
+        event["id"]: {(ids.get(block), name) for block, name in event["targets"]} for event in config["dependencies"]
+    }
+    asked: list[set[tuple[str | None, str]]] = []
+
+    def note(request: Sent) -> None:
+        if request.method == "POST" and (request.post_data_json or {}).get("fn_index") is not None:
+            asked.append(events[request.post_data_json["fn_index"]])
+
+    tab.page.on("request", note)
+    jobs = len(JobStore(app.out).jobs())
+    source = tab.page.get_by_label("Source")
+    source.fill("")
+    expect(tab.page.locator("#gg-panel")).to_contain_text("Pick a model")
+    asked.clear()
+    source.press_sequentially("/nowhere/letters.pth", delay=20)
+    expect(tab.page.locator("#gg-panel").get_by_role("alert")).to_contain_text("/nowhere/letters.pth")
+    looks = [targets for targets in asked if ("gg-panel", "look") in targets]
+    assert 1 <= len(looks) <= 3, asked  # a neighbour may hold up the letters for as long as a pause
+    source.fill("demo")
+    source.press("Enter")
+    expect(size).to_contain_text("MB", timeout=60_000)
+    asked.clear()
+    tab.page.get_by_role("checkbox", name="Q2_K", exact=True).check()
+    expect(tab.page.locator("fieldset output")).to_contain_text("8 of 29")
+    expect(size).to_contain_text("MB")
+    assert not [targets for targets in asked if ("gg-panel", "look") in targets]
+    assert len(JobStore(app.out).jobs()) == jobs
+
+
 def test_cancel_retry_and_a_restart_in_the_middle(app: App, open_tab: Callable[..., Tab]) -> None:
     tab = open_tab()
-    tab.page.get_by_role("button", name="More options").click()
+    open_more(tab)
     name = tab.page.locator("#gg-name input")
-    tab.page.wait_for_timeout(500)  # gradio makes what is folded away when it is opened, empty; nobody types so soon
     name.fill("大 模型")
     tab.page.get_by_role("checkbox", name="Measure the quants").uncheck()
     tab.page.get_by_role("button", name="All 29").click()
@@ -173,9 +247,11 @@ def test_what_cannot_work_is_one_sentence_on_the_page(
     expect(said.get_by_role("alert")).to_contain_text("/nowhere/missing.pth does not exist: give a .pth file")
     shoot(tab, "error")
     tab.page.get_by_label("Source").fill("/" + EVIL)
-    tab.page.get_by_label("Source").press("Enter")
-    for place in (said, panel):
-        expect(place.get_by_role("alert")).to_contain_text(EVIL[:40])
+    tab.page.get_by_label("Source").press("Enter")  # looks, and starts nothing
+    expect(panel.get_by_role("alert")).to_contain_text(EVIL[:40])
+    expect(said.get_by_role("alert")).to_contain_text("/nowhere/missing.pth")
+    tab.page.get_by_role("button", name="Start").click()
+    expect(said.get_by_role("alert")).to_contain_text(EVIL[:40])
     assert "Traceback" not in tab.page.content()
     assert tab.page.evaluate("window.hacked") is None
     assert len(JobStore(app.out).jobs()) == jobs
@@ -185,7 +261,7 @@ def test_types_that_need_an_imatrix_go_with_it(open_tab: Callable[..., Tab]) -> 
     tab = open_tab()
     chosen = tab.page.locator("fieldset output")
     expect(chosen).to_have_text("7 of 29 chosen")
-    tab.page.get_by_role("button", name="More options").click()
+    open_more(tab)
     tab.page.get_by_role("radio", name="none").check()
     expect(tab.page.get_by_role("checkbox", name="IQ2_XS", exact=True)).to_be_disabled()
     tab.page.get_by_role("button", name="All 29").click()
@@ -208,7 +284,7 @@ def test_sizes_are_those_of_the_files(app: App, open_tab: Callable[..., Tab]) ->
     tab = open_tab()
     shown = tab.page.locator(".gg-type", has=tab.page.get_by_role("checkbox", name="Q4_K_M", exact=True))
     expect(shown).to_contain_text(re.compile(r"5\.4\sMB\s*5\.83 bpw"), timeout=60_000)
-    tab.page.get_by_role("button", name="More options").click()
+    open_more(tab)
     tab.page.get_by_role("radio", name="stock").check()
     expect(shown).to_contain_text(re.compile(r"5\.4\sMB\s*5\.84 bpw"), timeout=60_000)
     same = tab.page.locator(".gg-type", has=tab.page.get_by_role("checkbox", name="Q4_K_S", exact=True))

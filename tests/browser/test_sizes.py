@@ -15,16 +15,11 @@ from ggufy.job import Status
 from ggufy.settings import Settings
 from ggufy.ui.i18n import TEXTS
 from tests import tiny
-from tests.browser.pages import WORK_MS, App, Tab
+from tests.browser.pages import WORK_MS, App, Tab, open_more
 from tests.test_sizes_to_order import POINTS
 
 pytestmark = pytest.mark.browser
 NAME = "tiny-v7"
-
-
-def open_more(tab: Tab) -> None:
-    tab.page.get_by_role("button", name="More options").click()
-    tab.page.wait_for_timeout(500)  # gradio makes what is folded away when it is opened, empty; nobody types so soon
 
 
 def cards(tab: Tab) -> Locator:

@@ -62,7 +62,7 @@ def call(space: App, field: str, written: dict[str, Any] | None = None, **header
     events = [
         (event["id"], [fields[number] for number in event["inputs"]])
         for event in config["dependencies"]
-        if field in [fields[number].get("elem_id") for number in event["inputs"]]
+        if event["backend_fn"] and field in [fields[number].get("elem_id") for number in event["inputs"]]
     ]
     assert events
     for number, (event, inputs) in enumerate(events):
