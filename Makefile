@@ -1,7 +1,7 @@
 # make demo   set everything up, then make all 29 quants of the bundled checkpoint
 # make run    set everything up, then open the page on port 7860
 # make test   all tests        make check   ruff, format check, types
-# make bench  the performance claims     make soak    1,000 kills     make clean-venv   start over
+# make bench  the performance claims     make soak    clicks, faults and kills     make clean-venv   start over
 # make fuzz   20,000 hostile GGUF and .pth files (FUZZ=n: n of each of the four kinds)
 
 PYTHON ?= python3
@@ -33,8 +33,9 @@ format: $(VENV)/.ready-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# A thousand kills of published jobs, over some hours.
+# 200,000 random clicks and faults, then a thousand kills of published jobs: some hours.
 soak: $(VENV)/.ready-dev
+	GGUFY_TEST_STEPS=200000 $(BIN)/python -m pytest tests/test_state_machine.py --timeout 0
 	GGUFY_TEST_KILLS=1000 $(BIN)/python -m pytest tests/test_publish.py -k killed --timeout 0
 
 # Hostile files: some minutes. A failure is shown with the command that runs that one file alone.

@@ -1,9 +1,13 @@
 """The page: settings → services → serve → resume. SIGTERM and Ctrl-C end it; what runs goes on at the next start."""
 
+from __future__ import annotations
+
 import logging
+import os
 import signal
 import sys
 import threading
+from typing import TYPE_CHECKING
 
 from ggufy.errors import GgufyError
 from ggufy.llama import child
@@ -11,13 +15,14 @@ from ggufy.service import Services
 from ggufy.settings import Settings, prepare_process
 from ggufy.streams import guard
 
-if __name__ == "__main__":
-    guard(results=False)
-    logging.basicConfig(format="%(levelname)s %(message)s")
-    logging.getLogger("ggufy").setLevel(logging.INFO)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+if TYPE_CHECKING:
+    from ggufy.ui.server import PageServer
+
+_END_S = 2.8  # a container is killed some seconds after it was asked to end
+
+
+def main() -> None:
+    """Serves until it is told to stop. Before the page is there, a signal ends the process at once."""
     try:
         prepare_process(settings := Settings.from_env())
         if settings.die_with_parent:
@@ -27,7 +32,32 @@ if __name__ == "__main__":
         page = serve(services := Services(settings))
     except GgufyError as error:
         sys.exit(f"ggufy: {error}")
+    except KeyboardInterrupt:
+        sys.exit(1)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
     services.start()
     stop.wait()
+    leave(services, page)
+
+
+def leave(services: Services, page: PageServer) -> None:
+    """Ends in good order if that is quick, and at once if it is not: tools die with this process, and whatever is not
+    finished goes on at the next start."""
+    late = threading.Timer(_END_S, os._exit, args=[0])
+    late.daemon = True
+    late.start()
+    closing = threading.Thread(target=page.close, name="ggufy-closing", daemon=True)
+    closing.start()
     services.shutdown()
-    page.close()
+    closing.join()
+    logging.shutdown()
+    os._exit(0)  # threads of libraries that still wait for something hold nothing that is needed
+
+
+if __name__ == "__main__":
+    guard(results=False)
+    logging.basicConfig(format="%(levelname)s %(message)s")
+    logging.getLogger("ggufy").setLevel(logging.INFO)
+    main()

@@ -121,6 +121,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     quantize.add_argument("--repo", metavar="OWNER/NAME", help="output repo on the Hub (your account, <Model>-GGUF)")
     quantize.add_argument("--private", action="store_true", help="make that repo private, if it has to be made")
+    quantize.add_argument(
+        "--keep-card", action="store_true", help="publish the model files only, beside a README.md of the repo's own"
+    )
     _run_options(quantize)
 
     convert = commands.add_parser("convert", help="convert one .pth to an unquantized GGUF")
@@ -201,6 +204,7 @@ def run_quantize(args: argparse.Namespace, settings: Settings) -> int:
         name=args.name,
         repo_id=args.repo,
         private=args.private,
+        keep_card=args.keep_card,
         mix=args.mix,
     )
     llama = _llama(settings)

@@ -11,48 +11,66 @@ opened by itself.
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from ggufy import scatter
-from ggufy.catalog import BY_NAME
-from ggufy.evaluation import Evaluation
-from ggufy.files import human_size
-from ggufy.job import Job, Source, Status
+from ggufy.card_tables import last_part, public_name, tables
+from ggufy.evaluation import comparable
+from ggufy.job import Job, Making, Source, Status
 from ggufy.plan import base_name, folder_name, imatrix_name, quant_name
 from ggufy.quantize import target
-from ggufy.quantize.mixes import RWKV, STOCK
+from ggufy.quantize.mixes import RWKV
+from ggufy.readme import check_readme, merge_readme, yaml_text
 from ggufy.scatter import Point, Words
 from ggufy.world import LLAMA_FORMAT, LLAMA_STOP, OLLAMA_FILES
+
+__all__ = ["CARD", "PLOT", "CardFacts", "card", "check_readme", "merge_readme", "pages"]
 
 CARD, PLOT = "README.md", "size-and-kld.svg"
 _WORDS = Words(size="size", kld="KLD", title="Size of the quants against their KLD: better is lower left")
 _RUN_FIRST = ("Q4_K_M", "Q8_0")  # what the tools take when no type is named
-_PLAIN = re.compile("[A-Za-z][A-Za-z0-9]*([._/-][A-Za-z0-9]+)*")  # mit, apache-2.0, BlinkDL/rwkv-7-world
-_NO_TEXT = {"y", "yes", "n", "no", "on", "off", "true", "false", "null"}  # to one version of YAML or the other
-_UNSEEN = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")  # YAML takes them as \uXXXX only
+# Why a job ended, by its cause (see errors.CAUSES). The error's own sentence may name what is nobody's business.
+_CAUSES = {
+    "source away": "the server of the source could not be reached",
+    "source changed": "the source is another file now than when the job was made",
+    "source": "the source could not be read",
+    "vocabulary": "the vocabulary does not fit",
+    "text": "a text or an imatrix could not be used",
+    "tool": "a program of llama.cpp failed",
+    "disk": "its disk is too small, or cannot be written",
+    "storage": "the account has no room left",
+    "token": "its token may not write any more",
+    "hub": "the repo could not be read or written",
+    "options": "its options do not fit",
+    "machine": "a file could not be read or written",
+    "unexpected": "an error that nobody thought of",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class CardFacts:
-    """What a card says besides its job."""
+    """What a card says besides its job (see card_facts.py)."""
 
     uploaded: Mapping[str, int]  # file name -> bytes, of what is in the repo with this commit
-    bpw: Mapping[str, float] = field(default_factory=dict)  # quant type -> bits per weight
-    same_as: Mapping[str, str] = field(default_factory=dict)  # quant type -> type with the same tensors
-    mix: str = STOCK  # whose recipes the quants were made by
-    rescaled: bool = False  # what was divided in the base of a deep RWKV-6 is multiplied back in the quants
+    shown: Job | None = None  # the job with what others of the same base brought; None: the job itself
+    making: Mapping[str, Making] = field(default_factory=dict)  # by file name, as far as it is known
     license: str = ""  # of the source, as its own card says; empty: unknown, and none is invented
-    llama_commit: str = ""
+    llama_commit: str = ""  # of now, for files of which it is not known
     version: str = ""  # of ggufy
     rwkv: bool = False  # speaks RWKV's World format
 
 
-def pages(job: Job, facts: CardFacts) -> dict[str, str]:
-    """Text by file name. Ollama's files are written once: what somebody changes in them stays."""
-    found = {CARD: card(job, facts)}
+def pages(job: Job, facts: CardFacts, *, readme: str | None = None) -> dict[str, str]:
+    """Text by file name; none if the repo keeps a card of its own.
+
+    `readme` is the README.md that the repo has: what people wrote into it stays. Ollama's files are written once: what
+    somebody changes in them stays.
+    """
+    if job.request.keep_card:
+        return {}
+    job = facts.shown or job
+    found = {CARD: merge_readme(readme, card(job, facts))}
     if points := _points(job):
         found[PLOT] = scatter.document(points, _WORDS)
     if facts.rwkv:
@@ -75,7 +93,7 @@ _RESCALED = (
 
 _TO_ORDER = (
     f"Files with `{target.SUFFIX}` in their names are made to order: of all mixtures of types that are no larger than "
-    "the name says, the one that is expected to differ least from the base, {how}. Their exact bits per weight are in "
+    "the name says, the one that is expected to differ least from the base{how} Their exact bits per weight are in "
     "their metadata (`ggufy.bits_per_weight`); unmodified llama.cpp reads them."
 )
 _SENSITIVITIES = {
@@ -95,11 +113,11 @@ def card(job: Job, facts: CardFacts) -> str:
         f"# {folder_name(name)}",
         "",
         f"GGUF files of {name}, for llama.cpp and what is built on it. Made by ggufy {facts.version} from"
-        f" {_origin(source)} (`{source.path.rsplit('/', 1)[-1]}`{digest}"
+        f" {_origin(source)} (`{last_part(source.path)}`{digest}"
         + (f", revision `{source.revision}`)." if source.revision else ")."),
         "",
         *_state(job, facts.uploaded),
-        *_table(job, facts),
+        *tables(job, facts.uploaded, facts.making, plot=f"![{_WORDS.title}]({PLOT})" if _points(job) else ""),
         "",
         *_how_made(job, facts),
         "",
@@ -119,137 +137,97 @@ def _front_matter(job: Job, facts: CardFacts) -> str:
     source = job.request.source
     rows = ["---"]
     if facts.license:
-        rows.append(f"license: {_yaml(facts.license)}")
+        rows.append(f"license: {yaml_text(facts.license)}")
     if source.model_id:
-        rows += [f"base_model: {_yaml(source.model_id)}", "base_model_relation: quantized"]
+        rows += [f"base_model: {yaml_text(source.model_id)}", "base_model_relation: quantized"]
     rows += ["library_name: gguf", "quantized_by: ggufy", "tags:", "- gguf", "- llama-cpp", "- ggufy"]
     if job.request.imatrix != "none":
         rows.append("- imatrix")
     return "\n".join([*rows, "---", ""])
 
 
-def _yaml(text: str) -> str:
-    """The text as a string of YAML on one line, whatever it is: it comes from strangers' cards. YAML reads JSON's."""
-    if _PLAIN.fullmatch(text) and text.lower() not in _NO_TEXT:
-        return text
-    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(text, ensure_ascii=False))
-
-
 def _state(job: Job, uploaded: Collection[str]) -> list[str]:
+    """How far the job is, and how it ended if that was not its end."""
     total = [base_name(job.request), *(quant_name(job.request, t) for t in job.request.quants)]
     total += [imatrix_name(job.request)] if job.request.imatrix != "none" else []
     there = sum(name in uploaded for name in total)
-    if there == len(total):
-        return []
+    whole = there == len(total)
+    files = "**All files are here.**" if whole else f"**{there} of {len(total)} files are here.**"
+    cause = _CAUSES.get(job.cause, "an error")
     if job.status is Status.FAILED:
-        return [f"**{there} of {len(total)} files.** The job stopped: {job.error}", ""]
-    if job.status is Status.CANCELLED:
-        return [f"**{there} of {len(total)} files.** The job was cancelled.", ""]
+        return [f"{files} The job stopped before its end: {cause}.", ""]
+    if job.status is Status.CANCELLED and not whole:
+        return [f"{files} The job was cancelled.", ""]
     if job.status is Status.PAUSED:
-        return [f"**{there} of {len(total)} files.** The job is paused.", ""]
-    return [f"**In progress: {there} of {len(total)} files are here**, the others follow by themselves.", ""]
-
-
-def _table(job: Job, facts: CardFacts) -> list[str]:
-    """Size-sorted; what is to come stands at the end."""
-    request = job.request
-    rows = {base_name(request): ("base GGUF, " + request.outtype.upper(), "Unquantized.")}
-    if request.imatrix != "none":
-        rows[imatrix_name(request)] = ("imatrix", "For making other quants.")
-    for quant_type in request.quants:
-        same = facts.same_as.get(quant_type)
-        advice = f"Same tensors as {same}." if same else _advice(quant_type)
-        rows[quant_name(request, quant_type)] = (quant_type, advice)
-    measured = {e.quant: e for e in job.evaluations}
-    bpw = {e.quant: e.bpw for e in job.evaluations}
-    bpw |= {quant_name(request, quant_type): value for quant_type, value in facts.bpw.items()}
-    timed = any(e.speed for e in job.evaluations)
-    figures = [*(["KLD", "PPL", "PPL ratio", "same top p"] if measured else []), *(["t/s"] if timed else [])]
-    lines = [f"| {' | '.join(['file', 'type', 'size', 'bpw', *figures])} | |", "|---" * (5 + len(figures)) + "|"]
-    for name in sorted(rows, key=lambda n: (n not in facts.uploaded, facts.uploaded.get(n, 0))):
-        kind, advice = rows[name]
-        here = name in facts.uploaded
-        cells = [f"[{name}]({name})" if here else name, kind, human_size(facts.uploaded[name]) if here else ""]
-        cells.append(f"{bpw[name]:.2f}" if name in bpw else "")
-        cells += _figures(measured.get(name))[: len(figures)]
-        lines.append("| " + " | ".join([*cells, advice if here else "to come"]) + " |")
-    plot = ["", f"![{_WORDS.title}]({PLOT})"] if _points(job) else []
-    return [*lines, *_measured_how(job), *plot]
-
-
-def _advice(quant_type: str) -> str:
-    return BY_NAME[quant_type].advice if quant_type in BY_NAME else target.advice(quant_type)
-
-
-def _figures(measured: Evaluation | None) -> list[str]:
-    if measured is None:
-        return [""] * 5
-    quality, speed = measured.quality, measured.speed
-    return [
-        f"{quality.kld:.4f} ± {quality.kld_error:.4f}",
-        f"{quality.ppl:.3f}",
-        f"{quality.ppl_ratio:.4f} ± {quality.ppl_ratio_error:.4f}",
-        f"{quality.same_top:.1f} ± {quality.same_top_error:.1f} %",
-        f"{speed.generation_tps:.1f} ± {speed.generation_tps_error:.1f}" if speed else "",
-    ]
+        return [f"{files} The job is paused{f' and waits for its owner: {cause}' if job.error else ''}.", ""]
+    if job.status in (Status.RUNNING, Status.QUEUED):
+        if not whole:
+            return [f"**In progress: {there} of {len(total)} files are here**, the others follow by themselves.", ""]
+        measured = {found.quant for found in job.evaluations}
+        if job.request.evaluate and any(quant_name(job.request, t) not in measured for t in job.request.quants):
+            return [f"{files} Their figures follow.", ""]
+    return [] if whole else [f"{files}", ""]
 
 
 def _points(job: Job) -> list[Point]:
     """The plot's, smallest file first; empty where there is nothing to compare."""
     types = {quant_name(job.request, quant_type): quant_type for quant_type in job.request.quants}
+    groups = comparable(job.evaluations)
     found = [
         Point(name=types[e.quant], size=e.size, kld=e.quality.kld)
-        for e in sorted(job.evaluations, key=lambda e: e.size)
+        for e in sorted(groups[0] if groups else [], key=lambda e: e.size)
         if e.quant in types
     ]
     return found if len(scatter.measured(found)) > 1 else []
 
 
-def _measured_how(job: Job) -> list[str]:
-    """What the columns are, and over which text."""
-    if not job.evaluations:
-        return []
-    first = job.evaluations[0]
-    timed = next((e.speed for e in job.evaluations if e.speed), None)
-    threads = f"{timed.threads} thread{'s' if timed.threads > 1 else ''}" if timed else ""
-    return [
-        "",
-        f"Measured with llama-perplexity {first.llama[:9]} against the base GGUF over {first.tokens:,} tokens of "
-        f"{_public(job.request.evaluation_text)} text (sha256 `{first.text_sha256}`), none of it used for "
-        f"calibration; ± is one standard error. Perplexity of the base: {first.quality.base_ppl:.3f}. KLD: how far "
-        "the predictions are from the base's, in nats a token; same top p: how often both expect the same next token"
-        + (
-            f"; t/s: tokens that llama-bench wrote in a second, with {threads} of the machine at work."
-            if timed
-            else "."
-        ),
-    ]
-
-
 def _how_made(job: Job, facts: CardFacts) -> list[str]:
     request = job.request
+    made = [facts.making[name] for name in _made(job) if name in facts.making]
+    commits = list(dict.fromkeys(making.llama for making in made if making.llama)) or [facts.llama_commit]
     lines = ["## How it was made", "", f"Converted to {request.outtype.upper()} and quantized with llama.cpp"]
-    lines[-1] += f" {facts.llama_commit}" if facts.llama_commit else ""
+    lines[-1] += "".join(
+        f" {commit}" if place == 0 else f", {commit}" for place, commit in enumerate(commits) if commit
+    )
     if request.imatrix == "auto":
         chunks = f"up to {request.chunks}" if request.chunks else "all"
         lines.append(
             f"with an imatrix from {chunks} chunks of 512 tokens of the calibration text "
-            f"{_public(request.calibration)} (sha256 `{request.calibration_sha256}`)."
+            f"{public_name(request.calibration)} (sha256 `{request.calibration_sha256}`)."
         )
     elif request.imatrix == "file":
         lines.append(f"with an imatrix that its user gave (sha256 `{request.imatrix_sha256}`).")
     else:
         lines.append("without an imatrix.")
-    if facts.mix == RWKV:
-        lines += ["", _RECIPES] + (["", _RESCALED] if facts.rescaled else [])
-    if request.targets:
-        lines += ["", _TO_ORDER.format(how=_SENSITIVITIES[request.mode])]
-    return lines
+    if any(making.mix == RWKV for making in made):
+        lines += ["", _RECIPES]
+    if any(making.rescaled for making in made):
+        lines += ["", _RESCALED]
+    return lines + _to_order(job, facts)
 
 
-def _public(calibration: str) -> str:
-    """How the text is called in public: a path on somebody's machine is its last part."""
-    return calibration.rsplit("/", 1)[-1] if calibration.startswith(("/", "~", ".")) else calibration
+def _made(job: Job) -> list[str]:
+    """File names, the base's first."""
+    return [base_name(job.request), *(quant_name(job.request, quant) for quant in job.request.quants)]
+
+
+def _to_order(job: Job, facts: CardFacts) -> list[str]:
+    """How the sizes to order were found: each in its own mode."""
+    modes: dict[str, list[str]] = {}
+    for label in job.request.targets:
+        made = facts.making.get(quant_name(job.request, label))
+        modes.setdefault((made.mode if made else "") or job.request.mode, []).append(target.short(label))
+    if not modes:
+        return []
+    if len(modes) == 1:
+        (mode,) = modes
+        how = f", {_SENSITIVITIES[mode]}." if mode in _SENSITIVITIES else "."
+        return ["", _TO_ORDER.format(how=how)]
+    lines = ["", _TO_ORDER.format(how=", which was found in several ways."), ""]
+    return lines + [
+        f"- {', '.join(f'`{size}`' for size in sizes)}: {_SENSITIVITIES.get(mode, 'expected as its maker chose')}"
+        for mode, sizes in modes.items()
+    ]
 
 
 def _how_to_run(job: Job, facts: CardFacts) -> list[str]:

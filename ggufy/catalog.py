@@ -22,6 +22,8 @@ class QuantType:
     bits: float  # bits per weight of that tensor type
     needs_imatrix: bool  # llama-quantize refuses it without an imatrix
     recommended: bool  # part of `--types recommended`
+    ordinary: bool  # keeps most models usable: to be picked by its size where nothing is measured
+    ternary: bool  # for models that were trained with ternary weights, and for no others
     advice: str  # one honest line
 
 
@@ -33,11 +35,14 @@ def _row(name: str, ftype: int, tensor_type: str, bits: float, advice: str, flag
         bits=bits,
         needs_imatrix="i" in flags,
         recommended="r" in flags,
+        ordinary="x" not in flags and "t" not in flags,
+        ternary="t" in flags,
         advice=advice,
     )
 
 
-# The founding document's list, in its order. Flags: r = recommended, i = needs an imatrix.
+# The founding document's list, in its order. Flags: r = recommended, i = needs an imatrix, x = for experiments, t =
+# for ternary models.
 QUANT_TYPES: tuple[QuantType, ...] = (
     _row("Q8_0", 7, "q8_0", 8.5, "Practically the original; for small models and for making other files.", "r"),
     _row("Q6_K", 18, "q6_K", 6.5625, "Hard to tell from the original.", "r"),
@@ -64,10 +69,10 @@ QUANT_TYPES: tuple[QuantType, ...] = (
     _row("IQ2_S", 28, "iq2_xs", 2.3125, "As IQ2_XS with a better embedding.", "i"),
     _row("IQ2_XS", 20, "iq2_xs", 2.3125, "Two bits; a last resort for large models.", "i"),
     _row("IQ2_XXS", 19, "iq2_xxs", 2.0625, "Two bits; a last resort for large models.", "i"),
-    _row("IQ1_M", 31, "iq1_m", 1.75, "For experiments; expect nonsense from small models.", "i"),
-    _row("IQ1_S", 24, "iq1_s", 1.5625, "For experiments; expect nonsense from small models.", "i"),
-    _row("TQ2_0", 37, "tq2_0", 2.0625, "Only for models trained with ternary weights; nonsense for others."),
-    _row("TQ1_0", 36, "tq1_0", 1.6875, "Only for models trained with ternary weights; nonsense for others."),
+    _row("IQ1_M", 31, "iq1_m", 1.75, "For experiments; expect nonsense from small models.", "ix"),
+    _row("IQ1_S", 24, "iq1_s", 1.5625, "For experiments; expect nonsense from small models.", "ix"),
+    _row("TQ2_0", 37, "tq2_0", 2.0625, "Only for models trained with ternary weights; nonsense for others.", "t"),
+    _row("TQ1_0", 36, "tq1_0", 1.6875, "Only for models trained with ternary weights; nonsense for others.", "t"),
 )
 BY_NAME = {row.name: row for row in QUANT_TYPES}
 # Core seconds per million weights that ggml's kernels take with an imatrix, by tensor type, measured on one CPU; for

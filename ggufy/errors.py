@@ -25,6 +25,10 @@ GgufyError
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+from pathlib import PurePath
+
 from ggufy.scrub import scrub
 
 
@@ -121,3 +125,52 @@ class BusyError(GgufyError):
 
 class Cancelled(GgufyError):
     """The user cancelled the job."""
+
+
+#: What kind of error ended a job, in a word: all that a model card says is made from it, and never from the sentence.
+CAUSES: tuple[tuple[type[BaseException], str], ...] = (
+    (SourceAway, "source away"),
+    (SourceChanged, "source changed"),
+    (VocabError, "vocabulary"),
+    (SourceError, "source"),
+    (CalibrationError, "text"),
+    (ToolError, "tool"),
+    (DiskError, "disk"),
+    (StorageError, "storage"),
+    (TokenError, "token"),
+    (HubError, "hub"),
+    (UsageError, "options"),
+    (GgufyError, "other"),
+    (OSError, "machine"),
+)
+_ABSOLUTE = re.compile(r"(?<![\w.:/~-])(?:~[\w.-]*/|/|[A-Za-z]:[\\/])[^\s'\"`,;:()<>|]*[^\s'\"`,;:()<>|.]")
+_SOMEWHERE = "…"
+
+
+def cause_of(error: BaseException) -> str:
+    """The word of CAUSES for an error; "unexpected" for one that nobody thought of."""
+    return next((word for kind, word in CAUSES if isinstance(error, kind)), "unexpected")
+
+
+def sentence_of(error: BaseException) -> str:
+    """What people read of an error."""
+    if isinstance(error, GgufyError):
+        return str(error)
+    return f"unexpected error, please report it: {type(error).__name__}: {error}"
+
+
+def without_folders(sentence: str, paths: Iterable[PurePath] = ()) -> str:
+    """A sentence in which files of this machine stand without their folders, and folders as "…".
+
+    `paths` are those that it may well name: in them, blanks and whatever else may end a path are known.
+    """
+    known = {str(parent): _SOMEWHERE for path in paths for parent in path.parents if len(parent.parts) > 1}
+    known |= {str(path): path.name for path in paths if path.suffix}
+    for text in sorted(known, key=len, reverse=True):
+        sentence = sentence.replace(text, known[text])
+    return _ABSOLUTE.sub(_bare, sentence.replace(_SOMEWHERE + "/", ""))
+
+
+def _bare(match: re.Match[str]) -> str:
+    *folders, name = re.split(r"[\\/]", match[0])
+    return name if "." in name and len(folders) > 2 else _SOMEWHERE  # a folder's name may be an account's

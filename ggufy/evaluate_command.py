@@ -64,13 +64,13 @@ def evaluation_table(found: list[Evaluation]) -> str:
     ]
     quality = first.quality
     lines.append(f"{first.base}: PPL {quality.base_ppl:.3f} ± {quality.base_ppl_error:.3f}")
-    threads = f"; speed with --threads {first.speed.threads}" if first.speed else ""
+    threads = f", of speed (--threads {first.speed.threads}) the deviation between runs" if first.speed else ""
     lines.append(f"{first.tokens} tokens of {first.text} ({first.chunks} chunks); ± is one standard error{threads}")
     return "\n".join(lines)
 
 
 def _row(evaluation: Evaluation) -> list[str]:
-    quality, speed = evaluation.quality, evaluation.speed
+    quality, speed = evaluation.quality, evaluation.shown_speed
     return [
         evaluation.quant,
         human_size(evaluation.size),
@@ -79,8 +79,8 @@ def _row(evaluation: Evaluation) -> list[str]:
         f"{quality.kld:.5f} ± {quality.kld_error:.5f}",
         f"{quality.kld_999:.4f}",
         f"{quality.same_top:.2f} ± {quality.same_top_error:.2f} %",
-        f"{speed.prompt_tps:.1f}" if speed else "",
-        f"{speed.generation_tps:.1f}" if speed else "",
+        speed.reading if speed else "",
+        speed.writing if speed else "",
     ]
 
 

@@ -55,6 +55,7 @@ class Wish:
     owner: str = ""  # account on the Hub that the results go to; empty: a folder here
     repo_id: str | None = None  # None: <owner>/<Model>-GGUF
     private: bool = False
+    keep_card: bool = False  # publish the model files only; the repo has a README.md of its own
     by_stranger: bool = False  # made for a Space's visitor, see strangers.py
 
 
@@ -90,6 +91,7 @@ def make_job(wish: Wish, settings: Settings, watch: Watch | None = None) -> Job:
         name=name,
         repo_id=_repo_id(wish, stem),
         private=wish.private and bool(wish.owner),
+        keep_card=wish.keep_card and bool(wish.owner),
         by_stranger=wish.by_stranger,
         source=source,
         quant_types=make_order(set(wish.quant_types)),

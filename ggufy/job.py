@@ -11,13 +11,15 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
+from pathlib import PurePath
 from typing import Any, Self
 
 from ggufy import evaluation
+from ggufy.errors import cause_of, sentence_of, without_folders
 from ggufy.evaluation import Evaluation
 from ggufy.scrub import scrub
 
@@ -51,12 +53,33 @@ DECIDED = frozenset({Status.QUEUED, Status.CANCELLED, Status.PAUSED})
 
 
 @dataclass(frozen=True, kw_only=True)
+class Making:
+    """How a product was made, as far as its name does not say: what a card tells of it, whoever writes the card."""
+
+    llama: str = ""  # commit of the llama.cpp
+    bpw: float | None = None  # bits per weight of a quant
+    recipe: str = ""  # of a quant: digest of its tensors' types, the same for files with the same tensors
+    mix: str = ""  # of a quant: whose recipe it is, see Request.mix; other models than RWKV always have "stock"
+    rescaled: bool = False  # of a quant: what was divided in the base of a deep RWKV-6 is multiplied back
+    mode: str = ""  # of a size to order: how much was measured for it, see Request.mode
+    world: bool | None = None  # of a base: whether it speaks RWKV's World format
+
+
+def first_with_the_same(recipes: Mapping[str, str]) -> dict[str, str]:
+    """Quant types with the same tensors as an earlier one -> that one; `recipes` are digests, empty if unknown."""
+    first: dict[str, str] = {}
+    told = ((quant, first.setdefault(recipe, quant)) for quant, recipe in recipes.items() if recipe)
+    return {quant: other for quant, other in told if other != quant}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Artifact:
     """A product that exists."""
 
     name: str  # file name in the output folder
     size: int  # bytes
     sha256: str  # hex digest
+    making: Making | None = None  # None: an older record, or a file that was found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +142,7 @@ class Request:
     mode: str = ""  # how much is measured for them: fast, standard or thorough; empty where none was asked for
     repo_id: str = ""  # owner/name of the output repo on the Hub; empty: a folder here
     private: bool = False  # of that repo, if it has to be made
+    keep_card: bool = False  # its README.md is somebody's own: only the model files go there
     by_stranger: bool = False  # made for a Space's visitor: its steps run without the token
 
     def inputs(self) -> str:
@@ -131,7 +155,7 @@ class Request:
         pinned = dataclasses.asdict(self)
         for free in ("quant_types", "targets", "mode", "imatrix_path", "vocab_path", "calibration", "repo_id"):
             del pinned[free]
-        del pinned["private"], pinned["by_stranger"]
+        del pinned["private"], pinned["keep_card"], pinned["by_stranger"]
         for name in [name for name in pinned if name.startswith("evaluat")]:
             del pinned[name]  # measuring changes no file
         if self.mix == "stock":
@@ -140,9 +164,20 @@ class Request:
         return hashlib.sha256(json.dumps(pinned, sort_keys=True).encode()).hexdigest()
 
     @property
+    def local_paths(self) -> tuple[PurePath, ...]:
+        """Of files on this machine that the user named."""
+        named = [self.vocab_path, self.imatrix_path, self.calibration, self.evaluation_text]
+        named += [] if self.source.remote else [self.source.path]
+        return tuple(PurePath(text) for text in named if text and ":" not in text)
+
+    @property
     def quants(self) -> tuple[str, ...]:
         """What stands in the names of all quants, in the order of making: quant types, then sizes to order."""
         return (*self.quant_types, *self.targets)
+
+    def file_of(self, quant: str) -> str:
+        """`<Model>-<quant type>.gguf`, or with the label of a size to order."""
+        return f"{self.name}-{quant}.gguf"
 
     @property
     def analysed(self) -> bool:
@@ -175,6 +210,7 @@ class Job:
     request: Request
     status: Status = Status.QUEUED
     error: str = ""  # one sentence: why it failed, or what it needs to go on
+    cause: str = ""  # what kind of error that was: one of errors.CAUSES; all that strangers are told of it
     created: str = ""  # UTC, ISO 8601; for people
     updated: str = ""
     term: int = 0  # of the lease that it was written under, see hub/lease.py
@@ -197,10 +233,26 @@ class Job:
         """The next record."""
         return dataclasses.replace(self, **changes)
 
+    def ended(self, status: Status, error: BaseException | None = None, folders: Iterable[PurePath] = ()) -> Self:
+        """The record that says how a run ended: the way to write an error into it.
+
+        What goes to the Hub may be read by others: there the sentence names files without the folders that they are
+        in, nor any of these `folders` of this machine.
+        """
+        sentence = sentence_of(error) if error is not None else ""
+        if self.request.repo_id:
+            sentence = without_folders(sentence, (*self.request.local_paths, *folders))
+        return self.evolve(status=status, error=sentence, cause=cause_of(error) if error is not None else "")
+
     def with_artifact(self, artifact: Artifact) -> Self:
-        """The record that knows this product; an older one of the same name is replaced."""
+        """The record that knows this product; an older one of the same name is replaced. What is known of how these
+        bytes were made stays, and figures of other bytes go."""
+        older = next((a for a in self.artifacts if a.name == artifact.name), None)
+        if artifact.making is None and older is not None and older.sha256 == artifact.sha256:
+            artifact = dataclasses.replace(artifact, making=older.making)
         kept = tuple(a for a in self.artifacts if a.name != artifact.name)
-        return self.evolve(artifacts=(*kept, artifact))
+        figures = tuple(e for e in self.evaluations if e.quant != artifact.name or e.is_of(artifact.sha256))
+        return self.evolve(artifacts=(*kept, artifact), evaluations=figures)
 
     def with_evaluation(self, measured: Evaluation) -> Self:
         """The record that knows these figures; older ones of the same quant are replaced."""
@@ -224,13 +276,40 @@ def merged(own: Job, theirs: Job, *, unsent: bool) -> Job:
     for figures in (e for e in older.evaluations if e.quant not in measured):
         found = found.with_evaluation(figures)
     if unsent and own.status in DECIDED and (theirs.status is not Status.DONE or own.status is Status.QUEUED):
-        found = found.evolve(status=own.status, error=own.error)
+        found = found.evolve(status=own.status, error=own.error, cause=own.cause)
     return found
 
 
 def _age(job: Job) -> tuple[int, int, str]:
     """Records of older versions know nothing but the time."""
     return job.term, job.serial, job.updated
+
+
+def evaluations_for(request: Request, jobs: Iterable[Job]) -> tuple[Evaluation, ...]:
+    """What `jobs` have measured that a job with this request would measure again: the same files, by their digests,
+    over the same text.
+
+    Where several have measured a file, the oldest record counts, so that all show the same figures.
+    """
+    if not request.evaluate:
+        return ()
+    inputs = request.inputs()
+    same = sorted((j for j in jobs if j.request.inputs() == inputs), key=lambda j: (j.created, j.id))
+    own = [j for j in same if j.id == request.job_id]
+    digests = {a.name: a.sha256 for j in (*sorted(same, key=lambda j: j.updated), *own) for a in j.artifacts}
+    names = {request.file_of(quant): quant in request.targets for quant in request.quants}
+    text = (request.evaluation_sha256, request.evaluation_chunks)
+    found: dict[str, Evaluation] = {}
+    for other in (*own, *same):
+        if (other.request.evaluation_sha256, other.request.evaluation_chunks) != text:
+            continue
+        for figures in other.evaluations:
+            made_to_order = names.get(figures.quant)
+            known = digests.get(figures.quant, "" if made_to_order else figures.quant_sha256)
+            if made_to_order is not None and figures.quant_sha256 == known:
+                found.setdefault(figures.quant, figures)
+    most = max((figures.tokens for figures in found.values()), default=0)  # a fuller disk gave older records fewer
+    return tuple(figures for figures in found.values() if figures.tokens == most)
 
 
 def folder_owners(jobs: Iterable[Job]) -> dict[str, Job]:
@@ -261,6 +340,10 @@ def _with_mix(record: dict[str, Any]) -> dict[str, Any]:
 UPGRADES[1] = _with_mix
 
 
+def _artifact(*, making: dict[str, Any] | None = None, **fields: Any) -> Artifact:
+    return Artifact(making=Making(**making) if making else None, **fields)
+
+
 def from_json(text: str) -> Job:
     """Reads what `to_json` wrote, in this version or an older one. Raises ValueError for anything else."""
     record = json.loads(text)
@@ -275,7 +358,7 @@ def from_json(text: str) -> Job:
         request["source"] = Source(**request["source"])
         request["quant_types"] = tuple(request["quant_types"])
         request["targets"] = tuple(request.get("targets", ()))
-        artifacts = tuple(Artifact(**a) for a in record.pop("artifacts"))
+        artifacts = tuple(_artifact(**a) for a in record.pop("artifacts"))
         status = Status(record.pop("status"))
         measured = tuple(evaluation.from_record(e) for e in record.pop("evaluations", ()))
         frontier = tuple(FrontierPoint(**point) for point in record.pop("frontier", ()))

@@ -66,7 +66,7 @@ def imatrix_name(request: Request) -> str:
 
 
 def quant_name(request: Request, quant_type: str) -> str:
-    return f"{request.name}-{quant_type}.gguf"
+    return request.file_of(quant_type)
 
 
 def plan(request: Request, *, streamed: bool | None = None) -> tuple[Step, ...]:

@@ -18,7 +18,6 @@ from ggufy import demo, throttle
 from ggufy.catalog import BY_NAME, make_order
 from ggufy.files import free_bytes
 from ggufy.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS, Request, Source
-from ggufy.llama.evaluate import logits_bytes
 from ggufy.llama.install import Llama
 from ggufy.llama.tools import ToolRun
 from ggufy.names import model_name
@@ -29,8 +28,14 @@ from ggufy.quantize.recipe import ImatrixFacts
 from ggufy.quantize.target import label, parse_word
 from ggufy.settings import Settings
 from ggufy.sources.inspect import Report, write_gguf_skeleton
-from ggufy.steps.comparable import vocab_size
-from ggufy.steps.forecast import JobForecast, forecast_types, imatrix_bytes, peak_bytes, target_sizes
+from ggufy.steps.forecast import (
+    JobForecast,
+    forecast_types,
+    imatrix_bytes,
+    peak_bytes,
+    predictions_bytes,
+    target_sizes,
+)
 from ggufy.steps.to_order import recipes_measured
 
 _REFERENCE_S = 0.000085  # of `cpu_speed`'s work on the CPU that the cost model was measured on
@@ -119,7 +124,7 @@ def cost(found: Preview, order: Order, settings: Settings, *, where: str, accoun
         base=base,
         imatrix=imatrix,
         quants=quants,
-        predictions=logits_bytes(vocab_size(sizes.base), EVALUATION_CHUNKS) if order.evaluate else 0,
+        predictions=predictions_bytes(sizes.base, EVALUATION_CHUNKS) if order.evaluate else 0,
         source=report.size if report.remote and not report.streams else 0,
         published=bool(account),
     )

@@ -22,7 +22,7 @@ from ggufy.connection import Connection
 from ggufy.errors import BusyError, Cancelled, CannotStream, GgufyError, LeaseLost, UsageError
 from ggufy.files import PART_SUFFIX, lock
 from ggufy.hub.state import JobStore
-from ggufy.job import FINISHED, RESTING, Job, Status
+from ggufy.job import FINISHED, RESTING, Job, Status, evaluations_for
 from ggufy.jobs.patience import Patience, Verdict, pause_s, verdict
 from ggufy.jobs.records import JobRecords
 from ggufy.jobs.run_state import Live, Stop
@@ -51,7 +51,7 @@ from ggufy.publish.destination import Destination, LocalFolder
 from ggufy.publish.hub_repo import HubRepo, Places
 from ggufy.settings import Settings
 from ggufy.sources.hub import remove_orphans
-from ggufy.steps import MAKING, Making
+from ggufy.steps import MAKERS, Makers
 from ggufy.steps.context import Context
 from ggufy.steps.forecast import check_download_space, check_space, left_bytes
 from ggufy.steps.to_order import recipes_measured
@@ -72,14 +72,15 @@ class Runner:
         threads: int | None = None,
         connection: Connection | None = None,
         limit: throttle.ThreadLimit | None = None,
-        making: Making = MAKING,
+        makers: Makers = MAKERS,
         clock: Clock = CLOCK,
     ):
         self.settings, self.llama = settings, llama
         self.connection = connection or Connection(records=JobRecords(JobStore(settings.out)))
         self.limit = limit or throttle.thread_limit(threads or settings.threads, settings.cpu_percent)
         self.records = self.connection.records
-        self._making, self._clock = making, clock
+        self._makers, self._clock = makers, clock
+        self._folders = (settings.out.absolute(), settings.cache.absolute(), settings.home)  # told to nobody else
 
     def folder(self, job: Job) -> Path:
         """Where the job's products are."""
@@ -103,8 +104,7 @@ class Runner:
                     sleep(0.0 if moved else pause_s(tries, error), live.stop, self._clock)
             except Exception as error:
                 logger.exception("job %s: unexpected error", job.id)
-                message = f"unexpected error, please report it: {type(error).__name__}: {error}"
-                return self.records.end(job, Status.FAILED, live.run_id, message)
+                return self.records.end(job, Status.FAILED, live.run_id, error, self._folders)
         raise AssertionError("unreachable")
 
     def _ended(self, job: Job, live: Live, error: GgufyError) -> Job | None:
@@ -115,7 +115,8 @@ class Runner:
             logger.warning("job %s waits: %s", job.id, error)
             return None
         logger.info("job %s %s: %s", job.id, status, error)
-        return self.records.end(job, status, live.run_id, "" if isinstance(error, Cancelled) else str(error))
+        told = None if isinstance(error, Cancelled) else error
+        return self.records.end(job, status, live.run_id, told, self._folders)
 
     def _attempt(self, job: Job, live: Live, *, moved: bool) -> Job:
         if live.stop():
@@ -137,6 +138,7 @@ class Runner:
             try:
                 destination.start(resumed=known.status is Status.RUNNING)
                 self.records.begin(job, live.run_id)
+                self.records.share_evaluations(job)
                 begun = True
                 self._streamed_or_downloaded(replace(ctx, safe=destination.safe), live, destination, patience)
             except Exception as error:
@@ -167,7 +169,7 @@ class Runner:
             folder, work = self.folder(job), self.records.store.work_folder(job.request.inputs())
             _remove_parts(folder)
             shutil.rmtree(work / "evaluation", ignore_errors=True)  # predictions, gigabytes of them
-        destination.tell(self._latest(job).evolve(status=status, error=str(error)))
+        destination.tell(self._latest(job).ended(status, error, self._folders))
 
     def _streamed_or_downloaded(self, ctx: Context, live: Live, destination: Destination, patience: Patience) -> None:
         try:
@@ -207,7 +209,7 @@ class Runner:
     def _make(self, ctx: Context, step: Step, live: Live, destination: Destination, patience: Patience) -> None:
         logger.info("job %s: %s", ctx.request.job_id, step.label)
         live.progress.started(step)
-        artifact = patience(lambda: self._making.run[step.kind](ctx, step))
+        artifact = patience(lambda: self._makers.run[step.kind](ctx, step))
         if artifact:
             ctx.digests[ctx.path(step.product).absolute()] = artifact.sha256
         live.progress.finished(step, artifact)
@@ -239,7 +241,7 @@ class Runner:
             download = next(step for step in steps if step.kind == DOWNLOAD)
             check_download_space(ctx)
             live.progress.started(download)
-            patience(lambda: self._making.run[DOWNLOAD](ctx, download))
+            patience(lambda: self._makers.run[DOWNLOAD](ctx, download))
             live.progress.finished(download, None)
         for step in due:
             if step.kind == FETCH and step.product == base_name(ctx.request):
@@ -249,9 +251,9 @@ class Runner:
             and not ctx.path(base_name(ctx.request)).exists()
         ):
             return  # nothing is left but uploads
-        forecast = live.forecast = patience(lambda: self._making.forecast(ctx, steps[0]))
+        forecast = live.forecast = patience(lambda: self._makers.forecast(ctx, steps[0]))
         if any(step.kind in (QUANTIZE, ANALYSE) for step in due):
-            self._making.load_kernels(self.llama.bin)  # a build without them is refused now, not after an hour
+            self._makers.load_kernels(self.llama.bin)  # a build without them is refused now, not after an hour
         check_space(ctx, due, forecast, published=not destination.keeps_all)
         live.progress.workload(
             replace(
@@ -269,9 +271,9 @@ class Runner:
         return self.records.latest(job.id) or job
 
     def _measured(self, job_id: str) -> frozenset[str]:
-        """File names of the quants whose figures the job's record has."""
+        """File names of the quants that need not be measured again."""
         job = self.records.latest(job_id)
-        return frozenset(evaluation.quant for evaluation in job.evaluations) if job else frozenset()
+        return frozenset(e.quant for e in evaluations_for(job.request, [job])) if job else frozenset()
 
     def _context(self, job: Job, folder: Path, live: Live, descriptor: int) -> Context:
         ctx = Context(

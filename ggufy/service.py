@@ -112,9 +112,9 @@ class Services:
         """Ends the running tool; what is unfinished goes on at the next start."""
         self._stopping.set()
         self._again.set()
-        self.chats.close()
         self.worker.shutdown(_END_S)
         self.connection.close(_END_S)
+        self.chats.close()
 
     @property
     def preparation(self) -> Preparation:

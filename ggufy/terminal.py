@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from ggufy.catalog import BY_NAME
 from ggufy.errors import Cancelled
+from ggufy.evaluation import comparable, shown_speed
 from ggufy.files import human_size, human_time
-from ggufy.job import Job, Status
+from ggufy.job import Artifact, Job, Status, first_with_the_same
 from ggufy.plan import makes
 from ggufy.progress import Snapshot
 from ggufy.quantize import target
@@ -148,32 +149,49 @@ class LiveDisplay:
 
 
 def results(job: Job, forecast: JobForecast | None, folder: Path) -> list[dict[str, Any]]:
-    """One record per file of a job: what the table shows and what --json prints."""
-    sizes = {artifact.name: artifact for artifact in job.artifacts}
-    measured = {evaluation.quant: evaluation for evaluation in job.evaluations}
+    """One record per file of a job: what the table shows and what --json prints. Of figures over several texts or
+    numbers of tokens, those that can be compared."""
+    known = {artifact.name: artifact for artifact in job.artifacts}
+    measured = {one.quant: one for one in next(iter(comparable(job.evaluations)), [])}
+    same_as = _same_tensors(job, forecast)
     rows: list[dict[str, Any]] = []
     for step in makes(job.request):
-        path = folder / step.product
-        published = bool(job.request.repo_id) and step.product in sizes
+        path, artifact = folder / step.product, known.get(step.product)
+        published = bool(job.request.repo_id) and artifact is not None
         if not path.exists() and not published:
             continue
-        size = path.stat().st_size if path.exists() else sizes[step.product].size
+        size = path.stat().st_size if path.exists() else known[step.product].size
         row: dict[str, Any] = {"file": step.product, "kind": step.kind, "size": size}
-        if step.product in sizes:
-            row["sha256"] = sizes[step.product].sha256
+        if artifact:
+            row["sha256"] = artifact.sha256
         if step.quant_type:
             row["type"] = step.quant_type
             if step.quant_type in BY_NAME:
                 row["needs_imatrix"] = BY_NAME[step.quant_type].needs_imatrix
-            if forecast and step.quant_type in forecast.quants:
-                row["bpw"] = round(forecast.quants[step.quant_type].bpw, 3)
-                row["same_tensors_as"] = forecast.same_as.get(step.quant_type)
-            elif forecast and path.exists():
-                row["bpw"] = round(read_head(path).bpw, 3)
+                row["same_tensors_as"] = same_as.get(step.quant_type)
+            if (bpw := _bits(step.quant_type, path, artifact, forecast)) is not None:
+                row["bpw"] = round(bpw, 3)
+            if artifact and artifact.making and artifact.making.mode:
+                row["mode"] = artifact.making.mode
             if step.product in measured:
                 row["evaluation"] = asdict(measured[step.product])
         rows.append(row)
     return rows
+
+
+def _bits(quant: str, path: Path, artifact: Artifact | None, forecast: JobForecast | None) -> float | None:
+    """Bits per weight: as the record has them, or as the forecast or the file itself says."""
+    if artifact and artifact.making and artifact.making.bpw is not None:
+        return artifact.making.bpw
+    if forecast and quant in forecast.quants:
+        return forecast.quants[quant].bpw
+    return read_head(path).bpw if forecast and path.exists() else None
+
+
+def _same_tensors(job: Job, forecast: JobForecast | None) -> dict[str, str]:
+    recipes = {artifact.name: artifact.making.recipe for artifact in job.artifacts if artifact.making}
+    known = {quant: recipes.get(job.request.file_of(quant), "") for quant in job.request.quant_types}
+    return (forecast.same_as if forecast else {}) | first_with_the_same(known)
 
 
 def results_table(rows: list[dict[str, Any]]) -> str:
@@ -186,9 +204,22 @@ def results_table(rows: list[dict[str, Any]]) -> str:
         bpw = f"{row['bpw']:.2f}" if "bpw" in row else ""
         body.append([kind, human_size(row["size"]), bpw, needs, *(_figures(row) if measured else []), _note(row)])
     figures = ["KLD", "PPL ratio", "t/s"] if measured else []
-    return table(
+    shown = table(
         ["type", "size", "bpw", "needs imatrix", *figures, "note"], body, right=(1, 2, 4, 5, 6)[: 2 + len(figures)]
     )
+    return "\n".join([shown, *_measured_how(rows)])
+
+
+def _measured_how(rows: list[dict[str, Any]]) -> list[str]:
+    """Over how much the figures are, and how fast what was at work."""
+    found = [row["evaluation"] for row in rows if "evaluation" in row]
+    if not found:
+        return []
+    counts = sorted({one["speed"]["threads"] for one in found if one["speed"]})
+    threads = f"; t/s with {' or '.join(map(str, counts))} thread{'s' if counts[-1] > 1 else ''}" if counts else ""
+    if any(one["speed"] and not shown_speed(one["speed"]) for one in found):
+        threads += ", left out where the machine had other work"
+    return [f"figures over {found[0]['tokens']} tokens of {found[0]['text']}{threads}"]
 
 
 def _figures(row: dict[str, Any]) -> list[str]:
@@ -196,7 +227,7 @@ def _figures(row: dict[str, Any]) -> list[str]:
     if "evaluation" not in row:
         return ["", "", ""]
     quality, speed = row["evaluation"]["quality"], row["evaluation"]["speed"]
-    return [f"{quality['kld']:.4f}", f"{quality['ppl_ratio']:.3f}", f"{speed['generation_tps']:.0f}" if speed else ""]
+    return [f"{quality['kld']:.4f}", f"{quality['ppl_ratio']:.3f}", shown_speed(speed)]
 
 
 def _note(row: dict[str, Any]) -> str:

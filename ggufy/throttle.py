@@ -64,6 +64,11 @@ class CpuShare:
         self._automatic = min(1.0, max(LEAST_SHARE, self._automatic * factor))
 
 
+def asked_share(share: Callable[[], float]) -> float:
+    """The share that people ask for now: all, where it only falls while the page needs the machine."""
+    return 1.0 if isinstance(share, CpuShare) and share.percent == AUTOMATIC else share()
+
+
 class ThreadLimit:
     """How many threads the tools may use, which may change while they run. Any thread may read or set it."""
 

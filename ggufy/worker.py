@@ -164,8 +164,7 @@ class Worker:
             logger.info("job %s was interrupted; it resumes at the next start", job.id)
         except Exception as error:  # not even its record could be written; the next job may have more luck
             logger.exception("job %s", job.id)
-            message = f"unexpected error, please report it: {type(error).__name__}: {error}"
-            self.records.end(job, Status.FAILED, live.run_id, message)
+            self.records.end(job, Status.FAILED, live.run_id, error)
         finally:
             self._forget(job, live, again)
 

@@ -31,6 +31,16 @@ class Finished:
 Ggufy = Callable[..., Finished]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs neither llama.cpp nor a browser comes first, and of that what takes moments."""
+
+    def turn(item: pytest.Item) -> int:
+        marks = {mark.name for mark in item.iter_markers()}
+        return 0 if "fast" in marks else 3 if "browser" in marks else 2 if "tools" in marks else 1
+
+    items.sort(key=turn)
+
+
 @pytest.fixture(scope="session")
 def llama() -> Llama:
     """The pinned llama.cpp, with its source; built now if it never was."""

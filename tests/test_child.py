@@ -191,3 +191,26 @@ def test_a_child_works_for_part_of_the_time(tmp_path: Path) -> None:
         child.stop(process)
     assert process.returncode == -signal.SIGTERM
     duty.keep(0.5)  # it is gone
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="Linux tells how long a thread waited")
+def test_waiting_for_a_cpu_is_seen() -> None:
+    """Two processes on one CPU wait about half of their time, whoever else is there."""
+    cpu = str(min(os.sched_getaffinity(0)))
+    loop = "import os, sys\nos.sched_setaffinity(0, {int(sys.argv[1])})\nprint(flush=True)\nwhile True: pass"
+    command = [sys.executable, "-c", loop, cpu]
+    wait = child.CpuWait()
+    assert wait.share is None
+    pair = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
+    try:
+        for process in pair:
+            assert process.stdout
+            process.stdout.readline()
+        while sum(worked + waited for worked, waited in wait._times.values()) < 400_000_000:
+            wait.look(pair[0].pid)
+        assert wait.share is not None and 0.2 < wait.share < 1
+    finally:
+        for process in pair:
+            process.kill()
+            process.communicate()
+    wait.look(pair[0].pid)  # it is gone

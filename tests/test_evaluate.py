@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from ggufy import demo, evaluation, throttle
+from ggufy.catalog import QUANT_TYPES
 from ggufy.errors import BusyError, CalibrationError, Cancelled, DiskError, SourceError, ToolError
 from ggufy.evaluate_command import evaluation_table
 from ggufy.evaluation import Evaluation, Quality, Speed
@@ -149,6 +150,8 @@ def test_progress_counts_chunks_in_both_passes(output: str, piece: int) -> None:
 
 def test_a_record_survives_json() -> None:
     assert evaluation.from_json(evaluation.to_json(RECORD)) == RECORD
+    for older in (evaluation.to_json(RECORD).replace(',\n    "throttled": null', ""),):
+        assert '"throttled"' not in older and evaluation.from_json(older) == RECORD
     without = RECORD.evolve(speed=None)
     assert evaluation.from_json(evaluation.to_json(without)) == without
 
@@ -190,9 +193,9 @@ def test_our_own_texts_share_nothing() -> None:
 
 def test_the_table() -> None:
     with_speed = evaluation_table([RECORD])
-    assert "8724.8 2843.4" in " ".join(with_speed.split())
+    assert "8725 ± 402 2843 ± 165" in " ".join(with_speed.split())
     assert "37.448 ± 2.738  0.01191 ± 0.00024" in with_speed
-    assert with_speed.endswith("; speed with --threads 2")
+    assert with_speed.endswith("± is one standard error, of speed (--threads 2) the deviation between runs")
     assert "t/s" not in evaluation_table([RECORD.evolve(speed=None)])
 
 
@@ -207,6 +210,31 @@ def test_which_one() -> None:
     assert evaluation.which_one(sizes, 6 * gb, klds) == "IQ4_XS"  # nearer to the base, though smaller
     assert evaluation.which_one(sizes, 16 * gb, klds) == "Q8_0"  # the best is not measured: size decides
     assert evaluation.which_one({"a": gb, "b": gb}, 4 * gb, {"a": 0.1, "b": 0.1}) == "a"
+
+
+def test_nonsense_is_never_picked() -> None:
+    gb = 1_000_000_000
+    sizes = {"Q4_0": 6 * gb, "IQ4_XS": 5 * gb, "Q2_K": 4 * gb, "TQ2_0": 3 * gb, "IQ1_S": 2 * gb, "TQ1_0": gb}
+    assert evaluation.which_one(sizes, 9 * gb) == "IQ4_XS"  # recommended, though Q4_0 is larger
+    assert evaluation.which_one(sizes, 5 * gb) == "Q2_K"  # ordinary
+    assert evaluation.which_one(sizes, 4 * gb) is None  # for other kinds of models, or for experiments
+    klds = dict.fromkeys(sizes, 0.1) | {"Q2_K": 2.0, "TQ2_0": 0.0, "IQ1_S": 0.3}
+    assert evaluation.which_one(sizes, 5 * gb, klds) == "IQ1_S"  # measured to be of use, as Q2_K is not
+    assert evaluation.which_one(sizes, 2 * gb, klds) is None
+    assert evaluation.which_one({"1.2GB": gb, "F16": 4 * gb}, 5 * gb) == "F16"
+
+
+def test_the_picks_of_a_small_model_are_few() -> None:
+    """All files of the demo fit into nearly the same memory: every amount is named once, no two lines are alike."""
+    sizes = {row.name: round(row.bits * 1e6) for row in QUANT_TYPES} | {"F16": 15_000_000}
+    for klds in ({}, {row.name: 1 / row.bits**4 for row in QUANT_TYPES} | {"F16": 0.0}):
+        found = evaluation.picks(sizes, klds)
+        assert len({pick.memory for pick in found}) == len({pick.type for pick in found}) == len(found) <= 8
+        assert found[-1].type == "F16"
+        assert not {pick.type for pick in found} & {"TQ1_0", "TQ2_0"}
+        if not klds:
+            usual = {row.name for row in QUANT_TYPES if row.recommended or row.name.startswith("IQ2")}
+            assert {pick.type for pick in found} <= usual | {"F16"}
 
 
 # ---- the real tools

@@ -128,6 +128,7 @@ def test_what_decides_the_bytes_decides_the_inputs(change: dict[str, object]) ->
         {"quant_types": ("Q8_0",)},
         {"source": dataclasses.replace(SOURCE, path="/elsewhere/m.pth", mtime_ns=5)},
         {"calibration": "another way to name the same text"},
+        {"keep_card": True},
     ],
 )
 def test_what_does_not_decide_them_does_not(change: dict[str, object]) -> None:

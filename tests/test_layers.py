@@ -18,11 +18,11 @@ OWNERS = {
     "pickle": ("ggufy/sources/checkpoint.py",),  # for the name of its error; ruff forbids loading
 }
 LOWER = {"errors", "catalog", "job", "evaluation", "plan", "files", "throttle", "settings", "demo", "access", "kept"}
-LOWER |= {"clock", "markup", "names", "scatter", "world", "scrub", "streams"}
-MIDDLE = {"hub", "llama", "quantize", "rwkv", "sources", "card"}
+LOWER |= {"clock", "markup", "names", "scatter", "world", "scrub", "streams", "readme"}
+MIDDLE = {"hub", "llama", "quantize", "rwkv", "sources", "card", "card_tables"}
 STEPS = LOWER | MIDDLE | {"steps"}
 JOBS = STEPS | {"jobs", "progress"}  # of their runs and their places they know nothing
-PUBLISH = JOBS | {"publish", "__version__"}
+PUBLISH = JOBS | {"publish", "card_facts", "__version__"}
 WHO_RUNS = {"worker", "service", "__main__"}
 
 

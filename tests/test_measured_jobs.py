@@ -18,9 +18,22 @@ from hub_fixture import ALICE, LocalHub, running_hub
 from ggufy.card import PLOT
 from ggufy.hub.state import JobStore
 from ggufy.job import Status, from_json, to_json
+from ggufy.llama import evaluate as perplexity
+from ggufy.llama.evaluate import logits_bytes
+from ggufy.llama.install import Llama
+from ggufy.llama.tools import ToolRun
 from ggufy.plan import EVALUATE, MEASURED, QUANTIZE, UPLOADED, pending, plan
-from tests import tiny
+from ggufy.settings import Settings
+from ggufy.sources.gguf import GgufHead, read_head
+from ggufy.steps import evaluate as steps_evaluate
+from ggufy.steps import measure
+from ggufy.steps.context import Context
+from ggufy.steps.evaluate import FOLDER, SPARE, How
+from ggufy.steps.forecast import JobForecast, left_bytes, predictions_bytes
+from ggufy.throttle import AUTOMATIC, CpuShare, ThreadLimit
+from tests import chatty, tiny
 from tests.conftest import Ggufy
+from tests.test_evaluate import RECORD
 from tests.test_publish import get
 from tests.test_views import REQUEST
 
@@ -53,6 +66,108 @@ def test_only_what_is_not_measured_is_fetched_again() -> None:
 def test_measuring_changes_no_file_and_makes_another_job() -> None:
     assert REQUEST_MEASURED.inputs() == REQUEST.inputs()
     assert REQUEST_MEASURED.job_id != REQUEST.job_id
+
+
+@pytest.fixture
+def ctx(tmp_path: Path) -> Context:
+    """Surroundings of a job that measures, with a base and a quant that are no models."""
+    for name in ("小模型-F16.gguf", "小模型-Q4_K_M.gguf"):
+        (tmp_path / name).write_bytes(b"GGUF")
+    return Context(
+        request=REQUEST_PUBLISHED,
+        folder=tmp_path,
+        logs=tmp_path / "logs",
+        work=tmp_path / "work",
+        settings=replace(Settings.from_env(), cache=tmp_path / "cache"),
+        llama=Llama(bin=tmp_path / "bin", source=None, version="", commit="0c1"),
+        limit=lambda: 3,
+        report=lambda step, fraction: None,
+        stopped=lambda: False,
+    )
+
+
+MEASURE = next(step for step in plan(REQUEST_PUBLISHED) if step.kind == EVALUATE)
+
+
+def test_a_job_measures_over_all_its_chunks_or_not_at_all(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[How] = []
+
+    def evaluated(base: Path, quants: list[Path], how: How) -> list[None]:
+        asked.append(how)
+        return [None]
+
+    monkeypatch.setattr(measure, "evaluate", evaluated)
+    monkeypatch.setattr(measure, "_pinned_text", lambda ctx: ctx.folder / "text")
+    measure.run(ctx, MEASURE)
+    assert (asked[0].all_chunks, asked[0].chunks) == (True, 4)
+
+
+def test_room_for_the_bases_predictions_is_asked_for_before_measuring(ctx: Context) -> None:
+    """Of a published job by `make_room`, and once for all of its quants."""
+    base = GgufHead(metadata={}, tensors={}, metadata_end=0, data_start=0, file_size=0)
+    base.metadata["tokenizer.ggml.tokens"] = 65536
+    sizes = JobForecast(base=base, quants={}, same_as={})
+    needed = logits_bytes(65536, 4)
+    assert left_bytes(ctx, MEASURE, sizes) == predictions_bytes(base, 4) == needed + SPARE
+    kept = ctx.work / FOLDER / "0123.logits"
+    kept.parent.mkdir(parents=True)
+    with kept.open("wb") as file:
+        file.truncate(needed - 5)
+    assert left_bytes(ctx, MEASURE, sizes) == SPARE + 5
+    with kept.open("wb") as file:
+        file.truncate(needed)
+    assert left_bytes(ctx, MEASURE, sizes) == 0
+
+
+BENCH = """#!/bin/sh
+echo "$@" >> "$0.log"
+echo '{"n_threads": 2, "n_prompt": 512, "n_gen": 0, "avg_ts": 90.5, "stddev_ts": 1.5}'
+echo '{"n_threads": 2, "n_prompt": 0, "n_gen": 64, "avg_ts": 57.3, "stddev_ts": 0.2}'
+"""
+
+
+@pytest.mark.parametrize(
+    ("percent", "late", "speed"),
+    [(100, False, "57.3 ± 0.2"), (50, False, None), (AUTOMATIC, True, "57.3 ± 0.2")],
+    ids=["all of the time", "half of it", "less while the page is late"],
+)
+def test_speed_is_measured_without_rests_or_not_at_all(
+    ctx: Context, percent: int, late: bool, speed: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the threads of its beginning, whatever is allowed while it runs."""
+    ctx.llama.bin.mkdir()
+    ctx.work.mkdir()
+    for name in ("llama-bench", "llama-perplexity"):
+        (ctx.llama.bin / name).write_text(BENCH, encoding="utf-8")
+        (ctx.llama.bin / name).chmod(0o755)
+    limit = ThreadLimit(2, most=4, share=CpuShare(percent))
+    for _ in range(20 * late):
+        limit.share.page_answered(1.0)
+    runs: list[ToolRun] = []
+    run_for = perplexity.run_for
+
+    def seen(command: list[str], run: ToolRun, **readers: Any) -> Any:
+        runs.append(run)
+        return run_for(command, run, **readers)
+
+    monkeypatch.setattr(perplexity, "run_for", seen)
+    base = chatty.write(ctx.folder / "base.gguf")
+    text = ctx.folder / "text.txt"
+    text.write_text("text", encoding="utf-8")
+    how = How(text=text, folder=ctx.work, llama=ctx.llama, environment={}, threads=1, limit=limit, share=limit.share)
+    session = steps_evaluate._Session(base, read_head(base), how, how.tool_run(0))
+    _, measured = session._with_speed(base, (ctx.folder / "result.json", RECORD.evolve(speed=None)))
+    assert (measured.speed.writing if measured.speed else None) == speed
+    if measured.speed:
+        assert (measured.speed.threads, measured.speed.throttled) == (2, False)
+        assert [(run.share(), run.limit) for run in runs] == [(1.0, None)]
+        assert "-t 2 " in (ctx.llama.bin / "llama-bench.log").read_text(encoding="utf-8")
+        _, again = session._with_speed(base, (ctx.folder / "result.json", measured))
+        assert again == measured and len(runs) == 1
+        older = measured.evolve(speed=replace(measured.speed, throttled=None))  # nobody knows how that was measured
+        _, again = session._with_speed(base, (ctx.folder / "result.json", older))
+        assert again.speed and again.speed.throttled is False and len(runs) == 2
+        assert all(run.watch for run in runs)  # how long it waits for a CPU
 
 
 @pytest.mark.tools

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from ggufy import demo
+from ggufy.card_facts import speaks_world
 from ggufy.hub.protocol import RemoteFile, git_sha1
 from ggufy.job import Request, Source
-from ggufy.publish.hub_repo import speaks_world
 from ggufy.rwkv.convert import convert
 from ggufy.rwkv.vocab import load_vocab, world_vocab_path
 from ggufy.sources.gguf import read_head

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ggufy import files
-from ggufy.errors import DiskError
+from ggufy.errors import DiskError, HubError
 from ggufy.hub.state import JobStore
 from ggufy.job import FrontierPoint, Job, Status, merged
 from ggufy.jobs.records import JobRecords
@@ -63,11 +63,11 @@ def test_a_job_that_was_queued_again_is_not_ended_by_the_run_before(records: Job
     records.begin(first, "run 1")
     records.queue(first, "run 2")
     for status in (Status.CANCELLED, Status.DONE, Status.FAILED):
-        assert records.end(first, status, "run 1", "too late").status is Status.QUEUED
+        assert records.end(first, status, "run 1", HubError("too late")).status is Status.QUEUED
     assert records.begin(first, "run 1").status is Status.QUEUED, "nor taken for running"
     records.begin(first, "run 2")
     assert records.end(first, Status.PAUSED, "run 1").status is Status.RUNNING
-    assert records.end(first, Status.FAILED, "run 2", "a bug").error == "a bug"
+    assert records.end(first, Status.FAILED, "run 2", HubError("a bug")).error == "a bug"
 
 
 @pytest.mark.parametrize("status", [Status.CANCELLED, Status.PAUSED])
@@ -100,9 +100,9 @@ def test_a_run_that_was_never_queued_has_its_say(records: JobRecords) -> None:
     """On the command line, and for jobs that are taken up again."""
     begun = records.begin(job("a"), "run 1")
     assert begun.status is Status.RUNNING
-    assert records.end(begun, Status.FAILED, "run 1", "no").status is Status.FAILED
+    assert records.end(begun, Status.FAILED, "run 1", HubError("no")).status is Status.FAILED
     assert records.begin(begun, "run 1b").status is Status.RUNNING, "and so has the one after it"
-    assert records.end(begun, Status.FAILED, "run 1b", "no").status is Status.FAILED
+    assert records.end(begun, Status.FAILED, "run 1b", HubError("no")).status is Status.FAILED
     records.expect(begun.id, "run 2")
     assert records.end(begun, Status.DONE, "run 1").status is Status.FAILED
     assert records.end(begun, Status.DONE, "run 2").status is Status.DONE
@@ -110,7 +110,7 @@ def test_a_run_that_was_never_queued_has_its_say(records: JobRecords) -> None:
 
 def test_an_error_is_of_the_last_run(records: JobRecords) -> None:
     first = records.queue(job("a"), "run 1")
-    records.end(first, Status.FAILED, "run 1", "no")
+    records.end(first, Status.FAILED, "run 1", HubError("no"))
     assert records.queue(first, "run 2").error == ""
     records.end(first, Status.PAUSED, "run 2", "a token")
     cancelled = records.decide(first.id, Status.CANCELLED)

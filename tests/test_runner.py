@@ -18,7 +18,7 @@ from ggufy.jobs.run_state import Live
 from ggufy.llama.install import Llama
 from ggufy.runner import Runner
 from ggufy.settings import Settings
-from ggufy.steps import MAKING
+from ggufy.steps import MAKERS
 from ggufy.worker import Worker
 from tests import tiny
 
@@ -184,7 +184,7 @@ def test_a_step_that_breaks_unexpectedly_is_a_failed_job(
     def broken(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    making = replace(MAKING, run={**MAKING.run, "convert": broken})
-    ended = Runner(settings=settings, llama=llama, making=making).run(make("a"), Live())
+    makers = replace(MAKERS, run={**MAKERS.run, "convert": broken})
+    ended = Runner(settings=settings, llama=llama, makers=makers).run(make("a"), Live())
     assert ended.status is Status.FAILED
     assert "a bug" in ended.error

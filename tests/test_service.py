@@ -13,11 +13,13 @@ import pytest
 
 from ggufy import service, throttle
 from ggufy.access import STRANGER, Visitor, check_chat, may_work
-from ggufy.errors import Cancelled, DiskError, ToolError, UsageError
+from ggufy.errors import Cancelled, DiskError, HubAway, ToolError, UsageError
 from ggufy.evaluation import Evaluation, Quality
+from ggufy.hub.huggingface import HuggingFaceHub
 from ggufy.hub.state import JobStore
 from ggufy.intake import Wish
 from ggufy.job import Artifact, Job, Request, Source, Status
+from ggufy.jobs import patience
 from ggufy.llama.install import Llama
 from ggufy.service import JobView, Services
 from ggufy.settings import Settings
@@ -174,6 +176,31 @@ def test_a_job_whose_end_cannot_be_written_is_still_told(
     installer.answer(Llama(tmp_path, None, "1", "abc"))
     until(lambda: only(services).job.status == Status.FAILED, "the failure is told")
     assert "/nowhere/m.pth" in only(services).job.error
+
+
+def test_the_page_is_there_before_the_hub_has_answered(
+    installer: Installer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is asked before the start, and then in the background; whose results these are is known when it says."""
+    asked, answers = threading.Event(), threading.Event()
+
+    def user(hub: HuggingFaceHub) -> str:
+        asked.set()
+        if not answers.is_set():
+            raise HubAway("the Hub is away.")
+        return "alice"
+
+    monkeypatch.setattr(HuggingFaceHub, "user", user)
+    monkeypatch.setattr(patience, "PAUSES_S", (0.01,))
+    page = Services(settings(tmp_path, GGUFY_HUB="hf", HF_TOKEN="hf_secret"))
+    assert not asked.is_set() and page.connection.owner == "" and page.views() == ()
+    with pytest.raises(HubAway, match="whose token this is"):
+        page.submit(Wish(source="demo", quant_types=("Q8_0",)))
+    page.start()
+    assert asked.wait(60)
+    answers.set()
+    until(lambda: page.connection.owner == "alice", "the owner is known")
+    page.shutdown()
 
 
 OWNER, MEMBER = Visitor(name="somebody"), Visitor(name="x", organisations=frozenset({"friends"}))

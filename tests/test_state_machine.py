@@ -43,7 +43,7 @@ from ggufy.plan import CONVERT, EVALUATE, QUANTIZE, Step, folder_name, makes
 from ggufy.runner import Runner
 from ggufy.settings import Settings
 from ggufy.sources.gguf import GgufHead, TensorInfo
-from ggufy.steps import Making
+from ggufy.steps import Makers
 from ggufy.steps.context import Context, artifact_of
 from ggufy.steps.forecast import JobForecast
 from ggufy.worker import Worker
@@ -118,15 +118,14 @@ class World:
         there = self.cloud.files(ctx.request.repo_id) if ctx.request.repo_id else {}
         if step.product in there and not self.repos_deleted and machine.holds():
             self.wrong(f"{step.product} is made although the repo has it")
-        for _ in range(3):
-            sleep(20.0, ctx.stopped, self.clock)
+        sleep(15.0, ctx.stopped, self.clock)
         with partial(target) as part:
             part.write_bytes(content(step.product))
         return artifact_of(target)
 
     def measure(self, ctx: Context, step: Step) -> None:
         quant = ctx.path(step.reads[1])
-        sleep(20.0, ctx.stopped, self.clock)
+        sleep(5.0, ctx.stopped, self.clock)
         ctx.measured(
             Evaluation(
                 quant=quant.name,
@@ -168,7 +167,7 @@ class Machine:
             )
         self.connection = Connection(records=records, hub=self.handle if self.hub else None, state=state)
         self.worker = Worker(records=records, make_runner=self._runner, wanted=self.connection.ours)
-        self.stopping = threading.Event()
+        self.stopping, self.knows_all = threading.Event(), False
         self.connection.start()
         self.worker.start()
 
@@ -178,12 +177,13 @@ class Machine:
                 self.connection.acquire(self.stopping.is_set)
             except TokenError:  # the page says so, and asks again after a while
                 sleep(60.0, self.stopping.is_set, self.world.clock)
+        self.knows_all = True
         steps = {kind: lambda ctx, step: self.world.make(self, ctx, step) for kind in (CONVERT, QUANTIZE, EVALUATE)}
         return Runner(
             settings=Settings.from_env({"GGUFY_OUT": str(self.out), "GGUFY_CACHE": str(self.out), "HOME": "/none"}),
             llama=Llama(bin=Path("/none"), source=None, version="0", commit="0" * 9),
             connection=self.connection,
-            making=Making(
+            makers=Makers(
                 run=steps,
                 forecast=lambda ctx, step: Forecast(base=head(), quants={}, same_as={}),
                 load_kernels=lambda folder: None,
@@ -241,7 +241,7 @@ class Machine:
 
     @property
     def idle(self) -> bool:
-        return not self.worker._live
+        return self.knows_all and not self.worker._live
 
     def agrees(self) -> list[str]:
         """Jobs whose record and queue do not fit; to be asked when nothing goes on."""
@@ -260,6 +260,7 @@ class Middle(RuleBasedStateMachine):
         place = Path("/dev/shm")
         self.root = Path(tempfile.mkdtemp(dir=place if place.is_dir() else None))
         self.world = World(self.root)
+        self.one_left = False  # of two machines
         names = ("one", "two") if hub and two else ("one",)
         self.machines = [Machine(self.world, name, hub=hub) for name in names]
 
@@ -286,7 +287,7 @@ class Middle(RuleBasedStateMachine):
     def restart(self, number: int, killed: bool, wiped: bool) -> None:
         self.machine(number).restart(killed=killed, wiped=wiped)
 
-    @rule(mood=st.sampled_from(("", "", *MOODS)))
+    @rule(mood=st.sampled_from(("",) * 12 + MOODS))
     def change_mood(self, mood: str) -> None:
         self.world.cloud.mood = mood
 
@@ -303,10 +304,27 @@ class Middle(RuleBasedStateMachine):
             if machine.connection.state:
                 machine.connection.state.wake()
 
-    @rule()
-    def work_goes_on(self) -> None:
-        for _ in range(4):
+    @rule(rounds=st.integers(1, 30))
+    def work_goes_on(self, rounds: int) -> None:
+        for _ in range(rounds):
             self.time_passes(20.0)
+
+    @rule(number=number, name=st.sampled_from(NAMES), rounds=st.integers(1, 30), then=st.booleans())
+    def work_and_lose_the_disk(self, number: int, name: str, rounds: int, then: bool) -> None:
+        """What is done is somewhere else."""
+        self.submit(number, name)
+        self.work_goes_on(rounds)
+        self.restart(number, killed=then, wiped=True)
+        self.work_goes_on(rounds)
+
+    @rule(number=number, name=st.sampled_from(NAMES), click=st.sampled_from(["cancel", "pause"]), killed=st.booleans())
+    def change_ones_mind(self, number: int, name: str, click: str, killed: bool) -> None:
+        """The run that was told to end has not ended yet when the job is queued again, and the program ends then."""
+        self.submit(number, name)
+        self.time_passes(20.0)
+        self.click(number, name, click)
+        self.submit(number, name)
+        self.restart(number, killed=killed, wiped=False)
 
     @precondition(lambda self: self.machines[0].hub)
     @rule()
@@ -361,13 +379,15 @@ class Middle(RuleBasedStateMachine):
     def settle(self, done: Callable[[], bool]) -> None:
         """Lets time pass until everything has come to an end; with two machines, the first one leaves when it has
         nothing to do, so that the other gets its turn."""
-        until = time.monotonic() + 60.0
-        while not done():
+        until, quiet = time.monotonic() + 60.0, 0
+        while (quiet := quiet + 1 if done() else 0) < 3:
             assert time.monotonic() < until, self.state_of_things()
             self.time_passes(20.0)
             if len(self.machines) == 2 and self.machines[0].idle != self.machines[1].idle:
-                self.machines[0 if self.machines[0].idle else 1].restart(killed=False, wiped=False)
-                self.time_passes(20.0)
+                idle = self.machines[0 if self.machines[0].idle else 1]
+                idle.shut_down(killed=False)
+                self.machines.remove(idle)
+                self.one_left = True
 
     def state_of_things(self) -> str:
         return "\n".join(
@@ -383,9 +403,18 @@ class Middle(RuleBasedStateMachine):
             for job in machine.jobs().values():
                 self.look_at(machine, job)
 
+    def is_saved(self, machine: Machine, job: Job) -> None:
+        """The state repo has the record that is here."""
+        path = machine.connection.store.path(job.id)
+        if machine.hub and path.is_file():
+            until = time.monotonic() + 30.0
+            while self.world.cloud.files(STATE, "dataset").get(f"jobs/{job.id}.json") != path.read_bytes():
+                assert time.monotonic() < until, self.state_of_things()
+                self.time_passes(60.0)
+
     def look_at(self, machine: Machine, job: Job) -> None:
         assert job.status in RESTING, self.state_of_things()
-        if len(self.machines) == 1 and job.id in machine.clicks:
+        if not self.one_left and len(self.machines) == 1 and job.id in machine.clicks:
             click = machine.clicks[job.id]
             usual = {"submit": Status.DONE, "cancel": Status.CANCELLED, "pause": Status.PAUSED}[click]
             allowed = {usual, Status.DONE}
@@ -407,12 +436,17 @@ class Middle(RuleBasedStateMachine):
             there = {path.name: path.read_bytes() for path in folder.glob("*.gguf")}
         assert all(there[name] == content(name) for name in products if name in there)
         if machine.holds():
+            self.is_saved(machine, job)
             assert {a.name for a in job.artifacts} == set(products), job
             assert len(job.evaluations) == len(job.request.quant_types)
 
 
 def test_the_middle_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ggufy.publish.hub_repo.pages", lambda job, facts: {"README.md": str(job.status)})
+    monkeypatch.setattr("ggufy.card_facts.gather", lambda job, jobs, **rest: None)  # it reads heads of GGUFs
+    monkeypatch.setattr(
+        "ggufy.publish.hub_repo.pages",
+        lambda job, facts, readme=None: {"README.md": f"---\nquantized_by: ggufy\n---\n{job.status}"},
+    )
     run_state_machine_as_test(
         Middle,
         settings=settings(

@@ -89,3 +89,14 @@ def test_too_short() -> None:
     text += "x: the data file you provided tokenizes to only 3 tokens"
     assert tools.parse_too_short(text) == (1024, 3)
     assert tools.parse_too_short("something else") is None
+
+
+def test_a_log_that_has_grown_long_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step may be repeated for ever: while the Hub is away, say."""
+    monkeypatch.setattr(tools, "_LONGEST_LOG", 100)
+    log = tmp_path / "step.log"
+    run = tools.ToolRun(environment={}, cwd=tmp_path, log=log)
+    for _ in range(30):
+        tools.run_tool([sys.executable, "-c", "print('x' * 40)"], run)
+        assert log.stat().st_size <= 141
+    assert log.read_text().endswith("x\n")

@@ -298,7 +298,9 @@ def test_the_job_fails_and_says_why(llama: Llama, tmp_path: Path, monkeypatch: p
     live = Live()
     live.stop.cancelled = Impatient()
     here = threading.current_thread()
-    monkeypatch.setattr(hub_repo, "pages", lambda job, facts: {} if threading.current_thread() is here else broken({}))
+    monkeypatch.setattr(
+        hub_repo, "pages", lambda job, facts, readme: {} if threading.current_thread() is here else broken({})
+    )
     with connected(settings.out, LocalHub(tmp_path / "hub"), "alice") as connection:
         ended = Runner(settings=settings, llama=llama, connection=connection).run(job, live)
     assert ended.status is Status.FAILED

@@ -72,7 +72,13 @@ def running_view(*, fraction: float = 0.5) -> JobView:
 
 EVALUATION: dict[str, Any] = {
     "quality": {"kld": 0.0123, "ppl_ratio": 1.0021, "same_top": 91.98},
-    "speed": {"generation_tps": 57.3},
+    "speed": {
+        "generation_tps": 57.3,
+        "generation_tps_error": 2.1,
+        "threads": 2,
+        "prompt_tps": 1,
+        "prompt_tps_error": 0,
+    },
 }
 FILES: tuple[dict[str, Any], ...] = (
     {"file": "小模型-F16.gguf", "kind": "convert", "size": 15_000_000, "sha256": "cd" * 32},
@@ -155,7 +161,7 @@ def test_measured_files_show_their_figures() -> None:
     rows = (FILES[0], FILES[1], {**FILES[2], "evaluation": EVALUATION})
     card = job_card(view(Status.DONE, files=rows), EN, now=NOW)
     quant = card.files[2]
-    assert (quant.kld, quant.ppl_ratio, quant.same_top, quant.speed) == ("0.0123", "1.002", "92.0 %", "57")
+    assert (quant.kld, quant.ppl_ratio, quant.same_top, quant.speed) == ("0.0123", "1.002", "92.0 %", "57.3 ± 2.1")
     assert (card.files[0].kld, card.measured) == ("", True)
     assert all(word in Elements(column([card])).text for word in ("0.0123", "1.002", "92.0 %", "PPL ratio"))
     plain = job_card(view(Status.DONE, files=FILES), EN, now=NOW)

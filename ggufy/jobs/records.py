@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
+from pathlib import PurePath
 
 from ggufy.errors import DiskError
 from ggufy.evaluation import Evaluation
 from ggufy.hub.state import JobStore
-from ggufy.job import Artifact, FrontierPoint, Job, Status, merged
+from ggufy.job import Artifact, FrontierPoint, Job, Status, evaluations_for, merged
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class JobRecords:
         """Notes that the job is to run, as this run; what it has finished before stays known. Raises DiskError."""
         with self._lock:
             known = self.latest(job.id) or job
-            queued = self._save(known.evolve(request=job.request, status=Status.QUEUED, error=""))
+            queued = self._save(known.evolve(request=job.request, status=Status.QUEUED, error="", cause=""))
             self._newest[job.id] = run_id
             return queued
 
@@ -63,7 +64,7 @@ class JobRecords:
         """Notes what a person made of a job that is not running: cancelled or paused. None if there is none."""
         with self._lock:
             self._newest[job_id] = ""  # no run that still ends has a say in it
-            return self._change(job_id, status=status, error="")
+            return self._change(job_id, status=status, error="", cause="")
 
     def expect(self, job_id: str, run_id: str) -> None:
         """Makes this the job's newest run; its record says already that it is to run."""
@@ -78,7 +79,7 @@ class JobRecords:
             known = self.latest(job.id) or job
             if not self.is_newest(job.id, run_id):
                 return known
-            return self._kept(known.evolve(request=job.request, status=Status.RUNNING, error=""))
+            return self._kept(known.evolve(request=job.request, status=Status.RUNNING, error="", cause=""))
 
     def add_artifacts(self, job_id: str, artifacts: Collection[Artifact]) -> None:
         """Notes finished products."""
@@ -94,16 +95,35 @@ class JobRecords:
             if job := self.latest(job_id):
                 self._kept(job.with_evaluation(evaluation))
 
+    def share_evaluations(self, job: Job) -> None:
+        """Notes what other jobs have measured of the same files over the same text."""
+        with self._lock:
+            if known := self.latest(job.id):
+                own = {evaluation.quant for evaluation in known.evaluations}
+                for evaluation in evaluations_for(job.request, self.all()):
+                    if evaluation.quant not in own:
+                        known = known.with_evaluation(evaluation)
+                if len(known.evaluations) > len(own):
+                    self._kept(known)
+
     def set_frontier(self, job_id: str, points: tuple[FrontierPoint, ...]) -> None:
         """Notes which sizes can be ordered."""
         with self._lock:
             self._change(job_id, frontier=points)
 
-    def end(self, job: Job, status: Status, run_id: str, error: str = "") -> Job:
-        """Notes how this run ended, if it is the job's newest; returns the record that counts."""
+    def end(
+        self,
+        job: Job,
+        status: Status,
+        run_id: str,
+        error: BaseException | None = None,
+        folders: Iterable[PurePath] = (),
+    ) -> Job:
+        """Notes how this run ended, if it is the job's newest; returns the record that counts. `error` and `folders`
+        as for Job.ended."""
         with self._lock:
             known = self.latest(job.id) or job
-            return self._kept(known.evolve(status=status, error=error)) if self.is_newest(job.id, run_id) else known
+            return self._kept(known.ended(status, error, folders)) if self.is_newest(job.id, run_id) else known
 
     # ---- records of other machines
 
@@ -115,8 +135,7 @@ class JobRecords:
             self.term = max(self.term, theirs.term)
             if found in (own, theirs):
                 if found != own:
-                    self._unwritten.pop(found.id, None)
-                    self.store.put(found)
+                    self._put(found)
                 return found
             return self._kept(found)
 
@@ -125,6 +144,15 @@ class JobRecords:
     def _change(self, job_id: str, **changes: object) -> Job | None:
         known = self.latest(job_id)
         return self._kept(known.evolve(**changes)) if known else None
+
+    def _put(self, job: Job) -> None:
+        """As it is: nothing in it is new."""
+        try:
+            self.store.put(job)
+            self._unwritten.pop(job.id, None)
+        except (DiskError, OSError) as error:
+            logger.warning("the record of job %s could not be written: %s", job.id, error)
+            self._unwritten[job.id] = job
 
     def _kept(self, job: Job) -> Job:
         """Saved, or kept in memory while the disk has no room: what is true is not forgotten for that."""

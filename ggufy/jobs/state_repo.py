@@ -11,6 +11,7 @@ Hub is away, takes no more commits, or does not know the token any more, everyth
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import threading
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from ggufy.clock import CLOCK, Clock, never
+from ggufy.clock import CLOCK, Clock, never, sleep
 from ggufy.errors import Cancelled, GgufyError, HubAway, HubError, LeaseLost, RepoMissing
 from ggufy.files import write_text
 from ggufy.hub.lease import KIND, Lease
@@ -218,10 +219,15 @@ class StateRepo:
 
     def _loop(self) -> None:
         while not self._ends:
-            self.turn()
-            with self._changed:
-                if not self._ends and (wait := self._until_due()) > 0:
-                    self._clock.wait(self._changed, wait)
+            try:
+                self.turn()
+                with self._changed:
+                    if not self._ends and (wait := self._until_due()) > 0:
+                        self._clock.wait(self._changed, wait)
+            except Exception:  # what waits is handed nothing on by `turn` then, and is tried again
+                logger.exception("the thread of the state repo")
+                with contextlib.suppress(Cancelled):
+                    sleep(_LONG_S, lambda: self._ends, self._clock)
         self._leave()
 
     def turn(self) -> float:
@@ -277,7 +283,7 @@ class StateRepo:
         self._ready = False
         if not lease.try_acquire(self._records.term):
             self.trouble = f"another runner is at work on {self.repo_id}: this one waits for it."
-            self._not_before = self._clock.now() + _POLL_S
+            self._not_before = self._clock.now() + min(_POLL_S, lease.expires_s / 4)
             return
         self._hub.count_past_commits(self.repo_id, kind=KIND)
         self._refresh()
@@ -310,6 +316,7 @@ class StateRepo:
         with self._changed:
             self._work.orders.clear()
             self._changed.notify_all()
+        self._records.all()  # writes what the disk had no room for
         if self._ready and self.lease is not None:
             sent = self._unsent_records()
             if self.lease.release(sent, delete=self._work.stale):

@@ -105,6 +105,27 @@ class Duty:
             self._rests = rests
 
 
+class CpuWait:
+    """How long a running child waits for a CPU that others use, beside the time that it works (Linux; elsewhere it
+    is not known)."""
+
+    def __init__(self) -> None:
+        self._times: dict[str, tuple[int, int]] = {}  # of each thread, nanoseconds: worked, waited
+
+    def look(self, pid: int) -> None:
+        """To be called several times a second: what ends in between is lost."""
+        with contextlib.suppress(OSError):  # it may have ended meanwhile
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                words = (task / "schedstat").read_text(encoding="ascii").split()
+                self._times[task.name] = (int(words[0]), int(words[1]))
+
+    @property
+    def share(self) -> float | None:
+        """Of the time in which it could have worked, the part in which it waited."""
+        worked, waited = (sum(times[i] for times in self._times.values()) for i in (0, 1))
+        return waited / (worked + waited) if worked else None
+
+
 def run(
     command: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout_s: float = 60.0
 ) -> subprocess.CompletedProcess[str]:

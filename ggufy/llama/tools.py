@@ -18,6 +18,7 @@ import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from ggufy.errors import Cancelled, ToolError
 from ggufy.llama import child
@@ -26,6 +27,7 @@ CONTEXT = 512  # tokens a chunk, for imatrix and perplexity
 _TENSOR_LINE = re.compile(r"\[\s*(\d+)/\s*(\d+)\]\s+(\S+)\s+- \[([\d, ]+)\]")
 _DRY_TYPE = re.compile(r"type =\s+(\S+), size =\s+[\d.]+ MiB(?: ->\s+[\d.]+ MiB \((\S+)\))?")
 _CHUNK = re.compile(r"\[(\d+)\]-?[\d.na]+,")
+_LONGEST_LOG = 4 << 20  # bytes
 _CHUNKS = re.compile(r"over (\d+) chunks")
 _TOO_SHORT = re.compile(r"need at least (\d+) tokens.*?tokenizes to only (\d+) tokens", re.DOTALL)
 
@@ -83,6 +85,7 @@ class ToolRun:
     keep_open: tuple[int, ...] = ()  # descriptors (locks) that the tool inherits
     limit: Callable[[], int] | None = None  # threads that may be used now, if that can change while it runs
     share: Callable[[], float] = lambda: 1.0  # part of the time in which it may work, 0.1 to 1
+    watch: Callable[[int], None] | None = None  # gets its process id several times a second
 
 
 def _obey(process: subprocess.Popen[bytes], run: ToolRun, obeyed: int) -> int:
@@ -116,12 +119,18 @@ def run_tool(command: list[str], run: ToolRun, feed: Callable[[str], None] | Non
     return text
 
 
+def _opened(log: Path) -> BinaryIO:
+    """Goes on with a log; one that has grown long begins anew, since steps are repeated and nobody deletes it."""
+    long = log.exists() and log.stat().st_size > _LONGEST_LOG
+    return log.open("wb" if long else "ab")
+
+
 def _follow(process: subprocess.Popen[bytes], run: ToolRun, feed: Callable[[str], None] | None) -> str:
     assert process.stdout is not None
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     pieces: list[str] = []
     kept = 0
-    log = run.log.open("ab") if run.log else None
+    log = _opened(run.log) if run.log else None
     limit = run.limit() if run.limit else 0
     duty = child.Duty(process)
     try:
@@ -132,6 +141,8 @@ def _follow(process: subprocess.Popen[bytes], run: ToolRun, feed: Callable[[str]
                     raise Cancelled("the job was stopped.")
                 limit = _obey(process, run, limit)
                 duty.keep(run.share())
+                if run.watch:
+                    run.watch(process.pid)
                 if not selector.select(timeout=0.2 if run.share() == 1 else 0.05):
                     continue
                 data = os.read(process.stdout.fileno(), 1 << 16)

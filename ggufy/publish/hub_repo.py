@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from ggufy import __version__
-from ggufy.card import CardFacts, pages
-from ggufy.catalog import BY_NAME, make_order
+from ggufy import card_facts
+from ggufy.card import CARD, pages
+from ggufy.catalog import BY_NAME
 from ggufy.clock import sleep
 from ggufy.errors import Cancelled, DiskError, HubError, UsageError
 from ggufy.files import free_bytes, human_size
-from ggufy.hub.protocol import Hub, RemoteFile
-from ggufy.job import Artifact, Job, Request, Status
+from ggufy.hub.protocol import Hub
+from ggufy.job import Artifact, Job, Status
 from ggufy.jobs.patience import Patience
 from ggufy.jobs.records import JobRecords
 from ggufy.jobs.run_state import Live
 from ggufy.jobs.state_repo import StateRepo
-from ggufy.plan import EVALUATE, QUANTIZE, UPLOAD, UPLOADED, Step, base_name, plan, quant_name
+from ggufy.plan import EVALUATE, QUANTIZE, UPLOAD, UPLOADED, Step, plan
 from ggufy.publish.uploader import Uploader
-from ggufy.quantize.mixes import STOCK, is_rwkv, rescaling
-from ggufy.sources.gguf import GgufHead, read_head
+from ggufy.readme import check_readme
 from ggufy.steps.context import Context, artifact_of
 from ggufy.steps.forecast import MARGIN
 from ggufy.steps.salvage import saved_files
-from ggufy.world import OLLAMA_FILES, speaks
 
 logger = logging.getLogger(__name__)
 _ROOM_S = 0.5  # between looks at the disk while uploads make room
@@ -99,8 +97,10 @@ class HubRepo:
         self._uploader.start(self._patience)
         repo_id = self._job.request.repo_id
         self._patience(lambda: self._hub.count_past_commits(repo_id, kind="model"))
-        names = [name for name in self._uploads if self._uploader.file(name)]
         request = self._job.request
+        if not request.keep_card:
+            check_readme(self._patience(self._readme), request.repo_id)
+        names = [name for name in self._uploads if self._uploader.file(name)]
         owners = [
             job
             for job in self._records.all()
@@ -227,68 +227,24 @@ class HubRepo:
             logger.warning("parts of finished quants stay in the state repo: %s", error)
 
     def _pages(self, uploaded: Mapping[str, int]) -> dict[str, str]:
-        forecast = self._live.forecast
-        facts = CardFacts(
-            uploaded=uploaded,
-            bpw={t: f.bpw for t, f in forecast.quants.items()} | self._made_to_order() if forecast else {},
-            same_as=forecast.same_as if forecast else {},
-            mix=self._job.request.mix if forecast and is_rwkv(forecast.base) else STOCK,
-            rescaled=bool(forecast and rescaling(forecast.base)),
-            license=self._job.request.source.license,
+        job = self._ending or self._latest()
+        for artifact in list(self._made.values()):  # the record knows them when they are uploaded
+            job = job.with_artifact(artifact)
+        facts = card_facts.gather(
+            job,
+            self._records.all(),
+            sizes=uploaded,
+            file=self._uploader.file,
+            folder=self._ctx.folder,
+            forecast=self._live.forecast,
             llama_commit=self._places.llama_commit,
-            version=__version__,
-            rwkv=self._rwkv(),
         )
-        return pages(self._with_others(self._ending or self._latest(), uploaded), facts)
+        return pages(job, facts, readme=None if job.request.keep_card else self._readme())
 
-    def _with_others(self, job: Job, uploaded: Collection[str]) -> Job:
-        """The job as the card shows it: with what others of the same base and options have brought to this repo."""
-        request, inputs = job.request, job.request.inputs()
-        targets, types, figures = list(request.targets), set(request.quant_types), list(job.evaluations)
-        mode, text = request.mode, request.evaluation_text
-        for other in self._records.all():
-            theirs = other.request
-            if other.id == job.id or theirs.repo_id != request.repo_id or theirs.inputs() != inputs:
-                continue
-            there = [name for name in theirs.quants if quant_name(request, name) in uploaded]
-            types.update(name for name in there if name in BY_NAME)
-            targets += [name for name in there if name not in BY_NAME and name not in targets]
-            for found in other.evaluations:  # over one text: others could not be compared
-                same = not figures or found.text_sha256 == figures[0].text_sha256
-                if same and found.quant in uploaded and found.quant not in {known.quant for known in figures}:
-                    figures.append(found)
-                    text = text or theirs.evaluation_text
-            mode = mode or (theirs.mode if theirs.targets else "")
-        shown = replace(
-            request, quant_types=make_order(types), targets=tuple(targets), mode=mode, evaluation_text=text
-        )
-        return job.evolve(request=shown, evaluations=tuple(figures))
-
-    def _made_to_order(self) -> dict[str, float]:
-        """Bits per weight of the sizes to order that are here, by label."""
-        paths = {t: self._ctx.folder / quant_name(self._job.request, t) for t in self._job.request.targets}
-        return {label: read_head(path).bpw for label, path in paths.items() if path.exists()}
-
-    def _rwkv(self) -> bool:
-        base = self._ctx.folder / base_name(self._job.request)
-        if forecast := self._live.forecast:
-            return speaks_world(self._job.request, forecast.base, self._uploader.file)
-        return speaks_world(self._job.request, read_head(base) if base.exists() else None, self._uploader.file)
-
-
-def speaks_world(request: Request, base: GgufHead | None, file: Callable[[str], RemoteFile | None]) -> bool:
-    """Whether the job's model speaks RWKV's World format.
-
-    Its base GGUF tells. Without one, checkpoints with World's vocabulary do; of others it is seen by what went to the
-    repo (`file` gives what it holds under a name) when the base was here. Ollama's files under these names may be
-    somebody's own: what is in them counts, and the prompt in `system` is anybody's.
-    """
-    if base is not None:
-        return speaks(base.metadata)
-    if request.source.kind == "checkpoint" and not request.vocab_path:
-        return True
-    ours = {name: text.encode() for name, text in OLLAMA_FILES.items() if name != "system"}
-    return any((there := file(name)) is not None and there.holds(text) for name, text in ours.items())
+    def _readme(self) -> str | None:
+        """What the repo's README.md says now: somebody may have written into it since the last commit."""
+        data = self._hub.read(self._job.request.repo_id, CARD, kind="model")
+        return None if data is None else data.decode("utf-8", errors="replace")
 
 
 def _tensor_type(step: Step) -> str:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from ggufy.clock import sleep
+from ggufy.clock import never, sleep
 from ggufy.errors import Cancelled, GgufyError, HubError, RepoMissing
 from ggufy.hub.protocol import Hub, RemoteFile
 from ggufy.job import Artifact
@@ -124,8 +124,7 @@ class Uploader:
         """Writes the card once more, for a job that ended with files missing; what goes wrong is only logged."""
         try:
             self._patience.check()
-            pages = self._encoded(self._sizes())
-            self._hub.commit(self._repo_id, kind="model", add=pages, message="Update the card")
+            self._send({}, self._sizes(), stopped=never)
         except GgufyError as error:
             logger.warning("the card was not updated: %s", error)
 
@@ -176,14 +175,7 @@ class Uploader:
             for waiting in batch:
                 self._fraction(waiting.artifact, min(1.0, done / total))
 
-        self._hub.commit(
-            self._repo_id,
-            kind="model",
-            add={**files, **self._encoded(sizes)},
-            message="Add " + ", ".join(files) if files else "Update the card",
-            progress=progress,
-            stopped=self._stops,
-        )
+        self._send(files, sizes, progress=progress, stopped=self._stops)
         remote = self._hub.list_files(self._repo_id, kind="model")
         for waiting in batch:
             there = remote.get(waiting.artifact.name)
@@ -195,8 +187,25 @@ class Uploader:
             self._remote = remote
         self._uploaded([waiting.artifact for waiting in batch])
 
-    def _encoded(self, sizes: Mapping[str, int]) -> dict[str, bytes]:
-        return {name: text.encode() for name, text in self._pages(sizes).items()}
+    def _send(
+        self,
+        files: Mapping[str, Path],
+        sizes: Mapping[str, int],
+        *,
+        progress: Callable[[int], None] | None = None,
+        stopped: Callable[[], bool],
+    ) -> None:
+        """One commit of these files and the pages, if there is anything to say."""
+        pages = {name: text.encode() for name, text in self._pages(sizes).items()}
+        if files or pages:
+            self._hub.commit(
+                self._repo_id,
+                kind="model",
+                add={**files, **pages},
+                message="Add " + ", ".join(files) if files else "Update the card",
+                progress=progress,
+                stopped=stopped,
+            )
 
     def _sizes(self) -> dict[str, int]:
         with self._changed:

@@ -20,7 +20,7 @@ from ggufy.steps.forecast import JobForecast, forecast_job
 
 
 @dataclass(frozen=True, kw_only=True)
-class Making:
+class Makers:
     """How things are made and what they will be; tests of everything around it bring their own."""
 
     run: Mapping[str, Callable[[Context, Step], Artifact | None]]  # by the step's kind
@@ -28,7 +28,7 @@ class Making:
     load_kernels: Callable[[Path], object]  # from a folder; raises ToolError if they cannot be used
 
 
-MAKING = Making(
+MAKERS = Makers(
     run={
         DOWNLOAD: download.run,
         CONVERT: convert.run,

@@ -15,6 +15,7 @@ from ggufy.plan import Step
 from ggufy.sources.gguf import read_head
 from ggufy.sources.gguf_model import check_model
 from ggufy.steps.context import Context
+from ggufy.steps.making import with_base
 
 if TYPE_CHECKING:
     from ggufy.sources.streamed import StreamedCheckpoint
@@ -25,9 +26,8 @@ _BLOCK = 4 << 20
 def run(ctx: Context, step: Step) -> Artifact:
     """Leaves `<Model>-<OUTTYPE>.gguf`."""
     target = ctx.path(step.product)
-    if ctx.request.source.kind == "gguf":
-        return _take_over(ctx, step, target)
-    return _convert(ctx, step, target)
+    artifact = _take_over(ctx, step, target) if ctx.request.source.kind == "gguf" else _convert(ctx, step, target)
+    return with_base(artifact, target, llama=ctx.llama.commit)
 
 
 def _convert(ctx: Context, step: Step, target: Path) -> Artifact:

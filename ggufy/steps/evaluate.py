@@ -27,18 +27,21 @@ from ggufy.evaluation import DEFAULT_CHUNKS, Evaluation, Quality, Speed, from_js
 from ggufy.files import PART_SUFFIX, free_bytes, human_size, lock, partial, sha256, write_text
 from ggufy.llama import evaluate as perplexity
 from ggufy.llama import tools
+from ggufy.llama.child import CpuWait
 from ggufy.llama.install import Llama
 from ggufy.sources.gguf import GgufHead, read_head
 from ggufy.sources.overlap import check_disjoint
 from ggufy.steps.comparable import check_models, vocab_size
+from ggufy.throttle import asked_share
 
 logger = logging.getLogger(__name__)
 
+FOLDER = "evaluation"  # in a job's work folder
 DISK_BUDGET = 4_000_000_000  # bytes for the base's predictions; 119 chunks of the World vocabulary
 _LEAST_CHUNKS = 4  # what the disk must hold; a mean over less says little
-_SPARE = 100_000_000  # bytes of the disk that are left alone
+SPARE = 100_000_000  # bytes of the disk that are left alone
 _WAIT_S = 2.0  # for the tool of a run that was just killed
-_LOGITS_SUFFIX = ".logits"
+LOGITS_SUFFIX = ".logits"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +59,7 @@ class How:
     calibrations: Sequence[Path] = ()  # texts that the quants' imatrix was made from
     digests: Mapping[Path, str] = field(default_factory=dict)  # sha256 of files, where it is known
     keep_logits: bool = False  # for the next call; otherwise they are removed in the end
-    all_chunks: bool = False  # a disk that is too full is an error: figures of fewer chunks compare with no others
+    all_chunks: bool = False  # too little room is an error: figures of fewer chunks compare with no others
     log: Path | None = None
     limit: Callable[[], int] | None = None  # threads that the tools may use now, if that can change
     share: Callable[[], float] = lambda: 1.0  # part of the time in which they may work
@@ -121,6 +124,11 @@ def fitting_chunks(wanted: int, room: int, vocab: int) -> int:
     return 0
 
 
+def most_chunks(text: Path) -> int:
+    """No text of this size has more: a token is a byte at least."""
+    return text.stat().st_size // tools.CONTEXT + 1
+
+
 class _Session:
     """One run over several quants of one base."""
 
@@ -137,20 +145,22 @@ class _Session:
         try:
             if len(done) < len(digests):
                 chunks = self._chunks(wanted)
-                done |= self._stored(digests, chunks)
+                done = self._stored(digests, chunks)  # not those over more chunks: all have to be comparable
                 self._measure_quality(digests, done, chunks)
             if self.how.speed:
                 for path in digests:
                     done[path] = self._with_speed(path, done[path])
         finally:
-            for left in () if self.how.keep_logits else self.how.folder.glob(f"*{_LOGITS_SUFFIX}"):
+            for left in () if self.how.keep_logits else self.how.folder.glob(f"*{LOGITS_SUFFIX}"):
                 left.unlink()
         return [done[path][1] for path in digests]
 
     def _wanted(self) -> int:
-        """Chunks that the text can have (a token is a byte at least) and the budget allows."""
-        most = self.how.text.stat().st_size // tools.CONTEXT + 1
+        """Chunks that the text can have and the budget allows."""
+        most = most_chunks(self.how.text)
         wanted = min(self.how.chunks or most, most)
+        if self.how.all_chunks:
+            return wanted
         chunks = fitting_chunks(wanted, self.how.budget, self.vocab)
         return chunks or self._too_little(wanted, self.how.budget, "allowed")
 
@@ -158,15 +168,15 @@ class _Session:
         """As many of those as there is space for now; all of them if they are here already."""
         if self._written(wanted):
             return wanted
-        left = sum(path.stat().st_size for path in self.how.folder.glob(f"*{_LOGITS_SUFFIX}"))
-        room = free_bytes(self.how.folder) + left - _SPARE
+        left = sum(path.stat().st_size for path in self.how.folder.glob(f"*{LOGITS_SUFFIX}"))
+        room = free_bytes(self.how.folder) + left - SPARE
         chunks = fitting_chunks(wanted, room, self.vocab) or self._too_little(wanted, room, "free")
         if chunks < wanted and self.how.all_chunks:
-            needed = perplexity.logits_bytes(self.vocab, wanted) + _SPARE
+            needed = perplexity.logits_bytes(self.vocab, wanted) + SPARE
             raise DiskError(
                 f"the base's predictions over {wanted} chunks need {human_size(needed)} in "
-                f"{self.how.folder.absolute()} and {human_size(max(0, room + _SPARE))} are free: free some space and "
-                "run the same command again, or ask for fewer with --chunks."
+                f"{self.how.folder.absolute()} and {human_size(max(0, room + SPARE))} are free: free some space and "
+                "run the same command again."
             )
         if chunks < wanted:
             logger.warning("%d chunks of the text are measured instead of %d: the disk is full.", chunks, wanted)
@@ -224,13 +234,13 @@ class _Session:
 
     def _written(self, chunks: int) -> Path | None:
         """The base's predictions over so many chunks, if they are here and whole."""
-        target = self.how.folder / (self._key(chunks) + _LOGITS_SUFFIX)
+        target = self.how.folder / (self._key(chunks) + LOGITS_SUFFIX)
         return target if target.exists() and perplexity.logits_chunks(target, self.vocab) else None
 
     def _logits(self, chunks: int) -> Path:
         """The base's predictions over the text, for `chunks` chunks or all that it has."""
-        target = self.how.folder / (self._key(chunks) + _LOGITS_SUFFIX)
-        for left in self.how.folder.glob(f"*{_LOGITS_SUFFIX}"):
+        target = self.how.folder / (self._key(chunks) + LOGITS_SUFFIX)
+        for left in self.how.folder.glob(f"*{LOGITS_SUFFIX}"):
             if left != self._written(chunks):
                 left.unlink()
         if target.exists():
@@ -278,14 +288,20 @@ class _Session:
         return perplexity.ChunkProgress(lambda fraction: self.how.report(path.name, fraction))
 
     def _with_speed(self, quant: Path, stored: tuple[Path, Evaluation]) -> tuple[Path, Evaluation]:
+        """Measures how fast the machine is with this quant: with a fixed number of threads that never rest. Where
+        people allow the tools only a part of the time, the speed is left out: there is no true one then."""
         file, evaluation = stored
-        if evaluation.speed is not None and evaluation.speed.threads == self.how.threads:
+        if asked_share(self.how.share) < 1:
+            return stored
+        threads = self.how.limit() if self.how.limit else self.how.threads
+        known = evaluation.speed
+        if known is not None and known.threads == threads and known.throttled is False:
             return stored
         self.how.report(f"{quant.name}, speed", 0.0)
-        command = perplexity.bench_command(
-            self.how.llama.tool("llama-bench"), model=quant.absolute(), threads=self.how.threads
-        )
-        speed: Speed = perplexity.run_for(command, self.run, read=perplexity.parse_bench)
-        evaluation = evaluation.evolve(speed=speed)
+        command = perplexity.bench_command(self.how.llama.tool("llama-bench"), model=quant.absolute(), threads=threads)
+        wait = CpuWait()
+        unthrottled = dataclasses.replace(self.run, limit=None, share=lambda: 1.0, watch=wait.look)
+        speed: Speed = perplexity.run_for(command, unthrottled, read=perplexity.parse_bench)
+        evaluation = evaluation.evolve(speed=dataclasses.replace(speed, throttled=False, waited=wait.share))
         write_text(file, to_json(evaluation))
         return file, evaluation

@@ -27,6 +27,7 @@ from ggufy.sources.gguf_model import check_model
 from ggufy.steps.comparable import vocab_size
 from ggufy.steps.context import Context
 from ggufy.steps.convert import pinned_vocab, remote_checkpoint
+from ggufy.steps.evaluate import FOLDER, LOGITS_SUFFIX, SPARE, most_chunks
 
 MARGIN = 64 << 20  # bytes that a published job leaves free
 MAKING = (CONVERT, IMATRIX, QUANTIZE)
@@ -124,13 +125,13 @@ def check_space(ctx: Context, due: Iterable[Step], sizes: JobForecast, *, publis
     """Raises DiskError when what is due does not fit on the disk at its peak, beside what is here of it."""
     due = tuple(due)
     made = {kind: [left_bytes(ctx, step, sizes) for step in due if step.kind == kind] for kind in MAKING}
-    measured = any(step.kind == EVALUATE for step in due)
+    measured = [left_bytes(ctx, step, sizes) for step in due if step.kind == EVALUATE]
     here = ctx.source.stat().st_size if made[CONVERT] and ctx.request.source.remote and ctx.source.exists() else 0
     needed = peak_bytes(
         base=sum(made[CONVERT]),
         imatrix=sum(made[IMATRIX]),
         quants=made[QUANTIZE],
-        predictions=logits_bytes(vocab_size(sizes.base), ctx.request.evaluation_chunks) if measured else 0,
+        predictions=max(measured, default=0),
         source=here,
         published=published,
     )
@@ -154,8 +155,24 @@ def check_download_space(ctx: Context) -> None:
 
 
 def left_bytes(ctx: Context, step: Step, sizes: JobForecast) -> int:
-    """What a step's product still needs on the disk: an earlier run may have left a part of it."""
+    """What a step's product, or what it works with, still needs on the disk: an earlier run may have left a part."""
+    if step.kind == EVALUATE:
+        return _left_predictions(ctx, sizes)
     return max(0, product_size(ctx.request, step, sizes) - allocated_bytes(part_of(ctx.path(step.product))))
+
+
+def predictions_bytes(base: GgufHead, chunks: int) -> int:
+    """Free bytes that measuring asks for: the base's predictions, which all quants share, and what stays free."""
+    return logits_bytes(vocab_size(base), chunks) + SPARE
+
+
+def _left_predictions(ctx: Context, sizes: JobForecast) -> int:
+    request = ctx.request
+    text = calibration.pinned(ctx.settings.cache, request.evaluation_sha256)
+    chunks = min(request.evaluation_chunks, most_chunks(text)) if text else request.evaluation_chunks
+    here = sum(path.stat().st_size for path in (ctx.work / FOLDER).glob(f"*{LOGITS_SUFFIX}"))
+    whole = here >= logits_bytes(vocab_size(sizes.base), chunks)
+    return 0 if whole else predictions_bytes(sizes.base, chunks) - here
 
 
 def product_size(request: Request, step: Step, sizes: JobForecast) -> int:

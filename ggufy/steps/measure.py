@@ -9,7 +9,7 @@ from ggufy.errors import CalibrationError
 from ggufy.plan import Step
 from ggufy.sources import calibration
 from ggufy.steps.context import Context
-from ggufy.steps.evaluate import How, evaluate
+from ggufy.steps.evaluate import FOLDER, How, evaluate
 
 
 def run(ctx: Context, step: Step) -> None:
@@ -19,12 +19,13 @@ def run(ctx: Context, step: Step) -> None:
     run = ctx.tool_run(step)
     how = How(
         text=_pinned_text(ctx),
-        folder=ctx.work / "evaluation",
+        folder=ctx.work / FOLDER,
         environment=throttle.child_environment(threads=threads, home=ctx.settings.home),
         llama=ctx.llama,
         threads=threads,
         chunks=ctx.request.evaluation_chunks,
         keep_logits=True,
+        all_chunks=True,
         digests=ctx.digests,
         log=run.log,
         limit=run.limit,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from ggufy.catalog import BY_NAME
 from ggufy.files import PART_SUFFIX
@@ -16,6 +17,7 @@ from ggufy.quantize.recipe import stock_recipe
 from ggufy.quantize.target import of_label
 from ggufy.sources.gguf import read_head
 from ggufy.steps.context import Context, artifact_of
+from ggufy.steps.making import of_recipe, with_quant
 from ggufy.steps.salvage import Salvage
 from ggufy.steps.to_order import STAGES_OF_A_SIZE, Stages, mixer_of, sized
 
@@ -49,7 +51,8 @@ def run(ctx: Context, step: Step) -> Artifact:
 
     control = engine.Control(limit=ctx.limit, duty=ctx.share, stopped=ctx.stopped, report=reported)
     engine.quantize(order, control, ggml=ggml.load(ctx.llama.bin))
-    return artifact_of(target)
+    made = of_recipe(order.recipe, read_head(order.base), ctx.request, step.quant_type, llama=ctx.llama.commit)
+    return with_quant(artifact_of(target), target, replace(made, rescaled=bool(order.scales)))
 
 
 def _to_order(ctx: Context, step: Step, stages: Stages) -> engine.Order:

@@ -87,6 +87,7 @@ class _Api:
         name: str = "",
         targets: str = "",
         mode: str = "",
+        keep_card: bool = False,
     ) -> dict[str, Any]:
         """Starts making GGUF quants of a model; the job goes on by itself, also after restarts.
 
@@ -101,6 +102,7 @@ class _Api:
                 mem4GB (memory).
             mode: how much is measured for these: fast, standard or thorough; empty is standard. Without targets,
                 standard and thorough find what every size is worth.
+            keep_card: whether only model files are published, beside a README.md of the repo's own.
 
         Returns:
             The job's id and status.
@@ -116,6 +118,7 @@ class _Api:
                 imatrix="auto" if _flag("imatrix", imatrix, True) else "none",
                 evaluate=_flag("evaluate", evaluate, False),
                 name=_text("name", name) or None,
+                keep_card=_flag("keep_card", keep_card, False),
             )
             return _record(self.services.submit(wish, visitor_of(self.services, request, profile)))
 

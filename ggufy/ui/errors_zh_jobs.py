@@ -73,6 +73,9 @@ publishing to the Hub needs a token that may write: set HF_TOKEN, or leave --hub
 {folder} already holds files that were made from something else or with other options: give this run another --name \
 or --out, or move that folder away.
     {folder} 中已有用其他来源或选项制作的文件：请换一个“名称”，或移走该文件夹。
+{repo} already has a README.md that ggufy did not write: choose another --repo, or add --keep-card to \
+publish files only.
+    {repo} 中已有不是由 ggufy 写的 README.md：请换一个“输出仓库”，或勾选“保留仓库自己的说明”以只发布文件。
 {repo} holds the files of another model, {name}: give this run another --repo.
     {repo} 中是另一个模型 {name} 的文件：请换一个“输出仓库”。
 {repo} already holds {file}, made from something else or with other options: give this run another --repo or --name.
@@ -118,8 +121,8 @@ the base's predictions need {needed} in {folder} and {room} are free: free some 
 the base's predictions need {needed} in {folder} and {room} are allowed: free some space or give another --out.
     基础模型的预测在 {folder} 中需要 {needed}，而上限为 {room}：请释放空间，或用 GGUFY_OUT 换一个文件夹。
 the base's predictions over {chunks} chunks need {needed} in {folder} and {room} are free: free some space and run \
-the same command again, or ask for fewer with --chunks.
-    基础模型对 {chunks} 块文本的预测在 {folder} 中需要 {needed}，可用空间为 {room}：请释放空间后重试，或减少 --chunks。
+the same command again.
+    基础模型对 {chunks} 块文本的预测在 {folder} 中需要 {needed}，可用空间为 {room}：请释放空间后重试。
 
 # ---- calibration, imatrix, measuring
 the imatrix {path} does not exist: give a file, auto or none.

@@ -109,6 +109,9 @@ class QuantizeTab:
         published = self.services.connection.hub is not None
         self.repo = self._text(i18n, "repo", visible=published)
         self.private = gr.Checkbox(False, label=i18n("private"), visible=published, elem_id="gg-private")
+        self.keep_card = gr.Checkbox(
+            False, label=i18n("keep_card"), info=i18n("keep_card_info"), visible=published, elem_id="gg-keep-card"
+        )
 
     def _text(self, i18n: gr.I18n, key: str, value: str = "", *, visible: bool = True) -> gr.Textbox:
         return gr.Textbox(
@@ -163,6 +166,7 @@ class QuantizeTab:
             self.mix,
             self.targets,
             self.mode,
+            self.keep_card,
         ]
 
     # ---- handlers
@@ -320,7 +324,7 @@ def _kind(mix: Any) -> str:
 
 def _wish(values: list[Any]) -> Wish:
     source, types, imatrix, imatrix_path, outtype, evaluate, evaluation, vocab, name, *more = values
-    repo, private, mix, targets, mode = more
+    repo, private, mix, targets, mode, keep_card = more
     texts = (source, imatrix, imatrix_path, outtype, evaluation, vocab, name, repo, mix, targets, mode)
     if not isinstance(types, list) or not all(v is None or isinstance(v, str) for v in (*texts, *types)):
         raise UsageError("the form came back damaged: reload the page.")
@@ -345,6 +349,7 @@ def _wish(values: list[Any]) -> Wish:
         name=_short(name) or None,
         repo_id=_short(repo) or None,
         private=bool(private),
+        keep_card=bool(keep_card),
         mix=mix or RWKV,
         targets=words,
         mode=(mode or STANDARD) if words else "",

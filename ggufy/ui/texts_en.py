@@ -159,6 +159,8 @@ EN = {
     "repo": "Output repo",
     "repo_info": "owner/name on the Hub. Empty: your account and the model's name.",
     "private": "Private repo",
+    "keep_card": "Keep the repo's own card",
+    "keep_card_info": "Publish the model files only, and write no README.md.",
     "machine_cpu": "CPU {percent} %",
     "machine_memory": "memory {used} of {memory}",
     "machine_disk": "{free} disk free",
@@ -203,7 +205,7 @@ EN = {
     "column_same_top": "same top",
     "column_same_top_info": "How often both expect the same next token",
     "column_speed": "t/s",
-    "column_speed_info": "Tokens generated a second on this machine",
+    "column_speed_info": "Tokens generated a second on this machine, ± the deviation between runs",
     "space_sign_in": "If it is yours, sign in.",
     "space_no_login": (
         "Sign-in is not set up here: the Space's README needs `hf_oauth: true`. To start jobs, duplicate the "

@@ -153,6 +153,8 @@ ZH = {
     "repo": "输出仓库",
     "repo_info": "Hub 上的 owner/name。留空：你的账号加模型名称。",
     "private": "私有仓库",
+    "keep_card": "保留仓库自己的说明",
+    "keep_card_info": "只发布模型文件，不写 README.md。",
     "machine_cpu": "CPU {percent} %",
     "machine_memory": "内存 {used} / {memory}",
     "machine_disk": "磁盘可用 {free}",
@@ -197,7 +199,7 @@ ZH = {
     "column_same_top": "首选一致",
     "column_same_top_info": "两者预测同一词元的比例",
     "column_speed": "t/s",
-    "column_speed_info": "本机每秒生成的词元数",
+    "column_speed_info": "本机每秒生成的词元数，± 为多次运行间的偏差",
     "space_sign_in": "如果它属于你，请登录。",
     "space_no_login": (
         "此处未启用登录：Space 的 README 需要 `hf_oauth: true`。要启动任务，请复制此 Space 或在自己的机器上运行 gg"

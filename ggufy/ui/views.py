@@ -13,8 +13,9 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
+from ggufy import evaluation
 from ggufy.catalog import BY_NAME
-from ggufy.evaluation import memory_needed, which_one
+from ggufy.evaluation import Pick, shown_speed
 from ggufy.files import human_size, human_time
 from ggufy.job import RESTING, Job, Status
 from ggufy.job_views import JobView
@@ -51,6 +52,8 @@ _WORDS = {
     "--vocab": "“Own vocabulary”",
     "--types": "quant types",
     "--name": "“Name”",
+    "--repo": "“Output repo”",
+    "--keep-card": "“Keep the repo's own card”",
     "--out": "GGUFY_OUT",
 }
 _SPOKEN = re.compile("|".join(rf"{re.escape(words)}\b" for words in _WORDS))
@@ -84,14 +87,6 @@ class FileRow:
     speed: str
     note: str
     sha256: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pick:
-    """What to take from some amount of memory on."""
-
-    memory: str
-    type: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,12 +200,7 @@ def picks(rows: Sequence[Mapping[str, Any]], outtype: str) -> tuple[Pick, ...]:
     models = {point.name: point for point in points(rows, outtype)}
     sizes = {name: point.size for name, point in models.items()}
     klds = {name: point.kld for name, point in models.items() if point.kld is not None}
-    found: list[Pick] = []
-    for memory in sorted(memory_needed(size) for size in sizes.values()):
-        best = which_one(sizes, memory, klds)
-        if best and (not found or found[-1].type != best):
-            found.append(Pick(memory=human_size(memory), type=best))
-    return tuple(found)
+    return evaluation.picks(sizes, klds)
 
 
 def _kld(row: Mapping[str, Any]) -> float | None:
@@ -237,7 +227,7 @@ def file_row(job_id: str, row: dict[str, Any], texts: Texts, *, repo: str = "") 
         kld=f"{quality['kld']:.4f}" if quality else "",
         ppl_ratio=f"{quality['ppl_ratio']:.3f}" if quality else "",
         same_top=f"{quality['same_top']:.1f} %" if quality else "",
-        speed=f"{speed['generation_tps']:.0f}" if speed else "",
+        speed=shown_speed(speed),
         note=note,
         sha256=row.get("sha256", ""),
     )
@@ -263,10 +253,10 @@ def file_link(job_id: str, name: str, *, repo: str) -> str:
     return f"{FILES_ROUTE}/{quote(job_id, safe='')}/{quote(name, safe='')}"
 
 
-def _figures(row: Mapping[str, Any]) -> tuple[dict[str, float] | None, dict[str, float] | None]:
+def _figures(row: Mapping[str, Any]) -> tuple[dict[str, float] | None, dict[str, Any] | None]:
     """Quality and speed of a measured file."""
-    evaluation = row.get("evaluation") or {}
-    return evaluation.get("quality"), evaluation.get("speed")
+    measured = row.get("evaluation") or {}
+    return measured.get("quality"), measured.get("speed")
 
 
 def told(sentence: str, texts: Texts) -> str:

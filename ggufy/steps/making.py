@@ -1,0 +1,36 @@
+"""What the record keeps of how a product was made, read from the product itself and from what it was made by."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+from ggufy.job import Artifact, Making, Request
+from ggufy.quantize.mixes import STOCK, is_rwkv, rescaling
+from ggufy.quantize.recipe import Recipe
+from ggufy.sources.gguf import GgufHead, read_head
+from ggufy.world import speaks
+
+
+def with_base(artifact: Artifact, base: Path, *, llama: str) -> Artifact:
+    """The artifact of a base GGUF."""
+    return replace(artifact, making=Making(llama=llama, world=speaks(read_head(base).metadata)))
+
+
+def with_quant(artifact: Artifact, quant: Path, making: Making) -> Artifact:
+    """The artifact of a quant, `making` being what its recipe says (see `of_recipe`)."""
+    return replace(artifact, making=replace(making, bpw=read_head(quant).bpw))
+
+
+def of_recipe(recipe: Recipe, base: GgufHead, request: Request, quant: str, *, llama: str) -> Making:
+    """What follows from the recipe of a quant type or a size to order; the bits per weight are the file's."""
+    ours = quant in request.targets or (request.mix != STOCK and is_rwkv(base))
+    text = "\n".join(f"{name} {kind}" for name, kind in sorted(recipe.items()))
+    return Making(
+        llama=llama,
+        recipe=hashlib.sha256(text.encode()).hexdigest()[:16],
+        mix="" if quant in request.targets else request.mix if ours else STOCK,
+        rescaled=ours and bool(rescaling(base)),
+        mode=request.mode if quant in request.targets else "",
+    )
