@@ -265,9 +265,13 @@ def _base_and_imatrix(args: argparse.Namespace, settings: Settings, llama: Llama
     """What a mix is made from: the files given, or made as `quantize` makes them."""
     from ggufy.intake import Wish
     from ggufy.runner import Runner
+    from ggufy.sources.gguf import read_head
+    from ggufy.sources.gguf_model import check_model
 
     if args.source.endswith(".gguf") and user_path(args.source).is_file() and args.imatrix != "auto":
-        return user_path(args.source), None if args.imatrix == "none" else user_path(args.imatrix)
+        base = user_path(args.source)
+        check_model(read_head(base), base.name)
+        return base, None if args.imatrix == "none" else user_path(args.imatrix)
     out: Path | None = args.out.parent if args.out and args.out.suffix == ".gguf" else args.out
     settings = settings.having(out=out, hub="local")
     wish = Wish(

@@ -20,7 +20,7 @@ from ggufy import throttle
 from ggufy.clock import CLOCK, Clock, sleep
 from ggufy.connection import Connection
 from ggufy.errors import BusyError, Cancelled, CannotStream, GgufyError, LeaseLost, UsageError
-from ggufy.files import PART_SUFFIX, lock
+from ggufy.files import PART_SUFFIX, disk_error, lock
 from ggufy.hub.state import JobStore
 from ggufy.job import FINISHED, RESTING, Job, Status, evaluations_for
 from ggufy.jobs.patience import Patience, Verdict, pause_s, verdict
@@ -53,7 +53,7 @@ from ggufy.settings import Settings
 from ggufy.sources.hub import remove_orphans
 from ggufy.steps import MAKERS, Makers
 from ggufy.steps.context import Context
-from ggufy.steps.forecast import check_download_space, check_space, left_bytes
+from ggufy.steps.forecast import check_download_space, check_space, left_bytes, product_sizes
 from ggufy.steps.to_order import recipes_measured
 
 logger = logging.getLogger(__name__)
@@ -103,8 +103,10 @@ class Runner:
                 with contextlib.suppress(Cancelled):  # the next try begins with that
                     sleep(0.0 if moved else pause_s(tries, error), live.stop, self._clock)
             except Exception as error:
-                logger.exception("job %s: unexpected error", job.id)
-                return self.records.end(job, Status.FAILED, live.run_id, error, self._folders)
+                failure = disk_error(error, self.folder(job)) if isinstance(error, OSError) else None
+                if failure is None:
+                    logger.exception("job %s: unexpected error", job.id)
+                return self.records.end(job, Status.FAILED, live.run_id, failure or error, self._folders)
         raise AssertionError("unreachable")
 
     def _ended(self, job: Job, live: Live, error: GgufyError) -> Job | None:
@@ -264,6 +266,7 @@ class Runner:
                 recipes=recipes_measured(ctx.request),
                 chunks=ctx.request.chunks or 60,
                 evaluation_chunks=ctx.request.evaluation_chunks,
+                sizes=product_sizes(ctx.request, forecast),
             )
         )
 

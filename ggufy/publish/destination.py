@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ggufy.errors import UsageError
-from ggufy.job import Artifact, Job, Status
+from ggufy.job import Artifact, Job, folder_owners
 from ggufy.jobs.records import JobRecords
 from ggufy.plan import Step
 from ggufy.steps.context import Safe
@@ -89,10 +89,7 @@ def check_folder(records: JobRecords, job: Job, folder: Path) -> None:
     UsageError."""
     if not any(folder.glob("*.gguf")):
         return
-    owners = [
-        j for j in records.all() if j.request.name == job.request.name and (j.artifacts or j.status is Status.RUNNING)
-    ]
-    owner = max(owners, key=lambda j: j.updated, default=None)
+    owner = folder_owners(records.all()).get(job.request.name)
     if owner is None or owner.request.inputs() != job.request.inputs():
         raise UsageError(
             f"{folder} already holds files that were made from something else or with other options: "

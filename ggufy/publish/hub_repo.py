@@ -19,6 +19,7 @@ from ggufy.jobs.patience import Patience
 from ggufy.jobs.records import JobRecords
 from ggufy.jobs.run_state import Live
 from ggufy.jobs.state_repo import StateRepo
+from ggufy.names import check_card
 from ggufy.plan import EVALUATE, QUANTIZE, UPLOAD, UPLOADED, Step, plan
 from ggufy.publish.uploader import Uploader
 from ggufy.readme import check_readme
@@ -98,8 +99,9 @@ class HubRepo:
         repo_id = self._job.request.repo_id
         self._patience(lambda: self._hub.count_past_commits(repo_id, kind="model"))
         request = self._job.request
-        if not request.keep_card:
-            check_readme(self._patience(self._readme), request.repo_id)
+        if not request.keep_card and (readme := self._patience(self._readme)):
+            check_readme(readme, request.repo_id)
+            check_card(readme, repo_id=request.repo_id, name=request.name)
         names = [name for name in self._uploads if self._uploader.file(name)]
         owners = [
             job

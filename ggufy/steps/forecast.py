@@ -67,7 +67,7 @@ def forecast_job(ctx: Context, step: Step) -> JobForecast:
     from ggufy.rwkv.convert import write_skeleton, write_skeleton_of  # noqa: PLC0415 - loads torch
 
     outtype, vocab, name = ctx.request.outtype, pinned_vocab(ctx), ctx.request.name
-    skeleton = ctx.work / "skeleton"  # if the program is killed here, it goes with the folder when the job is done
+    skeleton = ctx.settings.cache / "skeletons" / ctx.request.inputs()[:16]  # sparse: other disks may not have that
     try:
         if ctx.streams:
             write_skeleton_of(remote_checkpoint(ctx).shapes, skeleton, outtype=outtype, vocab=vocab, name=name)
