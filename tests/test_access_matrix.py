@@ -142,6 +142,7 @@ FIELDS: dict[str, tuple[dict[str, Any], str]] = {
     "gg-name": ({"gg-name": "flagship"}, IGNORED),
     "gg-repo": ({"gg-repo": "friends/flagship"}, IGNORED),
     "gg-private": ({"gg-private": True}, IGNORED),
+    "gg-keep-card": ({"gg-keep-card": True}, IGNORED),
     "gg-mix": ({"gg-mix": "stock"}, TAKEN),
     "gg-targets": ({"gg-targets": "5MB"}, TAKEN),
     "gg-mode": ({"gg-targets": "5MB", "gg-mode": "fast"}, TAKEN),
@@ -466,7 +467,7 @@ def test_values_of_any_kind_are_refused_in_one_sentence(tmp_path: Path) -> None:
         arguments = [argument for argument in inspect.signature(call).parameters if argument not in _OURS]
         usual = {"source": "demo", "job_id": "x", "quant_types": "Q8_0", "imatrix": False}
         for argument, value in itertools.product(arguments, NOT_TEXT):
-            if isinstance(value, bool) and argument in ("imatrix", "evaluate"):
+            if isinstance(value, bool) and argument in ("imatrix", "evaluate", "keep_card"):
                 continue
             given = {one: usual.get(one) for one in arguments} | {argument: value}
             with pytest.raises(gr.Error, match=f"{argument} must be (text: put it between quotes|true or false)"):

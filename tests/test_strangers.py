@@ -198,7 +198,14 @@ def test_strangers_get_nothing_but_what_is_on_the_list() -> None:
         "mode": "fast",
         "owner": "alice",
     }
-    cut = {"chunks": 100_000, "evaluation_chunks": 100_000, "name": "x", "repo_id": "a/b", "private": True}
+    cut = {
+        "chunks": 100_000,
+        "evaluation_chunks": 100_000,
+        "name": "x",
+        "repo_id": "a/b",
+        "private": True,
+        "keep_card": True,
+    }
     left = for_stranger(Wish(**full, **cut))
     refused = {"vocab"}
     assert {item.name for item in fields(Wish)} == full.keys() | cut.keys() | refused | {"by_stranger"}
