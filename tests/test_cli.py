@@ -20,7 +20,7 @@ from ggufy.llama.install import Llama
 from ggufy.plan import plan
 from ggufy.settings import Settings
 from ggufy.sources.gguf import read_head
-from ggufy.steps import MAKING
+from ggufy.steps import MAKERS
 from ggufy.steps.context import Context
 from tests import tiny
 from tests.conftest import Finished, Ggufy
@@ -322,17 +322,17 @@ def test_a_disk_that_fills_up_meanwhile(
         stopped=lambda: False,
     )
     convert, quantize = plan(job.request)
-    MAKING.run["convert"](ctx, convert)
+    MAKERS.run["convert"](ctx, convert)
     (small_disk / "hog").write_bytes(b"x" * (shutil.disk_usage(small_disk).free - 100_000))
     with pytest.raises(DiskError, match="disk is full while writing tiny-v7-Q8_0.gguf"):
-        MAKING.run["quantize"](ctx, quantize)
+        MAKERS.run["quantize"](ctx, quantize)
     whole = {path.name for path in small_disk.iterdir() if path.suffix != ".part"}  # the rest is for the next run
     assert whole == {"tiny-v7-F16.gguf", "hog"}
     for part in small_disk.glob("*.part"):
         part.unlink()
     (small_disk / "tiny-v7-F16.gguf").replace(small_disk / "hog too")
     with pytest.raises(DiskError, match="full"):
-        MAKING.run["convert"](ctx, convert)
+        MAKERS.run["convert"](ctx, convert)
     assert {path.name for path in small_disk.iterdir()} == {"hog", "hog too"}
 
 
