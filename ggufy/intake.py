@@ -33,6 +33,8 @@ from ggufy.sources.overlap import check_disjoint
 from ggufy.sources.place import is_plain_url, local_file
 from ggufy.sources.url import resolve_url
 
+_WORTH_A_WORD = 1 << 30  # bytes: reading less takes a moment
+
 
 @dataclass(frozen=True, kw_only=True)
 class Wish:
@@ -68,9 +70,9 @@ class Watch:
 
     def sha256(self, path: Path) -> str:
         """Raises Cancelled soon after `stopped()` turned true."""
-        size = max(1, path.stat().st_size)
-        what = f"reading {path.name}"
-        return sha256(path, lambda done: self.report(what, done / size), stopped=self.stopped)
+        size, what = path.stat().st_size, f"reading {path.name}"
+        report = (lambda done: self.report(what, done / size)) if size > _WORTH_A_WORD else None
+        return sha256(path, report, stopped=self.stopped)
 
 
 def make_job(wish: Wish, settings: Settings, watch: Watch | None = None) -> Job:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ggufy import intake
 from ggufy.demo import CHECKPOINT, VOCAB
 from ggufy.errors import Cancelled, UsageError
 from ggufy.intake import Watch, Wish, make_job
@@ -48,8 +49,13 @@ def test_sizes_below_it(target: str, outtype: str, settings: Settings) -> None:
     assert label.startswith(f"{target}-")
 
 
-def test_a_large_source_is_read_in_sight_and_can_be_stopped(settings: Settings) -> None:
+def test_a_large_source_is_read_in_sight_and_can_be_stopped(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[tuple[str, float]] = []
+    make_job(order(), settings, Watch(report=lambda what, fraction: seen.append((what, fraction))))
+    assert not seen, "a small one takes a moment"
+    monkeypatch.setattr(intake, "_WORTH_A_WORD", 1 << 20)
     job = make_job(order(), settings, Watch(report=lambda what, fraction: seen.append((what, fraction))))
     assert seen[-1] == (f"reading {CHECKPOINT.name}", 1.0) and len(seen) > 1
     with pytest.raises(Cancelled):
