@@ -312,11 +312,16 @@ def evaluations_for(request: Request, jobs: Iterable[Job]) -> tuple[Evaluation, 
     return tuple(figures for figures in found.values() if figures.tokens == most)
 
 
+def was_at_work(job: Job) -> bool:
+    """True if files may be this job's."""
+    return bool(job.artifacts) or job.status is Status.RUNNING
+
+
 def folder_owners(jobs: Iterable[Job]) -> dict[str, Job]:
     """By model name, the job that worked last in the folder of that name: the files there are of its inputs."""
     owners: dict[str, Job] = {}
     for job in jobs:
-        if job.artifacts or job.status is Status.RUNNING:
+        if was_at_work(job):
             name = job.request.name
             owners[name] = max(owners.get(name, job), job, key=lambda one: one.updated)
     return owners

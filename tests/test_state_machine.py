@@ -99,7 +99,7 @@ class World:
     def __init__(self, root: Path):
         self.root, self.clock = root, HandClock()
         self.cloud = Cloud(self.clock)
-        self.repos_deleted = False
+        self.repos_deleted = self.records_deleted = False
         self.failing: list[Exception] = []  # of the next steps
         self.failed: set[str] = set()  # names of jobs that met one
 
@@ -340,6 +340,7 @@ class Middle(RuleBasedStateMachine):
     def a_repo_is_deleted(self, name: str, kind: str) -> None:
         with self.world.cloud.lock:
             self.world.repos_deleted = True
+            self.world.records_deleted |= kind == "dataset"
             self.world.cloud.repos.pop((kind, f"alice/{name}-GGUF" if kind == "model" else STATE), None)
 
     @rule(
@@ -422,6 +423,8 @@ class Middle(RuleBasedStateMachine):
                 allowed.add(Status.FAILED)
             if job.error:  # paused by what it met: a token that has expired, or a repo that is gone again and again
                 allowed.add(Status.PAUSED)
+            if self.world.records_deleted and "already holds" in job.error:  # and the disk lost
+                allowed.add(Status.FAILED)
             assert job.status in allowed, f"{click} {job.status}\n{self.state_of_things()}"
         if job.status is not Status.DONE:
             return

@@ -27,7 +27,7 @@ from ggufy.files import write_text
 from ggufy.hub.lease import KIND, Lease
 from ggufy.hub.protocol import Content, Hub, RemoteFile
 from ggufy.hub.state import JOBS, STATE_REPO
-from ggufy.job import Job, from_json
+from ggufy.job import Job, from_json, was_at_work
 from ggufy.jobs.patience import Verdict, pause_s, verdict
 from ggufy.jobs.records import JobRecords
 
@@ -90,6 +90,7 @@ class StateRepo:
         self._work = _Work()
         self._ready = False  # we hold the lease, and have read the records since
         self._error: GgufyError | None = None  # what somebody must act on
+        self._at_work: set[str] = set()  # ids of jobs of which the repo knows that they were at work
         self._failed, self._not_before = 0, float("-inf")
         self._ends = False
         self._changed = threading.Condition()
@@ -117,6 +118,13 @@ class StateRepo:
     def unsent(self) -> bool:
         """True while records wait for the Hub."""
         return bool(self._work.unsent)
+
+    def misses(self, job_id: str) -> str:
+        """Why the repo does not know yet that a job is at work; empty if it does. Before that, nothing of it should
+        be anywhere else: after the loss of this disk nobody would know whose it is."""
+        if job_id in self._at_work:
+            return ""
+        return self.trouble or "the job's record goes to the Hub first."
 
     def check(self) -> None:
         """Raises LeaseLost when nothing must be changed any more."""
@@ -338,6 +346,7 @@ class StateRepo:
             self._hub.create_repo(self.repo_id, kind=KIND, private=True)
             lease.follow()
             self._mark_all(but=())
+            self._at_work.clear()
             sent = self._unsent_records()
             lease.commit({**sent, **more}, message="save all job records", urgent=True)
         self._forget(sent)
@@ -355,7 +364,9 @@ class StateRepo:
         return {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
 
     def _forget(self, sent: Mapping[str, bytes]) -> None:
-        """Notes what has arrived; a record that was written again meanwhile has not."""
+        """Notes what has arrived; a record that was written again meanwhile has not, or only as it was."""
+        arrived = [job for data in sent.values() if (job := _parsed(data))]
+        self._at_work |= {job.id for job in arrived if was_at_work(job)}
         with self._changed:
             now = self._unsent_records()
             self._work.unsent &= {Path(name).stem for name, data in now.items() if sent.get(name) != data}
@@ -379,7 +390,10 @@ class StateRepo:
     def _take_record(self, name: str, file: RemoteFile) -> None:
         job_id = Path(name).stem
         path = self._records.store.path(job_id)
-        if path.is_file() and file.holds(path.read_bytes()):
+        own = self._records.latest(job_id)
+        if own is not None and path.is_file() and file.holds(path.read_bytes()):
+            if was_at_work(own):
+                self._at_work.add(job_id)
             with self._changed:
                 self._work.unsent.discard(job_id)
             return
@@ -387,6 +401,8 @@ class StateRepo:
         if theirs is None or theirs.id != job_id:
             logger.warning("%s in %s is left aside: it is no job record", name, self.repo_id)
             return
+        if was_at_work(theirs):
+            self._at_work.add(job_id)
         with self._changed:
             unsent = job_id in self._work.unsent
         counts = self._records.take_over(theirs, unsent=unsent)

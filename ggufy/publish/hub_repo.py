@@ -14,7 +14,7 @@ from ggufy.clock import sleep
 from ggufy.errors import Cancelled, DiskError, HubError, UsageError
 from ggufy.files import free_bytes, human_size
 from ggufy.hub.protocol import Hub
-from ggufy.job import Artifact, Job, Status
+from ggufy.job import Artifact, Job, was_at_work
 from ggufy.jobs.patience import Patience
 from ggufy.jobs.records import JobRecords
 from ggufy.jobs.run_state import Live
@@ -90,6 +90,7 @@ class HubRepo:
             private=job.request.private,
             pages=self._pages,
             patience=patience,
+            held_up=lambda: places.state.misses(job.id),
             uploaded=self._uploaded,
             fraction=lambda artifact, done: live.progress.fraction(self._uploads[artifact.name], done),
         )
@@ -103,11 +104,7 @@ class HubRepo:
             check_readme(readme, request.repo_id)
             check_card(readme, repo_id=request.repo_id, name=request.name)
         names = [name for name in self._uploads if self._uploader.file(name)]
-        owners = [
-            job
-            for job in self._records.all()
-            if job.request.repo_id == request.repo_id and (job.artifacts or job.status is Status.RUNNING)
-        ]
+        owners = [job for job in self._records.all() if job.request.repo_id == request.repo_id and was_at_work(job)]
         owner = max(owners, key=lambda job: job.updated, default=None)
         if names and not resumed and (owner is None or owner.request.inputs() != request.inputs()):
             raise UsageError(

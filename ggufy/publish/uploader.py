@@ -51,9 +51,11 @@ class Uploader:
         patience: Patience,
         uploaded: Callable[[list[Artifact]], None],
         fraction: Callable[[Artifact, float], None],
+        held_up: Callable[[], str] = lambda: "",
     ):
+        """`held_up` says why nothing may be uploaded yet; empty: it may."""
         self._hub, self._repo_id, self._private = hub, repo_id, private
-        self._pages, self._uploaded, self._fraction = pages, uploaded, fraction
+        self._pages, self._uploaded, self._fraction, self._held_up = pages, uploaded, fraction, held_up
         self._patience, self._clock = replace(patience, say=self._says, stopped=self._stops), patience.clock
         self._asked_to_stop = patience.stopped
         self.waits_for = ""  # why nothing gets through at the moment, for people
@@ -145,12 +147,14 @@ class Uploader:
     def _next_batch(self) -> list[Waiting] | None:
         with self._changed:
             while not self._stops():
-                wait = self._hub.wait_s() if self._waiting or self._card_waits else _LOOK_S
+                due = self._waiting or self._card_waits
+                reason = self._held_up() if due else ""
+                wait = self._hub.wait_s() if due and not reason else _LOOK_S
                 if wait <= 0:
                     batch, self._waiting, self._busy, self._card_waits = self._waiting, [], True, False
                     self.waits_for = ""
                     return batch
-                self.waits_for = _until(wait) if self._waiting and wait > _TOLD_S else ""
+                self.waits_for = _until(wait) if self._waiting and wait > _TOLD_S else reason
                 self._clock.wait(self._changed, _LOOK_S)
             return None
 
