@@ -160,6 +160,8 @@ the Hub has not said yet whose token this is: wait until it answers, and start a
     Hub 尚未说明令牌属于谁：请等它恢复后再开始。
 another runner is at work on {repo}: this one waits for it.
     另一个运行进程正在使用 {repo}：本进程正在等待它结束。
+the job's record goes to the Hub first.
+    任务记录会先写入 Hub。
 it waits until {time}: only so many commits an hour are made (GGUFY_COMMITS).
     将等到 {time}：每小时只做有限次提交（GGUFY_COMMITS）。
 another runner has had the lease since {since}: this one stops, the other goes on.
