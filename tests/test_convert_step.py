@@ -31,6 +31,7 @@ def context(source: Path, out: Path, *, sha256: str = "", stopped: bool = False)
     return SimpleNamespace(
         request=request,
         source=source,
+        llama=SimpleNamespace(commit="abc"),
         path=lambda product: out / product,
         report=lambda step, fraction: seen.append(fraction),
         stopped=lambda: stopped,
@@ -59,6 +60,7 @@ def test_a_gguf_is_taken_over(gguf: Path, tmp_path: Path, monkeypatch: pytest.Mo
     artifact = module.run(ctx, STEP)
     made = tmp_path / STEP.product
     assert (artifact.name, artifact.size, artifact.sha256) == (made.name, made.stat().st_size, digest(gguf))
+    assert artifact.making is not None and artifact.making.llama == "abc"
     assert made.samefile(gguf) is links
     assert ctx.seen[-1] == 1.0
     made.unlink()
