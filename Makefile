@@ -33,9 +33,10 @@ format: $(VENV)/.ready-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# A thousand kills of published jobs, over some hours.
+# A thousand kills of published jobs, and outages of the Hub at every moment of one, over some hours.
 soak: $(VENV)/.ready-dev
-	GGUFY_TEST_KILLS=1000 $(BIN)/python -m pytest tests/test_publish.py -k killed --timeout 0
+	GGUFY_TEST_KILLS=1000 GGUFY_TEST_OUTAGES=33 $(BIN)/python -m pytest \
+		tests/test_publish.py tests/test_outages.py -k "killed or outage" --timeout 0
 
 # Hostile files: some minutes. A failure is shown with the command that runs that one file alone.
 FUZZ ?= 5000

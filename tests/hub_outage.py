@@ -4,8 +4,8 @@
     DELETE /__outage  it is over (if it refuses connections, it hears that only by itself)
     GET /__outage  {began, over, asked}: `asked` is how many requests it has met
 
-It begins with the request that `match` finds in "METHOD /path" and `holds` in the body, after `skip` of these, and ends
-`seconds` later. HOW says what those who ask meet meanwhile.
+It begins with a request that `match` finds in "METHOD /path" and `holds` in the body, after `skip` of these, and ends
+`seconds` later. `how` is one of HOW: what those who ask meet meanwhile.
 """
 
 from __future__ import annotations

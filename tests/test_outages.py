@@ -1,5 +1,5 @@
-"""The Hub is away for three times the lease, beginning at a chosen moment of a published job: the job waits, says so, and
-goes on by itself. The real program against the test Hub; GGUFY_TEST_OUTAGES=n runs n of the pairs of moment and way.
+"""The Hub is away for three times the lease, from a chosen moment of a published job on: the job waits, says so, and
+goes on by itself. The real program against the test Hub; GGUFY_TEST_OUTAGES=n tries n pairs of moment and way.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +25,8 @@ import pytest
 from tests import tiny
 from tests.hub_fixture import ALICE, LocalHub, running_hub
 from tests.hub_outage import BUSY, HOW, REFUSES, SILENT
-from tests.test_publish import commits_of, digests, kill
+from tests.page_client import PageClient
+from tests.test_publish import client_of, commits_of, digests, free_port, get, kill, status_of
 
 pytestmark = pytest.mark.tools
 LEASE_S = 2.0
@@ -159,3 +162,35 @@ def test_an_outage_is_waited_for(start: Any, hub: LocalHub, tmp_path: Path, mome
     assert sorted(name for name in added if name.endswith(".gguf")) == sorted(digests(hub))
     made = re.findall(r"job \S+: ((?:convert|make|quantize|measure|evaluate) .*)", said)
     assert len(made) == len(set(made)), made
+
+
+def test_the_page_is_there_while_the_hub_is_away(start: Any, hub: LocalHub, tmp_path: Path) -> None:
+    """From a start that finds no Hub on: a job is taken, cancelled, taken again, and runs when the Hub is back. The
+    end waits for no Hub either."""
+    port = free_port()
+    before = start(port)
+    until((tmp_path / "o" / "ggufy-state" / "owner.txt").exists)
+    before.send_signal(signal.SIGTERM)
+    assert before.wait(60) == 0
+    hub.outage("GET /api/", how=BUSY, seconds=3600)
+    page = start(port)
+    client = client_of(port)
+    tab = PageClient(f"http://127.0.0.1:{port}/")
+    with urllib.request.urlopen(tab.url) as front:
+        assert front.status == 200
+    until(lambda: "tried again later" in tab.look())
+    started = client.predict("demo", "Q8_0", evaluate=False, imatrix=False, api_name="/start_job")
+    job = started["job_id"]
+    assert (started["status"], started["repo_id"].partition("/")[0]) == ("queued", "alice")
+    for action, status in (("pause", "paused"), ("resume", "queued"), ("cancel", "cancelled"), ("retry", "queued")):
+        tab.act(action, job)
+        assert status_of(client, job) == status
+    assert "tried again later" in tab.look()
+    hub.back()
+    until(lambda: status_of(client, job) == "done")
+    assert {Path(name).stem.rpartition("-")[2] for name in digests(hub, started["repo_id"])} == {"F16", "Q8_0"}
+    until(lambda: '"status": "done"' in get(hub, f"/datasets/alice/ggufy-state/resolve/main/jobs/{job}.json"))
+    hub.outage("/api/", how=SILENT, seconds=3600)
+    until(lambda: hub.away()["asked"] > 0)
+    page.send_signal(signal.SIGTERM)
+    assert page.wait(60) == 0
