@@ -57,7 +57,8 @@ def bench(folder: Path, llama: Llama) -> list[str]:
     return [
         f"the page while each commit to the Hub takes {COMMIT_S:.0f} s",
         f"  polls of a tab: {', '.join(polls)} (bar: {LIMIT_ANSWER_S:g} s)",
-        f"  clicks: {', '.join(f'{kind} {_slowest(took)}' for kind, took in seconds.items())} (bar: {LIMIT_CLICK_S:g} s)",
+        f"  clicks: {', '.join(f'{kind} {_slowest(took)}' for kind, took in seconds.items())} "
+        f"(bar: {LIMIT_CLICK_S:g} s)",
         f"  from SIGTERM to the end: {', '.join(f'{kind} {took:.2f} s' for kind, took in ends)} "
         f"(bar: {LIMIT_END_S:g} s)",
     ]
@@ -95,7 +96,7 @@ def _ends(start: Callable[[], Any], hub: LocalHub) -> Iterator[tuple[str, float]
         job = _start(page, "ends")
         while page.client.predict(job, api_name="/job_status")["status"] != "running":
             time.sleep(0.1)
-        url = f"{page.tab.url}gradio_api/heartbeat/{'bench'}"
+        url = f"{page.tab.url}gradio_api/heartbeat/bench"
         with urllib.request.urlopen(url) as tab:  # a tab leaves a request open as long as it is there
             tab.read(1)
             yield "with a job and a tab", _end(page)
