@@ -33,10 +33,12 @@ format: $(VENV)/.ready-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# 200,000 random clicks and faults, then a thousand kills of published jobs: some hours.
+# 200,000 random clicks and faults, a thousand kills of published jobs, and outages of the Hub at every moment of one:
+# some hours.
 soak: $(VENV)/.ready-dev
 	GGUFY_TEST_STEPS=200000 $(BIN)/python -m pytest tests/test_state_machine.py --timeout 0
-	GGUFY_TEST_KILLS=1000 $(BIN)/python -m pytest tests/test_publish.py -k killed --timeout 0
+	GGUFY_TEST_KILLS=1000 GGUFY_TEST_OUTAGES=33 $(BIN)/python -m pytest \
+		tests/test_publish.py tests/test_outages.py -k "killed or outage" --timeout 0
 
 # Hostile files: some minutes. A failure is shown with the command that runs that one file alone.
 FUZZ ?= 5000

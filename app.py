@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ggufy.ui.server import PageServer
 
 _END_S = 2.8  # a container is killed some seconds after it was asked to end
+_TABS_S = 0.5  # that requests have to end besides; a tab keeps one open as long as it is there
 
 
 def main() -> None:
@@ -51,7 +52,7 @@ def leave(services: Services, page: PageServer) -> None:
     closing = threading.Thread(target=page.close, name="ggufy-closing", daemon=True)
     closing.start()
     services.shutdown()
-    closing.join()
+    closing.join(_TABS_S)
     logging.shutdown()
     os._exit(0)  # threads of libraries that still wait for something hold nothing that is needed
 

@@ -46,6 +46,19 @@ class LocalHub:
         """Ends all faults."""
         self._call("DELETE", "/__fault")
 
+    def outage(self, match: str, **outage: Any) -> None:
+        """Lets the whole Hub be away from this request on; see hub_outage.py."""
+        self._call("POST", "/__outage", json.dumps({"match": match, **outage}).encode())
+
+    def back(self) -> None:
+        """Ends an outage."""
+        self._call("DELETE", "/__outage")
+
+    def away(self) -> dict[str, Any]:
+        """How an outage went: {"began", "over", "asked"}. Not to be asked while connections are refused."""
+        answer: dict[str, Any] = self._call("GET", "/__outage")
+        return answer
+
     def log(self, path: str = "") -> list[dict[str, Any]]:
         """The requests so far whose path holds `path`."""
         return [line for line in self._call("GET", "/__log") if path in line["path"]]

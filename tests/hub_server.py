@@ -10,6 +10,7 @@ Xet works offline because hf_xet takes `local://<folder>` as storage address (hu
     POST /__fault {match, status, times, headers, skip, after, cut, delay, late, no_range, says, damage}
     DELETE /__fault  no more faults
     GET  /__log  the requests so far; DELETE empties it
+    POST /__outage  away as a whole for a while: hub_outage.py
 
 A fault concerns requests whose "METHOD /path" the regular expression `match` finds: `skip` of them pass, then `times`
 (1) of them get `status` instead of being handled, or after being handled if `after` is true (a lost answer), or are
@@ -39,6 +40,7 @@ from urllib.parse import parse_qs, quote
 import uvicorn
 import yaml
 from hub_faults import Outside
+from hub_outage import Outage
 from hub_storage import Commit, File, Refusal, Repo, Storage, git_digest
 from starlette.applications import Starlette
 from starlette.convertors import Convertor, register_url_convertor
@@ -433,9 +435,12 @@ def main() -> None:
     try:
         hub = Hub(f"http://127.0.0.1:{options.port}", root, options.part_size)
         app = Starlette(routes=hub.routes(), exception_handlers={Refusal: refused})
-        uvicorn.run(
-            Outside(app), host="127.0.0.1", port=options.port, log_level="critical", timeout_graceful_shutdown=1
+        outage = Outage(Outside(app))
+        config = uvicorn.Config(
+            outage, host="127.0.0.1", port=options.port, log_level="critical", timeout_graceful_shutdown=1
         )
+        outage.server = uvicorn.Server(config)
+        outage.server.run()
     finally:
         shutil.rmtree(root, ignore_errors=True)
 

@@ -529,6 +529,15 @@ def test_nothing_is_said_if_nothing_is_waited_for(alone: Machine, clock: HandClo
     assert said == []
 
 
+def test_a_question_without_an_answer_is_told(alone: Machine, clock: HandClock) -> None:
+    """It is an error only after a minute, and more than once."""
+    said: list[str] = []
+    answers = clock.time + 100
+    clock.meanwhile = lambda: alone.state.turn() if clock.time > answers else 0.0
+    alone.state.acquire(say=said.append)
+    assert said == ["the Hub was asked, and has not answered yet.", ""]
+
+
 @pytest.mark.parametrize("error", [TokenError("a new token."), HubError("it is public.")])
 def test_what_somebody_must_act_on_is_raised_and_tried_again(alone: Machine, hub: Faulty, error: HubError) -> None:
     hub.fails["commit"] = raising(error)

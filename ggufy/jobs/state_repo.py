@@ -36,6 +36,7 @@ _FILES = "files"
 _POLL_S = 15.0  # between looks at another's lease
 _LONG_S = 60.0  # between tries of what does not pass by itself
 _IDLE_S = 3600.0
+_SILENT_S = 5.0  # after which a question that has no answer yet is worth a word
 _LOOK_S = 0.2  # somebody who stops a wait is noticed as fast as this
 _OWNER_FILE = "owner.txt"
 
@@ -141,7 +142,7 @@ class StateRepo:
     def acquire(self, stopped: Callable[[], bool] = never, say: Callable[[str], None] = lambda reason: None) -> None:
         """Waits until the lease is ours, for as long as it takes; `say` gets what is waited for. Raises Cancelled soon
         after `stopped()` turned true, and what somebody must act on, such as TokenError."""
-        said = ""
+        said, asked = "", self._clock.now()
         with self._changed:
             if not self.held:
                 self._work.wanted, self._error, self._not_before = True, None, float("-inf")
@@ -151,8 +152,10 @@ class StateRepo:
                 raise Cancelled("stopped while waiting for the Hub or for another runner.")
             if self._error is not None:
                 raise self._error
-            if self.trouble != said:
-                said = self.trouble
+            silent = self._clock.now() - asked >= _SILENT_S
+            reason = self.trouble or ("the Hub was asked, and has not answered yet." if silent else "")
+            if reason != said:
+                said = reason
                 say(said)
             with self._changed:
                 self._clock.wait(self._changed, _LOOK_S)

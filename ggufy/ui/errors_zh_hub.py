@@ -158,6 +158,8 @@ reached again.
     租约已有 {seconds} 秒未能续期，可能已归另一个进程所有：重新连上 Hub 后工作会继续。
 the Hub has not said yet whose token this is: wait until it answers, and start again.
     Hub 尚未说明令牌属于谁：请等它恢复后再开始。
+the Hub was asked, and has not answered yet.
+    已向 Hub 发出请求，正在等待答复。
 another runner is at work on {repo}: this one waits for it.
     另一个运行进程正在使用 {repo}：本进程正在等待它结束。
 the job's record goes to the Hub first.
