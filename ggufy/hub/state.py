@@ -8,6 +8,7 @@ Records are read here and written by jobs/records.py; jobs/state_repo.py brings 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ from ggufy.job import Job, from_json, to_json
 logger = logging.getLogger(__name__)
 STATE_REPO = "ggufy-state"
 JOBS = "jobs"
+Stamp = tuple[int, int, int]  # size, time of the last change, inode
 
 
 class JobStore:
@@ -25,7 +27,7 @@ class JobStore:
 
     def __init__(self, out: Path):
         self.root = out / STATE_REPO
-        self._parsed: dict[Path, tuple[tuple[int, int, int], Job | None]] = {}  # as long as the file stands
+        self._parsed: dict[str, tuple[Stamp, Job | None]] = {}  # by path, as long as the file stands
         self._lock = threading.Lock()
 
     def save(self, job: Job, term: int = 0) -> Job:
@@ -45,12 +47,26 @@ class JobStore:
 
     def jobs(self) -> list[Job]:
         """All readable records, oldest first. A record that has not changed is the same object each time."""
-        paths = sorted((self.root / JOBS).glob("*.json"))
-        found = [job for path in paths if (job := self._read(path)) is not None]
+        stamps = self._stamps()
         with self._lock:
-            for gone in self._parsed.keys() - set(paths):
+            for gone in self._parsed.keys() - stamps.keys():
                 del self._parsed[gone]
-        return sorted(found, key=lambda job: job.created)
+            known = dict(self._parsed)
+        found = []
+        for path, stamp in stamps.items():
+            before = known.get(path)
+            job = before[1] if before and before[0] == stamp else self._read(Path(path))
+            if job is not None:
+                found.append(job)
+        return sorted(found, key=lambda job: (job.created, job.id))
+
+    def _stamps(self) -> dict[str, Stamp]:
+        """What tells by each record's path whether it has changed; asked often, of hundreds."""
+        try:
+            with os.scandir(self.root / JOBS) as entries:
+                return {one.path: _stamp(one.stat()) for one in entries if one.name.endswith(".json")}
+        except FileNotFoundError:  # the folder, or a record that was deleted just now
+            return {} if not (self.root / JOBS).is_dir() else self._stamps()
 
     def path(self, job_id: str) -> Path:
         """Where a job's record is, or will be."""
@@ -66,17 +82,20 @@ class JobStore:
 
     def _read(self, path: Path) -> Job | None:
         try:
-            found = path.stat()
-            stamp = found.st_size, found.st_mtime_ns, found.st_ino
+            stamp = _stamp(path.stat())
             with self._lock:
-                known = self._parsed.get(path)
+                known = self._parsed.get(str(path))
             if known is None or known[0] != stamp:
                 known = stamp, _parse(path)
                 with self._lock:
-                    self._parsed[path] = known
+                    self._parsed[str(path)] = known
             return known[1]
         except FileNotFoundError:
             return None
+
+
+def _stamp(found: os.stat_result) -> Stamp:
+    return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 def _parse(path: Path) -> Job | None:
