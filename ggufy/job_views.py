@@ -30,7 +30,7 @@ from ggufy.worker import Worker
 
 logger = logging.getLogger(__name__)
 _FRESH_S = 0.4  # all tabs together look at the disk at most so often
-_RESTING_S = 2.0  # and at the folders of jobs that rest at most so often
+_RESTING_S = 10.0  # and at the folders of jobs that rest at most so often
 _FOUND_S = 0.3  # spent on files not looked for before, newest job first; a later look goes on
 _SETTLED_S = 2.0  # a folder that changed so lately may change once more within one tick of its clock
 _HEADS_S = 0.2  # spent on files not read before; what is left over is read the next time
@@ -79,6 +79,7 @@ class JobViews:
         self._owners: dict[str, Job] = {}
         self._changed: dict[str, int] = {}  # by model, when its folder changed
         self._changed_at = -math.inf
+        self._still = False  # the views are those of all jobs, and none of them waits or runs
         self._files: dict[str, _Files] = {}
         self._resting: dict[str, tuple[_Files, JobView]] = {}
         self._heads: dict[tuple[Path, int], tuple[float, str] | None] = {}
@@ -93,7 +94,9 @@ class JobViews:
                 clicks = self._clicks
             jobs = self._worker.jobs()
             if len(jobs) != len(self._jobs) or not all(map(operator.is_, jobs, self._jobs)):
-                self._jobs, self._owners = jobs, folder_owners(jobs)
+                self._jobs, self._owners, self._still = jobs, folder_owners(jobs), False
+            if self._still and time.monotonic() - self._changed_at < _RESTING_S:
+                return self._views
             owners, changed = self._owners, self._changes(jobs)
             until = math.inf if whole else time.monotonic() + _FOUND_S
             views = tuple(self._view(job, owners, changed, until) for job in reversed(jobs))
@@ -102,6 +105,9 @@ class JobViews:
                 if len(views) != len(self._views) or any(a is not b for a, b in zip(views, self._views, strict=True)):
                     self._views = views
                 known = {job.id for job in jobs}
+                files = [self._files.get(job.id) for job in jobs]
+                resting = all(job.status in RESTING for job in jobs)
+                self._still = resting and all(found is not None and found.changed != -1 for found in files)
                 for gone in self._files.keys() - known:
                     del self._files[gone]
                     self._resting.pop(gone, None)

@@ -521,6 +521,26 @@ def test_waiting_says_for_what_and_goes_on(tmp_path: Path, hub: Faulty, clock: H
     assert "" not in said[:-1]
 
 
+def test_a_lease_that_is_lost_just_when_it_is_asked_for_is_taken_again(alone: Machine, hub: Faulty) -> None:
+    """The state-machine test found a runner that waited for ever: the lease was held when it asked, and lost then."""
+    assert alone.take()
+
+    class LostThen(StateRepo):
+        looks = 0
+
+        @property
+        def held(self) -> bool:
+            self.looks += 1
+            if self.looks == 1:  # what who waits sees first is true already no more
+                assert self.lease is not None
+                self.lease._lost, self._ready = "another runner has had the lease.", False
+            return super().held
+
+    alone.state.__class__ = LostThen
+    hub.commit(REPO, kind="dataset", message="steal and let go", add={LEASE_FILE: Holder(nonce="x").to_bytes()})
+    assert alone.take(60.0)
+
+
 def test_nothing_is_said_if_nothing_is_waited_for(alone: Machine, clock: HandClock) -> None:
     said: list[str] = []
     clock.meanwhile = alone.state.turn

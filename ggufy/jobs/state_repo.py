@@ -142,17 +142,18 @@ class StateRepo:
     def acquire(self, stopped: Callable[[], bool] = never, say: Callable[[str], None] = lambda reason: None) -> None:
         """Waits until the lease is ours, for as long as it takes; `say` gets what is waited for. Raises Cancelled soon
         after `stopped()` turned true, and what somebody must act on, such as TokenError."""
-        said, asked = "", self._clock.now()
-        with self._changed:
-            if not self.held:
-                self._work.wanted, self._error, self._not_before = True, None, float("-inf")
-                self._changed.notify_all()
+        said, asked, began = "", False, self._clock.now()
         while not self.held:
+            with self._changed:
+                if not (asked and self._work.wanted):  # it may have been taken, and lost again, since it was asked for
+                    asked = self._work.wanted = True
+                    self._error, self._not_before = None, float("-inf")
+                    self._changed.notify_all()
             if stopped() or self._ends:
                 raise Cancelled("stopped while waiting for the Hub or for another runner.")
             if self._error is not None:
                 raise self._error
-            silent = self._clock.now() - asked >= _SILENT_S
+            silent = self._clock.now() - began >= _SILENT_S
             reason = self.trouble or ("the Hub was asked, and has not answered yet." if silent else "")
             if reason != said:
                 said = reason
