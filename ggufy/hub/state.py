@@ -65,8 +65,8 @@ class JobStore:
         try:
             with os.scandir(self.root / JOBS) as entries:
                 return {one.path: _stamp(one.stat()) for one in entries if one.name.endswith(".json")}
-        except FileNotFoundError:  # the folder, or a record that was deleted just now
-            return {} if not (self.root / JOBS).is_dir() else self._stamps()
+        except (FileNotFoundError, NotADirectoryError):  # the folder, or a record that was deleted just now
+            return self._stamps() if (self.root / JOBS).is_dir() else {}
 
     def path(self, job_id: str) -> Path:
         """Where a job's record is, or will be."""
