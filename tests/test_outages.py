@@ -183,7 +183,7 @@ def test_the_page_is_there_while_the_hub_is_away(start: Any, hub: LocalHub, tmp_
     job = started["job_id"]
     assert (started["status"], started["repo_id"].partition("/")[0]) == ("queued", "alice")
     for action, status in (("pause", "paused"), ("resume", "queued"), ("cancel", "cancelled"), ("retry", "queued")):
-        tab.act(action, job)
+        assert job in tab.act(action, job)
         assert status_of(client, job) == status
     assert "tried again later" in tab.look()
     hub.back()
