@@ -7,7 +7,7 @@ import platform
 import tempfile
 from pathlib import Path
 
-from bench import conversion, engine, first_quant, forecast, mixes, overlap, page, segments, streamed
+from bench import clicks, conversion, engine, first_quant, forecast, mixes, overlap, page, segments, streamed
 from ggufy import throttle
 from ggufy.catalog import BY_NAME
 from ggufy.llama.install import ensure
@@ -37,6 +37,7 @@ def main() -> None:
             lambda: forecast.bench(folder, llama, settings),
             lambda: overlap.bench(folder, llama, settings),
             lambda: page.bench(folder, llama),
+            lambda: clicks.bench(folder, llama),
             lambda: mixes.bench(folder, llama, settings, texts),
             lambda: engine.bench_kills(folder, llama, texts),
         ):

@@ -14,45 +14,53 @@ class PageClient:
     def __init__(self, url: str):
         self.url, self._session = url, secrets.token_hex(8)
         config = json.loads(self._get("config"))
-        parts = {part["id"]: part for part in config["components"]}
-        banner = next(number for number, part in parts.items() if part["props"].get("elem_id") == "gg-banner")
-        self.banner = self.jobs = ""  # HTML, as the tab shows it
-        self._look = self._event(config, banner, "tick")
-        self._act = self._event(config, banner, "click")
+        self._ids = {part["props"].get("elem_id"): part["id"] for part in config["components"]}
+        self._look = self._event(config, "tick")
+        self._act = self._event(config, "click")
+        self.banner = ""
+        self._jobs: dict[str, str] = {}  # HTML by piece
+        self._shown = ""  # digests of these
+
+    @property
+    def shown(self) -> str:
+        """HTML, as the tab shows it."""
+        return self.banner + "".join(self._jobs.values())
 
     def look(self) -> str:
         """What the timer does; returns what the tab shows then."""
-        self._show(self._run(self._look))
-        return self.banner + self.jobs
+        self._run(self._look)
+        return self.shown
 
     def act(self, action: str, job: str = "") -> str:
         """A button; returns what the tab shows then."""
-        self._show(self._run(self._act, {"action": action, "job": job, "size": ""}))
-        return self.banner + self.jobs
+        self._run(self._act, {"action": action, "job": job, "size": ""})
+        return self.shown
 
-    def _show(self, drawn: list[Any]) -> None:
-        banner, jobs, _ = drawn
-        self.banner = banner if isinstance(banner, str) else self.banner
-        self.jobs = jobs if isinstance(jobs, str) else self.jobs
-
-    @staticmethod
-    def _event(config: dict[str, Any], output: int, name: str) -> dict[str, Any]:
-        """The event of this name that draws a part."""
+    def _event(self, config: dict[str, Any], name: str) -> dict[str, Any]:
+        """The event of this name that draws banner and jobs."""
         return next(
             event
             for event in config["dependencies"]
-            if output in event["outputs"] and name in [target[1] for target in event["targets"]]
+            if {self._ids["gg-banner"], self._ids["gg-jobs"]} <= set(event["outputs"])
+            and name in [target[1] for target in event["targets"]]
         )
 
-    def _run(self, event: dict[str, Any], happened: dict[str, str] | None = None) -> Any:
+    def _run(self, event: dict[str, Any], happened: dict[str, str] | None = None) -> None:
+        asked = {self._ids["gg-jobs"]: {"shown": self._shown, "opened": {}, "count": 0}}
         body = {
             "fn_index": event["id"],
-            "data": [None] * len(event["inputs"]),
+            "data": [asked.get(number) for number in event["inputs"]],
             "session_hash": self._session,
             "event_data": happened,
             "trigger_id": event["targets"][0][0],
         }
-        return json.loads(self._get("gradio_api/run/predict", json.dumps(body).encode()))["data"]
+        answer = json.loads(self._get("gradio_api/run/predict", json.dumps(body).encode()))
+        drawn = dict(zip(event["outputs"], answer["data"], strict=True))
+        if isinstance(banner := drawn[self._ids["gg-banner"]], str):
+            self.banner = banner
+        if patch := drawn[self._ids["gg-jobs"]].get("props", {}).get("patch"):
+            self._jobs = {key: patch["html"].get(key, self._jobs.get(key, "")) for key, _ in patch["order"]}
+            self._shown = " ".join(digest for _, digest in patch["order"])
 
     def _get(self, path: str, data: bytes | None = None) -> bytes:
         request = urllib.request.Request(self.url + path, data=data, headers={"Content-Type": "application/json"})
