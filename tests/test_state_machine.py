@@ -235,8 +235,10 @@ class Machine:
         self.shut_down(killed=killed)
         if wiped:
             shutil.rmtree(self.out, ignore_errors=True)
-            if not self.hub:
-                self.clicks.clear()
+            state = self.connection.state
+            for job_id in list(self.clicks):  # what no other disk had heard of is forgotten with this one
+                if state is None or job_id in state._work.unsent:
+                    del self.clicks[job_id]
         self.boot()
 
     @property
