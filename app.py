@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from ggufy.errors import GgufyError
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from ggufy.ui.server import PageServer
 
 _END_S = 2.8  # a container is killed some seconds after it was asked to end
-_TABS_S = 0.5  # that requests have to end besides; a tab keeps one open as long as it is there
+_REQUESTS_S = 0.5  # that requests have; a tab keeps one open as long as it is there
 
 
 def main() -> None:
@@ -49,10 +50,12 @@ def leave(services: Services, page: PageServer) -> None:
     late = threading.Timer(_END_S, os._exit, args=[0])
     late.daemon = True
     late.start()
-    closing = threading.Thread(target=page.close, name="ggufy-closing", daemon=True)
+    # Requests that are still open then end with the process: cancelled, each would leave a traceback in the log.
+    closing = threading.Thread(target=page.close, args=[2 * _END_S], name="ggufy-closing", daemon=True)
     closing.start()
+    enough = time.monotonic() + _REQUESTS_S
     services.shutdown()
-    closing.join(_TABS_S)
+    closing.join(max(0.0, enough - time.monotonic()))
     logging.shutdown()
     os._exit(0)  # threads of libraries that still wait for something hold nothing that is needed
 

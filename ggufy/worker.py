@@ -108,6 +108,10 @@ class Worker:
             self._changed.notify_all()
         if self._thread.is_alive():
             self._thread.join(wait_s)
+        with self._changed:
+            for job_id, live in self._live.items():
+                if live.stop.by_user:  # its run has not come to that: it may hang in a call to a silent server
+                    self.records.decide(job_id, live.stop.status)
 
     def _unless_running(self, job_id: str, live: Live, status: Status) -> None:
         """Ends a job whose turn has not come; one that runs is ended by its run."""

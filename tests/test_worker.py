@@ -1,0 +1,54 @@
+"""What people decide about a job counts, also if its run does not come to hear of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from ggufy.hub.state import JobStore
+from ggufy.job import Job, Status
+from ggufy.jobs.records import JobRecords
+from ggufy.jobs.run_state import Live
+from ggufy.runner import Runner
+from ggufy.worker import Worker
+from tests.test_views import REQUEST
+
+pytestmark = pytest.mark.fast
+
+
+class Hanging:
+    """A runner in a call to a server that does not answer."""
+
+    def __init__(self, records: JobRecords):
+        self.records = records
+        self.hangs, self.answers = threading.Event(), threading.Event()
+
+    def run(self, job: Job, live: Live) -> Job:
+        self.records.begin(job, live.run_id)
+        self.hangs.set()
+        self.answers.wait()
+        return self.records.end(job, Status.DONE, live.run_id)
+
+
+@pytest.mark.parametrize(
+    ("decide", "status"),
+    [(Worker.cancel, Status.CANCELLED), (Worker.pause, Status.PAUSED), (lambda *_: True, Status.RUNNING)],
+)
+def test_a_job_whose_run_hangs_at_the_end_of_the_program(
+    tmp_path: Path, decide: Callable[[Worker, str], bool], status: Status
+) -> None:
+    """It is what its user made of it, and it goes on at the next start only if nobody wanted it to end."""
+    records = JobRecords(JobStore(tmp_path))
+    runner = Hanging(records)
+    worker = Worker(records=records, make_runner=lambda: cast(Runner, runner))
+    worker.start()
+    job = worker.submit(Job(request=REQUEST))
+    assert runner.hangs.wait(60)
+    assert decide(worker, job.id)
+    worker.shutdown(0.0)
+    assert [known.status for known in JobStore(tmp_path).jobs()] == [status]
+    runner.answers.set()
