@@ -234,11 +234,12 @@ class Machine:
     def restart(self, *, killed: bool, wiped: bool) -> None:
         self.shut_down(killed=killed)
         if wiped:
-            shutil.rmtree(self.out, ignore_errors=True)
-            state = self.connection.state
-            for job_id in list(self.clicks):  # what no other disk had heard of is forgotten with this one
-                if state is None or job_id in state._work.unsent:
+            saved = self.world.cloud.files(STATE, "dataset")
+            for job_id in list(self.clicks):  # what no other disk has heard of is forgotten with this one
+                record = self.connection.store.path(job_id)
+                if not record.is_file() or saved.get(f"jobs/{job_id}.json") != record.read_bytes():
                     del self.clicks[job_id]
+            shutil.rmtree(self.out, ignore_errors=True)
         self.boot()
 
     @property
