@@ -153,6 +153,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         remember(self.hf_token)
+        remember(self.password)
 
     def for_strangers(self) -> Settings:
         """What their jobs are made and run with, and their sources looked at: without the token, and without files or

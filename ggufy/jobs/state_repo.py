@@ -209,6 +209,7 @@ class StateRepo:
         """Starts the thread, which finds out whose token it is; with `interval_s`, it renews the lease so often."""
         self._thread.start()
         if interval_s is not None:
+            logging.getLogger("apscheduler").setLevel(logging.WARNING)  # it tells of every look
             jobs = {"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
             self._scheduler = BackgroundScheduler(timezone="UTC", job_defaults=jobs)
             self._scheduler.add_job(self.wake, "interval", seconds=interval_s)

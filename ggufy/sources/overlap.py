@@ -6,6 +6,7 @@ their sentences and lines, so that another order, other white space or a larger 
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 
@@ -18,13 +19,18 @@ _LEAST_CHARS = 24  # shorter pieces ("See also:") come in every text
 
 def check_disjoint(evaluation: Path, calibration: Path) -> None:
     """Raises CalibrationError if the evaluation text is, holds, or is a piece of the calibration text."""
-    same = sha256(evaluation) == sha256(calibration)
-    share = 1.0 if same else shared(_read(evaluation), _read(calibration))
+    share = _share(evaluation, sha256(evaluation), calibration, sha256(calibration))
     if share > MOST_SHARED:
         raise CalibrationError(
             f"{evaluation.name} and the calibration text {calibration.name} share {share:.0%}, so the figures would "
             "flatter the quants: give another --text."
         )
+
+
+@functools.lru_cache(64)
+def _share(one: Path, digest: str, other: Path, other_digest: str) -> float:
+    """Comparing takes a tenth of a second, and every job of the page asks for the same two texts."""
+    return 1.0 if digest == other_digest else shared(_read(one), _read(other))
 
 
 def shared(one: str, other: str) -> float:
