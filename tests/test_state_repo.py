@@ -521,6 +521,21 @@ def test_waiting_says_for_what_and_goes_on(tmp_path: Path, hub: Faulty, clock: H
     assert "" not in said[:-1]
 
 
+def test_a_repo_that_is_deleted_between_two_questions_is_made_again(alone: Machine, hub: Faulty) -> None:
+    """Found by the state-machine test: the newest commit was asked for, and there was no repo to write to any more."""
+    assert alone.take()
+    hub.commit(REPO, kind="dataset", message="let go", add={LEASE_FILE: b"{}"})
+    alone.state.lease = Lease(hub, REPO, clock=alone.clock, process="")
+    alone.state._ready = False
+
+    def delete() -> None:
+        del hub.fails["read"]
+        shutil.rmtree(hub.folder(REPO))
+
+    hub.fails["read"] = delete
+    assert alone.take(30.0)
+
+
 def test_a_lease_that_is_lost_just_when_it_is_asked_for_is_taken_again(alone: Machine, hub: Faulty) -> None:
     """The state-machine test found a runner that waited for ever: the lease was held when it asked, and lost then."""
     assert alone.take()

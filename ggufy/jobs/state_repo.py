@@ -306,7 +306,8 @@ class StateRepo:
             self._changed.notify_all()
 
     def _hand_on(self, error: GgufyError) -> None:
-        kind = verdict(error)
+        # This repo is made again whenever it is missing: deleted between two questions, it is not there for one of them.
+        kind = Verdict.WAITS if isinstance(error, RepoMissing) else verdict(error)
         with self._changed:
             orders, self._work.orders = self._work.orders, []
             for order in orders:
