@@ -17,7 +17,16 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi
 
-from ggufy.errors import Cancelled, GgufyError, HubAway, HubError, LeaseLost, QuotaError, TokenError
+from ggufy.errors import (
+    Cancelled,
+    GgufyError,
+    HubAway,
+    HubError,
+    LeaseLost,
+    QuotaError,
+    RepoMissing,
+    TokenError,
+)
 from ggufy.hub.budget import CommitBudget
 from ggufy.hub.holder import Holder
 from ggufy.hub.huggingface import HuggingFaceHub
@@ -523,16 +532,12 @@ def test_waiting_says_for_what_and_goes_on(tmp_path: Path, hub: Faulty, clock: H
 
 def test_a_repo_that_is_deleted_between_two_questions_is_made_again(alone: Machine, hub: Faulty) -> None:
     """Found by the state-machine test: the newest commit was asked for, and there was no repo to write to any more."""
-    assert alone.take()
-    hub.commit(REPO, kind="dataset", message="let go", add={LEASE_FILE: b"{}"})
-    alone.state.lease = Lease(hub, REPO, clock=alone.clock, process="")
-    alone.state._ready = False
 
-    def delete() -> None:
-        del hub.fails["read"]
-        shutil.rmtree(hub.folder(REPO))
+    def gone() -> None:
+        del hub.fails["commit"]
+        raise RepoMissing("there is no repo: it was deleted just now.")
 
-    hub.fails["read"] = delete
+    hub.fails["commit"] = gone
     assert alone.take(30.0)
 
 

@@ -306,7 +306,7 @@ class StateRepo:
             self._changed.notify_all()
 
     def _hand_on(self, error: GgufyError) -> None:
-        # This repo is made again whenever it is missing: deleted between two questions, it is not there for one of them.
+        # This repo is made again whenever it is missing; deleted between two questions, it is missed by one of them.
         kind = Verdict.WAITS if isinstance(error, RepoMissing) else verdict(error)
         with self._changed:
             orders, self._work.orders = self._work.orders, []
