@@ -11,6 +11,8 @@ import pytest
 from ggufy.errors import QuotaError
 from ggufy.hub.budget import CommitBudget
 
+pytestmark = pytest.mark.fast
+
 
 class Clock:
     def __init__(self) -> None:

@@ -20,6 +20,8 @@ from ggufy.job import Artifact, Job, Making, Request, Source, Status, evaluation
 from ggufy.plan import quant_name
 from ggufy.terminal import results, results_table
 
+pytestmark = pytest.mark.fast
+
 SOURCE = Source(kind="checkpoint", path="/home/secret-user/models/m.pth", size=1, sha256="ab" * 32)
 REQUEST = Request(
     name="m", source=SOURCE, quant_types=("Q4_K_M", "Q8_0"), outtype="f16", mix="rwkv", repo_id="alice/m-GGUF"

@@ -14,6 +14,8 @@ from ggufy.plan import QUANTIZE, plan
 from ggufy.publish.destination import Destination, LocalFolder
 from tests.jobs import artifact, job
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture
 def records(tmp_path: Path) -> JobRecords:

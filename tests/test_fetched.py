@@ -16,6 +16,8 @@ from ggufy.errors import Cancelled, DiskError, HubError
 from ggufy.fetched import FetchedModels
 from ggufy.hub.protocol import Hub
 
+pytestmark = pytest.mark.fast
+
 REPO = "alice/m-GGUF"
 
 

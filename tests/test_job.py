@@ -12,6 +12,8 @@ from ggufy import plan as plans
 from ggufy.catalog import parse_types
 from ggufy.job import Artifact, Job, Request, Source, Status
 
+pytestmark = pytest.mark.fast
+
 SOURCE = Source(kind="checkpoint", path="/models/m.pth", size=10, sha256="ab" * 32)
 REQUEST = Request(name="m", source=SOURCE, quant_types=("Q4_K_M", "Q6_K"), outtype="f16", calibration_sha256="cd" * 32)
 

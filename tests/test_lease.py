@@ -25,6 +25,8 @@ from tests.folder_hub import LocalHub
 from tests.hub_fixture import ALICE, local_hub, no_request_elsewhere  # noqa: F401 - fixtures
 from tests.hub_fixture import LocalHub as Server
 
+pytestmark = pytest.mark.fast
+
 ROOT = Path(__file__).parent.parent
 STATE = "alice/ggufy-state"
 NUMBERS = itertools.count()

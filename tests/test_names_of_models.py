@@ -13,6 +13,8 @@ from ggufy.catalog import BY_NAME, OUTTYPES
 from ggufy.errors import UsageError
 from ggufy.names import MOST_BYTES, check_card, is_repo_id, model_name, repo_name
 
+pytestmark = pytest.mark.fast
+
 PLAIN = ["RWKV7-G1-1.5B", "rwkv_x060", "a", "M.v2", "Rwkv-1.6B-3.275bpw", "m" * 91]
 LOSSY = [
     "模型",

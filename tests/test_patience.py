@@ -21,6 +21,8 @@ from ggufy.errors import (
 from ggufy.jobs.patience import Patience, Verdict, pause_s, verdict
 from tests.hands import HandClock
 
+pytestmark = pytest.mark.fast
+
 W, M, P, F = Verdict.WAITS, Verdict.MOVES, Verdict.PAUSES, Verdict.FAILS
 TABLE = {
     "GgufyError": F,

@@ -13,6 +13,8 @@ from ggufy.job import Artifact, Job, Request, Source, Status
 from ggufy.plan import FETCH, UPLOAD, plan
 from ggufy.progress import Progress, Snapshot, Workload, model_seconds
 
+pytestmark = pytest.mark.fast
+
 SOURCE = Source(kind="checkpoint", path="/models/m.pth", size=10, sha256="ab" * 32)
 REQUEST = Request(name="m", source=SOURCE, quant_types=("Q4_K_M", "Q8_0", "IQ2_XS"), outtype="f16")
 STEPS = plan(REQUEST)

@@ -14,6 +14,8 @@ from ggufy.job import FrontierPoint, Job, Status, merged
 from ggufy.jobs.records import JobRecords
 from tests.jobs import artifact, figures, job
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture
 def records(tmp_path: Path) -> JobRecords:

@@ -20,6 +20,8 @@ from ggufy.settings import Settings
 from ggufy.ui.quantize_tab import _wish
 from tests import tiny
 
+pytestmark = pytest.mark.fast
+
 SOURCE = Source(kind="checkpoint", path="m.pth", size=1, sha256="ab" * 32, model_id="owner/m")
 REQUEST = Request(name="m", source=SOURCE, quant_types=("Q4_K_M",), outtype="f16", repo_id="alice/m-GGUF")
 FACTS = CardFacts(uploaded={"m-Q4_K_M.gguf": 1000}, license="mit", rwkv=True)

@@ -44,6 +44,8 @@ from tests.hub_fixture import ALICE, ALICE_READ, local_hub, no_request_elsewhere
 from tests.hub_fixture import LocalHub as Server
 from tests.jobs import artifact, job
 
+pytestmark = pytest.mark.fast
+
 REPO = "alice/ggufy-state"
 COMMIT = "POST .*/commit/"
 LOOK_S = 0.2

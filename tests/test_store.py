@@ -12,6 +12,8 @@ from ggufy.hub.state import JobStore
 from ggufy.job import Status, to_json
 from tests.jobs import job
 
+pytestmark = pytest.mark.fast
+
 
 def test_a_record_is_a_file_and_nothing_else(tmp_path: Path) -> None:
     store = JobStore(tmp_path / "out")

@@ -12,6 +12,8 @@ from ggufy.evaluation import memory_needed
 from ggufy.quantize import target
 from ggufy.quantize.target import LADDER, Target, file_name, file_that_fits, label, nearest, parse, parse_size
 
+pytestmark = pytest.mark.fast
+
 WEIGHTS, HEAD = 1_600_000_000, 1_500_000  # of a 1.6B
 
 # huggingface.js, packages/tasks/src/gguf.ts: the names of quant types, in its order, and the expression made of them.
