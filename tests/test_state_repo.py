@@ -532,6 +532,19 @@ def test_waiting_says_for_what_and_goes_on(tmp_path: Path, hub: Faulty, clock: H
     assert "" not in said[:-1]
 
 
+def test_who_waits_for_a_record_to_arrive_hears_that_the_lease_is_lost(alone: Machine, clock: HandClock) -> None:
+    """Found by the state-machine test: an upload waited for a record that nobody was going to send any more."""
+    assert alone.take()
+    saved = alone.records.queue(job("a"), "a run")
+    assert "goes to the Hub first" in alone.state.misses(saved.id)
+    alone.records.begin(saved, "a run")
+    alone.state.turn()
+    assert alone.state.misses(saved.id) == ""
+    clock.time += 10_000
+    with pytest.raises(LeaseLost):
+        alone.state.misses(saved.id)
+
+
 def test_a_repo_that_is_deleted_between_two_questions_is_made_again(alone: Machine, hub: Faulty) -> None:
     """Found by the state-machine test: the newest commit was asked for, and there was no repo to write to any more."""
 

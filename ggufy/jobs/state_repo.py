@@ -122,7 +122,8 @@ class StateRepo:
 
     def misses(self, job_id: str) -> str:
         """Why the repo does not know yet that a job is at work; empty if it does. Before that, nothing of it should
-        be anywhere else: after the loss of this disk nobody would know whose it is."""
+        be anywhere else: after the loss of this disk nobody would know whose it is. Raises LeaseLost."""
+        self.check()
         if job_id in self._at_work:
             return ""
         return self.trouble or "the job's record goes to the Hub first."
