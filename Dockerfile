@@ -11,7 +11,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 # Only what the build needs, so that this long step is kept when anything else changes.
-COPY ggufy/__init__.py ggufy/errors.py ggufy/files.py ggufy/settings.py ggufy/throttle.py ggufy/
+COPY ggufy/__init__.py ggufy/errors.py ggufy/files.py ggufy/scrub.py ggufy/settings.py ggufy/throttle.py ggufy/
 COPY ggufy/llama ggufy/llama
 RUN python -m ggufy.llama.portable /opt/llama.cpp
 
