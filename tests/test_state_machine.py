@@ -167,7 +167,9 @@ class Machine:
             )
         self.connection = Connection(records=records, hub=self.handle if self.hub else None, state=state)
         self.worker = Worker(records=records, make_runner=self._runner, wanted=self.connection.ours)
-        self.stopping, self.knows_all = threading.Event(), False
+        self.stopping, self.has_runner, self.knows_all = threading.Event(), False, False
+        self.real_take_up = self.worker._take_up
+        self.worker._take_up = self.take_up  # type: ignore[method-assign]
         self.connection.start()
         self.worker.start()
 
@@ -177,7 +179,7 @@ class Machine:
                 self.connection.acquire(self.stopping.is_set)
             except TokenError:  # the page says so, and asks again after a while
                 sleep(60.0, self.stopping.is_set, self.world.clock)
-        self.knows_all = True
+        self.has_runner = True
         steps = {kind: lambda ctx, step: self.world.make(self, ctx, step) for kind in (CONVERT, QUANTIZE, EVALUATE)}
         return Runner(
             settings=Settings.from_env({"GGUFY_OUT": str(self.out), "GGUFY_CACHE": str(self.out), "HOME": "/none"}),
@@ -190,6 +192,12 @@ class Machine:
             ),
             clock=self.world.clock,
         )
+
+    def take_up(self) -> list[Job]:
+        """Once there is a runner, the records of the state repo are here, and all that is unfinished is queued now."""
+        taken = self.real_take_up()
+        self.knows_all = self.has_runner
+        return taken
 
     def locks(self) -> Iterator[str]:
         """The product's locks that the calling thread holds."""
