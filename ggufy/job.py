@@ -211,6 +211,7 @@ class Job:
     status: Status = Status.QUEUED
     error: str = ""  # one sentence: why it failed, or what it needs to go on
     cause: str = ""  # what kind of error that was: one of errors.CAUSES; all that strangers are told of it
+    begun: bool = False  # a run of it has been at work, so that files may be its own
     created: str = ""  # UTC, ISO 8601; for people
     updated: str = ""
     term: int = 0  # of the lease that it was written under, see hub/lease.py
@@ -269,7 +270,8 @@ def merged(own: Job, theirs: Job, *, unsent: bool) -> Job:
     own_is_newer = _age(own) > _age(theirs)
     newer, older = (own, theirs) if own_is_newer else (theirs, own)
     created = min(filter(None, (own.created, theirs.created)), default="")
-    found = newer.evolve(frontier=newer.frontier or older.frontier, created=created)
+    begun = newer.begun or older.begun
+    found = newer.evolve(frontier=newer.frontier or older.frontier, created=created, begun=begun)
     known, measured = {a.name for a in newer.artifacts}, {e.quant for e in newer.evaluations}
     for artifact in (a for a in older.artifacts if a.name not in known):
         found = found.with_artifact(artifact)
@@ -314,7 +316,7 @@ def evaluations_for(request: Request, jobs: Iterable[Job]) -> tuple[Evaluation, 
 
 def was_at_work(job: Job) -> bool:
     """True if files may be this job's."""
-    return bool(job.artifacts) or job.status is Status.RUNNING
+    return job.begun or bool(job.artifacts) or job.status is Status.RUNNING  # the latter two: as older records tell
 
 
 def folder_owners(jobs: Iterable[Job]) -> dict[str, Job]:

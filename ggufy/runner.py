@@ -138,7 +138,7 @@ class Runner:
             destination = self._destination(job, ctx, live, patience)
             begun = False
             try:
-                destination.start(resumed=known.status is Status.RUNNING)
+                destination.start(resumed=known.begun or known.status is Status.RUNNING)
                 self.records.begin(job, live.run_id)
                 self.records.share_evaluations(job)
                 begun = True

@@ -10,7 +10,7 @@ import pytest
 from ggufy import files
 from ggufy.errors import DiskError, HubError
 from ggufy.hub.state import JobStore
-from ggufy.job import FrontierPoint, Job, Status, merged
+from ggufy.job import FrontierPoint, Job, Status, merged, was_at_work
 from ggufy.jobs.records import JobRecords
 from tests.jobs import artifact, figures, job
 
@@ -262,3 +262,15 @@ def test_a_later_record_of_the_repo_replaces_what_could_not_be_written(records: 
     full[0] = False
     theirs = first.evolve(term=5, serial=9, status=D)
     assert records.take_over(theirs, unsent=False) == theirs == records.latest(first.id)
+
+
+def test_a_job_that_has_been_at_work_is_known_for_it(records: JobRecords) -> None:
+    """An upload whose answer was lost, then Pause and Resume: no product is in the record, and one is in the repo."""
+    queued = records.queue(job("a"), "run 1")
+    assert not was_at_work(queued)
+    begun = records.begin(queued, "run 1")
+    records.end(begun, Status.PAUSED, "run 1")
+    again = records.queue(begun, "run 2")
+    assert again.status is Status.QUEUED and not again.artifacts and was_at_work(again)
+    older = job("a").evolve(status=Status.CANCELLED, serial=99)
+    assert was_at_work(merged(again, older, unsent=False))

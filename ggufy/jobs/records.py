@@ -79,7 +79,7 @@ class JobRecords:
             known = self.latest(job.id) or job
             if not self.is_newest(job.id, run_id):
                 return known
-            return self._kept(known.evolve(request=job.request, status=Status.RUNNING, error="", cause=""))
+            return self._kept(known.evolve(request=job.request, status=Status.RUNNING, error="", cause="", begun=True))
 
     def add_artifacts(self, job_id: str, artifacts: Collection[Artifact]) -> None:
         """Notes finished products."""
