@@ -260,7 +260,7 @@ def test_a_later_record_of_the_repo_replaces_what_could_not_be_written(records: 
     full[0] = True
     records.begin(first, "run 1")
     full[0] = False
-    theirs = first.evolve(term=5, serial=9, status=D)
+    theirs = first.evolve(term=5, serial=9, status=D, begun=True)
     assert records.take_over(theirs, unsent=False) == theirs == records.latest(first.id)
 
 
