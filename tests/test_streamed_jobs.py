@@ -155,7 +155,7 @@ def test_a_server_that_sends_no_parts_is_downloaded_from(
     done = ran(ggufy, place)
     assert place.made() == expected
     assert "download" in done.err
-    assert [sha256(path) for path in place.cache.rglob("*.pth")] == [sha256(place.path)]
+    assert not list(place.cache.rglob("*.pth")), "what was downloaded goes when the base is made"
 
 
 def test_parts_that_stop_coming_in_the_middle_are_followed_by_a_download(
