@@ -42,9 +42,14 @@ _SLIDERS = (
 )
 _MOST_TOKENS = 2048
 # What was sent leaves the box where it was typed; what was typed since stays. The number tells two alike apart.
-_TAKE = """(taken, typed) => {
-  const sent = taken.slice(taken.indexOf(" ") + 1);
-  return taken && typed.startsWith(sent) ? typed.slice(sent.length) : typed;
+# The box itself is changed: a value that is returned would overwrite letters that are typed until it arrives.
+_TAKE = """(taken) => {
+  const sent = taken.slice(taken.indexOf(" ") + 1), box = document.querySelector("#gg-chat-entry textarea");
+  if (taken && box && box.value.startsWith(sent)) {
+    box.value = box.value.slice(sent.length);
+    box.dispatchEvent(new Event("input", { bubbles: true }));
+  }
+  return [];
 }"""
 
 
@@ -142,9 +147,7 @@ class ChatTab:
         gr.on([self.tab.select], self.look, self.models, shown, **QUIET)
         gr.on([model.input for model in self.models], self.choose, self.models, [*self.columns, self.hint], **QUIET)
         gr.on([self.message.submit, self.send.click], self.say, [self.message, *asked], [self.taken, *told], **_STREAM)
-        self.taken.change(
-            None, [self.taken, self.message], self.message, js=_TAKE, queue=False, api_visibility="private"
-        )
+        self.taken.change(None, [self.taken], None, js=_TAKE, queue=False, api_visibility="private")
         self.again.click(self.regenerate, asked, [self.taken, *told], **_STREAM)
         self.stop.click(self.halt, None, None, **QUIET)
         self.clear.click(self.forget, None, told, **QUIET)
