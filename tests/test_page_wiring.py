@@ -25,7 +25,7 @@ EXPECTED = {
     "check": [("gg-start click",)],
     "begin": [("check then",)],
     "<lambda>": [("gg-evaluate change",)],
-    "js": [("gg-chat-taken change",), ("gg-imatrix change",), ("gg-source change",)],
+    "js": [("gg-imatrix change",), ("gg-source change",)],
     "look of chat": [("chat select",)],
     "choose of chat": [("gg-chat-model-a input", "gg-chat-model-b input")],
     "say": [("gg-chat-message submit", "gg-chat-send click")],

@@ -28,7 +28,8 @@ from ggufy.ui.visitors import Profile, visitor_of
 
 logger = logging.getLogger(__name__)
 # Replies are bounded by the processes behind them (llama/pool.py); models on their way hold up nobody else.
-_STREAM: dict[str, Any] = QUIET | {"queue": True, "concurrency_limit": 16}
+# A new message ends the reply before it, and is not dropped because of it.
+_STREAM: dict[str, Any] = QUIET | {"queue": True, "concurrency_limit": 16, "trigger_mode": "multiple"}
 _NONE = ""
 _DRAW_S = 0.08  # between two looks at a reply that is coming
 _PATIENCE_S = 5.0  # with a reply that is ending
@@ -41,15 +42,12 @@ _SLIDERS = (
     ("length", 256, 16),
 )
 _MOST_TOKENS = 2048
-# What was sent leaves the box where it was typed; what was typed since stays. The number tells two alike apart.
-# The box itself is changed: a value that is returned would overwrite letters that are typed until it arrives.
-_TAKE = """(taken) => {
-  const sent = taken.slice(taken.indexOf(" ") + 1), box = document.querySelector("#gg-chat-entry textarea");
-  if (taken && box && box.value.startsWith(sent)) {
-    box.value = box.value.slice(sent.length);
-    box.dispatchEvent(new Event("input", { bubbles: true }));
-  }
-  return [];
+# What is sent leaves the box at once, before another letter can be typed or Enter be pressed again.
+_TAKE = """(...sent) => {
+  const box = document.querySelector("#gg-chat-entry textarea");
+  box.value = "";
+  box.dispatchEvent(new Event("input", { bubbles: true }));
+  return sent;
 }"""
 
 
@@ -119,7 +117,6 @@ class ChatTab:
             )
             self.send = gr.Button(i18n("chat_send"), variant="primary", scale=1, min_width=76, elem_id="gg-chat-send")
             self.stop = gr.Button(i18n("chat_stop"), scale=1, min_width=76, elem_id="gg-chat-stop")
-            self.taken = gr.Textbox(visible="hidden", elem_id="gg-chat-taken")  # a number, and what was sent
         with gr.Row(elem_id="gg-chat-more"):
             self.again = gr.Button(i18n("chat_again"), scale=0, size="sm", min_width=130, elem_id="gg-chat-again")
             self.clear = gr.Button(i18n("chat_clear"), scale=0, size="sm", min_width=90, elem_id="gg-chat-clear")
@@ -146,9 +143,9 @@ class ChatTab:
         asked = [*self.models, self.mode, self.system, *self.sliders]
         gr.on([self.tab.select], self.look, self.models, shown, **QUIET)
         gr.on([model.input for model in self.models], self.choose, self.models, [*self.columns, self.hint], **QUIET)
-        gr.on([self.message.submit, self.send.click], self.say, [self.message, *asked], [self.taken, *told], **_STREAM)
-        self.taken.change(None, [self.taken], None, js=_TAKE, queue=False, api_visibility="private")
-        self.again.click(self.regenerate, asked, [self.taken, *told], **_STREAM)
+        sent = [self.message.submit, self.send.click]
+        gr.on(sent, self.say, [self.message, *asked], [self.message, *told], js=_TAKE, **_STREAM)
+        self.again.click(self.regenerate, asked, [self.message, *told], **_STREAM)
         self.stop.click(self.halt, None, None, **QUIET)
         self.clear.click(self.forget, None, told, **QUIET)
 
@@ -217,22 +214,23 @@ class ChatTab:
         if message is not None and not message.strip():
             yield [gr.skip()] * 4
             return
+        box: Any = message  # comes back into the box if it could not be said
         with self.turns.begin(session) as stopped:
             try:
                 visitor = visitor_of(self.services, request, profile)
                 check_chat(visitor, self.services.settings)
-                taken: Any = gr.skip() if message is None else f"{time.monotonic_ns()} {message}"
                 for hint in self._sides(session, visitor, message, asked, texts, stopped):
-                    yield [taken, *self._shown(session, texts), hint]
-                    taken = gr.skip()
-                yield [gr.skip(), *self._shown(session, texts), ""]
+                    box = None
+                    yield [gr.skip(), *self._shown(session, texts), hint]
+                hint = ""
             except Cancelled:  # what came until then stays
-                yield [gr.skip(), *self._shown(session, texts), ""]
+                hint = ""
             except GgufyError as error:
-                yield [gr.skip(), *self._shown(session, texts), parts.message(told(str(error), texts))]
+                hint = parts.message(told(str(error), texts))
             except Exception:  # one of the three edges: a visitor sees a sentence, the log has the rest
                 logger.exception("a reply could not be made")
-                yield [gr.skip(), *self._shown(session, texts), parts.message(texts["unexpected"])]
+                hint = parts.message(texts["unexpected"])
+            yield [gr.skip() if box is None else box, *self._shown(session, texts), hint]
 
     def _sides(
         self,
