@@ -11,7 +11,10 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 # Only what the build needs, so that this long step is kept when anything else changes.
-COPY ggufy/__init__.py ggufy/errors.py ggufy/files.py ggufy/scrub.py ggufy/settings.py ggufy/throttle.py ggufy/
+COPY ggufy/__init__.py ggufy/
+COPY ggufy/core/__init__.py ggufy/core/errors.py ggufy/core/scrub.py ggufy/core/
+COPY ggufy/system/__init__.py ggufy/system/child_process.py ggufy/system/files.py ggufy/system/resources.py \
+     ggufy/system/settings.py ggufy/system/
 COPY ggufy/llama ggufy/llama
 RUN python -m ggufy.llama.portable /opt/llama.cpp
 

@@ -10,11 +10,11 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from ggufy.errors import GgufyError
-from ggufy.llama import child
-from ggufy.service import Services
-from ggufy.settings import Settings, prepare_process
-from ggufy.streams import guard
+from ggufy.core.errors import GgufyError
+from ggufy.service.service import Services
+from ggufy.system import child_process as child
+from ggufy.system.settings import Settings, prepare_process
+from ggufy.system.streams import guard
 
 if TYPE_CHECKING:
     from ggufy.ui.server import PageServer

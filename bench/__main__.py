@@ -8,11 +8,11 @@ import tempfile
 from pathlib import Path
 
 from bench import clicks, conversion, engine, first_quant, forecast, mixes, overlap, page, segments, streamed
-from ggufy import throttle
-from ggufy.catalog import BY_NAME
+from ggufy.core.catalog import BY_NAME
 from ggufy.llama.install import ensure
-from ggufy.settings import Settings
-from ggufy.sources.calibration import ensure_texts
+from ggufy.system import resources as throttle
+from ggufy.system.settings import Settings
+from ggufy.texts.calibration import ensure_texts
 
 
 def main() -> None:

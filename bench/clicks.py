@@ -20,7 +20,7 @@ from typing import Any
 from gradio_client import Client
 
 from ggufy.llama.install import Llama
-from ggufy.settings import Settings
+from ggufy.system.settings import Settings
 from tests.hub_fixture import ALICE, LocalHub, running_hub
 from tests.hub_outage import SILENT
 from tests.page_client import PageClient

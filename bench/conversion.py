@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bench.measure import Run, median, run, spread
 from ggufy.llama.install import Llama
-from ggufy.rwkv.vocab import world_vocab_path
+from ggufy.models.vocab import world_vocab_path
 
 HEAD_SIZE = 64
 WIDTH, LAYERS, FFN, VOCAB = 1024, 24, 3584, 65536

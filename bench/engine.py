@@ -21,13 +21,13 @@ from typing import Any
 
 from bench.measure import Run, run
 from ggufy import demo
-from ggufy.catalog import make_order, parse_types
-from ggufy.files import sha256
+from ggufy.core.catalog import make_order, parse_types
 from ggufy.llama import tools
 from ggufy.llama.install import Llama
 from ggufy.quantize.engine import journal_of, read_journal
-from ggufy.sources.calibration import Texts
 from ggufy.steps import salvage
+from ggufy.system.files import sha256
+from ggufy.texts.calibration import Texts
 
 THREADS = 2
 ROUNDS = 5

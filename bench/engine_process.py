@@ -13,7 +13,7 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
-from ggufy.catalog import BY_NAME
+from ggufy.core.catalog import BY_NAME
 from ggufy.llama import ggml
 from ggufy.llama.tools import ToolRun
 from ggufy.quantize import engine

@@ -7,15 +7,15 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from ggufy.catalog import parse_types
-from ggufy.intake import Wish, make_job
-from ggufy.job import Job, Status
-from ggufy.jobs.run_state import Live
+from ggufy.core.catalog import parse_types
+from ggufy.core.job import Job, Status
+from ggufy.core.plan import QUANTIZE
+from ggufy.core.progress import DONE
+from ggufy.jobs.request import Wish, make_job
+from ggufy.jobs.runner import Runner
 from ggufy.llama.install import Llama
-from ggufy.plan import QUANTIZE
-from ggufy.progress import DONE
-from ggufy.runner import Runner
-from ggufy.settings import Settings
+from ggufy.records.run_state import Live
+from ggufy.system.settings import Settings
 
 
 def bench(folder: Path, llama: Llama, settings: Settings) -> list[str]:

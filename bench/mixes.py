@@ -22,22 +22,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.measure import run
-from ggufy import throttle
-from ggufy.catalog import BY_NAME
-from ggufy.files import sha256
+from ggufy.core.catalog import BY_NAME
+from ggufy.formats.gguf import UNQUANTIZED, padded, read_head
 from ggufy.llama.install import Llama, ensure
-from ggufy.quantize.allocate import Option, allocate
-from ggufy.quantize.mixes import mixed
-from ggufy.quantize.proxy import KURTOSIS, PAPER, RULES
 from ggufy.quantize.recipe import Recipe
-from ggufy.quantize.target import FAST, MODES, PROBE_CHUNKS, THOROUGH
-from ggufy.settings import Settings
-from ggufy.sources.calibration import Texts, ensure_texts, texts_named
-from ggufy.sources.gguf import UNQUANTIZED, padded, read_head
-from ggufy.sources.overlap import check_disjoint
+from ggufy.quantize.search.allocate import Option, allocate
+from ggufy.quantize.search.mixes import mixed
+from ggufy.quantize.search.proxy import KURTOSIS, PAPER, RULES
+from ggufy.quantize.search.target import FAST, MODES, PROBE_CHUNKS, THOROUGH
 from ggufy.steps.evaluate import How
 from ggufy.steps.mix import PROBES, Mixer
 from ggufy.steps.recipe_kld import Divergences
+from ggufy.system import resources as throttle
+from ggufy.system.files import sha256
+from ggufy.system.settings import Settings
+from ggufy.texts.calibration import Texts, ensure_texts, texts_named
+from ggufy.texts.overlap import check_disjoint
 
 LADDER = ("Q2_K", "IQ3_XXS", "Q3_K_M", "IQ4_XS", "Q4_K_M", "Q5_K_M")
 ABLATED = ("Q2_K", "Q4_K_M")

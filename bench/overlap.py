@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from ggufy.catalog import parse_types
+from ggufy.core.catalog import parse_types
+from ggufy.core.job import Status
 from ggufy.hub.protocol import Content, Kind
-from ggufy.intake import Wish, make_job
-from ggufy.job import Status
-from ggufy.jobs.run_state import Live
+from ggufy.jobs.request import Wish, make_job
+from ggufy.jobs.runner import Runner
 from ggufy.llama.install import Llama
-from ggufy.runner import Runner
-from ggufy.settings import Settings
+from ggufy.records.run_state import Live
+from ggufy.system.settings import Settings
 from tests.folder_hub import LocalHub, connected
 
 

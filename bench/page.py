@@ -22,9 +22,10 @@ from gradio_client import Client
 from playwright.sync_api import Browser, BrowserType, Page, Response, sync_playwright
 
 from bench.records import write_records
-from ggufy import demo, throttle
-from ggufy.chats import Chats, Settings
+from ggufy import demo
 from ggufy.llama.install import Llama
+from ggufy.service.conversations import Chats, Settings
+from ggufy.system import resources as throttle
 
 LIMIT_ANSWER_S, LIMIT_PROGRESS_S, LIMIT_TOKEN_S, LIMIT_LOAD_S = 1.0, 2.0, 3.0, 2.0
 _ROOT = Path(__file__).parent.parent

@@ -10,11 +10,11 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from ggufy.catalog import QUANT_TYPES
-from ggufy.evaluation import Evaluation, Quality, Speed
-from ggufy.hub.state import STATE_REPO
-from ggufy.job import Artifact, FrontierPoint, Job, Request, Source, Status, to_json
-from ggufy.plan import base_name, folder_name, makes, quant_name
+from ggufy.core.catalog import QUANT_TYPES
+from ggufy.core.job import Artifact, FrontierPoint, Job, Request, Source, Status, to_json
+from ggufy.core.metrics import Evaluation, Quality, Speed
+from ggufy.core.plan import base_name, folder_name, makes, quant_name
+from ggufy.records.store import STATE_REPO
 
 _FIRST = datetime(2026, 1, 1, tzinfo=UTC)
 _POINTS = 60

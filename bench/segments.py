@@ -7,8 +7,8 @@ from pathlib import Path
 from bench.measure import run
 from ggufy.llama import tools
 from ggufy.llama.install import Llama
-from ggufy.sources.calibration import Texts
 from ggufy.steps.imatrix import SECONDS_A_SEGMENT
+from ggufy.texts.calibration import Texts
 
 CHUNKS = 6
 

@@ -14,18 +14,18 @@ from pathlib import Path
 from bench.conversion import MAKE
 from bench.measure import Run, median, run, spread
 from bench.slow_server import serving
-from ggufy.files import sha256
-from ggufy.sources import fast_download
+from ggufy.net import fast_download
+from ggufy.system.files import sha256
 
 ROUNDS = 3
 LINES = (75e6, 150e6)  # bytes a second
 WORK = f"""
 import json, resource, subprocess, sys, time
 from pathlib import Path
-from ggufy.files import sha256
-from ggufy.rwkv.convert import convert
-from ggufy.rwkv.convert_streamed import convert_streamed
-from ggufy.sources.streamed import open_streamed
+from ggufy.system.files import sha256
+from ggufy.models.convert import convert
+from ggufy.models.convert_streamed import convert_streamed
+from ggufy.formats.streamed_checkpoint import open_streamed
 from ggufy.sources.url import resolve_url
 what, source, target = sys.argv[1:]
 started = time.perf_counter()

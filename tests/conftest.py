@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from ggufy.catalog import BY_NAME
+from ggufy.core.catalog import BY_NAME
 from ggufy.llama.install import Llama, ensure
-from ggufy.settings import Settings
+from ggufy.system.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ggufy.clock import never, sleep
-from ggufy.errors import Cancelled, HubAway, QuotaError, RepoMissing, StaleParent, TokenError
+from ggufy.core.errors import Cancelled, HubAway, QuotaError, RepoMissing, StaleParent, TokenError
 from ggufy.hub.budget import CommitBudget
 from ggufy.hub.protocol import Content, Kind, RemoteFile, Staged, check_path
+from ggufy.system.clock import never, sleep
 
 _REAL_S = 0.005  # a wait looks around so often, for stops that nobody announces
 

@@ -19,14 +19,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ggufy.clock import never
-from ggufy.connection import Connection
-from ggufy.errors import Cancelled, HubError, RepoMissing, StaleParent
-from ggufy.files import DOWNLOAD_SUFFIX, PART_SUFFIX, disk_errors, lock, partial, sha256, write_text
+from ggufy.core.errors import Cancelled, HubError, RepoMissing, StaleParent
 from ggufy.hub.protocol import Content, Hub, Kind, RemoteFile, Staged, check_path, is_listed, sha256_of
-from ggufy.hub.state import JobStore
-from ggufy.jobs.records import JobRecords
-from ggufy.jobs.state_repo import Account, StateRepo
+from ggufy.jobs.workspace import Connection
+from ggufy.records.records import JobRecords
+from ggufy.records.state_repo import Account, StateRepo
+from ggufy.records.store import JobStore
+from ggufy.system.clock import never
+from ggufy.system.files import DOWNLOAD_SUFFIX, PART_SUFFIX, disk_errors, lock, partial, sha256, write_text
 
 _BOOKS = ".ggufy-hub"
 _NO_COMMIT = "0" * 40  # a folder that nothing was committed to yet

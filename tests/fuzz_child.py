@@ -26,13 +26,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ggufy.errors import GgufyError
-from ggufy.llama.chat_options import Model
+from ggufy.core.errors import GgufyError
+from ggufy.formats import gguf
+from ggufy.llama.chat.options import Model
 from ggufy.quantize.imatrix import read_imatrix
-from ggufy.settings import Settings
-from ggufy.sources import gguf
 from ggufy.sources.inspect import inspect
 from ggufy.steps.imatrix import check_imatrix
+from ggufy.system.settings import Settings
 from tests import fuzz_gguf
 
 MEMORY = 512 << 20  # bytes that a case may take
@@ -74,7 +74,7 @@ def take_imatrix(path: Path) -> None:
 
 def read_pickled(path: Path) -> None:
     """The list of tensors, without torch."""
-    from ggufy.sources.pickled import read_tensors
+    from ggufy.formats.pickled import read_tensors
 
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -87,8 +87,8 @@ def read_pickled(path: Path) -> None:
 
 def read_checkpoint(path: Path) -> None:
     """The tensors themselves, through torch; the list without torch must be the same."""
-    from ggufy.sources.checkpoint import open_checkpoint
-    from ggufy.sources.pickled import read_tensors
+    from ggufy.formats.checkpoint import open_checkpoint
+    from ggufy.formats.pickled import read_tensors
 
     with open_checkpoint(path) as checkpoint:
         looked_at(checkpoint.shapes)
@@ -106,7 +106,7 @@ def read_checkpoint(path: Path) -> None:
 
 def looked_at(shapes: dict[str, tuple[int, ...]]) -> None:
     """The next stage, with whatever names and shapes were read: it finds the architecture, or has a sentence."""
-    from ggufy.rwkv.names import detect
+    from ggufy.models.names import detect
 
     try:
         detect(shapes)

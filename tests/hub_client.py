@@ -16,7 +16,7 @@ import pytest
 
 from ggufy.hub.budget import CommitBudget
 from ggufy.hub.huggingface import HuggingFaceHub
-from ggufy.sources import hub_session
+from ggufy.net import session as hub_session
 from tests.hub_fixture import ALICE, local_hub, no_request_elsewhere  # noqa: F401 - fixtures
 from tests.hub_fixture import LocalHub as Server
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 
-from ggufy.evaluation import Evaluation, Quality
-from ggufy.job import Artifact, Job, Request, Source, Status
+from ggufy.core.job import Artifact, Job, Request, Source, Status
+from ggufy.core.metrics import Evaluation, Quality
 
 
 def job(

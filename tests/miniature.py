@@ -15,8 +15,8 @@ import sys
 import tarfile
 from pathlib import Path
 
-from ggufy import files
 from ggufy.llama import build, install
+from ggufy.system import files
 
 REPO = Path(__file__).parent.parent
 COMMIT = "abcdef0123"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ggufy.rwkv.convert import convert
+from ggufy.models.convert import convert
 from tests import tiny
 
 # Two paragraphs. The second ends with a full-width stop, so that another token than the blank line's comes before the

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from gguf import GGUFWriter
 
-from ggufy.sources.gguf import read_head
+from ggufy.formats.gguf import read_head
 
 EXPERTS = 3
 

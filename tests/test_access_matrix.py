@@ -29,14 +29,14 @@ import httpx
 import itsdangerous
 import pytest
 
-from ggufy.access import Visitor
-from ggufy.chats import Settings as Talk
-from ggufy.connection import Connection
-from ggufy.errors import UsageError
-from ggufy.hub.state import JobStore
-from ggufy.job import Artifact, FrontierPoint, Job, Request, Source, Status
-from ggufy.service import Services
-from ggufy.settings import Settings
+from ggufy.core.errors import UsageError
+from ggufy.core.job import Artifact, FrontierPoint, Job, Request, Source, Status
+from ggufy.jobs.workspace import Connection
+from ggufy.records.store import JobStore
+from ggufy.service.access import Visitor
+from ggufy.service.conversations import Settings as Talk
+from ggufy.service.service import Services
+from ggufy.system.settings import Settings
 from ggufy.ui.api import NAMES, _Api
 from ggufy.ui.build import gradio_app, serve
 from ggufy.ui.jobs_panel import JobsPanel

@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from ggufy.errors import UsageError
-from ggufy.quantize.allocate import Allocation, Option, Options, allocate, frontier
+from ggufy.core.errors import UsageError
+from ggufy.quantize.search.allocate import Allocation, Option, Options, allocate, frontier
 
 # Bits a weight and the relative error of random normal weights, by type.
 TYPES = {

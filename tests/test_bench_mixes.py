@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.mixes import Given, check_texts, reached, shortfall
-from ggufy.errors import CalibrationError
+from ggufy.core.errors import CalibrationError
 from tests import small
 
 

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from ggufy.errors import QuotaError
+from ggufy.core.errors import QuotaError
 from ggufy.hub.budget import CommitBudget
 
 pytestmark = pytest.mark.fast

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from ggufy.core.errors import CalibrationError, SourceError
 from ggufy.demo import CALIBRATION
-from ggufy.demo import text as demo_text
-from ggufy.errors import CalibrationError, SourceError
-from ggufy.files import sha256
-from ggufy.sources import calibration, hub_session
-from ggufy.sources.calibration import NAMED, Texts, ensure_texts, pin_text, pinned
+from ggufy.net import session as hub_session
+from ggufy.system.files import sha256
+from ggufy.texts import calibration
+from ggufy.texts import text as demo_text
+from ggufy.texts.calibration import NAMED, Texts, ensure_texts, pin_text, pinned
 from tests.hub_fixture import ALICE, LocalHub, local_hub, no_request_elsewhere  # noqa: F401 - fixtures
 
 TEXT = "Some text, with an umlaut: ü.\n\n".encode() * 200

@@ -23,12 +23,12 @@ import pytest
 import yaml
 from gguf import GGUFWriter
 
-from ggufy.card import PLOT, CardFacts, pages
-from ggufy.evaluation import Evaluation, Quality, Speed
-from ggufy.job import Job, Request, Source, Status
+from ggufy.core.job import Job, Request, Source, Status
+from ggufy.core.metrics import Evaluation, Quality, Speed
 from ggufy.llama.install import Llama
-from ggufy.rwkv import convert as conversion
-from ggufy.world import OLLAMA_FILES, STOP
+from ggufy.models import convert as conversion
+from ggufy.models.chat_format import OLLAMA_FILES, STOP
+from ggufy.publish.card import PLOT, CardFacts, pages
 from tests import scripted
 
 REQUEST = Request(

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from ggufy import errors
-from ggufy import job as jobs
-from ggufy.card import CardFacts, pages
-from ggufy.card_facts import gather
-from ggufy.errors import CAUSES, DiskError, GgufyError, SourceError, TokenError, without_folders
-from ggufy.evaluation import Evaluation, Quality, Speed
+from ggufy.cli.terminal import results, results_table
+from ggufy.core import errors
+from ggufy.core import job as jobs
+from ggufy.core.errors import CAUSES, DiskError, GgufyError, SourceError, TokenError, without_folders
+from ggufy.core.job import Artifact, Job, Making, Request, Source, Status, evaluations_for
+from ggufy.core.metrics import Evaluation, Quality, Speed
+from ggufy.core.plan import quant_name
 from ggufy.hub.protocol import RemoteFile
-from ggufy.job import Artifact, Job, Making, Request, Source, Status, evaluations_for
-from ggufy.plan import quant_name
-from ggufy.terminal import results, results_table
+from ggufy.publish.card import CardFacts, pages
+from ggufy.publish.card_facts import gather
 
 pytestmark = pytest.mark.fast
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from ggufy import catalog
-from ggufy.errors import UsageError
+from ggufy.core import catalog
+from ggufy.core.errors import UsageError
 from ggufy.llama import tools
+from ggufy.models.convert import convert
 from ggufy.quantize.recipe import quantizable
-from ggufy.rwkv.convert import convert
 from tests import tiny
 
 FOUNDING_LIST = (

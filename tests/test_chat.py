@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from ggufy.chats import MAX_MESSAGE, MAX_SYSTEM, MAX_TURNS, MAX_VISITORS, Chats, Settings
-from ggufy.errors import BusyError, ToolError, UsageError
-from ggufy.llama.chat import ChatProcess, CompletionProcess
-from ggufy.llama.chat_options import Model, Options
+from ggufy.core.errors import BusyError, ToolError, UsageError
+from ggufy.formats.gguf import read_head
+from ggufy.llama.chat.messages import Follower, clean, encode, encode_conversation
+from ggufy.llama.chat.options import Model, Options
+from ggufy.llama.chat.process import ChatProcess, CompletionProcess
 from ggufy.llama.install import Llama
-from ggufy.llama.messages import Follower, clean, encode, encode_conversation
-from ggufy.sources.gguf import read_head
+from ggufy.service.conversations import MAX_MESSAGE, MAX_SYSTEM, MAX_TURNS, MAX_VISITORS, Chats, Settings
 from tests import chatty
 
 SHORT = Settings(length=3, temperature=0.0)
@@ -488,7 +488,7 @@ def test_stops_at_any_moment(chats: Callable[..., Chats], endless: tuple[str, ..
 def test_stop_while_a_long_question_is_read(
     chats: Callable[..., Chats], endless: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ggufy.llama.chat._GIVE_UP_S", 0.2)
+    monkeypatch.setattr("ggufy.llama.chat.process._GIVE_UP_S", 0.2)
     service = chats(extra=endless)
     ask(service, "Hello", settings=Settings(length=5))
     text = "".join(random.Random(1).choices("abcdefghijklmnopqrstuvwxyz ", k=MAX_MESSAGE))

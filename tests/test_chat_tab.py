@@ -9,8 +9,8 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from ggufy.access import Visitor
-from ggufy.errors import Cancelled, UsageError
+from ggufy.core.errors import Cancelled, UsageError
+from ggufy.service.access import Visitor
 from ggufy.ui.chat_tab import ChatTab, Turns
 from ggufy.ui.i18n import TEXTS
 from ggufy.ui.newest import Newest

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ggufy.errors import CheckpointError
-from ggufy.sources.checkpoint import open_checkpoint
+from ggufy.core.errors import CheckpointError
+from ggufy.formats.checkpoint import open_checkpoint
 
 
 def _save(path: Path, content: object, **options: object) -> Path:

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from ggufy import files, throttle
-from ggufy.errors import BusyError
-from ggufy.llama import child
+from ggufy.core.errors import BusyError
+from ggufy.system import child_process as child
+from ggufy.system import files
+from ggufy.system import resources as throttle
 
 ENV = {"LANG": "C.UTF-8", "PATH": throttle.SAFE_PATH}
 REPO = Path(__file__).parent.parent
@@ -43,7 +44,7 @@ def test_child_dies_with_its_parent(tmp_path: Path) -> None:
     parent_code = textwrap.dedent(f"""
         import time
         from pathlib import Path
-        from ggufy.llama import child
+        from ggufy.system import child_process as child
         process = child.start(["/bin/sh", "-c", "echo $$ > pid.part; mv pid.part pid; exec sleep 1000"],
                               cwd=Path({str(tmp_path)!r}), env={ENV!r})
         time.sleep(1000)

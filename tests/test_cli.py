@@ -13,15 +13,15 @@ import pytest
 import torch
 
 from ggufy import demo
-from ggufy.errors import DiskError
-from ggufy.files import PART_SUFFIX
-from ggufy.intake import Wish, make_job
+from ggufy.core.errors import DiskError
+from ggufy.core.plan import plan
+from ggufy.formats.gguf import read_head
+from ggufy.jobs.request import Wish, make_job
 from ggufy.llama.install import Llama
-from ggufy.plan import plan
-from ggufy.settings import Settings
-from ggufy.sources.gguf import read_head
 from ggufy.steps import MAKERS
 from ggufy.steps.context import Context
+from ggufy.system.files import PART_SUFFIX
+from ggufy.system.settings import Settings
 from tests import tiny
 from tests.conftest import Finished, Ggufy
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from gguf import GGUFReader
 
-from ggufy.rwkv.convert import convert
+from ggufy.models.convert import convert
 from tests import tiny
 
 LAYERS = {"6": 7, "7": 3}  # Version 6 needs a seventh block for the first division by 2.

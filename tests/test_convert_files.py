@@ -10,8 +10,8 @@ import pytest
 import torch
 from gguf import GGUFReader
 
-from ggufy.errors import Cancelled, CheckpointError, UsageError, VocabError
-from ggufy.rwkv.convert import convert, write_skeleton
+from ggufy.core.errors import Cancelled, CheckpointError, UsageError, VocabError
+from ggufy.models.convert import convert, write_skeleton
 from tests import tiny
 
 THREADS = torch.get_num_threads()

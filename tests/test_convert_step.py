@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from ggufy.errors import Cancelled, SourceError
-from ggufy.job import Request, Source
-from ggufy.plan import CONVERT, Step
-from ggufy.rwkv.convert import convert
+from ggufy.core.errors import Cancelled, SourceError
+from ggufy.core.job import Request, Source
+from ggufy.core.plan import CONVERT, Step
+from ggufy.models.convert import convert
 from ggufy.steps import convert as module
 from tests import tiny
 

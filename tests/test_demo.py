@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from ggufy import demo
-from ggufy.catalog import BY_NAME, QUANT_TYPES
-from ggufy.files import sha256
+from ggufy.core.catalog import BY_NAME, QUANT_TYPES
+from ggufy.formats.gguf import read_head, read_tensor
 from ggufy.llama import tools
-from ggufy.settings import Settings
-from ggufy.sources import calibration
-from ggufy.sources.gguf import read_head, read_tensor
+from ggufy.system.files import sha256
+from ggufy.system.settings import Settings
+from ggufy.texts import calibration
 from tests.conftest import Ggufy
 
 pytestmark = pytest.mark.tools

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from ggufy.errors import UsageError
-from ggufy.hub.state import JobStore
-from ggufy.job import Job, Status
-from ggufy.jobs.records import JobRecords
-from ggufy.plan import QUANTIZE, plan
+from ggufy.core.errors import UsageError
+from ggufy.core.job import Job, Status
+from ggufy.core.plan import QUANTIZE, plan
 from ggufy.publish.destination import Destination, LocalFolder
+from ggufy.records.records import JobRecords
+from ggufy.records.store import JobStore
 from tests.jobs import artifact, job
 
 pytestmark = pytest.mark.fast

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from ggufy.catalog import BY_NAME, QUANT_TYPES
-from ggufy.errors import CalibrationError
+from ggufy.core.catalog import BY_NAME, QUANT_TYPES
+from ggufy.core.errors import CalibrationError
+from ggufy.formats.gguf import read_head
 from ggufy.llama import tools
 from ggufy.llama.ggml import Ggml
 from ggufy.quantize.engine import Control, Made, Order, quantize
 from ggufy.quantize.imatrix import read_imatrix
 from ggufy.quantize.layout import plan
 from ggufy.quantize.recipe import Recipe, stock_recipe
-from ggufy.sources.gguf import read_head
 from tests import small, tiny
 
 TYPES = [row.name for row in QUANT_TYPES]

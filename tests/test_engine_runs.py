@@ -18,15 +18,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ggufy.errors import CalibrationError, Cancelled, DiskError, GgufyError, SourceError, UsageError
-from ggufy.intake import Wish, make_job
+from ggufy.core.errors import CalibrationError, Cancelled, DiskError, GgufyError, SourceError, UsageError
+from ggufy.formats.gguf import read_head
+from ggufy.jobs.request import Wish, make_job
+from ggufy.jobs.runner import Runner
 from ggufy.llama.ggml import ByteArray, F32Array, Ggml
 from ggufy.llama.install import Llama
 from ggufy.quantize.engine import Control, Made, Order, quantize
 from ggufy.quantize.imatrix import read_imatrix
-from ggufy.runner import Runner
-from ggufy.settings import Settings
-from ggufy.sources.gguf import read_head
+from ggufy.system.settings import Settings
 from tests import small, tiny
 
 ROOT = Path(__file__).parent.parent
@@ -40,7 +40,7 @@ import sys, threading
 from pathlib import Path
 from ggufy.llama.ggml import Ggml
 from ggufy.quantize.engine import Control, Order, quantize
-from ggufy.sources.gguf import read_head
+from ggufy.formats.gguf import read_head
 base, target, kind, folder = sys.argv[1:]
 recipe = {name: kind for name, tensor in read_head(Path(base)).tensors.items() if len(tensor.shape) > 1}
 order = Order(base=Path(base), target=Path(target), recipe=recipe, ftype=26)

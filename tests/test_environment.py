@@ -20,8 +20,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from ggufy import files, settings, terminal
-from ggufy.errors import (
+from ggufy.cli import terminal
+from ggufy.core.errors import (
     BusyError,
     Cancelled,
     DiskError,
@@ -32,15 +32,16 @@ from ggufy.errors import (
     TokenError,
     UsageError,
 )
-from ggufy.files import BackgroundWriter, disk_errors
-from ggufy.hub.answers import hub_error, is_passing
-from ggufy.intake import Watch, Wish, make_job
-from ggufy.job import Request, Source, to_json
-from ggufy.plan import plan
-from ggufy.progress import Snapshot, StepProgress
-from ggufy.scrub import remember, scrub
-from ggufy.settings import Settings
-from ggufy.sources.hub_session import ClientError, ask, reason, short
+from ggufy.core.job import Request, Source, to_json
+from ggufy.core.plan import plan
+from ggufy.core.progress import Snapshot, StepProgress
+from ggufy.core.scrub import remember, scrub
+from ggufy.jobs.request import Watch, Wish, make_job
+from ggufy.net.hub_errors import hub_error, is_passing
+from ggufy.net.session import ClientError, ask, reason, short
+from ggufy.system import files, settings
+from ggufy.system.files import BackgroundWriter, disk_errors
+from ggufy.system.settings import Settings
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -134,7 +135,7 @@ def test_what_no_request_can_hold_does_not_pass(error: Exception) -> None:
     ],
 )
 def test_what_passes_is_told_from_what_does_not(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ggufy.sources.hub_session.pause", lambda *_: None)
+    monkeypatch.setattr("ggufy.net.session.pause", lambda *_: None)
     with pytest.raises(SourceAway):
         ask(fails(error), None, token=None, shown="https://x.org/a.pth")
     if not isinstance(error, RuntimeError):
@@ -210,7 +211,7 @@ def test_a_socks_proxy_is_used() -> None:
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         code = (
-            "from ggufy.sources.hub_session import use_timeouts; from huggingface_hub import get_session\n"
+            "from ggufy.net.session import use_timeouts; from huggingface_hub import get_session\n"
             "use_timeouts()\ntry: get_session().get('http://hub.invalid/x')\n"
             "except Exception as error: print(error)"
         )
@@ -223,7 +224,7 @@ def test_a_socks_proxy_is_used() -> None:
 def test_gradio_can_be_imported_beside_any_proxy() -> None:
     """It makes a client of its own then."""
     code = (
-        "from ggufy.settings import Settings, prepare_process; prepare_process(Settings.from_env());"
+        "from ggufy.system.settings import Settings, prepare_process; prepare_process(Settings.from_env());"
         "import ggufy.ui.build"
     )
     wrong = {"ALL_PROXY": "socks5://:7890", "all_proxy": "socks://127.0.0.1:1", "https_proxy": "http://127.0.0.1:port"}
@@ -272,8 +273,8 @@ def odd_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 ODD = """
 import sys
 from pathlib import Path
-from ggufy.errors import BusyError, GgufyError
-from ggufy.files import is_locked, lock, write_text
+from ggufy.core.errors import BusyError, GgufyError
+from ggufy.system.files import is_locked, lock, write_text
 here = Path(sys.argv[1])
 try:
     with lock(here / ".lock"):

@@ -10,14 +10,14 @@ import httpx2
 import pytest
 from huggingface_hub.errors import HfHubHTTPError
 
-from ggufy.catalog import parse_types
-from ggufy.chats import Settings as ChatSettings
-from ggufy.errors import GgufyError
-from ggufy.hub.answers import hub_error
-from ggufy.rwkv.vocab import load_vocab
-from ggufy.settings import Settings
-from ggufy.sources.calibration import pin_text
+from ggufy.core.catalog import parse_types
+from ggufy.core.errors import GgufyError
+from ggufy.models.vocab import load_vocab
+from ggufy.net.hub_errors import hub_error
+from ggufy.service.conversations import Settings as ChatSettings
 from ggufy.sources.inspect import inspect
+from ggufy.system.settings import Settings
+from ggufy.texts.calibration import pin_text
 from ggufy.ui.errors_zh import Row, find, rows, say
 from ggufy.ui.i18n import TEXTS
 from ggufy.ui.texts_zh import ZH
@@ -27,8 +27,8 @@ from tests.error_texts import HOLE, Sentence, literals, sentences, untold
 
 # Where errors never reach the page, and why.
 NOT_ON_THE_PAGE = {
-    "ggufy/__main__.py": "for the terminal",
-    "ggufy/settings.py": "ends the program before there is a page",
+    "ggufy/cli/main.py": "for the terminal",
+    "ggufy/system/settings.py": "ends the program before there is a page",
     "ggufy/ui/api.py": "for programs, which get English",
     "ggufy/ui/server.py": "ends the program before there is a page",
 }

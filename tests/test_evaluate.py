@@ -17,21 +17,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ggufy import demo, evaluation, throttle
-from ggufy.catalog import QUANT_TYPES
-from ggufy.errors import BusyError, CalibrationError, Cancelled, DiskError, SourceError, ToolError
-from ggufy.evaluate_command import evaluation_table
-from ggufy.evaluation import Evaluation, Quality, Speed
-from ggufy.files import lock
-from ggufy.llama import evaluate as perplexity
-from ggufy.llama import tools
+from ggufy import demo
+from ggufy.cli.evaluate import evaluation_table
+from ggufy.core import metrics as evaluation
+from ggufy.core.catalog import QUANT_TYPES
+from ggufy.core.errors import BusyError, CalibrationError, Cancelled, DiskError, SourceError, ToolError
+from ggufy.core.metrics import Evaluation, Quality, Speed
+from ggufy.formats.gguf import copy_with_metadata, read_head
+from ggufy.llama import perplexity, tools
 from ggufy.llama.install import Llama
-from ggufy.settings import Settings
-from ggufy.sources import calibration
-from ggufy.sources.gguf import copy_with_metadata, read_head
-from ggufy.sources.overlap import check_disjoint, shared
 from ggufy.steps.comparable import vocab_size
 from ggufy.steps.evaluate import How, evaluate, fitting_chunks
+from ggufy.system import resources as throttle
+from ggufy.system.files import lock
+from ggufy.system.settings import Settings
+from ggufy.texts import calibration
+from ggufy.texts.overlap import check_disjoint, shared
 from tests import tiny
 from tests.conftest import Finished, Ggufy
 

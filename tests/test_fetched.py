@@ -11,10 +11,10 @@ from typing import Any, cast
 
 import pytest
 
-from ggufy import fetched
-from ggufy.errors import Cancelled, DiskError, HubError
-from ggufy.fetched import FetchedModels
+from ggufy.core.errors import Cancelled, DiskError, HubError
 from ggufy.hub.protocol import Hub
+from ggufy.service import model_cache as fetched
+from ggufy.service.model_cache import FetchedModels
 
 pytestmark = pytest.mark.fast
 

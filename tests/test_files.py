@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from ggufy import files
-from ggufy.__main__ import build_parser
-from ggufy.errors import BusyError, DiskError, UsageError
-from ggufy.files import user_path
-from ggufy.settings import Settings
-from ggufy.sources.calibration import pin_text
-from ggufy.sources.place import local_file
+from ggufy.cli.main import build_parser
+from ggufy.core.errors import BusyError, DiskError, UsageError
+from ggufy.sources.locate import local_file
+from ggufy.system import files
+from ggufy.system.files import user_path
+from ggufy.system.settings import Settings
+from ggufy.texts.calibration import pin_text
 
 
 def test_a_product_gets_its_name_at_the_end(tmp_path: Path) -> None:

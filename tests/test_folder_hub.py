@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ggufy.errors import HubError, StaleParent
+from ggufy.core.errors import HubError, StaleParent
 from ggufy.hub.protocol import sha256_of
 from tests.folder_hub import LocalHub
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from ggufy.errors import SourceError, ToolError
+from ggufy.core.errors import SourceError, ToolError
+from ggufy.formats.gguf import read_head
 from ggufy.llama import tools
-from ggufy.sources.gguf import read_head
 from tests import tiny
 from tests.conftest import ROOT
 from tests.fuzz_child import is_sentence

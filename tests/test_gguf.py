@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from gguf import GGUFReader, GGUFWriter
 
-from ggufy.errors import SourceError
-from ggufy.sources import gguf
+from ggufy.core.errors import SourceError
+from ggufy.formats import gguf
 from tests.fuzz_gguf import Made
 
 

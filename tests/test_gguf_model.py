@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from gguf import GGUFEndian, GGUFReader, GGUFValueType, GGUFWriter
 
-from ggufy.errors import SourceError
-from ggufy.intake import Wish, make_job
+from ggufy.core.errors import SourceError
+from ggufy.jobs.request import Wish, make_job
 from ggufy.llama import tools
-from ggufy.settings import Settings
 from ggufy.sources.inspect import inspect
+from ggufy.system.settings import Settings
 from tests import small, tiny
 from tests.conftest import Ggufy
 
@@ -100,7 +100,9 @@ def test_what_is_no_whole_model(
 ) -> None:
     path = rewritten(sound, tmp_path / "m.gguf", **case)  # type: ignore[arg-type]
     settings = replace(Settings.from_env({}), out=tmp_path / "out", cache=tmp_path / "cache")
-    monkeypatch.setattr("ggufy.intake.sha256", lambda *_, **__: pytest.fail("read as a whole before it was looked at"))
+    monkeypatch.setattr(
+        "ggufy.jobs.request.sha256", lambda *_, **__: pytest.fail("read as a whole before it was looked at")
+    )
     with pytest.raises(SourceError, match=sentence) as refused:
         make_job(Wish(source=str(path), quant_types=("Q8_0",), imatrix="none"), settings)
     assert str(refused.value).endswith(inspect(str(path), settings).problem or "nothing")  # one names the path

@@ -14,11 +14,11 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError, AuthenticationError
 
-from ggufy.access import check_reach, is_own_host
-from ggufy.errors import UsageError
-from ggufy.job import Job, Status
-from ggufy.service import Services
-from ggufy.settings import Settings
+from ggufy.core.errors import UsageError
+from ggufy.core.job import Job, Status
+from ggufy.service.access import check_reach, is_own_host
+from ggufy.service.service import Services
+from ggufy.system.settings import Settings
 from ggufy.ui.api import NAMES
 from ggufy.ui.build import serve
 from tests.browser.pages import free_port

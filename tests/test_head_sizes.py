@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from gguf import GGUFWriter
 
-from ggufy.catalog import BY_NAME
+from ggufy.core.catalog import BY_NAME
+from ggufy.formats.gguf import read_head
 from ggufy.llama import ggml as kernels
 from ggufy.llama.install import Llama
 from ggufy.quantize.imatrix import facts_of, read_imatrix
 from ggufy.quantize.layout import plan
 from ggufy.quantize.recipe import core_seconds, forecast
-from ggufy.sources.gguf import read_head
 from tests import small
 
 SHAPES = {"token_embd": (64, 256), "output": (64, 256), "blk.0.attn_q": (32, 256), "blk.0.norm": (3,)}

@@ -12,11 +12,11 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
-from ggufy.errors import Cancelled, HubError, RepoMissing, StaleParent
+from ggufy.core.errors import Cancelled, HubError, RepoMissing, StaleParent
 from ggufy.hub.budget import CommitBudget
 from ggufy.hub.huggingface import HuggingFaceHub
 from ggufy.hub.protocol import Hub, Kind, sha256_of
-from ggufy.sources import hub_session
+from ggufy.net import session as hub_session
 from tests.folder_hub import LocalHub
 from tests.hub_fixture import ALICE, local_hub, no_request_elsewhere  # noqa: F401 - fixtures
 from tests.hub_fixture import LocalHub as Server

@@ -7,13 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from ggufy.errors import (
-    HubAway,
-    StaleParent,
-)
+from ggufy.core.errors import HubAway, StaleParent
 from ggufy.hub.commits import Commit
 from ggufy.hub.huggingface import HuggingFaceHub
-from ggufy.sources import hub_session
+from ggufy.net import session as hub_session
 from tests.hub_client import (  # noqa: F401 - fixtures
     ADD,
     COMMIT,

@@ -11,11 +11,7 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
-from ggufy.errors import (
-    GgufyError,
-    HubAway,
-    HubError,
-)
+from ggufy.core.errors import GgufyError, HubAway, HubError
 from ggufy.hub import xet
 from ggufy.hub.huggingface import HuggingFaceHub
 from tests.hub_client import (  # noqa: F401 - fixtures

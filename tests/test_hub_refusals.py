@@ -10,14 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ggufy.errors import (
-    HubError,
-    QuotaError,
-    RepoMissing,
-    StaleParent,
-    StorageError,
-    TokenError,
-)
+from ggufy.core.errors import HubError, QuotaError, RepoMissing, StaleParent, StorageError, TokenError
 from ggufy.hub.budget import CommitBudget
 from ggufy.hub.huggingface import HuggingFaceHub
 from tests.hub_client import (  # noqa: F401 - fixtures

@@ -14,10 +14,12 @@ import httpx2
 import pytest
 from huggingface_hub import get_session
 
-from ggufy.errors import BusyError, Cancelled, DiskError, SourceError
-from ggufy.files import lock, sha256
-from ggufy.job import Source
-from ggufy.sources import hub, hub_session, ranged
+from ggufy.core.errors import BusyError, Cancelled, DiskError, SourceError
+from ggufy.core.job import Source
+from ggufy.net import ranges as ranged
+from ggufy.net import session as hub_session
+from ggufy.sources import hub
+from ggufy.system.files import lock, sha256
 from tests.hub_fixture import ALICE, BOB, LocalHub, local_hub, no_request_elsewhere  # noqa: F401 - fixtures
 
 ROOT = Path(__file__).parent.parent
@@ -203,7 +205,7 @@ def test_a_cut_connection_goes_on_where_it_was_cut(local_hub: LocalHub, tmp_path
 def test_the_next_process_continues_after_kill_9(local_hub: LocalHub, tmp_path: Path, source: Source) -> None:
     target = tmp_path / "model.pth"
     script = (
-        "import sys; from pathlib import Path; from ggufy.job import Source; from ggufy.sources import hub\n"
+        "import sys; from pathlib import Path; from ggufy.core.job import Source; from ggufy.sources import hub\n"
         f"hub.download({source!r}, Path(sys.argv[1]))"
     )
     command = [sys.executable, "-c", script, str(target)]

@@ -9,10 +9,10 @@ import huggingface_hub.constants
 import pytest
 from hub_fixture import ALICE, BOB, LocalHub, local_hub, no_request_elsewhere  # noqa: F401 - fixtures
 
-from ggufy.access import STRANGER, Visitor
-from ggufy.errors import HubAway
-from ggufy.hub import identity
-from ggufy.hub.identity import BURST, INTERVAL_S, KEPT_S, TRUSTED_S, Accounts, account_of, ask
+from ggufy.core.errors import HubAway
+from ggufy.service import accounts as identity
+from ggufy.service.access import STRANGER, Visitor
+from ggufy.service.accounts import BURST, INTERVAL_S, KEPT_S, TRUSTED_S, Accounts, account_of, ask
 
 ANN = Visitor(name="ann")
 

@@ -11,10 +11,10 @@ from pathlib import Path, PurePosixPath
 import pytest
 import yaml
 
-from ggufy.access import STRANGER, Visitor, may_work
-from ggufy.errors import UsageError
+from ggufy.core.errors import UsageError
 from ggufy.llama import build, install
-from ggufy.settings import Settings
+from ggufy.service.access import STRANGER, Visitor, may_work
+from ggufy.system.settings import Settings
 from tests.miniature import make_mini
 from tools import dockerfile
 from tools.dockerfile import DockerfileError, Ignore, Instruction, Stage

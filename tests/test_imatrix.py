@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 from gguf import GGUFReader, GGUFWriter
 
-from ggufy.errors import CalibrationError, Cancelled
-from ggufy.intake import Wish, make_job
-from ggufy.job import Status
-from ggufy.jobs.run_state import Live
+from ggufy.core.errors import CalibrationError, Cancelled
+from ggufy.core.job import Status
+from ggufy.formats.gguf import GgufHead, TensorInfo
+from ggufy.jobs.request import Wish, make_job
+from ggufy.jobs.runner import Runner
 from ggufy.llama import tools
 from ggufy.llama.install import Llama
-from ggufy.runner import Runner
-from ggufy.settings import Settings
-from ggufy.sources import calibration
-from ggufy.sources.gguf import GgufHead, TensorInfo
+from ggufy.records.run_state import Live
 from ggufy.steps import imatrix
 from ggufy.steps.imatrix import check_imatrix, finished_segment, segment_size
+from ggufy.system.settings import Settings
+from ggufy.texts import calibration
 from tests import tiny
 from tests.folder_hub import LocalHub, connected
 

@@ -19,11 +19,12 @@ import torch
 from gguf import GGUFWriter
 from gguf.constants import GGMLQuantizationType
 
-from ggufy.errors import CheckpointError
-from ggufy.settings import Settings
-from ggufy.sources import hub_session, remote
+from ggufy.core.errors import CheckpointError
+from ggufy.net import http_file as remote
+from ggufy.net import session as hub_session
+from ggufy.net.http_file import BLOCK, RangedReader
 from ggufy.sources.inspect import Report, inspect
-from ggufy.sources.remote import BLOCK, RangedReader
+from ggufy.system.settings import Settings
 from tests import tiny
 from tests.conftest import Ggufy
 from tests.hub_fixture import ALICE, BOB, LocalHub, local_hub, no_request_elsewhere  # noqa: F401 - fixtures

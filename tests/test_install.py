@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from ggufy import files
-from ggufy.errors import BusyError, ToolError
-from ggufy.llama import build, child, install
+from ggufy.core.errors import BusyError, ToolError
+from ggufy.llama import build, install
+from ggufy.system import child_process as child
+from ggufy.system import files
 from tests.miniature import COMMIT, TYPES, Mini, make_mini
 
 

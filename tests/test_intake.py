@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from ggufy import intake
+from ggufy.core.errors import Cancelled, UsageError
 from ggufy.demo import CHECKPOINT, VOCAB
-from ggufy.errors import Cancelled, UsageError
-from ggufy.intake import Watch, Wish, make_job
-from ggufy.rwkv.convert import convert
-from ggufy.settings import Settings
+from ggufy.jobs import request as intake
+from ggufy.jobs.request import Watch, Wish, make_job
+from ggufy.models.convert import convert
+from ggufy.system.settings import Settings
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import json
 
 import pytest
 
-from ggufy import job as jobs
-from ggufy import plan as plans
-from ggufy.catalog import parse_types
-from ggufy.job import Artifact, Job, Request, Source, Status
+from ggufy.core import job as jobs
+from ggufy.core import plan as plans
+from ggufy.core.catalog import parse_types
+from ggufy.core.job import Artifact, Job, Request, Source, Status
 
 pytestmark = pytest.mark.fast
 

@@ -14,10 +14,10 @@ import gradio as gr
 import pytest
 
 from bench.records import write_records
-from ggufy.hub.state import STATE_REPO, JobStore
-from ggufy.job import Status
-from ggufy.service import Services
-from ggufy.settings import Settings
+from ggufy.core.job import Status
+from ggufy.records.store import STATE_REPO, JobStore
+from ggufy.service.service import Services
+from ggufy.system.settings import Settings
 from ggufy.ui.jobs_panel import PAGE, UNFOLDED, JobsPanel, Wanted, patch_of
 
 RECORDS = 500

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ggufy.kept import Kept, memory_of
+from ggufy.system.ttl_cache import Kept, memory_of
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from ggufy.errors import HubAway, HubError, LeaseLost, RepoMissing, TokenError
+from ggufy.core.errors import HubAway, HubError, LeaseLost, RepoMissing, TokenError
 from ggufy.hub import lease as lease_module
 from ggufy.hub.budget import CommitBudget
 from ggufy.hub.holder import Holder
 from ggufy.hub.huggingface import HuggingFaceHub
 from ggufy.hub.lease import LEASE_FILE, Lease
-from ggufy.sources import hub_session
+from ggufy.net import session as hub_session
 from tests.folder_hub import LocalHub
 from tests.hub_fixture import ALICE, local_hub, no_request_elsewhere  # noqa: F401 - fixtures
 from tests.hub_fixture import LocalHub as Server

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from ggufy.errors import BusyError
-from ggufy.files import lock
+from ggufy.core.errors import BusyError
 from ggufy.hub.holder import identity, is_gone
 from ggufy.hub.lease import Lease
+from ggufy.system.files import lock
 from tests.folder_hub import LocalHub
 from tests.hub_client import wait_for
 from tests.hub_fixture import LocalHub as Server
@@ -44,14 +44,14 @@ def test_only_a_process_of_this_container_that_is_no_more_is_gone() -> None:
 RUNNER = """
 import sys, time
 from pathlib import Path
-from ggufy.errors import LeaseLost
+from ggufy.core.errors import LeaseLost
 from ggufy.hub.budget import CommitBudget
 from ggufy.hub.huggingface import HuggingFaceHub
 from ggufy.hub.lease import Lease
-from ggufy.hub.state import JobStore
-from ggufy.jobs import state_repo
-from ggufy.jobs.records import JobRecords
-from ggufy.jobs.state_repo import Account, StateRepo
+from ggufy.records.store import JobStore
+from ggufy.records import state_repo
+from ggufy.records.records import JobRecords
+from ggufy.records.state_repo import Account, StateRepo
 from tests.folder_hub import LocalHub
 
 state_repo._POLL_S = 0.1

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, quants
 
-from ggufy.errors import DiskError
-from ggufy.quantize.allocate import allocate
-from ggufy.quantize.analysis import Analysis
-from ggufy.quantize.loss import Kernels, LossTable, relative_error, sampled
-from ggufy.quantize.roles import prior
-from ggufy.sources.gguf import GgufHead, TensorInfo
+from ggufy.core.errors import DiskError
+from ggufy.formats.gguf import GgufHead, TensorInfo
+from ggufy.quantize.search.allocate import allocate
+from ggufy.quantize.search.analysis import Analysis
+from ggufy.quantize.search.loss import Kernels, LossTable, relative_error, sampled
+from ggufy.quantize.search.roles import prior
 
 TYPES = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "BF16", "F16", "F32")
 
@@ -188,7 +188,7 @@ from pathlib import Path
 import numpy as np
 sys.path.insert(0, sys.argv[2])
 from test_loss import Counting, TYPES, normal
-from ggufy.quantize.loss import LossTable
+from ggufy.quantize.search.loss import LossTable
 table = LossTable(Path(sys.argv[1]), Counting().kernels)
 for seed in range(10_000):
     table.measure(normal(32, 64, seed=seed), TYPES)

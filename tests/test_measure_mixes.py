@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from ggufy.formats.gguf import read_head
 from ggufy.llama.install import Llama
-from ggufy.quantize import priors
-from ggufy.quantize.mixes import HARMLESS
-from ggufy.quantize.roles import groups, roles, sensitivity
-from ggufy.settings import Settings
-from ggufy.sources.gguf import read_head
+from ggufy.quantize.search import priors
+from ggufy.quantize.search.mixes import HARMLESS
+from ggufy.quantize.search.roles import groups, roles, sensitivity
+from ggufy.system.settings import Settings
 from tests import tiny
 from tools.measure_mixes import keys, measured_harmless, probed_tables
 

@@ -15,22 +15,22 @@ from typing import Any
 import pytest
 from hub_fixture import ALICE, LocalHub, running_hub
 
-from ggufy.card import PLOT
-from ggufy.hub.state import JobStore
-from ggufy.job import Status, from_json, to_json
-from ggufy.llama import evaluate as perplexity
-from ggufy.llama.evaluate import logits_bytes
+from ggufy.core.job import Status, from_json, to_json
+from ggufy.core.plan import EVALUATE, MEASURED, QUANTIZE, UPLOADED, pending, plan
+from ggufy.formats.gguf import GgufHead, read_head
+from ggufy.llama import perplexity
 from ggufy.llama.install import Llama
+from ggufy.llama.perplexity import logits_bytes
 from ggufy.llama.tools import ToolRun
-from ggufy.plan import EVALUATE, MEASURED, QUANTIZE, UPLOADED, pending, plan
-from ggufy.settings import Settings
-from ggufy.sources.gguf import GgufHead, read_head
+from ggufy.publish.card import PLOT
+from ggufy.records.store import JobStore
 from ggufy.steps import evaluate as steps_evaluate
 from ggufy.steps import measure
 from ggufy.steps.context import Context
 from ggufy.steps.evaluate import FOLDER, SPARE, How
 from ggufy.steps.forecast import JobForecast, left_bytes, predictions_bytes
-from ggufy.throttle import AUTOMATIC, CpuShare, ThreadLimit
+from ggufy.system.resources import AUTOMATIC, CpuShare, ThreadLimit
+from ggufy.system.settings import Settings
 from tests import chatty, tiny
 from tests.conftest import Ggufy
 from tests.test_evaluate import RECORD

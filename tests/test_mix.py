@@ -18,23 +18,23 @@ from typing import Any
 
 import pytest
 
-from ggufy import throttle
-from ggufy.errors import Cancelled, UsageError
-from ggufy.files import sha256
+from ggufy.core.errors import Cancelled, UsageError
+from ggufy.formats.gguf import UNQUANTIZED, read_head
 from ggufy.llama.install import Llama
-from ggufy.quantize import analysis, loss, probing, roles, target
-from ggufy.quantize.analysis import LOW_RANK
 from ggufy.quantize.imatrix import read_imatrix
-from ggufy.quantize.mixes import HARMLESS
-from ggufy.quantize.probing import Measured
-from ggufy.quantize.target import FAST, STANDARD, THOROUGH
-from ggufy.settings import Settings
-from ggufy.sources.calibration import ensure_texts
-from ggufy.sources.gguf import UNQUANTIZED, read_head
-from ggufy.sources.overlap import check_disjoint
+from ggufy.quantize.search import analysis, loss, probing, roles, target
+from ggufy.quantize.search.analysis import LOW_RANK
+from ggufy.quantize.search.mixes import HARMLESS
+from ggufy.quantize.search.probing import Measured
+from ggufy.quantize.search.target import FAST, STANDARD, THOROUGH
 from ggufy.steps.evaluate import How, evaluate
 from ggufy.steps.mix import Mix, Mixer
 from ggufy.steps.to_order import sized
+from ggufy.system import resources as throttle
+from ggufy.system.files import sha256
+from ggufy.system.settings import Settings
+from ggufy.texts.calibration import ensure_texts
+from ggufy.texts.overlap import check_disjoint
 from tests import small, tiny
 from tests.conftest import ROOT, Ggufy
 

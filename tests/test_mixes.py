@@ -13,18 +13,18 @@ from pathlib import Path
 import pytest
 
 from ggufy import demo
-from ggufy.catalog import BY_NAME, QUANT_TYPES
+from ggufy.core.catalog import BY_NAME, QUANT_TYPES
+from ggufy.formats.gguf import GgufHead, read_head
 from ggufy.llama.ggml import Ggml
 from ggufy.llama.tools import ToolRun
-from ggufy.quantize import mixes, roles
+from ggufy.models.convert import write_skeleton_of
+from ggufy.models.names import Architecture, tensor_plans
 from ggufy.quantize.engine import Control, Order, quantize
 from ggufy.quantize.imatrix import read_imatrix, with_embedding
-from ggufy.quantize.mixes import MIXES, mixed
-from ggufy.quantize.priors import PRIORS, REFERENCE
 from ggufy.quantize.recipe import Recipe, forecast, stock_recipe
-from ggufy.rwkv.convert import write_skeleton_of
-from ggufy.rwkv.names import Architecture, tensor_plans
-from ggufy.sources.gguf import GgufHead, read_head
+from ggufy.quantize.search import mixes, roles
+from ggufy.quantize.search.mixes import MIXES, mixed
+from ggufy.quantize.search.priors import PRIORS, REFERENCE
 from tests import small, tiny
 from tests.conftest import Ggufy
 

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from ggufy.errors import CheckpointError
-from ggufy.rwkv.names import detect
+from ggufy.core.errors import CheckpointError
+from ggufy.models.names import detect
 from tests import tiny
 
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import pytest
 from huggingface_hub.utils import validate_repo_id
 
-from ggufy.catalog import BY_NAME, OUTTYPES
-from ggufy.errors import UsageError
-from ggufy.names import MOST_BYTES, check_card, is_repo_id, model_name, repo_name
+from ggufy.core.catalog import BY_NAME, OUTTYPES
+from ggufy.core.errors import UsageError
+from ggufy.core.names import MOST_BYTES, check_card, is_repo_id, model_name, repo_name
 
 pytestmark = pytest.mark.fast
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import gradio as gr
 import pytest
 
-from ggufy.service import Services
-from ggufy.settings import Settings
+from ggufy.service.service import Services
+from ggufy.system.settings import Settings
 from ggufy.ui import build as page_of
 from ggufy.ui.api import NAMES
 

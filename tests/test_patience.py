@@ -6,9 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from ggufy import errors
-from ggufy.clock import sleep
-from ggufy.errors import (
+from ggufy.core import errors
+from ggufy.core.errors import (
     Cancelled,
     GgufyError,
     HubAway,
@@ -18,7 +17,8 @@ from ggufy.errors import (
     StorageError,
     TokenError,
 )
-from ggufy.jobs.patience import Patience, Verdict, pause_s, verdict
+from ggufy.records.patience import Patience, Verdict, pause_s, verdict
+from ggufy.system.clock import sleep
 from tests.hands import HandClock
 
 pytestmark = pytest.mark.fast

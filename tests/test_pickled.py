@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 import torch
 
-from ggufy.errors import CheckpointError
-from ggufy.rwkv.names import detect
-from ggufy.settings import Settings
-from ggufy.sources.checkpoint import open_checkpoint
+from ggufy.core.errors import CheckpointError
+from ggufy.formats.checkpoint import open_checkpoint
+from ggufy.formats.pickled import read_tensors
+from ggufy.models.names import detect
 from ggufy.sources.inspect import inspect
-from ggufy.sources.pickled import read_tensors
+from ggufy.system.settings import Settings
 from tests.hub_fixture import LocalHub, local_hub  # noqa: F401 - fixtures
 
 WEIGHT = torch.ones(4, 4)

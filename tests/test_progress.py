@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from ggufy import terminal
-from ggufy.job import Artifact, Job, Request, Source, Status
-from ggufy.plan import FETCH, UPLOAD, plan
-from ggufy.progress import Progress, Snapshot, Workload, model_seconds
+from ggufy.cli import terminal
+from ggufy.core.job import Artifact, Job, Request, Source, Status
+from ggufy.core.plan import FETCH, UPLOAD, plan
+from ggufy.core.progress import Progress, Snapshot, Workload, model_seconds
 
 pytestmark = pytest.mark.fast
 

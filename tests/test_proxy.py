@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from ggufy.quantize.proxy import (
+from ggufy.quantize.search.proxy import (
     Proxy,
     candidates,
     candidates_by_paper,

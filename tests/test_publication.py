@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from ggufy import demo
-from ggufy.card_facts import speaks_world
+from ggufy.core.job import Request, Source
+from ggufy.formats.gguf import read_head
 from ggufy.hub.protocol import RemoteFile, git_sha1
-from ggufy.job import Request, Source
-from ggufy.rwkv.convert import convert
-from ggufy.rwkv.vocab import load_vocab, world_vocab_path
-from ggufy.sources.gguf import read_head
-from ggufy.world import CHAT_TEMPLATE, OLLAMA_FILES, has_words
+from ggufy.models.chat_format import CHAT_TEMPLATE, OLLAMA_FILES, has_words
+from ggufy.models.convert import convert
+from ggufy.models.vocab import load_vocab, world_vocab_path
+from ggufy.publish.card_facts import speaks_world
 from tests import chatty, tiny
 
 MUSIC = [one for one in tiny.vocab_tokens() if one not in (b"User", b"Assistant")]

@@ -23,8 +23,8 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 from hub_fixture import ALICE, BOB, LocalHub, running_hub
 
-from ggufy.files import sha256
-from ggufy.world import LLAMA_FORMAT, LLAMA_STOP, OLLAMA_FILES
+from ggufy.models.chat_format import LLAMA_FORMAT, LLAMA_STOP, OLLAMA_FILES
+from ggufy.system.files import sha256
 from tests import chatty, tiny
 
 pytestmark = pytest.mark.tools

@@ -9,8 +9,8 @@ import shlex
 from pathlib import Path
 
 from ggufy import demo
-from ggufy.__main__ import build_parser
-from ggufy.settings import VARIABLES
+from ggufy.cli.main import build_parser
+from ggufy.system.settings import VARIABLES
 from tools import readme
 
 TEXT = readme.README.read_text(encoding="utf-8")

@@ -6,18 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from ggufy import throttle
-from ggufy.errors import DiskError
-from ggufy.files import sha256
-from ggufy.llama import evaluate as perplexity
-from ggufy.llama import ggml
+from ggufy.core.errors import DiskError
+from ggufy.formats.gguf import read_head
+from ggufy.llama import ggml, perplexity
 from ggufy.llama.install import Llama
-from ggufy.settings import Settings
-from ggufy.sources.calibration import ensure_texts
-from ggufy.sources.gguf import read_head
 from ggufy.steps import evaluate as measuring
 from ggufy.steps.comparable import vocab_size
 from ggufy.steps.recipe_kld import Divergences
+from ggufy.system import resources as throttle
+from ggufy.system.files import sha256
+from ggufy.system.settings import Settings
+from ggufy.texts.calibration import ensure_texts
 from tests import tiny
 
 CHUNKS = 8

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from ggufy import files
-from ggufy.errors import DiskError, HubError
-from ggufy.hub.state import JobStore
-from ggufy.job import FrontierPoint, Job, Status, merged, was_at_work
-from ggufy.jobs.records import JobRecords
+from ggufy.core.errors import DiskError, HubError
+from ggufy.core.job import FrontierPoint, Job, Status, merged, was_at_work
+from ggufy.records.records import JobRecords
+from ggufy.records.store import JobStore
+from ggufy.system import files
 from tests.jobs import artifact, figures, job
 
 pytestmark = pytest.mark.fast

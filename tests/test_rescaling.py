@@ -11,14 +11,14 @@ import pytest
 import torch
 from gguf import GGUFReader
 
-from ggufy.catalog import BY_NAME
+from ggufy.core.catalog import BY_NAME
+from ggufy.formats.gguf import read_head
 from ggufy.llama.ggml import load
+from ggufy.models.convert import convert
 from ggufy.quantize.engine import Control, Order, quantize
 from ggufy.quantize.layout import RESCALE_KEY
-from ggufy.quantize.loss import dequantize
-from ggufy.quantize.mixes import rescaling
-from ggufy.rwkv.convert import convert
-from ggufy.sources.gguf import read_head
+from ggufy.quantize.search.loss import dequantize
+from ggufy.quantize.search.mixes import rescaling
 from tests import tiny
 
 LAYERS = 11  # halved after each: by 1024 in the last one, as in the last one of a 14B

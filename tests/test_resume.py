@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ggufy import demo
-from ggufy.files import PART_SUFFIX, sha256
+from ggufy.system.files import PART_SUFFIX, sha256
 from tests.conftest import Ggufy
 
 pytestmark = pytest.mark.tools

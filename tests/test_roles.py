@@ -6,10 +6,10 @@ import math
 
 import pytest
 
-from ggufy.quantize import roles
-from ggufy.quantize.priors import PRIORS
-from ggufy.quantize.roles import Depth, Role, groups, sensitivity
-from ggufy.rwkv.names import Architecture, tensor_plans
+from ggufy.models.names import Architecture, tensor_plans
+from ggufy.quantize.search import roles
+from ggufy.quantize.search.priors import PRIORS
+from ggufy.quantize.search.roles import Depth, Role, groups, sensitivity
 
 RANKS = {"6": {"mix": 32, "decay": 64}, "7": {"decay": 96, "iclr": 96, "value": 64, "gate": 256}}
 LLAMA = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from ggufy.connection import Connection
-from ggufy.hub.state import JobStore
-from ggufy.intake import Wish, make_job
-from ggufy.job import Job, Status
-from ggufy.jobs.records import JobRecords
-from ggufy.jobs.run_state import Live
+from ggufy.core.job import Job, Status
+from ggufy.jobs.queue import Worker
+from ggufy.jobs.request import Wish, make_job
+from ggufy.jobs.runner import Runner
+from ggufy.jobs.workspace import Connection
 from ggufy.llama.install import Llama
-from ggufy.runner import Runner
-from ggufy.settings import Settings
+from ggufy.records.records import JobRecords
+from ggufy.records.run_state import Live
+from ggufy.records.store import JobStore
 from ggufy.steps import MAKERS
-from ggufy.worker import Worker
+from ggufy.system.settings import Settings
 from tests import tiny
 
 pytestmark = pytest.mark.tools

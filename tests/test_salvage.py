@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from ggufy.errors import Cancelled, HubAway
-from ggufy.files import sha256
-from ggufy.hub.state import JobStore
-from ggufy.intake import Wish, make_job
-from ggufy.job import Status
-from ggufy.jobs.run_state import Live
+from ggufy.core.errors import Cancelled, HubAway
+from ggufy.core.job import Status
+from ggufy.jobs.request import Wish, make_job
+from ggufy.jobs.runner import Runner
 from ggufy.llama.install import Llama
 from ggufy.publish import hub_repo
 from ggufy.quantize import engine
-from ggufy.runner import Runner
-from ggufy.settings import Settings
+from ggufy.records.run_state import Live
+from ggufy.records.store import JobStore
 from ggufy.steps import salvage
 from ggufy.steps.salvage import Salvage
+from ggufy.system.files import sha256
+from ggufy.system.settings import Settings
 from tests import tiny
 from tests.folder_hub import LocalHub, connected
 

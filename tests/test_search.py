@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ggufy.errors import HubAway
+from ggufy.core.errors import HubAway
 from ggufy.sources import search as module
 from ggufy.sources.search import Search
 from tests.hub_fixture import ALICE, LocalHub, local_hub, no_request_elsewhere  # noqa: F401 - fixtures

@@ -11,18 +11,19 @@ from typing import Any
 
 import pytest
 
-from ggufy import service, throttle
-from ggufy.access import STRANGER, Visitor, check_chat, may_work
-from ggufy.errors import Cancelled, DiskError, HubAway, ToolError, UsageError
-from ggufy.evaluation import Evaluation, Quality
+from ggufy.core.errors import Cancelled, DiskError, HubAway, ToolError, UsageError
+from ggufy.core.job import Artifact, Job, Request, Source, Status
+from ggufy.core.metrics import Evaluation, Quality
 from ggufy.hub.huggingface import HuggingFaceHub
-from ggufy.hub.state import JobStore
-from ggufy.intake import Wish
-from ggufy.job import Artifact, Job, Request, Source, Status
-from ggufy.jobs import patience
+from ggufy.jobs.request import Wish
 from ggufy.llama.install import Llama
-from ggufy.service import JobView, Services
-from ggufy.settings import Settings
+from ggufy.records import patience
+from ggufy.records.store import JobStore
+from ggufy.service import service
+from ggufy.service.access import STRANGER, Visitor, check_chat, may_work
+from ggufy.service.service import JobView, Services
+from ggufy.system import resources as throttle
+from ggufy.system.settings import Settings
 
 SOURCE = Source(kind="checkpoint", path="/nowhere/m.pth", size=1, sha256="ab" * 32, public=True)
 

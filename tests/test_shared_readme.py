@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
-from ggufy.__main__ import build_parser
-from ggufy.card import CARD, CardFacts, card, check_readme, merge_readme, pages
-from ggufy.errors import UsageError
-from ggufy.evaluation import Evaluation, Quality
-from ggufy.intake import Wish, make_job
-from ggufy.job import Job, Making, Request, Source, Status
-from ggufy.settings import Settings
+from ggufy.cli.main import build_parser
+from ggufy.core.errors import UsageError
+from ggufy.core.job import Job, Making, Request, Source, Status
+from ggufy.core.metrics import Evaluation, Quality
+from ggufy.jobs.request import Wish, make_job
+from ggufy.publish.card import CARD, CardFacts, card, check_readme, merge_readme, pages
+from ggufy.system.settings import Settings
 from ggufy.ui.quantize_tab import _wish
 from tests import tiny
 

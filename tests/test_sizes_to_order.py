@@ -18,24 +18,24 @@ from typing import Any
 import pytest
 from hub_fixture import ALICE, LocalHub, running_hub
 
-from ggufy.access import STRANGER, Visitor
-from ggufy.card import CardFacts, card
-from ggufy.errors import UsageError
-from ggufy.files import sha256
-from ggufy.hub.state import JobStore
-from ggufy.intake import Wish, make_job
-from ggufy.job import FrontierPoint, Job, Request, Status, from_json, to_json
-from ggufy.jobs.run_state import Live
+from ggufy.core.errors import UsageError
+from ggufy.core.job import FrontierPoint, Job, Request, Status, from_json, to_json
+from ggufy.core.plan import ANALYSE, FRONTIER, pending, plan
+from ggufy.core.progress import RUNNING
+from ggufy.formats.gguf import read_head
+from ggufy.jobs.request import Wish, make_job
+from ggufy.jobs.runner import Runner
 from ggufy.llama.install import Llama
-from ggufy.plan import ANALYSE, FRONTIER, pending, plan
-from ggufy.progress import RUNNING
-from ggufy.quantize import target
-from ggufy.quantize.target import FAST, STANDARD, THOROUGH
-from ggufy.runner import Runner
-from ggufy.service import Services
-from ggufy.settings import Settings
-from ggufy.sources.gguf import read_head
+from ggufy.publish.card import CardFacts, card
+from ggufy.quantize.search import target
+from ggufy.quantize.search.target import FAST, STANDARD, THOROUGH
+from ggufy.records.run_state import Live
+from ggufy.records.store import JobStore
+from ggufy.service.access import STRANGER, Visitor
+from ggufy.service.service import Services
 from ggufy.steps.to_order import Stages
+from ggufy.system.files import sha256
+from ggufy.system.settings import Settings
 from ggufy.ui.errors_zh import say
 from ggufy.ui.i18n import TEXTS
 from ggufy.ui.views import job_card

@@ -27,26 +27,26 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from ggufy.clock import sleep
-from ggufy.connection import Connection
-from ggufy.errors import DiskError, TokenError, ToolError
-from ggufy.evaluation import Evaluation, Quality
-from ggufy.files import partial
+from ggufy.core.errors import DiskError, TokenError, ToolError
+from ggufy.core.job import RESTING, Artifact, Job, Request, Source, Status
+from ggufy.core.metrics import Evaluation, Quality
+from ggufy.core.plan import CONVERT, EVALUATE, QUANTIZE, Step, folder_name, makes
+from ggufy.formats.gguf import GgufHead, TensorInfo
 from ggufy.hub.holder import Holder
 from ggufy.hub.lease import LEASE_FILE, Lease
-from ggufy.hub.state import JobStore
-from ggufy.job import RESTING, Artifact, Job, Request, Source, Status
-from ggufy.jobs.records import JobRecords
-from ggufy.jobs.state_repo import Account, StateRepo
+from ggufy.jobs.queue import Worker
+from ggufy.jobs.runner import Runner
+from ggufy.jobs.workspace import Connection
 from ggufy.llama.install import Llama
-from ggufy.plan import CONVERT, EVALUATE, QUANTIZE, Step, folder_name, makes
-from ggufy.runner import Runner
-from ggufy.settings import Settings
-from ggufy.sources.gguf import GgufHead, TensorInfo
+from ggufy.records.records import JobRecords
+from ggufy.records.state_repo import Account, StateRepo
+from ggufy.records.store import JobStore
 from ggufy.steps import Makers
 from ggufy.steps.context import Context, artifact_of
 from ggufy.steps.forecast import JobForecast
-from ggufy.worker import Worker
+from ggufy.system.clock import sleep
+from ggufy.system.files import partial
+from ggufy.system.settings import Settings
 from tests.fakes import Cloud, HandClock, Handle
 
 pytestmark = pytest.mark.fast
@@ -456,7 +456,7 @@ class Middle(RuleBasedStateMachine):
 
 
 def test_the_middle_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ggufy.card_facts.gather", lambda job, jobs, **rest: None)  # it reads heads of GGUFs
+    monkeypatch.setattr("ggufy.publish.card_facts.gather", lambda job, jobs, **rest: None)  # it reads heads of GGUFs
     monkeypatch.setattr(
         "ggufy.publish.hub_repo.pages",
         lambda job, facts, readme=None: {"README.md": f"---\nquantized_by: ggufy\n---\n{job.status}"},

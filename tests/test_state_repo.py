@@ -17,26 +17,17 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi
 
-from ggufy.errors import (
-    Cancelled,
-    GgufyError,
-    HubAway,
-    HubError,
-    LeaseLost,
-    QuotaError,
-    RepoMissing,
-    TokenError,
-)
+from ggufy.core.errors import Cancelled, GgufyError, HubAway, HubError, LeaseLost, QuotaError, RepoMissing, TokenError
+from ggufy.core.job import Job, Status, to_json
 from ggufy.hub.budget import CommitBudget
 from ggufy.hub.holder import Holder
 from ggufy.hub.huggingface import HuggingFaceHub
 from ggufy.hub.lease import LEASE_FILE, Lease
 from ggufy.hub.protocol import Hub
-from ggufy.hub.state import JobStore
-from ggufy.job import Job, Status, to_json
-from ggufy.jobs.records import JobRecords
-from ggufy.jobs.state_repo import Account, StateRepo
-from ggufy.sources import hub_session
+from ggufy.net import session as hub_session
+from ggufy.records.records import JobRecords
+from ggufy.records.state_repo import Account, StateRepo
+from ggufy.records.store import JobStore
 from tests.folder_hub import LocalHub
 from tests.hands import HandClock
 from tests.hub_client import wait_for

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ggufy.hub import state
-from ggufy.hub.state import JobStore
-from ggufy.job import Status, to_json
+from ggufy.core.job import Status, to_json
+from ggufy.records import store as state
+from ggufy.records.store import JobStore
 from tests.jobs import job
 
 pytestmark = pytest.mark.fast

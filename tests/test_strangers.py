@@ -13,18 +13,19 @@ import huggingface_hub.constants
 import pytest
 from hub_fixture import ALICE, LocalHub, local_hub, no_request_elsewhere  # noqa: F401 - fixtures
 
-from ggufy import demo, intake
-from ggufy.access import STRANGER, Visitor, is_public, may_see
-from ggufy.connection import Connection
-from ggufy.errors import SourceError, UsageError
-from ggufy.hub.state import JobStore
-from ggufy.intake import Wish, make_job
-from ggufy.job import Artifact, Job, Request, Status, from_json, to_json
+from ggufy import demo
+from ggufy.core.errors import SourceError, UsageError
+from ggufy.core.job import Artifact, Job, Request, Status, from_json, to_json
+from ggufy.jobs import request as intake
+from ggufy.jobs.request import Wish, make_job
+from ggufy.jobs.workspace import Connection
 from ggufy.llama.install import Llama
-from ggufy.service import Services
+from ggufy.records.store import JobStore
+from ggufy.service.access import STRANGER, Visitor, is_public, may_see
+from ggufy.service.service import Services
+from ggufy.service.strangers import MOST_SIZES, for_stranger
 from ggufy.sources.inspect import inspect
 from ggufy.steps.context import Context
-from ggufy.strangers import MOST_SIZES, for_stranger
 from tests.test_job import REQUEST
 from tests.test_service import settings
 

@@ -17,14 +17,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from ggufy.errors import Cancelled, CannotStream, CheckpointError, SourceChanged, SourceError
-from ggufy.files import sha256
-from ggufy.job import Source
-from ggufy.rwkv.convert import convert
-from ggufy.rwkv.convert_streamed import convert_streamed
-from ggufy.sources import hub, hub_session, streamed
-from ggufy.sources.streamed import open_streamed
+from ggufy.core.errors import Cancelled, CannotStream, CheckpointError, SourceChanged, SourceError
+from ggufy.core.job import Source
+from ggufy.formats import streamed_checkpoint as streamed
+from ggufy.formats.streamed_checkpoint import open_streamed
+from ggufy.models.convert import convert
+from ggufy.models.convert_streamed import convert_streamed
+from ggufy.net import session as hub_session
+from ggufy.sources import hub
 from ggufy.sources.url import resolve_url
+from ggufy.system.files import sha256
 from tests import tiny
 from tests.hub_fixture import ALICE, LocalHub, local_hub, no_request_elsewhere  # noqa: F401 - fixtures
 
@@ -253,9 +255,9 @@ def lines(target: Path) -> int:
 def converting(model: Model, target: Path, local_hub: LocalHub) -> Iterator[subprocess.Popen[bytes]]:
     """Another process that streams, and is killed."""
     script = (
-        "import sys; from pathlib import Path; from ggufy.job import Source\n"
+        "import sys; from pathlib import Path; from ggufy.core.job import Source\n"
         "from ggufy.sources import streamed\n"
-        "from ggufy.rwkv.convert_streamed import convert_streamed\n"
+        "from ggufy.models.convert_streamed import convert_streamed\n"
         "streamed.PIECE = 100_000\n"
         f"opened = streamed.open_streamed({model.source!r})\n"
         "convert_streamed(opened, Path(sys.argv[1]), vocab=Path(sys.argv[2]), name='x')\n"

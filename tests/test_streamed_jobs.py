@@ -18,24 +18,25 @@ from pathlib import Path
 
 import pytest
 
-from ggufy import throttle
-from ggufy.catalog import BY_NAME, parse_types
-from ggufy.files import sha256
-from ggufy.intake import Wish, make_job
-from ggufy.job import Status
-from ggufy.jobs.run_state import Live
+from ggufy.core.catalog import BY_NAME, parse_types
+from ggufy.core.job import Status
+from ggufy.jobs.estimate import Order, Preview, cost
+from ggufy.jobs.request import Wish, make_job
+from ggufy.jobs.runner import Runner
 from ggufy.llama.install import Llama
 from ggufy.llama.tools import ToolRun
-from ggufy.preview import Order, Preview, cost
-from ggufy.runner import Runner
-from ggufy.rwkv.convert import write_skeleton_of
-from ggufy.rwkv.names import Architecture, tensor_plans
-from ggufy.rwkv.vocab import world_vocab_path
-from ggufy.settings import Settings
-from ggufy.sources import hub, hub_session
+from ggufy.models.convert import write_skeleton_of
+from ggufy.models.names import Architecture, tensor_plans
+from ggufy.models.vocab import world_vocab_path
+from ggufy.net import session as hub_session
+from ggufy.records.run_state import Live
+from ggufy.sources import hub
 from ggufy.sources.inspect import Report
 from ggufy.steps import forecast
 from ggufy.steps.forecast import JobForecast, forecast_types
+from ggufy.system import resources as throttle
+from ggufy.system.files import sha256
+from ggufy.system.settings import Settings
 from tests import tiny
 from tests.conftest import Finished, Ggufy
 from tests.hub_fixture import LocalHub, local_hub, no_request_elsewhere  # noqa: F401 - fixtures

@@ -6,11 +6,11 @@ import re
 
 import pytest
 
-from ggufy.catalog import BY_NAME
-from ggufy.errors import UsageError
-from ggufy.evaluation import memory_needed
-from ggufy.quantize import target
-from ggufy.quantize.target import LADDER, Target, file_name, file_that_fits, label, nearest, parse, parse_size
+from ggufy.core.catalog import BY_NAME
+from ggufy.core.errors import UsageError
+from ggufy.core.metrics import memory_needed
+from ggufy.quantize.search import target
+from ggufy.quantize.search.target import LADDER, Target, file_name, file_that_fits, label, nearest, parse, parse_size
 
 pytestmark = pytest.mark.fast
 

@@ -11,14 +11,14 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
-from ggufy import intake
+from ggufy.core.errors import GgufyError
+from ggufy.core.job import from_json, to_json
 from ggufy.demo import CHECKPOINT, VOCAB
-from ggufy.errors import GgufyError
-from ggufy.intake import Wish, is_query, make_job
-from ggufy.job import from_json, to_json
-from ggufy.settings import Settings
-from ggufy.sources import hub_session
+from ggufy.jobs import request as intake
+from ggufy.jobs.request import Wish, is_query, make_job
+from ggufy.net import session as hub_session
 from ggufy.sources.inspect import inspect
+from ggufy.system.settings import Settings
 
 TEXTS = {
     "bytes": "b\udce9.pth",

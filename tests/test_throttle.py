@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ggufy import throttle
+from ggufy.system import resources as throttle
 
 GIB = 1 << 30
 NO_LIMIT_V1 = "9223372036854771712"

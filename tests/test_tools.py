@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ggufy.errors import Cancelled, ToolError
+from ggufy.core.errors import Cancelled, ToolError
 from ggufy.llama import tools
 
 DRY_RUN = """[   1/   3] output.weight     - [   256,  4096,      1,      1], type =    f16, size =     2.00 MiB ->     0.82 MiB (q6_K)

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from ggufy.errors import Cancelled, HubAway, HubError, LeaseLost, QuotaError, RepoMissing, TokenError
-from ggufy.intake import Wish, make_job
-from ggufy.job import Artifact, Status
-from ggufy.jobs.patience import Patience
-from ggufy.jobs.run_state import Live
+from ggufy.core.errors import Cancelled, HubAway, HubError, LeaseLost, QuotaError, RepoMissing, TokenError
+from ggufy.core.job import Artifact, Status
+from ggufy.jobs.request import Wish, make_job
+from ggufy.jobs.runner import Runner
 from ggufy.llama.install import Llama
 from ggufy.publish import hub_repo, uploader
 from ggufy.publish.uploader import Uploader
-from ggufy.runner import Runner
-from ggufy.settings import Settings
+from ggufy.records.patience import Patience
+from ggufy.records.run_state import Live
 from ggufy.steps.context import artifact_of
+from ggufy.system.settings import Settings
 from tests import tiny
 from tests.folder_hub import LocalHub, connected
 from tests.hands import QuickClock

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from ggufy.errors import SourceError
-from ggufy.files import sha256
-from ggufy.sources import hub_session
+from ggufy.core.errors import SourceError
+from ggufy.net import session as hub_session
 from ggufy.sources.url import check_download, download_command, resolve_url
+from ggufy.system.files import sha256
 from tests import tiny
 from tests.conftest import Ggufy
 from tests.hub_fixture import LocalHub, local_hub  # noqa: F401 - fixtures

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from ggufy.catalog import QUANT_TYPES
-from ggufy.job import Artifact, Job, Request, Source, Status
-from ggufy.job_views import JobView
-from ggufy.markup import el, join
-from ggufy.plan import plan
-from ggufy.progress import Progress, Workload
-from ggufy.service import Machine, Preparation
+from ggufy.core.catalog import QUANT_TYPES
+from ggufy.core.job import Artifact, Job, Request, Source, Status
+from ggufy.core.plan import plan
+from ggufy.core.progress import Progress, Workload
+from ggufy.publish.markup import el, join
+from ggufy.service.job_views import JobView
+from ggufy.service.service import Machine, Preparation
 from ggufy.ui import job_parts, parts
 from ggufy.ui.errors_zh import say
 from ggufy.ui.i18n import TEXTS, pick, texts_of

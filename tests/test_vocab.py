@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from gguf import TokenType
 
-from ggufy.errors import VocabError
-from ggufy.rwkv.vocab import MAX_PADDING, gguf_tokens, load_vocab, vocab_for, world_vocab_path
+from ggufy.core.errors import VocabError
+from ggufy.models.vocab import MAX_PADDING, gguf_tokens, load_vocab, vocab_for, world_vocab_path
 from tests import tiny
 
 

@@ -9,12 +9,12 @@ from typing import cast
 
 import pytest
 
-from ggufy.hub.state import JobStore
-from ggufy.job import Job, Status
-from ggufy.jobs.records import JobRecords
-from ggufy.jobs.run_state import Live
-from ggufy.runner import Runner
-from ggufy.worker import Worker
+from ggufy.core.job import Job, Status
+from ggufy.jobs.queue import Worker
+from ggufy.jobs.runner import Runner
+from ggufy.records.records import JobRecords
+from ggufy.records.run_state import Live
+from ggufy.records.store import JobStore
 from tests.test_views import REQUEST
 
 pytestmark = pytest.mark.fast

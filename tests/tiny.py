@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from gguf import GGUFReader
 
-from ggufy.rwkv.convert import convert
+from ggufy.models.convert import convert
 
 HEAD_SIZE = 64
 VOCAB_ROWS = 320

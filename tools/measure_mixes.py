@@ -1,9 +1,9 @@
 """Measures what ggufy's recipes for RWKV follow from, and prints it as it stands in the code.
 
-    python -m tools.measure_mixes                                 LOSSES of ggufy/quantize/mixes.py
+    python -m tools.measure_mixes                                 LOSSES of ggufy/quantize/search/mixes.py
     python -m tools.measure_mixes BASE.gguf                       the recipes of that model, role by role
     python -m tools.measure_mixes BASE.gguf --harmless            what HARMLESS of mixes.py follows from
-    python -m tools.measure_mixes BASE.gguf --probes RECORD.json  PRIORS and REFERENCE of ggufy/quantize/priors.py
+    python -m tools.measure_mixes BASE.gguf --probes RECORD.json  PRIORS and REFERENCE of quantize/search/priors.py
 
 - Losses are measured with ggml's own kernels on normally distributed weights with log-normal importances.
 - For HARMLESS every low-rank role of the model is put into Q8_0, alone, and compared to the base over the probe text.
@@ -26,21 +26,21 @@ from typing import Any
 
 import numpy as np
 
-from ggufy import throttle
-from ggufy.catalog import BY_NAME
+from ggufy.core.catalog import BY_NAME
+from ggufy.formats.gguf import GgufHead, read_head
 from ggufy.llama.ggml import Ggml, load
 from ggufy.llama.install import Llama, ensure
 from ggufy.llama.tools import ToolRun
-from ggufy.quantize.loss import Kernels, relative_error
-from ggufy.quantize.mixes import HARMLESS, LOSSES, mixed
 from ggufy.quantize.recipe import stock_recipe
-from ggufy.quantize.roles import OTHER, Depth, family, roles
-from ggufy.quantize.target import PROBE_CHUNKS
-from ggufy.settings import Settings
-from ggufy.sources.calibration import ensure_texts
-from ggufy.sources.gguf import GgufHead, read_head
+from ggufy.quantize.search.loss import Kernels, relative_error
+from ggufy.quantize.search.mixes import HARMLESS, LOSSES, mixed
+from ggufy.quantize.search.roles import OTHER, Depth, family, roles
+from ggufy.quantize.search.target import PROBE_CHUNKS
 from ggufy.steps.evaluate import How
 from ggufy.steps.mix import Mixer
+from ggufy.system import resources as throttle
+from ggufy.system.settings import Settings
+from ggufy.texts.calibration import ensure_texts
 
 _ROWS, _COLUMNS = 256, 1024
 _STD = 0.02

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ggufy import settings
-from ggufy.catalog import QUANT_TYPES
-from ggufy.job import Status
+from ggufy.core.catalog import QUANT_TYPES
+from ggufy.core.job import Status
+from ggufy.system import settings
 
 README = Path(__file__).parent.parent / "README.md"
 STATUS_WORDS = {

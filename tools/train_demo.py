@@ -4,7 +4,7 @@
     python -m tools.train_demo --version 6 --steps 900 --out build/rwkv6    # an RWKV-6 (x060), for bench/mixes.py
     python -m tools.train_demo --measure           # only measures the held-out loss again, and records it
 
-The text is cut by ggufy.demo.text: only its "train" part is read here, so the evaluation and calibration texts stay
+The text is cut by ggufy.texts.text: only its "train" part is read here, so the evaluation and calibration texts stay
 unseen. The vocabulary (4096 tokens: BPE merges from the same text, written in RWKV's vocab format and used by greedy
 longest match, as RWKV does) is made first. The models are in tools/demo_models.py.
 """
@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ggufy import demo
-from ggufy.demo import text as demo_text
+from ggufy.texts import text as demo_text
 from tools.demo_models import VOCAB, model_of
 
 CONTEXT = 256

@@ -1,7 +1,4 @@
-"""Where job records and results live: repos on the Hugging Face Hub, or folders on this machine.
+"""A hub as the program asks it (protocol.py), the Hugging Face Hub behind it, commits and their budget, the lease.
 
-protocol      what a hub can do; huggingface.py and local.py do it
-lease         one runner at a time
-state         job records in the repo ggufy-state
-budget        how many commits an hour
+Imports core, system and net.
 """

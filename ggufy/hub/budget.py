@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from ggufy.errors import QuotaError
+from ggufy.core.errors import QuotaError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,12 +20,12 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._runtime import is_xet_available
 
-from ggufy.errors import HubAway, HubError, RepoMissing, StaleParent
+from ggufy.core.errors import HubAway, HubError, RepoMissing, StaleParent
 from ggufy.hub import xet
-from ggufy.hub.answers import is_passing, quota_wait_s, status_of
 from ggufy.hub.budget import CommitBudget
 from ggufy.hub.protocol import Content, Kind, RemoteFile, Staged
-from ggufy.sources.hub_session import FAILURES, backoff_s, check_stopped, patiently, pause, reason
+from ggufy.net.hub_errors import is_passing, quota_wait_s, status_of
+from ggufy.net.session import FAILURES, backoff_s, check_stopped, patiently, pause, reason
 
 logger = logging.getLogger(__name__)
 

@@ -19,15 +19,15 @@ from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-def
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import hf_raise_for_status
 
-from ggufy.clock import never
-from ggufy.errors import HubError, StaleParent, TokenError
-from ggufy.files import DOWNLOAD_SUFFIX, partial
-from ggufy.hub.answers import hub_errors, status_of
+from ggufy.core.errors import HubError, StaleParent, TokenError
 from ggufy.hub.budget import CommitBudget
 from ggufy.hub.commits import Commit, remote_file
 from ggufy.hub.protocol import Content, Kind, RemoteFile, Staged, check_path, is_listed
-from ggufy.sources.hub_session import ASK_TRIES, patiently, use_timeouts
-from ggufy.sources.ranged import RangedFile, fetch
+from ggufy.net.hub_errors import hub_errors, status_of
+from ggufy.net.ranges import RangedFile, fetch
+from ggufy.net.session import ASK_TRIES, patiently, use_timeouts
+from ggufy.system.clock import never
+from ggufy.system.files import DOWNLOAD_SUFFIX, partial
 
 T = TypeVar("T")
 

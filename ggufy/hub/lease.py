@@ -23,7 +23,7 @@ import secrets
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 
-from ggufy.errors import GgufyError, HubAway, LeaseLost, RepoMissing, StaleParent
+from ggufy.core.errors import GgufyError, HubAway, LeaseLost, RepoMissing, StaleParent
 from ggufy.hub.holder import Holder, boot_clock, identity, is_gone
 from ggufy.hub.protocol import Content, Hub, Kind
 

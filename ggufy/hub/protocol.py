@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal, Protocol
 
-from ggufy.clock import never
-from ggufy.errors import HubError
-from ggufy.files import sha256
+from ggufy.core.errors import HubError
+from ggufy.system.clock import never
+from ggufy.system.files import sha256
 
 Kind = Literal["model", "dataset"]
 

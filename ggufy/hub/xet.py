@@ -15,8 +15,8 @@ from huggingface_hub import CommitOperationAdd, get_session
 from huggingface_hub.utils._http import hf_raise_for_status
 from huggingface_hub.utils._xet import get_xet_session
 
-from ggufy.errors import HubAway
-from ggufy.sources.hub_session import check_stopped, short
+from ggufy.core.errors import HubAway
+from ggufy.net.session import check_stopped, short
 
 _POLL_S, _END_S = 0.2, 5.0
 _SILENCE_S = 600.0  # without a byte moved; hf_xet's own limits end most silences sooner

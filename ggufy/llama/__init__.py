@@ -1,1 +1,4 @@
-"""llama.cpp as a set of programs: its pinned build, how they are started and stopped, and what they print."""
+"""llama.cpp as a set of programs: its pinned build, how they are started and stopped, and what they print.
+
+Imports core, system, formats and models.
+"""

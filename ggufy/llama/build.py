@@ -20,9 +20,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ggufy import files
-from ggufy.errors import DiskError, ToolError
-from ggufy.llama import child, tools
+from ggufy.core.errors import DiskError, ToolError
+from ggufy.llama import tools
+from ggufy.system import child_process as child
+from ggufy.system import files
 
 logger = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from ggufy.errors import ToolError
-from ggufy.files import sha256
+from ggufy.core.errors import ToolError
+from ggufy.system.files import sha256
 
 F32Array = np.ndarray[Any, np.dtype[np.float32]]
 ByteArray = np.ndarray[Any, np.dtype[np.uint8]]

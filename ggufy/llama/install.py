@@ -30,9 +30,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ggufy import files, throttle
-from ggufy.errors import BusyError, ToolError
-from ggufy.llama import build, child, tools
+from ggufy.core.errors import BusyError, ToolError
+from ggufy.llama import build, tools
+from ggufy.system import child_process as child
+from ggufy.system import files
+from ggufy.system import resources as throttle
 
 logger = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ import math
 import sys
 from pathlib import Path
 
-from ggufy import throttle
-from ggufy.errors import GgufyError
+from ggufy.core.errors import GgufyError
 from ggufy.llama.install import build_portable
-from ggufy.settings import Settings
+from ggufy.system import resources as throttle
+from ggufy.system.settings import Settings
 
 logger = logging.getLogger(__name__)
 

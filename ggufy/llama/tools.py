@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from ggufy.errors import Cancelled, ToolError
-from ggufy.llama import child
+from ggufy.core.errors import Cancelled, ToolError
+from ggufy.system import child_process as child
 
 CONTEXT = 512  # tokens a chunk, for imatrix and perplexity
 _TENSOR_LINE = re.compile(r"\[\s*(\d+)/\s*(\d+)\]\s+(\S+)\s+- \[([\d, ]+)\]")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from ggufy.errors import UsageError
-from ggufy.job import Artifact, Job, folder_owners
-from ggufy.jobs.records import JobRecords
-from ggufy.plan import Step
+from ggufy.core.errors import UsageError
+from ggufy.core.job import Artifact, Job, folder_owners
+from ggufy.core.plan import Step
+from ggufy.records.records import JobRecords
 from ggufy.steps.context import Safe
 
 

@@ -7,25 +7,25 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ggufy import card_facts
-from ggufy.card import CARD, pages
-from ggufy.catalog import BY_NAME
-from ggufy.clock import sleep
-from ggufy.errors import Cancelled, DiskError, HubError, UsageError
-from ggufy.files import free_bytes, human_size
+from ggufy.core.catalog import BY_NAME
+from ggufy.core.errors import Cancelled, DiskError, HubError, UsageError
+from ggufy.core.job import Artifact, Job, was_at_work
+from ggufy.core.names import check_card
+from ggufy.core.plan import EVALUATE, QUANTIZE, UPLOAD, UPLOADED, Step, plan
 from ggufy.hub.protocol import Hub
-from ggufy.job import Artifact, Job, was_at_work
-from ggufy.jobs.patience import Patience
-from ggufy.jobs.records import JobRecords
-from ggufy.jobs.run_state import Live
-from ggufy.jobs.state_repo import StateRepo
-from ggufy.names import check_card
-from ggufy.plan import EVALUATE, QUANTIZE, UPLOAD, UPLOADED, Step, plan
+from ggufy.publish import card_facts
+from ggufy.publish.card import CARD, pages
+from ggufy.publish.readme import check_readme
 from ggufy.publish.uploader import Uploader
-from ggufy.readme import check_readme
+from ggufy.records.patience import Patience
+from ggufy.records.records import JobRecords
+from ggufy.records.run_state import Live
+from ggufy.records.state_repo import StateRepo
 from ggufy.steps.context import Context, artifact_of
 from ggufy.steps.forecast import MARGIN
 from ggufy.steps.salvage import saved_files
+from ggufy.system.clock import sleep
+from ggufy.system.files import free_bytes, human_size
 
 logger = logging.getLogger(__name__)
 _ROOM_S = 0.5  # between looks at the disk while uploads make room

@@ -17,11 +17,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from ggufy.clock import never, sleep
-from ggufy.errors import Cancelled, GgufyError, HubError, RepoMissing
+from ggufy.core.errors import Cancelled, GgufyError, HubError, RepoMissing
+from ggufy.core.job import Artifact
 from ggufy.hub.protocol import Hub, RemoteFile
-from ggufy.job import Artifact
-from ggufy.jobs.patience import Patience, pause_s
+from ggufy.records.patience import Patience, pause_s
+from ggufy.system.clock import never, sleep
 
 logger = logging.getLogger(__name__)
 _LOOK_S = 0.2

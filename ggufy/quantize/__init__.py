@@ -1,1 +1,4 @@
-"""Quantization: which tensor gets which type, and how large the file becomes."""
+"""Quantization: which tensor gets which type, how large the file becomes, and the engine that makes it.
+
+Imports core, system, formats and llama (ggml's kernels).
+"""

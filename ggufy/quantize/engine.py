@@ -29,14 +29,14 @@ from typing import Any
 
 import numpy as np
 
-from ggufy.errors import CalibrationError, Cancelled, SourceError, UsageError
-from ggufy.files import PART_SUFFIX, disk_errors, finish, write_text
-from ggufy.llama import child
+from ggufy.core.errors import CalibrationError, Cancelled, SourceError, UsageError
+from ggufy.formats.gguf import read_head
 from ggufy.llama.ggml import ByteArray, Ggml
 from ggufy.quantize.imatrix import Imatrix
 from ggufy.quantize.layout import PIECE, Layout, Rows, Tensor, plan
 from ggufy.quantize.recipe import Recipe
-from ggufy.sources.gguf import read_head
+from ggufy.system import child_process as child
+from ggufy.system.files import PART_SUFFIX, disk_errors, finish, write_text
 
 logger = logging.getLogger(__name__)
 _TICK_S = 0.1  # how often limit, duty, stop and progress are looked at

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from ggufy.errors import CalibrationError
-from ggufy.files import sha256
+from ggufy.core.errors import CalibrationError
+from ggufy.formats.gguf import GgufHead, read_head, read_tensor
 from ggufy.llama.ggml import MOST_IMPORTANCE
 from ggufy.quantize.recipe import ImatrixFacts
-from ggufy.sources.gguf import GgufHead, read_head, read_tensor
+from ggufy.system.files import sha256
 
 _MOST_CHUNKS = (1 << 32) - 1  # what a u32 holds
 _SUMS, _COUNTS = ".in_sum2", ".counts"

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from ggufy.errors import CalibrationError, SourceError, UsageError
+from ggufy.core.errors import CalibrationError, SourceError, UsageError
+from ggufy.formats.gguf import MAGIC, UNQUANTIZED, GgufHead, TensorInfo, packed_entry, packed_text, padded
 from ggufy.llama.ggml import Ggml
 from ggufy.quantize.imatrix import Imatrix
 from ggufy.quantize.recipe import Recipe, head_size, kept_keys, quant_metadata
-from ggufy.sources.gguf import MAGIC, UNQUANTIZED, GgufHead, TensorInfo, packed_entry, packed_text, padded
 
 CHUNK = 1 << 20  # weights that are kept together when a run ends early: two seconds of the slowest type
 PIECE = 1 << 16  # weights quantized at once: an eighth of a second for the slowest type, and 256 kB as F32

@@ -10,9 +10,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ggufy.catalog import COPY_COST, KERNEL_COST, TABLE_COST, TABLE_OF
+from ggufy.core.catalog import COPY_COST, KERNEL_COST, TABLE_COST, TABLE_OF
+from ggufy.formats.gguf import UNQUANTIZED, GgufHead, packed_entry, padded, tensor_bytes
 from ggufy.llama import tools
-from ggufy.sources.gguf import UNQUANTIZED, GgufHead, packed_entry, padded, tensor_bytes
 
 _QUANTIZATION_VERSION = 2  # ggml.h, GGML_QNT_VERSION
 _SPLIT = ("split.no", "split.count", "split.tensors.count")

@@ -1,1 +1,4 @@
-"""What can be opened as a source: RWKV checkpoints (.pth), and GGUF files."""
+"""What can be opened as a source, where it is, and what it is: checkpoints and GGUF files, here or on the Hub.
+
+Imports core, system, net, formats, models and demo.
+"""

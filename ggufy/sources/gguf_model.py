@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ggufy.errors import SourceError
-from ggufy.sources.gguf import GgufHead
+from ggufy.core.errors import SourceError
+from ggufy.formats.gguf import GgufHead
 
 # What other GGUFs are, by a word of their type or architecture, or the end of their first tensor's name.
 _OTHERS = {

@@ -22,11 +22,11 @@ from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import hf_raise_for_status
 
-from ggufy.errors import SourceError, UsageError
-from ggufy.files import DOWNLOAD_SUFFIX, brief, human_size, user_text
-from ggufy.job import Source
-from ggufy.sources.hub_session import DOWNLOAD_TIMEOUT, Reference, ask, check_stopped, source_errors, use_timeouts
-from ggufy.sources.ranged import RangedFile, fetch
+from ggufy.core.errors import SourceError, UsageError
+from ggufy.core.job import Source
+from ggufy.net.ranges import RangedFile, fetch
+from ggufy.net.session import DOWNLOAD_TIMEOUT, Reference, ask, check_stopped, source_errors, use_timeouts
+from ggufy.system.files import DOWNLOAD_SUFFIX, brief, human_size, user_text
 
 logger = logging.getLogger(__name__)
 KINDS = {".pth": "checkpoint", ".gguf": "gguf"}

@@ -21,17 +21,18 @@ from urllib.parse import unquote
 from huggingface_hub import hf_hub_url
 
 from ggufy import demo
-from ggufy.errors import Cancelled, SourceAway, SourceError, UsageError
-from ggufy.files import brief, user_file
-from ggufy.rwkv.names import detect, version_of
-from ggufy.rwkv.vocab import vocab_for
-from ggufy.settings import Settings
-from ggufy.sources import gguf, hub
+from ggufy.core.errors import Cancelled, SourceAway, SourceError, UsageError
+from ggufy.formats import gguf
+from ggufy.formats.pickled import read_tensors
+from ggufy.models.names import detect, version_of
+from ggufy.models.vocab import vocab_for
+from ggufy.net.http_file import BLOCK, SILENCE_S, Deadline, RangedReader
+from ggufy.net.session import Reference
+from ggufy.sources import hub
 from ggufy.sources.gguf_model import check_model, number, rwkv_version
-from ggufy.sources.hub_session import Reference
-from ggufy.sources.pickled import read_tensors
-from ggufy.sources.place import is_plain_url, local_file
-from ggufy.sources.remote import BLOCK, SILENCE_S, Deadline, RangedReader
+from ggufy.sources.locate import is_plain_url, local_file
+from ggufy.system.files import brief, user_file
+from ggufy.system.settings import Settings
 
 _LONGEST_TEXT = 600
 logger = logging.getLogger(__name__)

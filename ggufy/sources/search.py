@@ -21,8 +21,8 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import hf_raise_for_status
 
-from ggufy.errors import HubAway
-from ggufy.sources.hub_session import (
+from ggufy.core.errors import HubAway
+from ggufy.net.session import (
     FAILURES,
     ClientError,
     asked_wait_s,

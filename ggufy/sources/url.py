@@ -20,11 +20,11 @@ import httpx2
 from huggingface_hub import get_session
 from huggingface_hub.utils._http import hf_raise_for_status
 
-from ggufy.errors import SourceError
-from ggufy.files import brief, sha256
-from ggufy.job import Source
+from ggufy.core.errors import SourceError
+from ggufy.core.job import Source
+from ggufy.net.session import ask, use_timeouts
 from ggufy.sources.hub import KINDS, split_address
-from ggufy.sources.hub_session import ask, use_timeouts
+from ggufy.system.files import brief, sha256
 
 _DIGEST = re.compile(r"sha256=([0-9a-fA-F]{64})")
 _TOTAL = re.compile(r"bytes 0-0/(\d+)")

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ggufy.job import Artifact
+from ggufy.core.job import Artifact
+from ggufy.core.plan import ANALYSE, CONVERT, DOWNLOAD, EVALUATE, IMATRIX, QUANTIZE, Step
 from ggufy.llama import ggml
-from ggufy.plan import ANALYSE, CONVERT, DOWNLOAD, EVALUATE, IMATRIX, QUANTIZE, Step
 from ggufy.steps import analyse, convert, download, imatrix, measure, quantize
 from ggufy.steps.context import Context
 from ggufy.steps.forecast import JobForecast, forecast_job

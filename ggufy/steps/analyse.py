@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ggufy.job import FrontierPoint
-from ggufy.plan import Step
-from ggufy.quantize.target import SIZE, Target, metadata
+from ggufy.core.job import FrontierPoint
+from ggufy.core.plan import Step
+from ggufy.quantize.search.target import SIZE, Target, metadata
 from ggufy.steps.context import Context
 from ggufy.steps.mix import Mixer
 from ggufy.steps.to_order import STAGES_OF_ANALYSIS, Stages, mixer_of

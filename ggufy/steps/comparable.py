@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ggufy.errors import SourceError
-from ggufy.sources.gguf import GgufHead, read_head, read_tensor
+from ggufy.core.errors import SourceError
+from ggufy.formats.gguf import GgufHead, read_head, read_tensor
 
 _NORM = "output_norm.weight"  # F32 in every GGUF, so a quant has its base's own
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from ggufy import throttle
-from ggufy.errors import Cancelled
-from ggufy.evaluation import Evaluation
-from ggufy.files import DOWNLOAD_SUFFIX, sha256
-from ggufy.job import Artifact, FrontierPoint, Request
+from ggufy.core.errors import Cancelled
+from ggufy.core.job import Artifact, FrontierPoint, Request
+from ggufy.core.metrics import Evaluation
+from ggufy.core.plan import SOURCE_PRODUCT, Step
 from ggufy.llama.install import Llama
 from ggufy.llama.tools import ToolRun
-from ggufy.plan import SOURCE_PRODUCT, Step
-from ggufy.settings import Settings
+from ggufy.system import resources as throttle
+from ggufy.system.files import DOWNLOAD_SUFFIX, sha256
+from ggufy.system.settings import Settings
 
 
 class Safe(Protocol):

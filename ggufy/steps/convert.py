@@ -8,17 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ggufy.errors import Cancelled, SourceError
-from ggufy.files import Digesting, partial, sha256
-from ggufy.job import Artifact
-from ggufy.plan import Step
-from ggufy.sources.gguf import read_head
+from ggufy.core.errors import Cancelled, SourceError
+from ggufy.core.job import Artifact
+from ggufy.core.plan import Step
+from ggufy.formats.gguf import read_head
 from ggufy.sources.gguf_model import check_model
 from ggufy.steps.context import Context
 from ggufy.steps.making import with_base
+from ggufy.system.files import Digesting, partial, sha256
 
 if TYPE_CHECKING:
-    from ggufy.sources.streamed import StreamedCheckpoint
+    from ggufy.formats.streamed_checkpoint import StreamedCheckpoint
 
 _BLOCK = 4 << 20
 
@@ -31,8 +31,8 @@ def run(ctx: Context, step: Step) -> Artifact:
 
 
 def _convert(ctx: Context, step: Step, target: Path) -> Artifact:
-    from ggufy.rwkv.convert import convert  # noqa: PLC0415 - loads torch, seconds that only a due conversion pays
-    from ggufy.rwkv.convert_streamed import convert_streamed  # noqa: PLC0415
+    from ggufy.models.convert import convert  # noqa: PLC0415 - loads torch, seconds that only a due conversion pays
+    from ggufy.models.convert_streamed import convert_streamed  # noqa: PLC0415
 
     def progress(done: int, total: int) -> None:
         ctx.check_stopped()
@@ -49,7 +49,7 @@ def _convert(ctx: Context, step: Step, target: Path) -> Artifact:
 
 def remote_checkpoint(ctx: Context) -> StreamedCheckpoint:
     """The source, where it is. Raises CannotStream if it has to be downloaded, and other SourceErrors."""
-    from ggufy.sources.streamed import open_streamed  # noqa: PLC0415 - loads torch
+    from ggufy.formats.streamed_checkpoint import open_streamed  # noqa: PLC0415 - loads torch
 
     return open_streamed(ctx.request.source, token=ctx.settings.hf_token, stopped=ctx.stopped)
 

@@ -3,12 +3,12 @@ address."""
 
 from __future__ import annotations
 
-from ggufy.errors import DiskError, SourceAway, SourceError, ToolError
-from ggufy.files import DOWNLOAD_SUFFIX, disk_errors, lock
+from ggufy.core.errors import DiskError, SourceAway, SourceError, ToolError
+from ggufy.core.plan import Step
 from ggufy.llama import tools
-from ggufy.plan import Step
 from ggufy.sources import hub, url
 from ggufy.steps.context import Context
+from ggufy.system.files import DOWNLOAD_SUFFIX, disk_errors, lock
 
 
 def run(ctx: Context, step: Step) -> None:

@@ -22,17 +22,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ggufy.errors import CalibrationError, DiskError, SourceError, ToolError
-from ggufy.evaluation import DEFAULT_CHUNKS, Evaluation, Quality, Speed, from_json, to_json
-from ggufy.files import PART_SUFFIX, free_bytes, human_size, lock, partial, sha256, write_text
-from ggufy.llama import evaluate as perplexity
-from ggufy.llama import tools
-from ggufy.llama.child import CpuWait
+from ggufy.core.errors import CalibrationError, DiskError, SourceError, ToolError
+from ggufy.core.metrics import DEFAULT_CHUNKS, Evaluation, Quality, Speed, from_json, to_json
+from ggufy.formats.gguf import GgufHead, read_head
+from ggufy.llama import perplexity, tools
 from ggufy.llama.install import Llama
-from ggufy.sources.gguf import GgufHead, read_head
-from ggufy.sources.overlap import check_disjoint
 from ggufy.steps.comparable import check_models, vocab_size
-from ggufy.throttle import asked_share
+from ggufy.system.child_process import CpuWait
+from ggufy.system.files import PART_SUFFIX, free_bytes, human_size, lock, partial, sha256, write_text
+from ggufy.system.resources import asked_share
+from ggufy.texts.overlap import check_disjoint
 
 logger = logging.getLogger(__name__)
 

@@ -10,24 +10,24 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ggufy.errors import DiskError, SourceError, ToolError
-from ggufy.files import allocated_bytes, free_bytes, human_size, part_of
-from ggufy.job import Request
+from ggufy.core.errors import DiskError, SourceError, ToolError
+from ggufy.core.job import Request
+from ggufy.core.plan import CONVERT, EVALUATE, IMATRIX, QUANTIZE, Step, base_name, imatrix_name, makes
+from ggufy.formats.gguf import GgufHead, read_head
 from ggufy.llama import tools
-from ggufy.llama.evaluate import logits_bytes
 from ggufy.llama.install import Llama
-from ggufy.plan import CONVERT, EVALUATE, IMATRIX, QUANTIZE, Step, base_name, imatrix_name, makes
+from ggufy.llama.perplexity import logits_bytes
 from ggufy.quantize.imatrix import facts_of
-from ggufy.quantize.mixes import RWKV, mixed
 from ggufy.quantize.recipe import Forecast, ImatrixFacts, Recipe, core_seconds, forecast, same_tensors, stock_recipe
-from ggufy.quantize.target import of_label
-from ggufy.sources import calibration
-from ggufy.sources.gguf import GgufHead, read_head
+from ggufy.quantize.search.mixes import RWKV, mixed
+from ggufy.quantize.search.target import of_label
 from ggufy.sources.gguf_model import check_model
 from ggufy.steps.comparable import vocab_size
 from ggufy.steps.context import Context
 from ggufy.steps.convert import pinned_vocab, remote_checkpoint
 from ggufy.steps.evaluate import FOLDER, LOGITS_SUFFIX, SPARE, most_chunks
+from ggufy.system.files import allocated_bytes, free_bytes, human_size, part_of
+from ggufy.texts import calibration
 
 MARGIN = 64 << 20  # bytes that a published job leaves free
 MAKING = (CONVERT, IMATRIX, QUANTIZE)
@@ -64,7 +64,7 @@ def forecast_job(ctx: Context, step: Step) -> JobForecast:
     if ctx.request.source.kind == "gguf":
         check_loads(ctx, step)
         return _forecast(ctx, step, ctx.source)
-    from ggufy.rwkv.convert import write_skeleton, write_skeleton_of  # noqa: PLC0415 - loads torch
+    from ggufy.models.convert import write_skeleton, write_skeleton_of  # noqa: PLC0415 - loads torch
 
     outtype, vocab, name = ctx.request.outtype, pinned_vocab(ctx), ctx.request.name
     skeleton = ctx.settings.cache / "skeletons" / ctx.request.inputs()[:16]  # sparse: other disks may not have that

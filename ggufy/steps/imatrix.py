@@ -11,16 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
-from ggufy.errors import CalibrationError, Cancelled, HubError, ToolError
-from ggufy.files import partial, sha256
-from ggufy.job import Artifact, Request
+from ggufy.core.errors import CalibrationError, Cancelled, HubError, ToolError
+from ggufy.core.job import Artifact, Request
+from ggufy.core.plan import Step
+from ggufy.formats.gguf import GgufHead, copy_with_metadata, read_head, read_tensor
 from ggufy.llama import tools
-from ggufy.plan import Step
 from ggufy.quantize.recipe import quantizable
-from ggufy.sources import calibration
-from ggufy.sources.gguf import GgufHead, copy_with_metadata, read_head, read_tensor
 from ggufy.steps.context import Context, Safe, artifact_of
 from ggufy.steps.forecast import dry_run
+from ggufy.system.files import partial, sha256
+from ggufy.texts import calibration
 
 SECONDS_A_SEGMENT = 120.0  # what a kill costs at most; starting the tool anew costs a few seconds
 _FIRST_CHUNKS = 4  # of the first segment, which tells the pace

@@ -6,11 +6,11 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from ggufy.job import Artifact, Making, Request
-from ggufy.quantize.mixes import STOCK, is_rwkv, rescaling
+from ggufy.core.job import Artifact, Making, Request
+from ggufy.formats.gguf import GgufHead, read_head
+from ggufy.models.chat_format import speaks
 from ggufy.quantize.recipe import Recipe
-from ggufy.sources.gguf import GgufHead, read_head
-from ggufy.world import speaks
+from ggufy.quantize.search.mixes import STOCK, is_rwkv, rescaling
 
 
 def with_base(artifact: Artifact, base: Path, *, llama: str) -> Artifact:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ggufy import throttle
-from ggufy.errors import CalibrationError
-from ggufy.plan import Step
-from ggufy.sources import calibration
+from ggufy.core.errors import CalibrationError
+from ggufy.core.plan import Step
 from ggufy.steps.context import Context
 from ggufy.steps.evaluate import FOLDER, How, evaluate
+from ggufy.system import resources as throttle
+from ggufy.texts import calibration
 
 
 def run(ctx: Context, step: Step) -> None:

@@ -17,23 +17,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ggufy.catalog import BY_NAME, QUANT_TYPES
-from ggufy.errors import CalibrationError, Cancelled
-from ggufy.files import sha256
+from ggufy.core.catalog import BY_NAME, QUANT_TYPES
+from ggufy.core.errors import CalibrationError, Cancelled
+from ggufy.formats.gguf import UNQUANTIZED, read_head
 from ggufy.llama import ggml as kernels
 from ggufy.llama import tools
-from ggufy.quantize import engine, probing, roles
-from ggufy.quantize.allocate import Allocation, allocate, frontier
-from ggufy.quantize.analysis import Analysis, analyse
+from ggufy.quantize import engine
 from ggufy.quantize.imatrix import Imatrix, read_imatrix, with_embedding
 from ggufy.quantize.layout import plan
-from ggufy.quantize.mixes import rescaling
-from ggufy.quantize.probing import Measured
 from ggufy.quantize.recipe import Recipe, stock_recipe
-from ggufy.quantize.target import FAST, STANDARD, THOROUGH
-from ggufy.sources.gguf import UNQUANTIZED, read_head
+from ggufy.quantize.search import probing, roles
+from ggufy.quantize.search.allocate import Allocation, allocate, frontier
+from ggufy.quantize.search.analysis import Analysis, analyse
+from ggufy.quantize.search.mixes import rescaling
+from ggufy.quantize.search.probing import Measured
+from ggufy.quantize.search.target import FAST, STANDARD, THOROUGH
 from ggufy.steps.evaluate import How
 from ggufy.steps.recipe_kld import Divergences
+from ggufy.system.files import sha256
 
 PROBES = {STANDARD: 10, THOROUGH: roles.MOST_GROUPS}
 ROUNDS = 2

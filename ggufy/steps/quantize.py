@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from ggufy.catalog import BY_NAME
-from ggufy.files import PART_SUFFIX
-from ggufy.job import Artifact
+from ggufy.core.catalog import BY_NAME
+from ggufy.core.job import Artifact
+from ggufy.core.plan import QUANTIZE, Step, plan
+from ggufy.formats.gguf import read_head
 from ggufy.llama import ggml
-from ggufy.plan import QUANTIZE, Step, plan
 from ggufy.quantize import engine
 from ggufy.quantize.imatrix import read_imatrix, with_embedding
-from ggufy.quantize.mixes import RWKV, is_rwkv, mixed, rescaling
 from ggufy.quantize.recipe import stock_recipe
-from ggufy.quantize.target import of_label
-from ggufy.sources.gguf import read_head
+from ggufy.quantize.search.mixes import RWKV, is_rwkv, mixed, rescaling
+from ggufy.quantize.search.target import of_label
 from ggufy.steps.context import Context, artifact_of
 from ggufy.steps.making import of_recipe, with_quant
 from ggufy.steps.salvage import Salvage
 from ggufy.steps.to_order import STAGES_OF_A_SIZE, Stages, mixer_of, sized
+from ggufy.system.files import PART_SUFFIX
 
 Report = Callable[[float], None]
 

@@ -16,12 +16,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ggufy.files import disk_errors, sync
 from ggufy.llama.ggml import Ggml
 from ggufy.quantize import engine
 from ggufy.quantize.imatrix import Imatrix
 from ggufy.quantize.recipe import Recipe
 from ggufy.steps.evaluate import How, evaluate
+from ggufy.system.files import disk_errors, sync
 
 _VERSION = "ggufy divergence 1"
 

@@ -20,10 +20,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ggufy.errors import Cancelled, DiskError, HubError
-from ggufy.files import partial, write_text
+from ggufy.core.errors import Cancelled, DiskError, HubError
 from ggufy.quantize.engine import journal_line, journal_of, read_journal
 from ggufy.steps.context import Safe
+from ggufy.system.files import partial, write_text
 
 logger = logging.getLogger(__name__)
 WORTH_S = 100.0  # CPU seconds whose loss is worth a commit

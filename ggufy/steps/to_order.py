@@ -11,18 +11,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ggufy import throttle
-from ggufy.errors import BusyError, UsageError
-from ggufy.files import human_size, lock, sha256
-from ggufy.job import Request
-from ggufy.plan import FRONTIER, Step, quant_name
-from ggufy.quantize.target import FAST, PROBE_CHUNKS, STANDARD, THOROUGH, Target, metadata, nearest
-from ggufy.settings import Settings
-from ggufy.sources.calibration import ensure_texts, texts_named
-from ggufy.sources.gguf import read_head, tensor_bytes
+from ggufy.core.errors import BusyError, UsageError
+from ggufy.core.job import Request
+from ggufy.core.plan import FRONTIER, Step, quant_name
+from ggufy.formats.gguf import read_head, tensor_bytes
+from ggufy.quantize.search.target import FAST, PROBE_CHUNKS, STANDARD, THOROUGH, Target, metadata, nearest
 from ggufy.steps.context import Context
 from ggufy.steps.evaluate import How, check_text
 from ggufy.steps.mix import PROBES, Mix, Mixer
+from ggufy.system import resources as throttle
+from ggufy.system.files import human_size, lock, sha256
+from ggufy.system.settings import Settings
+from ggufy.texts.calibration import ensure_texts, texts_named
 
 LOCK_NAME = ".mix.lock"  # in the folder of a base's measurements; held by the run that adds to them
 # What is reported one after the other: the analysis, then each measurement.

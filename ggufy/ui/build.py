@@ -22,9 +22,9 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 
-from ggufy.access import check_reach, is_own_host
-from ggufy.service import Services
-from ggufy.settings import Settings
+from ggufy.service.access import check_reach, is_own_host
+from ggufy.service.service import Services
+from ggufy.system.settings import Settings
 from ggufy.ui import parts
 from ggufy.ui.api import NAMES, add_api
 from ggufy.ui.chat_tab import ChatTab

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from ggufy.markup import Markup, el
+from ggufy.publish.markup import Markup, el
 from ggufy.ui.i18n import Texts
 
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import gradio as gr
 
-from ggufy.access import Visitor, check_chat, may_chat
-from ggufy.chats import LIMITS, SIDES, Settings
-from ggufy.errors import BusyError, Cancelled, GgufyError
-from ggufy.service import Services
+from ggufy.core.errors import BusyError, Cancelled, GgufyError
+from ggufy.service.access import Visitor, check_chat, may_chat
+from ggufy.service.conversations import LIMITS, SIDES, Settings
+from ggufy.service.service import Services
 from ggufy.ui import chat_parts, parts
 from ggufy.ui.i18n import TEXTS, Texts, texts_of
 from ggufy.ui.quantize_tab import HERE, OWN, QUIET

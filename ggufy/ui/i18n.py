@@ -11,8 +11,8 @@ from __future__ import annotations
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 
-from ggufy.catalog import QUANT_TYPES
-from ggufy.quantize.target import ADVICE
+from ggufy.core.catalog import QUANT_TYPES
+from ggufy.quantize.search.target import ADVICE
 from ggufy.ui.texts_en import EN
 from ggufy.ui.texts_zh import ADVICE_ZH, ZH
 

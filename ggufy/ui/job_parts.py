@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Sequence
 
-from ggufy.files import human_size
-from ggufy.markup import Markup, el, join
-from ggufy.service import Machine
-from ggufy.throttle import AUTOMATIC, CPU_PERCENTS
+from ggufy.publish.markup import Markup, el, join
+from ggufy.service.service import Machine
+from ggufy.system.files import human_size
+from ggufy.system.resources import AUTOMATIC, CPU_PERCENTS
 from ggufy.ui.i18n import Texts
 from ggufy.ui.parts import bar, button
 from ggufy.ui.plot import plot

@@ -19,11 +19,11 @@ from typing import Any, Self
 
 import gradio as gr
 
-from ggufy.access import Visitor, may_work
-from ggufy.errors import GgufyError
-from ggufy.job import RESTING, Status
-from ggufy.job_views import JobView
-from ggufy.service import Services
+from ggufy.core.errors import GgufyError
+from ggufy.core.job import RESTING, Status
+from ggufy.service.access import Visitor, may_work
+from ggufy.service.job_views import JobView
+from ggufy.service.service import Services
 from ggufy.ui import job_parts, parts
 from ggufy.ui.i18n import Texts, texts_of
 from ggufy.ui.quantize_tab import HERE, OWN, QUIET

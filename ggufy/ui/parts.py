@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from ggufy.catalog import QUANT_TYPES, SMALL, TUTORIAL, QuantType
-from ggufy.files import human_size
-from ggufy.markup import Markup, el, join
+from ggufy.core.catalog import QUANT_TYPES, SMALL, TUTORIAL, QuantType
+from ggufy.publish.markup import Markup, el, join
 from ggufy.quantize.recipe import Forecast
-from ggufy.service import Preparation
+from ggufy.service.service import Preparation
+from ggufy.system.files import human_size
 from ggufy.ui.errors_zh import say
 from ggufy.ui.i18n import Texts
 

@@ -13,15 +13,15 @@ from typing import Any
 
 import gradio as gr
 
-from ggufy.access import may_work
-from ggufy.catalog import OUTTYPES, QUANT_TYPES
-from ggufy.errors import GgufyError, UsageError
-from ggufy.intake import Wish
-from ggufy.markup import Markup
-from ggufy.preview import Order, chosen
-from ggufy.quantize.mixes import KINDS, RWKV
-from ggufy.quantize.target import MODES, STANDARD, parse_words
-from ggufy.service import Services
+from ggufy.core.catalog import OUTTYPES, QUANT_TYPES
+from ggufy.core.errors import GgufyError, UsageError
+from ggufy.jobs.estimate import Order, chosen
+from ggufy.jobs.request import Wish
+from ggufy.publish.markup import Markup
+from ggufy.quantize.search.mixes import KINDS, RWKV
+from ggufy.quantize.search.target import MODES, STANDARD, parse_words
+from ggufy.service.access import may_work
+from ggufy.service.service import Services
 from ggufy.ui import parts, source_parts
 from ggufy.ui.i18n import TEXTS, Texts, texts_of
 from ggufy.ui.newest import Newest

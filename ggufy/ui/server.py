@@ -14,7 +14,7 @@ from collections.abc import Callable
 import uvicorn
 from fastapi import FastAPI
 
-from ggufy.errors import UsageError
+from ggufy.core.errors import UsageError
 
 _START_S = 60.0
 _LOOK_S = 1.0

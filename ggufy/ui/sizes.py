@@ -12,10 +12,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ggufy.job import FrontierPoint, Job
-from ggufy.markup import Markup, el
-from ggufy.plan import quant_name
-from ggufy.quantize import target
+from ggufy.core.job import FrontierPoint, Job
+from ggufy.core.plan import quant_name
+from ggufy.publish.markup import Markup, el
+from ggufy.quantize.search import target
 from ggufy.ui.i18n import Texts
 from ggufy.ui.parts import button
 

@@ -13,13 +13,11 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
-from ggufy import evaluation
-from ggufy.catalog import BY_NAME
-from ggufy.evaluation import Pick, shown_speed
-from ggufy.files import human_size, human_time
-from ggufy.job import RESTING, Job, Status
-from ggufy.job_views import JobView
-from ggufy.plan import (
+from ggufy.core import metrics as evaluation
+from ggufy.core.catalog import BY_NAME
+from ggufy.core.job import RESTING, Job, Status
+from ggufy.core.metrics import Pick, shown_speed
+from ggufy.core.plan import (
     ANALYSE,
     CONVERT,
     DOWNLOAD,
@@ -32,9 +30,11 @@ from ggufy.plan import (
     Step,
     plan,
 )
-from ggufy.progress import DONE, RUNNING, WAITING, Snapshot, StepProgress
-from ggufy.quantize import target
-from ggufy.scatter import Point
+from ggufy.core.progress import DONE, RUNNING, WAITING, Snapshot, StepProgress
+from ggufy.publish.kld_plot import Point
+from ggufy.quantize.search import target
+from ggufy.service.job_views import JobView
+from ggufy.system.files import human_size, human_time
 from ggufy.ui.errors_zh import say
 from ggufy.ui.i18n import Texts
 from ggufy.ui.sizes import SizeRow, size_rows, start_at
@@ -210,7 +210,7 @@ def _kld(row: Mapping[str, Any]) -> float | None:
 
 
 def file_row(job_id: str, row: dict[str, Any], texts: Texts, *, repo: str = "") -> FileRow:
-    """One line of the results, from one of `ggufy.terminal.results`'s records; `repo` is the output repo's address."""
+    """One line of the results, from a record of `ggufy.cli.terminal.results`; `repo` is the output repo's address."""
     quality, speed = _figures(row)
     kind = row.get("type", "")
     if row.get("same_tensors_as"):

@@ -9,8 +9,8 @@ from gradio import oauth
 from gradio.oauth import OAuthProfile
 from starlette.requests import Request
 
-from ggufy.access import STRANGER, Visitor
-from ggufy.service import Services
+from ggufy.service.access import STRANGER, Visitor
+from ggufy.service.service import Services
 
 Profile: TypeAlias = OAuthProfile | None
 _TOKEN = "x-hf-authorization"  # how a Space's callers show theirs; gradio_client sends it

@@ -13,9 +13,9 @@ import pytest
 from playwright.sync_api import Request as Sent
 from playwright.sync_api import expect
 
-from ggufy.catalog import QUANT_TYPES
-from ggufy.hub.state import JobStore
-from ggufy.job import Job, Request, Source, Status
+from ggufy.core.catalog import QUANT_TYPES
+from ggufy.core.job import Job, Request, Source, Status
+from ggufy.records.store import JobStore
 from ggufy.ui.api import NAMES
 from ggufy.ui.i18n import TEXTS
 from tests.browser.pages import DEMO, EVIL, ROOT, WORK_MS, App, Tab, finished, open_more, start

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, expect
 
-from ggufy.hub.state import JobStore
-from ggufy.job import Status
-from ggufy.settings import Settings
+from ggufy.core.job import Status
+from ggufy.records.store import JobStore
+from ggufy.system.settings import Settings
 from ggufy.ui.i18n import TEXTS
 from tests import tiny
 from tests.browser.pages import WORK_MS, App, Tab, open_more

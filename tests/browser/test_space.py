@@ -15,7 +15,7 @@ import itsdangerous
 import pytest
 from playwright.sync_api import BrowserContext, expect
 
-from ggufy.hub.state import JobStore
+from ggufy.records.store import JobStore
 from tests.browser.pages import App, Tab, make_app
 
 pytestmark = pytest.mark.browser

@@ -1,0 +1,1 @@
+"""The command line, `python -m ggufy`: commands, and what they print. Imports everything but service and ui."""

@@ -1,0 +1,221 @@
+"""`python -m ggufy mix SOURCE`: one file of the size that was asked for, as good as can be.
+
+A base GGUF with an imatrix is used as it is; from any other source both are made first, as `quantize` makes them, and
+stay beside the file. What is measured is kept in the cache, so another size of the same model is found in seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ggufy.cli.terminal import Line, stoppable
+from ggufy.core.catalog import BY_NAME
+from ggufy.core.errors import SourceError, UsageError
+from ggufy.formats.gguf import UNQUANTIZED, read_head
+from ggufy.llama.install import Llama
+from ggufy.quantize.search import target as targets
+from ggufy.quantize.search.proxy import is_codebook
+from ggufy.system import resources as throttle
+from ggufy.system.files import human_size, lock, sha256, user_path
+from ggufy.system.settings import Settings
+
+if TYPE_CHECKING:
+    from ggufy.steps.mix import Mix, Mixer
+
+Prepare = Callable[[argparse.Namespace, Settings, Llama], tuple[Path, Path | None]]
+_CLOSE = 0.005  # a file that is smaller than asked for by more than this part gets a note
+_EMBEDDING_AND_HEAD = ("token_embd.weight", "output.weight")
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], run: Any) -> None:
+    """Adds the command to those of the program."""
+    parser = commands.add_parser("mix", help="make one GGUF of the size that you ask for, as good as can be")
+    parser.set_defaults(run=run)
+    parser.add_argument("source", metavar="SOURCE", help="an unquantized .gguf, or whatever quantize takes")
+    parser.add_argument("--target-size", metavar="SIZE", help="of the file: 1.2GB, 900MiB")
+    parser.add_argument("--target-bpw", metavar="BITS", help="bits per weight of all tensors: 3.275")
+    parser.add_argument("--fit-memory", metavar="SIZE", help="memory that the model may take when it runs: 4GB")
+    parser.add_argument(
+        "--like", metavar="TYPE", help="no larger than the stock file of this quant type, and compared"
+    )
+    how_much = "how much is measured (%(default)s)"
+    parser.add_argument("--mode", choices=targets.MODES, default=targets.STANDARD, help=how_much)
+    parser.add_argument("--imatrix", default="auto", metavar="auto|none|FILE", help="importance matrix (%(default)s)")
+    parser.add_argument("--text", type=user_path, help="text to measure on, disjoint from all others (made at set-up)")
+    parser.add_argument(
+        "--chunks", type=int, default=targets.PROBE_CHUNKS, help="chunks of 512 tokens to read of it (%(default)s)"
+    )
+    parser.add_argument("--prune", action="store_true", help="leave out types that block kurtosis rules out")
+    parser.add_argument("--vocab", metavar="FILE", help="vocabulary of a checkpoint that is not a World model")
+    parser.add_argument("--name", help="name of the model in the file's name (the source's file name)")
+    parser.add_argument("--threads", type=int, help="threads for the tools (one less than allowed)")
+    parser.add_argument(
+        "--out", type=user_path, metavar="FILE|FOLDER", help="the .gguf, or where it goes (beside the base)"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout, no progress")
+
+
+def run(args: argparse.Namespace, settings: Settings, get_llama: Callable[[Settings], Llama], prepare: Prepare) -> str:
+    """Makes the file; what goes to stdout. `prepare` makes base GGUF and imatrix of a source that is neither."""
+    from ggufy.steps.mix import Mixer  # noqa: PLC0415 - loads the Hub's client, which other commands do without
+    from ggufy.steps.to_order import LOCK_NAME  # noqa: PLC0415
+
+    began = time.monotonic()
+    target = targets.parse(size=args.target_size, bpw=args.target_bpw, memory=args.fit_memory)
+    like = _like(args, target)
+    llama = get_llama(settings)
+    with stoppable() as stopped:
+        base, imatrix = prepare(args, settings, llama)
+        how = _how(args, settings, llama, imatrix, stopped, base)
+        message = f"another run works on {base.name}: wait for it to end."
+        with lock(how.folder / LOCK_NAME, 2.0, message):
+            mixer = Mixer(base=base, imatrix_path=imatrix, how=how)
+            try:
+                record = _made(args, mixer, target, like)
+            finally:
+                mixer.close()
+                how.report.clear()
+    record["seconds"] = round(time.monotonic() - began, 1)
+    return json.dumps(record, indent=2, ensure_ascii=False) if args.json else shown(record)
+
+
+def _like(args: argparse.Namespace, target: targets.Target | None) -> str:
+    like = (args.like or "").upper()
+    if like and like not in BY_NAME:
+        raise UsageError(f"--like {args.like} is no quant type: known types are {', '.join(BY_NAME)}.")
+    if bool(like) == bool(target):
+        options = ", ".join(targets.OPTIONS.values())
+        raise UsageError(f"give one size: {options}, or --like with a quant type.")
+    if args.chunks < 2:
+        raise UsageError("--chunks must be at least 2.")
+    return like
+
+
+def _made(args: argparse.Namespace, mixer: Mixer, target: targets.Target | None, like: str) -> dict[str, Any]:
+    from ggufy.steps import to_order  # noqa: PLC0415
+
+    if target is None:
+        size = mixer.stock_size(like)
+        target = targets.Target(kind=targets.SIZE, amount=size, text=like)
+    if args.out and args.out.suffix == ".gguf":
+        _check_free(args.out, mixer)
+    found = to_order.sized(mixer, target, args.mode, like=like, prune=args.prune)
+    label = targets.like_label(like) if like else f"{target.text}-{found.label}{targets.SUFFIX}"
+    out: Path = args.out or mixer.base.parent
+    out = out if out.suffix == ".gguf" else out / f"{_stem(args.name or mixer.base.stem)}-{label}.gguf"
+    mixer.make(found.mix, out, found.facts, found.label)
+    return _record(mixer, found.mix, out, target, found.limit)
+
+
+def _record(mixer: Mixer, mix: Mix, out: Path, target: targets.Target, limit: int) -> dict[str, Any]:
+    head = read_head(out)
+    blocks = [t for name, t in head.tensors.items() if name not in _EMBEDDING_AND_HEAD]
+    chosen = {name: head.tensors[name].type for name in mixer.analysis.losses}
+    proxies = {
+        name: {"type": chosen[name], "coarse": p.coarse, "fine": p.fine, "kurtosis": p.kurtosis}
+        for name, p in mixer.analysis.proxies.items()
+    }
+    quantized = {name: kind for name, kind in chosen.items() if kind not in UNQUANTIZED}
+    codebook = [name for name, kind in quantized.items() if is_codebook(kind)]
+    return {
+        "file": str(out.absolute()),
+        "size": head.file_size,
+        "limit": limit,
+        "target": target.text,
+        "bpw": head.bpw,
+        "block_bpw": sum(t.size for t in blocks) * 8 / sum(t.elements for t in blocks),
+        "mode": mix.mode,
+        "stock": mix.stock,
+        "predicted_kld": mix.predicted,
+        "kld": mix.kld,
+        "compared_with": mix.compared,
+        "compared_kld": mix.stock_kld,
+        "measured": mixer.divergence.measured,
+        "types": dict(Counter(t.type for t in head.tensors.values()).most_common()),
+        "scalar": len(quantized) - len(codebook),
+        "codebook": len(codebook),
+        "frontier": [] if mix.mode == targets.FAST else mixer.frontier(mix.mode),
+        "sensitivities": dict(mix.sensitivities),
+        "proxies": proxies,
+        "recipe": dict(sorted(chosen.items())),
+    }
+
+
+def shown(record: dict[str, Any]) -> str:
+    """The result for people."""
+    short = 1 - record["size"] / record["limit"]
+    why = "it is better than any larger file found" if record["stock"] else "all that fits is in it"
+    note = f", {short:.1%} smaller than asked for: {why}" if short > _CLOSE else ""
+    lines = [
+        record["file"],
+        f"{human_size(record['size'])} ({record['size']} bytes; at most {record['limit']}){note}",
+        f"{record['bpw']:.3f} bits per weight; {record['block_bpw']:.3f} without embedding and head",
+        f"{record['scalar']} tensors went to scalar types, {record['codebook']} to codebooks (IQ)",
+        ", ".join(f"{kind} {count}" for kind, count in record["types"].items()),
+    ]
+    if record["kld"] is not None:
+        against = ""
+        if record["compared_with"]:
+            against = f"; stock {record['compared_with']}: {record['compared_kld']:.5f}"
+        lines.append(f"KLD on the probe text: {record['kld']:.5f}{against}")
+    if record["stock"]:
+        lines.append(f"the stock recipe of {record['stock']} was better than any mix that was found, so it is used")
+    return "\n".join(lines)
+
+
+def _how(
+    args: argparse.Namespace,
+    settings: Settings,
+    llama: Llama,
+    imatrix: Path | None,
+    stopped: threading.Event,
+    base: Path,
+) -> Any:
+    from ggufy.steps.evaluate import How, check_text  # noqa: PLC0415
+    from ggufy.steps.to_order import calibrations_of, folder_of  # noqa: PLC0415
+    from ggufy.texts.calibration import ensure_texts  # noqa: PLC0415
+
+    threads = args.threads or settings.threads or throttle.default_threads(throttle.allowed_cpus())
+    line = Line(shown=not args.json)
+    what = f"reading {base.name}"
+    digest = sha256(base, lambda done: line(what, done / base.stat().st_size), stopped=stopped.is_set)
+    how = How(
+        text=args.text or ensure_texts(settings.cache, stopped=stopped.is_set).probe,
+        folder=folder_of(settings, digest),
+        environment=throttle.child_environment(threads=threads, home=settings.home),
+        llama=llama,
+        threads=threads,
+        chunks=args.chunks,
+        calibrations=calibrations_of(imatrix, settings),
+        digests={base.absolute(): digest},
+        report=line,
+        stopped=stopped.is_set,
+    )
+    check_text(how)
+    return how
+
+
+def _stem(name: str) -> str:
+    from ggufy.core.names import model_name  # noqa: PLC0415
+
+    return model_name(name)
+
+
+def _check_free(out: Path, mixer: Mixer) -> None:
+    """Only what this command has made before is replaced."""
+    if not out.exists():
+        return
+    mine = (mixer.base, mixer.imatrix_path)
+    if not any(path and path.exists() and path.samefile(out) for path in mine):
+        with contextlib.suppress(SourceError):
+            if out.stem.endswith(targets.SUFFIX) or "ggufy.target" in read_head(out).metadata:
+                return
+    raise UsageError(f"{out} is there already, and is no mix: remove it, or give another --out.")

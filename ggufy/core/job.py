@@ -1,0 +1,399 @@
+"""Records: what a job was asked to do, and how far it is. No I/O.
+
+A `Request` is pinned once, when the job is made, and never edited: it holds digests, not wishes. A `Job` is a request
+with a status for people; `evolve` gives the next record. What is left to do is not stored here: products decide
+(see plan.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from pathlib import PurePath
+from typing import Any, Self
+
+from ggufy.core import metrics as evaluation
+from ggufy.core.errors import cause_of, sentence_of, without_folders
+from ggufy.core.metrics import Evaluation
+from ggufy.core.scrub import scrub
+
+VERSION = 2
+# 20 thousand tokens: more calibration text hardly changes a quant (llama.cpp's own table, 10 k against 10 M tokens).
+DEFAULT_CHUNKS = 40
+# Of evaluation text: 4 thousand scored tokens. The KLD's standard error is then about 1 to 2 % of it.
+EVALUATION_CHUNKS = 16
+_FILE_NAME = re.compile(r"(?!\.{1,2}$)[^/\\\0-\x1f\ud800-\udfff]+")
+_MOST_NAME = 240  # bytes, with room for what a file is called while it is made
+_REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_DIGEST = re.compile(r"[0-9a-f]*")  # becomes a folder's name in the cache
+
+
+class Status(StrEnum):
+    """Where a job stands."""
+
+    QUEUED = "queued"  #: waits its turn
+    RUNNING = "running"  #: being worked on, or interrupted: it resumes by itself
+    DONE = "done"  #: every product is there
+    FAILED = "failed"  #: an error ended it; retry runs it again
+    CANCELLED = "cancelled"  #: the user ended it
+    PAUSED = "paused"  #: the user stopped it for now, or it needs something from them (`error` says what)
+
+
+#: What is not taken up again by itself.
+RESTING = frozenset({Status.DONE, Status.FAILED, Status.CANCELLED, Status.PAUSED})
+FINISHED = frozenset({Status.DONE, Status.FAILED, Status.CANCELLED})
+#: What only a person makes of a job.
+DECIDED = frozenset({Status.QUEUED, Status.CANCELLED, Status.PAUSED})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Making:
+    """How a product was made, as far as its name does not say: what a card tells of it, whoever writes the card."""
+
+    llama: str = ""  # commit of the llama.cpp
+    bpw: float | None = None  # bits per weight of a quant
+    recipe: str = ""  # of a quant: digest of its tensors' types, the same for files with the same tensors
+    mix: str = ""  # of a quant: whose recipe it is, see Request.mix; other models than RWKV always have "stock"
+    rescaled: bool = False  # of a quant: what was divided in the base of a deep RWKV-6 is multiplied back
+    mode: str = ""  # of a size to order: how much was measured for it, see Request.mode
+    world: bool | None = None  # of a base: whether it speaks RWKV's World format
+
+
+def first_with_the_same(recipes: Mapping[str, str]) -> dict[str, str]:
+    """Quant types with the same tensors as an earlier one -> that one; `recipes` are digests, empty if unknown."""
+    first: dict[str, str] = {}
+    told = ((quant, first.setdefault(recipe, quant)) for quant, recipe in recipes.items() if recipe)
+    return {quant: other for quant, other in told if other != quant}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """A product that exists."""
+
+    name: str  # file name in the output folder
+    size: int  # bytes
+    sha256: str  # hex digest
+    making: Making | None = None  # None: an older record, or a file that was found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The pinned source: a file on this machine, or one file of a Hub repo at one commit."""
+
+    kind: str  # "checkpoint" (.pth) or "gguf"
+    path: str  # local: absolute path; Hub: the file's path in the repo
+    size: int  # bytes
+    sha256: str  # hex digest of the whole file; empty if only a plain address is known, see `mark`
+    mtime_ns: int = 0  # local files: while size and time stand, the digest is not computed again
+    model_id: str = ""  # Hub: owner/name
+    revision: str = ""  # Hub: commit sha
+    license: str = ""  # Hub: as the source's own card says; empty if it says nothing
+    url: str = ""  # plain address: without token or fragment
+    etag: str = ""  # plain address: the server's mark of the version
+    mark: str = ""  # plain address: the digest if one was given, else that of address, size and version
+    # The demo, or on the Hub and read without a token: anybody could have made this job. Not known of older records,
+    # which count as private until the job is started again from the form.
+    public: bool = False
+
+    @property
+    def remote(self) -> bool:
+        return bool(self.model_id or self.url)
+
+    @property
+    def can_stream(self) -> bool:
+        """True for a remote .pth whose version the server vouches for. A digest that a user gives for a plain address
+        is checked over the whole file, which has to be downloaded then, as if its server names no version."""
+        return self.kind == "checkpoint" and bool(self.model_id or (self.etag and not self.sha256))
+
+    @property
+    def key(self) -> str:
+        """Hex digest that stands for the file's content."""
+        return self.sha256 or self.mark
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What was asked, pinned."""
+
+    name: str  # <Model>: stem of every product
+    source: Source
+    quant_types: tuple[str, ...]  # in the order of making
+    outtype: str  # f16, bf16 or f32: the type of the base GGUF
+    imatrix: str = "auto"  # auto (made from the calibration text), none, or file
+    calibration: str = "bundled"  # what the user named
+    calibration_sha256: str = ""  # digest of the text used (imatrix auto)
+    chunks: int = 0  # at most so many chunks of 512 tokens; 0 = the whole text
+    imatrix_path: str = ""  # the user's imatrix (imatrix file)
+    imatrix_sha256: str = ""
+    vocab_path: str = ""  # own vocabulary; empty = World
+    vocab_sha256: str = ""
+    evaluate: bool = False  # measure every quant against the base
+    evaluation_text: str = ""  # what the user named
+    evaluation_sha256: str = ""  # digest of the text used
+    evaluation_chunks: int = 0  # of 512 tokens
+    mix: str = "stock"  # whose recipes: "rwkv" (quantize/mixes.py), or "stock" as of llama-quantize
+    targets: tuple[str, ...] = ()  # sizes to order, as their files are called: 1.2GB-IQ3_XXS_FIT (quantize/target.py)
+    mode: str = ""  # how much is measured for them: fast, standard or thorough; empty where none was asked for
+    repo_id: str = ""  # owner/name of the output repo on the Hub; empty: a folder here
+    private: bool = False  # of that repo, if it has to be made
+    keep_card: bool = False  # its README.md is somebody's own: only the model files go there
+    by_stranger: bool = False  # made for a Space's visitor: its steps run without the token
+
+    def inputs(self) -> str:
+        """Digest of everything that decides the bytes of base GGUF, imatrix and quants. Two requests that differ only
+        in their quant types and sizes to order share what they have in common."""
+        return self._inputs
+
+    @cached_property  # a page of many jobs asks for this and the id again and again
+    def _inputs(self) -> str:
+        pinned = dataclasses.asdict(self)
+        for free in ("quant_types", "targets", "mode", "imatrix_path", "vocab_path", "calibration", "repo_id"):
+            del pinned[free]
+        del pinned["private"], pinned["keep_card"], pinned["by_stranger"]
+        for name in [name for name in pinned if name.startswith("evaluat")]:
+            del pinned[name]  # measuring changes no file
+        if self.mix == "stock":
+            del pinned["mix"]  # as in records that are older than it: their jobs keep their ids
+        pinned["source"] = self.source.key
+        return hashlib.sha256(json.dumps(pinned, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def local_paths(self) -> tuple[PurePath, ...]:
+        """Of files on this machine that the user named."""
+        named = [self.vocab_path, self.imatrix_path, self.calibration, self.evaluation_text]
+        named += [] if self.source.remote else [self.source.path]
+        return tuple(PurePath(text) for text in named if text and ":" not in text)
+
+    @property
+    def quants(self) -> tuple[str, ...]:
+        """What stands in the names of all quants, in the order of making: quant types, then sizes to order."""
+        return (*self.quant_types, *self.targets)
+
+    def file_of(self, quant: str) -> str:
+        """`<Model>-<quant type>.gguf`, or with the label of a size to order."""
+        return f"{self.name}-{quant}.gguf"
+
+    @property
+    def analysed(self) -> bool:
+        """True if the job finds the best size for every quality by measuring (see steps/analyse.py)."""
+        return self.mode not in ("", "fast")
+
+    @cached_property
+    def job_id(self) -> str:
+        """`<Model>-<8 hex digits>`: the same request is the same job."""
+        measured = f"{self.evaluation_sha256},{self.evaluation_chunks}" if self.evaluate else ""
+        ordered = f"{self.mode}:{','.join(self.targets)}" if self.mode else ""
+        asked = "stranger" if self.by_stranger else ""  # a job of its own: it never becomes the owner's private one
+        text = self.inputs() + ",".join(self.quant_types) + self.repo_id + measured + ordered + asked
+        return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontierPoint:
+    """A size that can be ordered, and how good the file is expected to be."""
+
+    size: int  # bytes of the file
+    bpw: float  # bits per weight
+    kld: float  # KL divergence from the base that the measurements let expect, nats a token
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One model through all its steps."""
+
+    request: Request
+    status: Status = Status.QUEUED
+    error: str = ""  # one sentence: why it failed, or what it needs to go on
+    cause: str = ""  # what kind of error that was: one of errors.CAUSES; all that strangers are told of it
+    begun: bool = False  # a run of it has been at work, so that files may be its own
+    created: str = ""  # UTC, ISO 8601; for people
+    updated: str = ""
+    term: int = 0  # of the lease that it was written under, see hub/lease.py
+    serial: int = 0  # how often it was written; of two records, the one with the greater (term, serial) counts
+    artifacts: tuple[Artifact, ...] = ()  # products finished so far, in the order of making
+    evaluations: tuple[Evaluation, ...] = ()  # of quants measured so far
+    frontier: tuple[FrontierPoint, ...] = ()  # the best files for their size, smallest first, once they are known
+
+    @property
+    def id(self) -> str:
+        return self.request.job_id
+
+    @property
+    def unfinished(self) -> bool:
+        """True if the next start of the program takes it up. One that waits for its owner is tried again then, since
+        a new token needs a restart."""
+        return self.status not in RESTING or (self.status is Status.PAUSED and bool(self.error))
+
+    def evolve(self, **changes: Any) -> Self:
+        """The next record."""
+        return dataclasses.replace(self, **changes)
+
+    def ended(self, status: Status, error: BaseException | None = None, folders: Iterable[PurePath] = ()) -> Self:
+        """The record that says how a run ended: the way to write an error into it.
+
+        What goes to the Hub may be read by others: there the sentence names files without the folders that they are
+        in, nor any of these `folders` of this machine.
+        """
+        sentence = sentence_of(error) if error is not None else ""
+        if self.request.repo_id:
+            sentence = without_folders(sentence, (*self.request.local_paths, *folders))
+        return self.evolve(status=status, error=sentence, cause=cause_of(error) if error is not None else "")
+
+    def with_artifact(self, artifact: Artifact) -> Self:
+        """The record that knows this product; an older one of the same name is replaced. What is known of how these
+        bytes were made stays, and figures of other bytes go."""
+        older = next((a for a in self.artifacts if a.name == artifact.name), None)
+        if artifact.making is None and older is not None and older.sha256 == artifact.sha256:
+            artifact = dataclasses.replace(artifact, making=older.making)
+        kept = tuple(a for a in self.artifacts if a.name != artifact.name)
+        figures = tuple(e for e in self.evaluations if e.quant != artifact.name or e.is_of(artifact.sha256))
+        return self.evolve(artifacts=(*kept, artifact), evaluations=figures)
+
+    def with_evaluation(self, measured: Evaluation) -> Self:
+        """The record that knows these figures; older ones of the same quant are replaced."""
+        kept = tuple(e for e in self.evaluations if e.quant != measured.quant)
+        return self.evolve(evaluations=(*kept, measured))
+
+
+def merged(own: Job, theirs: Job, *, unsent: bool) -> Job:
+    """What counts of two records of a job: of this machine, and of the state repo.
+
+    The one written later counts, and nothing that only the other knows is lost: neither products nor figures nor,
+    while the own one is `unsent`, what a person has decided about the job here.
+    """
+    own_is_newer = _age(own) > _age(theirs)
+    newer, older = (own, theirs) if own_is_newer else (theirs, own)
+    created = min(filter(None, (own.created, theirs.created)), default="")
+    begun = newer.begun or older.begun
+    found = newer.evolve(frontier=newer.frontier or older.frontier, created=created, begun=begun)
+    known, measured = {a.name for a in newer.artifacts}, {e.quant for e in newer.evaluations}
+    for artifact in (a for a in older.artifacts if a.name not in known):
+        found = found.with_artifact(artifact)
+    for figures in (e for e in older.evaluations if e.quant not in measured):
+        found = found.with_evaluation(figures)
+    if unsent and own.status in DECIDED and (theirs.status is not Status.DONE or own.status is Status.QUEUED):
+        found = found.evolve(status=own.status, error=own.error, cause=own.cause)
+    return found
+
+
+def _age(job: Job) -> tuple[int, int, str]:
+    """Records of older versions know nothing but the time."""
+    return job.term, job.serial, job.updated
+
+
+def evaluations_for(request: Request, jobs: Iterable[Job]) -> tuple[Evaluation, ...]:
+    """What `jobs` have measured that a job with this request would measure again: the same files, by their digests,
+    over the same text.
+
+    Where several have measured a file, the oldest record counts, so that all show the same figures.
+    """
+    if not request.evaluate:
+        return ()
+    inputs = request.inputs()
+    same = sorted((j for j in jobs if j.request.inputs() == inputs), key=lambda j: (j.created, j.id))
+    own = [j for j in same if j.id == request.job_id]
+    digests = {a.name: a.sha256 for j in (*sorted(same, key=lambda j: j.updated), *own) for a in j.artifacts}
+    names = {request.file_of(quant): quant in request.targets for quant in request.quants}
+    text = (request.evaluation_sha256, request.evaluation_chunks)
+    found: dict[str, Evaluation] = {}
+    for other in (*own, *same):
+        if (other.request.evaluation_sha256, other.request.evaluation_chunks) != text:
+            continue
+        for figures in other.evaluations:
+            made_to_order = names.get(figures.quant)
+            known = digests.get(figures.quant, "" if made_to_order else figures.quant_sha256)
+            if made_to_order is not None and figures.quant_sha256 == known:
+                found.setdefault(figures.quant, figures)
+    most = max((figures.tokens for figures in found.values()), default=0)  # a fuller disk gave older records fewer
+    return tuple(figures for figures in found.values() if figures.tokens == most)
+
+
+def was_at_work(job: Job) -> bool:
+    """True if files may be this job's."""
+    return job.begun or bool(job.artifacts) or job.status is Status.RUNNING  # the latter two: as older records tell
+
+
+def folder_owners(jobs: Iterable[Job]) -> dict[str, Job]:
+    """By model name, the job that worked last in the folder of that name: the files there are of its inputs."""
+    owners: dict[str, Job] = {}
+    for job in jobs:
+        if was_at_work(job):
+            name = job.request.name
+            owners[name] = max(owners.get(name, job), job, key=lambda one: one.updated)
+    return owners
+
+
+def to_json(job: Job) -> str:
+    """The job as JSON text, with the record's version."""
+    return scrub(json.dumps({"version": VERSION, **dataclasses.asdict(job)}, indent=2, ensure_ascii=False)) + "\n"
+
+
+# One function per version step: UPGRADES[1] turns a version-1 record into a version-2 one.
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+
+def _with_mix(record: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 knew only llama-quantize's own recipes, and no sizes to order, which are none by default."""
+    request = record.get("request")
+    return record | {"request": {"mix": "stock"} | request} if isinstance(request, dict) else record
+
+
+UPGRADES[1] = _with_mix
+
+
+def _artifact(*, making: dict[str, Any] | None = None, **fields: Any) -> Artifact:
+    return Artifact(making=Making(**making) if making else None, **fields)
+
+
+def from_json(text: str) -> Job:
+    """Reads what `to_json` wrote, in this version or an older one. Raises ValueError for anything else."""
+    record = json.loads(text)
+    version = record.pop("version", None) if isinstance(record, dict) else None
+    if not isinstance(version, int) or not 1 <= version <= VERSION:
+        raise ValueError(f"not a job record of version 1 to {VERSION}")
+    while version < VERSION:
+        record = UPGRADES[version](record)
+        version += 1
+    try:
+        request = record.pop("request")
+        request["source"] = Source(**request["source"])
+        request["quant_types"] = tuple(request["quant_types"])
+        request["targets"] = tuple(request.get("targets", ()))
+        artifacts = tuple(_artifact(**a) for a in record.pop("artifacts"))
+        status = Status(record.pop("status"))
+        measured = tuple(evaluation.from_record(e) for e in record.pop("evaluations", ()))
+        frontier = tuple(FrontierPoint(**point) for point in record.pop("frontier", ()))
+        pinned = Request(**request)
+        _check_names(pinned, artifacts)
+        return Job(
+            request=pinned,
+            status=status,
+            artifacts=artifacts,
+            evaluations=measured,
+            frontier=frontier,
+            **record,
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a job record: {error}") from error
+
+
+def _check_names(request: Request, artifacts: tuple[Artifact, ...]) -> None:
+    """Raises ValueError for texts that would make paths to elsewhere: a record may come from the Hub, or from anybody
+    who can write into the folder."""
+    source = request.source
+    names = [request.name, request.outtype, *request.quants, *(artifact.name for artifact in artifacts)]
+    names += [source.path.rpartition("/")[2]] if source.remote else []
+    for text in names:
+        if not _FILE_NAME.fullmatch(text) or len(text.encode()) > _MOST_NAME:
+            raise ValueError(f"not a job record: {text[:80]!r} is no part of a file's name")
+    if request.repo_id and not _REPO_ID.fullmatch(request.repo_id):
+        raise ValueError(f"not a job record: {request.repo_id[:80]!r} is no repo")
+    for digest in (source.key, request.calibration_sha256, request.evaluation_sha256, request.imatrix_sha256):
+        if not _DIGEST.fullmatch(digest):
+            raise ValueError(f"not a job record: {digest[:80]!r} is no digest")

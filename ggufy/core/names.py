@@ -1,0 +1,75 @@
+"""What a model, its files and its repo are called, and what those names must not say. Pure.
+
+A model's name stands in `<Model>-<label>.gguf`, and whoever fetches one by its label goes by file names alone:
+
+- llama.cpp (`-hf repo:label`, common/download.cpp) leaves out every file with `mmproj`, `imatrix`, `mtp-`, `eagle3-`,
+  `dflash-` or `dspark-` in its name, and takes the first one left in which the label stands before a `-` or `.`.
+- Disks allow 255 bytes in a name, and labels and `.journal.part` come behind the model's.
+- The Hub allows 96 ASCII letters, without `--` and `..`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+
+from ggufy.core.catalog import BY_NAME, OUTTYPES
+from ggufy.core.errors import UsageError
+from ggufy.core.plan import folder_name
+from ggufy.system.files import brief
+
+MOST_BYTES = 120  # of a model's name
+_MOST_REPO = 96  # letters of a repo's name
+_OUTTYPE_SUFFIX = re.compile(r"[-._](bf16|f16|f32|fp16|fp32)$", re.IGNORECASE)
+_TOOL_WORD = re.compile(r"(i)(matrix)|(m)(mproj)|(?:(m)(tp)|(e)(agle3)|(d)(flash|spark))(?=-|$)", re.IGNORECASE)
+_LABEL = re.compile(
+    rf"[-._]*(?:{'|'.join([*BY_NAME, *OUTTYPES])})(?:_FIT)?(?=[-.]|$)", re.IGNORECASE
+)  # `_FIT`: quantize/target.py
+_REPO = re.compile(r"[A-Za-z0-9](?:[\w.-]*\w)?/[A-Za-z0-9](?:[\w.-]*\w)?", re.ASCII)
+_CARD_TITLE = re.compile(rf"^# (.+){re.escape(folder_name(''))}$", re.MULTILINE)
+
+
+def model_name(stem: str) -> str:
+    """A file name's stem as the model's name: what is unusual in file names replaced, what has a meaning to tools
+    taken out (labels) or parted (`i_matrix`), and no longer than MOST_BYTES. Raises UsageError if nothing is left."""
+    name, last = re.sub(r"[^\w.+-]+", "-", _bare(stem)[: 4 * MOST_BYTES]), ""
+    while name != last:
+        last = name
+        name = _LABEL.sub("", _TOOL_WORD.sub(lambda found: "_".join(filter(None, found.groups())), name))
+        name = name.encode()[:MOST_BYTES].decode(errors="ignore").strip("-.")
+    if not name:
+        raise UsageError(f"no name can be made from {brief(stem)!r}: give one with --name.")
+    return name
+
+
+def repo_name(stem: str) -> str:
+    """`<Model>-GGUF` as the Hub allows it. Where that is not the stem as it is, a digest of the stem is part of it, so
+    that two models never come to one repo because both lost what told them apart."""
+    bare = _bare(stem)
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", model_name(stem))
+    plain = re.sub(r"\.+", ".", re.sub(r"[-.]*-[-.]*", "-", plain)).lstrip("-._").rstrip("-.")
+    if plain == bare and len(folder_name(plain)) <= _MOST_REPO:
+        return folder_name(plain)
+    tail = folder_name("-" + hashlib.sha256(bare.encode(errors="surrogateescape")).hexdigest()[:8])
+    return (plain[: _MOST_REPO - len(tail)].rstrip("-.") or "model") + tail
+
+
+def is_repo_id(text: str) -> bool:
+    """True for `owner/name` as the Hub allows it."""
+    name = text.rpartition("/")[2]
+    lost = "--" in text or ".." in text or name.endswith((".git", ".ipynb"))
+    return _REPO.fullmatch(text) is not None and not lost and len(name) <= _MOST_REPO
+
+
+def check_card(card: str, *, repo_id: str, name: str) -> None:
+    """Raises UsageError if `card`, the README.md of a repo, is one that ggufy wrote for another model than `name`."""
+    titles = _CARD_TITLE.findall(card)
+    if re.search(r"^quantized_by: ggufy$", card, re.MULTILINE) and titles and name not in titles:
+        raise UsageError(
+            f"{repo_id} holds the files of another model, {brief(titles[0])!r}: give this run another --repo."
+        )
+
+
+def _bare(stem: str) -> str:
+    return _OUTTYPE_SUFFIX.sub("", unicodedata.normalize("NFC", stem))

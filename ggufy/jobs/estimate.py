@@ -1,0 +1,190 @@
+"""What a job would be, before it is started: sizes of all 29 quants, disk, time. Nothing of the weights is read.
+
+The shapes of a source are enough for a skeleton of its base GGUF, and llama-quantize's dry run over that says the size
+of every quant to the byte. Time comes from the cost model of the ETA, corrected by a short measurement of this CPU.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ggufy import demo
+from ggufy.core.catalog import BY_NAME, make_order
+from ggufy.core.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS, Request, Source
+from ggufy.core.names import model_name
+from ggufy.core.plan import DOWNLOAD, UPLOAD, plan
+from ggufy.core.progress import Workload, model_seconds
+from ggufy.llama.install import Llama
+from ggufy.llama.tools import ToolRun
+from ggufy.quantize.recipe import ImatrixFacts
+from ggufy.quantize.search.mixes import RWKV
+from ggufy.quantize.search.target import label, parse_word
+from ggufy.sources.inspect import Report, write_gguf_skeleton
+from ggufy.steps.forecast import (
+    JobForecast,
+    forecast_types,
+    imatrix_bytes,
+    peak_bytes,
+    predictions_bytes,
+    target_sizes,
+)
+from ggufy.steps.to_order import recipes_measured
+from ggufy.system import resources as throttle
+from ggufy.system.files import free_bytes
+from ggufy.system.settings import Settings
+
+_REFERENCE_S = 0.000085  # of `cpu_speed`'s work on the CPU that the cost model was measured on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """One source, looked at."""
+
+    report: Report
+    sizes: JobForecast | None = None  # None: it cannot work, or llama.cpp is not ready
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What of the form decides the cost."""
+
+    quant_types: tuple[str, ...]
+    imatrix: bool = True
+    evaluate: bool = False
+    targets: tuple[str, ...] = ()  # sizes to order, as the user wrote them
+    mode: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a job would take."""
+
+    made: int  # bytes of all files
+    peak: int  # bytes of disk at the worst moment
+    free: int  # bytes that are free there now
+    seconds: float  # with the threads of now; without the transfers, which nobody knows
+    where: str  # folder or repo
+    account: str  # on the Hub; empty: a folder here
+
+
+def preview(
+    report: Report,
+    settings: Settings,
+    *,
+    llama: Llama | None,
+    outtype: str | None = None,
+    vocab: str | None = None,
+    mix: str = RWKV,
+) -> Preview:
+    """Forecasts every quant type of a source that was looked at, if it can work and llama.cpp is ready."""
+    if report.problem or llama is None:
+        return Preview(report=report)
+    with tempfile.TemporaryDirectory(prefix="ggufy-") as folder:
+        skeleton = Path(folder) / "skeleton.gguf"
+        _write_skeleton(report, skeleton, outtype=outtype, vocab=vocab)
+        environment = throttle.child_environment(threads=1, home=settings.home)
+        run = ToolRun(environment=environment, cwd=Path(folder))
+        facts = ImatrixFacts(file=f"{_name(report)}-imatrix.gguf", dataset="ggufy-calibration.txt")
+        sizes = forecast_types(skeleton, BY_NAME, llama=llama, run=run, facts=facts, mix=mix)
+    return Preview(report=report, sizes=sizes)
+
+
+def _write_skeleton(report: Report, target: Path, *, outtype: str | None, vocab: str | None) -> None:
+    if report.kind == "gguf":
+        write_gguf_skeleton(report, target)
+        return
+    from ggufy.models.convert import write_skeleton_of  # noqa: PLC0415 - loads torch
+
+    own = vocab or (str(demo.VOCAB) if report.source == "demo" else None)
+    write_skeleton_of(
+        report.shapes, target, outtype=outtype or "f16", vocab=Path(own) if own else None, name=_name(report)
+    )
+
+
+def _name(report: Report) -> str:
+    """As the files will be called unless the user gives another name."""
+    return model_name(Path(report.path).stem)
+
+
+def cost(found: Preview, order: Order, settings: Settings, *, where: str, account: str, threads: int) -> Cost | None:
+    """What a job with these types would take; None where sizes are not known."""
+    if found.sizes is None:
+        return None
+    report, sizes = found.report, found.sizes
+    quants = [sizes.quants[t].size for t in order.quant_types]
+    quants += target_sizes(sizes.base, _labels(sizes, order)).values()
+    imatrix = imatrix_bytes(sizes) * order.imatrix
+    base = sizes.base.file_size
+    peak = peak_bytes(
+        base=base,
+        imatrix=imatrix,
+        quants=quants,
+        predictions=predictions_bytes(sizes.base, EVALUATION_CHUNKS) if order.evaluate else 0,
+        source=report.size if report.remote and not report.streams else 0,
+        published=bool(account),
+    )
+    return Cost(
+        made=base + imatrix + sum(quants),
+        peak=peak,
+        free=free_bytes(settings.out),
+        seconds=_seconds(report, sizes, order, threads=threads) / cpu_speed(),
+        where=where,
+        account=account,
+    )
+
+
+def _seconds(report: Report, sizes: JobForecast, order: Order, *, threads: int) -> float:
+    request = Request(
+        name="model",
+        source=Source(kind=report.kind, path=report.path, size=report.size, sha256=""),
+        quant_types=order.quant_types,
+        outtype="f16",
+        imatrix="auto" if order.imatrix else "none",
+        evaluate=order.evaluate,
+        targets=_labels(sizes, order),
+        mode=order.mode if order.targets else "",
+    )
+    load = Workload(
+        weights=sizes.weights,
+        quants=sizes.work(make_order(set(order.quant_types))),
+        base_bytes=sizes.base.file_size,
+        recipes=recipes_measured(request),
+        chunks=DEFAULT_CHUNKS,
+        evaluation_chunks=EVALUATION_CHUNKS,
+        threads=threads,
+    )
+    return sum(model_seconds(step, load) for step in plan(request) if step.kind not in (DOWNLOAD, UPLOAD))
+
+
+def _labels(sizes: JobForecast, order: Order) -> tuple[str, ...]:
+    """Raises UsageError for what is no size."""
+    weights = sizes.weights
+    return tuple(dict.fromkeys(label(parse_word(word), weights=weights, head=0) for word in order.targets))
+
+
+_speed: float = 0.0
+
+
+def cpu_speed() -> float:
+    """Speed of one core, 1.0 for the CPU that the cost model was measured on; measured once, in some milliseconds."""
+    global _speed  # noqa: PLW0603 - a property of the machine
+    if not _speed:
+        values = np.linspace(-1, 1, 1 << 17, dtype=np.float32)
+        times = []
+        for _ in range(40):  # some of them undisturbed
+            began = time.perf_counter()
+            np.clip(np.rint(values * 7.3), -8, 7).astype(np.int8).sum()
+            times.append(time.perf_counter() - began)
+        _speed = min(10.0, max(0.1, _REFERENCE_S / min(times)))
+    return _speed
+
+
+def chosen(types: Collection[str]) -> tuple[str, ...]:
+    """The known types among what a visitor sent."""
+    return tuple(name for name in BY_NAME if name in types)

@@ -1,0 +1,295 @@
+"""From what a user types to a pinned request: the one way in, for the command line and for the page.
+
+SOURCE is `demo`, a local `.pth`, a local unquantized `.gguf`, a Hub repo (`owner/repo`, `owner/repo:file.pth`), or the
+plain address of a `.pth` or `.gguf`.
+Everything that decides the bytes of the result is pinned here by digest; whatever cannot work is refused here.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ggufy import demo
+from ggufy.core.catalog import BY_NAME, OUTTYPES, make_order
+from ggufy.core.errors import CalibrationError, SourceError, UsageError
+from ggufy.core.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS, Job, Request, Source
+from ggufy.core.metrics import memory_needed
+from ggufy.core.names import is_repo_id, model_name, repo_name
+from ggufy.formats.gguf import MAGIC, read_head
+from ggufy.quantize.search import mixes
+from ggufy.quantize.search import target as sizes
+from ggufy.records.store import JobStore
+from ggufy.sources import hub
+from ggufy.sources.gguf_model import check_model
+from ggufy.sources.inspect import Report, look
+from ggufy.sources.locate import is_plain_url, local_file
+from ggufy.sources.url import resolve_url
+from ggufy.system.files import brief, human_size, is_there, sha256, user_file, user_path
+from ggufy.system.settings import Settings
+from ggufy.texts import calibration
+from ggufy.texts.overlap import check_disjoint
+
+_WORTH_A_WORD = 1 << 30  # bytes: reading less takes a moment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What the user asked for, before anything is looked at."""
+
+    source: str
+    quant_types: tuple[str, ...]
+    outtype: str | None = None  # None: f16, or what an unquantized GGUF already is
+    imatrix: str = "auto"  # auto, none, or a file
+    calibration: str = "bundled"
+    chunks: int = DEFAULT_CHUNKS
+    evaluate: bool | None = None  # None: the demo only
+    evaluation: str = "bundled"
+    evaluation_chunks: int = EVALUATION_CHUNKS
+    vocab: str | None = None
+    name: str | None = None
+    mix: str = mixes.RWKV  # or mixes.STOCK; other models than RWKV-6 and RWKV-7 always get the latter
+    targets: tuple[str, ...] = ()  # sizes to order: 1.2GB, 900MiB, 3.275bpw, mem4GB
+    mode: str = ""  # fast, standard or thorough; empty: standard if there are targets
+    owner: str = ""  # account on the Hub that the results go to; empty: a folder here
+    repo_id: str | None = None  # None: <owner>/<Model>-GGUF
+    private: bool = False
+    keep_card: bool = False  # publish the model files only; the repo has a README.md of its own
+    by_stranger: bool = False  # made for a Space's visitor, see strangers.py
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How making a job is followed and ended: a large source takes minutes to read, and a server may be silent."""
+
+    stopped: Callable[[], bool] = lambda: False
+    report: Callable[[str, float], None] = lambda what, fraction: None
+
+    def sha256(self, path: Path) -> str:
+        """Raises Cancelled soon after `stopped()` turned true."""
+        size, what = path.stat().st_size, f"reading {path.name}"
+        report = (lambda done: self.report(what, done / size)) if size > _WORTH_A_WORD else None
+        return sha256(path, report, stopped=self.stopped)
+
+
+def make_job(wish: Wish, settings: Settings, watch: Watch | None = None) -> Job:
+    """Pins the wish. Raises a GgufyError, in one sentence, for anything that cannot work, and Cancelled soon after
+    `watch.stopped()` turned true."""
+    watch = watch or Watch()
+    if not wish.source.strip():
+        raise UsageError("no source given: enter demo, a path, or owner/repo:file.pth.")
+    if wish.source == "demo":
+        return make_job(_demo_wish(wish), settings, watch)
+    settings = settings.for_strangers() if wish.by_stranger else settings
+    source = _source(wish.source, settings, watch)
+    looked = wish.targets or (source.kind == "gguf" and source.remote)
+    report = look(wish.source, settings, vocab=wish.vocab) if looked else None
+    stem = wish.name or file_stem(source.path, source.model_id, by_stranger=wish.by_stranger)
+    name = model_name(stem)
+    request = Request(
+        name=name,
+        repo_id=_repo_id(wish, stem),
+        private=wish.private and bool(wish.owner),
+        keep_card=wish.keep_card and bool(wish.owner),
+        by_stranger=wish.by_stranger,
+        source=source,
+        quant_types=make_order(set(wish.quant_types)),
+        outtype=_outtype(wish, source),
+        mix=_mix(wish, source),
+        **_order_fields(wish, source, report),
+        **_imatrix_fields(wish, settings, watch),
+        **_vocab_fields(wish, source),
+    )
+    _check_types(request)
+    request = replace(request, **_evaluation_fields(wish, request, settings, watch))
+    return Job(request=request)
+
+
+def is_query(text: str, *, hub_only: bool = False) -> bool:
+    """True for words to search the Hub for; False for what can be a source already, or can be nothing at all. With
+    `hub_only` no file of this machine is one, nor looked for."""
+    if text == "demo" or "/" in text or ":" in text or text.startswith((".", "~")):
+        return False
+    try:
+        return hub_only or not is_there(user_path(text))
+    except UsageError:
+        return False
+
+
+def file_stem(path: str, model_id: str, *, by_stranger: bool) -> str:
+    """What a model is named after: its file; a stranger's also after its account on the Hub, or one could choose a
+    file's name so that its results go where the owner's are."""
+    account = model_id.partition("/")[0]
+    return f"{account}-{Path(path).stem}" if by_stranger and account else Path(path).stem
+
+
+def _demo_wish(wish: Wish) -> Wish:
+    evaluate = True if wish.evaluate is None else wish.evaluate
+    return replace(wish, source=str(demo.CHECKPOINT), vocab=wish.vocab or str(demo.VOCAB), evaluate=evaluate)
+
+
+def _repo_id(wish: Wish, stem: str) -> str:
+    if not wish.owner:
+        if wish.repo_id:
+            raise UsageError("--repo names a repo on the Hub: add --hub hf, or leave it out.")
+        return ""
+    repo_id = wish.repo_id or f"{wish.owner}/{repo_name(stem)}"
+    if not is_repo_id(repo_id):
+        raise UsageError(
+            f"{brief(repo_id)!r} is no name for a repo: give one such as {wish.owner}/my-model-GGUF with --repo."
+        )
+    return repo_id
+
+
+def _source(text: str, settings: Settings, watch: Watch) -> Source:
+    if not settings.hub_only and is_plain_url(text):
+        return resolve_url(text, stopped=watch.stopped)
+    if path := local_file(text, hub_only=settings.hub_only):
+        return _local_source(path, settings, watch)
+    return hub.resolve(text, token=settings.hf_token, stopped=watch.stopped)
+
+
+def _local_source(path: Path, settings: Settings, watch: Watch) -> Source:
+    with path.open("rb") as file:
+        kind = "gguf" if file.read(4) == MAGIC else "checkpoint"
+    if kind == "gguf":
+        check_model(read_head(path), path.name)
+    stat = path.stat()
+    return Source(
+        kind=kind,
+        path=str(path),
+        size=stat.st_size,
+        mtime_ns=stat.st_mtime_ns,
+        sha256=_known_digest(path, settings) or watch.sha256(path),
+        public=path == demo.CHECKPOINT.resolve(),
+    )
+
+
+def _known_digest(path: Path, settings: Settings) -> str:
+    """The digest that an earlier job computed for the same unchanged file; large files take minutes to read."""
+    stat = path.stat()
+    for job in JobStore(settings.out).jobs():
+        known = job.request.source
+        if (known.path, known.size, known.mtime_ns) == (str(path), stat.st_size, stat.st_mtime_ns):
+            return known.sha256
+    return ""
+
+
+def _outtype(wish: Wish, source: Source) -> str:
+    if wish.outtype is not None and wish.outtype not in OUTTYPES:
+        raise UsageError(f"unknown outtype {brief(wish.outtype)!r}: one of {', '.join(OUTTYPES)}.")
+    if source.kind != "gguf" or source.remote:
+        return wish.outtype or "f16"
+    own = read_head(Path(source.path)).outtype
+    if wish.outtype not in (None, own):
+        raise UsageError(f"this GGUF is {own} and is taken as it is: leave --outtype {wish.outtype} out.")
+    return own
+
+
+def _mix(wish: Wish, source: Source) -> str:
+    if wish.mix not in mixes.KINDS:
+        raise UsageError(f"unknown mix {brief(wish.mix)!r}: one of {', '.join(mixes.KINDS)}.")
+    if source.kind == "gguf" and not source.remote and not mixes.is_rwkv(read_head(Path(source.path))):
+        return mixes.STOCK
+    return wish.mix
+
+
+def _order_fields(wish: Wish, source: Source, report: Report | None) -> dict[str, Any]:
+    """Sizes to order, by the labels that their files will have: these are not computed again."""
+    if wish.mode not in ("", *sizes.MODES):
+        raise UsageError(f"unknown mode {brief(wish.mode)!r}: one of {', '.join(sizes.MODES)}.")
+    targets = [sizes.parse_word(word) for word in wish.targets]
+    if not targets or report is None:
+        return {"mode": "" if wish.mode == sizes.FAST else wish.mode}
+    base = _base_size(wish, source, report)
+    labels = dict.fromkeys(_label(target, report.parameters, base) for target in targets)
+    return {"targets": tuple(labels), "mode": wish.mode or sizes.STANDARD}
+
+
+def _base_size(wish: Wish, source: Source, report: Report) -> int:
+    """Bytes of the unquantized GGUF."""
+    if source.kind == "gguf":
+        return source.size
+    from ggufy.models.convert import write_skeleton_of  # noqa: PLC0415 - loads torch
+
+    with tempfile.TemporaryDirectory(prefix="ggufy-") as folder:
+        skeleton = Path(folder) / "skeleton.gguf"
+        vocab = user_path(wish.vocab) if wish.vocab else None
+        write_skeleton_of(report.shapes, skeleton, outtype=wish.outtype or "f16", vocab=vocab, name="model")
+        return skeleton.stat().st_size
+
+
+def _label(target: sizes.Target, weights: int, base: int) -> str:
+    least = math.ceil(sizes.LEAST_BPW * weights / 8)
+    budget = target.file_budget(weights=weights, head=0)  # its head, some hundred kB, is not known yet
+    if budget < least:
+        needed = human_size(memory_needed(least) if target.kind == sizes.MEMORY else least)
+        raise UsageError(f"{target.text} is too small for this model, which needs more than {needed}: ask for more.")
+    if budget >= base:
+        raise UsageError(
+            f"{target.text} is no less than the unquantized file, which has {human_size(base)}: take that, it is made "
+            "with every job, or order a smaller size."
+        )
+    return sizes.label(target, weights=weights, head=0)
+
+
+def _imatrix_fields(wish: Wish, settings: Settings, watch: Watch) -> dict[str, Any]:
+    if wish.imatrix == "none":
+        return {"imatrix": "none"}
+    if wish.imatrix == "auto":
+        text = calibration.pin_text(wish.calibration, settings.cache, token=settings.hf_token, stopped=watch.stopped)
+        return {"calibration": wish.calibration, "calibration_sha256": text.sha256, "chunks": wish.chunks}
+    path = user_file(wish.imatrix)
+    if path is None:
+        raise CalibrationError(f"the imatrix {brief(wish.imatrix)} does not exist: give a file, auto or none.")
+    with path.open("rb") as file:
+        if file.read(4) != MAGIC:
+            raise CalibrationError(
+                f"{path.name} is no imatrix in GGUF form: make it again with a llama-imatrix of 2025 or later."
+            )
+    return {"imatrix": "file", "imatrix_path": str(path), "imatrix_sha256": watch.sha256(path)}
+
+
+def _evaluation_fields(wish: Wish, request: Request, settings: Settings, watch: Watch) -> dict[str, Any]:
+    if not wish.evaluate:
+        return {}
+    if wish.evaluation_chunks < 1:
+        raise UsageError("the figures need at least one chunk of text: give a larger number of evaluation chunks.")
+    text = calibration.pin_text(
+        wish.evaluation, settings.cache, token=settings.hf_token, use="evaluation", stopped=watch.stopped
+    )
+    read = calibration.pinned(settings.cache, request.calibration_sha256) if request.imatrix == "auto" else None
+    if read is not None:
+        check_disjoint(text.path, read)
+    if request.mode:
+        check_disjoint(text.path, calibration.ensure_texts(settings.cache, stopped=watch.stopped).probe)
+    return {
+        "evaluate": True,
+        "evaluation_text": wish.evaluation,
+        "evaluation_sha256": text.sha256,
+        "evaluation_chunks": wish.evaluation_chunks,
+    }
+
+
+def _vocab_fields(wish: Wish, source: Source) -> dict[str, Any]:
+    if wish.vocab is None:
+        return {}
+    if source.kind == "gguf":
+        raise UsageError("a GGUF carries its vocabulary: leave --vocab out.")
+    path = user_file(wish.vocab)
+    if path is None:
+        raise SourceError(f"the vocabulary {brief(wish.vocab)} does not exist: check the path given with --vocab.")
+    return {"vocab_path": str(path), "vocab_sha256": sha256(path)}
+
+
+def _check_types(request: Request) -> None:
+    if request.imatrix == "none":
+        refused = [name for name in request.quant_types if BY_NAME[name].needs_imatrix]
+        if refused:
+            raise UsageError(
+                f"{', '.join(refused)} cannot be made without an imatrix: leave out --imatrix none, or them."
+            )

@@ -1,0 +1,321 @@
+"""Runs one job to its end; worker.py runs the jobs of a queue in turn.
+
+    run(job)   is the lease ours? → lock the folder → what is due? → forecast, does it fit? → each due step → done
+               what passes by itself is waited for; what only a person can help with pauses the job, any other error of
+               ours ends it as failed; cancel ends it as cancelled; shutdown leaves it running, and it is picked up at
+               the next start. See jobs/patience.py for what an error makes of a job.
+
+This is one of the three places that catch errors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from ggufy.core.errors import BusyError, Cancelled, CannotStream, GgufyError, LeaseLost, UsageError
+from ggufy.core.job import FINISHED, RESTING, Job, Status, evaluations_for
+from ggufy.core.plan import (
+    ANALYSE,
+    CONVERT,
+    DOWNLOAD,
+    EVALUATE,
+    FETCH,
+    FRONTIER,
+    LOCK_NAME,
+    MEASURED,
+    QUANTIZE,
+    SOURCE_PRODUCT,
+    UPLOAD,
+    UPLOADED,
+    Step,
+    base_name,
+    folder_name,
+    pending,
+    plan,
+)
+from ggufy.core.progress import Workload
+from ggufy.jobs.workspace import Connection
+from ggufy.llama.install import Llama
+from ggufy.publish.destination import Destination, LocalFolder
+from ggufy.publish.hub_repo import HubRepo, Places
+from ggufy.records.patience import Patience, Verdict, pause_s, verdict
+from ggufy.records.records import JobRecords
+from ggufy.records.run_state import Live, Stop
+from ggufy.records.store import JobStore
+from ggufy.sources.hub import remove_orphans
+from ggufy.steps import MAKERS, Makers
+from ggufy.steps.context import Context
+from ggufy.steps.forecast import check_download_space, check_space, left_bytes, product_sizes
+from ggufy.steps.to_order import recipes_measured
+from ggufy.system import resources as throttle
+from ggufy.system.clock import CLOCK, Clock, sleep
+from ggufy.system.files import PART_SUFFIX, disk_error, lock
+from ggufy.system.settings import Settings
+
+logger = logging.getLogger(__name__)
+_LOCK_WAIT_S = 3.0
+_FOREVER = 1 << 62
+
+
+class Runner:
+    """Runs one job at a time, in the calling thread."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        llama: Llama,
+        threads: int | None = None,
+        connection: Connection | None = None,
+        limit: throttle.ThreadLimit | None = None,
+        makers: Makers = MAKERS,
+        clock: Clock = CLOCK,
+    ):
+        self.settings, self.llama = settings, llama
+        self.connection = connection or Connection(records=JobRecords(JobStore(settings.out)))
+        self.limit = limit or throttle.thread_limit(threads or settings.threads, settings.cpu_percent)
+        self.records = self.connection.records
+        self._makers, self._clock = makers, clock
+        self._folders = (settings.out.absolute(), settings.cache.absolute(), settings.home)  # told to nobody else
+
+    def folder(self, job: Job) -> Path:
+        """Where the job's products are."""
+        return self.settings.out / folder_name(job.request.name)
+
+    def run(self, job: Job, live: Live | None = None) -> Job:
+        """Takes the job to its end, however long it has to wait for something, and returns the record that says how it
+        ended. Raises Cancelled when the program is shut down: the next start goes on."""
+        live, moved = live or Live(), False
+        for tries in range(1, _FOREVER):
+            try:
+                return self._attempt(job, live, moved=moved)
+            except GgufyError as error:
+                if isinstance(error, Cancelled) and not live.stop.by_user:
+                    raise
+                if (ended := self._ended(job, live, error)) is not None:
+                    return ended
+                moved = isinstance(error, LeaseLost)
+                live.progress.waits(str(error))
+                with contextlib.suppress(Cancelled):  # the next try begins with that
+                    sleep(0.0 if moved else pause_s(tries, error), live.stop, self._clock)
+            except Exception as error:
+                failure = disk_error(error, self.folder(job)) if isinstance(error, OSError) else None
+                if failure is None:
+                    logger.exception("job %s: unexpected error", job.id)
+                return self.records.end(job, Status.FAILED, live.run_id, failure or error, self._folders)
+        raise AssertionError("unreachable")
+
+    def _ended(self, job: Job, live: Live, error: GgufyError) -> Job | None:
+        """The record that says how the job ended; None if it goes on."""
+        if isinstance(error, BusyError):  # its record belongs to the run that holds the folder
+            return job.evolve(status=Status.FAILED, error=str(error))
+        if (status := _ending(error, live.stop)) is None:
+            logger.warning("job %s waits: %s", job.id, error)
+            return None
+        logger.info("job %s %s: %s", job.id, status, error)
+        told = None if isinstance(error, Cancelled) else error
+        return self.records.end(job, status, live.run_id, told, self._folders)
+
+    def _attempt(self, job: Job, live: Live, *, moved: bool) -> Job:
+        if live.stop():
+            raise Cancelled("the job was stopped.")
+        self.connection.acquire(live.stop, live.progress.waits)
+        known = self._latest(job)
+        if moved and known.status in RESTING:
+            return known  # the other runner has ended it
+        folder = self.folder(job)
+        busy = f"another run is working in {folder}: wait for it, or give this one another --name or --out."
+        with lock(folder / LOCK_NAME, wait_s=_LOCK_WAIT_S, message=busy) as descriptor:
+            self._remove_orphans(job)
+            ctx = self._context(job, folder, live, descriptor)
+            patience = Patience(
+                stopped=live.stop, say=live.progress.waits, check=self.connection.check, clock=self._clock
+            )
+            destination = self._destination(job, ctx, live, patience)
+            begun = False
+            try:
+                destination.start(resumed=known.begun or known.status is Status.RUNNING)
+                self.records.begin(job, live.run_id)
+                self.records.share_evaluations(job)
+                begun = True
+                self._streamed_or_downloaded(replace(ctx, safe=destination.safe), live, destination, patience)
+            except Exception as error:
+                if begun:
+                    self._tell(job, live, destination, error)
+                raise
+            finally:
+                destination.close()
+            _remove_parts(folder)
+            shutil.rmtree(ctx.work, ignore_errors=True)
+            return self.records.end(job, Status.DONE, live.run_id)
+
+    def _destination(self, job: Job, ctx: Context, live: Live, patience: Patience) -> Destination:
+        if not job.request.repo_id:
+            return LocalFolder(self.records, job, ctx.folder)
+        hub, state = self.connection.hub, self.connection.state
+        if hub is None or state is None:
+            raise UsageError(f"{job.id} goes to {job.request.repo_id}: run it with --hub hf and HF_TOKEN.")
+        places = Places(hub=hub, state=state, records=self.records, llama_commit=self.llama.commit)
+        return HubRepo(places, job, ctx, live, patience)
+
+    def _tell(self, job: Job, live: Live, destination: Destination, error: Exception) -> None:
+        """Says where people look how the job ended, and removes what no run goes on with."""
+        status = _ending(error, live.stop) if isinstance(error, GgufyError) else Status.FAILED
+        if status is None:
+            return
+        if status is Status.CANCELLED:
+            folder, work = self.folder(job), self.records.store.work_folder(job.request.inputs())
+            _remove_parts(folder)
+            shutil.rmtree(work / "evaluation", ignore_errors=True)  # predictions, gigabytes of them
+        destination.tell(self._latest(job).ended(status, error, self._folders))
+
+    def _streamed_or_downloaded(self, ctx: Context, live: Live, destination: Destination, patience: Patience) -> None:
+        try:
+            self._steps(ctx, live, destination, patience)
+        except CannotStream as error:
+            logger.info("job %s: the source is downloaded first: %s", ctx.request.job_id, error)
+            self._steps(replace(ctx, streams=False), live, destination, patience)
+
+    def _steps(self, ctx: Context, live: Live, destination: Destination, patience: Patience) -> None:
+        def exists(product: str) -> bool:
+            if product.startswith(UPLOADED):
+                return destination.has(product.removeprefix(UPLOADED))
+            if product.startswith(MEASURED):
+                return product.removeprefix(MEASURED) in self._measured(ctx.request.job_id)
+            if product == FRONTIER:
+                known = self.records.latest(ctx.request.job_id)
+                return known is not None and bool(known.frontier)
+            return ctx.path(product).exists()
+
+        steps = plan(ctx.request, streamed=ctx.streams)
+        due = pending(steps, exists)
+        live.progress.planned(steps, due)
+        self._prepare(ctx, steps, due, live, destination, patience)
+        for step in due:
+            ctx.check_stopped()
+            self.connection.check()
+            if step.kind == FETCH:
+                destination.fetch(step)
+            elif step.kind == UPLOAD:
+                destination.accept(step, None)
+            elif step.kind != DOWNLOAD:
+                if live.forecast:
+                    destination.make_room(left_bytes(ctx, step, live.forecast))
+                self._make(ctx, step, live, destination, patience)
+        destination.finish(measured=any(step.kind == EVALUATE for step in due))
+
+    def _make(self, ctx: Context, step: Step, live: Live, destination: Destination, patience: Patience) -> None:
+        logger.info("job %s: %s", ctx.request.job_id, step.label)
+        live.progress.started(step)
+        artifact = patience(lambda: self._makers.run[step.kind](ctx, step))
+        if artifact:
+            ctx.digests[ctx.path(step.product).absolute()] = artifact.sha256
+        live.progress.finished(step, artifact)
+        if step.kind == CONVERT and ctx.request.source.remote:
+            ctx.source.unlink(missing_ok=True)  # everything else is made from the base, which is never made twice
+        destination.accept(step, artifact)
+
+    def _prepare(
+        self,
+        ctx: Context,
+        steps: tuple[Step, ...],
+        due: tuple[Step, ...],
+        live: Live,
+        destination: Destination,
+        patience: Patience,
+    ) -> None:
+        """Brings here what is read first (the source, or the base from the output repo), forecasts every size, and
+        refuses what cannot fit."""
+        needs_source = any(step.product == SOURCE_PRODUCT for step in due)
+        source = ctx.request.source
+        load = Workload(
+            weights=source.size // 2,
+            download_bytes=0 if ctx.streams else source.size,
+            streamed_bytes=source.size if ctx.streams else 0,
+            threads=ctx.threads,
+        )
+        live.progress.workload(load)
+        if needs_source:
+            download = next(step for step in steps if step.kind == DOWNLOAD)
+            check_download_space(ctx)
+            live.progress.started(download)
+            patience(lambda: self._makers.run[DOWNLOAD](ctx, download))
+            live.progress.finished(download, None)
+        for step in due:
+            if step.kind == FETCH and step.product == base_name(ctx.request):
+                destination.fetch(step)
+        if (
+            not any(step.kind in (QUANTIZE, EVALUATE, ANALYSE) for step in due)
+            and not ctx.path(base_name(ctx.request)).exists()
+        ):
+            return  # nothing is left but uploads
+        forecast = live.forecast = patience(lambda: self._makers.forecast(ctx, steps[0]))
+        if any(step.kind in (QUANTIZE, ANALYSE) for step in due):
+            self._makers.load_kernels(self.llama.bin)  # a build without them is refused now, not after an hour
+        check_space(ctx, due, forecast, published=not destination.keeps_all)
+        live.progress.workload(
+            replace(
+                load,
+                weights=forecast.weights,
+                quants=forecast.work(ctx.request.quant_types),
+                base_bytes=forecast.base.file_size,
+                recipes=recipes_measured(ctx.request),
+                chunks=ctx.request.chunks or 60,
+                evaluation_chunks=ctx.request.evaluation_chunks,
+                sizes=product_sizes(ctx.request, forecast),
+            )
+        )
+
+    def _latest(self, job: Job) -> Job:
+        return self.records.latest(job.id) or job
+
+    def _measured(self, job_id: str) -> frozenset[str]:
+        """File names of the quants that need not be measured again."""
+        job = self.records.latest(job_id)
+        return frozenset(e.quant for e in evaluations_for(job.request, [job])) if job else frozenset()
+
+    def _context(self, job: Job, folder: Path, live: Live, descriptor: int) -> Context:
+        ctx = Context(
+            request=job.request,
+            folder=folder,
+            logs=self.records.store.log_folder(job.id),
+            work=self.records.store.work_folder(job.request.inputs()),
+            settings=self.settings,
+            llama=self.llama,
+            limit=self.limit,
+            share=self.limit.share,
+            report=live.progress.fraction,
+            stopped=live.stop,
+            keep_open=(descriptor,),
+            digests={(folder / a.name).absolute(): a.sha256 for a in self._latest(job).artifacts},
+            measured=lambda evaluation: self.records.add_evaluation(job.id, evaluation),
+            found=lambda points: self.records.set_frontier(job.id, points),
+        )
+        return replace(ctx, streams=ctx.can_stream())
+
+    def _remove_orphans(self, job: Job) -> None:
+        """Removes half downloads that no unfinished job needs, and what cancelled and finished jobs left of theirs."""
+        jobs = [*self.records.all(), job]
+        needed = {j.request.source.key[:16] for j in jobs if j.status not in FINISHED or j.id == job.id}
+        remove_orphans(self.settings.cache / "sources", keep=needed)
+        ended = (Status.DONE, Status.CANCELLED)
+        kept = {self.records.store.work_folder(j.request.inputs()) for j in jobs if j.status not in ended or j is job}
+        for work in set(self.records.store.work_folder("").glob("*")) - kept:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _ending(error: GgufyError, stop: Stop) -> Status | None:
+    """What an error makes of a job; None if it goes on by itself, here or elsewhere."""
+    if isinstance(error, Cancelled):
+        return stop.status if stop.by_user else None
+    return {Verdict.PAUSES: Status.PAUSED, Verdict.FAILS: Status.FAILED}.get(verdict(error))
+
+
+def _remove_parts(folder: Path) -> None:
+    """Removes what no run will go on with."""
+    for stray in folder.glob(f"*{PART_SUFFIX}"):
+        stray.unlink()

@@ -1,0 +1,82 @@
+"""How llama.cpp is told to talk: the options of a reply, what matters about a model, and the two commands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ggufy.formats.gguf import read_head
+from ggufy.llama.chat import messages
+from ggufy.models.chat_format import STOP, TOKENIZER
+
+OTHER_CONTEXT = 4096  # tokens; RWKV needs no limit, other models keep memory for every token
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to answer; a process keeps the options that it was started with."""
+
+    system: str = ""  # system prompt
+    temperature: float = 1.0
+    top_p: float = 0.5
+    presence: float = 0.0  # penalty for a token that the last 64 have
+    frequency: float = 0.0  # penalty for each time that they have it
+    length: int = 512  # tokens of a reply, at most
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """What of a GGUF file decides how it is talked to."""
+
+    path: Path
+    world: bool  # RWKV's own vocabulary, and so its own template
+    template: str = ""  # another model's chat template, in Jinja
+
+    @classmethod
+    def read(cls, path: Path) -> Model:
+        """Raises SourceError for a file that is no GGUF."""
+        metadata = read_head(path).metadata
+        world = metadata.get("tokenizer.ggml.model") == TOKENIZER
+        return cls(path=path, world=world, template="" if world else str(metadata.get("tokenizer.chat_template", "")))
+
+
+def chat_command(tool: Path, model: Model, options: Options, *, threads: int, folder: Path) -> list[str]:
+    """llama-cli for `model`. Texts go through files in `folder`, which are written here.
+
+    One slot and no store of old prompts, so that memory is the model's and one conversation's; four checkpoints of
+    RWKV's state let the next question go on from the last one instead of reading everything again.
+    """
+    command = [str(tool), *_common(model, options, threads), "--reasoning-format", "none"]
+    command += ["-np", "1", "--cache-ram", "0", "-ctxcp", "4"]
+    if options.system:
+        command += ["-sysf", str(_written(folder / "system.txt", options.system))]
+    if model.world:  # -r: after a full-width stop the token that ends a turn is never made
+        return [*command, "--no-jinja", "--chat-template", "rwkv-world", "-r", STOP]
+    if model.template:
+        file = _written(folder / "template.jinja", messages.unpacking(model.template))
+        command += ["--jinja", "--chat-template-file", str(file)]
+    return command
+
+
+def completion_command(
+    tool: Path, model: Model, options: Options, *, threads: int, folder: Path, text: str
+) -> list[str]:
+    """llama-completion that continues `text`, which it reads from a file in `folder`."""
+    file = _written(folder / "prompt.txt", text)
+    return [str(tool), *_common(model, options, threads), "-no-cnv", "--no-display-prompt", "-f", str(file)]
+
+
+def _common(model: Model, options: Options, threads: int) -> list[str]:
+    command = ["-m", str(model.path), "--simple-io", "--no-escape", "-t", str(threads), "-n", str(options.length)]
+    # Only the samplers that the options name, or the numbers would not be the whole truth.
+    command += ["--samplers", "penalties;top_p;temperature", "--temp", f"{options.temperature:g}"]
+    command += ["--top-p", f"{options.top_p:g}", "--presence-penalty", f"{options.presence:g}"]
+    command += ["--frequency-penalty", f"{options.frequency:g}"]
+    if model.world:  # others' files, and older ones of ours, end a turn at a blank line: replies of one paragraph
+        return [*command, "--override-kv", "tokenizer.ggml.eot_token_id=int:0"]
+    return [*command, "-c", str(OTHER_CONTEXT)]
+
+
+def _written(path: Path, text: str) -> Path:
+    path.write_text(text + "\n", encoding="utf-8", newline="\n")  # the tools drop one newline at the end
+    return path

@@ -1,0 +1,173 @@
+"""Talks with a model through llama.cpp's own programs.
+
+    ChatProcess        a llama-cli that stays loaded, for one model and one set of options: a reply starts at once
+    CompletionProcess  a llama-completion for one raw text, which it continues
+
+Both give a reply in pieces as it is made (`say`), can be told to stop (`interrupt`) and to go away (`close`), from any
+thread. llama-cli ends a reply at SIGINT, but ends itself when it gets one while it waits for a question: so the signal
+is sent by the thread that reads the reply, and only after the first token.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from pathlib import Path
+
+from ggufy.core.errors import ToolError
+from ggufy.llama.chat import messages
+from ggufy.llama.chat.backend import Gone, Talker
+from ggufy.llama.chat.messages import Follower
+from ggufy.llama.chat.options import chat_command, completion_command
+from ggufy.system import child_process as child
+
+_GIVE_UP_S = 5.0  # how long a reply may take to end after it was told to
+_RATE = re.compile(r"(prompt eval|eval) time = .*?([\d.]+) tokens per second")
+_ERROR, _MAX_ERROR = "Error: ", 500  # characters
+_END_OF_TEXT = " [end of text]\n"
+
+
+class ChatProcess(Talker):
+    """One llama-cli. It is started by the first message, and keeps no memory of a conversation."""
+
+    name = "llama-cli"
+
+    def say(
+        self, text: str, before: Sequence[str] = (), *, stopped: Callable[[], bool] | None = None
+    ) -> Generator[str, None, None]:
+        """Asks, and gives the reply in pieces, without blanks around it.
+
+        `before` is what was said until now: the user's and the model's texts in turn. Ends early when interrupted,
+        when `stopped` turns true (asked several times a second) or when the generator is closed; the process can then
+        be asked again, unless it took too long and was ended. Raises UsageError (empty text), BusyError (a reply is
+        being made), ToolError (the model cannot be loaded, or llama-cli ended or reported an error), Gone.
+        """
+        question = b"/clear\n" + messages.encode_conversation([*before, text], world=self.model.world)
+        with self._replying(stopped):
+            fresh = self._process is None
+            if fresh and not self._load():
+                return
+            self._ask(question)
+            yield from self._reply()
+
+    def _command(self, folder: Path, text: str) -> list[str]:
+        return chat_command(self._tool, self.model, self.options, threads=self._threads, folder=folder)
+
+    def _load(self) -> bool:
+        """Starts llama-cli and waits for its first prompt; False when that was interrupted."""
+        self._launch("")
+        banner = ""
+        while not ("available commands:" in banner and banner.endswith("\n\n> ")):
+            piece = self._read()
+            if self._stopped():
+                self._end()
+                return False
+            if piece is None:
+                raise ToolError(f"llama-cli cannot load {self.model.path.name}: {self._failure()}")
+            banner += piece
+        return True
+
+    def _ask(self, question: bytes) -> None:
+        assert self._process is not None and self._process.stdin is not None
+        try:
+            self._process.stdin.write(question)
+            self._process.stdin.flush()
+        except (BrokenPipeError, ValueError):
+            raise Gone("llama-cli had ended: send the message again.") from None
+
+    def _reply(self) -> Iterator[str]:
+        pending, first, ended = "", True, False
+        follower = Follower()
+        try:
+            while not ended:
+                if self._stopped():
+                    return
+                piece = self._read()
+                if piece is None:
+                    kind = ToolError if follower.began else Gone
+                    raise kind(f"llama-cli ended ({self._failure()}): send the message again.")
+                text, ended = follower.feed(piece)
+                pending += text
+                if first and not ended and len(pending) < _MAX_ERROR and _ERROR.startswith(pending[: len(_ERROR)]):
+                    continue  # llama-cli prints an error in the reply's place
+                if ended and first and pending.startswith(_ERROR) and follower.speeds == (0.0, 0.0):
+                    reason = pending.removeprefix(_ERROR).splitlines()[0]
+                    raise ToolError(f"the model gave no reply: {reason}; clear the conversation, or write less.")
+                if pending:
+                    yield pending
+                    pending, first = "", False
+        finally:  # also when the generator is closed at the yield
+            if not ended:
+                self._break_off(follower)
+            self.speeds = follower.speeds
+
+    def _break_off(self, follower: Follower) -> None:
+        """Ends a reply that nobody reads any more, and waits for the prompt; ends llama-cli if that takes long.
+
+        It heeds SIGINT at the next token. While it reads a question there is none, and a signal that comes before it
+        begins to would end it: so the signal waits for the first token.
+        """
+        assert self._process is not None
+        limit = time.monotonic() + _GIVE_UP_S
+        told = False
+        while time.monotonic() < limit and not self._closed:
+            if follower.began and not told and self._process.poll() is None:
+                self._process.send_signal(signal.SIGINT)
+                told = True
+            piece = self._read()
+            if piece is None:
+                return
+            if follower.feed(piece)[1]:
+                return
+        self._end()
+
+
+class CompletionProcess(Talker):
+    """One llama-completion, for one text."""
+
+    name = "llama-completion"
+
+    def say(
+        self, text: str, before: Sequence[str] = (), *, stopped: Callable[[], bool] | None = None
+    ) -> Generator[str, None, None]:
+        """Continues `text` and gives what comes after it in pieces; `before` has no meaning here.
+
+        Ends early, and raises, as ChatProcess.say does.
+        """
+        with self._replying(stopped):
+            self._launch(messages.clean(text))
+            held, ended = "", False
+            try:
+                while not ended:
+                    piece = self._read()
+                    if self._stopped():
+                        return
+                    ended = piece is None
+                    held += piece or ""
+                    if ended:
+                        held = held.removesuffix("\n\n").removesuffix(_END_OF_TEXT)
+                    cut = len(held) if ended else max(0, len(held) - len(_END_OF_TEXT) - 2)
+                    ready, held = held[:cut], held[cut:]
+                    if ready:
+                        yield ready
+                self._finish()
+            finally:
+                self._closed = True
+                assert self._process is not None
+                child.stop(self._process, grace_s=0.0)
+
+    def _command(self, folder: Path, text: str) -> list[str]:
+        return completion_command(
+            self._tool, self.model, self.options, threads=self._threads, folder=folder, text=text
+        )
+
+    def _finish(self) -> None:
+        assert self._process is not None and self._errors is not None
+        if self._process.wait() != 0:
+            raise ToolError(f"llama-completion cannot continue the text: {self._failure()}")
+        self._errors.seek(0)
+        rates = dict(_RATE.findall(self._errors.read().decode("utf-8", errors="replace")))
+        if "prompt eval" in rates and "eval" in rates:
+            self.speeds = (float(rates["prompt eval"]), float(rates["eval"]))

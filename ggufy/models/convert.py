@@ -1,0 +1,325 @@
+"""RWKV .pth to GGUF, directly: no Hugging Face folder in between, one piece of one tensor in memory at a time.
+
+The header (metadata, then the name, shape, type and offset of every tensor) is known from the shapes alone and is
+written first; the weights follow in the same order, cast piece by piece and written where the header says. The same
+header over a sparse file of the same size is the "skeleton" from which llama-quantize's dry run forecasts sizes.
+
+Keys, names, types and values are those of llama.cpp's own converter, byte for byte in the tensors, but every
+hyper-parameter comes from the shapes, and the chat template and what ends a turn are our own (world.py); a model whose
+vocabulary has no words for a conversation gets no template.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, size_label
+
+from ggufy.core.errors import CheckpointError, UsageError
+from ggufy.formats.checkpoint import Checkpoint, open_checkpoint
+from ggufy.models.chat_format import CHAT_TEMPLATE, has_words
+from ggufy.models.names import Architecture, Layout, TensorPlan, detect, leftovers, tensor_plans
+from ggufy.models.vocab import gguf_tokens, vocab_for
+from ggufy.system.files import BackgroundWriter, Digesting, partial
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+Piece = tuple[str, torch.Tensor]  # about PIECE_VALUES values of a tensor of the GGUF, and the name of their source
+
+CONTEXT_LENGTH = 1 << 20  # RWKV has no limit of its own; this is what the official converter writes.
+LAYER_NORM_EPS = 1e-5
+# What every published RWKV-6 GGUF has: the graph halves its activations every 6 blocks, the weights make up for it.
+RESCALE_EVERY = 6
+ALIGNMENT = 32
+PIECE_VALUES = 256 << 10  # A piece and its cast stay in a core's cache between the passes over them.
+
+TURNED = (Layout.TRANSPOSED, Layout.INNER_TRANSPOSED)
+
+
+@dataclass(frozen=True)
+class OutType:
+    """An unquantized type; `limit` is the smallest magnitude that rounds to infinity in it."""
+
+    dtype: torch.dtype
+    tensor_type: GGMLQuantizationType
+    file_type: LlamaFileType
+    limit: float
+
+
+def _out_type(dtype: torch.dtype, tensor_type: GGMLQuantizationType, file_type: LlamaFileType) -> OutType:
+    info = torch.finfo(dtype)
+    half_step = info.eps / 2 * 2.0 ** math.floor(math.log2(info.max))
+    return OutType(dtype, tensor_type, file_type, info.max + half_step)
+
+
+OUT_TYPES = {
+    "f16": _out_type(torch.float16, GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
+    "bf16": _out_type(torch.bfloat16, GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
+    "f32": _out_type(torch.float32, GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
+}
+
+
+def convert(
+    source: Path,
+    target: Path,
+    *,
+    outtype: str = "f16",
+    vocab: Path | None = None,
+    name: str | None = None,
+    rescale_every: int | None = None,
+    progress: Progress | None = None,
+) -> str:
+    """Writes the checkpoint `source` as the GGUF `target`, which appears whole or not at all; gives its SHA-256 in hex
+    digits.
+
+    `outtype` (f16, bf16 or f32) is the type of the matrices; vectors and a few small matrices are always F32.
+    `vocab` is a vocabulary file for a checkpoint that does not use World's. `rescale_every` divides the outputs of
+    block i by 2^(i // rescale_every) (RWKV-6 only; None is 6, as in published files; 0 leaves the weights as they
+    are). `progress` gets the bytes of weights written and to be written.
+
+    Raises CheckpointError for a wrong checkpoint, NaN or infinite weights, or values too large for `outtype`;
+    VocabError if the vocabulary does not fit; DiskError if the disk does not take it.
+    """
+    with open_checkpoint(source) as checkpoint:
+        conversion = Conversion.of(
+            checkpoint.shapes, outtype=outtype, vocab=vocab, name=name or source.stem, rescale_every=rescale_every
+        )
+        warn_about_leftovers(checkpoint.path.name, checkpoint.shapes, conversion.architecture)
+        with partial(target) as part:
+            conversion.write_header(part)
+            header = part.read_bytes()
+            with part.open("wb") as file, one_thread():
+                sink = Digesting(file)
+                sink.write(header + padding(len(header)))
+                with BackgroundWriter(sink) as writer:
+                    write_tensors(writer, conversion, lambda plan: _mapped(checkpoint, plan), progress)
+    return sink.hexdigest()
+
+
+def write_skeleton(
+    source: Path, target: Path, *, outtype: str = "f16", vocab: Path | None = None, name: str | None = None
+) -> None:
+    """Writes the header that `convert` would write, followed by a hole of the size of the weights; reads no weights.
+
+    The file has `convert`'s exact size but takes almost no disk. Raises what `convert` raises before it reads weights.
+    """
+    with open_checkpoint(source) as checkpoint:
+        shapes = checkpoint.shapes
+    write_skeleton_of(shapes, target, outtype=outtype, vocab=vocab, name=name or source.stem)
+
+
+def write_skeleton_of(
+    shapes: Mapping[str, tuple[int, ...]], target: Path, *, outtype: str, vocab: Path | None, name: str
+) -> None:
+    """As `write_skeleton`, for a checkpoint of which only the names and shapes of its tensors are known."""
+    conversion = Conversion.of(shapes, outtype=outtype, vocab=vocab, name=name, rescale_every=None)
+    with partial(target) as part:
+        conversion.write_header(part)
+        with part.open("r+b") as file:
+            file.seek(0, os.SEEK_END)
+            file.truncate(padded(file.tell()) + sum(padded(conversion.size(plan)) for plan in conversion.plans))
+
+
+def warn_about_leftovers(name: str, shapes: Mapping[str, tuple[int, ...]], architecture: Architecture) -> None:
+    """Logs which tensors of the checkpoint called `name` its GGUF will not hold."""
+    unknown = leftovers(shapes, architecture)
+    rest = [name for name in unknown if not name.endswith(".att.time_state")]
+    if len(rest) < len(unknown):
+        logger.warning("%s: att.time_state is a tuned state, not a weight: left out", name)
+    if rest:
+        shown = ", ".join(rest[:8]) + (f" and {len(rest) - 8} more" if len(rest) > 8 else "")
+        logger.warning("%s: RWKV-%s has no tensors %s: left out", name, architecture.version, shown)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """One conversion, before any weight is read."""
+
+    architecture: Architecture
+    plans: tuple[TensorPlan, ...]
+    tokens: tuple[bytes, ...]
+    outtype: str
+    name: str
+    rescale_every: int
+
+    @classmethod
+    def of(
+        cls,
+        shapes: Mapping[str, tuple[int, ...]],
+        *,
+        outtype: str,
+        vocab: Path | None,
+        name: str,
+        rescale_every: int | None,
+    ) -> Conversion:
+        if outtype not in OUT_TYPES:
+            raise UsageError(f"unknown outtype {outtype!r}: choose one of {', '.join(OUT_TYPES)}.")
+        architecture = detect(shapes)
+        if rescale_every is None:
+            rescale_every = RESCALE_EVERY
+        return cls(
+            architecture=architecture,
+            plans=tuple(tensor_plans(architecture)),
+            tokens=vocab_for(architecture.vocab_size, vocab),
+            outtype=outtype,
+            name=name,
+            rescale_every=rescale_every if architecture.version == "6" else 0,
+        )
+
+    def out_type(self, plan: TensorPlan) -> OutType:
+        return OUT_TYPES["f32" if plan.f32 else self.outtype]
+
+    def size(self, plan: TensorPlan) -> int:
+        """Bytes of one tensor in the GGUF, without padding."""
+        return math.prod(plan.shape) * self.out_type(plan).dtype.itemsize
+
+    def divisor(self, plan: TensorPlan) -> int:
+        """What the weights of one tensor are divided by: only those that write into the residual stream are."""
+        scaled = plan.name.endswith((".time_mix_output.weight", ".channel_mix_value.weight"))
+        if not scaled or plan.block is None or self.rescale_every == 0:
+            return 1
+        return 1 << (plan.block // self.rescale_every)
+
+    def write_header(self, path: Path) -> None:
+        """Writes metadata and tensor infos; the data starts at the next multiple of ALIGNMENT."""
+        writer = GGUFWriter(None, self.architecture.arch)
+        for plan in self.plans:
+            out = self.out_type(plan)
+            # numpy has no bf16; with raw_dtype given, the writer only asks whether its type is uint8.
+            writer.add_tensor_info(plan.name, plan.shape, None, self.size(plan), raw_dtype=out.tensor_type)
+        self._add_model(writer)
+        self._add_vocab(writer)
+        try:
+            writer.write_header_to_file(path)
+            writer.write_kv_data_to_file()
+            writer.write_ti_data_to_file()
+        finally:
+            writer.close()
+
+    def _add_model(self, writer: GGUFWriter) -> None:
+        architecture, ranks = self.architecture, self.architecture.ranks
+        writer.add_type("model")
+        writer.add_name(self.name)
+        writer.add_size_label(size_label(*writer.get_total_parameter_count()))
+        writer.add_context_length(CONTEXT_LENGTH)
+        writer.add_embedding_length(architecture.width)
+        writer.add_block_count(architecture.layers)
+        writer.add_layer_norm_eps(LAYER_NORM_EPS)
+        writer.add_wkv_head_size(architecture.head_size)
+        writer.add_feed_forward_length(architecture.ffn)
+        writer.add_head_count(0)  # Required by llama.cpp's loader, unused.
+        if architecture.version == "6":
+            writer.add_rescale_every_n_layers(self.rescale_every)
+            writer.add_time_mix_extra_dim(ranks["mix"])
+            writer.add_time_decay_extra_dim(ranks["decay"])
+        else:
+            writer.add_decay_lora_rank(ranks["decay"])
+            writer.add_iclr_lora_rank(ranks["iclr"])
+            writer.add_value_residual_mix_lora_rank(ranks["value"])
+            writer.add_gate_lora_rank(ranks["gate"])
+        writer.add_file_type(OUT_TYPES[self.outtype].file_type)
+        writer.add_quantization_version(2)
+
+    def _add_vocab(self, writer: GGUFWriter) -> None:
+        texts, types = gguf_tokens(self.tokens, self.architecture.vocab_size)
+        writer.add_tokenizer_model("rwkv")
+        writer.add_token_list(texts)
+        writer.add_token_types(types)
+        writer.add_eot_token_id(0)  # not the blank line, see world.py; without it llama.cpp goes by the tokens' looks
+        writer.add_bos_token_id(0)
+        writer.add_eos_token_id(0)
+        if has_words(self.tokens):
+            writer.add_chat_template(CHAT_TEMPLATE)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Keeps torch to one thread: the work is bound by memory, and more threads spin on each other on busy cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def write_tensors(
+    writer: BackgroundWriter,
+    conversion: Conversion,
+    pieces: Callable[[TensorPlan], Iterator[Piece]],
+    progress: Progress | None,
+    *,
+    whole: int = 0,
+) -> None:
+    """Queues all tensors from the `whole`th on, each with its padding; `pieces` gives the values of one."""
+    sizes = [conversion.size(plan) for plan in conversion.plans]
+    total, done = sum(sizes), sum(sizes[:whole])
+    for plan in conversion.plans[whole:]:
+        for source, piece in pieces(plan):
+            data = _cast(piece, source, out=conversion.out_type(plan), divisor=conversion.divisor(plan))
+            if data.data_ptr() == piece.data_ptr():
+                data = data.clone()  # a view on the mapping: its pages are let go of before it is written
+            writer.write(data.view(torch.uint8).numpy().data)
+            done += data.nbytes
+            if progress is not None:
+                progress(done, total)
+        writer.write(padding(conversion.size(plan)))
+
+
+def _mapped(checkpoint: Checkpoint, plan: TensorPlan) -> Iterator[Piece]:
+    """The values of one tensor, out of the mapped file."""
+    for source in plan.sources:
+        yield from pieces_of(checkpoint.tensor(source), source, plan)
+    for source in plan.sources:
+        checkpoint.release(source)
+
+
+def pieces_of(tensor: torch.Tensor, source: str, plan: TensorPlan) -> Iterator[Piece]:
+    """The values of one source of a tensor in the order of the GGUF."""
+    tensor = tensor.reshape(plan.source_shape)
+    if plan.layout in TURNED:
+        tensor = tensor.transpose(-1, -2)
+    rows = max(1, PIECE_VALUES // math.prod(tensor.shape[1:]))
+    for first in range(0, tensor.shape[0], rows):
+        yield source, tensor[first : first + rows]
+
+
+def _cast(piece: torch.Tensor, source: str, *, out: OutType, divisor: int) -> torch.Tensor:
+    """One piece in its GGUF type, contiguous and of one dimension; raises CheckpointError if a value is lost."""
+    if divisor > 1:
+        # The official converter divides F16 in F16 (small values lose bits), everything else in F32.
+        piece = (piece if piece.dtype == torch.float16 else piece.to(torch.float32)) / divisor
+    elif piece.dtype not in (torch.float16, torch.bfloat16, torch.float32):
+        piece = piece.to(torch.float32)
+    # One pass finds the smallest and the largest value; a NaN anywhere makes both NaN.
+    smallest, largest = (float(value) for value in torch.aminmax(piece))
+    largest = max(-smallest, largest)
+    if not math.isfinite(largest):
+        what = "NaN" if math.isnan(largest) else "infinite"
+        raise CheckpointError(
+            f"{source} holds {what} values: the checkpoint is damaged, or its training failed; choose another one."
+        )
+    if largest >= out.limit:
+        raise CheckpointError(
+            f"{source} holds {largest:.6g}, which is too large for {out.tensor_type.name}: convert with --outtype "
+            f"{'bf16' if out.dtype == torch.float16 else 'f32'}."
+        )
+    return piece.to(out.dtype).reshape(-1)
+
+
+def padding(size: int) -> bytes:
+    """What follows so many bytes, up to the next multiple of ALIGNMENT."""
+    return bytes(padded(size) - size)
+
+
+def padded(size: int) -> int:
+    """The next multiple of ALIGNMENT."""
+    return -(-size // ALIGNMENT) * ALIGNMENT

@@ -1,0 +1,122 @@
+"""RWKV vocabularies: read from RWKV's own text format, written as GGUF tokens.
+
+A vocabulary file has one token a line, `id repr(token) length`: ids count from 1 without gaps, the middle is a Python
+string or bytes literal, the length is in bytes and proves that nothing was lost on the way. Id 0 is reserved (end of
+text). Checkpoints round the number of rows of their embedding up; rows without a token become `[PADn]`.
+
+The World vocabulary, which every released World model uses, comes with BlinkDL's PyPI package `rwkv`.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import logging
+import re
+from pathlib import Path
+
+from gguf import TokenType
+
+from ggufy.core.errors import VocabError
+
+WORLD_FILE = "rwkv_vocab_v20230424.txt"
+# World models have 7 rows more than tokens; more than this many means another vocabulary, not rounding.
+MAX_PADDING = 128
+END_OF_TEXT = b"<s>"
+# A string literal without escapes, which holds what it shows.
+_PLAIN = re.compile(r"'([^'\\\r\n\0]+)'")
+
+logger = logging.getLogger(__name__)
+
+
+def world_vocab_path() -> Path:
+    """The World vocabulary inside the installed package `rwkv`, found without importing it, as that runs code."""
+    spec = importlib.util.find_spec("rwkv")
+    for folder in (spec.submodule_search_locations or []) if spec is not None else []:
+        path = Path(folder) / WORLD_FILE
+        if path.is_file():
+            return path
+    raise VocabError(f"the World vocabulary {WORLD_FILE} was not found: install it with `pip install rwkv`.")
+
+
+def load_vocab(path: Path) -> tuple[bytes, ...]:
+    """The tokens of a vocabulary file, index = id; index 0 is END_OF_TEXT.
+
+    Raises VocabError, with the number of the line, for anything that is not in the format, and for tokens that are
+    empty or there twice: llama.cpp aborts on those.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise VocabError(f"the vocabulary {path} does not exist: check the path given with --vocab.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise VocabError(
+            f"{path.name} cannot be read as a vocabulary: give RWKV's text format with --vocab."
+        ) from error
+    tokens = [END_OF_TEXT]
+    seen = {END_OF_TEXT: 0}
+    # Not splitlines(): a token may hold one of the other characters that it would split at.
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
+        try:
+            token = _token(line, number)
+        except ValueError as error:
+            raise VocabError(
+                f"line {number} of {path.name} {error}: give a file in RWKV's vocabulary format with --vocab."
+            ) from error
+        if token in seen:
+            raise VocabError(
+                f"line {number} of {path.name} repeats the token of id {seen[token]} ({token!r}): every token must be "
+                "there once."
+            )
+        seen[token] = number
+        tokens.append(token)
+    return tuple(tokens)
+
+
+def vocab_for(rows: int, path: Path | None) -> tuple[bytes, ...]:
+    """The vocabulary of a checkpoint with `rows` rows in emb.weight: of `path`, or World's if that is None.
+
+    Raises VocabError if the sizes do not fit.
+    """
+    tokens = load_vocab(path if path is not None else world_vocab_path())
+    if len(tokens) <= rows <= len(tokens) + MAX_PADDING:
+        missing = 256 - sum(len(token) == 1 for token in tokens)
+        if missing:
+            logger.warning("the vocabulary lacks %d of the 256 single bytes: text with those cannot be read", missing)
+        return tokens
+    which = f"the vocabulary {path.name}" if path is not None else "the World vocabulary"
+    raise VocabError(
+        f"emb.weight has {rows} rows, but {which} has {len(tokens)} tokens (with id 0): give the checkpoint's own "
+        "vocabulary file with --vocab."
+    )
+
+
+def gguf_tokens(tokens: tuple[bytes, ...], rows: int) -> tuple[list[bytes], list[int]]:
+    """Texts and types of all `rows` tokens for llama.cpp's tokenizer "rwkv": escaped as in a bytes literal."""
+    texts = [END_OF_TEXT] + [repr(token)[2:-1].encode("ascii") for token in tokens[1:]]
+    texts += [f"[PAD{number}]".encode("ascii") for number in range(len(tokens), rows)]
+    types = [int(TokenType.CONTROL)] + [int(TokenType.NORMAL)] * (len(tokens) - 1)
+    return texts, types + [int(TokenType.UNUSED)] * (rows - len(tokens))
+
+
+def _token(line: str, number: int) -> bytes:
+    """The token of one line; raises ValueError with what is wrong with the line."""
+    identifier, _, rest = line.partition(" ")
+    literal, _, length = rest.rpartition(" ")
+    if not (identifier.isdecimal() and length.isdecimal() and literal):
+        raise ValueError("is not `id repr(token) length`")
+    try:
+        # Most of the 65,529 tokens of World are plain words, which need no parser.
+        plain = _PLAIN.fullmatch(literal)
+        token = plain[1] if plain else ast.literal_eval(literal.strip())
+        if isinstance(token, str):
+            token = token.encode("utf-8")
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        raise ValueError("holds no Python string or bytes literal") from None
+    if not isinstance(token, bytes) or not token:
+        raise ValueError("holds no token")
+    if int(identifier) != number:
+        raise ValueError(f"has the id {identifier} instead of {number}")
+    if len(token) != int(length):
+        raise ValueError(f"announces {length} bytes, but its token has {len(token)}")
+    return token

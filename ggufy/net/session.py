@@ -1,0 +1,279 @@
+"""How the Hub is asked: with timeouts, with patience, and with errors in one sentence.
+
+The client library waits for a silent server for ever; `use_timeouts` gives its session limits. `patiently` makes a
+call, and makes it again after a failure that passes (a cut connection, a busy server); `ask` does the same and turns
+any other failure into a SourceError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+import httpx2
+from huggingface_hub import constants, set_client_factory
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils._http import default_client_factory, parse_ratelimit_headers
+
+from ggufy.core.errors import Cancelled, SourceAway, SourceError
+from ggufy.system.settings import proxy_fault
+
+logger = logging.getLogger(__name__)
+
+DOWNLOAD_TIMEOUT = httpx2.Timeout(20.0, connect=10.0)  # silence after which a download is taken up again
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0  # between tries; doubled each time
+ASK_TRIES, DOWNLOAD_TRIES = 4, 9  # without progress: 3.5 s and about a minute and a half of waiting
+SESSION_TIMEOUT = httpx2.Timeout(60.0, connect=10.0)
+_LONGEST_ASKED_S = 301.0  # the Hub counts requests over five minutes
+
+
+class ClientError(Exception):
+    """No HTTP client can be made with the proxies of this environment."""
+
+
+# What the client raises: the last but one while a header is put together, the last for the body of an answer that was
+# cut, or a page of something between us and the Hub.
+FAILURES = (
+    httpx2.HTTPError,
+    httpx2.InvalidURL,
+    OfflineModeIsEnabled,
+    HFValidationError,
+    ClientError,
+    UnicodeEncodeError,
+    json.JSONDecodeError,
+)
+# Of these, what will be the same next time: a request that cannot be sent at all.
+_WRONG = (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError)
+_installed: httpx2.Timeout | None = None
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What a user named on the Hub."""
+
+    repo_id: str  # owner/name
+    file: str = ""  # path in the repo; empty: not chosen
+    revision: str | None = None  # branch, tag or commit
+    repo_type: str = "model"  # model or dataset
+
+    @property
+    def page(self) -> str:
+        prefix = "" if self.repo_type == "model" else f"{self.repo_type}s/"
+        return f"https://huggingface.co/{prefix}{self.repo_id}"
+
+
+def use_timeouts(timeout: httpx2.Timeout | None = None) -> None:
+    """Gives the client library's session limits: those named, else those that it has already, else a minute.
+
+    The session is one for the whole process.
+    """
+    global _installed
+    wanted = timeout or _installed or SESSION_TIMEOUT
+    if wanted == _installed:
+        return
+
+    def limit(request: httpx2.Request) -> None:
+        # Some of the library's calls (repo_info and its like) ask for no limit at all, whatever the session's is.
+        if not any((request.extensions.get("timeout") or {}).values()):
+            request.extensions = {**request.extensions, "timeout": wanted.as_dict()}
+
+    def client() -> httpx2.Client:
+        if fault := proxy_fault():
+            raise ClientError(fault)
+        try:
+            session = default_client_factory()
+        except (ImportError, ValueError, httpx2.InvalidURL) as error:
+            raise ClientError(short(error)) from error
+        session.timeout = wanted
+        session.event_hooks["request"].append(limit)
+        return session
+
+    _installed = wanted
+    set_client_factory(client)
+
+
+def ask(
+    call: Callable[[], T],
+    wanted: Reference | None,
+    *,
+    token: str | None,
+    shown: str = "",
+    stopped: Callable[[], bool] = lambda: False,
+) -> T:
+    """`call()`, made patiently.
+
+    `wanted` is what is asked of the Hub; without it `shown` is the plain address in the sentences. Raises SourceError,
+    and Cancelled when `stopped()` turns true while it waits.
+    """
+    with source_errors(wanted, token=token, shown=shown):
+        return patiently(call, stopped=stopped)
+
+
+@contextlib.contextmanager
+def source_errors(wanted: Reference | None, *, token: str | None, shown: str = "") -> Iterator[None]:
+    """Turns what the client library raises into a SourceError; arguments as for `ask`."""
+    try:
+        yield
+    except FAILURES as error:
+        kind = SourceError if wait_s(error, planned=0.0) is None else SourceAway
+        raise kind(_sentence(error, wanted, token) if wanted else _plain_sentence(error, shown)) from error
+
+
+def patiently(
+    call: Callable[[], T],
+    *,
+    tries: int = ASK_TRIES,
+    reached: Callable[[], int] = lambda: 0,
+    stopped: Callable[[], bool] = lambda: False,
+) -> T:
+    """`call()`, made up to `tries` times; the count starts anew whenever `reached()` has grown.
+
+    Raises one of FAILURES, and Cancelled when `stopped()` turns true while it waits.
+    """
+    best, failed = reached(), 0
+    while True:
+        try:
+            return call()
+        except (*FAILURES, RuntimeError) as error:
+            failed = 1 if reached() > best else failed + 1
+            best = max(best, reached())
+            wait = wait_s(error, planned=backoff_s(failed))
+            if wait is None or failed >= tries:
+                if wait is not None and isinstance(error, RuntimeError):
+                    raise httpx2.ConnectError("the connection was closed") from error
+                raise
+            logger.info("asking again in %.1f s: %s", wait, reason(error))
+        pause(wait, stopped)
+
+
+def pause(seconds: float, stopped: Callable[[], bool] = lambda: False) -> None:
+    """Sleeps; raises Cancelled soon after `stopped()` turned true."""
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        check_stopped(stopped)
+        time.sleep(min(left, 0.2))
+
+
+def check_stopped(stopped: Callable[[], bool]) -> None:
+    """Raises Cancelled if the job was stopped."""
+    if stopped():
+        raise Cancelled("the job was stopped.")
+
+
+def backoff_s(failed: int) -> float:
+    """Seconds to wait after the `failed`th failure in a row."""
+    return min(FIRST_WAIT_S * 2.0 ** (failed - 1), LONGEST_WAIT_S)
+
+
+def wait_s(error: Exception, *, planned: float) -> float | None:
+    """Seconds until the next try, at least `planned`, or None if the error will not pass."""
+    if isinstance(error, httpx2.TransportError):
+        return None if isinstance(error, _WRONG) else planned
+    if isinstance(error, json.JSONDecodeError):
+        return planned
+    if isinstance(error, RuntimeError):
+        # After a failed connection the client library closes its one session, under the feet of other threads.
+        return planned if "client has been closed" in str(error) else None
+    if not isinstance(error, HfHubHTTPError) or not passing(error.response.status_code):
+        return None
+    return min(max(planned, asked_wait_s(error.response)), _LONGEST_ASKED_S)
+
+
+def asked_wait_s(response: httpx2.Response) -> float:
+    """Seconds that a refusal asks to wait, 0 if it names none."""
+    limit = parse_ratelimit_headers(response.headers)
+    if limit is not None and limit.remaining == 0:
+        return limit.reset_in_seconds + 1.0
+    asked = response.headers.get("Retry-After", "")
+    return float(asked) if asked.isdigit() else 0.0
+
+
+def passing(status: int) -> bool:
+    """True for an HTTP status that may be another one soon."""
+    return status in (408, 429) or status >= 500
+
+
+def _sentence(error: Exception, wanted: Reference, token: str | None) -> str:
+    repo, page = wanted.repo_id, wanted.page
+    if isinstance(error, httpx2.InvalidURL | httpx2.UnsupportedProtocol):
+        return endpoint_sentence(error)
+    if isinstance(error, httpx2.LocalProtocolError | UnicodeEncodeError):
+        return unsendable_sentence(error)
+    if isinstance(error, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE keeps the Hub from being asked: unset it and run the same command again."
+    if isinstance(error, HFValidationError):
+        return f"the Hub allows no such name ({short(error)}): write owner/repo or owner/repo:file."
+    if isinstance(error, GatedRepoError):
+        need = "and use the token of that account" if token else "and set HF_TOKEN to a token of that account"
+        return f"{repo} is gated: accept its conditions on {page} {need}."
+    if isinstance(error, RepositoryNotFoundError):
+        need = "a private one needs a token that may read it" if token else "for a private one set HF_TOKEN"
+        return f"the Hub has no {wanted.repo_type} {repo}, or it is private: check the name, {need}."
+    if isinstance(error, RevisionNotFoundError):
+        return f"{repo} has no revision {wanted.revision}: look at {page}/tree/main."
+    if isinstance(error, EntryNotFoundError):
+        return f"{repo} has no file {wanted.file} at this revision: look at {page}/tree/main."
+    if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
+        return f"the Hub refuses to show {repo} with the token given: check HF_TOKEN."
+    return _plain_sentence(error, "the Hub")
+
+
+def _plain_sentence(error: Exception, host: str) -> str:
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        advice = "run the same command again later, it continues" if passing(status) else "check the name"
+        return f"{host} answers with HTTP status {status}: {advice}."
+    if isinstance(error, ClientError):
+        return client_sentence(error)
+    if isinstance(error, json.JSONDecodeError):
+        return f"the answer of {host} cannot be understood: check the network and run the same command again."
+    if isinstance(error, (httpx2.InvalidURL, UnicodeEncodeError, *_WRONG)):
+        return f"{host} is no address that can be fetched ({short(error)}): check it."
+    return (
+        f"{host} cannot be reached ({short(error)}): check the network and run the same command again, it continues."
+    )
+
+
+def client_sentence(error: ClientError) -> str:
+    """What to do if no client can be made."""
+    return proxy_fault() or f"the proxy in the environment cannot be used ({error}): unset it."
+
+
+def endpoint_sentence(error: Exception) -> str:
+    """What to do if the Hub's address is none."""
+    if constants.ENDPOINT.startswith(("https://", "http://")):
+        return f"the Hub's address cannot be used ({short(error)}): check HF_ENDPOINT."
+    return f"HF_ENDPOINT is {constants.ENDPOINT}, which is no address: write https:// in front of it."
+
+
+def unsendable_sentence(error: Exception) -> str:
+    """What to do if a question to the Hub cannot even be sent."""
+    if isinstance(error, UnicodeEncodeError) or "header" in str(error).lower():  # only the token may be anything
+        return "the token holds a character that no token has: paste it again."
+    return f"the question to the Hub cannot be sent ({short(error)}): please report it."
+
+
+def reason(error: Exception) -> str:
+    """For the log: an HTTP error's own text holds the address, which may be signed."""
+    return f"HTTP status {error.response.status_code}" if isinstance(error, HfHubHTTPError) else short(error)
+
+
+def short(error: Exception) -> str:
+    """The first line of its text; nothing of a request that could not be sent, as such a text quotes headers."""
+    if isinstance(error, httpx2.LocalProtocolError | UnicodeError):
+        return type(error).__name__
+    return (str(error).strip().splitlines() or [""])[0].rstrip(".") or type(error).__name__

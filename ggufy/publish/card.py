@@ -1,0 +1,264 @@
+"""What stands beside the GGUFs of an output repo. Pure.
+
+    README.md                  the model card: what it is, what is there, what is still to come, how to run it
+    size-and-kld.svg           the plot that the card shows, once two quants were measured
+    template, system, params   how Ollama is to talk with an RWKV (see world.py)
+
+It is rewritten in the commit that brings a file, so while a job runs the card is the public display of its progress.
+Hugging Face draws an SVG of a repo where an image is asked for, as the card does, and shows it as text when it is
+opened by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from ggufy.core.job import Job, Making, Source, Status
+from ggufy.core.metrics import comparable
+from ggufy.core.plan import base_name, folder_name, imatrix_name, quant_name
+from ggufy.models.chat_format import LLAMA_FORMAT, LLAMA_STOP, OLLAMA_FILES
+from ggufy.publish import kld_plot as scatter
+from ggufy.publish.card_tables import last_part, public_name, tables
+from ggufy.publish.kld_plot import Point, Words
+from ggufy.publish.readme import check_readme, merge_readme, yaml_text
+from ggufy.quantize.search import target
+from ggufy.quantize.search.mixes import RWKV
+
+__all__ = ["CARD", "PLOT", "CardFacts", "card", "check_readme", "merge_readme", "pages"]
+
+CARD, PLOT = "README.md", "size-and-kld.svg"
+_WORDS = Words(size="size", kld="KLD", title="Size of the quants against their KLD: better is lower left")
+_RUN_FIRST = ("Q4_K_M", "Q8_0")  # what the tools take when no type is named
+# Why a job ended, by its cause (see errors.CAUSES). The error's own sentence may name what is nobody's business.
+_CAUSES = {
+    "source away": "the server of the source could not be reached",
+    "source changed": "the source is another file now than when the job was made",
+    "source": "the source could not be read",
+    "vocabulary": "the vocabulary does not fit",
+    "text": "a text or an imatrix could not be used",
+    "tool": "a program of llama.cpp failed",
+    "disk": "its disk is too small, or cannot be written",
+    "storage": "the account has no room left",
+    "token": "its token may not write any more",
+    "hub": "the repo could not be read or written",
+    "options": "its options do not fit",
+    "machine": "a file could not be read or written",
+    "unexpected": "an error that nobody thought of",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardFacts:
+    """What a card says besides its job (see card_facts.py)."""
+
+    uploaded: Mapping[str, int]  # file name -> bytes, of what is in the repo with this commit
+    shown: Job | None = None  # the job with what others of the same base brought; None: the job itself
+    making: Mapping[str, Making] = field(default_factory=dict)  # by file name, as far as it is known
+    license: str = ""  # of the source, as its own card says; empty: unknown, and none is invented
+    llama_commit: str = ""  # of now, for files of which it is not known
+    version: str = ""  # of ggufy
+    rwkv: bool = False  # speaks RWKV's World format
+
+
+def pages(job: Job, facts: CardFacts, *, readme: str | None = None) -> dict[str, str]:
+    """Text by file name; none if the repo keeps a card of its own.
+
+    `readme` is the README.md that the repo has: what people wrote into it stays. Ollama's files are written once: what
+    somebody changes in them stays.
+    """
+    if job.request.keep_card:
+        return {}
+    job = facts.shown or job
+    found = {CARD: merge_readme(readme, card(job, facts))}
+    if points := _points(job):
+        found[PLOT] = scatter.document(points, _WORDS)
+    if facts.rwkv:
+        found |= {name: text for name, text in OLLAMA_FILES.items() if name not in facts.uploaded}
+    return found
+
+
+_RECIPES = (
+    "The recipes are ggufy's, made for RWKV: which type each matrix gets follows from its role. No file is larger "
+    "than the one that llama-quantize makes under the same name, and S, M and L differ. Small low-rank matrices are "
+    "F16 or Q8_0 instead of F32. Unmodified llama.cpp reads these files."
+)
+_RESCALED = (
+    "In the base, as in most GGUF files of RWKV-6, the matrices that write into the residual stream are divided by 2 "
+    "for every few blocks (`rwkv6.rescale_every_n_layers`), which would take small weights of deep blocks below what "
+    "the quantized types can hold. In the quants they are multiplied back and the key is 0: they lose nothing more to "
+    "the division than the base has, where the smallest weights of an F16 are rounded."
+)
+
+
+_TO_ORDER = (
+    f"Files with `{target.SUFFIX}` in their names are made to order: of all mixtures of types that are no larger than "
+    "the name says, the one that is expected to differ least from the base{how} Their exact bits per weight are in "
+    "their metadata (`ggufy.bits_per_weight`); unmodified llama.cpp reads them."
+)
+_SENSITIVITIES = {
+    target.FAST: "by the error of every tensor as every type and how much such errors matter in other RWKV models",
+    target.STANDARD: "by the error of every tensor as every type and 10 measurements of this model",
+    target.THOROUGH: "by the error of every tensor as every type, 26 measurements of this model and some of files",
+}
+
+
+def card(job: Job, facts: CardFacts) -> str:
+    """Markdown with front matter."""
+    request = job.request
+    name, source = request.name, request.source
+    digest = f", sha256 `{source.sha256}`" if source.sha256 else ""
+    lines = [
+        _front_matter(job, facts),
+        f"# {folder_name(name)}",
+        "",
+        f"GGUF files of {name}, for llama.cpp and what is built on it. Made by ggufy {facts.version} from"
+        f" {_origin(source)} (`{last_part(source.path)}`{digest}"
+        + (f", revision `{source.revision}`)." if source.revision else ")."),
+        "",
+        *_state(job, facts.uploaded),
+        *tables(job, facts.uploaded, facts.making, plot=f"![{_WORDS.title}]({PLOT})" if _points(job) else ""),
+        "",
+        *_how_made(job, facts),
+        "",
+        *_how_to_run(job, facts),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _origin(source: Source) -> str:
+    if source.model_id:
+        return f"[{source.model_id}](https://huggingface.co/{source.model_id})"
+    return f"<{source.url.partition('?')[0]}>" if source.url else "a local file"  # a query may hold a key
+
+
+def _front_matter(job: Job, facts: CardFacts) -> str:
+    source = job.request.source
+    rows = ["---"]
+    if facts.license:
+        rows.append(f"license: {yaml_text(facts.license)}")
+    if source.model_id:
+        rows += [f"base_model: {yaml_text(source.model_id)}", "base_model_relation: quantized"]
+    rows += ["library_name: gguf", "quantized_by: ggufy", "tags:", "- gguf", "- llama-cpp", "- ggufy"]
+    if job.request.imatrix != "none":
+        rows.append("- imatrix")
+    return "\n".join([*rows, "---", ""])
+
+
+def _state(job: Job, uploaded: Collection[str]) -> list[str]:
+    """How far the job is, and how it ended if that was not its end."""
+    total = [base_name(job.request), *(quant_name(job.request, t) for t in job.request.quants)]
+    total += [imatrix_name(job.request)] if job.request.imatrix != "none" else []
+    there = sum(name in uploaded for name in total)
+    whole = there == len(total)
+    files = "**All files are here.**" if whole else f"**{there} of {len(total)} files are here.**"
+    cause = _CAUSES.get(job.cause, "an error")
+    if job.status is Status.FAILED:
+        return [f"{files} The job stopped before its end: {cause}.", ""]
+    if job.status is Status.CANCELLED and not whole:
+        return [f"{files} The job was cancelled.", ""]
+    if job.status is Status.PAUSED:
+        return [f"{files} The job is paused{f' and waits for its owner: {cause}' if job.error else ''}.", ""]
+    if job.status in (Status.RUNNING, Status.QUEUED):
+        if not whole:
+            return [f"**In progress: {there} of {len(total)} files are here**, the others follow by themselves.", ""]
+        measured = {found.quant for found in job.evaluations}
+        if job.request.evaluate and any(quant_name(job.request, t) not in measured for t in job.request.quants):
+            return [f"{files} Their figures follow.", ""]
+    return [] if whole else [f"{files}", ""]
+
+
+def _points(job: Job) -> list[Point]:
+    """The plot's, smallest file first; empty where there is nothing to compare."""
+    types = {quant_name(job.request, quant_type): quant_type for quant_type in job.request.quants}
+    groups = comparable(job.evaluations)
+    found = [
+        Point(name=types[e.quant], size=e.size, kld=e.quality.kld)
+        for e in sorted(groups[0] if groups else [], key=lambda e: e.size)
+        if e.quant in types
+    ]
+    return found if len(scatter.measured(found)) > 1 else []
+
+
+def _how_made(job: Job, facts: CardFacts) -> list[str]:
+    request = job.request
+    made = [facts.making[name] for name in _made(job) if name in facts.making]
+    commits = list(dict.fromkeys(making.llama for making in made if making.llama)) or [facts.llama_commit]
+    lines = ["## How it was made", "", f"Converted to {request.outtype.upper()} and quantized with llama.cpp"]
+    lines[-1] += "".join(
+        f" {commit}" if place == 0 else f", {commit}" for place, commit in enumerate(commits) if commit
+    )
+    if request.imatrix == "auto":
+        chunks = f"up to {request.chunks}" if request.chunks else "all"
+        lines.append(
+            f"with an imatrix from {chunks} chunks of 512 tokens of the calibration text "
+            f"{public_name(request.calibration)} (sha256 `{request.calibration_sha256}`)."
+        )
+    elif request.imatrix == "file":
+        lines.append(f"with an imatrix that its user gave (sha256 `{request.imatrix_sha256}`).")
+    else:
+        lines.append("without an imatrix.")
+    if any(making.mix == RWKV for making in made):
+        lines += ["", _RECIPES]
+    if any(making.rescaled for making in made):
+        lines += ["", _RESCALED]
+    return lines + _to_order(job, facts)
+
+
+def _made(job: Job) -> list[str]:
+    """File names, the base's first."""
+    return [base_name(job.request), *(quant_name(job.request, quant) for quant in job.request.quants)]
+
+
+def _to_order(job: Job, facts: CardFacts) -> list[str]:
+    """How the sizes to order were found: each in its own mode."""
+    modes: dict[str, list[str]] = {}
+    for label in job.request.targets:
+        made = facts.making.get(quant_name(job.request, label))
+        modes.setdefault((made.mode if made else "") or job.request.mode, []).append(target.short(label))
+    if not modes:
+        return []
+    if len(modes) == 1:
+        (mode,) = modes
+        how = f", {_SENSITIVITIES[mode]}." if mode in _SENSITIVITIES else "."
+        return ["", _TO_ORDER.format(how=how)]
+    lines = ["", _TO_ORDER.format(how=", which was found in several ways."), ""]
+    return lines + [
+        f"- {', '.join(f'`{size}`' for size in sizes)}: {_SENSITIVITIES.get(mode, 'expected as its maker chose')}"
+        for mode, sizes in modes.items()
+    ]
+
+
+def _how_to_run(job: Job, facts: CardFacts) -> list[str]:
+    """Lines to copy. Their flags are tested with the programs; see world.py for why RWKV needs them."""
+    repo, quant_type = job.request.repo_id, _example(job, facts.uploaded)
+    flags = [LLAMA_STOP] if facts.rwkv else []
+    if facts.rwkv and job.request.source.kind == "gguf":
+        flags.insert(0, LLAMA_FORMAT)
+    llama = " ".join([f"-hf {repo}:{quant_type}", *flags])
+    message = '{"messages": [{"role": "user", "content": "Hello!"}]}'
+    lines = ["## How to run one", "", "With [llama.cpp](https://github.com/ggml-org/llama.cpp), in a terminal:", ""]
+    lines += ["```sh", f"llama-cli {llama}", "```", ""]
+    lines += ["As a server for everything that speaks OpenAI's protocol (base URL `http://127.0.0.1:8080/v1`):", ""]
+    lines += ["```sh", f"llama-server {llama}", "```", ""]
+    lines += ["```sh", 'curl http://127.0.0.1:8080/v1/chat/completions -H "Content-Type: application/json" \\']
+    lines += [f"  -d '{message}'", "```", "", "With [Ollama](https://ollama.com):", ""]
+    lines += ["```sh", f"ollama run hf.co/{repo}:{quant_type}", "```"]
+    if facts.rwkv:
+        lines += [
+            "",
+            f"`{LLAMA_STOP}` ends a reply where the model would begin the next question; a request to the server "
+            "that has a `stop` of its own has to name it too. Ollama reads it from the file `params`.",
+        ]
+    return lines
+
+
+def _example(job: Job, uploaded: Collection[str]) -> str:
+    """The type that the lines name: one that is there, if any is."""
+    types = job.request.quants
+    here = [quant_type for quant_type in types if quant_name(job.request, quant_type) in uploaded] or types
+    first = next(
+        (quant_type for quant_type in (*_RUN_FIRST, *here) if quant_type in here), job.request.outtype.upper()
+    )
+    return first.rpartition("-")[2]  # of a size to order, the label that all tools know

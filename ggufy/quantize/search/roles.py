@@ -1,0 +1,163 @@
+"""What a tensor does in its model, and how deep it lies: the groups whose sensitivity is known or can be measured.
+
+A role is the name of a GGUF tensor without its block, so it needs no table: `time_mix_value`, `channel_mix_key`,
+`attn_q`, `ffn_down`. Only some get another name: `embedding`, `head`, and the small low-rank matrices of RWKV, which
+RWKV-6 and RWKV-7 call by the same letters though they do not do the same (`time_mix_w1` mixes tokens in RWKV-6 and
+decays in RWKV-7). Depth is `first` or `last` for the outermost blocks, `middle` for all between them.
+
+A group is a set of tensors that share one sensitivity. There are as many groups as probes can be afforded: depths of
+the least important roles are joined first, then their first blocks, then whole roles.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from ggufy.quantize.search.priors import PRIORS, REFERENCE
+
+MOST_GROUPS = 26  # eight matrices of RWKV-6 at three depths, embedding and head
+OTHER = "other"  # the group of roles that share a probe
+
+_EXACT = {"token_embd": "embedding", "output": "head"}
+_LOW_RANK_6 = {"w": "low_rank_mix", "decay_w": "low_rank_decay"}
+_LOW_RANK_7 = {"w": "low_rank_decay", "a": "low_rank_rate", "v": "low_rank_value", "g": "low_rank_gate"}
+_LOW_RANK = re.compile(r"time_mix_(w|decay_w|a|v|g)[12]")
+_BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
+_EXPERTS = re.compile(r"_(exps|shexp|chexps)$")
+
+
+class Depth(StrEnum):
+    """Where a tensor lies."""
+
+    FIRST = "first"
+    MIDDLE = "middle"
+    LAST = "last"
+    NONE = ""  # in no block
+
+
+@dataclass(frozen=True, kw_only=True)
+class Role:
+    """What a tensor does, and where."""
+
+    name: str
+    depth: Depth
+
+    @property
+    def key(self) -> str:
+        """`role@depth`, as in the table of sensitivities."""
+        return f"{self.name}@{self.depth}" if self.depth else self.name
+
+    @property
+    def low_rank(self) -> bool:
+        """One of RWKV's small matrices, which llama-quantize leaves as they are."""
+        return self.name.startswith("low_rank_")
+
+
+def roles(names: Iterable[str]) -> dict[str, Role]:
+    """The role of every tensor of one model, by GGUF name. All names are needed: they tell how many blocks there are,
+    which version of RWKV it is, and whether the embedding is the head as well."""
+    names = list(names)
+    low_rank = _LOW_RANK_6 if family(names) == "rwkv6" else _LOW_RANK_7
+    tied = "token_embd.weight" in names and "output.weight" not in names
+    last = max((int(match[1]) for name in names if (match := _BLOCK.fullmatch(name))), default=0)
+    found = {}
+    for name in names:
+        match = _BLOCK.fullmatch(name)
+        stem = (match[2] if match else name).removesuffix(".weight")
+        if small := _LOW_RANK.fullmatch(stem):
+            role = low_rank.get(small[1], stem)
+        elif match:
+            role = stem
+        else:
+            role = "tied_embedding" if tied and stem == "token_embd" else _EXACT.get(stem, stem)
+        found[name] = Role(name=role, depth=_depth(int(match[1]), last) if match else Depth.NONE)
+    return found
+
+
+def _depth(block: int, last: int) -> Depth:
+    if block == 0:
+        return Depth.FIRST
+    return Depth.LAST if block == last else Depth.MIDDLE
+
+
+def family(names: Iterable[str]) -> str:
+    """The table of priors that fits: `rwkv6`, `rwkv7` or `transformer`."""
+    stems = {match[2] for name in names if (match := _BLOCK.fullmatch(name))}
+    if "time_mix_decay_w1.weight" in stems:
+        return "rwkv6"
+    return "rwkv7" if "time_mix_r_k.weight" in stems or "time_mix_a1.weight" in stems else "transformer"
+
+
+def sensitivity(role: Role, table: Mapping[str, float]) -> float:
+    """c of a role, by the nearest key: role and depth, the role alone, and without one the table's geometric mean.
+
+    The experts of a mixture count as the matrix that they stand for. A tied embedding counts as a head.
+    """
+    plain = _EXPERTS.sub("", role.name)
+    for name in (role.name, plain, *(("head",) if role.name == "tied_embedding" else ())):
+        for key in (f"{name}@{role.depth}", name):
+            if key in table:
+                return table[key]
+    return math.exp(math.fsum(map(math.log, table.values())) / len(table)) if table else 1.0
+
+
+def prior(names: Iterable[str]) -> dict[str, float]:
+    """The shipped sensitivity of every tensor, by name (see `priors.py` for where they come from)."""
+    found = roles(names)
+    table = PRIORS[family(found)]
+    return {name: sensitivity(role, table) for name, role in found.items()}
+
+
+def transferred(weights: Mapping[str, int]) -> dict[str, float]:
+    """As `prior`, for a model of another size than the one that was measured; `weights` is the number of weights of
+    every tensor.
+
+    c × weights of a role stays as it was measured. A role without a key gets the geometric mean of this model's own c,
+    so it follows the others to any size: probes of the demo found for a weight of a low-rank matrix what they found
+    for one of the large matrices. Transformers have no reference, since nothing was measured: their c stay.
+    """
+    found = roles(weights)
+    table, reference = PRIORS[family(found)], REFERENCE[family(found)]
+    if reference:
+        sizes = {"head" if role.name == "tied_embedding" else role.name: weights[name] for name, role in found.items()}
+        plain = ((key, key.split("@")[0]) for key in table)
+        table = {key: table[key] * reference[role] / sizes[role] for key, role in plain if role in sizes}
+    return {name: sensitivity(role, table) for name, role in found.items()}
+
+
+def groups(
+    weights: Mapping[str, int], *, all_names: Iterable[str] = (), most: int = MOST_GROUPS
+) -> dict[str, list[str]]:
+    """At most `most` groups of the tensors that can be quantized: group -> tensor names.
+
+    `weights` is the number of weights of each of these tensors, `all_names` the names of all tensors of the model if
+    there are more. A group is called `role@depth`, `role@rest` (all but the first block), `role`, or `other`.
+    """
+    if most < 1:
+        raise ValueError("there must be at least one group")
+    found = roles({*weights, *all_names})
+    table = PRIORS[family(found)]
+    importance: dict[str, float] = {}
+    made: dict[str, list[str]] = {}
+    for name in sorted(weights, key=lambda n: (_block(n), n)):
+        role = found[name]
+        made.setdefault(role.key, []).append(name)
+        importance[role.name] = importance.get(role.name, 0.0) + sensitivity(role, table) * weights[name]
+    ascending = sorted(importance, key=lambda role: (importance[role], role))
+    joins = [(f"{role}@rest", (f"{role}@middle", f"{role}@last")) for role in ascending]
+    joins += [(role, (f"{role}@first", f"{role}@rest")) for role in ascending]
+    joins += [(OTHER, (OTHER, role)) for role in ascending]
+    for joined, parts in joins:
+        present = [part for part in parts if part in made]
+        if len(made) > most and present:
+            made[joined] = [name for part in present for name in made.pop(part)]
+    return made
+
+
+def _block(name: str) -> int:
+    match = _BLOCK.fullmatch(name)
+    return int(match[1]) if match else -1

@@ -1,0 +1,449 @@
+"""The state repo `<owner>/ggufy-state` on the Hub: a copy of the job records, the lease, and unfinished work.
+
+    jobs/<job id>.json   every record, so that a machine that lost its disk knows what to do
+    lease.json           who works (hub/lease.py)
+    files/<key>/<name>   small files that a job needs after a restart, such as the segments of an imatrix
+
+Records are saved on this machine, and whoever saves one never waits for the Hub: one thread takes the lease, renews
+it and commits what is new, all that waits in one commit. The others put an order, and ask `held` or `check`. While the
+Hub is away, takes no more commits, or does not know the token any more, everything waits; `trouble` says why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import threading
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from ggufy.core.errors import Cancelled, GgufyError, HubAway, HubError, LeaseLost, RepoMissing
+from ggufy.core.job import Job, from_json, was_at_work
+from ggufy.hub.lease import KIND, Lease
+from ggufy.hub.protocol import Content, Hub, RemoteFile
+from ggufy.records.patience import Verdict, pause_s, verdict
+from ggufy.records.records import JobRecords
+from ggufy.records.store import JOBS, STATE_REPO
+from ggufy.system.clock import CLOCK, Clock, never, sleep
+from ggufy.system.files import write_text
+
+logger = logging.getLogger(__name__)
+_FILES = "files"
+_POLL_S = 15.0  # between looks at another's lease
+_LONG_S = 60.0  # between tries of what does not pass by itself
+_IDLE_S = 3600.0
+_SILENT_S = 5.0  # after which a question that has no answer yet is worth a word
+_LOOK_S = 0.2  # somebody who stops a wait is noticed as fast as this
+_OWNER_FILE = "owner.txt"
+
+
+@dataclass(kw_only=True)
+class _Order:
+    """What goes into the next commit beside the records; somebody waits for it."""
+
+    add: Mapping[str, Content]
+    done: bool = False
+    error: GgufyError | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """Whose repos these are."""
+
+    ask: Callable[[], str]  # the account's name; asks the Hub
+    key: str = ""  # stands for the token that was given, and says nothing about it
+
+    @classmethod
+    def of_token(cls, ask: Callable[[], str], token: str) -> Account:
+        return cls(ask=ask, key=hashlib.sha256(b"ggufy account " + token.encode()).hexdigest()[:12])
+
+
+@dataclass(kw_only=True)
+class _Work:
+    """What waits for the thread."""
+
+    unsent: set[str] = field(default_factory=set)  # ids of jobs whose record the repo does not have
+    orders: list[_Order] = field(default_factory=list)
+    stale: set[str] = field(default_factory=set)  # paths to delete with the next commit
+    wanted: bool = False  # somebody waits for the lease
+
+
+class StateRepo:
+    """One runner's view of it. Any thread may call any method; only `turn` asks the Hub to change something."""
+
+    def __init__(
+        self,
+        records: JobRecords,
+        hub: Hub,
+        account: Account,
+        make_lease: Callable[[Hub, str], Lease] = Lease,
+        clock: Clock = CLOCK,
+    ):
+        self._records, self._hub, self._account = records, hub, account
+        self._make_lease, self._clock = make_lease, clock
+        self.lease: Lease | None = None  # once the owner is known
+        self.trouble = ""  # why nothing gets through at the moment, for people
+        self._owner = self._remembered_owner()
+        self._work = _Work()
+        self._ready = False  # we hold the lease, and have read the records since
+        self._error: GgufyError | None = None  # what somebody must act on
+        self._at_work: set[str] = set()  # ids of jobs of which the repo knows that they were at work
+        self._failed, self._not_before = 0, float("-inf")
+        self._ends = False
+        self._changed = threading.Condition()
+        self._scheduler: BackgroundScheduler | None = None
+        self._thread = threading.Thread(target=self._loop, name="ggufy-state", daemon=True)
+        records.changed = self.mark
+
+    # ---- for everybody
+
+    @property
+    def owner(self) -> str:
+        """The account that the token belongs to; empty until the Hub has answered, this time or an earlier one."""
+        return self._owner
+
+    @property
+    def repo_id(self) -> str:
+        return f"{self._owner}/{STATE_REPO}"
+
+    @property
+    def held(self) -> bool:
+        """True while the lease is ours and the records here are those of the repo."""
+        return self._ready and self.lease is not None and self.lease.held
+
+    @property
+    def unsent(self) -> bool:
+        """True while records wait for the Hub."""
+        return bool(self._work.unsent)
+
+    def misses(self, job_id: str) -> str:
+        """Why the repo does not know yet that a job is at work; empty if it does. Before that, nothing of it should
+        be anywhere else: after the loss of this disk nobody would know whose it is. Raises LeaseLost."""
+        self.check()
+        if job_id in self._at_work:
+            return ""
+        return self.trouble or "the job's record goes to the Hub first."
+
+    def check(self) -> None:
+        """Raises LeaseLost when nothing must be changed any more."""
+        if self.lease is None:
+            raise LeaseLost("this runner does not hold the lease.")
+        self.lease.check()
+
+    def mark(self, job_id: str) -> None:
+        """Notes that a record has changed."""
+        with self._changed:
+            self._work.unsent.add(job_id)
+            self._changed.notify_all()
+
+    def acquire(self, stopped: Callable[[], bool] = never, say: Callable[[str], None] = lambda reason: None) -> None:
+        """Waits until the lease is ours, for as long as it takes; `say` gets what is waited for. Raises Cancelled soon
+        after `stopped()` turned true, and what somebody must act on, such as TokenError."""
+        said, asked, began = "", False, self._clock.now()
+        while not self.held:
+            with self._changed:
+                if not (asked and self._work.wanted):  # it may have been taken, and lost again, since it was asked for
+                    asked = self._work.wanted = True
+                    self._error, self._not_before = None, float("-inf")
+                    self._changed.notify_all()
+            if stopped() or self._ends:
+                raise Cancelled("stopped while waiting for the Hub or for another runner.")
+            if self._error is not None:
+                raise self._error
+            silent = self._clock.now() - began >= _SILENT_S
+            reason = self.trouble or ("the Hub was asked, and has not answered yet." if silent else "")
+            if reason != said:
+                said = reason
+                say(said)
+            with self._changed:
+                self._clock.wait(self._changed, _LOOK_S)
+        if said:
+            say("")
+
+    def keep(self, key: str, files: Mapping[str, Path], stopped: Callable[[], bool] = never) -> None:
+        """Commits files under a key (of a job, or of its inputs), by name; returns when they are there. Their bytes go
+        ahead, and hold up nobody. Raises HubError, also if nothing gets through at the moment; whether there is a
+        commit to spare says `wait_s`."""
+        self.check()
+        if self._failed:
+            raise HubAway(self.trouble)
+        paths = {_kept(key, name): path for name, path in files.items()}
+        order = _Order(add=self._hub.stage(self.repo_id, paths, kind=KIND, stopped=stopped))
+        with self._changed:
+            self._work.orders.append(order)
+            self._changed.notify_all()
+            while not order.done:
+                if self._ends or stopped():
+                    raise Cancelled("stopped while unfinished work was being saved.")
+                self._clock.wait(self._changed, _LOOK_S)
+        if order.error is not None:
+            raise order.error
+
+    def drop(self, key: str, names: Collection[str]) -> None:
+        """Deletes kept files with one of the next commits."""
+        with self._changed:
+            self._work.stale.update(_kept(key, name) for name in names)
+            self._changed.notify_all()
+
+    def kept(self, key: str) -> dict[str, RemoteFile]:
+        """The files that are kept under the key, by name. Raises HubError."""
+        start = _kept(key, "")
+        there = self._hub.list_files(self.repo_id, kind=KIND, under=start)
+        stale = self._work.stale
+        return {name.removeprefix(start): file for name, file in there.items() if name not in stale}
+
+    def fetch(self, key: str, name: str, target: Path) -> None:
+        """Brings a kept file here, whole or not at all. Raises HubError."""
+        self._hub.download(self.repo_id, _kept(key, name), target, kind=KIND)
+
+    def wait_s(self) -> float:
+        """Seconds until an ordinary commit may be made, 0 if now; records need not wait for it, they wait here."""
+        return self._hub.wait_s()
+
+    # ---- the thread
+
+    def start(self, interval_s: float | None = None) -> None:
+        """Starts the thread, which finds out whose token it is; with `interval_s`, it renews the lease so often."""
+        self._thread.start()
+        if interval_s is not None:
+            logging.getLogger("apscheduler").setLevel(logging.WARNING)  # it tells of every look
+            jobs = {"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
+            self._scheduler = BackgroundScheduler(timezone="UTC", job_defaults=jobs)
+            self._scheduler.add_job(self.wake, "interval", seconds=interval_s)
+            self._scheduler.start()
+
+    def wake(self) -> None:
+        """Lets the thread look whether the lease is due."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def close(self, wait_s: float) -> None:
+        """Commits what waits and lets the next runner start at once, if that takes no longer than this."""
+        with self._changed:
+            self._ends = True
+            self._changed.notify_all()
+        if self._scheduler is not None:
+            self._scheduler.shutdown(wait=False)
+        if self._thread.is_alive():
+            self._thread.join(wait_s)
+
+    def _loop(self) -> None:
+        while not self._ends:
+            try:
+                self.turn()
+                with self._changed:
+                    if not self._ends and (wait := self._until_due()) > 0:
+                        self._clock.wait(self._changed, wait)
+            except Exception:  # what waits is handed nothing on by `turn` then, and is tried again
+                logger.exception("the thread of the state repo")
+                with contextlib.suppress(Cancelled):
+                    sleep(_LONG_S, lambda: self._ends, self._clock)
+        self._leave()
+
+    def turn(self) -> float:
+        """Does what is due, and hands on what goes wrong; returns the seconds until it is worth another look."""
+        if self._not_before <= self._clock.now():
+            try:
+                self._do()
+                self._failed, self.trouble = 0, "" if self._ready or not self._work.wanted else self.trouble
+            except GgufyError as error:
+                self._hand_on(error)
+            except Exception as error:
+                logger.exception("the state repo")
+                self._hand_on(HubError(f"unexpected error, please report it: {type(error).__name__}: {error}"))
+        with self._changed:
+            return self._until_due()
+
+    def _until_due(self) -> float:
+        """Seconds until there may be something to do; called with the lock held."""
+        work, now = self._work, self._clock.now()
+        if (wait := self._not_before - now) > 0:
+            return wait
+        if not self._owner or self.lease is None or (work.wanted and not self.held) or (self._ready and self._due()):
+            return 0.0
+        if self._ready and (work.unsent or work.stale):
+            return self._hub.wait_s()
+        return _IDLE_S
+
+    def _due(self) -> bool:
+        return bool(self._work.orders) or (self.lease is not None and self.lease.due)
+
+    def _do(self) -> None:
+        if self.lease is None:
+            self._identify()
+        lease = self.lease
+        assert lease is not None
+        if self._work.wanted and not self.held:
+            self._take(lease)
+        if not self._ready:
+            return
+        lease.check_taken()
+        if self._due() or ((self._work.unsent or self._work.stale) and self._hub.wait_s() <= 0):
+            self._push(lease)
+            lease.squash()
+
+    def _identify(self) -> None:
+        owner = self._account.ask()
+        with self._changed:
+            self._owner = owner
+        self.lease = self._make_lease(self._hub, self.repo_id)
+        self._remember_owner(owner)
+
+    def _take(self, lease: Lease) -> None:
+        self._ready = False
+        if not lease.try_acquire(self._records.term):
+            self.trouble = f"another runner is at work on {self.repo_id}: this one waits for it."
+            self._not_before = self._clock.now() + min(_POLL_S, lease.expires_s / 4)
+            return
+        self._hub.count_past_commits(self.repo_id, kind=KIND)
+        self._refresh()
+        self._records.term = max(self._records.term, lease.term)
+        with self._changed:
+            self._ready, self._work.wanted = True, False
+            self._changed.notify_all()
+
+    def _hand_on(self, error: GgufyError) -> None:
+        # This repo is made again whenever it is missing; deleted between two questions, it is missed by one of them.
+        kind = Verdict.WAITS if isinstance(error, RepoMissing) else verdict(error)
+        with self._changed:
+            orders, self._work.orders = self._work.orders, []
+            for order in orders:
+                order.done, order.error = True, error
+            if kind is Verdict.MOVES:
+                self._ready = False
+            else:
+                self._failed += 1
+                pause = pause_s(self._failed, error) if kind is Verdict.WAITS else _LONG_S
+                self._not_before = self._clock.now() + pause
+            if kind in (Verdict.PAUSES, Verdict.FAILS):
+                self._error = error
+            if str(error) != self.trouble:
+                logger.warning("the state repo: %s", error)
+            self.trouble = str(error)
+            self._changed.notify_all()
+
+    def _leave(self) -> None:
+        """Lets go of the lease, and takes along what waits."""
+        with self._changed:
+            self._work.orders.clear()
+            self._changed.notify_all()
+        self._records.all()  # writes what the disk had no room for
+        if self._ready and self.lease is not None:
+            sent = self._unsent_records()
+            if self.lease.release(sent, delete=self._work.stale):
+                self._forget(sent)
+        if self.unsent:
+            logger.warning("%d job records could not be saved on the Hub: they are here.", len(self._work.unsent))
+
+    # ---- commits
+
+    def _push(self, lease: Lease) -> None:
+        with self._changed:
+            orders, stale = list(self._work.orders), set(self._work.stale)
+        sent = self._unsent_records()
+        more = {path: content for order in orders for path, content in order.add.items()}
+        try:
+            lease.commit({**sent, **more}, delete=stale - more.keys(), message=_title(sent, more), urgent=lease.due)
+        except RepoMissing:
+            logger.warning("%s is gone: it is made again, with all records that are known here", self.repo_id)
+            self._hub.create_repo(self.repo_id, kind=KIND, private=True)
+            lease.follow()
+            self._mark_all(but=())
+            self._at_work.clear()
+            sent = self._unsent_records()
+            lease.commit({**sent, **more}, message="save all job records", urgent=True)
+        self._forget(sent)
+        with self._changed:
+            self._work.stale -= stale
+            for order in orders:
+                order.done = True
+            self._work.orders = [order for order in self._work.orders if not order.done]
+            self._changed.notify_all()
+
+    def _unsent_records(self) -> dict[str, bytes]:
+        with self._changed:
+            waiting = sorted(self._work.unsent)
+        paths = {f"{JOBS}/{job_id}.json": self._records.store.path(job_id) for job_id in waiting}
+        return {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
+
+    def _forget(self, sent: Mapping[str, bytes]) -> None:
+        """Notes what has arrived; a record that was written again meanwhile has not, or only as it was."""
+        arrived = [job for data in sent.values() if (job := _parsed(data))]
+        self._at_work |= {job.id for job in arrived if was_at_work(job)}
+        with self._changed:
+            now = self._unsent_records()
+            self._work.unsent &= {Path(name).stem for name, data in now.items() if sent.get(name) != data}
+
+    # ---- reading
+
+    def _refresh(self) -> None:
+        """Joins the records here with those of the repo; one that only this machine has waits to be committed."""
+        there = self._hub.list_files(self.repo_id, kind=KIND, under=f"{JOBS}/")
+        for name, file in there.items():
+            if Path(name).suffix == ".json" and name.count("/") == 1:
+                self._take_record(name, file)
+        self._mark_all(but=there)
+
+    def _mark_all(self, but: Collection[str]) -> None:
+        """Every record waits to be committed, except those with these paths in the repo."""
+        known = self._records.all()  # it has a lock of its own, which who marks a record holds
+        with self._changed:
+            self._work.unsent.update(job.id for job in known if f"{JOBS}/{job.id}.json" not in but)
+
+    def _take_record(self, name: str, file: RemoteFile) -> None:
+        job_id = Path(name).stem
+        path = self._records.store.path(job_id)
+        own = self._records.latest(job_id)
+        if own is not None and path.is_file() and file.holds(path.read_bytes()):
+            if was_at_work(own):
+                self._at_work.add(job_id)
+            with self._changed:
+                self._work.unsent.discard(job_id)
+            return
+        theirs = _parsed(self._hub.read(self.repo_id, name, kind=KIND))
+        if theirs is None or theirs.id != job_id:
+            logger.warning("%s in %s is left aside: it is no job record", name, self.repo_id)
+            return
+        if was_at_work(theirs):
+            self._at_work.add(job_id)
+        with self._changed:
+            unsent = job_id in self._work.unsent
+        counts = self._records.take_over(theirs, unsent=unsent)
+        with self._changed:
+            (self._work.unsent.discard if counts == theirs else self._work.unsent.add)(job_id)
+
+    # ---- whose it is, for starts while the Hub is away
+
+    def _remembered_owner(self) -> str:
+        try:
+            key, _, owner = (self._records.store.root / _OWNER_FILE).read_text(encoding="utf-8").strip().partition(" ")
+        except (OSError, ValueError):
+            return ""
+        return owner if self._account.key and key == self._account.key else ""
+
+    def _remember_owner(self, owner: str) -> None:
+        if self._account.key and owner != self._remembered_owner():
+            write_text(self._records.store.root / _OWNER_FILE, f"{self._account.key} {owner}\n")
+
+
+def _kept(key: str, name: str) -> str:
+    return f"{_FILES}/{key}/{name}"
+
+
+def _title(sent: Mapping[str, bytes], more: Mapping[str, Content]) -> str:
+    """Of a commit, for people."""
+    if more:
+        return "save unfinished work"
+    jobs = [job for data in sent.values() if (job := _parsed(data))]
+    return "; ".join(f"{job.id}: {job.status}" for job in jobs[:3]) or "renew the lease"
+
+
+def _parsed(data: bytes | None) -> Job | None:
+    try:
+        return from_json((data or b"").decode("utf-8"))
+    except ValueError:
+        return None

@@ -1,1 +1,0 @@
-"""RWKV itself: the names and shapes of its tensors, its vocabulary, and conversion to GGUF."""

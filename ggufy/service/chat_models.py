@@ -1,0 +1,52 @@
+"""The finished models that can be talked to, and which of them to begin with. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from ggufy.core.catalog import FIRST
+from ggufy.core.metrics import memory_needed
+from ggufy.core.plan import CONVERT
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatModel:
+    """One of them."""
+
+    name: str  # of the file
+    path: Path  # where it is, or will be once it was fetched
+    repo_id: str  # the repo to fetch it from; empty: it is here
+    size: int  # bytes
+    type: str  # quant type or size to order; empty: the base GGUF
+    kld: float | None  # from the base, if it was measured
+    base: bool
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any], path: Path, repo_id: str) -> Self:
+        """From one of `ggufy.cli.terminal.results`'s records."""
+        measured = row.get("evaluation")
+        return cls(
+            name=row["file"],
+            path=path,
+            repo_id=repo_id,
+            size=row["size"],
+            type=row.get("type", ""),
+            kld=float(measured["quality"]["kld"]) if measured else None,
+            base=row["kind"] == CONVERT,
+        )
+
+
+def first_choice(models: Collection[ChatModel], memory: int) -> str | None:
+    """The model that a chat begins with: the newest Q4_K_M, else the best measured quant that fits in `memory` bytes,
+    else the largest that does, else the smallest; a base only where there is nothing else."""
+    if newest := next((model.name for model in models if model.type == FIRST), None):
+        return newest
+    quants = [model for model in models if not model.base] or list(models)
+    fitting = [model for model in quants if memory_needed(model.size) <= memory]
+    if fitting:
+        return min(fitting, key=lambda model: (math.inf if model.kld is None else model.kld, -model.size)).name
+    return min(quants, key=lambda model: model.size).name if quants else None

@@ -1,0 +1,298 @@
+"""The conversations of the page: who said what, to which model, and how the reply comes.
+
+Every visitor has two sides, a and b, to compare two models. A conversation is kept here, in memory and bounded; the
+processes in llama/ remember nothing, so any of them can go on with any conversation, after a kill or with another
+model too. Everything that comes from the page comes from strangers, and is checked here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from ggufy.core.errors import BusyError, UsageError
+from ggufy.llama.chat.backend import Gone, Talker
+from ggufy.llama.chat.messages import clean
+from ggufy.llama.chat.options import Model, Options
+from ggufy.llama.chat.pool import Pool
+from ggufy.llama.chat.process import ChatProcess, CompletionProcess
+from ggufy.llama.install import Llama
+from ggufy.service.access import STRANGER, Visitor
+from ggufy.system import resources as throttle
+
+SIDES = ("a", "b")
+CHAT, TEXT = "chat", "text"
+MODES = (CHAT, TEXT)
+LIMITS: dict[str, tuple[float, float]] = {  # what the page's sliders allow, both ends included
+    "temperature": (0.0, 2.0),
+    "top_p": (0.0, 1.0),
+    "presence": (0.0, 2.0),
+    "frequency": (0.0, 2.0),
+    "length": (1, 4096),
+}
+MAX_SYSTEM = 4_000  # characters
+MAX_MESSAGE = 32_000
+MAX_CONVERSATION = 128_000  # characters of all turns; the oldest go first
+MAX_TURNS = 200
+MAX_VISITORS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a visitor wants to be answered."""
+
+    mode: str = CHAT  # chat, or text: the model continues what is written
+    system: str = ""  # system prompt; chat only
+    temperature: float = 1.0
+    top_p: float = 0.5
+    presence: float = 0.0
+    frequency: float = 0.0
+    length: int = 512  # tokens of a reply, at most
+
+    @classmethod
+    def checked(cls, **values: object) -> Settings:
+        """Settings from a stranger's values; what is missing gets its default. Raises UsageError for any bad value."""
+        known = {item.name for item in fields(cls)}
+        if unknown := sorted(values.keys() - known):
+            raise UsageError(f"there is no setting {unknown[0]!r}: use {', '.join(sorted(known))}.")
+        mode, system = values.pop("mode", CHAT), values.pop("system", "")
+        if mode not in MODES:
+            raise UsageError(f"the mode is one of {', '.join(MODES)}.")
+        if not isinstance(system, str):
+            raise UsageError("the system prompt must be text.")
+        if len(system) > MAX_SYSTEM:
+            raise UsageError(f"the system prompt has {len(system)} characters: use at most {MAX_SYSTEM}.")
+        numbers = {name: _number(name, value) for name, value in values.items()}
+        length = int(numbers.pop("length", cls.length))
+        return cls(mode=str(mode), system=clean(system).strip(), length=length, **numbers)
+
+    @property
+    def options(self) -> Options:
+        """The same for a process."""
+        return Options(
+            system=self.system if self.mode == CHAT else "",
+            temperature=self.temperature,
+            top_p=self.top_p,
+            presence=self.presence,
+            frequency=self.frequency,
+            length=self.length,
+        )
+
+
+def _number(name: str, value: object) -> float:
+    low, high = LIMITS[name]
+    kind = "whole number" if name == "length" else "number"
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:  # NaN is in no range
+        raise UsageError(f"{name} must be a {kind} from {low:g} to {high:g}.")
+    if name == "length" and value != int(value):
+        raise UsageError(f"{name} must be a {kind} from {low:g} to {high:g}.")
+    return float(value)
+
+
+@dataclass(eq=False)
+class _Conversation:
+    """What one visitor and one model have said."""
+
+    mode: str = CHAT
+    turns: list[dict[str, str]] = field(default_factory=list)
+    speeds: tuple[float, float] | None = None
+    stopped: bool = False  # the reply that is being made is to end
+    busy: threading.Lock = field(default_factory=threading.Lock)
+
+    def before(self) -> list[str]:
+        """The questions and replies until the last question; a question without a reply is left out."""
+        texts = []
+        for turn, reply in zip(self.turns, self.turns[1:], strict=False):
+            if turn["role"] == "user" and reply["role"] == "assistant" and reply["content"].strip():
+                texts += [turn["content"], reply["content"]]
+        return texts
+
+    def trim(self) -> None:
+        """Forgets the oldest turns of a conversation that has become too long."""
+        while len(self.turns) > MAX_TURNS or sum(len(turn["content"]) for turn in self.turns) > MAX_CONVERSATION:
+            del self.turns[0]
+            while len(self.turns) > 1 and self.turns[0]["role"] != "user":
+                del self.turns[0]
+
+
+class Chats:
+    """All conversations, and the processes behind them. Safe to use from many threads."""
+
+    def __init__(
+        self,
+        llama: Callable[[], Llama],
+        models: Callable[[Visitor], dict[str, Path]],
+        threads: Callable[[], int],
+        *,
+        processes: int = 2,
+        idle_s: float = 300.0,
+        abandoned_s: float = 60.0,
+        available: Callable[[], int] = throttle.memory_available,
+        extra: Sequence[str] = (),
+    ):
+        """`models` gives name → file of the finished quants that somebody may talk to, in the order they are to be
+        shown.
+
+        `processes` are kept at most, each until it was idle for `idle_s` seconds, or its reply was not asked for
+        more for `abandoned_s`. `available` says how many bytes of memory are free. `extra` is added to every command.
+        """
+        self._llama, self._models, self._threads, self._extra = llama, models, threads, extra
+        self._pool = Pool(size=processes, idle_s=idle_s, abandoned_s=abandoned_s, available=available)
+        self._lock = threading.Lock()
+        self._conversations: OrderedDict[tuple[str, str], _Conversation] = OrderedDict()
+
+    def models(self, who: Visitor = STRANGER) -> list[str]:
+        """Names of the models that somebody may talk to, newest job first."""
+        return list(self._models(who))
+
+    def turns(self, visitor: str, side: str) -> list[dict[str, str]]:
+        """What was said: `role` user or assistant, and `content`."""
+        conversation = self._conversations.get((visitor, side))
+        return [dict(turn) for turn in conversation.turns] if conversation else []
+
+    def speeds(self, visitor: str, side: str) -> tuple[float, float] | None:
+        """Tokens a second of the last reply, reading and writing; None while they are not known."""
+        conversation = self._conversations.get((visitor, side))
+        return conversation.speeds if conversation else None
+
+    def say(
+        self,
+        visitor: str,
+        side: str,
+        *,
+        model: str,
+        settings: Settings,
+        message: str | None,
+        who: Visitor = STRANGER,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> Iterator[None]:
+        """Adds a message and lets the model reply; yields each time the turns have changed.
+
+        `visitor` is whose conversation it is, `who` their account. `message` None asks for another reply to the last
+        message. The reply ends early by `stop`, when `stopped` says so, or when the generator is closed; what has come
+        of it stays. Raises UsageError (a bad value, or a model that does not fit in memory), BusyError (a reply is
+        being made here, or as many as there are processes), ToolError, SourceError. After an error the message stays
+        without a reply, and can be asked again with None.
+        """
+        path = self._models(who).get(model) if isinstance(model, str) else None
+        if path is None:
+            raise UsageError("this model is not among the finished quants: choose one of the list.")
+        text = None if message is None else _message(message)
+        conversation = self._conversation(visitor, side)
+        if not conversation.busy.acquire(blocking=False):
+            raise BusyError("the reply before this one is still being made: wait for it, or stop it.")
+        try:
+            conversation.stopped, conversation.speeds = False, None
+            _ask(conversation, settings.mode, text)
+            yield
+            yield from self._reply(conversation, path, settings, lambda: conversation.stopped or stopped())
+        finally:
+            conversation.busy.release()
+
+    def stop(self, visitor: str) -> None:
+        """Ends the replies that are being made for a visitor."""
+        for side in SIDES:
+            if conversation := self._conversations.get((visitor, side)):
+                conversation.stopped = True
+
+    def clear(self, visitor: str) -> None:
+        """Forgets a visitor's conversations."""
+        self.stop(visitor)
+        with self._lock:
+            for side in SIDES:
+                self._conversations.pop((visitor, side), None)
+
+    def close(self) -> None:
+        """Ends every process; nothing can be asked after it."""
+        self._pool.close()
+
+    def _conversation(self, visitor: str, side: str) -> _Conversation:
+        if side not in SIDES:
+            raise UsageError(f"the side is one of {', '.join(SIDES)}.")
+        with self._lock:
+            conversation = self._conversations.setdefault((visitor, side), _Conversation())
+            self._conversations.move_to_end((visitor, side))
+            idle = [key for key, value in self._conversations.items() if not value.busy.locked()]
+            for key in idle[: max(0, len(self._conversations) - MAX_VISITORS * len(SIDES))]:
+                del self._conversations[key]
+            return conversation
+
+    def _reply(
+        self, conversation: _Conversation, path: Path, settings: Settings, stopped: Callable[[], bool]
+    ) -> Iterator[None]:
+        question = conversation.turns[-1]["content"]
+        before = conversation.before()
+        for attempt in (1, 2):
+            try:
+                with self._lend(path, settings) as talker:
+                    pieces = talker.say(question, before, stopped=stopped)
+                    with contextlib.closing(pieces):  # ends the reply when this generator is closed
+                        for piece in pieces:
+                            _append(conversation, piece)
+                            yield
+                    if not stopped() and conversation.turns[-1]["role"] == "user":
+                        _append(conversation, "")  # the model chose to say nothing
+                        yield
+                    conversation.speeds = talker.speeds
+                    conversation.trim()
+                return
+            except Gone:  # it had ended since it was last used, and the question never reached it
+                if attempt == 2:
+                    raise
+
+    def _lend(self, path: Path, settings: Settings) -> AbstractContextManager[Talker]:
+        kind: type[Talker] = ChatProcess if settings.mode == CHAT else CompletionProcess
+        try:
+            state = path.stat()
+        except OSError:
+            raise UsageError(f"{path.name} is gone: choose another model.") from None
+
+        def make(starter: Executor) -> Talker:
+            return kind(
+                self._llama(),
+                Model.read(path),
+                settings.options,
+                threads=self._threads(),
+                starter=starter,
+                extra=self._extra,
+            )
+
+        key = (kind, path, state.st_mtime_ns, state.st_size, settings.options)
+        return self._pool.lend(key, name=path.name, file_size=state.st_size, make=make)
+
+
+def _message(message: object) -> str:
+    if not isinstance(message, str):
+        raise UsageError("the message must be text.")
+    if len(message) > MAX_MESSAGE:
+        raise UsageError(f"the message has {len(message)} characters: use at most {MAX_MESSAGE}.")
+    text = clean(message)
+    if not text.strip():
+        raise UsageError("the message is empty: write something first.")
+    return text
+
+
+def _ask(conversation: _Conversation, mode: str, text: str | None) -> None:
+    """Puts the question at the end of the turns: a new one, or again the last one."""
+    if text is None:
+        while conversation.turns and conversation.turns[-1]["role"] == "assistant":
+            del conversation.turns[-1]
+        if not conversation.turns:
+            raise UsageError("there is no message to reply to again: write one first.")
+        return
+    if mode != conversation.mode:  # a text and a conversation do not continue each other
+        conversation.mode, conversation.turns = mode, []
+    conversation.turns.append({"role": "user", "content": text})
+    conversation.trim()
+
+
+def _append(conversation: _Conversation, piece: str) -> None:
+    if conversation.turns[-1]["role"] != "assistant":
+        conversation.turns.append({"role": "assistant", "content": ""})
+    conversation.turns[-1]["content"] += piece

@@ -1,0 +1,426 @@
+"""What stands behind the page, one `Services` a process: settings, job records, the worker, and llama.cpp.
+
+The page must be there at once, but llama.cpp may have to be built first, which takes minutes. So it is made ready in
+the worker's thread, before the first job; `preparation` says how far that is. If it fails, the thread waits until
+somebody asks for another try. Nothing here knows about gradio: the page asks again and again, see job_views.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from ggufy.core.catalog import BY_NAME, FIRST
+from ggufy.core.errors import Cancelled, GgufyError, UsageError
+from ggufy.core.job import RESTING, Job, Request
+from ggufy.core.names import model_name, repo_name
+from ggufy.core.plan import IMATRIX, folder_name
+from ggufy.jobs.estimate import Cost, Order, Preview, cost, preview
+from ggufy.jobs.queue import Worker
+from ggufy.jobs.request import Wish, file_stem, is_query, make_job
+from ggufy.jobs.runner import Runner
+from ggufy.jobs.workspace import connect
+from ggufy.llama.install import Llama, ensure
+from ggufy.quantize.search import target
+from ggufy.quantize.search.mixes import RWKV
+from ggufy.service.access import STRANGER, Visitor, check_work, is_owner, may_see
+from ggufy.service.accounts import Accounts
+from ggufy.service.chat_models import ChatModel, first_choice
+from ggufy.service.conversations import Chats
+from ggufy.service.job_views import JobView as JobView
+from ggufy.service.job_views import JobViews
+from ggufy.service.model_cache import FetchedModels
+from ggufy.service.strangers import for_stranger
+from ggufy.sources.inspect import Report, inspect
+from ggufy.sources.search import Found, search
+from ggufy.system import resources as throttle
+from ggufy.system.files import free_bytes, user_path
+from ggufy.system.settings import Settings
+from ggufy.system.ttl_cache import Kept
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+_AGAIN_S = 60.0  # between tries of what did not succeed, unless somebody asks for one sooner
+_END_S = 1.0  # that the end waits for the tool, and again for the Hub
+_MACHINE_S = 2.0
+_MOST_LISTED = 40  # files of a folder
+_MOST_WAITING = 10  # jobs of strangers at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """How far llama.cpp's set-up is."""
+
+    ready: bool = False
+    done: int = 0  # steps of the build
+    total: int = 0  # 0: not known yet
+    text: str = ""  # what is being done
+    waiting: str = ""  # what is waited for instead: the Hub, or another runner
+    error: str = ""  # one sentence, when it failed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """How busy this machine is."""
+
+    cpu: float = 0.0  # share of what this process may use, 0 to 1
+    memory: int = 0  # bytes
+    memory_used: int = 0
+    disk_free: int = 0  # bytes, where results go
+    threads: int = 1  # for the tools
+    most_threads: int = 1
+    percent: int = 100  # of the allowed CPU time that the work may use; throttle.AUTOMATIC
+
+
+class Services:
+    """Everything that the page may do. Any thread may call any method."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self.connection = connect(settings)
+        records = self.connection.records
+        self.worker = Worker(records=records, make_runner=self._make_runner, wanted=self.connection.ours)
+        self._stopping = threading.Event()
+        self.limit = throttle.thread_limit(settings.threads, settings.cpu_percent)
+        self.llama: Llama | None = None  # once it is ready
+        self._preparation = Preparation()
+        self._cpu_meter = throttle.CpuMeter()
+        self._machine = (-math.inf, Machine(memory=throttle.memory_limit()))
+        hub = self.connection.hub
+        self.fetched = FetchedModels(hub, settings.cache, self._stopping.is_set) if hub else None
+        self.chats = Chats(self._ready_llama, self._models, self.limit)
+        self.who = Accounts(settings.hf_token, lambda: self.connection.owner)  # whose token a caller has shown
+        self._reports: Kept[Report] = Kept(600.0)
+        self._previews: Kept[Preview] = Kept(600.0)
+        self._again = threading.Event()
+        self._lock = threading.Lock()
+        self._views = JobViews(self.worker, settings.out)
+
+    def start(self) -> None:
+        """Starts the worker, which goes on with every unfinished job; returns at once."""
+        self.connection.start()
+        for job in self.worker.start():
+            logger.info("job %s is taken up again", job.id)
+
+    def shutdown(self) -> None:
+        """Ends the running tool; what is unfinished goes on at the next start."""
+        self._stopping.set()
+        self._again.set()
+        self.worker.shutdown(_END_S)
+        self.connection.close(_END_S)
+        self.chats.close()
+
+    @property
+    def preparation(self) -> Preparation:
+        return self._preparation
+
+    def prepare_again(self, visitor: Visitor = STRANGER) -> None:
+        """Another try after a failed set-up."""
+        check_work(visitor, self.settings)
+        self._again.set()
+
+    def submit(self, wish: Wish, visitor: Visitor = STRANGER) -> Job:
+        """Pins the wish and queues the job. Raises a GgufyError, in one sentence, for what cannot work."""
+        check_work(visitor, self.settings)
+        if not is_owner(visitor, self.settings):
+            wish = for_stranger(wish)
+            self._check_room()
+        made = make_job(replace(wish, owner=self.connection.known_owner()), self.settings).request
+        hidden = any(job.request.private and job.request.repo_id == made.repo_id for job in self.worker.jobs())
+        return self._queue(replace(made, private=made.private or hidden))  # a repo made private stays so
+
+    def _queue(self, request: Request) -> Job:
+        job = self.worker.submit(Job(request=request))
+        self._look_again()
+        return job
+
+    def _check_room(self) -> None:
+        """Raises UsageError while strangers have as many jobs here as they may."""
+        waiting = [job for job in self.worker.jobs() if job.request.by_stranger and job.status not in RESTING]
+        if len(waiting) >= _MOST_WAITING:
+            raise UsageError(f"{len(waiting)} jobs of visitors wait on this Space already: try again later.")
+
+    def is_query(self, text: str, visitor: Visitor = STRANGER) -> bool:
+        """True for words to search for, False for what can be a source already."""
+        return is_query(text, hub_only=not is_owner(visitor, self.settings))
+
+    def models_in(self, folder: str, visitor: Visitor = STRANGER) -> list[Path]:
+        """The .pth and .gguf files of a folder on this machine, for its owner; none if it is no folder."""
+        if not is_owner(visitor, self.settings):
+            return []
+        try:
+            path = user_path(folder)
+            if not path.is_dir():
+                return []
+            found = [entry for entry in path.iterdir() if entry.suffix in (".pth", ".gguf") and entry.is_file()]
+        except (OSError, UsageError):  # no permission, no path at all
+            return []
+        return sorted(found)[:_MOST_LISTED]
+
+    def search(self, query: str, visitor: Visitor = STRANGER) -> list[Found]:
+        """Repos of that name on the Hub, which anybody may look for. Raises HubAway."""
+        return search(query, token=self.settings.hf_token if is_owner(visitor, self.settings) else None)
+
+    def inspect(self, source: str, visitor: Visitor = STRANGER, *, vocab: str | None = None) -> Report:
+        """What a source is, from its headers alone. Raises UsageError for what the visitor may not look at."""
+        owner, settings = is_owner(visitor, self.settings), self.settings
+        if not owner:
+            for_stranger(Wish(source=source, quant_types=(), vocab=vocab))
+            settings = settings.for_strangers()
+        return self._reports.get((source, vocab, owner), lambda: inspect(source, settings, vocab=vocab))
+
+    def look(
+        self,
+        source: str,
+        visitor: Visitor = STRANGER,
+        *,
+        outtype: str | None = None,
+        vocab: str | None = None,
+        mix: str = RWKV,
+    ) -> Preview:
+        """What a source is, and what its quants would be. Raises UsageError, HubAway."""
+        report, llama = self.inspect(source, visitor, vocab=vocab), self.llama
+        key = (source, vocab, is_owner(visitor, self.settings), outtype, mix, llama is not None)
+        return self._previews.get(
+            key, lambda: preview(report, self.settings, llama=llama, outtype=outtype, vocab=vocab, mix=mix)
+        )
+
+    def cost(
+        self,
+        source: str,
+        visitor: Visitor,
+        order: Order,
+        *,
+        outtype: str | None = None,
+        vocab: str | None = None,
+        mix: str = RWKV,
+    ) -> Cost | None:
+        """What a job would take; None where that is not known yet."""
+        found = self.look(source, visitor, outtype=outtype, vocab=vocab, mix=mix)
+        if not found.report.path:
+            return None
+        by_stranger, account = not is_owner(visitor, self.settings), self.connection.owner
+        stem = file_stem(found.report.path, found.report.model_id, by_stranger=by_stranger)
+        where = f"{account}/{repo_name(stem)}" if account else str(self.settings.out / folder_name(model_name(stem)))
+        return cost(found, order, self.settings, where=where, account=account, threads=self.limit())
+
+    def cancel(self, job_id: str, visitor: Visitor = STRANGER) -> None:
+        """Ends a waiting, running or paused job; one that has ended already stays as it is."""
+        check_work(visitor, self.settings)
+        if job := self._find(job_id, visitor):
+            self.worker.cancel(job.id)
+            self._look_again()
+
+    def pause(self, job_id: str, visitor: Visitor = STRANGER) -> None:
+        """Stops a waiting or running job until somebody resumes it, also over restarts."""
+        check_work(visitor, self.settings)
+        if job := self._find(job_id, visitor):
+            self.worker.pause(job.id)
+            self._look_again()
+
+    def retry(self, job_id: str, visitor: Visitor = STRANGER) -> None:
+        """Queues a job again. Raises UsageError if there is none of that id."""
+        check_work(visitor, self.settings)
+        job = self._known(job_id, visitor)
+        if not is_owner(visitor, self.settings):
+            self._check_room()
+        self.worker.submit(job)
+        self._look_again()
+
+    def make_size(self, job_id: str, size: int, visitor: Visitor = STRANGER) -> Job:
+        """Queues a job for one more file of what a job was made from: of `size` bytes, one of its frontier. Raises
+        UsageError for any other."""
+        check_work(visitor, self.settings)
+        job = self._known(job_id, visitor)
+        point = next((point for point in job.frontier if point.size == size), None)
+        if point is None:
+            raise UsageError("this size is not on the list any more: reload the page.")
+        label = f"{target.size_word(size)}-{target.nearest(point.bpw)}{target.SUFFIX}"
+        return self._another(job, visitor, targets=(label,), mode=job.request.mode)
+
+    def find_sizes(self, job_id: str, visitor: Visitor = STRANGER) -> Job:
+        """Queues a job that finds what every size is worth, of what a job was made from."""
+        check_work(visitor, self.settings)
+        return self._another(self._known(job_id, visitor), visitor, targets=(), mode=target.STANDARD)
+
+    def _another(self, job: Job, visitor: Visitor, *, targets: tuple[str, ...], mode: str) -> Job:
+        """A job with the same base, imatrix and place."""
+        by_stranger = not is_owner(visitor, self.settings)
+        if by_stranger:
+            self._check_room()
+        return self._queue(replace(job.request, quant_types=(), targets=targets, mode=mode, by_stranger=by_stranger))
+
+    def _find(self, job_id: str, visitor: Visitor) -> Job | None:
+        """The job of that id, if the visitor may know of it; what a visitor sends is compared, never made a path."""
+        jobs = (job for job in self.worker.jobs() if may_see(visitor, job.request, self.settings))
+        return next((job for job in jobs if job.id == job_id), None)
+
+    def _known(self, job_id: str, visitor: Visitor) -> Job:
+        if (job := self._find(job_id, visitor)) is None:
+            raise UsageError("this job is not there any more: reload the page.")
+        return job
+
+    def set_threads(self, threads: int, visitor: Visitor = STRANGER) -> None:
+        """How many threads the tools may use, from now on and also those that run."""
+        check_work(visitor, self.settings)
+        self.limit.set(threads)
+
+    def set_cpu_percent(self, percent: int, visitor: Visitor = STRANGER) -> None:
+        """What part of the allowed CPU time the work may use, from now on: one of throttle.CPU_PERCENTS."""
+        check_work(visitor, self.settings)
+        if percent in throttle.CPU_PERCENTS:
+            self.limit.share.set(percent)
+
+    def machine(self) -> Machine:
+        """How busy this machine is."""
+        with self._lock:
+            taken, machine = self._machine
+            due = time.monotonic() - taken > _MACHINE_S
+            if due:  # whoever comes meanwhile gets the figures of before
+                self._machine = time.monotonic(), machine
+        if due:
+            free = machine.memory - throttle.memory_available()
+            machine = replace(
+                machine, cpu=self._cpu_meter(), memory_used=max(0, free), disk_free=free_bytes(self.settings.out)
+            )
+            with self._lock:
+                self._machine = time.monotonic(), machine
+        limit = self.limit
+        return replace(machine, threads=limit(), most_threads=limit.most, percent=limit.share.percent)
+
+    def file(self, job_id: str, name: str, visitor: Visitor = STRANGER) -> Path | None:
+        """Path of a finished file of a job that the visitor may see, or None.
+
+        Both come from a visitor: they are compared with what there is, and never become part of a path.
+        """
+        view = self._views.of(job_id)
+        seen = self._seen((view,), self.worker.jobs(), visitor) if view else ()
+        return next((view.folder / name for view in seen if name in (row["file"] for row in view.files)), None)
+
+    def views(self, visitor: Visitor = STRANGER, *, whole: bool = False) -> tuple[JobView, ...]:
+        """The jobs that a visitor may see, newest first; at first without the files of old ones, unless `whole`."""
+        every = self._views(whole=whole)
+        return self._seen(every, (view.job for view in every), visitor)
+
+    def _seen(self, views: tuple[JobView, ...], jobs: Iterable[Job], visitor: Visitor) -> tuple[JobView, ...]:
+        """Those of the views that a visitor may see. Files are known by their names: in a folder that one of the
+        `jobs` that he may not see has used too, they may be that one's."""
+        hidden: dict[str, set[str]] = {}
+        for request in (job.request for job in jobs):
+            if not may_see(visitor, request, self.settings):
+                hidden.setdefault(request.name, set()).add(request.inputs())
+        if not hidden:
+            return views
+        seen = [view for view in views if may_see(visitor, view.job.request, self.settings)]
+        shared = [hidden.get(view.job.request.name, set()) - {view.job.request.inputs()} for view in seen]
+        return tuple(
+            replace(view, files=(), here=frozenset()) if others else view
+            for view, others in zip(seen, shared, strict=True)
+        )
+
+    def detailed(self, view: JobView, *, heads: bool = True, log: bool = True) -> JobView:
+        """A view with what the heads of its files say, and the end of its log."""
+        return self._views.detailed(view, heads=heads, log=log)
+
+    def _models(self, visitor: Visitor) -> dict[str, Path]:
+        """The models that a visitor can talk to: finished files here, or in an output repo; the one to begin with
+        first."""
+        models = self._chat_models(visitor)
+        first = first_choice(models.values(), throttle.memory_available())
+        order = sorted(models, key=lambda name: (name != first, models[name].base))
+        return {name: models[name].path for name in order}
+
+    def _chat_models(self, visitor: Visitor) -> dict[str, ChatModel]:
+        """By name, of the newest job first."""
+        found: dict[str, ChatModel] = {}
+        for view in self.views(visitor, whole=True):
+            repo_id = view.job.request.repo_id
+            rows = [row for row in view.files if row["kind"] != IMATRIX]
+            for row in sorted(rows, key=lambda row: row.get("type") != FIRST):
+                if row["file"] in view.here:
+                    path, repo = view.folder / row["file"], ""
+                elif self.fetched and repo_id:
+                    path, repo = self.fetched.path(repo_id, row["file"]), repo_id
+                else:
+                    continue
+                found.setdefault(row["file"], ChatModel.of(row, path, repo))
+        return found
+
+    def fetch_model(
+        self, name: str, visitor: Visitor = STRANGER, stopped: Callable[[], bool] = lambda: False
+    ) -> Iterator[float]:
+        """Brings a model here that is in its output repo only; yields the fraction that has come. Raises HubError,
+        DiskError, and Cancelled once `stopped` says so."""
+        model = self._chat_models(visitor).get(name)
+        if model and model.repo_id and self.fetched:
+            yield from self.fetched.fetch(model.repo_id, name, model.size, stopped)
+
+    def _ready_llama(self) -> Llama:
+        if self.llama is None:
+            raise UsageError("llama.cpp is not ready yet: wait until the page says that it is.")
+        return self.llama
+
+    def _look_again(self) -> None:
+        self._views.look_again()
+
+    # ---- llama.cpp, in the worker's thread
+
+    def _make_runner(self) -> Runner:
+        llama = self._prepared(self._ensure_llama)
+        self._prepared(self._acquire, again_s=_AGAIN_S)
+        self.llama = llama
+        self._preparation = Preparation(ready=True)
+        threading.Thread(target=self._look_at_demo, name="ggufy-demo", daemon=True).start()
+        return Runner(settings=self.settings, llama=llama, connection=self.connection, limit=self.limit)
+
+    def _prepared(self, call: Callable[[], T], again_s: float | None = None) -> T:
+        """`call()`, until it succeeds: again when somebody asks for it, or after so many seconds."""
+        while True:
+            try:
+                return call()
+            except Cancelled:
+                raise
+            except GgufyError as error:
+                logger.warning("not ready: %s", error)
+                self._preparation = Preparation(error=str(error))
+            except Exception as error:  # without this the thread would end, and every job would wait for ever
+                logger.exception("not ready")
+                message = f"unexpected error, please report it: {type(error).__name__}: {error}"
+                self._preparation = Preparation(error=message)
+            self._again.wait(again_s)
+            self._again.clear()
+
+    def _acquire(self) -> None:
+        def say(reason: str) -> None:
+            self._preparation = Preparation(waiting=reason)
+
+        self.connection.acquire(self._stopping.is_set, say)
+
+    def _look_at_demo(self) -> None:
+        """What most visitors see first is known when they come."""
+        try:
+            self.look("demo")
+        except GgufyError as error:
+            logger.warning("the demo cannot be looked at: %s", error)
+
+    def _ensure_llama(self) -> Llama:
+        self._report(0, 0, "")
+        return ensure(
+            self.settings.cache,
+            override=self.settings.llama_dir,
+            threads=max(1, math.floor(throttle.allowed_cpus())),
+            progress=self._report,
+            pip_environment=self.settings.pip_environment,
+            types=BY_NAME,
+        )
+
+    def _report(self, done: int, total: int, text: str) -> None:
+        if self._stopping.is_set():
+            raise Cancelled("stopped while llama.cpp was being made ready.")
+        self._preparation = Preparation(done=done, total=total, text=text)

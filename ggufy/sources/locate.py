@@ -1,0 +1,37 @@
+"""Where a source is, as the user typed it: on this machine, at a plain address, or on the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ggufy import demo
+from ggufy.core.errors import SourceError
+from ggufy.sources import hub
+from ggufy.system.files import brief, is_there, user_file, user_path
+
+
+def is_plain_url(text: str) -> bool:
+    """True for an http(s) address that is not one of the Hub's own. Raises SourceError if it makes no sense."""
+    return text.startswith(("https://", "http://")) and not hub.is_reference(text)
+
+
+def local_file(text: str, *, hub_only: bool = False) -> Path | None:
+    """The file on this machine that is meant, with its links followed, or None if it can only be on the Hub; with
+    `hub_only` no file but the demo's is looked for.
+
+    Raises SourceError if a file here is meant that is not there, UsageError for what can be no path.
+    """
+    if text == "demo" or hub_only:
+        return demo.CHECKPOINT.resolve() if text in ("demo", str(demo.CHECKPOINT)) else None
+    if file := user_file(text):
+        return file
+    path = user_path(text)
+    looks_local = ":" not in text and (
+        text.count("/") != 1 or text.startswith((".", "/", "~")) or text.endswith((".pth", ".gguf"))
+    )
+    if looks_local or is_there(path):
+        what = "is a folder" if is_there(path) and path.is_dir() else "does not exist"
+        raise SourceError(
+            f"{brief(text)} {what}: give a .pth file, an unquantized .gguf, owner/repo:file.pth, or demo."
+        )
+    return None
