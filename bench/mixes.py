@@ -23,13 +23,14 @@ from typing import Any, NamedTuple
 
 from bench.measure import run
 from ggufy.core.catalog import BY_NAME
+from ggufy.core.metrics import PROBE_CHUNKS
 from ggufy.formats.gguf import UNQUANTIZED, padded, read_head
 from ggufy.llama.install import Llama, ensure
 from ggufy.quantize.recipe import Recipe
 from ggufy.quantize.search.allocate import Option, allocate
 from ggufy.quantize.search.mixes import mixed
 from ggufy.quantize.search.proxy import KURTOSIS, PAPER, RULES
-from ggufy.quantize.search.target import FAST, MODES, PROBE_CHUNKS, THOROUGH
+from ggufy.quantize.search.target import FAST, MODES, THOROUGH
 from ggufy.steps.evaluate import How
 from ggufy.steps.mix import PROBES, Mixer
 from ggufy.steps.recipe_kld import Divergences

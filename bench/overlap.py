@@ -13,7 +13,8 @@ from pathlib import Path
 
 from ggufy.core.catalog import parse_types
 from ggufy.core.job import Status
-from ggufy.hub.protocol import Content, Kind
+from ggufy.core.names import RepoKind
+from ggufy.hub.protocol import Content
 from ggufy.jobs.request import Wish, make_job
 from ggufy.jobs.runner import Runner
 from ggufy.llama.install import Llama
@@ -34,7 +35,7 @@ class SlowHub(LocalHub):
         self,
         repo_id: str,
         *,
-        kind: Kind,
+        kind: RepoKind,
         message: str,
         add: Mapping[str, Content] | None = None,
         **options: Callable[..., object] | str | bool | None,

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ggufy.core.errors import Cancelled, HubAway, QuotaError, RepoMissing, StaleParent, TokenError
+from ggufy.core.names import RepoKind
 from ggufy.hub.budget import CommitBudget
-from ggufy.hub.protocol import Content, Kind, RemoteFile, Staged, check_path
+from ggufy.hub.protocol import Content, RemoteFile, Staged, check_path
 from ggufy.system.clock import never, sleep
 
 _REAL_S = 0.005  # a wait looks around so often, for stops that nobody announces
@@ -73,7 +74,7 @@ class Cloud:
         self.lock = threading.Lock()  # of what is in memory here
         self.violations: list[str] = []
 
-    def files(self, repo_id: str, kind: Kind = "model") -> dict[str, bytes]:
+    def files(self, repo_id: str, kind: RepoKind = "model") -> dict[str, bytes]:
         with self.lock:
             repo = self.repos.get((kind, repo_id))
             return dict(repo.files) if repo else {}
@@ -111,10 +112,10 @@ class Handle:
     def user(self) -> str:
         return str(self._call("user", lambda: "alice"))
 
-    def create_repo(self, repo_id: str, *, kind: Kind, private: bool = False) -> None:
+    def create_repo(self, repo_id: str, *, kind: RepoKind, private: bool = False) -> None:
         self._call("create_repo", lambda: self.cloud.repos.setdefault((kind, repo_id), Repo(private)))
 
-    def head(self, repo_id: str, *, kind: Kind) -> str | None:
+    def head(self, repo_id: str, *, kind: RepoKind) -> str | None:
         def do() -> str | None:
             repo = self.cloud.repos.get((kind, repo_id))
             return repo.head() if repo else None
@@ -122,7 +123,7 @@ class Handle:
         found: str | None = self._call("head", do)
         return found
 
-    def list_files(self, repo_id: str, *, kind: Kind, under: str = "") -> dict[str, RemoteFile]:
+    def list_files(self, repo_id: str, *, kind: RepoKind, under: str = "") -> dict[str, RemoteFile]:
         def do() -> dict[str, RemoteFile]:
             repo = self.cloud.repos.get((kind, repo_id))
             there = repo.files if repo else {}
@@ -131,7 +132,7 @@ class Handle:
         found: dict[str, RemoteFile] = self._call("list_files", do)
         return found
 
-    def read(self, repo_id: str, path: str, *, kind: Kind, at: str | None = None) -> bytes | None:
+    def read(self, repo_id: str, path: str, *, kind: RepoKind, at: str | None = None) -> bytes | None:
         def do() -> bytes | None:
             repo = self.cloud.repos.get((kind, repo_id))
             if at is not None and (repo is None or repo.head() != at):
@@ -147,7 +148,7 @@ class Handle:
         path: str,
         target: Path,
         *,
-        kind: Kind,
+        kind: RepoKind,
         progress: Callable[[int], None] | None = None,
         stopped: Callable[[], bool] = never,
     ) -> None:
@@ -159,7 +160,7 @@ class Handle:
         repo_id: str,
         files: Mapping[str, Path],
         *,
-        kind: Kind,
+        kind: RepoKind,
         progress: Callable[[int], None] | None = None,
         stopped: Callable[[], bool] = never,
     ) -> dict[str, Content]:
@@ -173,7 +174,7 @@ class Handle:
         self,
         repo_id: str,
         *,
-        kind: Kind,
+        kind: RepoKind,
         message: str,
         add: Mapping[str, Content] | None = None,
         delete: Collection[str] = (),
@@ -202,7 +203,7 @@ class Handle:
         made: str = self._call("commit", do, stopped)
         return made
 
-    def squash(self, repo_id: str, *, kind: Kind, message: str) -> str:
+    def squash(self, repo_id: str, *, kind: RepoKind, message: str) -> str:
         def do() -> str:
             repo = self.cloud.repos[kind, repo_id]
             self.cloud.repos[kind, repo_id] = Repo(repo.private, [repo.files])
@@ -214,7 +215,7 @@ class Handle:
     def wait_s(self) -> float:
         return self.budget.wait_s()
 
-    def count_past_commits(self, repo_id: str, *, kind: Kind) -> None:
+    def count_past_commits(self, repo_id: str, *, kind: RepoKind) -> None:
         self._call("count_past_commits", lambda: None)
 
 

@@ -20,13 +20,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ggufy.core.errors import Cancelled, HubError, RepoMissing, StaleParent
-from ggufy.hub.protocol import Content, Hub, Kind, RemoteFile, Staged, check_path, is_listed, sha256_of
+from ggufy.core.names import RepoKind
+from ggufy.hub.protocol import Content, Hub, RemoteFile, Staged, check_path, is_listed, sha256_of
 from ggufy.jobs.workspace import Connection
 from ggufy.records.records import JobRecords
 from ggufy.records.state_repo import Account, StateRepo
 from ggufy.records.store import JobStore
 from ggufy.system.clock import never
-from ggufy.system.files import DOWNLOAD_SUFFIX, PART_SUFFIX, disk_errors, lock, partial, sha256, write_text
+from ggufy.system.files import DOWNLOAD_SUFFIX, PART_SUFFIX, disk_errors, partial, sha256, write_text
+from ggufy.system.locks import lock
 
 _BOOKS = ".ggufy-hub"
 _NO_COMMIT = "0" * 40  # a folder that nothing was committed to yet
@@ -64,7 +66,7 @@ class LocalHub:
             raise HubError(f"{repo_id!r} is no name for a repo: write owner/name.")
         return self.root / name
 
-    def create_repo(self, repo_id: str, *, kind: Kind, private: bool = False) -> None:
+    def create_repo(self, repo_id: str, *, kind: RepoKind, private: bool = False) -> None:
         folder = self.folder(repo_id)
         with self._locked(repo_id) as book, disk_errors(folder):
             if not folder.is_dir():
@@ -74,10 +76,10 @@ class LocalHub:
                 book.head = _new_id()
                 self._save(repo_id, book)
 
-    def head(self, repo_id: str, *, kind: Kind) -> str | None:
+    def head(self, repo_id: str, *, kind: RepoKind) -> str | None:
         return self._load(repo_id).head if self.folder(repo_id).is_dir() else None
 
-    def list_files(self, repo_id: str, *, kind: Kind, under: str = "") -> dict[str, RemoteFile]:
+    def list_files(self, repo_id: str, *, kind: RepoKind, under: str = "") -> dict[str, RemoteFile]:
         folder, book, found, new = self.folder(repo_id), self._load(repo_id), {}, Book()
         for path in sorted((folder / under).rglob("*")):
             name = path.relative_to(folder).as_posix()
@@ -94,7 +96,7 @@ class LocalHub:
                 self._save(repo_id, book)
         return found
 
-    def read(self, repo_id: str, path: str, *, kind: Kind, at: str | None = None) -> bytes | None:
+    def read(self, repo_id: str, path: str, *, kind: RepoKind, at: str | None = None) -> bytes | None:
         file = self.folder(repo_id) / check_path(path)
         self._check_head(repo_id, at)
         try:
@@ -110,7 +112,7 @@ class LocalHub:
         path: str,
         target: Path,
         *,
-        kind: Kind,
+        kind: RepoKind,
         progress: Callable[[int], None] | None = None,
         stopped: Callable[[], bool] = never,
     ) -> None:
@@ -124,7 +126,7 @@ class LocalHub:
         self,
         repo_id: str,
         *,
-        kind: Kind,
+        kind: RepoKind,
         message: str,
         add: Mapping[str, Content] | None = None,
         delete: Collection[str] = (),
@@ -154,7 +156,7 @@ class LocalHub:
                 self._save(repo_id, book)
             return book.head
 
-    def squash(self, repo_id: str, *, kind: Kind, message: str) -> str:
+    def squash(self, repo_id: str, *, kind: RepoKind, message: str) -> str:
         with self._locked(repo_id) as book:
             if not self.folder(repo_id).is_dir():
                 raise RepoMissing(f"there is no repo {repo_id}.")
@@ -167,7 +169,7 @@ class LocalHub:
         repo_id: str,
         files: Mapping[str, Path],
         *,
-        kind: Kind,
+        kind: RepoKind,
         progress: Callable[[int], None] | None = None,
         stopped: Callable[[], bool] = never,
     ) -> dict[str, Content]:
@@ -176,7 +178,7 @@ class LocalHub:
     def wait_s(self) -> float:
         return 0.0
 
-    def count_past_commits(self, repo_id: str, *, kind: Kind) -> None:
+    def count_past_commits(self, repo_id: str, *, kind: RepoKind) -> None:
         pass
 
     @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ggufy.cli.terminal import results, results_table
+from ggufy.cli.terminal import results_table
 from ggufy.core import errors
 from ggufy.core import job as jobs
 from ggufy.core.errors import CAUSES, DiskError, GgufyError, SourceError, TokenError, without_folders
@@ -17,6 +17,7 @@ from ggufy.core.job import Artifact, Job, Making, Request, Source, Status, evalu
 from ggufy.core.metrics import Evaluation, Quality, Speed
 from ggufy.core.plan import quant_name
 from ggufy.hub.protocol import RemoteFile
+from ggufy.jobs.results import results
 from ggufy.publish.card import CardFacts, pages
 from ggufy.publish.card_facts import gather
 

@@ -16,7 +16,7 @@ import pytest
 
 from ggufy.core.errors import BusyError
 from ggufy.system import child_process as child
-from ggufy.system import files
+from ggufy.system import locks
 from ggufy.system import resources as throttle
 
 ENV = {"LANG": "C.UTF-8", "PATH": throttle.SAFE_PATH}
@@ -87,12 +87,12 @@ def test_sigpipe_is_not_ignored(tmp_path: Path) -> None:
 
 
 def test_lock_is_held_until_the_inheritor_ends(tmp_path: Path) -> None:
-    with files.lock(tmp_path / "lock") as lock:
+    with locks.lock(tmp_path / "lock") as lock:
         process = child.start(["/bin/sleep", "1000"], cwd=tmp_path, env=ENV, pass_fds=[lock])
-    with pytest.raises(BusyError), files.lock(tmp_path / "lock"):
+    with pytest.raises(BusyError), locks.lock(tmp_path / "lock"):
         pass
     child.stop(process)
-    with files.lock(tmp_path / "lock"):
+    with locks.lock(tmp_path / "lock"):
         pass
 
 

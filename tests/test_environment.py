@@ -39,7 +39,7 @@ from ggufy.core.scrub import remember, scrub
 from ggufy.jobs.request import Watch, Wish, make_job
 from ggufy.net.hub_errors import hub_error, is_passing
 from ggufy.net.session import ClientError, ask, reason, short
-from ggufy.system import files, settings
+from ggufy.system import files, locks, settings
 from ggufy.system.files import BackgroundWriter, disk_errors
 from ggufy.system.settings import Settings
 from tests import tiny
@@ -343,9 +343,9 @@ def test_status_only_reads(tmp_path: Path) -> None:
     job = {"folder": tmp_path / "m-GGUF"}
     job["folder"].mkdir()
     before = sorted(tmp_path.rglob("*"))
-    assert not files.is_locked(job["folder"] / ".lock")
-    with files.lock(job["folder"] / ".lock"):
-        assert files.is_locked(job["folder"] / ".lock")
+    assert not locks.is_locked(job["folder"] / ".lock")
+    with locks.lock(job["folder"] / ".lock"):
+        assert locks.is_locked(job["folder"] / ".lock")
     assert run("status", "--out", tmp_path).returncode == 0
     assert sorted(tmp_path.rglob("*")) == [*before, job["folder"] / ".lock"]
 
@@ -381,9 +381,9 @@ def test_waits_can_be_given_up(tmp_path: Path) -> None:
     wish = Wish(source=str(tiny.checkpoint(tmp_path, "7")[0]), quant_types=("Q8_0",), imatrix="none")
     with pytest.raises(Cancelled):
         make_job(wish, Settings.from_env({"HOME": str(tmp_path)}), Watch(stopped=lambda: True))
-    with files.lock(tmp_path / "l"), pytest.raises(Cancelled), files.lock(tmp_path / "l", 600, stopped=lambda: True):
+    with locks.lock(tmp_path / "l"), pytest.raises(Cancelled), locks.lock(tmp_path / "l", 600, stopped=lambda: True):
         pass
-    with files.lock(tmp_path / "l"), pytest.raises(BusyError), files.lock(tmp_path / "l"):
+    with locks.lock(tmp_path / "l"), pytest.raises(BusyError), locks.lock(tmp_path / "l"):
         pass
 
 

@@ -29,7 +29,7 @@ from ggufy.llama.install import Llama
 from ggufy.steps.comparable import vocab_size
 from ggufy.steps.evaluate import How, evaluate, fitting_chunks
 from ggufy.system import resources as throttle
-from ggufy.system.files import lock
+from ggufy.system.locks import lock
 from ggufy.system.settings import Settings
 from ggufy.texts import calibration
 from ggufy.texts.overlap import check_disjoint, shared

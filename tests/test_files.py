@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from ggufy.cli.main import build_parser
+from ggufy.core import words
 from ggufy.core.errors import BusyError, DiskError, UsageError
 from ggufy.sources.locate import local_file
-from ggufy.system import files
-from ggufy.system.files import user_path
+from ggufy.system import files, locks
 from ggufy.system.settings import Settings
+from ggufy.system.user_paths import user_path
 from ggufy.texts.calibration import pin_text
 
 
@@ -63,17 +64,17 @@ def test_digest_and_its_progress(tmp_path: Path) -> None:
 
 def test_a_lock_holds_across_processes_and_falls_with_its_process(tmp_path: Path) -> None:
     path = tmp_path / ".lock"
-    code = "import sys,time; from pathlib import Path; from ggufy import files\n"
-    code += "with files.lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    code = "import sys,time; from pathlib import Path; from ggufy.system import locks\n"
+    code += "with locks.lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     other = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE)
     assert other.stdout is not None
     assert other.stdout.readline() == b"held\n"
-    with pytest.raises(BusyError, match="who"), files.lock(path, message="who"):
+    with pytest.raises(BusyError, match="who"), locks.lock(path, message="who"):
         pass
     other.kill()
     other.wait()
     other.stdout.close()
-    with files.lock(path, wait_s=5):
+    with locks.lock(path, wait_s=5):
         pass
 
 
@@ -82,14 +83,14 @@ def test_a_lock_holds_across_processes_and_falls_with_its_process(tmp_path: Path
     [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (14_600_000, "14.6 MB"), (123e6, "123 MB"), (28e9, "28.00 GB")],
 )
 def test_sizes(size: float, text: str) -> None:
-    assert files.human_size(size) == text
+    assert words.human_size(size) == text
 
 
 @pytest.mark.parametrize(
     ("s", "text"), [(3.44, "3.4 s"), (9.96, "10 s"), (59.6, "1 min 00 s"), (190, "3 min 10 s"), (7500, "2 h 05 min")]
 )
 def test_times(s: float, text: str) -> None:
-    assert files.human_time(s) == text
+    assert words.human_time(s) == text
 
 
 def test_paths_as_people_write_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ import huggingface_hub.constants
 import pytest
 
 from ggufy.core.errors import Cancelled, HubError, RepoMissing, StaleParent
+from ggufy.core.names import RepoKind
 from ggufy.hub.budget import CommitBudget
 from ggufy.hub.huggingface import HuggingFaceHub
-from ggufy.hub.protocol import Hub, Kind, sha256_of
+from ggufy.hub.protocol import Hub, sha256_of
 from ggufy.net import session as hub_session
 from tests.folder_hub import LocalHub
 from tests.hub_fixture import ALICE, local_hub, no_request_elsewhere  # noqa: F401 - fixtures
@@ -36,7 +37,7 @@ class Place:
     root: Path  # of the local one
     server: Server | None  # of the others
 
-    def new(self, kind: Kind = "model", *, make: bool = True) -> str:
+    def new(self, kind: RepoKind = "model", *, make: bool = True) -> str:
         repo = f"alice/contract-{next(NUMBERS)}"
         if make:
             self.hub.create_repo(repo, kind=kind)

@@ -19,7 +19,8 @@ from ggufy.core.job import Source
 from ggufy.net import ranges as ranged
 from ggufy.net import session as hub_session
 from ggufy.sources import hub
-from ggufy.system.files import lock, sha256
+from ggufy.system.files import sha256
+from ggufy.system.locks import lock
 from tests.hub_fixture import ALICE, BOB, LocalHub, local_hub, no_request_elsewhere  # noqa: F401 - fixtures
 
 ROOT = Path(__file__).parent.parent

@@ -17,7 +17,7 @@ import pytest
 from ggufy.core.errors import BusyError, ToolError
 from ggufy.llama import build, install
 from ggufy.system import child_process as child
-from ggufy.system import files
+from ggufy.system import locks
 from tests.miniature import COMMIT, TYPES, Mini, make_mini
 
 
@@ -151,7 +151,7 @@ def test_killed_build_goes_on_where_it_stopped(mini: Mini) -> None:
         builder.send_signal(signal.SIGKILL)
         builder.wait()
         assert not mini.folder.exists()
-        with pytest.raises(BusyError), files.lock(mini.folder.with_name(mini.folder.name + ".lock")):
+        with pytest.raises(BusyError), locks.lock(mini.folder.with_name(mini.folder.name + ".lock")):
             pass
         waited: list[str] = []
 
@@ -201,7 +201,7 @@ def test_progress_may_stop_the_build(mini: Mini) -> None:
     with pytest.raises(Stop):
         mini.ensure(progress)
     assert not mini.folder.exists()
-    with files.lock(mini.folder.with_name(mini.folder.name + ".lock"), wait_s=60):
+    with locks.lock(mini.folder.with_name(mini.folder.name + ".lock"), wait_s=60):
         pass
 
 

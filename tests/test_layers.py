@@ -1,8 +1,10 @@
-"""The layout is held by a test: who may import what (see the package's docstrings for what each part is)."""
+"""The layout is held by a test: docs/architecture.md says who may import whom, and why."""
 
 from __future__ import annotations
 
 import ast
+import graphlib
+import re
 from pathlib import Path
 
 import pytest
@@ -10,25 +12,21 @@ import pytest
 pytestmark = pytest.mark.fast
 
 ROOT = Path(__file__).parent.parent
-FILES = sorted([ROOT / "app.py", *(ROOT / "ggufy").rglob("*.py")])
+PACKAGE = ROOT / "ggufy"
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE)
 # Where each heavy or dangerous package may be imported.
 OWNERS = {
     "gradio": ("app.py", "ggufy/ui/"),
-    "torch": ("ggufy/sources/", "ggufy/rwkv/"),
-    "subprocess": ("ggufy/llama/",),
-    "huggingface_hub": ("ggufy/hub/", "ggufy/sources/"),
-    "pickle": ("ggufy/sources/checkpoint.py",),  # for the name of its error; ruff forbids loading
+    "torch": ("ggufy/formats/", "ggufy/models/"),
+    "subprocess": ("ggufy/llama/", "ggufy/system/child_process.py"),
+    "huggingface_hub": ("ggufy/hub/", "ggufy/net/", "ggufy/sources/", "ggufy/service/accounts.py"),
+    "pickle": ("ggufy/formats/checkpoint.py",),  # for the name of its error; ruff forbids loading
 }
-LOWER = {"errors", "catalog", "job", "evaluation", "plan", "files", "throttle", "settings", "demo", "access", "kept"}
-LOWER |= {"clock", "markup", "names", "scatter", "world", "scrub", "streams", "readme"}
-MIDDLE = {"hub", "llama", "quantize", "rwkv", "sources", "card", "card_tables"}
-STEPS = LOWER | MIDDLE | {"steps"}
-JOBS = STEPS | {"jobs", "progress"}  # of their runs and their places they know nothing
-PUBLISH = JOBS | {"publish", "card_facts", "__version__"}
-WHO_RUNS = {"worker", "service", "__main__"}
+WHO_RUNS = {"ggufy/jobs/queue.py", "ggufy/service/service.py", "ggufy/cli/main.py"}
 
 
 def imports(path: Path) -> set[str]:
+    """Dotted names, also those that are imported inside functions."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -42,37 +40,61 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+def table() -> dict[str, set[str]]:
+    """Each package with those that it may import: those above it in the table, but for the ones that are named."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"(?m)^\| `(\w+)` \| [^|]+ \| ([^|]+) \|", text)
+    allowed: dict[str, set[str]] = {}
+    for package, words in rows:
+        if words.startswith("all above"):
+            allowed[package] = set(allowed) - set(re.findall(r"`(\w+)`", words))
+        else:
+            allowed[package] = set(re.findall(r"`(\w+)`", words))
+        assert allowed[package] <= allowed.keys(), f"{package} may import only what stands above it"
+    return allowed
+
+
+ALLOWED = table()
+
+
+@pytest.mark.parametrize("path", [ROOT / "app.py", *FILES], ids=name_of)
 def test_each_package_has_its_place(path: Path) -> None:
     for imported in imports(path):
         owners = OWNERS.get(imported.split(".")[0])
         assert owners is None or name_of(path).startswith(owners), f"{name_of(path)} imports {imported}"
 
 
+def test_the_table_is_whole() -> None:
+    assert list(ALLOWED) and set(ALLOWED) == {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py"}, "a module without a room"
+
+
 @pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_imports_point_one_way(path: Path) -> None:
-    own = name_of(path).removeprefix("ggufy/").split("/")[0].removesuffix(".py")
-    parts = {name.split(".")[1] for name in imports(path) if name.startswith("ggufy.")}
-    if own in LOWER:
-        assert parts <= LOWER | {"__version__"}
-    elif own in MIDDLE:
-        assert parts <= LOWER | MIDDLE
-    elif own == "steps":
-        assert parts <= STEPS
-    elif own == "jobs":
-        assert parts <= JOBS
-    elif own == "publish":
-        assert parts <= PUBLISH
-    elif own != "app":
-        assert "ui" not in parts or own == "ui"
+def test_imports_are_those_of_the_table(path: Path) -> None:
+    own = path.relative_to(PACKAGE).parts[0]
+    used = {name.split(".")[1] for name in imports(path) if name.startswith("ggufy.")} - {own, "__version__"}
+    assert used <= ALLOWED[own], f"docs/architecture.md does not let {own} import {sorted(used - ALLOWED[own])}"
+
+
+def test_no_file_imports_itself_by_way_of_others() -> None:
+    modules = {name_of(path).removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for path in FILES}
+    graph = {
+        module: {
+            known
+            for name in imports(path)
+            for known in (name, name.rpartition(".")[0])
+            if known in modules and known != module
+        }
+        for module, path in modules.items()
+    }
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
 
 
 def test_only_who_runs_jobs_knows_the_runner() -> None:
-    knows = {name_of(path) for path in FILES if any(name.startswith("ggufy.runner.") for name in imports(path))}
-    assert knows == {f"ggufy/{name}.py" for name in WHO_RUNS}
+    assert {name_of(path) for path in FILES if "ggufy.jobs.runner.Runner" in imports(path)} == WHO_RUNS
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_only_settings_reads_the_environment(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    assert "environ" not in text.replace("environment", "") or name_of(path) == "ggufy/settings.py"
+    assert "environ" not in text.replace("environment", "") or name_of(path) == "ggufy/system/settings.py"

@@ -18,7 +18,7 @@ import pytest
 from ggufy.core.errors import BusyError
 from ggufy.hub.holder import identity, is_gone
 from ggufy.hub.lease import Lease
-from ggufy.system.files import lock
+from ggufy.system.locks import lock
 from tests.folder_hub import LocalHub
 from tests.hub_client import wait_for
 from tests.hub_fixture import LocalHub as Server

@@ -12,6 +12,7 @@ from ggufy.cli import terminal
 from ggufy.core.job import Artifact, Job, Request, Source, Status
 from ggufy.core.plan import FETCH, UPLOAD, plan
 from ggufy.core.progress import Progress, Snapshot, Workload, model_seconds
+from ggufy.jobs.results import results
 
 pytestmark = pytest.mark.fast
 
@@ -197,7 +198,7 @@ def test_wide_characters_keep_columns_straight() -> None:
 def test_results_list_what_is_there(tmp_path: Path) -> None:
     for product in ("m-F16.gguf", "m-IQ2_XS.gguf"):
         (tmp_path / product).write_bytes(b"12345")
-    rows = terminal.results(Job(request=REQUEST), None, tmp_path)
+    rows = results(Job(request=REQUEST), None, tmp_path)
     assert [(row["file"], row["size"]) for row in rows] == [("m-F16.gguf", 5), ("m-IQ2_XS.gguf", 5)]
     text = terminal.results_table(rows)
     assert "IQ2_XS" in text

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from ggufy.core.catalog import BY_NAME
+from ggufy.core.metrics import PROBE_CHUNKS
 from ggufy.formats.gguf import GgufHead, read_head
 from ggufy.llama.ggml import Ggml, load
 from ggufy.llama.install import Llama, ensure
@@ -35,7 +36,6 @@ from ggufy.quantize.recipe import stock_recipe
 from ggufy.quantize.search.loss import Kernels, relative_error
 from ggufy.quantize.search.mixes import HARMLESS, LOSSES, mixed
 from ggufy.quantize.search.roles import OTHER, Depth, family, roles
-from ggufy.quantize.search.target import PROBE_CHUNKS
 from ggufy.steps.evaluate import How
 from ggufy.steps.mix import Mixer
 from ggufy.system import resources as throttle

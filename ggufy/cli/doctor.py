@@ -10,9 +10,10 @@ from typing import Any
 from ggufy import __version__
 from ggufy.core.catalog import BY_NAME
 from ggufy.core.errors import ToolError
+from ggufy.core.words import human_size
 from ggufy.llama import install
 from ggufy.system import resources as throttle
-from ggufy.system.files import free_bytes, human_size
+from ggufy.system.files import free_bytes
 from ggufy.system.settings import Settings
 
 PACKAGES = ("torch", "numpy", "gguf", "huggingface_hub", "gradio", "apscheduler", "rwkv", "cmake", "ninja")

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from ggufy.cli.terminal import Line, stoppable, table
 from ggufy.core.metrics import Evaluation
+from ggufy.core.words import human_size
 from ggufy.formats.gguf import read_head
 from ggufy.llama.install import Llama
 from ggufy.records.store import STATE_REPO
 from ggufy.steps.comparable import check_models
 from ggufy.steps.evaluate import How, check_text, evaluate
 from ggufy.system import resources as throttle
-from ggufy.system.files import human_size
 from ggufy.system.settings import Settings
 from ggufy.texts.calibration import ensure_texts, texts_named
 

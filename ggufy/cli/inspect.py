@@ -7,7 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from ggufy.system.files import human_size
+from ggufy.core.words import human_size
 from ggufy.system.settings import Settings
 
 if TYPE_CHECKING:

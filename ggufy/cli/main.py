@@ -20,12 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 from ggufy.cli import inspect as inspect_command
 from ggufy.cli import mix as mix_command
-from ggufy.cli.terminal import Line, LiveDisplay, fitted, job_lines, results, results_table, stoppable
+from ggufy.cli.terminal import Line, LiveDisplay, fitted, job_lines, results_table, stoppable
 from ggufy.core.catalog import BY_NAME, OUTTYPES, parse_types
 from ggufy.core.errors import GgufyError, UsageError
 from ggufy.core.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS, Job, Status
 from ggufy.core.metrics import DEFAULT_CHUNKS as COMMAND_CHUNKS
 from ggufy.core.plan import LOCK_NAME, base_name, folder_name, imatrix_name, makes
+from ggufy.core.words import human_size
+from ggufy.jobs.results import results
 from ggufy.llama.install import Llama, ensure
 from ggufy.quantize.search.mixes import KINDS, RWKV
 from ggufy.quantize.search.target import MODES, parse_words
@@ -33,8 +35,10 @@ from ggufy.records.store import JobStore
 from ggufy.system import child_process as child
 from ggufy.system import resources as throttle
 from ggufy.system import streams
-from ggufy.system.files import chosen_with, disk_error, human_size, is_locked, user_path
+from ggufy.system.files import chosen_with, disk_error
+from ggufy.system.locks import is_locked
 from ggufy.system.settings import Settings, prepare_process, redraws
+from ggufy.system.user_paths import user_path
 
 if TYPE_CHECKING:
     from ggufy.jobs.request import Wish

@@ -19,13 +19,17 @@ from typing import TYPE_CHECKING, Any
 from ggufy.cli.terminal import Line, stoppable
 from ggufy.core.catalog import BY_NAME
 from ggufy.core.errors import SourceError, UsageError
+from ggufy.core.metrics import PROBE_CHUNKS
+from ggufy.core.words import human_size
 from ggufy.formats.gguf import UNQUANTIZED, read_head
 from ggufy.llama.install import Llama
 from ggufy.quantize.search import target as targets
 from ggufy.quantize.search.proxy import is_codebook
 from ggufy.system import resources as throttle
-from ggufy.system.files import human_size, lock, sha256, user_path
+from ggufy.system.files import sha256
+from ggufy.system.locks import lock
 from ggufy.system.settings import Settings
+from ggufy.system.user_paths import user_path
 
 if TYPE_CHECKING:
     from ggufy.steps.mix import Mix, Mixer
@@ -51,7 +55,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], ru
     parser.add_argument("--imatrix", default="auto", metavar="auto|none|FILE", help="importance matrix (%(default)s)")
     parser.add_argument("--text", type=user_path, help="text to measure on, disjoint from all others (made at set-up)")
     parser.add_argument(
-        "--chunks", type=int, default=targets.PROBE_CHUNKS, help="chunks of 512 tokens to read of it (%(default)s)"
+        "--chunks", type=int, default=PROBE_CHUNKS, help="chunks of 512 tokens to read of it (%(default)s)"
     )
     parser.add_argument("--prune", action="store_true", help="leave out types that block kurtosis rules out")
     parser.add_argument("--vocab", metavar="FILE", help="vocabulary of a checkpoint that is not a World model")

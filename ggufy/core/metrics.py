@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from ggufy.core.catalog import BY_NAME
-from ggufy.system.files import human_size
+from ggufy.core.words import human_size
 
 VERSION = 1
 DEFAULT_CHUNKS = 64  # 16 thousand scored tokens: the KLD's standard error is about 1 % of it
@@ -203,3 +203,6 @@ def picks(sizes: Mapping[str, int], klds: Mapping[str, float]) -> tuple[Pick, ..
         if not kept or kept[-1].type != name:
             kept.append(Pick(memory=shown, type=name))
     return tuple(kept)
+
+
+PROBE_CHUNKS = 16  # of 512 tokens, that each measurement reads: 4 thousand are scored

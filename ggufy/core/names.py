@@ -13,11 +13,12 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from typing import Literal
 
 from ggufy.core.catalog import BY_NAME, OUTTYPES
 from ggufy.core.errors import UsageError
 from ggufy.core.plan import folder_name
-from ggufy.system.files import brief
+from ggufy.core.words import brief
 
 MOST_BYTES = 120  # of a model's name
 _MOST_REPO = 96  # letters of a repo's name
@@ -73,3 +74,6 @@ def check_card(card: str, *, repo_id: str, name: str) -> None:
 
 def _bare(stem: str) -> str:
     return _OUTTYPE_SUFFIX.sub("", unicodedata.normalize("NFC", stem))
+
+
+RepoKind = Literal["model", "dataset"]

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from ggufy.core.job import Artifact
+from ggufy.core.metrics import PROBE_CHUNKS
 from ggufy.core.plan import CONVERT, DOWNLOAD, EVALUATE, FETCH, IMATRIX, UPLOAD, UPLOADED, Step
-from ggufy.quantize.search.target import PROBE_CHUNKS
 
 WAITING, RUNNING, DONE = "waiting", "running", "done"
 _LINE_BYTES = 20e6  # a second, of a network that nothing is known of

@@ -14,17 +14,16 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub._commit_api import _fetch_upload_modes
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils._headers import build_hf_headers
-from huggingface_hub.utils._runtime import is_xet_available
 
 from ggufy.core.errors import HubAway, HubError, RepoMissing, StaleParent
+from ggufy.core.names import RepoKind
 from ggufy.hub import xet
 from ggufy.hub.budget import CommitBudget
-from ggufy.hub.protocol import Content, Kind, RemoteFile, Staged
+from ggufy.hub.protocol import Content, RemoteFile, Staged
 from ggufy.net.hub_errors import is_passing, quota_wait_s, status_of
+from ggufy.net.hub_private import build_hf_headers, fetch_upload_modes, is_xet_available
 from ggufy.net.session import FAILURES, backoff_s, check_stopped, patiently, pause, reason
 
 logger = logging.getLogger(__name__)
@@ -37,7 +36,7 @@ class Commit:
         self,
         api: HfApi,
         repo_id: str,
-        kind: Kind,
+        kind: RepoKind,
         *,
         add: Mapping[str, Content],
         delete: Collection[str],
@@ -70,7 +69,7 @@ class Commit:
         fresh = [add for add in self.add if add._upload_mode is None]
         if not fresh:
             return
-        _fetch_upload_modes(
+        fetch_upload_modes(
             additions=fresh,
             repo_type=self.kind,
             repo_id=self.repo_id,

@@ -16,14 +16,14 @@ from huggingface_hub import HfApi, get_session, hf_hub_url
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile, RepoSibling
 from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
-from huggingface_hub.utils._headers import build_hf_headers
-from huggingface_hub.utils._http import hf_raise_for_status
 
 from ggufy.core.errors import HubError, StaleParent, TokenError
+from ggufy.core.names import RepoKind
 from ggufy.hub.budget import CommitBudget
 from ggufy.hub.commits import Commit, remote_file
-from ggufy.hub.protocol import Content, Kind, RemoteFile, Staged, check_path, is_listed
+from ggufy.hub.protocol import Content, RemoteFile, Staged, check_path, is_listed
 from ggufy.net.hub_errors import hub_errors, status_of
+from ggufy.net.hub_private import build_hf_headers, hf_raise_for_status
 from ggufy.net.ranges import RangedFile, fetch
 from ggufy.net.session import ASK_TRIES, patiently, use_timeouts
 from ggufy.system.clock import never
@@ -51,7 +51,7 @@ class HuggingFaceHub:
         self._api = HfApi(endpoint=endpoint, token=token or False)
         self._tries = tries
         self._own: set[str] = set()  # ids of the commits that this process made
-        self._counted: set[tuple[Kind, str]] = set()  # repos whose past commits are in the budget
+        self._counted: set[tuple[RepoKind, str]] = set()  # repos whose past commits are in the budget
 
     def user(self) -> str:
         """Name of the account that the token belongs to. Raises TokenError if there is none."""
@@ -60,7 +60,7 @@ class HuggingFaceHub:
                 raise TokenError("no token was given: set HF_TOKEN to one that may write.")
             return str(self._patiently(lambda: self._api.whoami(cache=True))["name"])
 
-    def create_repo(self, repo_id: str, *, kind: Kind, private: bool = False) -> None:
+    def create_repo(self, repo_id: str, *, kind: RepoKind, private: bool = False) -> None:
         with hub_errors(repo_id, kind):
             self._patiently(lambda: self._api.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True))
             if private and not self._patiently(lambda: self._api.repo_info(repo_id, repo_type=kind)).private:
@@ -69,7 +69,7 @@ class HuggingFaceHub:
                     "settings there, or choose another name."
                 )
 
-    def head(self, repo_id: str, *, kind: Kind) -> str | None:
+    def head(self, repo_id: str, *, kind: RepoKind) -> str | None:
         with hub_errors(repo_id, kind):
             try:
                 return self._patiently(lambda: self._api.repo_info(repo_id, repo_type=kind)).sha
@@ -77,7 +77,7 @@ class HuggingFaceHub:
                 _unless_unknown(error)
                 return None
 
-    def list_files(self, repo_id: str, *, kind: Kind, under: str = "") -> dict[str, RemoteFile]:
+    def list_files(self, repo_id: str, *, kind: RepoKind, under: str = "") -> dict[str, RemoteFile]:
         def call() -> dict[str, RemoteFile]:
             info = self._api.model_info if kind == "model" else self._api.dataset_info
             siblings = info(repo_id, files_metadata=True).siblings or []
@@ -91,7 +91,7 @@ class HuggingFaceHub:
                 _unless_unknown(error)
                 return {}
 
-    def read(self, repo_id: str, path: str, *, kind: Kind, at: str | None = None) -> bytes | None:
+    def read(self, repo_id: str, path: str, *, kind: RepoKind, at: str | None = None) -> bytes | None:
         url = hf_hub_url(repo_id, check_path(path), repo_type=kind, revision=at, endpoint=self._api.endpoint)
 
         def call() -> bytes:
@@ -116,7 +116,7 @@ class HuggingFaceHub:
         path: str,
         target: Path,
         *,
-        kind: Kind,
+        kind: RepoKind,
         progress: Callable[[int], None] | None = None,
         stopped: Callable[[], bool] = never,
     ) -> None:
@@ -153,7 +153,7 @@ class HuggingFaceHub:
         repo_id: str,
         files: Mapping[str, Path],
         *,
-        kind: Kind,
+        kind: RepoKind,
         progress: Callable[[int], None] | None = None,
         stopped: Callable[[], bool] = never,
     ) -> dict[str, Content]:
@@ -168,7 +168,7 @@ class HuggingFaceHub:
         self,
         repo_id: str,
         *,
-        kind: Kind,
+        kind: RepoKind,
         message: str,
         add: Mapping[str, Content] | None = None,
         delete: Collection[str] = (),
@@ -194,7 +194,7 @@ class HuggingFaceHub:
             report(total)
             return head
 
-    def squash(self, repo_id: str, *, kind: Kind, message: str) -> str:
+    def squash(self, repo_id: str, *, kind: RepoKind, message: str) -> str:
         self.budget.take(urgent=True)
         with hub_errors(repo_id, kind):
             self._patiently(lambda: self._api.super_squash_history(repo_id, repo_type=kind, commit_message=message))
@@ -203,7 +203,7 @@ class HuggingFaceHub:
     def wait_s(self) -> float:
         return self.budget.wait_s()
 
-    def count_past_commits(self, repo_id: str, *, kind: Kind) -> None:
+    def count_past_commits(self, repo_id: str, *, kind: RepoKind) -> None:
         if (kind, repo_id) in self._counted:
             return
         with hub_errors(repo_id, kind):
@@ -217,7 +217,7 @@ class HuggingFaceHub:
         self.budget.seed(age for age in ages if age < self.budget.window_s)
         self._counted.add((kind, repo_id))
 
-    def _find(self, repo_id: str, path: str, kind: Kind, commit: str) -> RemoteFile | None:
+    def _find(self, repo_id: str, path: str, kind: RepoKind, commit: str) -> RemoteFile | None:
         found = self._patiently(lambda: self._api.get_paths_info(repo_id, [path], repo_type=kind, revision=commit))
         return next((remote_file(file) for file in found if isinstance(file, RepoFile)), None)
 

@@ -24,12 +24,13 @@ from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 
 from ggufy.core.errors import GgufyError, HubAway, LeaseLost, RepoMissing, StaleParent
+from ggufy.core.names import RepoKind
 from ggufy.hub.holder import Holder, boot_clock, identity, is_gone
-from ggufy.hub.protocol import Content, Hub, Kind
+from ggufy.hub.protocol import Content, Hub
 
 logger = logging.getLogger(__name__)
 LEASE_FILE = "lease.json"
-KIND: Kind = "dataset"
+KIND: RepoKind = "dataset"
 SQUASH_EVERY = 500  # commits; the Hub grows slow with some thousands
 _TRIES = 5  # writes in a row that somebody else's commits may refuse
 _SHORTEST_S, _LONGEST_S = 0.5, 3600.0  # what another's time is taken for, whatever is written

@@ -11,13 +11,12 @@ import hashlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal, Protocol
+from typing import Protocol
 
 from ggufy.core.errors import HubError
+from ggufy.core.names import RepoKind
 from ggufy.system.clock import never
 from ggufy.system.files import sha256
-
-Kind = Literal["model", "dataset"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,17 +51,17 @@ class RemoteFile:
 class Hub(Protocol):
     """A place for repos. Every method raises a HubError when it cannot do its work, and DiskError for this disk."""
 
-    def create_repo(self, repo_id: str, *, kind: Kind, private: bool = False) -> None:
+    def create_repo(self, repo_id: str, *, kind: RepoKind, private: bool = False) -> None:
         """Makes the repo if there is none. Raises HubError if it exists, is public, and should be private."""
 
-    def head(self, repo_id: str, *, kind: Kind) -> str | None:
+    def head(self, repo_id: str, *, kind: RepoKind) -> str | None:
         """Id of the newest commit, or None if the repo does not exist or is hidden from this token."""
 
-    def list_files(self, repo_id: str, *, kind: Kind, under: str = "") -> dict[str, RemoteFile]:
+    def list_files(self, repo_id: str, *, kind: RepoKind, under: str = "") -> dict[str, RemoteFile]:
         """What the repo holds now, by path, or that part whose paths begin with the folder `under` (`jobs/`); nothing
         if it does not exist."""
 
-    def read(self, repo_id: str, path: str, *, kind: Kind, at: str | None = None) -> bytes | None:
+    def read(self, repo_id: str, path: str, *, kind: RepoKind, at: str | None = None) -> bytes | None:
         """A small file, or None if there is no such file or repo.
 
         `at` asks for it as of that commit. Raises StaleParent if that cannot be had any more; a folder has only its
@@ -75,7 +74,7 @@ class Hub(Protocol):
         path: str,
         target: Path,
         *,
-        kind: Kind,
+        kind: RepoKind,
         progress: Callable[[int], None] | None = None,
         stopped: Callable[[], bool] = never,
     ) -> None:
@@ -89,7 +88,7 @@ class Hub(Protocol):
         repo_id: str,
         files: Mapping[str, Path],
         *,
-        kind: Kind,
+        kind: RepoKind,
         progress: Callable[[int], None] | None = None,
         stopped: Callable[[], bool] = never,
     ) -> dict[str, Content]:
@@ -100,7 +99,7 @@ class Hub(Protocol):
         self,
         repo_id: str,
         *,
-        kind: Kind,
+        kind: RepoKind,
         message: str,
         add: Mapping[str, Content] | None = None,
         delete: Collection[str] = (),
@@ -118,13 +117,13 @@ class Hub(Protocol):
         commit, RepoMissing, QuotaError, and Cancelled soon after `stopped()` turned true.
         """
 
-    def squash(self, repo_id: str, *, kind: Kind, message: str) -> str:
+    def squash(self, repo_id: str, *, kind: RepoKind, message: str) -> str:
         """Makes one commit of the whole history, with the same files; returns its id."""
 
     def wait_s(self) -> float:
         """Seconds until an ordinary commit may be made; 0 if it may be made now."""
 
-    def count_past_commits(self, repo_id: str, *, kind: Kind) -> None:
+    def count_past_commits(self, repo_id: str, *, kind: RepoKind) -> None:
         """Counts what other processes committed to the repo in the last hour; once for each repo."""
 
 

@@ -12,10 +12,9 @@ from collections.abc import Callable, Sequence
 
 import hf_xet
 from huggingface_hub import CommitOperationAdd, get_session
-from huggingface_hub.utils._http import hf_raise_for_status
-from huggingface_hub.utils._xet import get_xet_session
 
 from ggufy.core.errors import HubAway
+from ggufy.net.hub_private import get_xet_session, hf_raise_for_status
 from ggufy.net.session import check_stopped, short
 
 _POLL_S, _END_S = 0.2, 5.0

@@ -20,6 +20,7 @@ from ggufy.core.errors import CalibrationError, SourceError, UsageError
 from ggufy.core.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS, Job, Request, Source
 from ggufy.core.metrics import memory_needed
 from ggufy.core.names import is_repo_id, model_name, repo_name
+from ggufy.core.words import brief, human_size
 from ggufy.formats.gguf import MAGIC, read_head
 from ggufy.quantize.search import mixes
 from ggufy.quantize.search import target as sizes
@@ -29,8 +30,9 @@ from ggufy.sources.gguf_model import check_model
 from ggufy.sources.inspect import Report, look
 from ggufy.sources.locate import is_plain_url, local_file
 from ggufy.sources.url import resolve_url
-from ggufy.system.files import brief, human_size, is_there, sha256, user_file, user_path
+from ggufy.system.files import sha256
 from ggufy.system.settings import Settings
+from ggufy.system.user_paths import is_there, user_file, user_path
 from ggufy.texts import calibration
 from ggufy.texts.overlap import check_disjoint
 

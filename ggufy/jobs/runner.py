@@ -53,7 +53,8 @@ from ggufy.steps.forecast import check_download_space, check_space, left_bytes, 
 from ggufy.steps.to_order import recipes_measured
 from ggufy.system import resources as throttle
 from ggufy.system.clock import CLOCK, Clock, sleep
-from ggufy.system.files import PART_SUFFIX, disk_error, lock
+from ggufy.system.files import PART_SUFFIX, disk_error
+from ggufy.system.locks import lock
 from ggufy.system.settings import Settings
 
 logger = logging.getLogger(__name__)

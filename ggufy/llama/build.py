@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ggufy.core.errors import DiskError, ToolError
+from ggufy.core.words import human_size
 from ggufy.llama import tools
 from ggufy.system import child_process as child
 from ggufy.system import files
@@ -166,8 +167,8 @@ class Build:
         free = files.free_bytes(self.work)
         if free < _NEEDED_BYTES:
             raise DiskError(
-                f"building llama.cpp needs {files.human_size(_NEEDED_BYTES)} in {self.folder.parent}, and "
-                f"{files.human_size(free)} are free: free some space and run the same command again."
+                f"building llama.cpp needs {human_size(_NEEDED_BYTES)} in {self.folder.parent}, and "
+                f"{human_size(free)} are free: free some space and run the same command again."
             )
 
     def _fetch(self) -> Path:

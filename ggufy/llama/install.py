@@ -33,7 +33,7 @@ from pathlib import Path
 from ggufy.core.errors import BusyError, ToolError
 from ggufy.llama import build, tools
 from ggufy.system import child_process as child
-from ggufy.system import files
+from ggufy.system import locks
 from ggufy.system import resources as throttle
 
 logger = logging.getLogger(__name__)
@@ -313,7 +313,7 @@ def _held(path: Path, report: Progress) -> Iterator[int]:
         told = False
         while True:
             try:
-                lock = stack.enter_context(files.lock(path, wait_s=1.0 if told else 0.0))
+                lock = stack.enter_context(locks.lock(path, wait_s=1.0 if told else 0.0))
                 break
             except BusyError:
                 if not told:

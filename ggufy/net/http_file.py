@@ -19,12 +19,11 @@ from typing import TYPE_CHECKING
 
 import httpx2
 from huggingface_hub import get_session
-from huggingface_hub.utils._headers import build_hf_headers
-from huggingface_hub.utils._http import hf_raise_for_status
 
 from ggufy.core.errors import Cancelled, SourceAway, SourceError
+from ggufy.core.words import human_size
+from ggufy.net.hub_private import build_hf_headers, hf_raise_for_status
 from ggufy.net.session import Reference, ask, check_stopped, use_timeouts
-from ggufy.system.files import human_size
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

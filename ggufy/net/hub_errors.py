@@ -16,7 +16,7 @@ from huggingface_hub.errors import (
 )
 
 from ggufy.core.errors import HubAway, HubError, QuotaError, RepoMissing, StaleParent, StorageError, TokenError
-from ggufy.hub.protocol import Kind
+from ggufy.core.names import RepoKind
 from ggufy.net.session import (
     FAILURES,
     ClientError,
@@ -36,7 +36,7 @@ _PATIENT = re.compile(r"/preupload/|/info/lfs/")  # what the client library itse
 
 
 @contextlib.contextmanager
-def hub_errors(repo_id: str, kind: Kind) -> Iterator[None]:
+def hub_errors(repo_id: str, kind: RepoKind) -> Iterator[None]:
     """Turns what the client library raises into a HubError about the repo."""
     try:
         yield
@@ -50,7 +50,7 @@ def hub_errors(repo_id: str, kind: Kind) -> Iterator[None]:
         raise HubError(f"the Hub's client refuses {repo_id} ({short(error)}): please report it.") from error
 
 
-def hub_error(error: Exception, repo_id: str, kind: Kind) -> HubError:
+def hub_error(error: Exception, repo_id: str, kind: RepoKind) -> HubError:
     """The error in the program's words."""
     if isinstance(error, HfHubHTTPError):
         return _refusal(error, repo_id, kind)
@@ -88,7 +88,7 @@ def quota_wait_s(error: HfHubHTTPError) -> float:
     return asked_wait_s(error.response) or _QUOTA_WAIT_S
 
 
-def _refusal(error: HfHubHTTPError, repo_id: str, kind: Kind) -> HubError:
+def _refusal(error: HfHubHTTPError, repo_id: str, kind: RepoKind) -> HubError:
     status, said = error.response.status_code, _quote(error)
     if status == 412 or isinstance(error, RevisionNotFoundError):  # the latter: squashed between two questions
         return StaleParent(f"somebody else has committed to {repo_id} meanwhile: read it again.")

@@ -14,11 +14,13 @@ from pathlib import Path
 
 import httpx2
 from huggingface_hub import get_session
-from huggingface_hub.utils._http import hf_raise_for_status
 
 from ggufy.core.errors import DiskError, GgufyError
+from ggufy.core.words import human_size
+from ggufy.net.hub_private import hf_raise_for_status
 from ggufy.net.session import DOWNLOAD_TIMEOUT, DOWNLOAD_TRIES, check_stopped, patiently
-from ggufy.system.files import DOWNLOAD_SUFFIX, disk_errors, finish, free_bytes, human_size, lock, sha256
+from ggufy.system.files import DOWNLOAD_SUFFIX, disk_errors, finish, free_bytes, sha256
+from ggufy.system.locks import lock
 
 _BLOCK = 1 << 18
 

@@ -26,9 +26,9 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils._http import default_client_factory, parse_ratelimit_headers
 
 from ggufy.core.errors import Cancelled, SourceAway, SourceError
+from ggufy.net.hub_private import default_client_factory, parse_ratelimit_headers
 from ggufy.system.settings import proxy_fault
 
 logger = logging.getLogger(__name__)

@@ -18,11 +18,10 @@ from dataclasses import dataclass, field
 
 import httpx2
 from huggingface_hub import get_session, hf_hub_url
-from huggingface_hub.utils._headers import build_hf_headers
-from huggingface_hub.utils._http import hf_raise_for_status
 
 from ggufy.core.errors import CannotStream, SourceChanged
 from ggufy.core.job import Source
+from ggufy.net.hub_private import build_hf_headers, hf_raise_for_status
 from ggufy.net.session import (
     DOWNLOAD_TIMEOUT,
     DOWNLOAD_TRIES,

@@ -10,8 +10,8 @@ from ggufy.core.catalog import BY_NAME
 from ggufy.core.job import Job, Making, Status, first_with_the_same
 from ggufy.core.metrics import Evaluation, comparable
 from ggufy.core.plan import base_name, imatrix_name, quant_name
+from ggufy.core.words import human_size
 from ggufy.quantize.search import target
-from ggufy.system.files import human_size
 
 # How a text is called in public: these names and Hub references are; of anything else, the last part of its name.
 _HUB_TEXT = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*:[\w./ -]+")

@@ -12,6 +12,7 @@ from ggufy.core.errors import Cancelled, DiskError, HubError, UsageError
 from ggufy.core.job import Artifact, Job, was_at_work
 from ggufy.core.names import check_card
 from ggufy.core.plan import EVALUATE, QUANTIZE, UPLOAD, UPLOADED, Step, plan
+from ggufy.core.words import human_size
 from ggufy.hub.protocol import Hub
 from ggufy.publish import card_facts
 from ggufy.publish.card import CARD, pages
@@ -25,7 +26,7 @@ from ggufy.steps.context import Context, artifact_of
 from ggufy.steps.forecast import MARGIN
 from ggufy.steps.salvage import saved_files
 from ggufy.system.clock import sleep
-from ggufy.system.files import free_bytes, human_size
+from ggufy.system.files import free_bytes
 
 logger = logging.getLogger(__name__)
 _ROOM_S = 0.5  # between looks at the disk while uploads make room

@@ -11,8 +11,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ggufy.core.words import human_size
 from ggufy.publish.markup import Markup, el
-from ggufy.system.files import human_size
 
 _WIDTH, _HEIGHT = 560, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 16, 12, 40  # margins for the axes

@@ -19,10 +19,9 @@ from collections.abc import Callable
 import httpx2
 from huggingface_hub import constants, get_session
 from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.utils._headers import build_hf_headers
-from huggingface_hub.utils._http import hf_raise_for_status
 
 from ggufy.core.errors import HubAway
+from ggufy.net.hub_private import build_hf_headers, hf_raise_for_status
 from ggufy.net.session import FAILURES, use_timeouts
 from ggufy.service.access import STRANGER, Visitor
 

@@ -27,7 +27,7 @@ class ChatModel:
 
     @classmethod
     def of(cls, row: Mapping[str, Any], path: Path, repo_id: str) -> Self:
-        """From one of `ggufy.cli.terminal.results`'s records."""
+        """From one of `ggufy.jobs.results.results`'s records."""
         measured = row.get("evaluation")
         return cls(
             name=row["file"],

@@ -19,13 +19,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ggufy.cli.terminal import results
 from ggufy.core.errors import SourceError
 from ggufy.core.job import RESTING, Job, Status, folder_owners
 from ggufy.core.plan import folder_name
 from ggufy.core.progress import Snapshot
 from ggufy.formats.gguf import read_head
 from ggufy.jobs.queue import Worker
+from ggufy.jobs.results import results
 from ggufy.records.run_state import Live
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class JobView:
     job: Job
     snapshot: Snapshot | None = None  # while it waits or runs
     stopping: str = ""  # cancelling or pausing: its tool is just ending
-    files: tuple[dict[str, Any], ...] = ()  # as `ggufy.cli.terminal.results` makes them
+    files: tuple[dict[str, Any], ...] = ()  # as `ggufy.jobs.results.results` makes them
     here: frozenset[str] = frozenset()  # what is in the folder, by name; other files are in the repo only
     forecast: dict[str, int] = field(default_factory=dict)  # quant type -> bytes, before they are made
     folder: Path

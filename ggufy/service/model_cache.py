@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ggufy.core.errors import Cancelled, DiskError
+from ggufy.core.words import human_size
 from ggufy.hub.protocol import Hub
 from ggufy.system.clock import never
-from ggufy.system.files import free_bytes, human_size
+from ggufy.system.files import free_bytes
 
 KEPT = 2
 _POLL_S = 0.25

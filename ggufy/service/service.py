@@ -40,9 +40,10 @@ from ggufy.service.strangers import for_stranger
 from ggufy.sources.inspect import Report, inspect
 from ggufy.sources.search import Found, search
 from ggufy.system import resources as throttle
-from ggufy.system.files import free_bytes, user_path
+from ggufy.system.files import free_bytes
 from ggufy.system.settings import Settings
 from ggufy.system.ttl_cache import Kept
+from ggufy.system.user_paths import user_path
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -19,14 +19,15 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from huggingface_hub import HfApi, constants, get_session, hf_hub_url
 from huggingface_hub.hf_api import RepoSibling
-from huggingface_hub.utils._headers import build_hf_headers
-from huggingface_hub.utils._http import hf_raise_for_status
 
 from ggufy.core.errors import SourceError, UsageError
 from ggufy.core.job import Source
+from ggufy.core.words import brief, human_size
+from ggufy.net.hub_private import build_hf_headers, hf_raise_for_status
 from ggufy.net.ranges import RangedFile, fetch
 from ggufy.net.session import DOWNLOAD_TIMEOUT, Reference, ask, check_stopped, source_errors, use_timeouts
-from ggufy.system.files import DOWNLOAD_SUFFIX, brief, human_size, user_text
+from ggufy.system.files import DOWNLOAD_SUFFIX
+from ggufy.system.user_paths import user_text
 
 logger = logging.getLogger(__name__)
 KINDS = {".pth": "checkpoint", ".gguf": "gguf"}

@@ -22,6 +22,7 @@ from huggingface_hub import hf_hub_url
 
 from ggufy import demo
 from ggufy.core.errors import Cancelled, SourceAway, SourceError, UsageError
+from ggufy.core.words import brief
 from ggufy.formats import gguf
 from ggufy.formats.pickled import read_tensors
 from ggufy.models.names import detect, version_of
@@ -31,8 +32,8 @@ from ggufy.net.session import Reference
 from ggufy.sources import hub
 from ggufy.sources.gguf_model import check_model, number, rwkv_version
 from ggufy.sources.locate import is_plain_url, local_file
-from ggufy.system.files import brief, user_file
 from ggufy.system.settings import Settings
+from ggufy.system.user_paths import user_file
 
 _LONGEST_TEXT = 600
 logger = logging.getLogger(__name__)

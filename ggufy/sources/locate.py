@@ -6,8 +6,9 @@ from pathlib import Path
 
 from ggufy import demo
 from ggufy.core.errors import SourceError
+from ggufy.core.words import brief
 from ggufy.sources import hub
-from ggufy.system.files import brief, is_there, user_file, user_path
+from ggufy.system.user_paths import is_there, user_file, user_path
 
 
 def is_plain_url(text: str) -> bool:

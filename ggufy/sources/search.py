@@ -18,10 +18,9 @@ from typing import Any
 import httpx2
 from huggingface_hub import constants, get_session
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-from huggingface_hub.utils._headers import build_hf_headers
-from huggingface_hub.utils._http import hf_raise_for_status
 
 from ggufy.core.errors import HubAway
+from ggufy.net.hub_private import build_hf_headers, hf_raise_for_status
 from ggufy.net.session import (
     FAILURES,
     ClientError,

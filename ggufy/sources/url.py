@@ -18,13 +18,14 @@ from urllib.parse import unquote
 
 import httpx2
 from huggingface_hub import get_session
-from huggingface_hub.utils._http import hf_raise_for_status
 
 from ggufy.core.errors import SourceError
 from ggufy.core.job import Source
+from ggufy.core.words import brief
+from ggufy.net.hub_private import hf_raise_for_status
 from ggufy.net.session import ask, use_timeouts
 from ggufy.sources.hub import KINDS, split_address
-from ggufy.system.files import brief, sha256
+from ggufy.system.files import sha256
 
 _DIGEST = re.compile(r"sha256=([0-9a-fA-F]{64})")
 _TOTAL = re.compile(r"bytes 0-0/(\d+)")

@@ -8,7 +8,8 @@ from ggufy.core.plan import Step
 from ggufy.llama import tools
 from ggufy.sources import hub, url
 from ggufy.steps.context import Context
-from ggufy.system.files import DOWNLOAD_SUFFIX, disk_errors, lock
+from ggufy.system.files import DOWNLOAD_SUFFIX, disk_errors
+from ggufy.system.locks import lock
 
 
 def run(ctx: Context, step: Step) -> None:

@@ -24,12 +24,14 @@ from pathlib import Path
 
 from ggufy.core.errors import CalibrationError, DiskError, SourceError, ToolError
 from ggufy.core.metrics import DEFAULT_CHUNKS, Evaluation, Quality, Speed, from_json, to_json
+from ggufy.core.words import human_size
 from ggufy.formats.gguf import GgufHead, read_head
 from ggufy.llama import perplexity, tools
 from ggufy.llama.install import Llama
 from ggufy.steps.comparable import check_models, vocab_size
 from ggufy.system.child_process import CpuWait
-from ggufy.system.files import PART_SUFFIX, free_bytes, human_size, lock, partial, sha256, write_text
+from ggufy.system.files import PART_SUFFIX, free_bytes, partial, sha256, write_text
+from ggufy.system.locks import lock
 from ggufy.system.resources import asked_share
 from ggufy.texts.overlap import check_disjoint
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from ggufy.core.errors import DiskError, SourceError, ToolError
 from ggufy.core.job import Request
 from ggufy.core.plan import CONVERT, EVALUATE, IMATRIX, QUANTIZE, Step, base_name, imatrix_name, makes
+from ggufy.core.words import human_size
 from ggufy.formats.gguf import GgufHead, read_head
 from ggufy.llama import tools
 from ggufy.llama.install import Llama
@@ -26,7 +27,7 @@ from ggufy.steps.comparable import vocab_size
 from ggufy.steps.context import Context
 from ggufy.steps.convert import pinned_vocab, remote_checkpoint
 from ggufy.steps.evaluate import FOLDER, LOGITS_SUFFIX, SPARE, most_chunks
-from ggufy.system.files import allocated_bytes, free_bytes, human_size, part_of
+from ggufy.system.files import allocated_bytes, free_bytes, part_of
 from ggufy.texts import calibration
 
 MARGIN = 64 << 20  # bytes that a published job leaves free

@@ -13,14 +13,17 @@ from pathlib import Path
 
 from ggufy.core.errors import BusyError, UsageError
 from ggufy.core.job import Request
+from ggufy.core.metrics import PROBE_CHUNKS
 from ggufy.core.plan import FRONTIER, Step, quant_name
+from ggufy.core.words import human_size
 from ggufy.formats.gguf import read_head, tensor_bytes
-from ggufy.quantize.search.target import FAST, PROBE_CHUNKS, STANDARD, THOROUGH, Target, metadata, nearest
+from ggufy.quantize.search.target import FAST, STANDARD, THOROUGH, Target, metadata, nearest
 from ggufy.steps.context import Context
 from ggufy.steps.evaluate import How, check_text
 from ggufy.steps.mix import PROBES, Mix, Mixer
 from ggufy.system import resources as throttle
-from ggufy.system.files import human_size, lock, sha256
+from ggufy.system.files import sha256
+from ggufy.system.locks import lock
 from ggufy.system.settings import Settings
 from ggufy.texts.calibration import ensure_texts, texts_named
 

@@ -12,29 +12,31 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
-import functools
 import hashlib
 import logging
 import os
 import queue
 import shutil
-import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from ggufy.core.errors import BusyError, Cancelled, DiskError, UsageError
+from ggufy.core.errors import Cancelled, DiskError
+from ggufy.core.words import human_size
 
 logger = logging.getLogger(__name__)
 PART_SUFFIX = ".part"  # being made
 DOWNLOAD_SUFFIX = ".download"  # arriving; the next process goes on with it
 _HASH_BLOCK = 4 << 20
-_LACKING = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY)  # a disk cannot do this at all
+UNSUPPORTED = (
+    errno.EINVAL,
+    errno.ENOSYS,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+    errno.ENOTTY,
+)  # a disk cannot do this at all
 _NOT_OF_FILES = (ConnectionError, ChildProcessError, InterruptedError, BlockingIOError)
-_LONGEST_QUOTE = 200  # letters of what somebody typed
 Buffer = bytes | memoryview
 
 
@@ -209,132 +211,6 @@ def sha256(
     return digest.hexdigest()
 
 
-@contextlib.contextmanager
-def lock(
-    path: Path, wait_s: float = 0.0, message: str = "", *, stopped: Callable[[], bool] = lambda: False
-) -> Iterator[int]:
-    """Holds an exclusive lock on `path`; yields its file descriptor, which children may inherit to keep the lock.
-
-    Raises BusyError with `message` when somebody else still holds it after `wait_s` seconds, Cancelled soon after
-    `stopped()` turned true.
-    """
-    with contextlib.ExitStack() as stack:
-        with disk_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = _opened(stack, path, os.O_RDWR | os.O_CREAT)
-            if (taken := _flock(descriptor, fcntl.LOCK_EX)) is None:
-                _warn_of_no_locks(path.parent)
-                descriptor = _opened(stack, _stand_in(path), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
-                taken = _flock(descriptor, fcntl.LOCK_EX)
-            deadline = time.monotonic() + wait_s
-            while taken is False:
-                if time.monotonic() >= deadline:
-                    raise BusyError(message or f"another run holds {path}: wait for it to end.")
-                if stopped():
-                    raise Cancelled("the job was stopped.")
-                time.sleep(0.2)
-                taken = _flock(descriptor, fcntl.LOCK_EX)
-        yield descriptor
-
-
-def is_locked(path: Path) -> bool:
-    """True if somebody holds the lock now. Only reads: nothing is made, no permission to write is needed."""
-    with contextlib.ExitStack() as stack:
-        try:
-            taken = _flock(_opened(stack, path, os.O_RDONLY), fcntl.LOCK_SH)
-            if taken is None:
-                taken = _flock(_opened(stack, _stand_in(path), os.O_RDONLY), fcntl.LOCK_SH)
-        except OSError:  # there is none, or it is not for us to look at
-            return False
-        return taken is False
-
-
-def _opened(stack: contextlib.ExitStack, path: Path, flags: int) -> int:
-    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o644)
-    stack.callback(os.close, descriptor)
-    return descriptor
-
-
-def _flock(descriptor: int, how: int) -> bool | None:
-    """Whether the lock could be had; None on a disk that has none."""
-    try:
-        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, *_LACKING):
-            raise
-        return None
-    return True
-
-
-def _stand_in(path: Path) -> Path:
-    """What is locked instead of `path` on a disk without locks."""
-    digest = hashlib.sha256(os.fsencode(path.parent.resolve() / path.name)).hexdigest()[:32]
-    return Path(tempfile.gettempdir()) / f"ggufy-{os.getuid()}-{digest}.lock"
-
-
-@functools.cache
-def _warn_of_no_locks(folder: Path) -> None:
-    logger.warning("the disk of %s has no locks: start no second run on it from another machine or container.", folder)
-
-
-def user_text(text: str) -> str:
-    """What somebody typed, if it can stand in a record, an address or a sentence. Raises UsageError if not: names of
-    files may be any bytes, and those that are no text come with lone surrogates in it."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UsageError(f"the name {brief(text)!r} is not UTF-8: rename that file or folder.") from error
-    return text
-
-
-def user_path(text: str | Path) -> Path:
-    """The path that somebody typed: `~` and `~name` are the home folders that they are in a shell.
-
-    Every path that people give comes through here. Raises UsageError for one that can name nothing.
-    """
-    text = user_text(str(text))
-    if not text.strip() or "\0" in text:
-        raise UsageError(f"{brief(text)!r} is no path: give that of a file or a folder.")
-    try:
-        return Path(text).expanduser()
-    except RuntimeError as error:  # ~somebody unknown, or nobody knows where home is
-        raise UsageError(f"there is no home folder for {brief(text)}: write the path in full.") from error
-
-
-def user_file(text: str | Path) -> Path | None:
-    """The file that somebody typed, with its links followed; None if there is none, and none can be. Raises UsageError
-    for a text that names nothing, or one that may not be looked at."""
-    path = user_path(text)
-    if not is_there(path) or not path.is_file():
-        return None
-    path = path.resolve()
-    user_text(str(path))
-    if not os.access(path, os.R_OK):
-        raise UsageError(_hidden(path, os.strerror(errno.EACCES)))
-    return path
-
-
-def is_there(path: Path) -> bool:
-    """True if there is a file, a folder or something else. Raises UsageError if that cannot be known."""
-    try:
-        return path.exists()
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:  # 255 bytes a name on most disks
-            return False
-        raise UsageError(_hidden(path, error.strerror)) from error
-
-
-def _hidden(path: Path, reason: str | None) -> str:
-    return f"{brief(str(path))} cannot be read ({reason}): check its permissions."
-
-
-def brief(text: str) -> str:
-    """The beginning of what may be a whole page, for a sentence."""
-    return text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}…"
-
-
 def free_bytes(path: Path) -> int:
     """Free space, in bytes, on the disk that holds (or would hold) `path`."""
     return shutil.disk_usage(existing_parent(path)).free
@@ -361,27 +237,6 @@ def existing_parent(path: Path) -> Path:
     return path
 
 
-def human_size(size: float) -> str:
-    """Bytes as people read them: decimal units, three digits."""
-    for unit in ("B", "kB", "MB"):
-        if abs(size) < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.2f} GB"
-
-
-def human_time(seconds: float) -> str:
-    """Seconds as `4.2 s`, `42 s`, `3 min 10 s` or `2 h 05 min`."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
 def flush(path: Path) -> None:
     """Sees to it that a file or folder has reached the disk, as far as the disk can promise that."""
     try:
@@ -401,5 +256,5 @@ def sync(descriptor: int) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in _LACKING:
+        if error.errno not in UNSUPPORTED:
             raise

@@ -37,8 +37,9 @@ from urllib.parse import urlsplit
 
 from ggufy.core.errors import UsageError
 from ggufy.core.scrub import remember
-from ggufy.system.files import chosen_with, user_path
+from ggufy.system.files import chosen_with
 from ggufy.system.resources import AUTOMATIC
+from ggufy.system.user_paths import user_path
 
 logger = logging.getLogger(__name__)
 VARIABLES = (

@@ -24,10 +24,13 @@ from huggingface_hub import hf_hub_url
 
 from ggufy.core.errors import CalibrationError, SourceError
 from ggufy.core.names import MOST_BYTES
+from ggufy.core.words import brief, human_size
 from ggufy.demo import CALIBRATION
 from ggufy.net.session import Reference
 from ggufy.sources.hub import choose_file, fetch_small, is_reference, parse_reference, repo_files, split_address
-from ggufy.system.files import brief, human_size, lock, partial, sha256, user_file, user_text, write_text
+from ggufy.system.files import partial, sha256, write_text
+from ggufy.system.locks import lock
+from ggufy.system.user_paths import user_file, user_text
 from ggufy.texts import text as demo_text
 
 BUNDLED = "bundled"

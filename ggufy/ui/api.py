@@ -16,11 +16,11 @@ import gradio as gr
 from ggufy.core.catalog import parse_types
 from ggufy.core.errors import GgufyError, UsageError
 from ggufy.core.job import Job, Source
+from ggufy.core.words import human_size
 from ggufy.jobs.request import Wish
 from ggufy.quantize.search.target import parse_words
 from ggufy.service.access import Visitor
 from ggufy.service.service import JobView, Services
-from ggufy.system.files import human_size
 from ggufy.ui.quantize_tab import MOST_CHARS
 from ggufy.ui.views import file_link, repo_address
 from ggufy.ui.visitors import Profile, visitor_of

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Sequence
 
+from ggufy.core.words import human_size
 from ggufy.publish.markup import Markup, el, join
 from ggufy.service.service import Machine
-from ggufy.system.files import human_size
 from ggufy.system.resources import AUTOMATIC, CPU_PERCENTS
 from ggufy.ui.i18n import Texts
 from ggufy.ui.parts import bar, button

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from ggufy.core.catalog import QUANT_TYPES, SMALL, TUTORIAL, QuantType
+from ggufy.core.words import human_size
 from ggufy.publish.markup import Markup, el, join
 from ggufy.quantize.recipe import Forecast
 from ggufy.service.service import Preparation
-from ggufy.system.files import human_size
 from ggufy.ui.errors_zh import say
 from ggufy.ui.i18n import Texts
 

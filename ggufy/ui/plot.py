@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ggufy.core.words import human_size
 from ggufy.publish.kld_plot import Point, Words, measured, scatter
 from ggufy.publish.markup import Markup, el
-from ggufy.system.files import human_size
 from ggufy.ui.i18n import Texts
 
 

@@ -31,10 +31,10 @@ from ggufy.core.plan import (
     plan,
 )
 from ggufy.core.progress import DONE, RUNNING, WAITING, Snapshot, StepProgress
+from ggufy.core.words import human_size, human_time
 from ggufy.publish.kld_plot import Point
 from ggufy.quantize.search import target
 from ggufy.service.job_views import JobView
-from ggufy.system.files import human_size, human_time
 from ggufy.ui.errors_zh import say
 from ggufy.ui.i18n import Texts
 from ggufy.ui.sizes import SizeRow, size_rows, start_at
@@ -210,7 +210,7 @@ def _kld(row: Mapping[str, Any]) -> float | None:
 
 
 def file_row(job_id: str, row: dict[str, Any], texts: Texts, *, repo: str = "") -> FileRow:
-    """One line of the results, from a record of `ggufy.cli.terminal.results`; `repo` is the output repo's address."""
+    """One line of the results, from a record of `ggufy.jobs.results.results`; `repo` is the output repo's address."""
     quality, speed = _figures(row)
     kind = row.get("type", "")
     if row.get("same_tensors_as"):

@@ -15,9 +15,9 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from ggufy.core.errors import BusyError, UsageError
+from ggufy.core.words import human_size
 from ggufy.llama.chat.backend import Talker
 from ggufy.system import resources as throttle
-from ggufy.system.files import human_size
 
 logger = logging.getLogger(__name__)
 

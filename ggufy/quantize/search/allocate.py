@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from ggufy.core.errors import UsageError
-from ggufy.system.files import human_size
+from ggufy.core.words import human_size
 
 _MOST_STATES = 20_000
 _MOST_SWAPS = 2_000

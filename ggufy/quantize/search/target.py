@@ -28,14 +28,13 @@ from decimal import ROUND_UP, Decimal
 
 from ggufy.core.errors import UsageError
 from ggufy.core.metrics import OVERHEAD_BYTES, OVERHEAD_SHARE, memory_needed
-from ggufy.system.files import brief, human_size
+from ggufy.core.words import brief, human_size
 
 SIZE, BPW, MEMORY = "size", "bpw", "memory"
 OPTIONS = {SIZE: "--target-size", BPW: "--target-bpw", MEMORY: "--fit-memory"}
 SUFFIX = "_FIT"
 FAST, STANDARD, THOROUGH = "fast", "standard", "thorough"
 MODES = (FAST, STANDARD, THOROUGH)  # how much of the model is measured to find a mix (see steps/mix.py)
-PROBE_CHUNKS = 16  # of 512 tokens, that each measurement reads: 4 thousand are scored
 MOST_BPW = 16.0  # nothing above has a use: it is the unquantized file
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {f"{letter}IB": 1024**power for power, letter in enumerate("KMGT", start=1)}

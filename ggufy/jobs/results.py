@@ -1,0 +1,62 @@
+"""The files of a job with their sizes and what was measured of them, for tables, the page and the API."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ggufy.core.catalog import BY_NAME
+from ggufy.core.job import Artifact, Job, first_with_the_same
+from ggufy.core.metrics import comparable
+from ggufy.core.plan import makes
+from ggufy.formats.gguf import read_head
+
+if TYPE_CHECKING:
+    from ggufy.steps.forecast import JobForecast
+
+
+def results(job: Job, forecast: JobForecast | None, folder: Path) -> list[dict[str, Any]]:
+    """One record per file of a job: what the table shows and what --json prints. Of figures over several texts or
+    numbers of tokens, those that can be compared."""
+    known = {artifact.name: artifact for artifact in job.artifacts}
+    measured = {one.quant: one for one in next(iter(comparable(job.evaluations)), [])}
+    same_as = _same_tensors(job, forecast)
+    rows: list[dict[str, Any]] = []
+    for step in makes(job.request):
+        path, artifact = folder / step.product, known.get(step.product)
+        published = bool(job.request.repo_id) and artifact is not None
+        if not path.exists() and not published:
+            continue
+        size = path.stat().st_size if path.exists() else known[step.product].size
+        row: dict[str, Any] = {"file": step.product, "kind": step.kind, "size": size}
+        if artifact:
+            row["sha256"] = artifact.sha256
+        if step.quant_type:
+            row["type"] = step.quant_type
+            if step.quant_type in BY_NAME:
+                row["needs_imatrix"] = BY_NAME[step.quant_type].needs_imatrix
+                row["same_tensors_as"] = same_as.get(step.quant_type)
+            if (bpw := _bits(step.quant_type, path, artifact, forecast)) is not None:
+                row["bpw"] = round(bpw, 3)
+            if artifact and artifact.making and artifact.making.mode:
+                row["mode"] = artifact.making.mode
+            if step.product in measured:
+                row["evaluation"] = asdict(measured[step.product])
+        rows.append(row)
+    return rows
+
+
+def _bits(quant: str, path: Path, artifact: Artifact | None, forecast: JobForecast | None) -> float | None:
+    """Bits per weight: as the record has them, or as the forecast or the file itself says."""
+    if artifact and artifact.making and artifact.making.bpw is not None:
+        return artifact.making.bpw
+    if forecast and quant in forecast.quants:
+        return forecast.quants[quant].bpw
+    return read_head(path).bpw if forecast and path.exists() else None
+
+
+def _same_tensors(job: Job, forecast: JobForecast | None) -> dict[str, str]:
+    recipes = {artifact.name: artifact.making.recipe for artifact in job.artifacts if artifact.making}
+    known = {quant: recipes.get(job.request.file_of(quant), "") for quant in job.request.quant_types}
+    return (forecast.same_as if forecast else {}) | first_with_the_same(known)
