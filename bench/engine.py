@@ -25,9 +25,9 @@ from ggufy.core.catalog import make_order, parse_types
 from ggufy.llama import tools
 from ggufy.llama.install import Llama
 from ggufy.quantize.engine import journal_of, read_journal
-from ggufy.steps import salvage
+from ggufy.steps import partial_backup as backup
 from ggufy.system.files import sha256
-from ggufy.texts.calibration import Texts
+from ggufy.texts.calibration import PinnedTexts
 
 THREADS = 2
 ROUNDS = 5
@@ -36,7 +36,7 @@ LONG = "IQ2_XS"
 _ENVIRONMENT = {"GOMP_SPINCOUNT": "0", "PATH": "/usr/bin:/bin"}
 
 
-def bench_files(folder: Path, llama: Llama, texts: Texts) -> Iterator[list[str]]:
+def bench_files(folder: Path, llama: Llama, texts: PinnedTexts) -> Iterator[list[str]]:
     """Lines for the report, for the demo and for the 0.9 GB model that the conversion bench has left."""
     small = folder / "engine-demo.gguf"
     run(sys.executable, "-m", "ggufy", "convert", demo.CHECKPOINT, small, "--vocab", demo.VOCAB)
@@ -79,7 +79,7 @@ def _single(engine: Any, base: Path, imatrix: Path, llama: Llama) -> str:
     )
 
 
-def bench_kills(folder: Path, llama: Llama, texts: Texts) -> list[str]:
+def bench_kills(folder: Path, llama: Llama, texts: PinnedTexts) -> list[str]:
     """Lines for the report: CPU time that is lost with a kill, on the 0.9 GB model."""
     base = folder / "ours.gguf"
     imatrix = _imatrix(folder, llama, texts, base)
@@ -107,7 +107,7 @@ def bench_kills(folder: Path, llama: Llama, texts: Texts) -> list[str]:
     ]
 
 
-def _imatrix(folder: Path, llama: Llama, texts: Texts, base: Path) -> Path:
+def _imatrix(folder: Path, llama: Llama, texts: PinnedTexts, base: Path) -> Path:
     out = folder / f"{base.stem}-imatrix.gguf"
     if not out.exists():
         command = tools.imatrix_command(
@@ -191,7 +191,7 @@ def _unsafe_work(base: Path, imatrix: Path, llama: Llama, target: Path, a_byte: 
     samples = []
     while not target.exists():
         time.sleep(0.2)
-        there = sum(path.stat().st_size for path in safe.glob(f"*{salvage.SUFFIX}"))
+        there = sum(path.stat().st_size for path in safe.glob(f"*{backup.SUFFIX}"))
         samples.append(_cpu(process.pid) - there * a_byte)
     process.kill()
     process.communicate()

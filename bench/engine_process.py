@@ -19,7 +19,7 @@ from ggufy.llama.tools import ToolRun
 from ggufy.quantize import engine
 from ggufy.quantize.imatrix import read_imatrix
 from ggufy.quantize.recipe import stock_recipe
-from ggufy.steps.salvage import Salvage
+from ggufy.steps.partial_backup import PartialBackup
 
 
 class FolderSafe:
@@ -62,7 +62,7 @@ def main() -> None:
         quant_type, target, again = json.loads(line)
         run = ToolRun(environment={"PATH": "/usr/bin:/bin"}, cwd=base.parent)
         recipe = stock_recipe(llama_bin / "llama-quantize", run, base, quant_type, imatrix=str(imatrix))
-        order = engine.Order(
+        order = engine.QuantizeTask(
             base=base,
             target=Path(target),
             recipe=recipe,
@@ -72,11 +72,11 @@ def main() -> None:
         )
         safe = os.environ.get("BENCH_SAFE")
         part = Path(f"{target}.part")
-        salvage = Salvage(FolderSafe(Path(safe)), part, base.parent / "sent", lambda: threads) if safe else None
+        backup = PartialBackup(FolderSafe(Path(safe)), part, base.parent / "sent", lambda: threads) if safe else None
 
-        def report(_: float, salvage: Salvage | None = salvage) -> None:
-            if salvage:
-                salvage.looked()
+        def report(_: float, backup: PartialBackup | None = backup) -> None:
+            if backup:
+                backup.looked()
 
         engine.quantize(order, engine.Control(limit=lambda: threads, report=report), ggml=ggml.load(llama_bin))
         if not again:

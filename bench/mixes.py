@@ -31,13 +31,13 @@ from ggufy.quantize.search.allocate import Option, allocate
 from ggufy.quantize.search.mixes import mixed
 from ggufy.quantize.search.proxy import KURTOSIS, PAPER, RULES
 from ggufy.quantize.search.target import FAST, MODES, THOROUGH
-from ggufy.steps.evaluate import How
-from ggufy.steps.mix import PROBES, Mixer
+from ggufy.steps.evaluate import EvaluationConfig
 from ggufy.steps.recipe_kld import Divergences
+from ggufy.steps.recipe_search import PROBES, RecipeSearch
 from ggufy.system import resources as throttle
 from ggufy.system.files import sha256
 from ggufy.system.settings import Settings
-from ggufy.texts.calibration import Texts, ensure_texts, texts_named
+from ggufy.texts.calibration import PinnedTexts, ensure_texts, texts_named
 from ggufy.texts.overlap import check_disjoint
 
 LADDER = ("Q2_K", "IQ3_XXS", "Q3_K_M", "IQ4_XS", "Q4_K_M", "Q5_K_M")
@@ -66,30 +66,30 @@ class Given(NamedTuple):
 class Bench:
     """One model."""
 
-    mixer: Mixer
+    recipe_search: RecipeSearch
     test: Divergences
 
     @property
     def head_size(self) -> int:
-        return self.mixer.head_size(_FACTS)
+        return self.recipe_search.head_size(_FACTS)
 
     def budget(self, size: str) -> int:
         """Bytes for the tensors of a mix that is no larger than the stock file."""
-        return self.mixer.stock_size(size) - self.head_size
+        return self.recipe_search.stock_size(size) - self.head_size
 
     def stock(self, size: str) -> float:
         """KLD of the stock file on the test text."""
-        return self.test(self.mixer.stock(size), label=f"stock {size}", stock=True)
+        return self.test(self.recipe_search.stock(size), label=f"stock {size}", stock=True)
 
     def measured(self, recipe: Recipe, size: str) -> float:
         """KLD on the test text of a recipe that is no larger than the stock file."""
-        assert self.mixer.analysis.tensor_bytes(recipe) <= self.mixer.analysis.tensor_bytes(self.mixer.stock(size)), (
-            size
-        )
+        assert self.recipe_search.analysis.tensor_bytes(recipe) <= self.recipe_search.analysis.tensor_bytes(
+            self.recipe_search.stock(size)
+        ), size
         return self.test(recipe, label=f"mix {size}")
 
 
-def bench(folder: Path, llama: Llama, settings: Settings, texts: Texts) -> list[str]:
+def bench(folder: Path, llama: Llama, settings: Settings, texts: PinnedTexts) -> list[str]:
     """Lines for the report, about the demo."""
     out = folder / "mixes"
     run(sys.executable, "-m", "ggufy", "quantize", "demo", "--types", "Q8_0", "--no-evaluate", "--out", out)
@@ -106,10 +106,10 @@ def bench_model(given: Given, folder: Path, llama: Llama, settings: Settings) ->
     threads = max(1, math.floor(throttle.allowed_cpus()))
     digests = {base.absolute(): sha256(base)}
 
-    def how(text: Path, place: str, chunks: int) -> How:
+    def config(text: Path, place: str, chunks: int) -> EvaluationConfig:
         environment = throttle.child_environment(threads=threads, home=settings.home)
         where = folder / place
-        return How(
+        return EvaluationConfig(
             text=text,
             folder=where,
             llama=llama,
@@ -121,14 +121,14 @@ def bench_model(given: Given, folder: Path, llama: Llama, settings: Settings) ->
             keep_logits=True,
         )
 
-    mixer = Mixer(base=base, imatrix_path=imatrix, how=how(probe, "probe", PROBE_CHUNKS))
-    tested = mixer.divergences(how(test, "test", TEST_CHUNKS))
-    ours = Bench(mixer=mixer, test=tested)
+    recipe_search = RecipeSearch(base=base, imatrix_path=imatrix, config=config(probe, "probe", PROBE_CHUNKS))
+    tested = recipe_search.divergences(config(test, "test", TEST_CHUNKS))
+    ours = Bench(recipe_search=recipe_search, test=tested)
     title = f"mixes of {base.stem}: mean KLD as a part of the stock file's, same imatrix, never more bytes"
     lines = [f"{title} (probe text {PROBE_CHUNKS} chunks, test text {TEST_CHUNKS}; {checked})", *_ladder(ours)]
     for size in ABLATED:
         lines += ["", *_ablation(ours, size)]
-    mixer.close()
+    recipe_search.close()
     tested.close()
     return lines
 
@@ -169,14 +169,17 @@ def _ladder(ours: Bench) -> list[str]:
     sizes = []
     for size in LADDER:
         stock = ours.stock(size)
-        default = mixed(ours.mixer.head, size, stock=ours.mixer.stock(size))
+        default = mixed(ours.recipe_search.head, size, stock=ours.recipe_search.stock(size))
         parts = [ours.measured(default, size)]
         began = time.monotonic()
         for mode in MODES:
             against = "" if mode == FAST else size
-            mix = ours.mixer.mix(ours.budget(size), mode, against=against)
+            mix = ours.recipe_search.mix(ours.budget(size), mode, against=against)
             parts.append(stock if mix.stock else ours.measured(mix.recipe, size))
-            asked, made = ours.mixer.stock_size(size), ours.mixer.analysis.tensor_bytes(mix.recipe) + ours.head_size
+            asked, made = (
+                ours.recipe_search.stock_size(size),
+                ours.recipe_search.analysis.tensor_bytes(mix.recipe) + ours.head_size,
+            )
             sizes.append((asked, asked if mix.stock else made))
         took = time.monotonic() - began
         shares = [part / stock for part in parts]
@@ -190,21 +193,21 @@ def _ladder(ours: Bench) -> list[str]:
 
 def _ablation(ours: Bench, size: str) -> list[str]:
     """One line a part of the method, all at the stock file's bytes."""
-    mixer, budget, stock = ours.mixer, ours.budget(size), ours.stock(size)
-    analysis = mixer.analysis
-    groups, values, _ = mixer.probed(PROBES[THOROUGH])
+    recipe_search, budget, stock = ours.recipe_search, ours.budget(size), ours.stock(size)
+    analysis = recipe_search.analysis
+    groups, values, _ = recipe_search.probed(PROBES[THOROUGH])
     probed = {name: values[group] for group, names in groups.items() for name in names}
-    prior, flat = mixer.prior(), dict.fromkeys(analysis.losses, 1.0)
-    kept = {name: mixer.head.tensors[name].type for name in analysis.low_rank}
+    prior, flat = recipe_search.prior(), dict.fromkeys(analysis.losses, 1.0)
+    kept = {name: recipe_search.head.tensors[name].type for name in analysis.low_rank}
 
     def solved(table: Mapping[str, float], **named: bool) -> Recipe:
         full = {name: table.get(name, 1.0) for name in analysis.losses}
-        return mixer.solve(full, budget, **named).recipe
+        return recipe_search.solve(full, budget, **named).recipe
 
     def without_low_rank() -> Recipe:
         options = analysis.options({name: probed.get(name, 1.0) for name in analysis.losses})
         free = {name: choices for name, choices in options.items() if name not in kept}
-        spent = sum(padded(mixer.head.tensors[name].size, mixer.head.alignment) for name in kept)
+        spent = sum(padded(recipe_search.head.tensors[name].size, recipe_search.head.alignment) for name in kept)
         found = allocate(free, budget - analysis.fixed - spent)
         return {**found.recipe, **kept}
 
@@ -229,7 +232,9 @@ def _ablation(ours: Bench, size: str) -> list[str]:
         "mix and low-rank tensors below Q8_0 too, 26 probes": lambda: solved(probed, probed=True),
         f"the same, less {out[KURTOSIS]} of {every} choices, by block kurtosis (--prune)": lambda: pruned(KURTOSIS),
         f"the same, less {out[PAPER]} of {every}, by RWKVQuant's coarse-to-fine rule": lambda: pruned(PAPER),
-        "below Q8_0 too, unpruned, and a refit near the size (thorough)": lambda: mixer.mix(budget, THOROUGH).recipe,
+        "below Q8_0 too, unpruned, and a refit near the size (thorough)": lambda: (
+            recipe_search.mix(budget, THOROUGH).recipe
+        ),
     }
     lines = [f"what each part adds at the bytes of {size} (stock KLD {stock:.5f})"]
     for name, make in rows.items():
@@ -245,7 +250,7 @@ def _stock_types(ours: Bench) -> list[str]:
     seen: dict[tuple[tuple[str, str], ...], str] = {}
     for row in BY_NAME.values():
         if not row.name.startswith(("TQ", "IQ1")):
-            seen.setdefault(tuple(sorted(ours.mixer.stock(row.name).items())), row.name)
+            seen.setdefault(tuple(sorted(ours.recipe_search.stock(row.name).items())), row.name)
     return list(seen.values())
 
 
@@ -253,20 +258,24 @@ def _override(ours: Bench, size: str, sensitivities: Mapping[str, float]) -> Rec
     """Stock types for all but embedding and head, which get whatever is best: what --token-embedding-type and
     --output-tensor-type of llama-quantize can reach. Of those that the sensitivities like, the best on the probe text.
     """
-    mixer, analysis, budget = ours.mixer, ours.mixer.analysis, ours.budget(size)
-    ends = [name for name in (_EMBEDDING, _HEAD) if name in mixer.head.tensors]  # a tied model has no head of its own
+    recipe_search, analysis, budget = ours.recipe_search, ours.recipe_search.analysis, ours.budget(size)
+    ends = [
+        name for name in (_EMBEDDING, _HEAD) if name in recipe_search.head.tensors
+    ]  # a tied model has no head of its own
     found: list[tuple[float, Recipe]] = []
     for name in _stock_types(ours):
         for kinds in itertools.product(_OVERRIDES, repeat=len(ends)):
-            recipe = {**mixer.stock(name), **dict(zip(ends, kinds, strict=True))}
+            recipe = {**recipe_search.stock(name), **dict(zip(ends, kinds, strict=True))}
             if analysis.tensor_bytes(recipe) <= budget:
                 found.append((_cost(ours, recipe, sensitivities), recipe))
     found.sort(key=lambda one: one[0])
-    return min((recipe for _, recipe in found[:_TRIED]), key=lambda recipe: mixer.divergence(recipe, label="override"))
+    return min(
+        (recipe for _, recipe in found[:_TRIED]), key=lambda recipe: recipe_search.divergence(recipe, label="override")
+    )
 
 
 def _cost(ours: Bench, recipe: Recipe, sensitivities: Mapping[str, float]) -> float:
-    analysis = ours.mixer.analysis
+    analysis = ours.recipe_search.analysis
     total = 0.0
     for name, losses in analysis.losses.items():
         kind = recipe[name]
@@ -280,14 +289,14 @@ def _cost(ours: Bench, recipe: Recipe, sensitivities: Mapping[str, float]) -> fl
 
 def _low_rank_alone(ours: Bench, size: str) -> Recipe:
     """The best stock recipe that fits when the low-rank tensors are Q8_0, on the probe text."""
-    mixer, analysis = ours.mixer, ours.mixer.analysis
+    recipe_search, analysis = ours.recipe_search, ours.recipe_search.analysis
     small = {name: "Q8_0" for name in analysis.low_rank if "Q8_0" in analysis.losses[name]}
-    recipes = [{**mixer.stock(name), **small} for name in _stock_types(ours)]
+    recipes = [{**recipe_search.stock(name), **small} for name in _stock_types(ours)]
     fitting = sorted(
         (recipe for recipe in recipes if analysis.tensor_bytes(recipe) <= ours.budget(size)),
         key=analysis.tensor_bytes,
     )
-    return min(fitting[-3:], key=lambda recipe: mixer.divergence(recipe, label="low-rank"))
+    return min(fitting[-3:], key=lambda recipe: recipe_search.divergence(recipe, label="low-rank"))
 
 
 def main() -> None:

@@ -15,10 +15,10 @@ from ggufy.core.catalog import parse_types
 from ggufy.core.job import Status
 from ggufy.core.names import RepoKind
 from ggufy.hub.protocol import Content
-from ggufy.jobs.request import Wish, make_job
+from ggufy.jobs.request import JobOptions, make_job
 from ggufy.jobs.runner import Runner
 from ggufy.llama.install import Llama
-from ggufy.records.run_state import Live
+from ggufy.records.run_state import RunState
 from ggufy.system.settings import Settings
 from tests.folder_hub import LocalHub, connected
 
@@ -63,12 +63,12 @@ def bench(folder: Path, llama: Llama, settings: Settings) -> list[str]:
 def _run(out: Path, llama: Llama, settings: Settings, *, hub: SlowHub | None) -> tuple[float, int]:
     """(seconds, bytes of the products) of one run."""
     own = replace(settings, out=out)
-    wish = Wish(source="demo", quant_types=parse_types("all"), owner="bench" if hub else "")
-    job = make_job(wish, own)
-    with connected(out, hub, "bench") if hub else contextlib.nullcontext() as connection:
-        runner = Runner(settings=own, llama=llama, connection=connection)
+    job_options = JobOptions(source="demo", quant_types=parse_types("all"), owner="bench" if hub else "")
+    job = make_job(job_options, own)
+    with connected(out, hub, "bench") if hub else contextlib.nullcontext() as workspace:
+        runner = Runner(settings=own, llama=llama, workspace=workspace)
         started = time.perf_counter()
-        ended = runner.run(job, Live())
+        ended = runner.run(job, RunState())
         seconds = time.perf_counter() - started
     assert ended.status is Status.DONE, ended.error
     return seconds, sum(artifact.size for artifact in ended.artifacts)

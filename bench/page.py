@@ -24,7 +24,7 @@ from playwright.sync_api import Browser, BrowserType, Page, Response, sync_playw
 from bench.records import write_records
 from ggufy import demo
 from ggufy.llama.install import Llama
-from ggufy.service.conversations import Chats, Settings
+from ggufy.service.conversations import Chats, ChatSettings
 from ggufy.system import resources as throttle
 
 LIMIT_ANSWER_S, LIMIT_PROGRESS_S, LIMIT_TOKEN_S, LIMIT_LOAD_S = 1.0, 2.0, 3.0, 2.0
@@ -182,7 +182,7 @@ def _first_tokens(model: Path, llama: Llama) -> list[float]:
     for _ in range(5):
         chats = Chats(lambda: llama, lambda who: {model.name: model}, lambda: 1)
         began = time.perf_counter()
-        for _ in chats.say("bench", "a", model=model.name, settings=Settings(), message="What is a list?"):
+        for _ in chats.say("bench", "a", model=model.name, settings=ChatSettings(), message="What is a list?"):
             if len(chats.turns("bench", "a")) > 1:
                 break
         found.append(time.perf_counter() - began)

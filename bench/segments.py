@@ -8,12 +8,12 @@ from bench.measure import run
 from ggufy.llama import tools
 from ggufy.llama.install import Llama
 from ggufy.steps.imatrix import SECONDS_A_SEGMENT
-from ggufy.texts.calibration import Texts
+from ggufy.texts.calibration import PinnedTexts
 
 CHUNKS = 6
 
 
-def bench(folder: Path, llama: Llama, texts: Texts) -> list[str]:
+def bench(folder: Path, llama: Llama, texts: PinnedTexts) -> list[str]:
     """Lines for the report; `folder` holds the model that the conversion bench has left."""
     model = folder / "ours.gguf"
     whole = _seconds(folder, llama, texts, model, [CHUNKS])
@@ -26,7 +26,7 @@ def bench(folder: Path, llama: Llama, texts: Texts) -> list[str]:
     ]
 
 
-def _seconds(folder: Path, llama: Llama, texts: Texts, model: Path, sizes: list[int]) -> float:
+def _seconds(folder: Path, llama: Llama, texts: PinnedTexts, model: Path, sizes: list[int]) -> float:
     done, before, seconds = 0, None, 0.0
     for size in sizes:
         out = folder / f"segment-{done + size}.gguf"

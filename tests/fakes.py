@@ -12,7 +12,7 @@ from typing import Any
 
 from ggufy.core.errors import Cancelled, HubAway, QuotaError, RepoMissing, StaleParent, TokenError
 from ggufy.core.names import RepoKind
-from ggufy.hub.budget import CommitBudget
+from ggufy.hub.commit_rate import CommitBudget
 from ggufy.hub.protocol import Content, RemoteFile, Staged, check_path
 from ggufy.system.clock import never, sleep
 

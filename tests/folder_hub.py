@@ -22,7 +22,7 @@ from pathlib import Path
 from ggufy.core.errors import Cancelled, HubError, RepoMissing, StaleParent
 from ggufy.core.names import RepoKind
 from ggufy.hub.protocol import Content, Hub, RemoteFile, Staged, check_path, is_listed, sha256_of
-from ggufy.jobs.workspace import Connection
+from ggufy.jobs.workspace import Workspace
 from ggufy.records.records import JobRecords
 from ggufy.records.state_repo import Account, StateRepo
 from ggufy.records.store import JobStore
@@ -206,15 +206,15 @@ class LocalHub:
 
 
 @contextlib.contextmanager
-def connected(out: Path, hub: Hub, owner: str) -> Iterator[Connection]:
+def connected(out: Path, hub: Hub, owner: str) -> Iterator[Workspace]:
     """A connection to this hub, for an output folder; it lets go of its lease at the end."""
     records = JobRecords(JobStore(out))
-    connection = Connection(records=records, hub=hub, state=StateRepo(records, hub, Account(ask=lambda: owner)))
-    connection.start()
+    workspace = Workspace(records=records, hub=hub, state=StateRepo(records, hub, Account(ask=lambda: owner)))
+    workspace.start()
     try:
-        yield connection
+        yield workspace
     finally:
-        connection.close()
+        workspace.close()
 
 
 def _put(

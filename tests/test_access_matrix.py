@@ -31,10 +31,10 @@ import pytest
 
 from ggufy.core.errors import UsageError
 from ggufy.core.job import Artifact, FrontierPoint, Job, Request, Source, Status
-from ggufy.jobs.workspace import Connection
+from ggufy.jobs.workspace import Workspace
 from ggufy.records.store import JobStore
 from ggufy.service.access import Visitor
-from ggufy.service.conversations import Settings as Talk
+from ggufy.service.conversations import ChatSettings as Talk
 from ggufy.service.service import Services
 from ggufy.system.settings import Settings
 from ggufy.ui.api import NAMES, _Api
@@ -435,7 +435,7 @@ def test_every_field_of_the_form(page: Page, tmp_path: Path, monkeypatch: pytest
         return
     secret = tmp_path / f"{HUSH}.pth"
     secret.write_text("x" * 3000)
-    monkeypatch.setattr(Connection, "owner", "friends")
+    monkeypatch.setattr(Workspace, "owner", "friends")
     usual = ENDPOINTS["QuantizeTab.begin"].data
     page.call(number, Row(data=usual), "nobody")
     plain_job = max(page.store.jobs(), key=lambda job: job.created)

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from ggufy.core.errors import QuotaError
-from ggufy.hub.budget import CommitBudget
+from ggufy.hub.commit_rate import CommitBudget
 
 pytestmark = pytest.mark.fast
 

@@ -17,7 +17,7 @@ from ggufy.net import session as hub_session
 from ggufy.system.files import sha256
 from ggufy.texts import calibration
 from ggufy.texts import text as demo_text
-from ggufy.texts.calibration import NAMED, Texts, ensure_texts, pin_text, pinned
+from ggufy.texts.calibration import NAMED, PinnedTexts, ensure_texts, pin_text, pinned
 from tests.hub_fixture import ALICE, LocalHub, local_hub, no_request_elsewhere  # noqa: F401 - fixtures
 
 TEXT = "Some text, with an umlaut: ü.\n\n".encode() * 200
@@ -25,7 +25,7 @@ WINDOW = 8  # words
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Texts, dict[str, str]]:
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[PinnedTexts, dict[str, str]]:
     """The project's own texts in a new cache, and the parts of the library's text that they were made of."""
     parts: dict[str, str] = {}
 
@@ -40,7 +40,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Texts, dict[str, st
 
 
 @pytest.fixture
-def own_texts(built: tuple[Texts, dict[str, str]]) -> Texts:
+def own_texts(built: tuple[PinnedTexts, dict[str, str]]) -> PinnedTexts:
     return built[0]
 
 
@@ -87,7 +87,7 @@ def test_the_parts_of_known_paragraphs_never_move() -> None:
 
 
 def test_the_evaluation_text_is_long_and_shares_no_paragraph_with_anything(
-    own_texts: Texts, monkeypatch: pytest.MonkeyPatch
+    own_texts: PinnedTexts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither as a paragraph nor word for word inside one: against all that training reads, and both calibration
     texts."""
@@ -109,7 +109,7 @@ def test_the_evaluation_text_is_long_and_shares_no_paragraph_with_anything(
     assert inside == []
 
 
-def test_the_calibration_text_is_our_own_mixed_with_the_library(built: tuple[Texts, dict[str, str]]) -> None:
+def test_the_calibration_text_is_our_own_mixed_with_the_library(built: tuple[PinnedTexts, dict[str, str]]) -> None:
     texts, parts = built
     mixed = texts.calibration.read_text(encoding="utf-8")
     ours = CALIBRATION.read_text(encoding="utf-8")
@@ -124,7 +124,7 @@ def test_the_calibration_text_is_our_own_mixed_with_the_library(built: tuple[Tex
     assert blocks and all(block in mixed for block in blocks), "a block of code was cut in two"
 
 
-def test_a_part_holds_long_paragraphs_of_that_part_once(built: tuple[Texts, dict[str, str]]) -> None:
+def test_a_part_holds_long_paragraphs_of_that_part_once(built: tuple[PinnedTexts, dict[str, str]]) -> None:
     _, parts = built
     for part, text in parts.items():
         paragraphs = demo_text.split_paragraphs(text)
@@ -136,7 +136,7 @@ def test_a_part_holds_long_paragraphs_of_that_part_once(built: tuple[Texts, dict
         demo_text.part_text("test")
 
 
-def test_texts_are_built_once(own_texts: Texts, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_are_built_once(own_texts: PinnedTexts, monkeypatch: pytest.MonkeyPatch) -> None:
     before = own_texts.evaluation.stat().st_mtime_ns
     assert ensure_texts(own_texts.evaluation.parents[2]) == own_texts
     assert own_texts.evaluation.stat().st_mtime_ns == before
@@ -156,7 +156,7 @@ def test_a_python_without_its_library_is_refused(tmp_path: Path, monkeypatch: py
 # ---- pinned texts
 
 
-def test_the_bundled_text_and_a_file_are_pinned_by_digest(own_texts: Texts, tmp_path: Path) -> None:
+def test_the_bundled_text_and_a_file_are_pinned_by_digest(own_texts: PinnedTexts, tmp_path: Path) -> None:
     cache = own_texts.calibration.parents[2]
     bundled = pin_text("bundled", cache)
     assert bundled.path.read_bytes() == own_texts.calibration.read_bytes() and bundled.name == "ggufy-calibration"

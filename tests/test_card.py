@@ -222,7 +222,7 @@ def test_llama_cli_stops_where_rwkv_does(programs: dict[str, Path], model: Path,
 
 @pytest.mark.tools
 def test_what_the_official_end_of_turn_does(programs: dict[str, Path], model: Path, tmp_path: Path) -> None:
-    """Should this fail, llama.cpp has changed, and world.py's reasons are to be looked at again."""
+    """Should this fail, llama.cpp has changed, and chat_format.py's reasons are to be looked at again."""
     official = ["--override-kv", f"tokenizer.ggml.eot_token_id=int:{scripted.BLANK_LINE}"]
     plain = [str(programs["llama-cli"]), "-m", str(model), "-t", "1", "--temp", "0", "-n", "40"]
     assert reply_of([*plain, *official], tmp_path) == "One."

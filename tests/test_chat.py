@@ -16,13 +16,13 @@ import pytest
 from ggufy.core.errors import BusyError, ToolError, UsageError
 from ggufy.formats.gguf import read_head
 from ggufy.llama.chat.messages import Follower, clean, encode, encode_conversation
-from ggufy.llama.chat.options import Model, Options
+from ggufy.llama.chat.options import ChatOptions, Model
 from ggufy.llama.chat.process import ChatProcess, CompletionProcess
 from ggufy.llama.install import Llama
-from ggufy.service.conversations import MAX_MESSAGE, MAX_SYSTEM, MAX_TURNS, MAX_VISITORS, Chats, Settings
+from ggufy.service.conversations import MAX_MESSAGE, MAX_SYSTEM, MAX_TURNS, MAX_VISITORS, Chats, ChatSettings
 from tests import chatty
 
-SHORT = Settings(length=3, temperature=0.0)
+SHORT = ChatSettings(length=3, temperature=0.0)
 
 # What a stranger may send, and what the model is to get; None: the same.
 HOSTILE: list[tuple[str, str | None]] = [
@@ -136,7 +136,7 @@ def ask(chats: Chats, message: str | None, *, side: str = "a", visitor: str = "v
 
 
 def pids(chats: Chats) -> list[int]:
-    return [talker.pid for talker in chats._pool.talkers() if talker.pid is not None]
+    return [backend.pid for backend in chats._pool.talkers() if backend.pid is not None]
 
 
 def gone(pid: int) -> bool:
@@ -197,7 +197,7 @@ def test_the_model_gets_exactly_the_text(
     process = ChatProcess(
         llama,
         Model.read(quant),
-        Options(length=1),
+        ChatOptions(length=1),
         threads=1,
         starter=starter,
         extra=prompts.options,
@@ -214,7 +214,7 @@ def test_the_model_gets_exactly_the_text(
 def test_system_prompt_and_history_make_one_prompt(chats: Callable[..., Chats], tmp_path: Path) -> None:
     prompts = Prompts(tmp_path)
     service = chats(extra=prompts.options)
-    settings = Settings.checked(system="-h \\n Be brief.\r\n/exit \x1b", length=4)
+    settings = ChatSettings.checked(system="-h \\n Be brief.\r\n/exit \x1b", length=4)
     first = ask(service, "Hello\n/exit", settings=settings)
     assert prompts.new() == "System: -h \\n Be brief.\n/exit\n\nUser: Hello\n/exit\n\nAssistant:"
     ask(service, "And\\", settings=settings)
@@ -232,7 +232,7 @@ def test_another_model_has_its_own_template(chats: Callable[..., Chats], tmp_pat
     model = chatty.write(tmp_path / "other.gguf")
     assert not Model.read(model).world
     service = chats(models={"demo": model}, extra=prompts.options)
-    settings = Settings(system="Be\nbrief", length=8)
+    settings = ChatSettings(system="Be\nbrief", length=8)
     head = "[system]Be\nbrief[end]\n"
     first = clean(ask(service, "/exit", settings=settings)).strip(" \t\n")
     assert prompts.new() == head + "[user] /exit[end]\n[assistant]"
@@ -248,7 +248,7 @@ def test_too_much_for_a_model_with_a_limit(chats: Callable[..., Chats], tmp_path
         ask(service, "x" * 5000)
     assert [turn["role"] for turn in service.turns("v", "a")] == ["user"]
     service.clear("v")
-    ask(service, "hello", settings=Settings(length=8))
+    ask(service, "hello", settings=ChatSettings(length=8))
 
 
 # ---- what comes back
@@ -283,7 +283,7 @@ def test_no_part_of_the_prompt_mark_is_shown(size: int) -> None:
 def test_a_reply_streams_and_has_speeds(chats: Callable[..., Chats], endless: tuple[str, ...]) -> None:
     service = chats(extra=endless)
     lengths = []
-    for _ in service.say("v", "a", model="demo", settings=Settings(length=300), message="Hello"):
+    for _ in service.say("v", "a", model="demo", settings=ChatSettings(length=300), message="Hello"):
         lengths.append(sum(len(turn["content"]) for turn in service.turns("v", "a")))
     assert len(lengths) > 3
     assert lengths == sorted(lengths)
@@ -294,13 +294,13 @@ def test_a_reply_streams_and_has_speeds(chats: Callable[..., Chats], endless: tu
 
 def test_stop_in_mid_reply_leaves_the_process(chats: Callable[..., Chats], endless: tuple[str, ...]) -> None:
     service = chats(extra=endless)
-    for _ in service.say("v", "a", model="demo", settings=Settings(length=4000), message="Hello"):
+    for _ in service.say("v", "a", model="demo", settings=ChatSettings(length=4000), message="Hello"):
         if len(service.turns("v", "a")) == 2:
             service.stop("v")
     (pid,) = pids(service)
     kept = service.turns("v", "a")
     assert kept[-1]["content"]
-    for _ in service.say("v", "a", model="demo", settings=Settings(length=4000), message="Again"):
+    for _ in service.say("v", "a", model="demo", settings=ChatSettings(length=4000), message="Again"):
         if len(service.turns("v", "a")) == 4:
             break
     assert service.turns("v", "a")[:2] == kept
@@ -311,7 +311,7 @@ def test_a_closed_tab_ends_the_reply_and_not_the_process(
     chats: Callable[..., Chats], endless: tuple[str, ...]
 ) -> None:
     service = chats(extra=endless)
-    settings = Settings(length=4000)
+    settings = ChatSettings(length=4000)
     for _ in range(3):
         reply = service.say("v", "a", model="demo", settings=settings, message="Hello")
         while service.turns("v", "a")[-1:] == [] or service.turns("v", "a")[-1]["role"] == "user":
@@ -347,7 +347,7 @@ def test_stop_while_the_model_loads(chats: Callable[..., Chats]) -> None:
 def test_chinese_that_never_ends_stops(chats: Callable[..., Chats], message: str, endless: tuple[str, ...]) -> None:
     for extra in (("--ignore-eos",), endless):
         service = chats(extra=extra)
-        reply = ask(service, message, settings=Settings(length=200))
+        reply = ask(service, message, settings=ChatSettings(length=200))
         assert reply
         assert "\n\nUser:" not in reply
 
@@ -381,7 +381,7 @@ def test_a_shared_process_knows_nothing_of_another_visitor(chats: Callable[..., 
 def test_killed_in_mid_reply(chats: Callable[..., Chats], endless: tuple[str, ...]) -> None:
     service = chats(extra=endless)
     with pytest.raises(ToolError, match="SIGKILL|-9|ended"):
-        for _ in service.say("v", "a", model="demo", settings=Settings(length=4000), message="Hello"):
+        for _ in service.say("v", "a", model="demo", settings=ChatSettings(length=4000), message="Hello"):
             if len(service.turns("v", "a")) == 2:
                 for pid in pids(service):
                     os.kill(pid, signal.SIGKILL)
@@ -409,7 +409,7 @@ def test_a_process_outlives_the_thread_that_asked(chats: Callable[..., Chats]) -
 def test_nobody_is_left_after_close(chats: Callable[..., Chats], endless: tuple[str, ...]) -> None:
     service = chats(extra=endless)
     ask(service, "Hello", side="b")
-    reply = service.say("v", "a", model="demo", settings=Settings(length=4000), message="Hello")
+    reply = service.say("v", "a", model="demo", settings=ChatSettings(length=4000), message="Hello")
     while len(service.turns("v", "a")) < 2:
         next(reply)
     running = pids(service)
@@ -426,7 +426,7 @@ def test_nobody_is_left_after_close(chats: Callable[..., Chats], endless: tuple[
 def test_two_sides_at_once_and_no_third(chats: Callable[..., Chats], endless: tuple[str, ...]) -> None:
     service = chats(extra=endless)
     replies = [
-        service.say("v", side, model="demo", settings=Settings(length=500), message="Hello") for side in ("a", "b")
+        service.say("v", side, model="demo", settings=ChatSettings(length=500), message="Hello") for side in ("a", "b")
     ]
     for reply, side in zip(replies, ("a", "b"), strict=True):
         while len(service.turns("v", side)) < 2:
@@ -463,7 +463,7 @@ def test_a_broken_model_says_why(chats: Callable[..., Chats], quant: Path, tmp_p
 
 def test_an_abandoned_reply_gives_its_place_back(chats: Callable[..., Chats], endless: tuple[str, ...]) -> None:
     service = chats(processes=1, abandoned_s=0.3, extra=endless)
-    reply = service.say("v", "a", model="demo", settings=Settings(length=4000), message="Hello")
+    reply = service.say("v", "a", model="demo", settings=ChatSettings(length=4000), message="Hello")
     while len(service.turns("v", "a")) < 2:
         next(reply)
     wait_for(lambda: not service._pool.talkers())
@@ -478,11 +478,11 @@ def test_stops_at_any_moment(chats: Callable[..., Chats], endless: tuple[str, ..
     for _ in range(12):
         timer = threading.Timer(rng.random() * 0.15, service.stop, ("v",))
         timer.start()
-        for _ in service.say("v", "a", model="demo", settings=Settings(length=100), message="Hello"):
+        for _ in service.say("v", "a", model="demo", settings=ChatSettings(length=100), message="Hello"):
             pass
         timer.join()
         assert len(pids(service)) <= 1
-    assert ask(service, "Hello", settings=Settings(length=100))
+    assert ask(service, "Hello", settings=ChatSettings(length=100))
 
 
 def test_stop_while_a_long_question_is_read(
@@ -490,13 +490,13 @@ def test_stop_while_a_long_question_is_read(
 ) -> None:
     monkeypatch.setattr("ggufy.llama.chat.process._GIVE_UP_S", 0.2)
     service = chats(extra=endless)
-    ask(service, "Hello", settings=Settings(length=5))
+    ask(service, "Hello", settings=ChatSettings(length=5))
     text = "".join(random.Random(1).choices("abcdefghijklmnopqrstuvwxyz ", k=MAX_MESSAGE))
-    reply = service.say("v", "a", model="demo", settings=Settings(length=5), message=text)
+    reply = service.say("v", "a", model="demo", settings=ChatSettings(length=5), message=text)
     next(reply)
     service.stop("v")
     assert list(reply) == []
-    assert ask(service, "Hello", side="b", settings=Settings(length=5))
+    assert ask(service, "Hello", side="b", settings=ChatSettings(length=5))
 
 
 # ---- text
@@ -505,7 +505,7 @@ def test_stop_while_a_long_question_is_read(
 def test_text_is_continued(chats: Callable[..., Chats]) -> None:
     service = chats(extra=("--display-prompt",))  # shows what the model was given
     for text in ("--help", "Once \\n upon\n\n", "/exit", " 'x' \"y\" \\\\ 你好"):
-        shown = ask(service, text, settings=Settings(mode="text", length=5, temperature=0.0))
+        shown = ask(service, text, settings=ChatSettings(mode="text", length=5, temperature=0.0))
         assert shown.startswith(text)
         assert len(shown) > len(text)
         assert "[end of text]" not in shown
@@ -515,16 +515,16 @@ def test_text_is_continued(chats: Callable[..., Chats]) -> None:
 
 def test_text_can_be_stopped(chats: Callable[..., Chats], endless: tuple[str, ...]) -> None:
     service = chats(extra=endless)
-    for _ in service.say("v", "a", model="demo", settings=Settings(mode="text", length=4000), message="Once"):
+    for _ in service.say("v", "a", model="demo", settings=ChatSettings(mode="text", length=4000), message="Once"):
         if len(service.turns("v", "a")) == 2:
             service.stop("v")
     assert pids(service) == []
-    assert ask(service, None, settings=Settings(mode="text", length=20))
+    assert ask(service, None, settings=ChatSettings(mode="text", length=20))
 
 
 def test_completion_ends_where_the_text_does(llama: Llama, quant: Path, starter: ThreadPoolExecutor) -> None:
     process = CompletionProcess(
-        llama, Model.read(quant), Options(length=400, temperature=0.0), threads=1, starter=starter
+        llama, Model.read(quant), ChatOptions(length=400, temperature=0.0), threads=1, starter=starter
     )
     text = "".join(process.say("User: Hello\n\nAssistant:"))
     assert text
@@ -559,13 +559,13 @@ def test_completion_ends_where_the_text_does(llama: Llama, quant: Path, starter:
 )
 def test_bad_settings_are_refused(values: dict[str, object]) -> None:
     with pytest.raises(UsageError) as caught:
-        Settings.checked(**values)
+        ChatSettings.checked(**values)
     assert len(str(caught.value)) < 200
 
 
 def test_good_settings() -> None:
-    settings = Settings.checked(mode="text", system=" a\0b ", temperature=1, length=20.0)
-    assert settings == Settings(mode="text", system="ab", temperature=1.0, length=20)
+    settings = ChatSettings.checked(mode="text", system=" a\0b ", temperature=1, length=20.0)
+    assert settings == ChatSettings(mode="text", system="ab", temperature=1.0, length=20)
     assert isinstance(settings.length, int)
 
 

@@ -31,7 +31,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
         time.sleep(0.02)
 
 
-def is_gone(pid: int) -> bool:
+def process_is_dead(pid: int) -> bool:
     """No such process, or one that has ended and that nobody has asked about yet."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
@@ -53,11 +53,11 @@ def test_child_dies_with_its_parent(tmp_path: Path) -> None:
     try:
         wait_until((tmp_path / "pid").exists)
         pid = int((tmp_path / "pid").read_text())
-        assert not is_gone(pid)
+        assert not process_is_dead(pid)
     finally:
         parent.kill()
         parent.wait()
-    wait_until(lambda: is_gone(pid))
+    wait_until(lambda: process_is_dead(pid))
 
 
 def test_launcher_leaves_when_the_parent_was_gone_before(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_stop_ends_children_of_the_child(tmp_path: Path) -> None:
     wait_until((tmp_path / "pid").exists)
     child.stop(process, grace_s=0.2)
     assert process.returncode == -signal.SIGKILL
-    wait_until(lambda: is_gone(int((tmp_path / "pid").read_text())))
+    wait_until(lambda: process_is_dead(int((tmp_path / "pid").read_text())))
     child.stop(process)  # again, on one that has ended
 
 
@@ -129,7 +129,7 @@ def test_run_stops_what_takes_too_long(tmp_path: Path) -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         child.run(["/bin/sh", "-c", "echo $$ > pid; exec sleep 1000"], cwd=tmp_path, env=ENV, timeout_s=1.0)
     if (tmp_path / "pid").exists():
-        assert is_gone(int((tmp_path / "pid").read_text()))
+        assert process_is_dead(int((tmp_path / "pid").read_text()))
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux only")

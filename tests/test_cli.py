@@ -16,7 +16,7 @@ from ggufy import demo
 from ggufy.core.errors import DiskError
 from ggufy.core.plan import plan
 from ggufy.formats.gguf import read_head
-from ggufy.jobs.request import Wish, make_job
+from ggufy.jobs.request import JobOptions, make_job
 from ggufy.llama.install import Llama
 from ggufy.steps import MAKERS
 from ggufy.steps.context import Context
@@ -308,8 +308,8 @@ def test_a_disk_that_fills_up_meanwhile(
 ) -> None:
     """Past the check before starting, somebody else takes the space: the step says so and leaves nothing half-made."""
     settings = Settings.from_env({"GGUFY_OUT": str(small_disk), "HOME": str(tmp_path)})
-    wish = Wish(source=str(model[0]), vocab=str(model[1]), quant_types=("Q8_0",), imatrix="none")
-    job = make_job(wish, settings)
+    options = JobOptions(source=str(model[0]), vocab=str(model[1]), quant_types=("Q8_0",), imatrix="none")
+    job = make_job(options, settings)
     ctx = Context(
         request=job.request,
         folder=small_disk,

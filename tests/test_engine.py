@@ -15,7 +15,7 @@ from ggufy.core.errors import CalibrationError
 from ggufy.formats.gguf import read_head
 from ggufy.llama import tools
 from ggufy.llama.ggml import Ggml
-from ggufy.quantize.engine import Control, Made, Order, quantize
+from ggufy.quantize.engine import Control, Made, QuantizeTask, quantize
 from ggufy.quantize.imatrix import read_imatrix
 from ggufy.quantize.layout import plan
 from ggufy.quantize.recipe import Recipe, stock_recipe
@@ -48,8 +48,8 @@ class Model:
         run = tools.ToolRun(environment=ENVIRONMENT, cwd=self.base.parent)
         return stock_recipe(self.tool, run, self.base, quant_type, imatrix=self.imatrix.name if imatrix else "")
 
-    def order(self, quant_type: str, *, imatrix: bool = True, siblings: tuple[Path, ...] = ()) -> Order:
-        return Order(
+    def order(self, quant_type: str, *, imatrix: bool = True, siblings: tuple[Path, ...] = ()) -> QuantizeTask:
+        return QuantizeTask(
             base=self.base,
             target=self.base.parent / f"{quant_type}.gguf",
             recipe=self.recipe(quant_type, imatrix=imatrix),
@@ -75,7 +75,9 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return Model(base, small.imatrix(folder / "imatrix.gguf", base), llama_bin / "llama-quantize")
 
 
-def make(order: Order, ggml: Ggml, threads: int = 2, report: Callable[[float], None] = lambda fraction: None) -> Made:
+def make(
+    order: QuantizeTask, ggml: Ggml, threads: int = 2, report: Callable[[float], None] = lambda fraction: None
+) -> Made:
     return quantize(order, Control(limit=lambda: threads, report=report), ggml=ggml)
 
 

@@ -20,11 +20,11 @@ import pytest
 
 from ggufy.core.errors import CalibrationError, Cancelled, DiskError, GgufyError, SourceError, UsageError
 from ggufy.formats.gguf import read_head
-from ggufy.jobs.request import Wish, make_job
+from ggufy.jobs.request import JobOptions, make_job
 from ggufy.jobs.runner import Runner
 from ggufy.llama.ggml import ByteArray, F32Array, Ggml
 from ggufy.llama.install import Llama
-from ggufy.quantize.engine import Control, Made, Order, quantize
+from ggufy.quantize.engine import Control, Made, QuantizeTask, quantize
 from ggufy.quantize.imatrix import read_imatrix
 from ggufy.system.settings import Settings
 from tests import small, tiny
@@ -63,11 +63,11 @@ def recipe_of(kind: str, **others: str) -> dict[str, str]:
     return {name: others.get(name.split(".")[0], kind) for name, shape in SHAPES.items() if len(shape) > 1}
 
 
-def order_of(base: Path, target: Path, kind: str = "IQ3_S", ftype: int = IQ3_S, **others: str) -> Order:
-    return Order(base=base, target=target, recipe=recipe_of(kind, **others), ftype=ftype)
+def order_of(base: Path, target: Path, kind: str = "IQ3_S", ftype: int = IQ3_S, **others: str) -> QuantizeTask:
+    return QuantizeTask(base=base, target=target, recipe=recipe_of(kind, **others), ftype=ftype)
 
 
-def make(order: Order, ggml: Ggml) -> Made:
+def make(order: QuantizeTask, ggml: Ggml) -> Made:
     return quantize(order, Control(limit=lambda: 2), ggml=ggml)
 
 
@@ -134,7 +134,7 @@ class Held(Ggml):
         return self.stopped.is_set()
 
 
-def stop_at(order: Order, ggml: Ggml, fraction: float) -> None:
+def stop_at(order: QuantizeTask, ggml: Ggml, fraction: float) -> None:
     held = Held(ggml.path.parent, fraction * matrix_weights())
     with pytest.raises(Cancelled):
         quantize(order, Control(limit=lambda: 1, stopped=held.stop), ggml=held)
@@ -309,7 +309,7 @@ def test_a_sibling_that_is_none_is_left_alone(base: Path, ggml: Ggml, undisturbe
 # ---- bad input
 
 
-def refused(order: Order, ggml: Ggml, kind: type[GgufyError], text: str) -> None:
+def refused(order: QuantizeTask, ggml: Ggml, kind: type[GgufyError], text: str) -> None:
     before = set(order.target.parent.iterdir())
     with pytest.raises(kind, match=text) as caught:
         make(order, ggml)
@@ -323,7 +323,7 @@ def test_recipes_that_cannot_be(base: Path, ggml: Ggml, tmp_path: Path) -> None:
     refused(replace(order, recipe={"output.weight": "Q4_Z"}), ggml, UsageError, "wants Q4_Z for output.weight")
     refused(replace(order, recipe={"output.weight": "I32"}), ggml, UsageError, "wants I32")
     narrow = small.matrices(tmp_path / "narrow.gguf", {"a.weight": (4, 96)})
-    order = Order(base=narrow, target=tmp_path / "q.gguf", recipe={"a.weight": "Q4_K"}, ftype=Q4_K_M)
+    order = QuantizeTask(base=narrow, target=tmp_path / "q.gguf", recipe={"a.weight": "Q4_K"}, ftype=Q4_K_M)
     refused(order, ggml, UsageError, "96 wide and cannot become Q4_K")
 
 
@@ -368,7 +368,7 @@ def test_values_that_a_type_cannot_hold(ggml: Ggml, tmp_path: Path) -> None:
     """ggml's own assertions would end the process."""
     huge = small.matrices(tmp_path / "huge.gguf", {"output.weight": (4, 256)}, scale=1e19)
     for kind in ("IQ3_S", "IQ3_XXS", "Q4_K", "Q8_0", "F16"):
-        order = Order(base=huge, target=tmp_path / "q.gguf", recipe={"output.weight": kind}, ftype=IQ3_S)
+        order = QuantizeTask(base=huge, target=tmp_path / "q.gguf", recipe={"output.weight": kind}, ftype=IQ3_S)
         refused(order, ggml, SourceError, f"output.weight has values that {kind} cannot hold")
 
 
@@ -397,7 +397,7 @@ def test_a_part_of_a_split_model(ggml: Ggml, tmp_path: Path, llama_bin: Path) ->
     command = [llama_bin / "llama-gguf-split", "--split-max-tensors", "8", base, tmp_path / "part"]
     subprocess.run(command, check=True, capture_output=True)
     part = next(tmp_path.glob("part-00001*"))
-    order = Order(base=part, target=tmp_path / "q.gguf", recipe={}, ftype=Q4_K_M)
+    order = QuantizeTask(base=part, target=tmp_path / "q.gguf", recipe={}, ftype=Q4_K_M)
     refused(order, ggml, SourceError, "is one part of a split model")
 
 
@@ -413,7 +413,7 @@ def test_mutated_bases_are_quantized_or_refused(ggml: Ggml, tmp_path: Path) -> N
         path.write_bytes(data)
         recipe = {"blk.0.a.weight": rng.choice(["IQ3_S", "Q6_K", "Q4_K"]), "blk.0.b.weight": "Q4_0"}
         try:
-            make(Order(base=path, target=target, recipe=recipe, ftype=IQ3_S), ggml)
+            make(QuantizeTask(base=path, target=target, recipe=recipe, ftype=IQ3_S), ggml)
         except (SourceError, UsageError, CalibrationError):
             assert not list(tmp_path.glob("q.gguf*"))
         else:
@@ -449,8 +449,8 @@ def test_a_job_with_a_static_build_ends_before_it_begins(llama: Llama, tmp_path:
         (own / "bin" / program.name).symlink_to(program)  # each finds its libraries beside the real one
     checkpoint, vocab = tiny.checkpoint(tmp_path, "7")
     settings = Settings.from_env({"GGUFY_OUT": str(tmp_path / "o"), "HOME": str(tmp_path)})
-    wish = Wish(source=str(checkpoint), vocab=str(vocab), quant_types=("Q8_0",), imatrix="none")
+    options = JobOptions(source=str(checkpoint), vocab=str(vocab), quant_types=("Q8_0",), imatrix="none")
     runner = Runner(settings=settings, llama=replace(llama, bin=own / "bin"))
-    done = runner.run(make_job(wish, settings))
+    done = runner.run(make_job(options, settings))
     assert "as a static build of llama.cpp" in done.error
     assert not list((tmp_path / "o").rglob("*.gguf"))

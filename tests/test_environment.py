@@ -36,7 +36,7 @@ from ggufy.core.job import Request, Source, to_json
 from ggufy.core.plan import plan
 from ggufy.core.progress import Snapshot, StepProgress
 from ggufy.core.scrub import remember, scrub
-from ggufy.jobs.request import Watch, Wish, make_job
+from ggufy.jobs.request import JobOptions, Watch, make_job
 from ggufy.net.hub_errors import hub_error, is_passing
 from ggufy.net.session import ClientError, ask, reason, short
 from ggufy.system import files, locks, settings
@@ -90,8 +90,8 @@ def test_a_secret_is_in_no_text_that_leaves(tmp_path: Path) -> None:
     assert scrub("Bearer abcdefgh'") == "Bearer ***'"
     assert scrub("a/b@main and hf_model-0.1B.pth") == "a/b@main and hf_model-0.1B.pth"
     path, vocab = tiny.checkpoint(tmp_path, "7")
-    wish = Wish(source=str(path), vocab=str(vocab), quant_types=("Q8_0",), imatrix="none")
-    job = make_job(wish, Settings.from_env({"HOME": str(tmp_path), "GGUFY_OUT": str(tmp_path / "o")}))
+    options = JobOptions(source=str(path), vocab=str(vocab), quant_types=("Q8_0",), imatrix="none")
+    job = make_job(options, Settings.from_env({"HOME": str(tmp_path), "GGUFY_OUT": str(tmp_path / "o")}))
     assert secret not in to_json(job.evolve(error=f"unexpected error: {secret}"))
     done = run("inspect", "a/b", HF_TOKEN=secret, HF_ENDPOINT=f"http://{secret}.invalid", HF_HUB_OFFLINE="0")
     assert secret not in done.stdout + done.stderr
@@ -378,9 +378,9 @@ def test_waits_can_be_given_up(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"x")
     with pytest.raises(Cancelled):
         files.sha256(tmp_path / "x", stopped=lambda: True)
-    wish = Wish(source=str(tiny.checkpoint(tmp_path, "7")[0]), quant_types=("Q8_0",), imatrix="none")
+    options = JobOptions(source=str(tiny.checkpoint(tmp_path, "7")[0]), quant_types=("Q8_0",), imatrix="none")
     with pytest.raises(Cancelled):
-        make_job(wish, Settings.from_env({"HOME": str(tmp_path)}), Watch(stopped=lambda: True))
+        make_job(options, Settings.from_env({"HOME": str(tmp_path)}), Watch(stopped=lambda: True))
     with locks.lock(tmp_path / "l"), pytest.raises(Cancelled), locks.lock(tmp_path / "l", 600, stopped=lambda: True):
         pass
     with locks.lock(tmp_path / "l"), pytest.raises(BusyError), locks.lock(tmp_path / "l"):
@@ -472,7 +472,7 @@ def test_no_codes_for_a_dumb_terminal(
 
 
 def test_a_display_that_cannot_be_drawn_does_not_end_the_work() -> None:
-    class Gone(io.StringIO):
+    class ProcessExited(io.StringIO):
         def write(self, text: str, /) -> int:
             raise OSError(5, "Input/output error")
 
@@ -480,5 +480,5 @@ def test_a_display_that_cannot_be_drawn_does_not_end_the_work() -> None:
     due = plan(Request(name="m", source=source, quant_types=("Q8_0",), outtype="f16"))
     steps = Snapshot(steps=tuple(StepProgress(step=step, state="done") for step in due))
     taken = iter([Snapshot()])
-    with terminal.LiveDisplay(lambda: next(taken, steps), Gone(), interval_s=0) as display:
+    with terminal.LiveDisplay(lambda: next(taken, steps), ProcessExited(), interval_s=0) as display:
         display._thread.join(10)  # it has tried, and given up

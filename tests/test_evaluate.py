@@ -26,8 +26,8 @@ from ggufy.core.metrics import Evaluation, Quality, Speed
 from ggufy.formats.gguf import copy_with_metadata, read_head
 from ggufy.llama import perplexity, tools
 from ggufy.llama.install import Llama
-from ggufy.steps.comparable import vocab_size
-from ggufy.steps.evaluate import How, evaluate, fitting_chunks
+from ggufy.steps.evaluate import EvaluationConfig, evaluate, fitting_chunks
+from ggufy.steps.same_model import vocab_size
 from ggufy.system import resources as throttle
 from ggufy.system.locks import lock
 from ggufy.system.settings import Settings
@@ -251,9 +251,9 @@ def models(ggufy: Ggufy, tmp_path_factory: pytest.TempPathFactory) -> list[Path]
 
 
 @pytest.fixture
-def how(llama: Llama, tmp_path: Path) -> How:
+def config(llama: Llama, tmp_path: Path) -> EvaluationConfig:
     settings = Settings.from_env()
-    return How(
+    return EvaluationConfig(
         text=calibration.ensure_texts(settings.cache).evaluation,
         folder=tmp_path / "evaluations",
         llama=llama,
@@ -265,14 +265,14 @@ def how(llama: Llama, tmp_path: Path) -> How:
     )
 
 
-def no_tools(how: How, tmp_path: Path) -> How:
+def no_tools(config: EvaluationConfig, tmp_path: Path) -> EvaluationConfig:
     """The same with tools that fail when they are run, and name the same version."""
     folder = tmp_path / "no-tools"
     folder.mkdir()
     for name in ("llama-perplexity", "llama-bench"):
         (folder / name).write_text("#!/bin/sh\nexit 9\n", encoding="utf-8")
         (folder / name).chmod(0o755)
-    return replace(how, llama=replace(how.llama, bin=folder))
+    return replace(config, llama=replace(config.llama, bin=folder))
 
 
 def files(folder: Path) -> list[str]:
@@ -280,9 +280,11 @@ def files(folder: Path) -> list[str]:
 
 
 @pytest.mark.tools
-def test_the_smaller_the_worse_and_a_second_run_measures_nothing(models: list[Path], how: How, tmp_path: Path) -> None:
+def test_the_smaller_the_worse_and_a_second_run_measures_nothing(
+    models: list[Path], config: EvaluationConfig, tmp_path: Path
+) -> None:
     base, *quants = models
-    found = evaluate(base, quants, replace(how, speed=True))
+    found = evaluate(base, quants, replace(config, speed=True))
     klds = [one.quality.kld for one in found]
     assert 0 < klds[0] < klds[1] < klds[2]
     assert all(one.quality.kld_error < one.quality.kld < one.quality.kld_999 < one.quality.kld_max for one in found)
@@ -293,19 +295,19 @@ def test_the_smaller_the_worse_and_a_second_run_measures_nothing(models: list[Pa
     assert [one.size for one in found] == [path.stat().st_size for path in quants]
     assert {(one.chunks, one.tokens) for one in found} == {(CHUNKS, CHUNKS * 255)}
     assert all(one.speed and one.speed.prompt_tps > one.speed.generation_tps > 0 for one in found)
-    assert files(how.folder) == [".json"] * 3  # the base's predictions are gone
-    again = evaluate(base, list(reversed(quants)), no_tools(replace(how, speed=True), tmp_path))
+    assert files(config.folder) == [".json"] * 3  # the base's predictions are gone
+    again = evaluate(base, list(reversed(quants)), no_tools(replace(config, speed=True), tmp_path))
     assert again == list(reversed(found))
 
 
-def _kept_logits(base: Path, how: How) -> Path:
+def _kept_logits(base: Path, config: EvaluationConfig) -> Path:
     """The base's predictions, from the command that the product uses."""
-    how.folder.mkdir(exist_ok=True)
-    out = how.folder / "kept"
+    config.folder.mkdir(exist_ok=True)
+    out = config.folder / "kept"
     command = perplexity.logits_command(
-        how.llama.tool("llama-perplexity"), model=base, text=how.text, out=out, threads=1, chunks=how.chunks
+        config.llama.tool("llama-perplexity"), model=base, text=config.text, out=out, threads=1, chunks=config.chunks
     )
-    tools.run_tool(command, tools.ToolRun(environment=how.environment, cwd=how.folder))
+    tools.run_tool(command, tools.ToolRun(environment=config.environment, cwd=config.folder))
     return out
 
 
@@ -323,14 +325,14 @@ def _log_probs(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.tools
-def test_the_figures_agree_with_our_own_arithmetic(models: list[Path], how: How) -> None:
+def test_the_figures_agree_with_our_own_arithmetic(models: list[Path], config: EvaluationConfig) -> None:
     """Both models' predictions are taken from files, and compared here with numpy. The files clip what is less likely
     than e^-16 times the likeliest token, and hold 16 bits."""
-    how = replace(how, chunks=2)
+    config = replace(config, chunks=2)
     base, quant = models[0], models[2]
-    found = evaluate(base, [quant], how)[0].quality
-    p, came = _log_probs(_kept_logits(base, how))
-    q, also = _log_probs(_kept_logits(quant, how))
+    found = evaluate(base, [quant], config)[0].quality
+    p, came = _log_probs(_kept_logits(base, config))
+    q, also = _log_probs(_kept_logits(quant, config))
     assert (came == also).all()
     assert np.exp(p).sum(1) == pytest.approx(np.ones(len(p)), abs=2e-3)
     klds = (np.exp(p) * (p - q)).sum(1)
@@ -350,43 +352,45 @@ def test_the_figures_agree_with_our_own_arithmetic(models: list[Path], how: How)
 
 
 @pytest.mark.tools
-def test_a_run_that_is_stopped_keeps_what_is_finished(models: list[Path], how: How) -> None:
+def test_a_run_that_is_stopped_keeps_what_is_finished(models: list[Path], config: EvaluationConfig) -> None:
     base, *quants = models
     started: list[str] = []
-    stopping = replace(how, report=lambda what, _: started.append(what), stopped=lambda: quants[1].name in started)
+    stopping = replace(config, report=lambda what, _: started.append(what), stopped=lambda: quants[1].name in started)
     with pytest.raises(Cancelled):
         evaluate(base, quants, stopping)
-    assert files(how.folder) == [".json"]
+    assert files(config.folder) == [".json"]
     measured: list[str] = []
-    found = evaluate(base, quants, replace(how, report=lambda what, _: measured.append(what)))
+    found = evaluate(base, quants, replace(config, report=lambda what, _: measured.append(what)))
     assert [one.quant for one in found] == [path.name for path in quants]
     assert set(measured) == {base.name, quants[1].name, quants[2].name}
 
 
 @pytest.mark.tools
-def test_what_a_kill_left_is_taken_over_if_it_is_whole(models: list[Path], how: How, tmp_path: Path) -> None:
+def test_what_a_kill_left_is_taken_over_if_it_is_whole(
+    models: list[Path], config: EvaluationConfig, tmp_path: Path
+) -> None:
     """After a kill the folder may hold predictions, whole or not, of this or of another base, and parts of files."""
     base, quant, *_ = models
-    whole = _kept_logits(base, how)
+    whole = _kept_logits(base, config)
     shutil.copy(whole, tmp_path / "kept")
     kept: dict[str, Path] = {}
 
     def keep(what: str, fraction: float) -> None:
-        for path in how.folder.glob("*.logits"):
+        for path in config.folder.glob("*.logits"):
             kept[path.name] = path
 
-    evaluate(base, [quant], replace(how, report=keep))
+    evaluate(base, [quant], replace(config, report=keep))
     (name,) = kept
     for left, measured_base in ((whole.read_bytes(), False), (whole.read_bytes()[:-1], True), (b"", True)):
-        for path in how.folder.glob("*.json"):
+        for path in config.folder.glob("*.json"):
             path.unlink()
-        (how.folder / name).write_bytes(left)
-        (how.folder / "0123456789abcdef.logits").write_bytes(left)
-        (how.folder / "x.json.part").write_bytes(b"{")
+        (config.folder / name).write_bytes(left)
+        (config.folder / "0123456789abcdef.logits").write_bytes(left)
+        (config.folder / "x.json.part").write_bytes(b"{")
         seen: list[str] = []
-        evaluate(base, [quant], replace(how, report=lambda what, _, seen=seen: seen.append(what)))  # type: ignore[misc]
+        evaluate(base, [quant], replace(config, report=lambda what, _, seen=seen: seen.append(what)))  # type: ignore[misc]
         assert (base.name in seen) == measured_base
-        assert [path.name for path in how.folder.iterdir() if path.suffix in (".logits", ".part")] == []
+        assert [path.name for path in config.folder.iterdir() if path.suffix in (".logits", ".part")] == []
 
 
 @pytest.mark.tools
@@ -413,15 +417,15 @@ def test_the_command_killed_in_between_goes_on(
 
 @pytest.mark.tools
 def test_a_damaged_result_is_measured_again_and_an_other_version_is_another_result(
-    models: list[Path], how: How
+    models: list[Path], config: EvaluationConfig
 ) -> None:
     base, quant, *_ = models
-    found = evaluate(base, [quant], how)
-    (file,) = how.folder.glob("*.json")
+    found = evaluate(base, [quant], config)
+    (file,) = config.folder.glob("*.json")
     file.write_text("{", encoding="utf-8")
-    assert evaluate(base, [quant], how) == found
-    evaluate(base, [quant], replace(how, llama=replace(how.llama, commit="other")))
-    assert len(list(how.folder.glob("*.json"))) == 2
+    assert evaluate(base, [quant], config) == found
+    evaluate(base, [quant], replace(config, llama=replace(config.llama, commit="other")))
+    assert len(list(config.folder.glob("*.json"))) == 2
 
 
 def test_figures_that_got_lost_are_asked_for_again(tmp_path: Path) -> None:
@@ -437,61 +441,63 @@ def test_figures_that_got_lost_are_asked_for_again(tmp_path: Path) -> None:
 # ---- what is wrong is refused
 
 
-def refuses(error: type[Exception], words: str, base: Path, quants: list[Path], how: How) -> None:
+def refuses(error: type[Exception], words: str, base: Path, quants: list[Path], config: EvaluationConfig) -> None:
     with pytest.raises(error, match=words):
-        evaluate(base, quants, how)
-    assert not how.folder.exists() or files(how.folder) == []
+        evaluate(base, quants, config)
+    assert not config.folder.exists() or files(config.folder) == []
 
 
 @pytest.mark.tools
-def test_models_that_do_not_fit(models: list[Path], how: How, tmp_path: Path) -> None:
+def test_models_that_do_not_fit(models: list[Path], config: EvaluationConfig, tmp_path: Path) -> None:
     base, quant, *_ = models
     (tmp_path / "other").mkdir()
     other = tiny.converted(tmp_path, "7")
-    refuses(SourceError, "does not exist", tmp_path / "nope.gguf", [quant], how)
-    refuses(SourceError, "does not exist", base, [quant, tmp_path / "nope.gguf"], how)
-    refuses(SourceError, "quantized already", quant, [quant], how)
-    refuses(SourceError, "vocabulary has 320 tokens, not 4096", base, [other], how)
-    refuses(SourceError, "it is no model", base, [quant.with_name(f"{demo.MODEL}-imatrix.gguf")], how)
-    refuses(SourceError, "it is rwkv6", other, [tiny.converted(tmp_path / "other", "6")], how)
+    refuses(SourceError, "does not exist", tmp_path / "nope.gguf", [quant], config)
+    refuses(SourceError, "does not exist", base, [quant, tmp_path / "nope.gguf"], config)
+    refuses(SourceError, "quantized already", quant, [quant], config)
+    refuses(SourceError, "vocabulary has 320 tokens, not 4096", base, [other], config)
+    refuses(SourceError, "it is no model", base, [quant.with_name(f"{demo.MODEL}-imatrix.gguf")], config)
+    refuses(SourceError, "it is rwkv6", other, [tiny.converted(tmp_path / "other", "6")], config)
     wider = tiny.converted(tmp_path / "other", "7", width=192)
-    refuses(SourceError, "tensors differ", other, [wider], how)
+    refuses(SourceError, "tensors differ", other, [wider], config)
     (tmp_path / "other" / "x").mkdir()
     trained = tiny.converted(tmp_path / "other" / "x", "7", seed=1)
-    refuses(SourceError, "norms, which no quantization changes", other, [trained], how)
+    refuses(SourceError, "norms, which no quantization changes", other, [trained], config)
     bare = tmp_path / "bare.gguf"
     copy_with_metadata(base, bare, {"general.architecture": "rwkv7"})
-    refuses(SourceError, "no vocabulary", bare, [bare], how)
+    refuses(SourceError, "no vocabulary", bare, [bare], config)
     (tmp_path / "cut.gguf").write_bytes(quant.read_bytes()[:-1000])
-    refuses(SourceError, "cut off", base, [tmp_path / "cut.gguf"], how)
+    refuses(SourceError, "cut off", base, [tmp_path / "cut.gguf"], config)
 
 
 @pytest.mark.tools
-def test_texts_that_cannot_be_used(models: list[Path], how: How, tmp_path: Path) -> None:
+def test_texts_that_cannot_be_used(models: list[Path], config: EvaluationConfig, tmp_path: Path) -> None:
     base, quant, *_ = models
-    refuses(CalibrationError, "there is no evaluation text", base, [quant], replace(how, text=tmp_path / "nope.txt"))
+    refuses(
+        CalibrationError, "there is no evaluation text", base, [quant], replace(config, text=tmp_path / "nope.txt")
+    )
     short = tmp_path / "short.txt"
     short.write_text("A short text. " * 30, encoding="utf-8")
-    refuses(CalibrationError, r"has \d+ tokens, at least 1024", base, [quant], replace(how, text=short))
+    refuses(CalibrationError, r"has \d+ tokens, at least 1024", base, [quant], replace(config, text=short))
     latin = tmp_path / "latin.txt"
     latin.write_bytes("é".encode("latin-1") * 9000)
-    refuses(CalibrationError, "not UTF-8", base, [quant], replace(how, text=latin))
-    own = how.text.read_text(encoding="utf-8")
+    refuses(CalibrationError, "not UTF-8", base, [quant], replace(config, text=latin))
+    own = config.text.read_text(encoding="utf-8")
     piece = tmp_path / "piece.txt"
     piece.write_text(own[2000:9000], encoding="utf-8")
-    refuses(CalibrationError, "share 99%", base, [quant], replace(how, calibrations=[piece]))
-    refuses(CalibrationError, "share 100%", base, [quant], replace(how, calibrations=[how.text]))
+    refuses(CalibrationError, "share 99%", base, [quant], replace(config, calibrations=[piece]))
+    refuses(CalibrationError, "share 100%", base, [quant], replace(config, calibrations=[config.text]))
 
 
 @pytest.mark.tools
-def test_a_disk_that_is_too_small_and_a_folder_in_use(models: list[Path], how: How) -> None:
+def test_a_disk_that_is_too_small_and_a_folder_in_use(models: list[Path], config: EvaluationConfig) -> None:
     base, quant, *_ = models
     a_chunk = perplexity.logits_bytes(vocab_size(read_head(base)), 1)
-    refuses(DiskError, "predictions need", base, [quant], replace(how, chunks=64, budget=3 * a_chunk))
-    found = evaluate(base, [quant], replace(how, chunks=10, budget=6 * a_chunk))
+    refuses(DiskError, "predictions need", base, [quant], replace(config, chunks=64, budget=3 * a_chunk))
+    found = evaluate(base, [quant], replace(config, chunks=10, budget=6 * a_chunk))
     assert found[0].chunks == 5
-    with lock(how.folder / ".lock"), pytest.raises(BusyError):
-        evaluate(base, [quant], how)
+    with lock(config.folder / ".lock"), pytest.raises(BusyError):
+        evaluate(base, [quant], config)
 
 
 # ---- the command

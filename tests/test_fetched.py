@@ -14,7 +14,7 @@ import pytest
 from ggufy.core.errors import Cancelled, DiskError, HubError
 from ggufy.hub.protocol import Hub
 from ggufy.service import model_cache as fetched
-from ggufy.service.model_cache import FetchedModels
+from ggufy.service.model_cache import ModelCache
 
 pytestmark = pytest.mark.fast
 
@@ -59,14 +59,14 @@ def hub() -> SlowHub:
 
 
 @pytest.fixture
-def models(hub: SlowHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FetchedModels]:
+def models(hub: SlowHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelCache]:
     monkeypatch.setattr(fetched, "_POLL_S", 0.005)
     ended = threading.Event()
-    yield FetchedModels(cast("Hub", hub), tmp_path, ended.is_set)
+    yield ModelCache(cast("Hub", hub), tmp_path, ended.is_set)
     ended.set()
 
 
-def test_all_who_wait_see_one_download(hub: SlowHub, models: FetchedModels) -> None:
+def test_all_who_wait_see_one_download(hub: SlowHub, models: ModelCache) -> None:
     first, second = (models.fetch(REPO, "a.gguf", 100) for _ in range(2))
     until(lambda: next(first) == 0.4)
     assert next(second) == 0.4
@@ -77,14 +77,14 @@ def test_all_who_wait_see_one_download(hub: SlowHub, models: FetchedModels) -> N
     assert models.path(REPO, "a.gguf").stat().st_size == 100
 
 
-def test_another_file_does_not_wait(hub: SlowHub, models: FetchedModels) -> None:
+def test_another_file_does_not_wait(hub: SlowHub, models: ModelCache) -> None:
     large, small = models.fetch(REPO, "large.gguf", 100), models.fetch(REPO, "small.gguf", 100)
     next(large)
     until(lambda: next(small) == 0.4)
     assert sorted(hub.begun) == ["large.gguf", "small.gguf"]
 
 
-def test_who_leaves_keeps_nobody_waiting(hub: SlowHub, models: FetchedModels) -> None:
+def test_who_leaves_keeps_nobody_waiting(hub: SlowHub, models: ModelCache) -> None:
     """An abandoned generator, still referred to or closed by the collector, in any thread; the last one ends it."""
     left, stays = models.fetch(REPO, "a.gguf", 100), models.fetch(REPO, "a.gguf", 100)
     next(left)
@@ -103,7 +103,7 @@ def test_who_leaves_keeps_nobody_waiting(hub: SlowHub, models: FetchedModels) ->
     assert models.path(REPO, "a.gguf").exists()
 
 
-def test_one_that_is_not_closed_blocks_nobody(hub: SlowHub, models: FetchedModels) -> None:
+def test_one_that_is_not_closed_blocks_nobody(hub: SlowHub, models: ModelCache) -> None:
     abandoned = models.fetch(REPO, "a.gguf", 100)
     next(abandoned)
     other = models.fetch(REPO, "b.gguf", 100)
@@ -114,7 +114,7 @@ def test_one_that_is_not_closed_blocks_nobody(hub: SlowHub, models: FetchedModel
     assert abandoned
 
 
-def test_a_stop_ends_the_waiting_of_one(hub: SlowHub, models: FetchedModels) -> None:
+def test_a_stop_ends_the_waiting_of_one(hub: SlowHub, models: ModelCache) -> None:
     stop = threading.Event()
     mine, others = models.fetch(REPO, "a.gguf", 100, stop.is_set), models.fetch(REPO, "a.gguf", 100)
     next(mine)
@@ -129,7 +129,7 @@ def test_a_stop_ends_the_waiting_of_one(hub: SlowHub, models: FetchedModels) -> 
 
 
 @pytest.mark.parametrize("failure", [HubError("no such file."), OSError("disk"), ValueError("anything"), SystemExit()])
-def test_every_failure_reaches_everybody(hub: SlowHub, models: FetchedModels, failure: BaseException) -> None:
+def test_every_failure_reaches_everybody(hub: SlowHub, models: ModelCache, failure: BaseException) -> None:
     waiting = [models.fetch(REPO, "a.gguf", 100) for _ in range(2)]
     for one in waiting:
         next(one)
@@ -144,7 +144,7 @@ def test_every_failure_reaches_everybody(hub: SlowHub, models: FetchedModels, fa
 
 
 def test_room_is_kept_for_what_is_on_its_way(
-    hub: SlowHub, models: FetchedModels, monkeypatch: pytest.MonkeyPatch
+    hub: SlowHub, models: ModelCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fetched, "free_bytes", lambda path: (64 << 20) + 150)
     first = models.fetch(REPO, "a.gguf", 100)

@@ -10,7 +10,7 @@ import pytest
 from gguf import GGUFEndian, GGUFReader, GGUFValueType, GGUFWriter
 
 from ggufy.core.errors import SourceError
-from ggufy.jobs.request import Wish, make_job
+from ggufy.jobs.request import JobOptions, make_job
 from ggufy.llama import tools
 from ggufy.sources.inspect import inspect
 from ggufy.system.settings import Settings
@@ -104,7 +104,7 @@ def test_what_is_no_whole_model(
         "ggufy.jobs.request.sha256", lambda *_, **__: pytest.fail("read as a whole before it was looked at")
     )
     with pytest.raises(SourceError, match=sentence) as refused:
-        make_job(Wish(source=str(path), quant_types=("Q8_0",), imatrix="none"), settings)
+        make_job(JobOptions(source=str(path), quant_types=("Q8_0",), imatrix="none"), settings)
     assert str(refused.value).endswith(inspect(str(path), settings).problem or "nothing")  # one names the path
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from ggufy.core.errors import Cancelled, HubError, RepoMissing, StaleParent
 from ggufy.core.names import RepoKind
-from ggufy.hub.budget import CommitBudget
+from ggufy.hub.commit_rate import CommitBudget
 from ggufy.hub.huggingface import HuggingFaceHub
 from ggufy.hub.protocol import Hub, sha256_of
 from ggufy.net import session as hub_session

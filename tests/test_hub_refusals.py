@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ggufy.core.errors import HubError, QuotaError, RepoMissing, StaleParent, StorageError, TokenError
-from ggufy.hub.budget import CommitBudget
+from ggufy.hub.commit_rate import CommitBudget
 from ggufy.hub.huggingface import HuggingFaceHub
 from tests.hub_client import (  # noqa: F401 - fixtures
     ADD,

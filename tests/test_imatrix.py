@@ -12,11 +12,11 @@ from gguf import GGUFReader, GGUFWriter
 from ggufy.core.errors import CalibrationError, Cancelled
 from ggufy.core.job import Status
 from ggufy.formats.gguf import GgufHead, TensorInfo
-from ggufy.jobs.request import Wish, make_job
+from ggufy.jobs.request import JobOptions, make_job
 from ggufy.jobs.runner import Runner
 from ggufy.llama import tools
 from ggufy.llama.install import Llama
-from ggufy.records.run_state import Live
+from ggufy.records.run_state import RunState
 from ggufy.steps import imatrix
 from ggufy.steps.imatrix import check_imatrix, finished_segment, segment_size
 from ggufy.system.settings import Settings
@@ -100,8 +100,8 @@ def test_stopped_in_every_segment_it_ends_bit_for_bit_like_one_run(
     out = {"GGUFY_OUT": str(tmp_path / "o"), "GGUFY_CACHE": str(Settings.from_env().cache), "HOME": str(tmp_path)}
     settings = Settings.from_env(out)
     checkpoint, vocab = tiny.checkpoint(tmp_path, "6", width=256)
-    wish = Wish(source=str(checkpoint), vocab=str(vocab), quant_types=("Q8_0",), chunks=11)
-    job = make_job(wish, settings)
+    job_options = JobOptions(source=str(checkpoint), vocab=str(vocab), quant_types=("Q8_0",), chunks=11)
+    job = make_job(job_options, settings)
     runner = Runner(settings=settings, llama=llama)
     monkeypatch.setattr(imatrix, "segment_size", lambda left, pace: left if left < 6 else 3)
     real, ran = imatrix._run_segment, []
@@ -115,8 +115,8 @@ def test_stopped_in_every_segment_it_ends_bit_for_bit_like_one_run(
     monkeypatch.setattr(imatrix, "_run_segment", run_then_stop)
     for _ in range(3):  # each start does the segment before which the last one was stopped
         with pytest.raises(Cancelled):
-            runner.run(job, Live())
-    ended = runner.run(job, Live())
+            runner.run(job, RunState())
+    ended = runner.run(job, RunState())
     assert ended.status is Status.DONE, ended.error
     assert ran == [0, 3, 6]
     made = runner.folder(job) / "tiny-v6-imatrix.gguf"
@@ -147,7 +147,7 @@ def test_segments_come_back_from_the_state_repo_on_a_new_disk(
     monkeypatch.setattr(imatrix, "segment_size", lambda left, pace: left if left < 6 else 3)
     monkeypatch.setattr(imatrix, "_BETWEEN_SAVES_S", 0.0)
     checkpoint, vocab = tiny.checkpoint(tmp_path, "7", width=256)
-    wish = Wish(source=str(checkpoint), vocab=str(vocab), quant_types=("Q8_0",), chunks=11, owner="me")
+    job_options = JobOptions(source=str(checkpoint), vocab=str(vocab), quant_types=("Q8_0",), chunks=11, owner="me")
     hub = LocalHub(tmp_path / "hub")
     real, ran = imatrix._run_segment, []
 
@@ -163,9 +163,9 @@ def test_segments_come_back_from_the_state_repo_on_a_new_disk(
     def start(out: Path) -> Status:
         folders = {"GGUFY_OUT": str(out), "GGUFY_CACHE": str(Settings.from_env().cache), "HOME": str(tmp_path)}
         settings = Settings.from_env(folders)
-        with connected(out, hub, "me") as connection:
-            runner = Runner(settings=settings, llama=llama, connection=connection)
-            return runner.run(make_job(wish, settings), Live()).status
+        with connected(out, hub, "me") as workspace:
+            runner = Runner(settings=settings, llama=llama, workspace=workspace)
+            return runner.run(make_job(job_options, settings), RunState()).status
 
     with pytest.raises(Cancelled):
         start(tmp_path / "first disk")

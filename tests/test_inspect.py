@@ -22,7 +22,7 @@ from gguf.constants import GGMLQuantizationType
 from ggufy.core.errors import CheckpointError
 from ggufy.net import http_file as remote
 from ggufy.net import session as hub_session
-from ggufy.net.http_file import BLOCK, RangedReader
+from ggufy.net.http_file import BLOCK, HttpFile
 from ggufy.sources.inspect import Report, inspect
 from ggufy.system.settings import Settings
 from tests import tiny
@@ -196,7 +196,7 @@ def test_a_web_page_under_the_name_of_a_model(look: Look, put: Callable[..., str
     assert "model.pth is not a PyTorch checkpoint" in look(put(page)).problem
     local_hub.put("alice/page", "model.html", page, lfs=0)
     with pytest.raises(remote.SourceError, match=r"model.pth is a web page, not a model: give the address"):
-        RangedReader(f"{local_hub.endpoint}/alice/page/resolve/main/model.html", shown="model.pth")
+        HttpFile(f"{local_hub.endpoint}/alice/page/resolve/main/model.html", shown="model.pth")
 
 
 # ---- who may see it, and what is there
@@ -385,7 +385,7 @@ def test_redirects_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_more_than_the_budget_is_read(local_hub: LocalHub) -> None:
     url = plain(local_hub, bytes(4 << 20))
     local_hub.clear()
-    reader = RangedReader(url, shown="model.pth", budget=1 << 20)
+    reader = HttpFile(url, shown="model.pth", budget=1 << 20)
     with pytest.raises(remote.SourceError, match=r"has more than 1.0 MB of headers"):
         while reader.read(10_000):
             pass
@@ -394,7 +394,7 @@ def test_no_more_than_the_budget_is_read(local_hub: LocalHub) -> None:
 
 def test_a_ranged_file_is_the_file(local_hub: LocalHub) -> None:
     data = np.random.default_rng(0).bytes(1_000_003)
-    reader = RangedReader(plain(local_hub, data), shown="model.pth", budget=4 << 20)
+    reader = HttpFile(plain(local_hub, data), shown="model.pth", budget=4 << 20)
     random = np.random.default_rng(1)
     for _ in range(60):
         position, count = int(random.integers(len(data) + 100)), int(random.integers(1, 150_000))

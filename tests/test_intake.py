@@ -11,7 +11,7 @@ import pytest
 from ggufy.core.errors import Cancelled, UsageError
 from ggufy.demo import CHECKPOINT, VOCAB
 from ggufy.jobs import request as intake
-from ggufy.jobs.request import Watch, Wish, make_job
+from ggufy.jobs.request import JobOptions, Watch, make_job
 from ggufy.models.convert import convert
 from ggufy.system.settings import Settings
 
@@ -21,8 +21,8 @@ def settings(tmp_path: Path) -> Settings:
     return replace(Settings.from_env({}), out=tmp_path / "out", cache=tmp_path / "cache")
 
 
-def order(*targets: str, source: str = str(CHECKPOINT), vocab: str | None = str(VOCAB), **options: str) -> Wish:
-    return Wish(source=source, quant_types=(), targets=targets, vocab=vocab, imatrix="none", **options)  # type: ignore[arg-type]
+def order(*targets: str, source: str = str(CHECKPOINT), vocab: str | None = str(VOCAB), **options: str) -> JobOptions:
+    return JobOptions(source=source, quant_types=(), targets=targets, vocab=vocab, imatrix="none", **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -33,12 +33,12 @@ def order(*targets: str, source: str = str(CHECKPOINT), vocab: str | None = str(
 def test_no_size_above_the_unquantized_file(
     kind: str, target: str, base: str, outtype: str, settings: Settings, tmp_path: Path
 ) -> None:
-    wish = order("5MB", target, outtype=outtype)
+    job_options = order("5MB", target, outtype=outtype)
     if kind == "gguf":
         convert(CHECKPOINT, tmp_path / "m.gguf", outtype=outtype, vocab=VOCAB)
-        wish = order("5MB", target, source=str(tmp_path / "m.gguf"), vocab=None)
+        job_options = order("5MB", target, source=str(tmp_path / "m.gguf"), vocab=None)
     with pytest.raises(UsageError, match=rf"^{target} is no less than the unquantized file, which has {base}: take"):
-        make_job(wish, settings)
+        make_job(job_options, settings)
 
 
 @pytest.mark.parametrize(

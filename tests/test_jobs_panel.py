@@ -18,7 +18,7 @@ from ggufy.core.job import Status
 from ggufy.records.store import STATE_REPO, JobStore
 from ggufy.service.service import Services
 from ggufy.system.settings import Settings
-from ggufy.ui.jobs_panel import PAGE, UNFOLDED, JobsPanel, Wanted, patch_of
+from ggufy.ui.jobs_panel import PAGE, UNFOLDED, JobsPanel, WantedView, patch_of
 
 RECORDS = 500
 _opens: list[str] = []
@@ -162,7 +162,7 @@ def test_a_job_that_works_is_shown_however_old(tab: Tab, services: Services, out
 
 def test_what_a_stranger_s_browser_sends_may_be_anything() -> None:
     for value in (None, 5, "x", [], {"shown": 3, "opened": [1], "count": "many"}, {"count": -5}, {"count": 10**9}):
-        wanted = Wanted.of(value)
+        wanted = WantedView.of(value)
         assert isinstance(wanted.shown, str)
         assert PAGE <= wanted.count <= 10_000
         assert wanted.opens("card x", otherwise=True)

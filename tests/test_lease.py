@@ -16,10 +16,10 @@ import pytest
 
 from ggufy.core.errors import HubAway, HubError, LeaseLost, RepoMissing, TokenError
 from ggufy.hub import lease as lease_module
-from ggufy.hub.budget import CommitBudget
-from ggufy.hub.holder import Holder
+from ggufy.hub.commit_rate import CommitBudget
 from ggufy.hub.huggingface import HuggingFaceHub
 from ggufy.hub.lease import LEASE_FILE, Lease
+from ggufy.hub.lease_record import LeaseRecord
 from ggufy.net import session as hub_session
 from tests.folder_hub import LocalHub
 from tests.hub_fixture import ALICE, local_hub, no_request_elsewhere  # noqa: F401 - fixtures
@@ -78,8 +78,8 @@ def make(hub: Faulty, clock: Clock) -> Callable[..., Lease]:
     return lease
 
 
-def written(hub: LocalHub) -> Holder:
-    return Holder.from_bytes(hub.read(STATE, LEASE_FILE, kind="dataset"))
+def written(hub: LocalHub) -> LeaseRecord:
+    return LeaseRecord.from_bytes(hub.read(STATE, LEASE_FILE, kind="dataset"))
 
 
 # ---- who holds it
@@ -286,7 +286,7 @@ def test_a_lease_that_cannot_be_read_is_free(make: Callable[..., Lease], hub: Fa
     hub.create_repo(STATE, kind="dataset")
     hub.commit(STATE, kind="dataset", message="broken", add={LEASE_FILE: data})
     assert make().try_acquire()
-    assert Holder.from_bytes(data).nonce == ""
+    assert LeaseRecord.from_bytes(data).nonce == ""
 
 
 # ---- renewing it, squashing, and the end

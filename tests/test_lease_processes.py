@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from ggufy.core.errors import BusyError
-from ggufy.hub.holder import identity, is_gone
 from ggufy.hub.lease import Lease
+from ggufy.hub.lease_record import identity, process_is_dead
 from ggufy.system.locks import lock
 from tests.folder_hub import LocalHub
 from tests.hub_client import wait_for
@@ -31,14 +31,19 @@ STATE = "alice/ggufy-state"
 def test_only_a_process_of_this_container_that_is_no_more_is_gone() -> None:
     with subprocess.Popen(["sleep", "60"]) as child:
         alive = identity(child.pid)
-        assert not is_gone(alive) and not is_gone(identity())
+        assert not process_is_dead(alive) and not process_is_dead(identity())
         child.kill()
-        wait_for(lambda: is_gone(alive))  # a zombie, which nobody has waited for yet
-    assert is_gone(alive)
+        wait_for(lambda: process_is_dead(alive))  # a zombie, which nobody has waited for yet
+    assert process_is_dead(alive)
     container, pid, start = alive.split()
-    assert is_gone(f"{container} {os.getpid()} {start}"), "another process has the number now"
-    assert not is_gone(f"{'0' * 16} {pid} {start}"), "of another container"
-    assert not is_gone("") and not is_gone("x") and not is_gone(f"{container} x y") and not is_gone(container)
+    assert process_is_dead(f"{container} {os.getpid()} {start}"), "another process has the number now"
+    assert not process_is_dead(f"{'0' * 16} {pid} {start}"), "of another container"
+    assert (
+        not process_is_dead("")
+        and not process_is_dead("x")
+        and not process_is_dead(f"{container} x y")
+        and not process_is_dead(container)
+    )
 
 
 RUNNER = """

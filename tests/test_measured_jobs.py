@@ -27,7 +27,7 @@ from ggufy.records.store import JobStore
 from ggufy.steps import evaluate as steps_evaluate
 from ggufy.steps import measure
 from ggufy.steps.context import Context
-from ggufy.steps.evaluate import FOLDER, SPARE, How
+from ggufy.steps.evaluate import FOLDER, SPARE, EvaluationConfig
 from ggufy.steps.forecast import JobForecast, left_bytes, predictions_bytes
 from ggufy.system.resources import AUTOMATIC, CpuShare, ThreadLimit
 from ggufy.system.settings import Settings
@@ -90,10 +90,10 @@ MEASURE = next(step for step in plan(REQUEST_PUBLISHED) if step.kind == EVALUATE
 
 
 def test_a_job_measures_over_all_its_chunks_or_not_at_all(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[How] = []
+    asked: list[EvaluationConfig] = []
 
-    def evaluated(base: Path, quants: list[Path], how: How) -> list[None]:
-        asked.append(how)
+    def evaluated(base: Path, quants: list[Path], config: EvaluationConfig) -> list[None]:
+        asked.append(config)
         return [None]
 
     monkeypatch.setattr(measure, "evaluate", evaluated)
@@ -154,8 +154,10 @@ def test_speed_is_measured_without_rests_or_not_at_all(
     base = chatty.write(ctx.folder / "base.gguf")
     text = ctx.folder / "text.txt"
     text.write_text("text", encoding="utf-8")
-    how = How(text=text, folder=ctx.work, llama=ctx.llama, environment={}, threads=1, limit=limit, share=limit.share)
-    session = steps_evaluate._Session(base, read_head(base), how, how.tool_run(0))
+    config = EvaluationConfig(
+        text=text, folder=ctx.work, llama=ctx.llama, environment={}, threads=1, limit=limit, share=limit.share
+    )
+    session = steps_evaluate._Session(base, read_head(base), config, config.tool_run(0))
     _, measured = session._with_speed(base, (ctx.folder / "result.json", RECORD.evolve(speed=None)))
     assert (measured.speed.writing if measured.speed else None) == speed
     if measured.speed:

@@ -27,9 +27,9 @@ from ggufy.quantize.search.analysis import LOW_RANK
 from ggufy.quantize.search.mixes import HARMLESS
 from ggufy.quantize.search.probing import Measured
 from ggufy.quantize.search.target import FAST, STANDARD, THOROUGH
-from ggufy.steps.evaluate import How, evaluate
-from ggufy.steps.mix import Mix, Mixer
-from ggufy.steps.to_order import sized
+from ggufy.steps.evaluate import EvaluationConfig, evaluate
+from ggufy.steps.recipe_search import FoundRecipe, RecipeSearch
+from ggufy.steps.target_size import sized
 from ggufy.system import resources as throttle
 from ggufy.system.files import sha256
 from ggufy.system.settings import Settings
@@ -50,11 +50,11 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def mixer_of(llama: Llama, text: Path) -> Callable[[Path, Path | None, Path], Mixer]:
+def mixer_of(llama: Llama, text: Path) -> Callable[[Path, Path | None, Path], RecipeSearch]:
     settings = Settings.from_env()
 
-    def make(base: Path, imatrix: Path | None, folder: Path) -> Mixer:
-        how = How(
+    def make(base: Path, imatrix: Path | None, folder: Path) -> RecipeSearch:
+        config = EvaluationConfig(
             text=text,
             folder=folder,
             llama=llama,
@@ -62,38 +62,42 @@ def mixer_of(llama: Llama, text: Path) -> Callable[[Path, Path | None, Path], Mi
             threads=2,
             chunks=CHUNKS,
         )
-        return Mixer(base=base, imatrix_path=imatrix, how=how)
+        return RecipeSearch(base=base, imatrix_path=imatrix, config=config)
 
     return make
 
 
 @pytest.fixture(scope="module", params=["6", "7"])
 def tiny_mixer(
-    request: pytest.FixtureRequest, mixer_of: Callable[..., Mixer], tmp_path_factory: pytest.TempPathFactory
-) -> Mixer:
+    request: pytest.FixtureRequest, mixer_of: Callable[..., RecipeSearch], tmp_path_factory: pytest.TempPathFactory
+) -> RecipeSearch:
     folder = tmp_path_factory.mktemp(f"v{request.param}")
     base = tiny.converted(folder, request.param, outtype="f16", width=256, layers=2)
     return mixer_of(base, small.imatrix(folder / "imatrix.gguf", base), folder / "work")
 
 
-def made(mixer: Mixer, out: Path, *, size: int, mode: str, against: str = "") -> tuple[Mix, Path]:
+def made(
+    recipe_search: RecipeSearch, out: Path, *, size: int, mode: str, against: str = ""
+) -> tuple[FoundRecipe, Path]:
     """As the command does it."""
     wanted = target.parse(size=f"{size}B")
     assert wanted is not None
     facts = target.metadata(wanted, bpw=4.5)
-    head = mixer.head_size(facts)
-    budget = wanted.tensor_budget(weights=mixer.head.elements, head=head)
-    mix = mixer.mix(budget, mode, against=against)
-    mixer.make(mix, out, {} if mix.stock else facts, "Q4_K_M")
+    head = recipe_search.head_size(facts)
+    budget = wanted.tensor_budget(weights=recipe_search.head.elements, head=head)
+    mix = recipe_search.mix(budget, mode, against=against)
+    recipe_search.make(mix, out, {} if mix.stock else facts, "Q4_K_M")
     return mix, out
 
 
-def measured(mixer: Mixer, path: Path) -> float:
+def measured(recipe_search: RecipeSearch, path: Path) -> float:
     """By unmodified llama-perplexity."""
-    return evaluate(mixer.base, [path], replace(mixer.how, folder=path.parent / "kld"))[0].quality.kld
+    return evaluate(recipe_search.base, [path], replace(recipe_search.config, folder=path.parent / "kld"))[
+        0
+    ].quality.kld
 
 
-def test_a_size_is_hit_and_the_file_runs(tiny_mixer: Mixer, tmp_path: Path) -> None:
+def test_a_size_is_hit_and_the_file_runs(tiny_mixer: RecipeSearch, tmp_path: Path) -> None:
     smallest = tiny_mixer.analysis.fixed + sum(
         min(option.size for option in options)
         for options in tiny_mixer.analysis.options(dict.fromkeys(tiny_mixer.analysis.losses, 1.0)).values()
@@ -110,7 +114,7 @@ def test_a_size_is_hit_and_the_file_runs(tiny_mixer: Mixer, tmp_path: Path) -> N
     assert klds == sorted(klds, reverse=True) and all(map(math.isfinite, klds))
 
 
-def test_low_rank_tensors_shrink_and_no_other_small_one(tiny_mixer: Mixer, tmp_path: Path) -> None:
+def test_low_rank_tensors_shrink_and_no_other_small_one(tiny_mixer: RecipeSearch, tmp_path: Path) -> None:
     size = tiny_mixer.stock_size("Q2_K")
     mix, out = made(tiny_mixer, tmp_path / "small.gguf", size=size, mode=FAST)
     base, head = tiny_mixer.head, read_head(out)
@@ -126,7 +130,7 @@ def test_low_rank_tensors_shrink_and_no_other_small_one(tiny_mixer: Mixer, tmp_p
     assert not [name for name in kept if base.tensors[name].shape[0] > 512 and len(base.tensors[name].shape) == 2]
 
 
-def test_below_the_smallest_mix_a_stock_file_is_made(tiny_mixer: Mixer) -> None:
+def test_below_the_smallest_mix_a_stock_file_is_made(tiny_mixer: RecipeSearch) -> None:
     head = tiny_mixer.head_size(target.metadata(size_of(1), bpw=10.0))
     least = tiny_mixer.least(FAST) + head
     assert not sized(tiny_mixer, size_of(least), FAST).mix.stock
@@ -148,7 +152,7 @@ def size_of(size: int) -> target.Target:
 
 
 def test_the_best_stock_file_is_the_one_to_beat(
-    tiny_mixer: Mixer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_mixer: RecipeSearch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = tiny_mixer.stock_size("Q5_1")
     fitting = tiny_mixer.stock_that_fits(size)
@@ -163,7 +167,9 @@ def test_the_best_stock_file_is_the_one_to_beat(
     }
 
 
-def test_thorough_measures_once(tiny_mixer: Mixer, mixer_of: Callable[..., Mixer], tmp_path: Path) -> None:
+def test_thorough_measures_once(
+    tiny_mixer: RecipeSearch, mixer_of: Callable[..., RecipeSearch], tmp_path: Path
+) -> None:
     size = tiny_mixer.stock_size("Q4_K_M")
     mix, out = made(tiny_mixer, tmp_path / "a.gguf", size=size, mode=THOROUGH, against="Q4_K_M")
     assert out.stat().st_size <= size
@@ -171,7 +177,7 @@ def test_thorough_measures_once(tiny_mixer: Mixer, mixer_of: Callable[..., Mixer
     assert measured(tiny_mixer, out) == pytest.approx(mix.kld, abs=2e-6)
     probes = tiny_mixer.divergence.measured
     assert 20 < probes <= 26 + 1 + 1 + 7  # probes, anchor, stock, candidates
-    again = mixer_of(tiny_mixer.base, tiny_mixer.imatrix_path, tiny_mixer.how.folder)
+    again = mixer_of(tiny_mixer.base, tiny_mixer.imatrix_path, tiny_mixer.config.folder)
     same, other = made(again, tmp_path / "b.gguf", size=size, mode=THOROUGH, against="Q4_K_M")
     assert again.divergence.measured == 0 and same == mix
     assert other.read_bytes() == out.read_bytes()
@@ -181,15 +187,15 @@ def test_thorough_measures_once(tiny_mixer: Mixer, mixer_of: Callable[..., Mixer
     assert list(sizes) == sorted(set(sizes)) and list(klds) == sorted(set(klds), reverse=True)
     assert again.divergence.measured <= 7
     again.close()
-    kept = {path.name for path in again.how.folder.iterdir() if not path.name.startswith(".")}
+    kept = {path.name for path in again.config.folder.iterdir() if not path.name.startswith(".")}
     assert kept == {"losses.jsonl", "divergences.jsonl"}
 
 
 def test_the_stock_file_wins_where_it_is_better(
-    tiny_mixer: Mixer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_mixer: RecipeSearch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worst = {name: min(losses, key=lambda kind: -losses[kind]) for name, losses in tiny_mixer.analysis.losses.items()}
-    monkeypatch.setattr(Mixer, "_solved", lambda *words, **named: worst)
+    monkeypatch.setattr(RecipeSearch, "_solved", lambda *words, **named: worst)
     size = tiny_mixer.stock_size("Q5_K_M")
     mix, out = made(tiny_mixer, tmp_path / "stock.gguf", size=size, mode=STANDARD, against="Q5_K_M")
     assert mix.stock == "Q5_K_M" and out.stat().st_size == size
@@ -197,11 +203,11 @@ def test_the_stock_file_wins_where_it_is_better(
     assert types == dict(tiny_mixer.stock("Q5_K_M"))
 
 
-def test_experts_and_odd_widths(mixer_of: Callable[..., Mixer], tmp_path: Path) -> None:
+def test_experts_and_odd_widths(mixer_of: Callable[..., RecipeSearch], tmp_path: Path) -> None:
     base = small.mixture(tmp_path / "base.gguf")
-    mixer = mixer_of(base, small.imatrix(tmp_path / "imatrix.gguf", base), tmp_path / "work")
-    size = mixer.stock_size("Q4_K_M")
-    mix, out = made(mixer, tmp_path / "out.gguf", size=size, mode=FAST)
+    recipe_search = mixer_of(base, small.imatrix(tmp_path / "imatrix.gguf", base), tmp_path / "work")
+    size = recipe_search.stock_size("Q4_K_M")
+    mix, out = made(recipe_search, tmp_path / "out.gguf", size=size, mode=FAST)
     assert 0.99 * size <= out.stat().st_size <= size
     assert "blk.0.ffn_gate_inp.weight" not in mix.recipe
     assert {mix.recipe["blk.0.attn_q.weight"]} <= {"Q4_0", "IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "F16"}
@@ -223,7 +229,7 @@ def test_the_probe_text_is_disjoint_from_the_others() -> None:
 
 
 def test_each_tensor_is_hashed_once_and_a_stop_comes_between_two_types(
-    tiny_mixer: Mixer, mixer_of: Callable[..., Mixer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_mixer: RecipeSearch, mixer_of: Callable[..., RecipeSearch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(analysis, "RUNGS", ("Q4_K", "Q6_K", "Q8_0"))  # the quick ones
     hashed: list[str] = []
@@ -239,7 +245,7 @@ def test_each_tensor_is_hashed_once_and_a_stop_comes_between_two_types(
     stopped = mixer_of(tiny_mixer.base, tiny_mixer.imatrix_path, tmp_path / "stopped")
     table = tmp_path / "stopped" / "losses.jsonl"
     stopped.stock("Q4_K_M")
-    stopped.how = replace(stopped.how, stopped=lambda: table.exists() and table.read_text().count("key") > 2)
+    stopped.config = replace(stopped.config, stopped=lambda: table.exists() and table.read_text().count("key") > 2)
     with pytest.raises(Cancelled):
         _ = stopped.analysis
     assert table.read_text().count("key") < sum(map(len, known.values())) / 2
@@ -248,7 +254,7 @@ def test_each_tensor_is_hashed_once_and_a_stop_comes_between_two_types(
 # ---- sensitivities
 
 
-def test_sensitivities_come_back_from_figures_that_follow_them(tiny_mixer: Mixer) -> None:
+def test_sensitivities_come_back_from_figures_that_follow_them(tiny_mixer: RecipeSearch) -> None:
     analysis, groups = tiny_mixer.analysis, tiny_mixer.groups(26)
     assert 10 < len(groups) <= 26
     truth = {group: 1e-7 * (1 + number % 7) for number, group in enumerate(groups)}
@@ -347,7 +353,7 @@ def test_what_cannot_be_asked_for(ggufy: Ggufy, tmp_path: Path, words: list[str]
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_there_is_not_overwritten(ggufy: Ggufy, tiny_mixer: Mixer, tmp_path: Path) -> None:
+def test_what_is_there_is_not_overwritten(ggufy: Ggufy, tiny_mixer: RecipeSearch, tmp_path: Path) -> None:
     base = tmp_path / "model-F16.gguf"
     base.write_bytes(tiny_mixer.base.read_bytes())
     other = tmp_path / "notes.gguf"
@@ -359,7 +365,7 @@ def test_what_is_there_is_not_overwritten(ggufy: Ggufy, tiny_mixer: Mixer, tmp_p
         assert out.read_bytes() == before
 
 
-def test_an_unquantized_source_is_asked_for(ggufy: Ggufy, tiny_mixer: Mixer, tmp_path: Path) -> None:
+def test_an_unquantized_source_is_asked_for(ggufy: Ggufy, tiny_mixer: RecipeSearch, tmp_path: Path) -> None:
     size = tiny_mixer.stock_size("Q4_K_M")
     _, quant = made(tiny_mixer, tmp_path / "q.gguf", size=size, mode=FAST)
     done = ggufy("mix", quant, "--imatrix", "none", "--target-bpw", "3", "--out", tmp_path / "again.gguf")

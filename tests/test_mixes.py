@@ -19,7 +19,7 @@ from ggufy.llama.ggml import Ggml
 from ggufy.llama.tools import ToolRun
 from ggufy.models.convert import write_skeleton_of
 from ggufy.models.names import Architecture, tensor_plans
-from ggufy.quantize.engine import Control, Order, quantize
+from ggufy.quantize.engine import Control, QuantizeTask, quantize
 from ggufy.quantize.imatrix import read_imatrix, with_embedding
 from ggufy.quantize.recipe import Recipe, forecast, stock_recipe
 from ggufy.quantize.search import mixes, roles
@@ -172,7 +172,9 @@ def test_every_recipe_is_made_loaded_and_run(version: str, tmp_path: Path, llama
     files = set()
     for row in QUANT_TYPES:
         recipe = model.recipe(row.name)
-        order = Order(base=base, target=tmp_path / f"{row.name}.gguf", recipe=recipe, ftype=row.ftype, imatrix=imatrix)
+        order = QuantizeTask(
+            base=base, target=tmp_path / f"{row.name}.gguf", recipe=recipe, ftype=row.ftype, imatrix=imatrix
+        )
         quantize(order, Control(limit=lambda: 2), ggml=ggml)
         made = read_head(order.target)
         assert {name: tensor.type for name, tensor in made.tensors.items()} == recipe

@@ -162,5 +162,5 @@ def test_sleeping(clock: HandClock) -> None:
 
 
 def test_owners_must_act_on_these() -> None:
-    """Their texts say what is to be done; see hub/answers.py."""
+    """Their texts say what is to be done; see net/hub_errors.py."""
     assert {verdict(TokenError("")), verdict(StorageError(""))} == {P}

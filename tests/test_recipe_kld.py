@@ -11,8 +11,8 @@ from ggufy.formats.gguf import read_head
 from ggufy.llama import ggml, perplexity
 from ggufy.llama.install import Llama
 from ggufy.steps import evaluate as measuring
-from ggufy.steps.comparable import vocab_size
 from ggufy.steps.recipe_kld import Divergences
+from ggufy.steps.same_model import vocab_size
 from ggufy.system import resources as throttle
 from ggufy.system.files import sha256
 from ggufy.system.settings import Settings
@@ -28,7 +28,7 @@ def divergences(llama: Llama, tmp_path: Path) -> Divergences:
     base = tiny.converted(tmp_path, outtype="f16", width=256, layers=1, ffn=256)
     text = tmp_path / "probe.txt"
     text.write_text(ensure_texts(settings.cache).probe.read_text()[:20_000])
-    how = measuring.How(
+    config = measuring.EvaluationConfig(
         text=text,
         folder=tmp_path / "work",
         llama=llama,
@@ -40,14 +40,14 @@ def divergences(llama: Llama, tmp_path: Path) -> Divergences:
     )
     kernels = ggml.load(llama.bin)
     digest = sha256(base)
-    return Divergences(base=base, base_sha256=digest, imatrix=None, stock_imatrix=None, ggml=kernels, how=how)
+    return Divergences(base=base, base_sha256=digest, imatrix=None, stock_imatrix=None, ggml=kernels, config=config)
 
 
 @pytest.mark.tools
 def test_a_full_disk_makes_no_figure_of_fewer_chunks(
     divergences: Divergences, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = divergences.how.folder
+    folder = divergences.config.folder
     head = read_head(divergences.base)
     half = perplexity.logits_bytes(vocab_size(head), CHUNKS // 2)
     full, coarse = {"blk.0.channel_mix_key.weight": "Q8_0"}, {"blk.0.channel_mix_key.weight": "Q2_K"}

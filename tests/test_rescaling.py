@@ -15,7 +15,7 @@ from ggufy.core.catalog import BY_NAME
 from ggufy.formats.gguf import read_head
 from ggufy.llama.ggml import load
 from ggufy.models.convert import convert
-from ggufy.quantize.engine import Control, Order, quantize
+from ggufy.quantize.engine import Control, QuantizeTask, quantize
 from ggufy.quantize.layout import RESCALE_KEY
 from ggufy.quantize.search.loss import dequantize
 from ggufy.quantize.search.mixes import rescaling
@@ -61,7 +61,7 @@ def make(base: Path, target: Path, llama_bin: Path, *, kind: str, undo: bool) ->
     """Quantizes all matrices of the blocks to one type; gives what the divided ones became."""
     head = read_head(base)
     square = [name for name, tensor in head.tensors.items() if tensor.shape == (256, 256)]
-    order = Order(
+    order = QuantizeTask(
         base=base,
         target=target,
         recipe=dict.fromkeys(square, kind),

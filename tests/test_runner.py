@@ -11,12 +11,12 @@ import pytest
 
 from ggufy.core.job import Job, Status
 from ggufy.jobs.queue import Worker
-from ggufy.jobs.request import Wish, make_job
+from ggufy.jobs.request import JobOptions, make_job
 from ggufy.jobs.runner import Runner
-from ggufy.jobs.workspace import Connection
+from ggufy.jobs.workspace import Workspace
 from ggufy.llama.install import Llama
 from ggufy.records.records import JobRecords
-from ggufy.records.run_state import Live
+from ggufy.records.run_state import RunState
 from ggufy.records.store import JobStore
 from ggufy.steps import MAKERS
 from ggufy.system.settings import Settings
@@ -39,19 +39,19 @@ def make(settings: Settings, tmp_path: Path) -> Callable[..., Job]:
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
         checkpoint, vocab = tiny.checkpoint(folder, "7", width=width)
-        wish = Wish(
+        options = JobOptions(
             source=str(checkpoint), vocab=str(vocab), name=name, quant_types=types or ("Q8_0",), imatrix=imatrix
         )
-        return make_job(wish, settings)
+        return make_job(options, settings)
 
     return job
 
 
 def a_worker(settings: Settings, llama: Llama) -> Worker:
-    connection = Connection(records=JobRecords(JobStore(settings.out)))
+    workspace = Workspace(records=JobRecords(JobStore(settings.out)))
     return Worker(
-        records=connection.records,
-        make_runner=lambda: Runner(settings=settings, llama=llama, connection=connection),
+        records=workspace.records,
+        make_runner=lambda: Runner(settings=settings, llama=llama, workspace=workspace),
     )
 
 
@@ -87,7 +87,7 @@ def test_sizes_are_forecast_before_anything_is_made(
 ) -> None:
     """From the source's head alone, and then again from the files."""
     job = make("a", "Q4_K_M", "IQ3_XXS", "Q8_0", imatrix="auto")
-    live = Live()
+    live = RunState()
     ended = Runner(settings=settings, llama=llama).run(job, live)
     assert ended.status is Status.DONE, ended.error
     assert live.forecast is not None
@@ -135,7 +135,7 @@ def test_a_retry_that_comes_before_the_end_is_noticed(
     """The record says cancelled a moment before the worker is through with the job."""
     run = worker._run
 
-    def and_retry(runner: Runner, job: Job, live: Live) -> None:
+    def and_retry(runner: Runner, job: Job, live: RunState) -> None:
         run(runner, job, live)
         if status(worker, job) is Status.CANCELLED:
             worker.submit(job)
@@ -185,6 +185,6 @@ def test_a_step_that_breaks_unexpectedly_is_a_failed_job(
         raise RuntimeError("a bug")
 
     makers = replace(MAKERS, run={**MAKERS.run, "convert": broken})
-    ended = Runner(settings=settings, llama=llama, makers=makers).run(make("a"), Live())
+    ended = Runner(settings=settings, llama=llama, makers=makers).run(make("a"), RunState())
     assert ended.status is Status.FAILED
     assert "a bug" in ended.error

@@ -10,15 +10,15 @@ import pytest
 
 from ggufy.core.errors import Cancelled, HubAway
 from ggufy.core.job import Status
-from ggufy.jobs.request import Wish, make_job
+from ggufy.jobs.request import JobOptions, make_job
 from ggufy.jobs.runner import Runner
 from ggufy.llama.install import Llama
 from ggufy.publish import hub_repo
 from ggufy.quantize import engine
-from ggufy.records.run_state import Live
+from ggufy.records.run_state import RunState
 from ggufy.records.store import JobStore
-from ggufy.steps import salvage
-from ggufy.steps.salvage import Salvage
+from ggufy.steps import partial_backup as backup
+from ggufy.steps.partial_backup import PartialBackup
 from ggufy.system.files import sha256
 from ggufy.system.settings import Settings
 from tests import tiny
@@ -64,7 +64,7 @@ def begin(folder: Path, chunks: dict[int, bytes], key: str = "a key") -> Path:
     return part
 
 
-def save(saver: Salvage) -> None:
+def save(saver: PartialBackup) -> None:
     saver._cpu_s, saver._saved_at = 1e9, float("-inf")
     saver.looked()
     saver._sending.join()
@@ -76,7 +76,7 @@ def test_chunks_come_back_to_their_places(tmp_path: Path, other: str) -> None:
     memory = Memory(tmp_path / "safe")
     chunks = {64: b"one\n\n", 512: b"two", 100: bytes(range(256))}
     part = begin(tmp_path / "here", chunks)
-    saver = Salvage(memory, part, tmp_path / "work", lambda: 1.0)
+    saver = PartialBackup(memory, part, tmp_path / "work", lambda: 1.0)
     saver.restore()
     save(saver)
     save(saver)  # nothing new
@@ -86,7 +86,7 @@ def test_chunks_come_back_to_their_places(tmp_path: Path, other: str) -> None:
     save(saver)
     assert memory.names() == ["m-Q4_K_M.gguf.0001.chunks", "m-Q4_K_M.gguf.0002.chunks"]
     again = tmp_path / "there" / part.name
-    saver = Salvage(memory, again, tmp_path / "work", lambda: 1.0)
+    saver = PartialBackup(memory, again, tmp_path / "work", lambda: 1.0)
     saver.restore()
     key, back = engine.read_journal(engine.journal_of(again))
     wanted = chunks if other == "a key" else {1024: b"three"}
@@ -101,14 +101,14 @@ def test_chunks_come_back_to_their_places(tmp_path: Path, other: str) -> None:
 def test_this_disk_goes_first_and_the_hub_may_be_away(tmp_path: Path) -> None:
     memory = Memory(tmp_path / "safe")
     part = begin(tmp_path / "here", {64: b"one"})
-    saver = Salvage(memory, part, tmp_path / "work", lambda: 1.0)
+    saver = PartialBackup(memory, part, tmp_path / "work", lambda: 1.0)
     save(saver)
     begin(tmp_path / "here", {64: b"ONE", 512: b"two"})
-    Salvage(memory, part, tmp_path / "work", lambda: 1.0).restore()
+    PartialBackup(memory, part, tmp_path / "work", lambda: 1.0).restore()
     assert part.read_bytes()[64:67] == b"ONE"
     memory.away = True
     save(saver)
-    Salvage(memory, tmp_path / "there" / part.name, tmp_path / "work", lambda: 1.0).restore()
+    PartialBackup(memory, tmp_path / "there" / part.name, tmp_path / "work", lambda: 1.0).restore()
     memory.away = False
     save(saver)
     assert len(memory.names()) == 2  # what could not be saved went along the next time
@@ -116,7 +116,7 @@ def test_this_disk_goes_first_and_the_hub_may_be_away(tmp_path: Path) -> None:
 
 def test_seconds_of_work_count_not_those_of_waiting(tmp_path: Path) -> None:
     memory = Memory(tmp_path / "safe")
-    saver = Salvage(memory, begin(tmp_path / "here", {64: b"one"}), tmp_path / "work", lambda: 0.0)
+    saver = PartialBackup(memory, begin(tmp_path / "here", {64: b"one"}), tmp_path / "work", lambda: 0.0)
     saver._saved_at = saver._looked_at = float(-10_000)
     saver.looked()
     saver.looked()
@@ -127,10 +127,12 @@ def test_seconds_of_work_count_not_those_of_waiting(tmp_path: Path) -> None:
 def test_a_quant_goes_on_with_what_the_lost_disk_had_finished(
     tmp_path: Path, llama: Llama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(salvage, "WORTH_S", 0.0)
-    monkeypatch.setattr(salvage, "LEAST_S", 0.0)
+    monkeypatch.setattr(backup, "WORTH_S", 0.0)
+    monkeypatch.setattr(backup, "LEAST_S", 0.0)
     checkpoint, vocab = tiny.checkpoint(tmp_path, "7", width=512, layers=3)
-    wish = Wish(source=str(checkpoint), vocab=str(vocab), quant_types=("IQ3_S",), imatrix="none", owner="me")
+    job_options = JobOptions(
+        source=str(checkpoint), vocab=str(vocab), quant_types=("IQ3_S",), imatrix="none", owner="me"
+    )
     hub = LocalHub(tmp_path / "hub")
     made: list[engine.Made] = []
     real, stop = engine.quantize, threading.Event()
@@ -140,34 +142,34 @@ def test_a_quant_goes_on_with_what_the_lost_disk_had_finished(
         return made[-1]
 
     monkeypatch.setattr(engine, "quantize", quantize)
-    looked = Salvage.looked
+    looked = PartialBackup.looked
 
-    def look(saver: Salvage) -> None:
+    def look(saver: PartialBackup) -> None:
         looked(saver)
         if not stop.is_set():
             saver._sending.join()
             if any(name.endswith(".chunks") for name in hub.list_files(STATE, kind="dataset")):
                 stop.set()
 
-    monkeypatch.setattr(Salvage, "looked", look)
+    monkeypatch.setattr(PartialBackup, "looked", look)
 
-    def start(out: Path, live: Live) -> Status:
+    def start(out: Path, live: RunState) -> Status:
         folders = {"GGUFY_OUT": str(out), "GGUFY_CACHE": str(Settings.from_env().cache), "HOME": str(tmp_path)}
         settings = Settings.from_env(folders | {"GGUFY_CPU_PERCENT": "10" if not stop.is_set() else "100"})
-        with connected(out, hub, "me") as connection:
-            runner = Runner(settings=settings, llama=llama, connection=connection)
-            return runner.run(make_job(wish, settings), live).status
+        with connected(out, hub, "me") as workspace:
+            runner = Runner(settings=settings, llama=llama, workspace=workspace)
+            return runner.run(make_job(job_options, settings), live).status
 
-    live = Live()
+    live = RunState()
     live.stop.shutdown = stop
     with pytest.raises(Cancelled):
         start(tmp_path / "first disk", live)
     assert not made
-    assert start(tmp_path / "second disk", Live()) is Status.DONE
+    assert start(tmp_path / "second disk", RunState()) is Status.DONE
     assert made[0].resumed > 0 and made[0].computed
     assert not any("files/" in name for name in hub.list_files(STATE, kind="dataset"))
     published = hub.list_files("me/tiny-v7-GGUF", kind="model")["tiny-v7-IQ3_S.gguf"]
-    plain = Wish(source=str(checkpoint), vocab=str(vocab), quant_types=("IQ3_S",), imatrix="none")
+    plain = JobOptions(source=str(checkpoint), vocab=str(vocab), quant_types=("IQ3_S",), imatrix="none")
     settings = Settings.from_env({"GGUFY_OUT": str(tmp_path / "o"), "HOME": str(tmp_path)} | _cache())
     assert Runner(settings=settings, llama=llama).run(make_job(plain, settings)).status is Status.DONE
     assert published.sha256 in (None, sha256(tmp_path / "o" / "tiny-v7-GGUF" / "tiny-v7-IQ3_S.gguf"))
@@ -188,7 +190,7 @@ def test_a_full_disk_keeps_the_quant_that_another_copies_from(
     made: dict[str, engine.Made] = {}
     real = engine.quantize
 
-    def quantize(order: engine.Order, *arguments: object, **options: object) -> engine.Made:
+    def quantize(order: engine.QuantizeTask, *arguments: object, **options: object) -> engine.Made:
         made[order.target.stem.rpartition("-")[2]] = real(order, *arguments, **options)  # type: ignore[arg-type]
         return made[order.target.stem.rpartition("-")[2]]
 
@@ -207,7 +209,7 @@ def test_a_full_disk_keeps_the_quant_that_another_copies_from(
     folders = {"GGUFY_OUT": str(out), "HOME": str(tmp_path)} | _cache()
     settings = Settings.from_env(folders)
     store = JobStore(out)
-    wish = Wish(
+    job_options = JobOptions(
         source=str(checkpoint),
         vocab=str(vocab),
         quant_types=("Q4_K_M", "Q8_0", "Q4_K_S"),
@@ -215,9 +217,9 @@ def test_a_full_disk_keeps_the_quant_that_another_copies_from(
         mix="stock",  # whose Q4_K_S is Q4_K_M
         owner="me",
     )
-    with connected(out, hub, "me") as connection:
-        runner = Runner(settings=settings, llama=llama, connection=connection)
-        assert runner.run(make_job(wish, settings)).status is Status.DONE
+    with connected(out, hub, "me") as workspace:
+        runner = Runner(settings=settings, llama=llama, workspace=workspace)
+        assert runner.run(make_job(job_options, settings)).status is Status.DONE
     assert {path.name for path in folder.glob("*Q*.gguf")} == {"tiny-v7-Q4_K_M.gguf", "tiny-v7-Q4_K_S.gguf"}
     assert made["Q4_K_S"].copied and not made["Q4_K_S"].computed
     assert len(hub.list_files("me/tiny-v7-GGUF", kind="model").keys() & {f"tiny-v7-{t}.gguf" for t in made}) == 3

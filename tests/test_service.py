@@ -15,7 +15,7 @@ from ggufy.core.errors import Cancelled, DiskError, HubAway, ToolError, UsageErr
 from ggufy.core.job import Artifact, Job, Request, Source, Status
 from ggufy.core.metrics import Evaluation, Quality
 from ggufy.hub.huggingface import HuggingFaceHub
-from ggufy.jobs.request import Wish
+from ggufy.jobs.request import JobOptions
 from ggufy.llama.install import Llama
 from ggufy.records import patience
 from ggufy.records.store import JobStore
@@ -194,13 +194,13 @@ def test_the_page_is_there_before_the_hub_has_answered(
     monkeypatch.setattr(HuggingFaceHub, "user", user)
     monkeypatch.setattr(patience, "PAUSES_S", (0.01,))
     page = Services(settings(tmp_path, GGUFY_HUB="hf", HF_TOKEN="hf_secret"))
-    assert not asked.is_set() and page.connection.owner == "" and page.views() == ()
+    assert not asked.is_set() and page.workspace.owner == "" and page.views() == ()
     with pytest.raises(HubAway, match="whose token this is"):
-        page.submit(Wish(source="demo", quant_types=("Q8_0",)))
+        page.submit(JobOptions(source="demo", quant_types=("Q8_0",)))
     page.start()
     assert asked.wait(60)
     answers.set()
-    until(lambda: page.connection.owner == "alice", "the owner is known")
+    until(lambda: page.workspace.owner == "alice", "the owner is known")
     page.shutdown()
 
 
@@ -210,10 +210,10 @@ OWNER, MEMBER = Visitor(name="somebody"), Visitor(name="x", organisations=frozen
 def test_strangers_may_only_look(tmp_path: Path) -> None:
     job = record(tmp_path, Status.FAILED)
     space = Services(settings(tmp_path, SPACE_ID="somebody/ggufy", SYSTEM="spaces"))
-    wish = Wish(source="demo", quant_types=("Q8_0",))
+    options = JobOptions(source="demo", quant_types=("Q8_0",))
     for stranger in (STRANGER, Visitor(name="else"), Visitor(name="", organisations=frozenset({""})), MEMBER):
         for forbidden in (
-            lambda who: space.submit(wish, who),
+            lambda who: space.submit(options, who),
             lambda who: space.retry(job.id, who),
             lambda who: space.cancel(job.id, who),
             lambda who: space.pause(job.id, who),
@@ -250,16 +250,16 @@ def test_visitors_of_an_open_space_reach_no_file_and_no_network_of_it(tmp_path: 
     assert only(opened).job.status == Status.QUEUED
     secret = tmp_path / "secret"
     secret.write_text("x" * 3000)
-    wish = Wish(source="demo", quant_types=("Q8_0",))
+    options = JobOptions(source="demo", quant_types=("Q8_0",))
     for reaching in (
-        replace(wish, source=str(secret)),
-        replace(wish, vocab=str(secret)),
-        replace(wish, source="/"),
-        replace(wish, source="http://127.0.0.1/m.pth"),
-        replace(wish, calibration=str(secret)),
-        replace(wish, calibration="http://169.254.169.254/latest"),
-        replace(wish, imatrix=str(secret)),
-        replace(wish, evaluation=str(secret)),
+        replace(options, source=str(secret)),
+        replace(options, vocab=str(secret)),
+        replace(options, source="/"),
+        replace(options, source="http://127.0.0.1/m.pth"),
+        replace(options, calibration=str(secret)),
+        replace(options, calibration="http://169.254.169.254/latest"),
+        replace(options, imatrix=str(secret)),
+        replace(options, evaluation=str(secret)),
     ):
         with pytest.raises(UsageError, match="no file of this machine"):
             opened.submit(reaching)

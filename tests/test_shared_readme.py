@@ -14,7 +14,7 @@ from ggufy.cli.main import build_parser
 from ggufy.core.errors import UsageError
 from ggufy.core.job import Job, Making, Request, Source, Status
 from ggufy.core.metrics import Evaluation, Quality
-from ggufy.jobs.request import Wish, make_job
+from ggufy.jobs.request import JobOptions, make_job
 from ggufy.publish.card import CARD, CardFacts, card, check_readme, merge_readme, pages
 from ggufy.system.settings import Settings
 from ggufy.ui.quantize_tab import _wish
@@ -62,9 +62,11 @@ def test_keeping_a_card_can_be_asked_for_everywhere(tmp_path: Path) -> None:
     assert _wish([*form, True]).keep_card and not _wish([*form, None]).keep_card
     settings = Settings.from_env({"GGUFY_OUT": str(tmp_path), "HOME": str(tmp_path)})
     checkpoint, vocab = tiny.checkpoint(tmp_path, "7")
-    wish = Wish(source=str(checkpoint), vocab=str(vocab), quant_types=("Q8_0",), imatrix="none", keep_card=True)
-    assert make_job(replace(wish, owner="alice"), settings).request.keep_card
-    assert not make_job(wish, settings).request.keep_card  # into a folder here
+    options = JobOptions(
+        source=str(checkpoint), vocab=str(vocab), quant_types=("Q8_0",), imatrix="none", keep_card=True
+    )
+    assert make_job(replace(options, owner="alice"), settings).request.keep_card
+    assert not make_job(options, settings).request.keep_card  # into a folder here
 
 
 def test_a_card_that_nobody_changed_is_replaced_whole() -> None:

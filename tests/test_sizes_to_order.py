@@ -23,17 +23,17 @@ from ggufy.core.job import FrontierPoint, Job, Request, Status, from_json, to_js
 from ggufy.core.plan import ANALYSE, FRONTIER, pending, plan
 from ggufy.core.progress import RUNNING
 from ggufy.formats.gguf import read_head
-from ggufy.jobs.request import Wish, make_job
+from ggufy.jobs.request import JobOptions, make_job
 from ggufy.jobs.runner import Runner
 from ggufy.llama.install import Llama
 from ggufy.publish.card import CardFacts, card
 from ggufy.quantize.search import target
 from ggufy.quantize.search.target import FAST, STANDARD, THOROUGH
-from ggufy.records.run_state import Live
+from ggufy.records.run_state import RunState
 from ggufy.records.store import JobStore
 from ggufy.service.access import STRANGER, Visitor
 from ggufy.service.service import Services
-from ggufy.steps.to_order import Stages
+from ggufy.steps.target_size import Stages
 from ggufy.system.files import sha256
 from ggufy.system.settings import Settings
 from ggufy.ui.errors_zh import say
@@ -157,16 +157,16 @@ def test_a_size_as_a_word_is_hardly_larger(size: int) -> None:
     assert size <= target.parse_word(target.size_word(size)).amount <= size * 1.001
 
 
-def wish(**changes: Any) -> Wish:
-    return Wish(**{"source": "demo", "quant_types": (), "imatrix": "none", "evaluate": False} | changes)
+def options(**changes: Any) -> JobOptions:
+    return JobOptions(**{"source": "demo", "quant_types": (), "imatrix": "none", "evaluate": False} | changes)
 
 
 def test_intake_pins_the_label() -> None:
-    pinned = make_job(wish(targets=("4.2MB", "4.2 MB", "3.3bpw")), Settings.from_env()).request
+    pinned = make_job(options(targets=("4.2MB", "4.2 MB", "3.3bpw")), Settings.from_env()).request
     assert pinned.targets == ("4.2MB-Q4_K_S_FIT", "3.3bpw-IQ3_XXS_FIT")
     assert (pinned.mode, pinned.quant_types) == (STANDARD, ())
-    assert make_job(wish(mode=FAST), Settings.from_env()).request.mode == ""  # nothing to do for it
-    assert make_job(wish(mode=THOROUGH), Settings.from_env()).request.mode == THOROUGH
+    assert make_job(options(mode=FAST), Settings.from_env()).request.mode == ""  # nothing to do for it
+    assert make_job(options(mode=THOROUGH), Settings.from_env()).request.mode == THOROUGH
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_intake_pins_the_label() -> None:
 )
 def test_what_cannot_be_ordered(changes: dict[str, Any], told: str, chinese: str) -> None:
     with pytest.raises(Exception, match=told) as caught:
-        make_job(wish(**changes), Settings.from_env())
+        make_job(options(**changes), Settings.from_env())
     assert chinese in say(str(caught.value), "zh") != str(caught.value)
 
 
@@ -279,8 +279,8 @@ def test_cancelled_in_the_analysis_and_without_an_imatrix(
     llama: Llama, base: Path, cache: Path, tmp_path: Path
 ) -> None:
     ours = runner(llama, tmp_path / "out", cache)
-    job = make_job(wish(source=str(base), targets=("6bpw",)), ours.settings)
-    live = Live()
+    job = make_job(options(source=str(base), targets=("6bpw",)), ours.settings)
+    live = RunState()
     ended: list[Job] = []
     thread = threading.Thread(target=lambda: ended.append(ours.run(job, live)))
     thread.start()

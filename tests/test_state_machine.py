@@ -32,11 +32,11 @@ from ggufy.core.job import RESTING, Artifact, Job, Request, Source, Status
 from ggufy.core.metrics import Evaluation, Quality
 from ggufy.core.plan import CONVERT, EVALUATE, QUANTIZE, Step, folder_name, makes
 from ggufy.formats.gguf import GgufHead, TensorInfo
-from ggufy.hub.holder import Holder
 from ggufy.hub.lease import LEASE_FILE, Lease
+from ggufy.hub.lease_record import LeaseRecord
 from ggufy.jobs.queue import Worker
 from ggufy.jobs.runner import Runner
-from ggufy.jobs.workspace import Connection
+from ggufy.jobs.workspace import Workspace
 from ggufy.llama.install import Llama
 from ggufy.records.records import JobRecords
 from ggufy.records.state_repo import Account, StateRepo
@@ -165,18 +165,18 @@ class Machine:
                 make_lease=lambda hub, repo: Lease(hub, repo, expires_s=LEASE_S, clock=clock.now, process=""),
                 clock=clock,
             )
-        self.connection = Connection(records=records, hub=self.handle if self.hub else None, state=state)
-        self.worker = Worker(records=records, make_runner=self._runner, wanted=self.connection.ours)
+        self.workspace = Workspace(records=records, hub=self.handle if self.hub else None, state=state)
+        self.worker = Worker(records=records, make_runner=self._runner, wanted=self.workspace.ours)
         self.stopping, self.has_runner, self.knows_all = threading.Event(), False, False
         self.real_take_up = self.worker._take_up
         self.worker._take_up = self.take_up  # type: ignore[method-assign]
-        self.connection.start()
+        self.workspace.start()
         self.worker.start()
 
     def _runner(self) -> Runner:
         while not self.holds():
             try:
-                self.connection.acquire(self.stopping.is_set)
+                self.workspace.acquire(self.stopping.is_set)
             except TokenError:  # the page says so, and asks again after a while
                 sleep(60.0, self.stopping.is_set, self.world.clock)
         self.has_runner = True
@@ -184,7 +184,7 @@ class Machine:
         return Runner(
             settings=Settings.from_env({"GGUFY_OUT": str(self.out), "GGUFY_CACHE": str(self.out), "HOME": "/none"}),
             llama=Llama(bin=Path("/none"), source=None, version="0", commit="0" * 9),
-            connection=self.connection,
+            workspace=self.workspace,
             makers=Makers(
                 run=steps,
                 forecast=lambda ctx, step: Forecast(base=head(), quants={}, same_as={}),
@@ -201,9 +201,9 @@ class Machine:
 
     def locks(self) -> Iterator[str]:
         """The product's locks that the calling thread holds."""
-        state = self.connection.state
+        state = self.workspace.state
         for name, lock in (
-            ("the records", self.connection.records._lock),
+            ("the records", self.workspace.records._lock),
             ("the queue", self.worker._changed),
             ("the state repo", state._changed if state else None),
         ):
@@ -211,7 +211,7 @@ class Machine:
                 yield name
 
     def holds(self) -> bool:
-        return self.connection.state is None or self.connection.state.held
+        return self.workspace.state is None or self.workspace.state.held
 
     def request(self, name: str) -> Request:
         return request(name, f"alice/{name}-GGUF" if self.hub else "")
@@ -225,9 +225,9 @@ class Machine:
         self.stopping.set()
         self.worker.shutdown(0.0)
         self.lets_end(self.worker._thread)
-        self.connection.close(0.0)
-        if self.connection.state:
-            self.lets_end(self.connection.state._thread)
+        self.workspace.close(0.0)
+        if self.workspace.state:
+            self.lets_end(self.workspace.state._thread)
 
     def lets_end(self, thread: threading.Thread) -> None:
         """Time passes meanwhile: a hub that does not answer is waited for so long as the client waits."""
@@ -244,7 +244,7 @@ class Machine:
         if wiped:
             saved = self.world.cloud.files(STATE, "dataset")
             for job_id in list(self.clicks):  # what no other disk has heard of is forgotten with this one
-                record = self.connection.store.path(job_id)
+                record = self.workspace.store.path(job_id)
                 if not record.is_file() or saved.get(f"jobs/{job_id}.json") != record.read_bytes():
                     del self.clicks[job_id]
             shutil.rmtree(self.out, ignore_errors=True)
@@ -257,7 +257,7 @@ class Machine:
     def agrees(self) -> list[str]:
         """Jobs whose record and queue do not fit; to be asked when nothing goes on."""
         live = set(self.worker._live)
-        mine = {job.id: job for job in self.worker.jobs() if self.connection.ours(job)}
+        mine = {job.id: job for job in self.worker.jobs() if self.workspace.ours(job)}
         return [i for i, job in mine.items() if (job.status in (Status.QUEUED, Status.RUNNING)) != (i in live)]
 
 
@@ -312,8 +312,8 @@ class Middle(RuleBasedStateMachine):
         self.world.clock.advance(seconds)
         time.sleep(0.001)
         for machine in self.machines:
-            if machine.connection.state:
-                machine.connection.state.wake()
+            if machine.workspace.state:
+                machine.workspace.state.wake()
 
     @rule(rounds=st.integers(1, 30))
     def work_goes_on(self, rounds: int) -> None:
@@ -343,8 +343,10 @@ class Middle(RuleBasedStateMachine):
         """Somebody who is never heard of again."""
         with self.world.cloud.lock:
             if repo := self.world.cloud.repos.get(("dataset", STATE)):
-                holder = Holder(boot_id="other", nonce=str(self.world.clock.now()), expires_s=LEASE_S, term=1)
-                repo.commits.append({**repo.files, LEASE_FILE: holder.to_bytes()})
+                lease_record = LeaseRecord(
+                    boot_id="other", nonce=str(self.world.clock.now()), expires_s=LEASE_S, term=1
+                )
+                repo.commits.append({**repo.files, LEASE_FILE: lease_record.to_bytes()})
 
     @precondition(lambda self: self.machines[0].hub)
     @rule(name=st.sampled_from(NAMES), kind=st.sampled_from(["model", "dataset"]))
@@ -417,7 +419,7 @@ class Middle(RuleBasedStateMachine):
 
     def is_saved(self, machine: Machine, job: Job) -> None:
         """The state repo has the record that is here."""
-        path = machine.connection.store.path(job.id)
+        path = machine.workspace.store.path(job.id)
         if machine.hub and path.is_file():
             until = time.monotonic() + 30.0
             while self.world.cloud.files(STATE, "dataset").get(f"jobs/{job.id}.json") != path.read_bytes():

@@ -19,10 +19,10 @@ from huggingface_hub import HfApi
 
 from ggufy.core.errors import Cancelled, GgufyError, HubAway, HubError, LeaseLost, QuotaError, RepoMissing, TokenError
 from ggufy.core.job import Job, Status, to_json
-from ggufy.hub.budget import CommitBudget
-from ggufy.hub.holder import Holder
+from ggufy.hub.commit_rate import CommitBudget
 from ggufy.hub.huggingface import HuggingFaceHub
 from ggufy.hub.lease import LEASE_FILE, Lease
+from ggufy.hub.lease_record import LeaseRecord
 from ggufy.hub.protocol import Hub
 from ggufy.net import session as hub_session
 from ggufy.records.records import JobRecords
@@ -563,7 +563,7 @@ def test_a_lease_that_is_lost_just_when_it_is_asked_for_is_taken_again(alone: Ma
             return held
 
     alone.state.__class__ = LostThen
-    hub.commit(REPO, kind="dataset", message="steal and let go", add={LEASE_FILE: Holder(nonce="x").to_bytes()})
+    hub.commit(REPO, kind="dataset", message="steal and let go", add={LEASE_FILE: LeaseRecord(nonce="x").to_bytes()})
     began = alone.clock.time
     alone.take(60.0)
     assert alone.clock.time < began + 30.0, "who waits for a lease that nobody asks for waits for ever"
@@ -767,10 +767,10 @@ def test_a_lease_is_renewed_by_itself_through_failures_and_given_up_when_it_is_l
         now = lease._written
         wait_for(lambda now=now: renewed(now))  # type: ignore[misc]
     assert runner.state.held and not failures and not runner.state.trouble
-    thief = Holder(boot_id="thief", nonce="other", since="today", expires_s=99)
+    thief = LeaseRecord(boot_id="thief", nonce="other", since="today", expires_s=99)
     hub.commit(REPO, kind="dataset", message="stolen", add={LEASE_FILE: thief.to_bytes()})
     clock.time += 60
     wait_for(lambda: not runner.state.held)
     assert "another runner has had the lease since today" in runner.state.trouble
     runner.state.close(30)
-    assert Holder.from_bytes(hub.read(REPO, LEASE_FILE, kind="dataset")) == thief
+    assert LeaseRecord.from_bytes(hub.read(REPO, LEASE_FILE, kind="dataset")) == thief

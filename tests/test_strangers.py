@@ -17,8 +17,8 @@ from ggufy import demo
 from ggufy.core.errors import SourceError, UsageError
 from ggufy.core.job import Artifact, Job, Request, Status, from_json, to_json
 from ggufy.jobs import request as intake
-from ggufy.jobs.request import Wish, make_job
-from ggufy.jobs.workspace import Connection
+from ggufy.jobs.request import JobOptions, make_job
+from ggufy.jobs.workspace import Workspace
 from ggufy.llama.install import Llama
 from ggufy.records.store import JobStore
 from ggufy.service.access import STRANGER, Visitor, is_public, may_see
@@ -59,14 +59,14 @@ def space(hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     opened = settings(
         tmp_path, SPACE_ID="alice/ggufy", SYSTEM="spaces", GGUFY_OPEN="1", GGUFY_HUB="local", HF_TOKEN=ALICE
     )
-    monkeypatch.setattr(Connection, "owner", "alice")
+    monkeypatch.setattr(Workspace, "owner", "alice")
     services = Services(opened)
     yield services
     services.shutdown()
 
 
-def wish(source: str, **more: Any) -> Wish:
-    return Wish(source=source, **(USUAL | more))
+def options(source: str, **more: Any) -> JobOptions:
+    return JobOptions(source=source, **(USUAL | more))
 
 
 @pytest.mark.parametrize("source", ["alice/secret-model:secret.pth", "alice/secret-model", "alice/gated-model"])
@@ -75,12 +75,12 @@ def test_what_only_the_owner_may_read_is_nobody_else_s_source(space: Services, h
     found = space.inspect(source, GUEST)
     assert found.problem and not found.layers
     with pytest.raises(SourceError, match=r"or it is private|is gated"):
-        space.submit(wish(source), GUEST)
+        space.submit(options(source), GUEST)
     with pytest.raises(SourceError, match=r"or it is private|is gated"):
-        space.submit(wish(source, quant_types=(), targets=("5MB",)), GUEST)
+        space.submit(options(source, quant_types=(), targets=("5MB",)), GUEST)
     assert hub.log() and not any(line["token"] for line in hub.log())
     assert space.views(GUEST) == space.views(OWNER) == ()
-    mine = space.submit(wish(source), OWNER)
+    mine = space.submit(options(source), OWNER)
     assert not mine.request.source.public
     assert [view.job.id for view in space.views(OWNER)] == [mine.id]
     assert space.views(GUEST) == () and space.file(mine.id, "x", GUEST) is None
@@ -97,10 +97,10 @@ def test_what_only_the_owner_may_read_is_nobody_else_s_source(space: Services, h
 
 def test_results_of_strangers_go_to_repos_of_their_own(space: Services) -> None:
     """Review B-S3: a stranger chose any repo that the token can write; by the field, or by a file's name."""
-    owned = space.submit(wish("bob/flagship"), OWNER)
+    owned = space.submit(options("bob/flagship"), OWNER)
     assert owned.request.repo_id == "alice/flagship-GGUF"
     for repo in ("alice/flagship", "acme/anything", "alice/flagship-GGUF", "not a repo"):
-        job = space.submit(wish("bob/flagship", repo_id=repo, private=True, name="flagship"), GUEST)
+        job = space.submit(options("bob/flagship", repo_id=repo, private=True, name="flagship"), GUEST)
         assert (job.request.repo_id, job.request.private) == ("alice/bob-flagship-GGUF", False)
         assert job.request.by_stranger and job.request.source.public
     assert {view.job.id for view in space.views(GUEST)} == {owned.id, job.id}
@@ -108,23 +108,23 @@ def test_results_of_strangers_go_to_repos_of_their_own(space: Services) -> None:
 
 def test_a_job_of_the_owner_s_never_becomes_a_stranger_s(space: Services) -> None:
     """The same request for the demo, in private, has the same id; a stranger's has another."""
-    private = space.submit(wish("demo", private=True), OWNER)
+    private = space.submit(options("demo", private=True), OWNER)
     assert not is_public(private.request)
-    guest = space.submit(wish("demo"), GUEST)
+    guest = space.submit(options("demo"), GUEST)
     assert guest.id != private.id
     kept = JobStore(space.settings.out).load(private.id)
     assert kept is not None and kept.request.private
-    again = space.submit(wish("demo", quant_types=("Q6_K",)), OWNER)
+    again = space.submit(options("demo", quant_types=("Q6_K",)), OWNER)
     assert again.request.private, "the repo was made private, so what is added to it is too"
 
 
 def test_a_private_text_is_not_used(space: Services, hub: LocalHub) -> None:
     """Nor one that the owner's job has left in the cache, under a name that anybody can guess."""
     text = "alice/texts:text.txt"
-    space.submit(wish("demo", imatrix="auto", calibration=text), OWNER)
+    space.submit(options("demo", imatrix="auto", calibration=text), OWNER)
     for field in ("calibration", "evaluation"):
         with pytest.raises(UsageError, match="leave other texts"):
-            space.submit(wish("demo", **{field: text}), GUEST)
+            space.submit(options("demo", **{field: text}), GUEST)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_no_question_to_the_disk(space: Services, source: str, monkeypatch: pyte
         space.models_in(source, GUEST)
         for field in ("source", "vocab", "imatrix", "calibration", "evaluation"):
             try:
-                for_stranger(replace(wish("demo"), **{field: source}))
+                for_stranger(replace(options("demo"), **{field: source}))
             except UsageError as error:
                 refused += "no file of this machine" in str(error)
         try:
@@ -181,7 +181,7 @@ def test_a_file_here_with_a_repo_s_name_is_not_taken_for_it(
     (tmp_path / "bob" / "open:open.pth").write_text("local")
     assert inspect("bob/open:open.pth", space.settings).problem  # the owner's own file comes first
     assert space.inspect("bob/open:open.pth", GUEST).layers == 6
-    assert space.submit(wish("bob/open:open.pth"), GUEST).request.source.model_id == "bob/open"
+    assert space.submit(options("bob/open:open.pth"), GUEST).request.source.model_id == "bob/open"
 
 
 def test_strangers_get_nothing_but_what_is_on_the_list() -> None:
@@ -207,24 +207,24 @@ def test_strangers_get_nothing_but_what_is_on_the_list() -> None:
         "private": True,
         "keep_card": True,
     }
-    left = for_stranger(Wish(**full, **cut))
+    left = for_stranger(JobOptions(**full, **cut))
     refused = {"vocab"}
-    assert {item.name for item in fields(Wish)} == full.keys() | cut.keys() | refused | {"by_stranger"}
-    assert left == Wish(**full, by_stranger=True)
+    assert {item.name for item in fields(JobOptions)} == full.keys() | cut.keys() | refused | {"by_stranger"}
+    assert left == JobOptions(**full, by_stranger=True)
     with pytest.raises(UsageError, match=f"at most {MOST_SIZES} sizes"):
-        for_stranger(Wish(**full | {"targets": ("1GB",) * (MOST_SIZES + 1)}))
+        for_stranger(JobOptions(**full | {"targets": ("1GB",) * (MOST_SIZES + 1)}))
 
 
 def test_strangers_jobs_wait_in_a_short_line(space: Services) -> None:
     types = ["Q8_0", "Q6_K", "Q5_0", "Q5_1", "Q4_0", "Q4_1", "Q5_K_M", "Q4_K_M", "Q5_K_S", "Q4_K_S"]
-    jobs = [space.submit(wish("demo", quant_types=(name,)), GUEST) for name in types]
+    jobs = [space.submit(options("demo", quant_types=(name,)), GUEST) for name in types]
     with pytest.raises(UsageError, match="10 jobs of visitors wait"):
-        space.submit(wish("demo", quant_types=("Q8_0", "Q6_K")), GUEST)
+        space.submit(options("demo", quant_types=("Q8_0", "Q6_K")), GUEST)
     with pytest.raises(UsageError, match="10 jobs of visitors wait"):
         space.find_sizes(jobs[0].id, GUEST)
-    space.submit(wish("demo", quant_types=("Q8_0", "Q6_K")), OWNER)
+    space.submit(options("demo", quant_types=("Q8_0", "Q6_K")), OWNER)
     space.cancel(jobs[0].id, GUEST)
-    assert space.submit(wish("demo", quant_types=("Q8_0", "Q5_0")), GUEST).status is Status.QUEUED
+    assert space.submit(options("demo", quant_types=("Q8_0", "Q5_0")), GUEST).status is Status.QUEUED
     with pytest.raises(UsageError, match="10 jobs of visitors wait"):
         space.retry(jobs[0].id, GUEST)
 
@@ -246,9 +246,9 @@ def context(request: Request, services: Services) -> Context:
 
 def test_the_steps_of_a_stranger_s_job_have_no_token(space: Services) -> None:
     """However the job came to be: from the form, or as one more size of another."""
-    owned = space.submit(wish("bob/open:open.pth"), OWNER)
+    owned = space.submit(options("bob/open:open.pth"), OWNER)
     assert context(owned.request, space).settings.hf_token == ALICE
-    for job in (space.submit(wish("bob/open:open.pth"), GUEST), space.find_sizes(owned.id, GUEST)):
+    for job in (space.submit(options("bob/open:open.pth"), GUEST), space.find_sizes(owned.id, GUEST)):
         assert context(job.request, space).settings.hf_token is None
         kept = from_json(to_json(job))
         assert kept.request.by_stranger  # also after a restart
@@ -269,7 +269,7 @@ def test_old_records_are_their_owner_s(space: Services) -> None:
 
 def test_a_source_s_openness_is_pinned(space: Services, tmp_path: Path) -> None:
     def public(source: str, **changes: Any) -> bool:
-        return make_job(wish(source, **changes), space.settings).request.source.public
+        return make_job(options(source, **changes), space.settings).request.source.public
 
     mine = tmp_path / "mine.pth"
     mine.write_bytes(demo.CHECKPOINT.read_bytes())
@@ -281,8 +281,8 @@ def test_a_source_s_openness_is_pinned(space: Services, tmp_path: Path) -> None:
 def test_a_hidden_job_s_files_are_not_shown_as_another_s(space: Services) -> None:
     """Two jobs of one name share a folder, and files are known by their names: after a restart, which empties a
     Space's disk, what lies there may be the other one's."""
-    owned = space.submit(wish("bob/open:open.pth", name="model"), OWNER)
-    hidden = space.submit(wish("alice/secret-model", name="model", repo_id="alice/other-GGUF", private=True), OWNER)
+    owned = space.submit(options("bob/open:open.pth", name="model"), OWNER)
+    hidden = space.submit(options("alice/secret-model", name="model", repo_id="alice/other-GGUF", private=True), OWNER)
     folder = space.settings.out / "model-GGUF"
     folder.mkdir()
     (folder / "model-F16.gguf").write_bytes(b"GGUF of the private one")

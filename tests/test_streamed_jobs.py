@@ -20,8 +20,8 @@ import pytest
 
 from ggufy.core.catalog import BY_NAME, parse_types
 from ggufy.core.job import Status
-from ggufy.jobs.estimate import Order, Preview, cost
-from ggufy.jobs.request import Wish, make_job
+from ggufy.jobs.estimate import EstimateOptions, Preview, cost
+from ggufy.jobs.request import JobOptions, make_job
 from ggufy.jobs.runner import Runner
 from ggufy.llama.install import Llama
 from ggufy.llama.tools import ToolRun
@@ -29,7 +29,7 @@ from ggufy.models.convert import write_skeleton_of
 from ggufy.models.names import Architecture, tensor_plans
 from ggufy.models.vocab import world_vocab_path
 from ggufy.net import session as hub_session
-from ggufy.records.run_state import Live
+from ggufy.records.run_state import RunState
 from ggufy.sources import hub
 from ggufy.sources.inspect import Report
 from ggufy.steps import forecast
@@ -221,9 +221,11 @@ def run(place: Place, llama: Llama, tmp_path: Path) -> Callable[..., tuple[Statu
         {"GGUFY_OUT": str(tmp_path / "o"), "GGUFY_CACHE": str(place.cache), "HOME": str(tmp_path)}
     )
 
-    def job(live: Live) -> tuple[Status, str]:
-        wish = Wish(source=place.url, vocab=str(place.vocab), name="m", quant_types=("Q8_0", "Q4_0"), imatrix="none")
-        ended = Runner(settings=settings, llama=llama).run(make_job(wish, settings), live)
+    def job(live: RunState) -> tuple[Status, str]:
+        options = JobOptions(
+            source=place.url, vocab=str(place.vocab), name="m", quant_types=("Q8_0", "Q4_0"), imatrix="none"
+        )
+        ended = Runner(settings=settings, llama=llama).run(make_job(options, settings), live)
         return ended.status, ended.error
 
     return job
@@ -238,7 +240,7 @@ def test_a_cancelled_job_leaves_no_parts_and_a_paused_one_goes_on_with_them(
     cancelled: bool,
 ) -> None:
     local_hub.fault("GET /__cdn/", cut=0, delay=5, skip=60, times=9999)
-    live = Live()
+    live = RunState()
     stop = live.stop.cancelled if cancelled else live.stop.paused
     part = place.folder / "o" / "m-GGUF" / "m-F16.gguf.part"
 
@@ -252,7 +254,7 @@ def test_a_cancelled_job_leaves_no_parts_and_a_paused_one_goes_on_with_them(
     assert status is (Status.CANCELLED if cancelled else Status.PAUSED)
     assert part.exists() != cancelled
     local_hub.mend()
-    assert run(Live()) == (Status.DONE, "")
+    assert run(RunState()) == (Status.DONE, "")
     assert place.made() == expected
 
 
@@ -263,19 +265,19 @@ def test_what_cannot_fit_is_refused_before_a_weight_is_fetched(
     local_hub: LocalHub,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert run(Live()) == (Status.DONE, "")
+    assert run(RunState()) == (Status.DONE, "")
     needed = sum(path.stat().st_size for path in (place.folder / "o").rglob("*.gguf"))
     shutil.rmtree(place.folder / "o")
     local_hub.clear()
     source = place.path.stat().st_size
     monkeypatch.setattr(forecast, "free_bytes", lambda path: needed - 1)
-    status, error = run(Live())
+    status, error = run(RunState())
     assert status is Status.FAILED
     assert "too little" in error
     assert sum(line["sent"] for line in local_hub.log("/__cdn/")) < 0.2 * source
     assert not list((place.folder / "o").rglob("*.gguf*"))
     monkeypatch.setattr(forecast, "free_bytes", lambda path: needed)  # and nothing for the source
-    assert run(Live()) == (Status.DONE, "")
+    assert run(RunState()) == (Status.DONE, "")
     assert place.made() == expected
 
 
@@ -323,7 +325,7 @@ def test_the_disk_that_models_take(
 
     def peak(*, streams: bool, account: str) -> int:
         report = Report(source="x", kind="checkpoint", path="x.pth", size=source, received=1, streams=streams)
-        order = Order(quant_types=parse_types("all"))
+        order = EstimateOptions(quant_types=parse_types("all"))
         found = cost(Preview(report=report, sizes=made), order, settings, where="x", account=account, threads=2)
         assert found is not None
         return found.peak

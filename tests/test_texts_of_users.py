@@ -15,7 +15,7 @@ from ggufy.core.errors import GgufyError
 from ggufy.core.job import from_json, to_json
 from ggufy.demo import CHECKPOINT, VOCAB
 from ggufy.jobs import request as intake
-from ggufy.jobs.request import Wish, is_query, make_job
+from ggufy.jobs.request import JobOptions, is_query, make_job
 from ggufy.net import session as hub_session
 from ggufy.sources.inspect import inspect
 from ggufy.system.settings import Settings
@@ -82,7 +82,7 @@ def test_a_source(text: str, settings: Settings) -> None:
     report = inspect(text, settings)
     assert report.problem and printable(report.problem)
     with pytest.raises(GgufyError) as refused:
-        make_job(Wish(source=text, quant_types=("Q8_0",)), settings)
+        make_job(JobOptions(source=text, quant_types=("Q8_0",)), settings)
     assert printable(str(refused.value))
     assert is_query(text) in (True, False)
 
@@ -90,17 +90,19 @@ def test_a_source(text: str, settings: Settings) -> None:
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 @pytest.mark.parametrize("field", ["imatrix", "vocab", "calibration", "evaluation", "outtype", "targets"])
 def test_any_other_field(field: str, text: str, settings: Settings) -> None:
-    wish = Wish(source=str(CHECKPOINT), quant_types=("Q8_0",), vocab=str(VOCAB), evaluate=True)
+    options = JobOptions(source=str(CHECKPOINT), quant_types=("Q8_0",), vocab=str(VOCAB), evaluate=True)
     with pytest.raises(GgufyError) as refused:
-        make_job(replace(wish, **{field: (text,) if field == "targets" else text}), settings)
+        make_job(replace(options, **{field: (text,) if field == "targets" else text}), settings)
     assert printable(str(refused.value))
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_a_name(text: str, settings: Settings) -> None:
-    wish = Wish(source=str(CHECKPOINT), quant_types=("Q8_0",), vocab=str(VOCAB), imatrix="none", name=text, owner="me")
+    options = JobOptions(
+        source=str(CHECKPOINT), quant_types=("Q8_0",), vocab=str(VOCAB), imatrix="none", name=text, owner="me"
+    )
     try:
-        job = make_job(wish, settings)
+        job = make_job(options, settings)
     except GgufyError as refused:
         assert printable(str(refused))
     else:
@@ -121,15 +123,15 @@ def test_files_whose_names_are_any_bytes(folder: bytes, stem: bytes, field: str,
         "calibration": lambda: b"some words of a text. " * 500,
     }
     path.write_bytes(content[field]())
-    wish = Wish(source=str(CHECKPOINT), quant_types=("Q8_0",), vocab=str(VOCAB))
-    wish = replace(wish, **{field: str(path)})
+    options = JobOptions(source=str(CHECKPOINT), quant_types=("Q8_0",), vocab=str(VOCAB))
+    options = replace(options, **{field: str(path)})
     if b"\xe9" in folder + stem and b"\xe9\xe9" not in folder + stem and b"r" in folder or stem == b"b\xe9":
         with pytest.raises(GgufyError, match="is not UTF-8: rename that file or folder"):
-            make_job(wish, settings)
+            make_job(options, settings)
         if field == "source":
             assert "is not UTF-8: rename" in inspect(str(path), settings).problem
     else:
-        job = make_job(wish, settings)
+        job = make_job(options, settings)
         assert from_json(to_json(job)) == job
         assert json.loads(to_json(job))
 
@@ -139,7 +141,7 @@ def test_a_link_to_such_a_file(settings: Settings) -> None:
     there.write_bytes(CHECKPOINT.read_bytes())
     Path("link.pth").symlink_to(there)
     with pytest.raises(GgufyError, match="is not UTF-8: rename"):
-        make_job(Wish(source="link.pth", quant_types=(), vocab=str(VOCAB)), settings)
+        make_job(JobOptions(source="link.pth", quant_types=(), vocab=str(VOCAB)), settings)
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,13 @@ import pytest
 
 from ggufy.core.errors import Cancelled, HubAway, HubError, LeaseLost, QuotaError, RepoMissing, TokenError
 from ggufy.core.job import Artifact, Status
-from ggufy.jobs.request import Wish, make_job
+from ggufy.jobs.request import JobOptions, make_job
 from ggufy.jobs.runner import Runner
 from ggufy.llama.install import Llama
 from ggufy.publish import hub_repo, uploader
 from ggufy.publish.uploader import Uploader
 from ggufy.records.patience import Patience
-from ggufy.records.run_state import Live
+from ggufy.records.run_state import RunState
 from ggufy.steps.context import artifact_of
 from ggufy.system.settings import Settings
 from tests import tiny
@@ -292,16 +292,16 @@ def test_the_job_fails_and_says_why(llama: Llama, tmp_path: Path, monkeypatch: p
     environment = {"GGUFY_OUT": str(tmp_path / "out"), "HOME": str(tmp_path)}
     settings = Settings.from_env(environment | {"GGUFY_CACHE": str(Settings.from_env().cache)})
     checkpoint, vocab = tiny.checkpoint(tmp_path, "7", width=256)
-    wish = Wish(source=str(checkpoint), vocab=str(vocab), name="a", quant_types=("Q8_0",), imatrix="none")
-    job = make_job(wish, settings)
+    job_options = JobOptions(source=str(checkpoint), vocab=str(vocab), name="a", quant_types=("Q8_0",), imatrix="none")
+    job = make_job(job_options, settings)
     job = replace(job, request=replace(job.request, repo_id="alice/a-GGUF"))
-    live = Live()
+    live = RunState()
     live.stop.cancelled = Impatient()
     here = threading.current_thread()
     monkeypatch.setattr(
         hub_repo, "pages", lambda job, facts, readme: {} if threading.current_thread() is here else broken({})
     )
-    with connected(settings.out, LocalHub(tmp_path / "hub"), "alice") as connection:
-        ended = Runner(settings=settings, llama=llama, connection=connection).run(job, live)
+    with connected(settings.out, LocalHub(tmp_path / "hub"), "alice") as workspace:
+        ended = Runner(settings=settings, llama=llama, workspace=workspace).run(job, live)
     assert ended.status is Status.FAILED
     assert "ValueError: a bug in the card" in ended.error

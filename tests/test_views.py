@@ -17,7 +17,7 @@ from ggufy.core.plan import plan
 from ggufy.core.progress import Progress, Workload
 from ggufy.publish.markup import el, join
 from ggufy.service.job_views import JobView
-from ggufy.service.service import Machine, Preparation
+from ggufy.service.service import MachineLoad, Preparation
 from ggufy.ui import job_parts, parts
 from ggufy.ui.errors_zh import say
 from ggufy.ui.i18n import TEXTS, pick, texts_of
@@ -106,7 +106,7 @@ FILES: tuple[dict[str, Any], ...] = (
 def column(cards: list[JobCard], *, may_work: bool = True) -> str:
     """The machine's line, and cards with every section open."""
     pieces = [job_parts.job(card, EN, may_work=may_work, folded=False, opened=SECTIONS) for card in cards]
-    head = job_parts.head(Machine(), EN, may_work=may_work)
+    head = job_parts.head(MachineLoad(), EN, may_work=may_work)
     return join(head, *(text for card in pieces for _, text in card))
 
 

@@ -13,7 +13,7 @@ from ggufy.core.job import Job, Status
 from ggufy.jobs.queue import Worker
 from ggufy.jobs.runner import Runner
 from ggufy.records.records import JobRecords
-from ggufy.records.run_state import Live
+from ggufy.records.run_state import RunState
 from ggufy.records.store import JobStore
 from tests.test_views import REQUEST
 
@@ -27,7 +27,7 @@ class Hanging:
         self.records = records
         self.hangs, self.answers = threading.Event(), threading.Event()
 
-    def run(self, job: Job, live: Live) -> Job:
+    def run(self, job: Job, live: RunState) -> Job:
         self.records.begin(job, live.run_id)
         self.hangs.set()
         self.answers.wait()

@@ -36,8 +36,8 @@ from ggufy.quantize.recipe import stock_recipe
 from ggufy.quantize.search.loss import Kernels, relative_error
 from ggufy.quantize.search.mixes import HARMLESS, LOSSES, mixed
 from ggufy.quantize.search.roles import OTHER, Depth, family, roles
-from ggufy.steps.evaluate import How
-from ggufy.steps.mix import Mixer
+from ggufy.steps.evaluate import EvaluationConfig
+from ggufy.steps.recipe_search import RecipeSearch
 from ggufy.system import resources as throttle
 from ggufy.system.settings import Settings
 from ggufy.texts.calibration import ensure_texts
@@ -95,17 +95,17 @@ REFERENCE
 {references}    }},'''
 
 
-def harmless(mixer: Mixer) -> dict[str, float]:
+def harmless(recipe_search: RecipeSearch) -> dict[str, float]:
     """Mean KLD from the base, in nats, of each low-rank role in Q8_0, of all HARMLESS ones together, and of the stock
     Q6_K file. Rows that are no multiple of 32 stay as they are."""
     small: dict[str, list[str]] = {}
-    for name, role in roles(mixer.head.tensors).items():
-        shape = mixer.head.tensors[name].shape
+    for name, role in roles(recipe_search.head.tensors).items():
+        shape = recipe_search.head.tensors[name].shape
         if role.low_rank and len(shape) == 2 and shape[0] % _BLOCK == 0:
             small.setdefault(role.name, []).append(name)
     rows = small | {" + ".join(HARMLESS): [name for role in HARMLESS for name in small.get(role, ())]}
-    found = {row: mixer.divergence(dict.fromkeys(names, "Q8_0"), label=row) for row, names in rows.items()}
-    return found | {"stock Q6_K": mixer.divergence(mixer.stock("Q6_K"), label="Q6_K", stock=True)}
+    found = {row: recipe_search.divergence(dict.fromkeys(names, "Q8_0"), label=row) for row, names in rows.items()}
+    return found | {"stock Q6_K": recipe_search.divergence(recipe_search.stock("Q6_K"), label="Q6_K", stock=True)}
 
 
 def measured_harmless(base: Path, llama: Llama, settings: Settings, *, text: Path, chunks: int) -> dict[str, float]:
@@ -113,7 +113,7 @@ def measured_harmless(base: Path, llama: Llama, settings: Settings, *, text: Pat
     threads = max(1, math.floor(throttle.allowed_cpus()))
     environment = throttle.child_environment(threads=threads, home=settings.home)
     with tempfile.TemporaryDirectory(prefix="ggufy-measure-") as folder:
-        how = How(
+        config = EvaluationConfig(
             text=text,
             folder=Path(folder),
             llama=llama,
@@ -121,7 +121,7 @@ def measured_harmless(base: Path, llama: Llama, settings: Settings, *, text: Pat
             threads=threads,
             chunks=chunks,
         )
-        return harmless(Mixer(base=base, imatrix_path=None, how=how))
+        return harmless(RecipeSearch(base=base, imatrix_path=None, config=config))
 
 
 def recipe_lines(base: Path, llama: Llama, settings: Settings) -> list[str]:

@@ -14,8 +14,8 @@ from ggufy.core.words import human_size
 from ggufy.formats.gguf import read_head
 from ggufy.llama.install import Llama
 from ggufy.records.store import STATE_REPO
-from ggufy.steps.comparable import check_models
-from ggufy.steps.evaluate import How, check_text, evaluate
+from ggufy.steps.evaluate import EvaluationConfig, check_text, evaluate
+from ggufy.steps.same_model import check_models
 from ggufy.system import resources as throttle
 from ggufy.system.settings import Settings
 from ggufy.texts.calibration import ensure_texts, texts_named
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace, settings: Settings, get_llama: Callable[[Setti
     text = args.text or ensure_texts(settings.cache).evaluation
     threads = args.threads or settings.threads or throttle.default_threads(throttle.allowed_cpus())
     line = Line(shown=not args.json, verb="measuring ")
-    how = How(
+    config = EvaluationConfig(
         text=text,
         folder=settings.out / STATE_REPO / "evaluations",
         environment=throttle.child_environment(threads=threads, home=settings.home),
@@ -41,11 +41,11 @@ def run(args: argparse.Namespace, settings: Settings, get_llama: Callable[[Setti
         calibrations=_calibrations(args.quants, settings.cache),
         report=line,
     )
-    check_text(how)
-    how = dataclasses.replace(how, llama=get_llama(settings))
+    check_text(config)
+    config = dataclasses.replace(config, llama=get_llama(settings))
     with stoppable() as stopped:
         try:
-            found = evaluate(args.base, args.quants, dataclasses.replace(how, stopped=stopped.is_set))
+            found = evaluate(args.base, args.quants, dataclasses.replace(config, stopped=stopped.is_set))
         finally:
             line.clear()
     if args.json:

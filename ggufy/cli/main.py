@@ -41,10 +41,10 @@ from ggufy.system.settings import Settings, prepare_process, redraws
 from ggufy.system.user_paths import user_path
 
 if TYPE_CHECKING:
-    from ggufy.jobs.request import Wish
+    from ggufy.jobs.request import JobOptions
     from ggufy.jobs.runner import Runner
-    from ggufy.jobs.workspace import Connection
-    from ggufy.records.run_state import Live
+    from ggufy.jobs.workspace import Workspace
+    from ggufy.records.run_state import RunState
 
 
 _LEAVE_S, _SAVE_S = 2.0, 60.0  # that an end waits for the Hub: after Ctrl-C, and when all is done
@@ -188,14 +188,14 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_quantize(args: argparse.Namespace, settings: Settings) -> int:
-    from ggufy.jobs.request import Wish  # these two load the Hub's client, which other commands do without
+    from ggufy.jobs.request import JobOptions  # these two load the Hub's client, which other commands do without
     from ggufy.jobs.runner import Runner
 
     settings = _with_options(settings, args)
     if args.chunks < 0:
         raise UsageError("--chunks is negative: give a number of chunks, or 0 for the whole text.")
     targets = tuple(word for text in args.target or () for word in parse_words(text))
-    wish = Wish(
+    options = JobOptions(
         source=args.source,
         quant_types=parse_types(args.types or ("none" if targets else "recommended")),
         targets=targets,
@@ -215,10 +215,10 @@ def run_quantize(args: argparse.Namespace, settings: Settings) -> int:
         mix=args.mix,
     )
     llama = _llama(settings)
-    with _connected(settings) as connection:
-        wish = replace(wish, owner=connection.owner)
-        runner = Runner(settings=settings, llama=llama, threads=args.threads, connection=connection)
-        done = [_run_job(runner, _pinned(wish, settings, quiet=args.json), quiet=args.json)]
+    with _connected(settings) as workspace:
+        options = replace(options, owner=workspace.owner)
+        runner = Runner(settings=settings, llama=llama, threads=args.threads, workspace=workspace)
+        done = [_run_job(runner, _pinned(options, settings, quiet=args.json), quiet=args.json)]
     return _finish(done, runner, as_json=args.json)
 
 
@@ -226,18 +226,18 @@ def run_resume(args: argparse.Namespace, settings: Settings) -> int:
     from ggufy.jobs.runner import Runner
 
     settings = _with_options(settings, args)
-    with _connected(settings) as connection:
-        unfinished = [job for job in connection.records.all() if job.unfinished]
-        waiting = [job for job in unfinished if connection.ours(job)]
+    with _connected(settings) as workspace:
+        unfinished = [job for job in workspace.records.all() if job.unfinished]
+        waiting = [job for job in unfinished if workspace.ours(job)]
         if len(waiting) < len(unfinished):
-            other = "--hub local" if connection.hub else "--hub hf"
+            other = "--hub local" if workspace.hub else "--hub hf"
             print(
                 f"{len(unfinished) - len(waiting)} jobs go elsewhere: `resume {other}` continues them", file=sys.stderr
             )
         if not waiting:
             print(json.dumps({"jobs": []}) if args.json else "nothing to resume.")
             return 0
-        runner = Runner(settings=settings, llama=_llama(settings), threads=args.threads, connection=connection)
+        runner = Runner(settings=settings, llama=_llama(settings), threads=args.threads, workspace=workspace)
         done = [_run_job(runner, job, quiet=args.json) for job in waiting]
     return _finish(done, runner, as_json=args.json)
 
@@ -271,7 +271,7 @@ def run_mix(args: argparse.Namespace, settings: Settings) -> int:
 def _base_and_imatrix(args: argparse.Namespace, settings: Settings, llama: Llama) -> tuple[Path, Path | None]:
     """What a mix is made from: the files given, or made as `quantize` makes them."""
     from ggufy.formats.gguf import read_head
-    from ggufy.jobs.request import Wish
+    from ggufy.jobs.request import JobOptions
     from ggufy.jobs.runner import Runner
     from ggufy.sources.gguf_model import check_model
 
@@ -281,12 +281,12 @@ def _base_and_imatrix(args: argparse.Namespace, settings: Settings, llama: Llama
         return base, None if args.imatrix == "none" else user_path(args.imatrix)
     out: Path | None = args.out.parent if args.out and args.out.suffix == ".gguf" else args.out
     settings = settings.having(out=out, hub="local")
-    wish = Wish(
+    options = JobOptions(
         source=args.source, quant_types=(), imatrix=args.imatrix, evaluate=False, vocab=args.vocab, name=args.name
     )
-    with _connected(settings) as connection:
-        runner = Runner(settings=settings, llama=llama, threads=args.threads, connection=connection)
-        job, _ = _run_job(runner, _pinned(wish, settings, quiet=args.json), quiet=args.json)
+    with _connected(settings) as workspace:
+        runner = Runner(settings=settings, llama=llama, threads=args.threads, workspace=workspace)
+        job, _ = _run_job(runner, _pinned(options, settings, quiet=args.json), quiet=args.json)
     if job.status != Status.DONE:
         raise GgufyError(job.error or "the base GGUF could not be made: run the same command again.")
     folder = runner.folder(job)
@@ -368,20 +368,20 @@ def _llama(settings: Settings) -> Llama:
 
 
 @contextlib.contextmanager
-def _connected(settings: Settings) -> Iterator[Connection]:
+def _connected(settings: Settings) -> Iterator[Workspace]:
     """The places where jobs and results go, ours until the block ends; SIGTERM ends it as Ctrl-C does."""
     from ggufy.jobs.workspace import connect
 
-    connection = connect(settings)
+    workspace = connect(settings)
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     wait_s = _LEAVE_S
     try:
-        connection.start()
-        connection.acquire(say=_say)
-        yield connection
+        workspace.start()
+        workspace.acquire(say=_say)
+        yield workspace
         wait_s = _SAVE_S
     finally:
-        connection.close(wait_s)
+        workspace.close(wait_s)
         signal.signal(signal.SIGTERM, previous)
 
 
@@ -390,23 +390,23 @@ def _say(reason: str) -> None:
         print(f"ggufy: waiting: {reason}", file=sys.stderr)
 
 
-def _pinned(wish: Wish, settings: Settings, *, quiet: bool) -> Job:
+def _pinned(options: JobOptions, settings: Settings, *, quiet: bool) -> Job:
     """The job that is wished for, with what is read for it in sight."""
     from ggufy.jobs.request import Watch, make_job
 
     line = Line(shown=not quiet)
     try:
-        return make_job(wish, settings, Watch(report=line))
+        return make_job(options, settings, Watch(report=line))
     finally:
         line.clear()
 
 
-def _run_job(runner: Runner, job: Job, *, quiet: bool) -> tuple[Job, Live]:
+def _run_job(runner: Runner, job: Job, *, quiet: bool) -> tuple[Job, RunState]:
     """Runs the job; Ctrl-C and SIGTERM end it in good order, and nothing is lost."""
-    from ggufy.records.run_state import Live, Stop
+    from ggufy.records.run_state import RunState, Stop
 
     with stoppable() as stopped:
-        live = Live(stop=Stop(shutdown=stopped))
+        live = RunState(stop=Stop(shutdown=stopped))
         if quiet:
             return runner.run(job, live), live
         where = job.request.repo_id or runner.folder(job)
@@ -416,7 +416,7 @@ def _run_job(runner: Runner, job: Job, *, quiet: bool) -> tuple[Job, Live]:
             return runner.run(job, live), live
 
 
-def _finish(done: list[tuple[Job, Live]], runner: Runner, *, as_json: bool) -> int:
+def _finish(done: list[tuple[Job, RunState]], runner: Runner, *, as_json: bool) -> int:
     records: list[dict[str, Any]] = []
     for job, live in done:
         folder = runner.folder(job)

@@ -32,7 +32,7 @@ from ggufy.system.settings import Settings
 from ggufy.system.user_paths import user_path
 
 if TYPE_CHECKING:
-    from ggufy.steps.mix import Mix, Mixer
+    from ggufy.steps.recipe_search import FoundRecipe, RecipeSearch
 
 Prepare = Callable[[argparse.Namespace, Settings, Llama], tuple[Path, Path | None]]
 _CLOSE = 0.005  # a file that is smaller than asked for by more than this part gets a note
@@ -69,8 +69,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], ru
 
 def run(args: argparse.Namespace, settings: Settings, get_llama: Callable[[Settings], Llama], prepare: Prepare) -> str:
     """Makes the file; what goes to stdout. `prepare` makes base GGUF and imatrix of a source that is neither."""
-    from ggufy.steps.mix import Mixer  # noqa: PLC0415 - loads the Hub's client, which other commands do without
-    from ggufy.steps.to_order import LOCK_NAME  # noqa: PLC0415
+    from ggufy.steps.recipe_search import RecipeSearch  # noqa: PLC0415 - loads the Hub's client, which other commands do without
+    from ggufy.steps.target_size import LOCK_NAME  # noqa: PLC0415
 
     began = time.monotonic()
     target = targets.parse(size=args.target_size, bpw=args.target_bpw, memory=args.fit_memory)
@@ -78,15 +78,15 @@ def run(args: argparse.Namespace, settings: Settings, get_llama: Callable[[Setti
     llama = get_llama(settings)
     with stoppable() as stopped:
         base, imatrix = prepare(args, settings, llama)
-        how = _how(args, settings, llama, imatrix, stopped, base)
+        config = _evaluation_config(args, settings, llama, imatrix, stopped, base)
         message = f"another run works on {base.name}: wait for it to end."
-        with lock(how.folder / LOCK_NAME, 2.0, message):
-            mixer = Mixer(base=base, imatrix_path=imatrix, how=how)
+        with lock(config.folder / LOCK_NAME, 2.0, message):
+            recipe_search = RecipeSearch(base=base, imatrix_path=imatrix, config=config)
             try:
-                record = _made(args, mixer, target, like)
+                record = _made(args, recipe_search, target, like)
             finally:
-                mixer.close()
-                how.report.clear()
+                recipe_search.close()
+                config.report.clear()
     record["seconds"] = round(time.monotonic() - began, 1)
     return json.dumps(record, indent=2, ensure_ascii=False) if args.json else shown(record)
 
@@ -103,29 +103,33 @@ def _like(args: argparse.Namespace, target: targets.Target | None) -> str:
     return like
 
 
-def _made(args: argparse.Namespace, mixer: Mixer, target: targets.Target | None, like: str) -> dict[str, Any]:
-    from ggufy.steps import to_order  # noqa: PLC0415
+def _made(
+    args: argparse.Namespace, recipe_search: RecipeSearch, target: targets.Target | None, like: str
+) -> dict[str, Any]:
+    from ggufy.steps import target_size as to_order  # noqa: PLC0415
 
     if target is None:
-        size = mixer.stock_size(like)
+        size = recipe_search.stock_size(like)
         target = targets.Target(kind=targets.SIZE, amount=size, text=like)
     if args.out and args.out.suffix == ".gguf":
-        _check_free(args.out, mixer)
-    found = to_order.sized(mixer, target, args.mode, like=like, prune=args.prune)
+        _check_free(args.out, recipe_search)
+    found = to_order.sized(recipe_search, target, args.mode, like=like, prune=args.prune)
     label = targets.like_label(like) if like else f"{target.text}-{found.label}{targets.SUFFIX}"
-    out: Path = args.out or mixer.base.parent
-    out = out if out.suffix == ".gguf" else out / f"{_stem(args.name or mixer.base.stem)}-{label}.gguf"
-    mixer.make(found.mix, out, found.facts, found.label)
-    return _record(mixer, found.mix, out, target, found.limit)
+    out: Path = args.out or recipe_search.base.parent
+    out = out if out.suffix == ".gguf" else out / f"{_stem(args.name or recipe_search.base.stem)}-{label}.gguf"
+    recipe_search.make(found.mix, out, found.facts, found.label)
+    return _record(recipe_search, found.mix, out, target, found.limit)
 
 
-def _record(mixer: Mixer, mix: Mix, out: Path, target: targets.Target, limit: int) -> dict[str, Any]:
+def _record(
+    recipe_search: RecipeSearch, mix: FoundRecipe, out: Path, target: targets.Target, limit: int
+) -> dict[str, Any]:
     head = read_head(out)
     blocks = [t for name, t in head.tensors.items() if name not in _EMBEDDING_AND_HEAD]
-    chosen = {name: head.tensors[name].type for name in mixer.analysis.losses}
+    chosen = {name: head.tensors[name].type for name in recipe_search.analysis.losses}
     proxies = {
         name: {"type": chosen[name], "coarse": p.coarse, "fine": p.fine, "kurtosis": p.kurtosis}
-        for name, p in mixer.analysis.proxies.items()
+        for name, p in recipe_search.analysis.proxies.items()
     }
     quantized = {name: kind for name, kind in chosen.items() if kind not in UNQUANTIZED}
     codebook = [name for name, kind in quantized.items() if is_codebook(kind)]
@@ -142,11 +146,11 @@ def _record(mixer: Mixer, mix: Mix, out: Path, target: targets.Target, limit: in
         "kld": mix.kld,
         "compared_with": mix.compared,
         "compared_kld": mix.stock_kld,
-        "measured": mixer.divergence.measured,
+        "measured": recipe_search.divergence.measured,
         "types": dict(Counter(t.type for t in head.tensors.values()).most_common()),
         "scalar": len(quantized) - len(codebook),
         "codebook": len(codebook),
-        "frontier": [] if mix.mode == targets.FAST else mixer.frontier(mix.mode),
+        "frontier": [] if mix.mode == targets.FAST else recipe_search.frontier(mix.mode),
         "sensitivities": dict(mix.sensitivities),
         "proxies": proxies,
         "recipe": dict(sorted(chosen.items())),
@@ -175,7 +179,7 @@ def shown(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _how(
+def _evaluation_config(
     args: argparse.Namespace,
     settings: Settings,
     llama: Llama,
@@ -183,15 +187,15 @@ def _how(
     stopped: threading.Event,
     base: Path,
 ) -> Any:
-    from ggufy.steps.evaluate import How, check_text  # noqa: PLC0415
-    from ggufy.steps.to_order import calibrations_of, folder_of  # noqa: PLC0415
+    from ggufy.steps.evaluate import EvaluationConfig, check_text  # noqa: PLC0415
+    from ggufy.steps.target_size import calibrations_of, folder_of  # noqa: PLC0415
     from ggufy.texts.calibration import ensure_texts  # noqa: PLC0415
 
     threads = args.threads or settings.threads or throttle.default_threads(throttle.allowed_cpus())
     line = Line(shown=not args.json)
     what = f"reading {base.name}"
     digest = sha256(base, lambda done: line(what, done / base.stat().st_size), stopped=stopped.is_set)
-    how = How(
+    config = EvaluationConfig(
         text=args.text or ensure_texts(settings.cache, stopped=stopped.is_set).probe,
         folder=folder_of(settings, digest),
         environment=throttle.child_environment(threads=threads, home=settings.home),
@@ -203,8 +207,8 @@ def _how(
         report=line,
         stopped=stopped.is_set,
     )
-    check_text(how)
-    return how
+    check_text(config)
+    return config
 
 
 def _stem(name: str) -> str:
@@ -213,11 +217,11 @@ def _stem(name: str) -> str:
     return model_name(name)
 
 
-def _check_free(out: Path, mixer: Mixer) -> None:
+def _check_free(out: Path, recipe_search: RecipeSearch) -> None:
     """Only what this command has made before is replaced."""
     if not out.exists():
         return
-    mine = (mixer.base, mixer.imatrix_path)
+    mine = (recipe_search.base, recipe_search.imatrix_path)
     if not any(path and path.exists() and path.samefile(out) for path in mine):
         with contextlib.suppress(SourceError):
             if out.stem.endswith(targets.SUFFIX) or "ggufy.target" in read_head(out).metadata:

@@ -117,7 +117,7 @@ def kind_of(value: object) -> str:
     return "tensor" if isinstance(value, PickledTensor) else type(value).__name__.strip("_").lower()
 
 
-class Machine:
+class PickleMachine:
     """Carries out one pickle: a stack, the places marked in it, and a memory of numbered values."""
 
     def __init__(self, name: str):

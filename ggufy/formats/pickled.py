@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from ggufy.core.errors import CheckpointError
-from ggufy.formats.pickle_machine import AGAIN, Machine, PickledTensor, Storage, kind_of, shown
+from ggufy.formats.pickle_machine import AGAIN, PickledTensor, PickleMachine, Storage, kind_of, shown
 
 _LONGEST_LIST = 2_000_000  # bytes of data.pkl; RWKV-7 of 14B parameters has about 300 kB
 _ZIP_MAGIC = b"PK\x03\x04"
@@ -74,7 +74,7 @@ def read_archive(file: BinaryIO, name: str) -> Archive:
         raise CheckpointError(f"{name} is cut short or damaged: {AGAIN}.") from error
     if len(pickled) > _LONGEST_LIST:
         raise CheckpointError(f"{name} lists more tensors than any RWKV has: choose an RWKV-6 or RWKV-7 .pth.")
-    machine = Machine(name)
+    machine = PickleMachine(name)
     tensors = _named_tensors(machine.run(pickled), name)
     records = {
         storage.key: _record(entries.get(f"{root}/data/{storage.key}"), storage, ends, name)

@@ -5,9 +5,9 @@ local header, whose length only the header itself tells, so a record is fetched 
 pieces of PIECE bytes; at most AHEAD bytes wait to be used. Nothing is written to the disk.
 
 What is checked, since the sha256 of a whole file cannot be without reading all of it in order: every answer's version,
-size and place (see pinned.py), and the CRC-32 of every record that passes from its first byte to its last. A record
-that no single tensor covers (a storage that several tensors share, a view of something larger) and a record whose
-CRC-32 torch was told not to compute (it is 0 then) rest on version, size and place alone.
+size and place (see net/verified_file.py), and the CRC-32 of every record that passes from its first byte to its last.
+A record that no single tensor covers (a storage that several tensors share, a view of something larger) and a record
+whose CRC-32 torch was told not to compute (it is 0 then) rest on version, size and place alone.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ggufy.core.errors import CannotStream, CheckpointError, SourceError
 from ggufy.core.job import Source
 from ggufy.formats.pickle_machine import PickledTensor
 from ggufy.formats.pickled import Archive, Record, read_archive
-from ggufy.net.verified_file import PinnedFile
+from ggufy.net.verified_file import VerifiedHttpFile
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -51,7 +51,7 @@ _DTYPES = {
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WantedTensor:
     """A tensor to be streamed."""
 
     name: str
@@ -64,7 +64,7 @@ class StreamedCheckpoint:
     `shapes` and `dtypes` are known at once; `received` and `requests` count bytes and answers, the index included.
     """
 
-    def __init__(self, file: PinnedFile, archive: Archive, source: Source):
+    def __init__(self, file: VerifiedHttpFile, archive: Archive, source: Source):
         self.name, self.source = file.name, source
         self.shapes = {name: tensor.shape for name, tensor in archive.tensors.items()}
         self.dtypes = {name: _DTYPES[tensor.dtype] for name, tensor in archive.tensors.items()}
@@ -79,10 +79,10 @@ class StreamedCheckpoint:
     def requests(self) -> int:
         return self._file.requests
 
-    def stream(self, wanted: Iterable[Wanted]) -> Generator[torch.Tensor, None, None]:
+    def stream(self, wanted: Iterable[WantedTensor]) -> Generator[torch.Tensor, None, None]:
         """The tensors in the order given, once; pieces of a tensor together are its values in order. To be closed.
 
-        Raises SourceError when a record arrives damaged or cannot be had, else as `PinnedFile.read`.
+        Raises SourceError when a record arrives damaged or cannot be had, else as `VerifiedHttpFile.read`.
         """
         first, second = itertools.tee(wanted)
         with contextlib.closing(self._prefetched(part for want in first for part in self._parts(want))) as pieces:
@@ -109,7 +109,7 @@ class StreamedCheckpoint:
             self._file.close()
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _parts(self, want: Wanted) -> Iterator[tuple[int, int]]:
+    def _parts(self, want: WantedTensor) -> Iterator[tuple[int, int]]:
         """The parts of the file to fetch for one tensor."""
         tensor = self._archive.tensors[want.name]
         record = self._archive.records[tensor.key]
@@ -135,7 +135,7 @@ class StreamedCheckpoint:
             raise CheckpointError(f"{self.name} is damaged (a record's header makes no sense): choose another one.")
         return size
 
-    def _values(self, want: Wanted, pieces: Iterator[bytearray]) -> Iterator[torch.Tensor]:
+    def _values(self, want: WantedTensor, pieces: Iterator[bytearray]) -> Iterator[torch.Tensor]:
         """One tensor from the bytes of its parts."""
         tensor = self._archive.tensors[want.name]
         in_pieces = want.pieces and tensor.contiguous
@@ -193,7 +193,7 @@ def open_streamed(
     """
     if not source.can_stream:
         raise CannotStream(f"{source.path} cannot be checked piece by piece.")
-    file = PinnedFile(source, token=token, endpoint=endpoint, stopped=stopped)
+    file = VerifiedHttpFile(source, token=token, endpoint=endpoint, stopped=stopped)
     archive = read_archive(cast(BinaryIO, _Index(file)), file.name)
     return StreamedCheckpoint(file, archive, source)
 
@@ -207,7 +207,7 @@ def _span(tensor: PickledTensor) -> tuple[int, int]:
 class _Index(io.RawIOBase):
     """The remote file as zipfile wants it: seekable; blocks of it are kept."""
 
-    def __init__(self, file: PinnedFile):
+    def __init__(self, file: VerifiedHttpFile):
         super().__init__()
         self._file, self._position = file, 0
         self._blocks: dict[int, bytearray] = {}

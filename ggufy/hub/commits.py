@@ -20,11 +20,11 @@ from huggingface_hub.hf_api import RepoFile
 from ggufy.core.errors import HubAway, HubError, RepoMissing, StaleParent
 from ggufy.core.names import RepoKind
 from ggufy.hub import xet
-from ggufy.hub.budget import CommitBudget
+from ggufy.hub.commit_rate import CommitBudget
 from ggufy.hub.protocol import Content, RemoteFile, Staged
 from ggufy.net.hub_errors import is_passing, quota_wait_s, status_of
 from ggufy.net.hub_private import build_hf_headers, fetch_upload_modes, is_xet_available
-from ggufy.net.session import FAILURES, backoff_s, check_stopped, patiently, pause, reason
+from ggufy.net.session import FAILURES, backoff_s, check_stopped, pause, reason, with_retries
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ class Commit:
         def call() -> str | None:
             return self.api.repo_info(self.repo_id, repo_type=self.kind).sha
 
-        if (head := patiently(call, tries=self.tries, stopped=self.stopped)) is None:
+        if (head := with_retries(call, tries=self.tries, stopped=self.stopped)) is None:
             raise RepoMissing(f"{self.repo_id} holds nothing on the Hub: delete it there, it is made again.")
         return head
 
@@ -174,7 +174,7 @@ class Commit:
             found = self.api.get_paths_info(self.repo_id, paths, repo_type=self.kind, revision=commit)
             return {file.path: remote_file(file) for file in found if isinstance(file, RepoFile)}
 
-        return patiently(call, tries=self.tries, stopped=self.stopped)
+        return with_retries(call, tries=self.tries, stopped=self.stopped)
 
 
 def remote_file(file: RepoFile) -> RemoteFile:

@@ -19,13 +19,13 @@ from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-def
 
 from ggufy.core.errors import HubError, StaleParent, TokenError
 from ggufy.core.names import RepoKind
-from ggufy.hub.budget import CommitBudget
+from ggufy.hub.commit_rate import CommitBudget
 from ggufy.hub.commits import Commit, remote_file
 from ggufy.hub.protocol import Content, RemoteFile, Staged, check_path, is_listed
 from ggufy.net.hub_errors import hub_errors, status_of
 from ggufy.net.hub_private import build_hf_headers, hf_raise_for_status
 from ggufy.net.ranges import RangedFile, fetch
-from ggufy.net.session import ASK_TRIES, patiently, use_timeouts
+from ggufy.net.session import ASK_TRIES, use_timeouts, with_retries
 from ggufy.system.clock import never
 from ggufy.system.files import DOWNLOAD_SUFFIX, partial
 
@@ -225,7 +225,7 @@ class HuggingFaceHub:
         return build_hf_headers(token=self._api.token)
 
     def _patiently(self, call: Callable[[], T]) -> T:
-        return patiently(call, tries=self._tries)
+        return with_retries(call, tries=self._tries)
 
 
 def _listed(file: RepoSibling) -> RemoteFile:

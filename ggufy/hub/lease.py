@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 
 from ggufy.core.errors import GgufyError, HubAway, LeaseLost, RepoMissing, StaleParent
 from ggufy.core.names import RepoKind
-from ggufy.hub.holder import Holder, boot_clock, identity, is_gone
+from ggufy.hub.lease_record import LeaseRecord, boot_clock, identity, process_is_dead
 from ggufy.hub.protocol import Content, Hub
 
 logger = logging.getLogger(__name__)
@@ -58,12 +58,12 @@ class Lease:
         self.boot_id = secrets.token_hex(16)
         self._clock, self._now = clock, now
         self._process = identity() if process is None else process
-        self._own: Holder | None = None  # what we wrote last
+        self._own: LeaseRecord | None = None  # what we wrote last
         self._head = ""  # the state repo's newest commit, as far as we know
         self._written = float("-inf")  # by our clock: when the last write that got through was begun
         self._lost = ""  # why we hold it no more
         self._seen: tuple[str, float] = ("", 0.0)  # another's nonce, and when it was first seen
-        self.other: Holder | None = None  # who holds it instead, for people
+        self.other: LeaseRecord | None = None  # who holds it instead, for people
 
     # ---- holding it
 
@@ -131,7 +131,7 @@ class Lease:
         later, whether the commit was made or not.
         """
         self.check_taken()
-        self._write(self._own or Holder(), add or {}, delete=delete, message=message, urgent=urgent)
+        self._write(self._own or LeaseRecord(), add or {}, delete=delete, message=message, urgent=urgent)
 
     def renew(self) -> None:
         """Writes the lease anew, unless another commit has just done so. Errors as for `commit`."""
@@ -177,20 +177,20 @@ class Lease:
             self.commit(message="renew the lease", urgent=True)
         return self.held
 
-    def _read(self, head: str) -> Holder:
-        return Holder.from_bytes(self.hub.read(self.repo_id, LEASE_FILE, kind=KIND, at=head))
+    def _read(self, head: str) -> LeaseRecord:
+        return LeaseRecord.from_bytes(self.hub.read(self.repo_id, LEASE_FILE, kind=KIND, at=head))
 
-    def _may_take(self, found: Holder) -> bool:
-        if found.boot_id in ("", self.boot_id) or is_gone(found.process):
+    def _may_take(self, found: LeaseRecord) -> bool:
+        if found.boot_id in ("", self.boot_id) or process_is_dead(found.process):
             return True
         if found.nonce != self._seen[0]:
             self._seen = (found.nonce, self._clock())
         return self._clock() >= self._seen[1] + min(max(found.expires_s, _SHORTEST_S), _LONGEST_S)
 
-    def _take(self, head: str, found: Holder, least_term: int) -> None:
+    def _take(self, head: str, found: LeaseRecord, least_term: int) -> None:
         if found.boot_id not in ("", self.boot_id):
             logger.warning("taking over the lease of a runner that was last heard of at %s", found.renewed)
-        own = Holder(
+        own = LeaseRecord(
             boot_id=self.boot_id,
             since=self._now().isoformat(timespec="seconds"),
             expires_s=self.expires_s,
@@ -204,7 +204,7 @@ class Lease:
 
     def _write(
         self,
-        record: Holder,
+        record: LeaseRecord,
         add: Mapping[str, Content],
         *,
         delete: Collection[str] = (),
@@ -221,7 +221,7 @@ class Lease:
 
     def _write_once(
         self,
-        record: Holder,
+        record: LeaseRecord,
         add: Mapping[str, Content],
         *,
         delete: Collection[str] = (),

@@ -1,4 +1,4 @@
-"""What the program asks of a hub; local.py does it with folders, huggingface.py with repos on the Hugging Face Hub.
+"""What the program asks of a hub; huggingface.py does it with repos on the Hugging Face Hub.
 
 A repo is named `owner/name` and is of a kind. It changes by commits: some files added or replaced, some deleted, all
 at once. Each commit has an id; who names the id that was seen last as `parent` is refused (StaleParent) if somebody

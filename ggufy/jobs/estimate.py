@@ -34,7 +34,7 @@ from ggufy.steps.forecast import (
     predictions_bytes,
     target_sizes,
 )
-from ggufy.steps.to_order import recipes_measured
+from ggufy.steps.target_size import recipes_measured
 from ggufy.system import resources as throttle
 from ggufy.system.files import free_bytes
 from ggufy.system.settings import Settings
@@ -51,7 +51,7 @@ class Preview:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class EstimateOptions:
     """What of the form decides the cost."""
 
     quant_types: tuple[str, ...]
@@ -112,7 +112,9 @@ def _name(report: Report) -> str:
     return model_name(Path(report.path).stem)
 
 
-def cost(found: Preview, order: Order, settings: Settings, *, where: str, account: str, threads: int) -> Cost | None:
+def cost(
+    found: Preview, order: EstimateOptions, settings: Settings, *, where: str, account: str, threads: int
+) -> Cost | None:
     """What a job with these types would take; None where sizes are not known."""
     if found.sizes is None:
         return None
@@ -139,7 +141,7 @@ def cost(found: Preview, order: Order, settings: Settings, *, where: str, accoun
     )
 
 
-def _seconds(report: Report, sizes: JobForecast, order: Order, *, threads: int) -> float:
+def _seconds(report: Report, sizes: JobForecast, order: EstimateOptions, *, threads: int) -> float:
     request = Request(
         name="model",
         source=Source(kind=report.kind, path=report.path, size=report.size, sha256=""),
@@ -162,7 +164,7 @@ def _seconds(report: Report, sizes: JobForecast, order: Order, *, threads: int) 
     return sum(model_seconds(step, load) for step in plan(request) if step.kind not in (DOWNLOAD, UPLOAD))
 
 
-def _labels(sizes: JobForecast, order: Order) -> tuple[str, ...]:
+def _labels(sizes: JobForecast, order: EstimateOptions) -> tuple[str, ...]:
     """Raises UsageError for what is no size."""
     weights = sizes.weights
     return tuple(dict.fromkeys(label(parse_word(word), weights=weights, head=0) for word in order.targets))

@@ -19,7 +19,7 @@ from ggufy.core.job import RESTING, Job, Status
 from ggufy.core.progress import Snapshot
 from ggufy.jobs.runner import Runner
 from ggufy.records.records import JobRecords
-from ggufy.records.run_state import Live
+from ggufy.records.run_state import RunState
 
 logger = logging.getLogger(__name__)
 _BUSY_S = 5.0  # between looks at a folder that another process works in
@@ -42,9 +42,9 @@ class Worker:
         self.records = records
         self._wanted = wanted  # which unfinished jobs are taken up again
         self._make_runner = make_runner
-        self._queue: deque[tuple[Job, Live]] = deque()
-        self._live: dict[str, Live] = {}  # waiting and running jobs
-        self._running: Live | None = None
+        self._queue: deque[tuple[Job, RunState]] = deque()
+        self._live: dict[str, RunState] = {}  # waiting and running jobs
+        self._running: RunState | None = None
         self._changed = threading.Condition()
         self._shutdown = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="ggufy-worker", daemon=True)
@@ -59,7 +59,7 @@ class Worker:
         with self._changed:
             if (live := self._live.get(job.id)) and not live.stop.by_user:
                 return self.records.latest(job.id) or job
-            queued, live = self.records.queue(job, (fresh := Live()).run_id), fresh
+            queued, live = self.records.queue(job, (fresh := RunState()).run_id), fresh
             self._enqueue(queued, live)
             return queued
 
@@ -90,7 +90,7 @@ class Worker:
         """All job records, oldest first."""
         return self.records.all()
 
-    def live(self, job_id: str) -> Live | None:
+    def live(self, job_id: str) -> RunState | None:
         """What is known of a queued or running job; None for any other."""
         return self._live.get(job_id)
 
@@ -113,7 +113,7 @@ class Worker:
                 if live.stop.by_user:  # its run has not come to that: it may hang in a call to a silent server
                     self.records.decide(job_id, live.stop.status)
 
-    def _unless_running(self, job_id: str, live: Live, status: Status) -> None:
+    def _unless_running(self, job_id: str, live: RunState, status: Status) -> None:
         """Ends a job whose turn has not come; one that runs is ended by its run."""
         if live is not self._running:
             del self._live[job_id]
@@ -124,18 +124,18 @@ class Worker:
         with self._changed:
             taken = [job for job in unfinished if job.id not in self._live]
             for job in taken:
-                self._enqueue(job, live := Live())
+                self._enqueue(job, live := RunState())
                 self.records.expect(job.id, live.run_id)
             return taken
 
-    def _enqueue(self, job: Job, live: Live) -> None:
+    def _enqueue(self, job: Job, live: RunState) -> None:
         if self._shutdown.is_set():
             live.stop.shutdown.set()
         self._live[job.id] = live
         self._queue.append((job, live))
         self._changed.notify_all()
 
-    def _next(self) -> tuple[Job, Live] | None:
+    def _next(self) -> tuple[Job, RunState] | None:
         """The next job, which runs from now on; None when the program ends."""
         with self._changed:
             while not self._shutdown.is_set():
@@ -157,7 +157,7 @@ class Worker:
         except Cancelled:
             logger.info("shut down before llama.cpp was ready")
 
-    def _run(self, runner: Runner, job: Job, live: Live) -> None:
+    def _run(self, runner: Runner, job: Job, live: RunState) -> None:
         again = ""
         try:
             ended = runner.run(job, live)
@@ -172,7 +172,7 @@ class Worker:
         finally:
             self._forget(job, live, again)
 
-    def _forget(self, job: Job, live: Live, waits_for: str) -> None:
+    def _forget(self, job: Job, live: RunState, waits_for: str) -> None:
         """After a run: the job is queued once more if it waits for something."""
         with self._changed:
             self._running = None

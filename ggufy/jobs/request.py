@@ -40,7 +40,7 @@ _WORTH_A_WORD = 1 << 30  # bytes: reading less takes a moment
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class JobOptions:
     """What the user asked for, before anything is looked at."""
 
     source: str
@@ -78,36 +78,36 @@ class Watch:
         return sha256(path, report, stopped=self.stopped)
 
 
-def make_job(wish: Wish, settings: Settings, watch: Watch | None = None) -> Job:
+def make_job(options: JobOptions, settings: Settings, watch: Watch | None = None) -> Job:
     """Pins the wish. Raises a GgufyError, in one sentence, for anything that cannot work, and Cancelled soon after
     `watch.stopped()` turned true."""
     watch = watch or Watch()
-    if not wish.source.strip():
+    if not options.source.strip():
         raise UsageError("no source given: enter demo, a path, or owner/repo:file.pth.")
-    if wish.source == "demo":
-        return make_job(_demo_wish(wish), settings, watch)
-    settings = settings.for_strangers() if wish.by_stranger else settings
-    source = _source(wish.source, settings, watch)
-    looked = wish.targets or (source.kind == "gguf" and source.remote)
-    report = look(wish.source, settings, vocab=wish.vocab) if looked else None
-    stem = wish.name or file_stem(source.path, source.model_id, by_stranger=wish.by_stranger)
+    if options.source == "demo":
+        return make_job(_demo_wish(options), settings, watch)
+    settings = settings.for_strangers() if options.by_stranger else settings
+    source = _source(options.source, settings, watch)
+    looked = options.targets or (source.kind == "gguf" and source.remote)
+    report = look(options.source, settings, vocab=options.vocab) if looked else None
+    stem = options.name or file_stem(source.path, source.model_id, by_stranger=options.by_stranger)
     name = model_name(stem)
     request = Request(
         name=name,
-        repo_id=_repo_id(wish, stem),
-        private=wish.private and bool(wish.owner),
-        keep_card=wish.keep_card and bool(wish.owner),
-        by_stranger=wish.by_stranger,
+        repo_id=_repo_id(options, stem),
+        private=options.private and bool(options.owner),
+        keep_card=options.keep_card and bool(options.owner),
+        by_stranger=options.by_stranger,
         source=source,
-        quant_types=make_order(set(wish.quant_types)),
-        outtype=_outtype(wish, source),
-        mix=_mix(wish, source),
-        **_order_fields(wish, source, report),
-        **_imatrix_fields(wish, settings, watch),
-        **_vocab_fields(wish, source),
+        quant_types=make_order(set(options.quant_types)),
+        outtype=_outtype(options, source),
+        mix=_mix(options, source),
+        **_order_fields(options, source, report),
+        **_imatrix_fields(options, settings, watch),
+        **_vocab_fields(options, source),
     )
     _check_types(request)
-    request = replace(request, **_evaluation_fields(wish, request, settings, watch))
+    request = replace(request, **_evaluation_fields(options, request, settings, watch))
     return Job(request=request)
 
 
@@ -129,20 +129,20 @@ def file_stem(path: str, model_id: str, *, by_stranger: bool) -> str:
     return f"{account}-{Path(path).stem}" if by_stranger and account else Path(path).stem
 
 
-def _demo_wish(wish: Wish) -> Wish:
-    evaluate = True if wish.evaluate is None else wish.evaluate
-    return replace(wish, source=str(demo.CHECKPOINT), vocab=wish.vocab or str(demo.VOCAB), evaluate=evaluate)
+def _demo_wish(options: JobOptions) -> JobOptions:
+    evaluate = True if options.evaluate is None else options.evaluate
+    return replace(options, source=str(demo.CHECKPOINT), vocab=options.vocab or str(demo.VOCAB), evaluate=evaluate)
 
 
-def _repo_id(wish: Wish, stem: str) -> str:
-    if not wish.owner:
-        if wish.repo_id:
+def _repo_id(options: JobOptions, stem: str) -> str:
+    if not options.owner:
+        if options.repo_id:
             raise UsageError("--repo names a repo on the Hub: add --hub hf, or leave it out.")
         return ""
-    repo_id = wish.repo_id or f"{wish.owner}/{repo_name(stem)}"
+    repo_id = options.repo_id or f"{options.owner}/{repo_name(stem)}"
     if not is_repo_id(repo_id):
         raise UsageError(
-            f"{brief(repo_id)!r} is no name for a repo: give one such as {wish.owner}/my-model-GGUF with --repo."
+            f"{brief(repo_id)!r} is no name for a repo: give one such as {options.owner}/my-model-GGUF with --repo."
         )
     return repo_id
 
@@ -181,38 +181,38 @@ def _known_digest(path: Path, settings: Settings) -> str:
     return ""
 
 
-def _outtype(wish: Wish, source: Source) -> str:
-    if wish.outtype is not None and wish.outtype not in OUTTYPES:
-        raise UsageError(f"unknown outtype {brief(wish.outtype)!r}: one of {', '.join(OUTTYPES)}.")
+def _outtype(options: JobOptions, source: Source) -> str:
+    if options.outtype is not None and options.outtype not in OUTTYPES:
+        raise UsageError(f"unknown outtype {brief(options.outtype)!r}: one of {', '.join(OUTTYPES)}.")
     if source.kind != "gguf" or source.remote:
-        return wish.outtype or "f16"
+        return options.outtype or "f16"
     own = read_head(Path(source.path)).outtype
-    if wish.outtype not in (None, own):
-        raise UsageError(f"this GGUF is {own} and is taken as it is: leave --outtype {wish.outtype} out.")
+    if options.outtype not in (None, own):
+        raise UsageError(f"this GGUF is {own} and is taken as it is: leave --outtype {options.outtype} out.")
     return own
 
 
-def _mix(wish: Wish, source: Source) -> str:
-    if wish.mix not in mixes.KINDS:
-        raise UsageError(f"unknown mix {brief(wish.mix)!r}: one of {', '.join(mixes.KINDS)}.")
+def _mix(options: JobOptions, source: Source) -> str:
+    if options.mix not in mixes.KINDS:
+        raise UsageError(f"unknown mix {brief(options.mix)!r}: one of {', '.join(mixes.KINDS)}.")
     if source.kind == "gguf" and not source.remote and not mixes.is_rwkv(read_head(Path(source.path))):
         return mixes.STOCK
-    return wish.mix
+    return options.mix
 
 
-def _order_fields(wish: Wish, source: Source, report: Report | None) -> dict[str, Any]:
+def _order_fields(options: JobOptions, source: Source, report: Report | None) -> dict[str, Any]:
     """Sizes to order, by the labels that their files will have: these are not computed again."""
-    if wish.mode not in ("", *sizes.MODES):
-        raise UsageError(f"unknown mode {brief(wish.mode)!r}: one of {', '.join(sizes.MODES)}.")
-    targets = [sizes.parse_word(word) for word in wish.targets]
+    if options.mode not in ("", *sizes.MODES):
+        raise UsageError(f"unknown mode {brief(options.mode)!r}: one of {', '.join(sizes.MODES)}.")
+    targets = [sizes.parse_word(word) for word in options.targets]
     if not targets or report is None:
-        return {"mode": "" if wish.mode == sizes.FAST else wish.mode}
-    base = _base_size(wish, source, report)
+        return {"mode": "" if options.mode == sizes.FAST else options.mode}
+    base = _base_size(options, source, report)
     labels = dict.fromkeys(_label(target, report.parameters, base) for target in targets)
-    return {"targets": tuple(labels), "mode": wish.mode or sizes.STANDARD}
+    return {"targets": tuple(labels), "mode": options.mode or sizes.STANDARD}
 
 
-def _base_size(wish: Wish, source: Source, report: Report) -> int:
+def _base_size(options: JobOptions, source: Source, report: Report) -> int:
     """Bytes of the unquantized GGUF."""
     if source.kind == "gguf":
         return source.size
@@ -220,8 +220,8 @@ def _base_size(wish: Wish, source: Source, report: Report) -> int:
 
     with tempfile.TemporaryDirectory(prefix="ggufy-") as folder:
         skeleton = Path(folder) / "skeleton.gguf"
-        vocab = user_path(wish.vocab) if wish.vocab else None
-        write_skeleton_of(report.shapes, skeleton, outtype=wish.outtype or "f16", vocab=vocab, name="model")
+        vocab = user_path(options.vocab) if options.vocab else None
+        write_skeleton_of(report.shapes, skeleton, outtype=options.outtype or "f16", vocab=vocab, name="model")
         return skeleton.stat().st_size
 
 
@@ -239,15 +239,17 @@ def _label(target: sizes.Target, weights: int, base: int) -> str:
     return sizes.label(target, weights=weights, head=0)
 
 
-def _imatrix_fields(wish: Wish, settings: Settings, watch: Watch) -> dict[str, Any]:
-    if wish.imatrix == "none":
+def _imatrix_fields(options: JobOptions, settings: Settings, watch: Watch) -> dict[str, Any]:
+    if options.imatrix == "none":
         return {"imatrix": "none"}
-    if wish.imatrix == "auto":
-        text = calibration.pin_text(wish.calibration, settings.cache, token=settings.hf_token, stopped=watch.stopped)
-        return {"calibration": wish.calibration, "calibration_sha256": text.sha256, "chunks": wish.chunks}
-    path = user_file(wish.imatrix)
+    if options.imatrix == "auto":
+        text = calibration.pin_text(
+            options.calibration, settings.cache, token=settings.hf_token, stopped=watch.stopped
+        )
+        return {"calibration": options.calibration, "calibration_sha256": text.sha256, "chunks": options.chunks}
+    path = user_file(options.imatrix)
     if path is None:
-        raise CalibrationError(f"the imatrix {brief(wish.imatrix)} does not exist: give a file, auto or none.")
+        raise CalibrationError(f"the imatrix {brief(options.imatrix)} does not exist: give a file, auto or none.")
     with path.open("rb") as file:
         if file.read(4) != MAGIC:
             raise CalibrationError(
@@ -256,13 +258,13 @@ def _imatrix_fields(wish: Wish, settings: Settings, watch: Watch) -> dict[str, A
     return {"imatrix": "file", "imatrix_path": str(path), "imatrix_sha256": watch.sha256(path)}
 
 
-def _evaluation_fields(wish: Wish, request: Request, settings: Settings, watch: Watch) -> dict[str, Any]:
-    if not wish.evaluate:
+def _evaluation_fields(options: JobOptions, request: Request, settings: Settings, watch: Watch) -> dict[str, Any]:
+    if not options.evaluate:
         return {}
-    if wish.evaluation_chunks < 1:
+    if options.evaluation_chunks < 1:
         raise UsageError("the figures need at least one chunk of text: give a larger number of evaluation chunks.")
     text = calibration.pin_text(
-        wish.evaluation, settings.cache, token=settings.hf_token, use="evaluation", stopped=watch.stopped
+        options.evaluation, settings.cache, token=settings.hf_token, use="evaluation", stopped=watch.stopped
     )
     read = calibration.pinned(settings.cache, request.calibration_sha256) if request.imatrix == "auto" else None
     if read is not None:
@@ -271,20 +273,20 @@ def _evaluation_fields(wish: Wish, request: Request, settings: Settings, watch: 
         check_disjoint(text.path, calibration.ensure_texts(settings.cache, stopped=watch.stopped).probe)
     return {
         "evaluate": True,
-        "evaluation_text": wish.evaluation,
+        "evaluation_text": options.evaluation,
         "evaluation_sha256": text.sha256,
-        "evaluation_chunks": wish.evaluation_chunks,
+        "evaluation_chunks": options.evaluation_chunks,
     }
 
 
-def _vocab_fields(wish: Wish, source: Source) -> dict[str, Any]:
-    if wish.vocab is None:
+def _vocab_fields(options: JobOptions, source: Source) -> dict[str, Any]:
+    if options.vocab is None:
         return {}
     if source.kind == "gguf":
         raise UsageError("a GGUF carries its vocabulary: leave --vocab out.")
-    path = user_file(wish.vocab)
+    path = user_file(options.vocab)
     if path is None:
-        raise SourceError(f"the vocabulary {brief(wish.vocab)} does not exist: check the path given with --vocab.")
+        raise SourceError(f"the vocabulary {brief(options.vocab)} does not exist: check the path given with --vocab.")
     return {"vocab_path": str(path), "vocab_sha256": sha256(path)}
 
 

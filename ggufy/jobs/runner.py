@@ -1,4 +1,4 @@
-"""Runs one job to its end; worker.py runs the jobs of a queue in turn.
+"""Runs one job to its end; queue.py runs the jobs of a queue in turn.
 
     run(job)   is the lease ours? → lock the folder → what is due? → forecast, does it fit? → each due step → done
                what passes by itself is waited for; what only a person can help with pauses the job, any other error of
@@ -38,19 +38,19 @@ from ggufy.core.plan import (
     plan,
 )
 from ggufy.core.progress import Workload
-from ggufy.jobs.workspace import Connection
+from ggufy.jobs.workspace import Workspace
 from ggufy.llama.install import Llama
 from ggufy.publish.destination import Destination, LocalFolder
 from ggufy.publish.hub_repo import HubRepo, Places
 from ggufy.records.patience import Patience, Verdict, pause_s, verdict
 from ggufy.records.records import JobRecords
-from ggufy.records.run_state import Live, Stop
+from ggufy.records.run_state import RunState, Stop
 from ggufy.records.store import JobStore
 from ggufy.sources.hub import remove_orphans
 from ggufy.steps import MAKERS, Makers
 from ggufy.steps.context import Context
 from ggufy.steps.forecast import check_download_space, check_space, left_bytes, product_sizes
-from ggufy.steps.to_order import recipes_measured
+from ggufy.steps.target_size import recipes_measured
 from ggufy.system import resources as throttle
 from ggufy.system.clock import CLOCK, Clock, sleep
 from ggufy.system.files import PART_SUFFIX, disk_error
@@ -71,15 +71,15 @@ class Runner:
         settings: Settings,
         llama: Llama,
         threads: int | None = None,
-        connection: Connection | None = None,
+        workspace: Workspace | None = None,
         limit: throttle.ThreadLimit | None = None,
         makers: Makers = MAKERS,
         clock: Clock = CLOCK,
     ):
         self.settings, self.llama = settings, llama
-        self.connection = connection or Connection(records=JobRecords(JobStore(settings.out)))
+        self.workspace = workspace or Workspace(records=JobRecords(JobStore(settings.out)))
         self.limit = limit or throttle.thread_limit(threads or settings.threads, settings.cpu_percent)
-        self.records = self.connection.records
+        self.records = self.workspace.records
         self._makers, self._clock = makers, clock
         self._folders = (settings.out.absolute(), settings.cache.absolute(), settings.home)  # told to nobody else
 
@@ -87,10 +87,10 @@ class Runner:
         """Where the job's products are."""
         return self.settings.out / folder_name(job.request.name)
 
-    def run(self, job: Job, live: Live | None = None) -> Job:
+    def run(self, job: Job, live: RunState | None = None) -> Job:
         """Takes the job to its end, however long it has to wait for something, and returns the record that says how it
         ended. Raises Cancelled when the program is shut down: the next start goes on."""
-        live, moved = live or Live(), False
+        live, moved = live or RunState(), False
         for tries in range(1, _FOREVER):
             try:
                 return self._attempt(job, live, moved=moved)
@@ -110,7 +110,7 @@ class Runner:
                 return self.records.end(job, Status.FAILED, live.run_id, failure or error, self._folders)
         raise AssertionError("unreachable")
 
-    def _ended(self, job: Job, live: Live, error: GgufyError) -> Job | None:
+    def _ended(self, job: Job, live: RunState, error: GgufyError) -> Job | None:
         """The record that says how the job ended; None if it goes on."""
         if isinstance(error, BusyError):  # its record belongs to the run that holds the folder
             return job.evolve(status=Status.FAILED, error=str(error))
@@ -121,10 +121,10 @@ class Runner:
         told = None if isinstance(error, Cancelled) else error
         return self.records.end(job, status, live.run_id, told, self._folders)
 
-    def _attempt(self, job: Job, live: Live, *, moved: bool) -> Job:
+    def _attempt(self, job: Job, live: RunState, *, moved: bool) -> Job:
         if live.stop():
             raise Cancelled("the job was stopped.")
-        self.connection.acquire(live.stop, live.progress.waits)
+        self.workspace.acquire(live.stop, live.progress.waits)
         known = self._latest(job)
         if moved and known.status in RESTING:
             return known  # the other runner has ended it
@@ -134,7 +134,7 @@ class Runner:
             self._remove_orphans(job)
             ctx = self._context(job, folder, live, descriptor)
             patience = Patience(
-                stopped=live.stop, say=live.progress.waits, check=self.connection.check, clock=self._clock
+                stopped=live.stop, say=live.progress.waits, check=self.workspace.check, clock=self._clock
             )
             destination = self._destination(job, ctx, live, patience)
             begun = False
@@ -154,16 +154,16 @@ class Runner:
             shutil.rmtree(ctx.work, ignore_errors=True)
             return self.records.end(job, Status.DONE, live.run_id)
 
-    def _destination(self, job: Job, ctx: Context, live: Live, patience: Patience) -> Destination:
+    def _destination(self, job: Job, ctx: Context, live: RunState, patience: Patience) -> Destination:
         if not job.request.repo_id:
             return LocalFolder(self.records, job, ctx.folder)
-        hub, state = self.connection.hub, self.connection.state
+        hub, state = self.workspace.hub, self.workspace.state
         if hub is None or state is None:
             raise UsageError(f"{job.id} goes to {job.request.repo_id}: run it with --hub hf and HF_TOKEN.")
         places = Places(hub=hub, state=state, records=self.records, llama_commit=self.llama.commit)
         return HubRepo(places, job, ctx, live, patience)
 
-    def _tell(self, job: Job, live: Live, destination: Destination, error: Exception) -> None:
+    def _tell(self, job: Job, live: RunState, destination: Destination, error: Exception) -> None:
         """Says where people look how the job ended, and removes what no run goes on with."""
         status = _ending(error, live.stop) if isinstance(error, GgufyError) else Status.FAILED
         if status is None:
@@ -174,14 +174,16 @@ class Runner:
             shutil.rmtree(work / "evaluation", ignore_errors=True)  # predictions, gigabytes of them
         destination.tell(self._latest(job).ended(status, error, self._folders))
 
-    def _streamed_or_downloaded(self, ctx: Context, live: Live, destination: Destination, patience: Patience) -> None:
+    def _streamed_or_downloaded(
+        self, ctx: Context, live: RunState, destination: Destination, patience: Patience
+    ) -> None:
         try:
             self._steps(ctx, live, destination, patience)
         except CannotStream as error:
             logger.info("job %s: the source is downloaded first: %s", ctx.request.job_id, error)
             self._steps(replace(ctx, streams=False), live, destination, patience)
 
-    def _steps(self, ctx: Context, live: Live, destination: Destination, patience: Patience) -> None:
+    def _steps(self, ctx: Context, live: RunState, destination: Destination, patience: Patience) -> None:
         def exists(product: str) -> bool:
             if product.startswith(UPLOADED):
                 return destination.has(product.removeprefix(UPLOADED))
@@ -198,7 +200,7 @@ class Runner:
         self._prepare(ctx, steps, due, live, destination, patience)
         for step in due:
             ctx.check_stopped()
-            self.connection.check()
+            self.workspace.check()
             if step.kind == FETCH:
                 destination.fetch(step)
             elif step.kind == UPLOAD:
@@ -209,7 +211,7 @@ class Runner:
                 self._make(ctx, step, live, destination, patience)
         destination.finish(measured=any(step.kind == EVALUATE for step in due))
 
-    def _make(self, ctx: Context, step: Step, live: Live, destination: Destination, patience: Patience) -> None:
+    def _make(self, ctx: Context, step: Step, live: RunState, destination: Destination, patience: Patience) -> None:
         logger.info("job %s: %s", ctx.request.job_id, step.label)
         live.progress.started(step)
         artifact = patience(lambda: self._makers.run[step.kind](ctx, step))
@@ -225,7 +227,7 @@ class Runner:
         ctx: Context,
         steps: tuple[Step, ...],
         due: tuple[Step, ...],
-        live: Live,
+        live: RunState,
         destination: Destination,
         patience: Patience,
     ) -> None:
@@ -279,7 +281,7 @@ class Runner:
         job = self.records.latest(job_id)
         return frozenset(e.quant for e in evaluations_for(job.request, [job])) if job else frozenset()
 
-    def _context(self, job: Job, folder: Path, live: Live, descriptor: int) -> Context:
+    def _context(self, job: Job, folder: Path, live: RunState, descriptor: int) -> Context:
         ctx = Context(
             request=job.request,
             folder=folder,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ggufy.core.errors import HubAway, UsageError
 from ggufy.core.job import Job
-from ggufy.hub.budget import CommitBudget
+from ggufy.hub.commit_rate import CommitBudget
 from ggufy.hub.huggingface import HuggingFaceHub
 from ggufy.hub.lease import Lease
 from ggufy.hub.protocol import Hub
@@ -23,7 +23,7 @@ from ggufy.system.settings import HUB_HF, Settings
 
 
 @dataclass(frozen=True, kw_only=True)
-class Connection:
+class Workspace:
     """The places of one run of the program. Nothing but `acquire` waits for the network."""
 
     records: JobRecords
@@ -72,11 +72,11 @@ class Connection:
             self.state.close(wait_s)
 
 
-def connect(settings: Settings) -> Connection:
+def connect(settings: Settings) -> Workspace:
     """Looks at the settings and asks nobody. Raises UsageError."""
     records = JobRecords(JobStore(settings.out))
     if settings.hub != HUB_HF:
-        return Connection(records=records)
+        return Workspace(records=records)
     if settings.hf_token is None:
         raise UsageError("publishing to the Hub needs a token that may write: set HF_TOKEN, or leave --hub hf out.")
     limit = settings.commits_an_hour
@@ -89,4 +89,4 @@ def connect(settings: Settings) -> Connection:
         Account.of_token(hub.user, settings.hf_token),
         make_lease=lambda hub, repo_id: Lease(hub, repo_id, interval_s=interval_s, expires_s=settings.lease_s),
     )
-    return Connection(records=records, hub=hub, state=state, interval_s=interval_s)
+    return Workspace(records=records, hub=hub, state=state, interval_s=interval_s)

@@ -5,8 +5,8 @@ written first; the weights follow in the same order, cast piece by piece and wri
 header over a sparse file of the same size is the "skeleton" from which llama-quantize's dry run forecasts sizes.
 
 Keys, names, types and values are those of llama.cpp's own converter, byte for byte in the tensors, but every
-hyper-parameter comes from the shapes, and the chat template and what ends a turn are our own (world.py); a model whose
-vocabulary has no words for a conversation gets no template.
+hyper-parameter comes from the shapes, and the chat template and what ends a turn are our own (chat_format.py); a model
+whose vocabulary has no words for a conversation gets no template.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, size_label
 from ggufy.core.errors import CheckpointError, UsageError
 from ggufy.formats.checkpoint import Checkpoint, open_checkpoint
 from ggufy.models.chat_format import CHAT_TEMPLATE, has_words
-from ggufy.models.names import Architecture, Layout, TensorPlan, detect, leftovers, tensor_plans
+from ggufy.models.names import Architecture, Arrangement, TensorPlan, detect, leftovers, tensor_plans
 from ggufy.models.vocab import gguf_tokens, vocab_for
 from ggufy.system.files import BackgroundWriter, Digesting, partial
 
@@ -41,7 +41,7 @@ RESCALE_EVERY = 6
 ALIGNMENT = 32
 PIECE_VALUES = 256 << 10  # A piece and its cast stay in a core's cache between the passes over them.
 
-TURNED = (Layout.TRANSPOSED, Layout.INNER_TRANSPOSED)
+TURNED = (Arrangement.TRANSPOSED, Arrangement.INNER_TRANSPOSED)
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,8 @@ class Conversion:
         writer.add_tokenizer_model("rwkv")
         writer.add_token_list(texts)
         writer.add_token_types(types)
-        writer.add_eot_token_id(0)  # not the blank line, see world.py; without it llama.cpp goes by the tokens' looks
+        # Not the blank line, see chat_format.py; without it llama.cpp goes by the tokens' looks.
+        writer.add_eot_token_id(0)
         writer.add_bos_token_id(0)
         writer.add_eos_token_id(0)
         if has_words(self.tokens):

@@ -20,7 +20,7 @@ from typing import BinaryIO
 import torch
 
 from ggufy.core.errors import CannotStream, CheckpointError, SourceChanged
-from ggufy.formats.streamed_checkpoint import StreamedCheckpoint, Wanted
+from ggufy.formats.streamed_checkpoint import StreamedCheckpoint, WantedTensor
 from ggufy.models.convert import (
     PIECE_VALUES,
     TURNED,
@@ -108,7 +108,7 @@ class _Values:
     """The values of the tensors, in the order of the GGUF, as they arrive."""
 
     def __init__(self, checkpoint: StreamedCheckpoint, plans: Sequence[TensorPlan]):
-        wanted = (Wanted(source, pieces=plan.layout not in TURNED) for plan in plans for source in plan.sources)
+        wanted = (WantedTensor(source, pieces=plan.layout not in TURNED) for plan in plans for source in plan.sources)
         self._shapes, self._stream = checkpoint.shapes, checkpoint.stream(wanted)
 
     def of(self, plan: TensorPlan) -> Iterator[Piece]:

@@ -20,7 +20,7 @@ from ggufy.core.errors import CheckpointError
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-class Layout(Enum):
+class Arrangement(Enum):
     """How a tensor is laid out anew."""
 
     AS_IS = "as is"
@@ -31,13 +31,13 @@ class Layout(Enum):
 
 
 @dataclass(frozen=True)
-class Row:
+class TensorRow:
     """One kind of tensor; `sources` and `target` lack the block's prefix, `shape` holds symbols (see `_sizes`)."""
 
     target: str
     sources: tuple[str, ...]
     shape: str
-    layout: Layout = Layout.AS_IS
+    layout: Arrangement = Arrangement.AS_IS
     f32: bool = False
 
 
@@ -48,7 +48,7 @@ class TensorPlan:
     name: str
     sources: tuple[str, ...]
     source_shape: tuple[int, ...]
-    layout: Layout
+    layout: Arrangement
     shape: tuple[int, ...]
     f32: bool
     block: int | None
@@ -69,50 +69,52 @@ class Architecture:
     parameters: int = 0
 
 
-def _row(target: str, sources: str, shape: str, layout: Layout = Layout.AS_IS, *, f32: bool = False) -> Row:
-    return Row(target, tuple(sources.split()), shape, layout, f32)
+def _row(
+    target: str, sources: str, shape: str, layout: Arrangement = Arrangement.AS_IS, *, f32: bool = False
+) -> TensorRow:
+    return TensorRow(target, tuple(sources.split()), shape, layout, f32)
 
 
 _MODEL = (
     _row("token_embd.weight", "emb.weight", "V C"),
-    _row("token_embd_norm.weight", "blocks.0.ln0.weight", "C", Layout.FLAT),
-    _row("token_embd_norm.bias", "blocks.0.ln0.bias", "C", Layout.FLAT),
-    _row("output_norm.weight", "ln_out.weight", "C", Layout.FLAT),
-    _row("output_norm.bias", "ln_out.bias", "C", Layout.FLAT),
+    _row("token_embd_norm.weight", "blocks.0.ln0.weight", "C", Arrangement.FLAT),
+    _row("token_embd_norm.bias", "blocks.0.ln0.bias", "C", Arrangement.FLAT),
+    _row("output_norm.weight", "ln_out.weight", "C", Arrangement.FLAT),
+    _row("output_norm.bias", "ln_out.bias", "C", Arrangement.FLAT),
     _row("output.weight", "head.weight", "V C"),
 )
 _BLOCK_COMMON = (
-    _row("attn_norm.weight", "ln1.weight", "C", Layout.FLAT),
-    _row("attn_norm.bias", "ln1.bias", "C", Layout.FLAT),
-    _row("attn_norm_2.weight", "ln2.weight", "C", Layout.FLAT),
-    _row("attn_norm_2.bias", "ln2.bias", "C", Layout.FLAT),
+    _row("attn_norm.weight", "ln1.weight", "C", Arrangement.FLAT),
+    _row("attn_norm.bias", "ln1.bias", "C", Arrangement.FLAT),
+    _row("attn_norm_2.weight", "ln2.weight", "C", Arrangement.FLAT),
+    _row("attn_norm_2.bias", "ln2.bias", "C", Arrangement.FLAT),
     _row("time_mix_receptance.weight", "att.receptance.weight", "C C"),
     _row("time_mix_key.weight", "att.key.weight", "C C"),
     _row("time_mix_value.weight", "att.value.weight", "C C"),
     _row("time_mix_output.weight", "att.output.weight", "C C"),
-    _row("time_mix_ln.weight", "att.ln_x.weight", "C", Layout.FLAT),
-    _row("time_mix_ln.bias", "att.ln_x.bias", "C", Layout.FLAT),
+    _row("time_mix_ln.weight", "att.ln_x.weight", "C", Arrangement.FLAT),
+    _row("time_mix_ln.bias", "att.ln_x.bias", "C", Arrangement.FLAT),
     _row("channel_mix_key.weight", "ffn.key.weight", "F C"),
     _row("channel_mix_value.weight", "ffn.value.weight", "C F"),
 )
 _BLOCK_6 = (
-    _row("time_mix_lerp_x.weight", "att.time_maa_x", "C", Layout.FLAT),
+    _row("time_mix_lerp_x.weight", "att.time_maa_x", "C", Arrangement.FLAT),
     _row(
         "time_mix_lerp_fused.weight",
         "att.time_maa_w att.time_maa_k att.time_maa_v att.time_maa_r att.time_maa_g",
         "C",
-        Layout.STACKED,
+        Arrangement.STACKED,
         f32=True,
     ),
-    _row("time_mix_w1.weight", "att.time_maa_w1", "C 5mix", Layout.TRANSPOSED, f32=True),
-    _row("time_mix_w2.weight", "att.time_maa_w2", "5 mix C", Layout.INNER_TRANSPOSED, f32=True),
-    _row("time_mix_decay.weight", "att.time_decay", "C", Layout.FLAT),
-    _row("time_mix_decay_w1.weight", "att.time_decay_w1", "C decay", Layout.TRANSPOSED, f32=True),
-    _row("time_mix_decay_w2.weight", "att.time_decay_w2", "decay C", Layout.TRANSPOSED, f32=True),
+    _row("time_mix_w1.weight", "att.time_maa_w1", "C 5mix", Arrangement.TRANSPOSED, f32=True),
+    _row("time_mix_w2.weight", "att.time_maa_w2", "5 mix C", Arrangement.INNER_TRANSPOSED, f32=True),
+    _row("time_mix_decay.weight", "att.time_decay", "C", Arrangement.FLAT),
+    _row("time_mix_decay_w1.weight", "att.time_decay_w1", "C decay", Arrangement.TRANSPOSED, f32=True),
+    _row("time_mix_decay_w2.weight", "att.time_decay_w2", "decay C", Arrangement.TRANSPOSED, f32=True),
     _row("time_mix_first.weight", "att.time_faaaa", "H N", f32=True),
     _row("time_mix_gate.weight", "att.gate.weight", "C C"),
-    _row("channel_mix_lerp_k.weight", "ffn.time_maa_k", "C", Layout.FLAT),
-    _row("channel_mix_lerp_r.weight", "ffn.time_maa_r", "C", Layout.FLAT),
+    _row("channel_mix_lerp_k.weight", "ffn.time_maa_k", "C", Arrangement.FLAT),
+    _row("channel_mix_lerp_r.weight", "ffn.time_maa_r", "C", Arrangement.FLAT),
     _row("channel_mix_receptance.weight", "ffn.receptance.weight", "C C"),
 )
 _BLOCK_7 = (
@@ -120,31 +122,31 @@ _BLOCK_7 = (
         "time_mix_lerp_fused.weight",
         "att.x_r att.x_w att.x_k att.x_v att.x_a att.x_g",
         "C",
-        Layout.STACKED,
+        Arrangement.STACKED,
         f32=True,
     ),
-    _row("time_mix_w0.weight", "att.w0", "C", Layout.FLAT),
-    _row("time_mix_w1.weight", "att.w1", "C decay", Layout.TRANSPOSED, f32=True),
-    _row("time_mix_w2.weight", "att.w2", "decay C", Layout.TRANSPOSED, f32=True),
-    _row("time_mix_a0.weight", "att.a0", "C", Layout.FLAT),
-    _row("time_mix_a1.weight", "att.a1", "C iclr", Layout.TRANSPOSED),
-    _row("time_mix_a2.weight", "att.a2", "iclr C", Layout.TRANSPOSED),
-    _row("time_mix_v0.weight", "att.v0", "C", Layout.FLAT),
-    _row("time_mix_v1.weight", "att.v1", "C value", Layout.TRANSPOSED),
-    _row("time_mix_v2.weight", "att.v2", "value C", Layout.TRANSPOSED),
-    _row("time_mix_g1.weight", "att.g1", "C gate", Layout.TRANSPOSED),
-    _row("time_mix_g2.weight", "att.g2", "gate C", Layout.TRANSPOSED),
-    _row("time_mix_k_k.weight", "att.k_k", "C", Layout.FLAT),
-    _row("time_mix_k_a.weight", "att.k_a", "C", Layout.FLAT),
-    _row("time_mix_r_k.weight", "att.r_k", "H N", Layout.FLAT),
-    _row("channel_mix_lerp_k.weight", "ffn.x_k", "C", Layout.FLAT),
+    _row("time_mix_w0.weight", "att.w0", "C", Arrangement.FLAT),
+    _row("time_mix_w1.weight", "att.w1", "C decay", Arrangement.TRANSPOSED, f32=True),
+    _row("time_mix_w2.weight", "att.w2", "decay C", Arrangement.TRANSPOSED, f32=True),
+    _row("time_mix_a0.weight", "att.a0", "C", Arrangement.FLAT),
+    _row("time_mix_a1.weight", "att.a1", "C iclr", Arrangement.TRANSPOSED),
+    _row("time_mix_a2.weight", "att.a2", "iclr C", Arrangement.TRANSPOSED),
+    _row("time_mix_v0.weight", "att.v0", "C", Arrangement.FLAT),
+    _row("time_mix_v1.weight", "att.v1", "C value", Arrangement.TRANSPOSED),
+    _row("time_mix_v2.weight", "att.v2", "value C", Arrangement.TRANSPOSED),
+    _row("time_mix_g1.weight", "att.g1", "C gate", Arrangement.TRANSPOSED),
+    _row("time_mix_g2.weight", "att.g2", "gate C", Arrangement.TRANSPOSED),
+    _row("time_mix_k_k.weight", "att.k_k", "C", Arrangement.FLAT),
+    _row("time_mix_k_a.weight", "att.k_a", "C", Arrangement.FLAT),
+    _row("time_mix_r_k.weight", "att.r_k", "H N", Arrangement.FLAT),
+    _row("channel_mix_lerp_k.weight", "ffn.x_k", "C", Arrangement.FLAT),
 )
 # Block 0 of RWKV-7 has no value residual. llama.cpp's loader wants v0, v1, v2 there all the same, of the ranks of a0,
 # a1, a2, and never uses them; whatever a checkpoint holds under their names is ignored.
 _FIRST_BLOCK_7 = {
-    "time_mix_v0.weight": _row("time_mix_v0.weight", "att.a0", "C", Layout.FLAT),
-    "time_mix_v1.weight": _row("time_mix_v1.weight", "att.a1", "C iclr", Layout.TRANSPOSED),
-    "time_mix_v2.weight": _row("time_mix_v2.weight", "att.a2", "iclr C", Layout.TRANSPOSED),
+    "time_mix_v0.weight": _row("time_mix_v0.weight", "att.a0", "C", Arrangement.FLAT),
+    "time_mix_v1.weight": _row("time_mix_v1.weight", "att.a1", "C iclr", Arrangement.TRANSPOSED),
+    "time_mix_v2.weight": _row("time_mix_v2.weight", "att.a2", "iclr C", Arrangement.TRANSPOSED),
 }
 _IGNORED_7 = {"blocks.0.att.v0", "blocks.0.att.v1", "blocks.0.att.v2"}
 
@@ -288,16 +290,16 @@ def _sizes(architecture: Architecture) -> dict[str, int]:
     return sizes
 
 
-def _plan(row: Row, sizes: Mapping[str, int], block: int | None) -> TensorPlan:
+def _plan(row: TensorRow, sizes: Mapping[str, int], block: int | None) -> TensorPlan:
     before = tuple(sizes[symbol] for symbol in row.shape.split())
     match row.layout:
-        case Layout.FLAT:
+        case Arrangement.FLAT:
             after: tuple[int, ...] = (math.prod(before),)
-        case Layout.STACKED:
+        case Arrangement.STACKED:
             after = (len(row.sources), 1, 1, *before)
-        case Layout.TRANSPOSED | Layout.INNER_TRANSPOSED:
+        case Arrangement.TRANSPOSED | Arrangement.INNER_TRANSPOSED:
             after = (*before[:-2], before[-1], before[-2])
-        case Layout.AS_IS:
+        case Arrangement.AS_IS:
             after = before
     name = row.target if block is None else f"blk.{block}.{row.target}"
     sources = row.sources if block is None else tuple(f"blocks.{block}.{source}" for source in row.sources)

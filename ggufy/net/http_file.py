@@ -1,6 +1,6 @@
 """A large file behind HTTP, of which a little is read: a file object over range requests.
 
-`RangedReader` asks for blocks of 64 KiB, keeps them, and asks for more at once when it is read from front to back. It
+`HttpFile` asks for blocks of 64 KiB, keeps them, and asks for more at once when it is read from front to back. It
 never asks for more than its budget of bytes and time, and it drops the connection to a server that sends the whole
 file instead of a part. The redirect to where a file of the Hub is stored is followed once; the token goes to the Hub
 only. Where strangers may name addresses, those inside the network that the program runs in are not asked.
@@ -47,7 +47,7 @@ class Deadline:
         return time.monotonic() > self.end
 
 
-class RangedReader(io.RawIOBase):
+class HttpFile(io.RawIOBase):
     """A seekable file at `url`. With `wanted`, a file of the Hub, the token goes along; `shown` is what people read;
     with `public`, only addresses of the public internet are asked.
 

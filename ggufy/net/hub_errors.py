@@ -23,7 +23,7 @@ from ggufy.net.session import (
     asked_wait_s,
     client_sentence,
     endpoint_sentence,
-    passing,
+    is_transient,
     short,
     unsendable_sentence,
     wait_s,
@@ -72,7 +72,7 @@ def hub_error(error: Exception, repo_id: str, kind: RepoKind) -> HubError:
 def is_passing(error: Exception) -> bool:
     """True if the same commit may succeed if it is tried at once, or has succeeded although its answer was lost."""
     if isinstance(error, HfHubHTTPError):
-        passes = passing(error.response.status_code) and error.response.status_code != 429
+        passes = is_transient(error.response.status_code) and error.response.status_code != 429
     else:
         passes = wait_s(error, planned=0.0) is not None
     return passes and not _PATIENT.search(_address(error))
@@ -108,7 +108,7 @@ def _refusal(error: HfHubHTTPError, repo_id: str, kind: RepoKind) -> HubError:
         )
     if isinstance(error, RepositoryNotFoundError):
         return RepoMissing(f"the Hub has no {kind} repo {repo_id}, or hides it from this token: check both.")
-    if passing(status):
+    if is_transient(status):
         return HubAway(f"the Hub answers with HTTP status {status}: it is tried again later, nothing is lost.")
     return HubError(f"the Hub refuses what was asked of {repo_id} with HTTP status {status}{said}: please report it.")
 

@@ -18,7 +18,7 @@ from huggingface_hub import get_session
 from ggufy.core.errors import DiskError, GgufyError
 from ggufy.core.words import human_size
 from ggufy.net.hub_private import hf_raise_for_status
-from ggufy.net.session import DOWNLOAD_TIMEOUT, DOWNLOAD_TRIES, check_stopped, patiently
+from ggufy.net.session import DOWNLOAD_TIMEOUT, DOWNLOAD_TRIES, check_stopped, with_retries
 from ggufy.system.files import DOWNLOAD_SUFFIX, disk_errors, finish, free_bytes, sha256
 from ggufy.system.locks import lock
 
@@ -66,7 +66,7 @@ def fetch(
             os.truncate(part, 0)
         _check_room(wanted.size - _size(part), target)
         report(_size(part))
-        patiently(more, tries=DOWNLOAD_TRIES, reached=lambda: _size(part), stopped=stopped)
+        with_retries(more, tries=DOWNLOAD_TRIES, reached=lambda: _size(part), stopped=stopped)
         _finish(wanted, part, target, stopped=stopped)
 
 

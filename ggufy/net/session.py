@@ -1,6 +1,6 @@
 """How the Hub is asked: with timeouts, with patience, and with errors in one sentence.
 
-The client library waits for a silent server for ever; `use_timeouts` gives its session limits. `patiently` makes a
+The client library waits for a silent server for ever; `use_timeouts` gives its session limits. `with_retries` makes a
 call, and makes it again after a failure that passes (a cut connection, a busy server); `ask` does the same and turns
 any other failure into a SourceError.
 """
@@ -120,7 +120,7 @@ def ask(
     and Cancelled when `stopped()` turns true while it waits.
     """
     with source_errors(wanted, token=token, shown=shown):
-        return patiently(call, stopped=stopped)
+        return with_retries(call, stopped=stopped)
 
 
 @contextlib.contextmanager
@@ -133,7 +133,7 @@ def source_errors(wanted: Reference | None, *, token: str | None, shown: str = "
         raise kind(_sentence(error, wanted, token) if wanted else _plain_sentence(error, shown)) from error
 
 
-def patiently(
+def with_retries(
     call: Callable[[], T],
     *,
     tries: int = ASK_TRIES,
@@ -188,7 +188,7 @@ def wait_s(error: Exception, *, planned: float) -> float | None:
     if isinstance(error, RuntimeError):
         # After a failed connection the client library closes its one session, under the feet of other threads.
         return planned if "client has been closed" in str(error) else None
-    if not isinstance(error, HfHubHTTPError) or not passing(error.response.status_code):
+    if not isinstance(error, HfHubHTTPError) or not is_transient(error.response.status_code):
         return None
     return min(max(planned, asked_wait_s(error.response)), _LONGEST_ASKED_S)
 
@@ -202,7 +202,7 @@ def asked_wait_s(response: httpx2.Response) -> float:
     return float(asked) if asked.isdigit() else 0.0
 
 
-def passing(status: int) -> bool:
+def is_transient(status: int) -> bool:
     """True for an HTTP status that may be another one soon."""
     return status in (408, 429) or status >= 500
 
@@ -235,7 +235,7 @@ def _sentence(error: Exception, wanted: Reference, token: str | None) -> str:
 def _plain_sentence(error: Exception, host: str) -> str:
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
-        advice = "run the same command again later, it continues" if passing(status) else "check the name"
+        advice = "run the same command again later, it continues" if is_transient(status) else "check the name"
         return f"{host} answers with HTTP status {status}: {advice}."
     if isinstance(error, ClientError):
         return client_sentence(error)

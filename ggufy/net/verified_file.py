@@ -27,9 +27,9 @@ from ggufy.net.session import (
     DOWNLOAD_TRIES,
     Reference,
     check_stopped,
-    patiently,
     source_errors,
     use_timeouts,
+    with_retries,
 )
 
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
@@ -38,7 +38,7 @@ _REFUSALS = (401, 403, 404, 410)  # of a signed address that has expired
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Place:
+class _Origin:
     """Where parts are asked for."""
 
     url: str
@@ -46,7 +46,7 @@ class _Place:
     etag: str = ""  # what answers from there must say; empty: not known yet
 
 
-class PinnedFile:
+class VerifiedHttpFile:
     """Parts of a remote source; `read` may be called by several threads.
 
     `received` is what has arrived, in bytes, `requests` how often was asked.
@@ -68,11 +68,11 @@ class PinnedFile:
         self._closed, self._counting = threading.Event(), threading.Lock()
         if source.url:
             self._wanted = None
-            self._start = _Place(url=source.url, headers={}, etag=source.etag)
+            self._start = _Origin(url=source.url, headers={}, etag=source.etag)
         else:
             self._wanted = Reference(repo_id=source.model_id, file=source.path, revision=source.revision)
             url = hf_hub_url(source.model_id, source.path, revision=source.revision, endpoint=endpoint)
-            self._start = _Place(url=url, headers=build_hf_headers(token=token or False))
+            self._start = _Origin(url=url, headers=build_hf_headers(token=token or False))
         self._place = self._start
 
     def close(self) -> None:
@@ -93,7 +93,7 @@ class PinnedFile:
 
         shown = self._source.url
         with source_errors(self._wanted, token=self._token, shown=shown):
-            patiently(more, tries=DOWNLOAD_TRIES, reached=lambda: len(body), stopped=self._ended)
+            with_retries(more, tries=DOWNLOAD_TRIES, reached=lambda: len(body), stopped=self._ended)
         return body
 
     def wait(self, part: Future[bytearray]) -> bytearray:
@@ -130,7 +130,7 @@ class PinnedFile:
         if len(body) == had:
             raise httpx2.RemoteProtocolError("the answer held nothing new")
 
-    def _check(self, response: httpx2.Response, place: _Place, start: int, stop: int) -> None:
+    def _check(self, response: httpx2.Response, place: _Origin, start: int, stop: int) -> None:
         """Raises unless the answer is the part that was asked for, of the file that was pinned."""
         vouched = False
         for answer in (*response.history, response):
@@ -153,7 +153,7 @@ class PinnedFile:
         if not (place.etag or vouched):
             raise CannotStream(f"the server of {self.name} does not say which version it sends.")
         if not place.etag and response.history:  # the Hub's redirect: from now on, straight to where it led
-            self._place = _Place(url=str(response.url), headers={}, etag=etag)
+            self._place = _Origin(url=str(response.url), headers={}, etag=etag)
 
     def _changed(self) -> SourceChanged:
         if self._source.url:

@@ -2,7 +2,7 @@
 
     README.md                  the model card: what it is, what is there, what is still to come, how to run it
     size-and-kld.svg           the plot that the card shows, once two quants were measured
-    template, system, params   how Ollama is to talk with an RWKV (see world.py)
+    template, system, params   how Ollama is to talk with an RWKV (see chat_format.py)
 
 It is rewritten in the commit that brings a file, so while a job runs the card is the public display of its progress.
 Hugging Face draws an SVG of a repo where an image is asked for, as the card does, and shows it as text when it is
@@ -231,7 +231,7 @@ def _to_order(job: Job, facts: CardFacts) -> list[str]:
 
 
 def _how_to_run(job: Job, facts: CardFacts) -> list[str]:
-    """Lines to copy. Their flags are tested with the programs; see world.py for why RWKV needs them."""
+    """Lines to copy. Their flags are tested with the programs; see chat_format.py for why RWKV needs them."""
     repo, quant_type = job.request.repo_id, _example(job, facts.uploaded)
     flags = [LLAMA_STOP] if facts.rwkv else []
     if facts.rwkv and job.request.source.kind == "gguf":

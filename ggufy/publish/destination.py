@@ -9,14 +9,14 @@ from ggufy.core.errors import UsageError
 from ggufy.core.job import Artifact, Job, folder_owners
 from ggufy.core.plan import Step
 from ggufy.records.records import JobRecords
-from ggufy.steps.context import Safe
+from ggufy.steps.context import BackupStore
 
 
 class Destination(Protocol):
     """For one run of one job. Every method waits for what passes, and raises what does not."""
 
     @property
-    def safe(self) -> Safe | None:
+    def safe(self) -> BackupStore | None:
         """Where unfinished work outlives this machine; None: nowhere."""
 
     @property
@@ -52,7 +52,7 @@ class Destination(Protocol):
 class LocalFolder:
     """The output folder: what a step leaves there has arrived."""
 
-    safe: Safe | None = None
+    safe: BackupStore | None = None
     keeps_all = True
 
     def __init__(self, records: JobRecords, job: Job, folder: Path):

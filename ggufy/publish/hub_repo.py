@@ -20,11 +20,11 @@ from ggufy.publish.readme import check_readme
 from ggufy.publish.uploader import Uploader
 from ggufy.records.patience import Patience
 from ggufy.records.records import JobRecords
-from ggufy.records.run_state import Live
+from ggufy.records.run_state import RunState
 from ggufy.records.state_repo import StateRepo
 from ggufy.steps.context import Context, artifact_of
 from ggufy.steps.forecast import MARGIN
-from ggufy.steps.salvage import saved_files
+from ggufy.steps.partial_backup import saved_files
 from ggufy.system.clock import sleep
 from ggufy.system.files import free_bytes
 
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 _ROOM_S = 0.5  # between looks at the disk while uploads make room
 
 
-class StateSafe:
+class StateBackupStore:
     """Unfinished work of jobs with the same inputs, in the state repo, which only this runner changes while it has the
     lease. What is asked for waits for a Hub that is away; what is saved does not."""
 
@@ -78,12 +78,12 @@ class HubRepo:
 
     keeps_all = False
 
-    def __init__(self, places: Places, job: Job, ctx: Context, live: Live, patience: Patience):
+    def __init__(self, places: Places, job: Job, ctx: Context, live: RunState, patience: Patience):
         self._places, self._records, self._hub = places, places.records, places.hub
         self._job, self._ctx, self._live, self._patience = job, ctx, live, patience
         self._ending: Job | None = None
         self._made: dict[str, Artifact] = {}
-        self.safe = StateSafe(places.state, job.request.inputs()[:16], patience)
+        self.safe = StateBackupStore(places.state, job.request.inputs()[:16], patience)
         self._uploads = {step.reads[0]: step for step in plan(job.request) if step.kind == UPLOAD}
         self._uploader = Uploader(
             places.hub,

@@ -33,7 +33,7 @@ from ggufy.core.errors import CalibrationError, Cancelled, SourceError, UsageErr
 from ggufy.formats.gguf import read_head
 from ggufy.llama.ggml import ByteArray, Ggml
 from ggufy.quantize.imatrix import Imatrix
-from ggufy.quantize.layout import PIECE, Layout, Rows, Tensor, plan
+from ggufy.quantize.layout import PIECE, FileLayout, Rows, Tensor, plan
 from ggufy.quantize.recipe import Recipe
 from ggufy.system import child_process as child
 from ggufy.system.files import PART_SUFFIX, disk_errors, finish, write_text
@@ -44,7 +44,7 @@ _MOST_THREADS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class QuantizeTask:
     """One quant to make."""
 
     base: Path
@@ -78,7 +78,7 @@ class Made:
     speeds: dict[str, tuple[int, float]] = field(default_factory=dict)  # tensor type -> weights, CPU seconds
 
 
-def quantize(order: Order, control: Control, *, ggml: Ggml) -> Made:
+def quantize(order: QuantizeTask, control: Control, *, ggml: Ggml) -> Made:
     """Makes `order.target`.
 
     Raises UsageError, SourceError or CalibrationError when recipe, base or imatrix cannot be used, and then leaves
@@ -131,7 +131,9 @@ class _Opened:
 class _Run:
     """One run over one file. What several threads change is guarded by `_lock`."""
 
-    def __init__(self, order: Order, layout: Layout, ggml: Ggml, control: Control, stack: contextlib.ExitStack):
+    def __init__(
+        self, order: QuantizeTask, layout: FileLayout, ggml: Ggml, control: Control, stack: contextlib.ExitStack
+    ):
         self.order, self.layout, self.ggml, self.control, self.stack = order, layout, ggml, control, stack
         self.made = Made()
         self._base = self._opened(order.base)

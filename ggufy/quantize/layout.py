@@ -106,7 +106,7 @@ class Rows:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class FileLayout:
     """The whole file."""
 
     head: bytes  # with the padding before the first tensor
@@ -140,7 +140,7 @@ def plan(
     ggml: Ggml,
     scales: Mapping[str, float] | None = None,
     facts: Mapping[str, str] | None = None,
-) -> Layout:
+) -> FileLayout:
     """The file that `recipe` makes of a base GGUF; tensors that it does not name stay as they are. `facts` are put
     into its metadata, behind what llama-quantize would write.
 
@@ -173,7 +173,7 @@ def plan(
         offset += padded(size, head.alignment)
     start = MAGIC + struct.pack("<IQQ", 3, len(tensors), len(entries)) + b"".join(entries) + b"".join(infos)
     start = start.ljust(head_size(head, new), b"\0")
-    return Layout(
+    return FileLayout(
         head=start,
         metadata={key: head.metadata[key] for key in kept} | new,
         tensors=[

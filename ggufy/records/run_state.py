@@ -33,7 +33,7 @@ class Stop:
 
 
 @dataclass
-class Live:
+class RunState:
     """One run of a job, for the terminal and the page."""
 
     progress: Progress = field(default_factory=Progress)

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from ggufy.core.errors import BusyError, UsageError
-from ggufy.llama.chat.backend import Gone, Talker
+from ggufy.llama.chat.backend import ChatBackend, ProcessExited
 from ggufy.llama.chat.messages import clean
-from ggufy.llama.chat.options import Model, Options
+from ggufy.llama.chat.options import ChatOptions, Model
 from ggufy.llama.chat.pool import Pool
 from ggufy.llama.chat.process import ChatProcess, CompletionProcess
 from ggufy.llama.install import Llama
@@ -44,7 +44,7 @@ MAX_VISITORS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class ChatSettings:
     """How a visitor wants to be answered."""
 
     mode: str = CHAT  # chat, or text: the model continues what is written
@@ -56,7 +56,7 @@ class Settings:
     length: int = 512  # tokens of a reply, at most
 
     @classmethod
-    def checked(cls, **values: object) -> Settings:
+    def checked(cls, **values: object) -> ChatSettings:
         """Settings from a stranger's values; what is missing gets its default. Raises UsageError for any bad value."""
         known = {item.name for item in fields(cls)}
         if unknown := sorted(values.keys() - known):
@@ -73,9 +73,9 @@ class Settings:
         return cls(mode=str(mode), system=clean(system).strip(), length=length, **numbers)
 
     @property
-    def options(self) -> Options:
+    def options(self) -> ChatOptions:
         """The same for a process."""
-        return Options(
+        return ChatOptions(
             system=self.system if self.mode == CHAT else "",
             temperature=self.temperature,
             top_p=self.top_p,
@@ -167,7 +167,7 @@ class Chats:
         side: str,
         *,
         model: str,
-        settings: Settings,
+        settings: ChatSettings,
         message: str | None,
         who: Visitor = STRANGER,
         stopped: Callable[[], bool] = lambda: False,
@@ -224,14 +224,14 @@ class Chats:
             return conversation
 
     def _reply(
-        self, conversation: _Conversation, path: Path, settings: Settings, stopped: Callable[[], bool]
+        self, conversation: _Conversation, path: Path, settings: ChatSettings, stopped: Callable[[], bool]
     ) -> Iterator[None]:
         question = conversation.turns[-1]["content"]
         before = conversation.before()
         for attempt in (1, 2):
             try:
-                with self._lend(path, settings) as talker:
-                    pieces = talker.say(question, before, stopped=stopped)
+                with self._lend(path, settings) as chat_backend:
+                    pieces = chat_backend.say(question, before, stopped=stopped)
                     with contextlib.closing(pieces):  # ends the reply when this generator is closed
                         for piece in pieces:
                             _append(conversation, piece)
@@ -239,21 +239,21 @@ class Chats:
                     if not stopped() and conversation.turns[-1]["role"] == "user":
                         _append(conversation, "")  # the model chose to say nothing
                         yield
-                    conversation.speeds = talker.speeds
+                    conversation.speeds = chat_backend.speeds
                     conversation.trim()
                 return
-            except Gone:  # it had ended since it was last used, and the question never reached it
+            except ProcessExited:  # it had ended since it was last used, and the question never reached it
                 if attempt == 2:
                     raise
 
-    def _lend(self, path: Path, settings: Settings) -> AbstractContextManager[Talker]:
-        kind: type[Talker] = ChatProcess if settings.mode == CHAT else CompletionProcess
+    def _lend(self, path: Path, settings: ChatSettings) -> AbstractContextManager[ChatBackend]:
+        kind: type[ChatBackend] = ChatProcess if settings.mode == CHAT else CompletionProcess
         try:
             state = path.stat()
         except OSError:
             raise UsageError(f"{path.name} is gone: choose another model.") from None
 
-        def make(starter: Executor) -> Talker:
+        def make(starter: Executor) -> ChatBackend:
             return kind(
                 self._llama(),
                 Model.read(path),

@@ -26,7 +26,7 @@ from ggufy.core.progress import Snapshot
 from ggufy.formats.gguf import read_head
 from ggufy.jobs.queue import Worker
 from ggufy.jobs.results import results
-from ggufy.records.run_state import Live
+from ggufy.records.run_state import RunState
 
 logger = logging.getLogger(__name__)
 _FRESH_S = 0.4  # all tabs together look at the disk at most so often
@@ -241,7 +241,7 @@ class JobViews:
         return self._out / folder_name(job.request.name)
 
 
-def _stopping(live: Live | None) -> str:
+def _stopping(live: RunState | None) -> str:
     if live is None or not live.stop.by_user:
         return ""
     return "cancelling" if live.stop.cancelled.is_set() else "pausing"

@@ -38,7 +38,7 @@ class _Download:
         return min(1.0, self.done / max(1, self.size))
 
 
-class FetchedModels:
+class ModelCache:
     """The models of this kind. Any thread may fetch; `stopped` ends all downloads."""
 
     def __init__(self, hub: Hub, cache: Path, stopped: Callable[[], bool]):

@@ -21,9 +21,9 @@ from ggufy.core.errors import Cancelled, GgufyError, UsageError
 from ggufy.core.job import RESTING, Job, Request
 from ggufy.core.names import model_name, repo_name
 from ggufy.core.plan import IMATRIX, folder_name
-from ggufy.jobs.estimate import Cost, Order, Preview, cost, preview
+from ggufy.jobs.estimate import Cost, EstimateOptions, Preview, cost, preview
 from ggufy.jobs.queue import Worker
-from ggufy.jobs.request import Wish, file_stem, is_query, make_job
+from ggufy.jobs.request import JobOptions, file_stem, is_query, make_job
 from ggufy.jobs.runner import Runner
 from ggufy.jobs.workspace import connect
 from ggufy.llama.install import Llama, ensure
@@ -35,14 +35,14 @@ from ggufy.service.chat_models import ChatModel, first_choice
 from ggufy.service.conversations import Chats
 from ggufy.service.job_views import JobView as JobView
 from ggufy.service.job_views import JobViews
-from ggufy.service.model_cache import FetchedModels
+from ggufy.service.model_cache import ModelCache
 from ggufy.service.strangers import for_stranger
 from ggufy.sources.inspect import Report, inspect
 from ggufy.sources.search import Found, search
 from ggufy.system import resources as throttle
 from ggufy.system.files import free_bytes
 from ggufy.system.settings import Settings
-from ggufy.system.ttl_cache import Kept
+from ggufy.system.ttl_cache import TtlCache
 from ggufy.system.user_paths import user_path
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class Preparation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Machine:
+class MachineLoad:
     """How busy this machine is."""
 
     cpu: float = 0.0  # share of what this process may use, 0 to 1
@@ -84,28 +84,28 @@ class Services:
 
     def __init__(self, settings: Settings):
         self.settings = settings
-        self.connection = connect(settings)
-        records = self.connection.records
-        self.worker = Worker(records=records, make_runner=self._make_runner, wanted=self.connection.ours)
+        self.workspace = connect(settings)
+        records = self.workspace.records
+        self.worker = Worker(records=records, make_runner=self._make_runner, wanted=self.workspace.ours)
         self._stopping = threading.Event()
         self.limit = throttle.thread_limit(settings.threads, settings.cpu_percent)
         self.llama: Llama | None = None  # once it is ready
         self._preparation = Preparation()
         self._cpu_meter = throttle.CpuMeter()
-        self._machine = (-math.inf, Machine(memory=throttle.memory_limit()))
-        hub = self.connection.hub
-        self.fetched = FetchedModels(hub, settings.cache, self._stopping.is_set) if hub else None
+        self._machine = (-math.inf, MachineLoad(memory=throttle.memory_limit()))
+        hub = self.workspace.hub
+        self.fetched = ModelCache(hub, settings.cache, self._stopping.is_set) if hub else None
         self.chats = Chats(self._ready_llama, self._models, self.limit)
-        self.who = Accounts(settings.hf_token, lambda: self.connection.owner)  # whose token a caller has shown
-        self._reports: Kept[Report] = Kept(600.0)
-        self._previews: Kept[Preview] = Kept(600.0)
+        self.who = Accounts(settings.hf_token, lambda: self.workspace.owner)  # whose token a caller has shown
+        self._reports: TtlCache[Report] = TtlCache(600.0)
+        self._previews: TtlCache[Preview] = TtlCache(600.0)
         self._again = threading.Event()
         self._lock = threading.Lock()
         self._views = JobViews(self.worker, settings.out)
 
     def start(self) -> None:
         """Starts the worker, which goes on with every unfinished job; returns at once."""
-        self.connection.start()
+        self.workspace.start()
         for job in self.worker.start():
             logger.info("job %s is taken up again", job.id)
 
@@ -114,7 +114,7 @@ class Services:
         self._stopping.set()
         self._again.set()
         self.worker.shutdown(_END_S)
-        self.connection.close(_END_S)
+        self.workspace.close(_END_S)
         self.chats.close()
 
     @property
@@ -126,13 +126,13 @@ class Services:
         check_work(visitor, self.settings)
         self._again.set()
 
-    def submit(self, wish: Wish, visitor: Visitor = STRANGER) -> Job:
+    def submit(self, options: JobOptions, visitor: Visitor = STRANGER) -> Job:
         """Pins the wish and queues the job. Raises a GgufyError, in one sentence, for what cannot work."""
         check_work(visitor, self.settings)
         if not is_owner(visitor, self.settings):
-            wish = for_stranger(wish)
+            options = for_stranger(options)
             self._check_room()
-        made = make_job(replace(wish, owner=self.connection.known_owner()), self.settings).request
+        made = make_job(replace(options, owner=self.workspace.known_owner()), self.settings).request
         hidden = any(job.request.private and job.request.repo_id == made.repo_id for job in self.worker.jobs())
         return self._queue(replace(made, private=made.private or hidden))  # a repo made private stays so
 
@@ -172,7 +172,7 @@ class Services:
         """What a source is, from its headers alone. Raises UsageError for what the visitor may not look at."""
         owner, settings = is_owner(visitor, self.settings), self.settings
         if not owner:
-            for_stranger(Wish(source=source, quant_types=(), vocab=vocab))
+            for_stranger(JobOptions(source=source, quant_types=(), vocab=vocab))
             settings = settings.for_strangers()
         return self._reports.get((source, vocab, owner), lambda: inspect(source, settings, vocab=vocab))
 
@@ -196,7 +196,7 @@ class Services:
         self,
         source: str,
         visitor: Visitor,
-        order: Order,
+        order: EstimateOptions,
         *,
         outtype: str | None = None,
         vocab: str | None = None,
@@ -206,7 +206,7 @@ class Services:
         found = self.look(source, visitor, outtype=outtype, vocab=vocab, mix=mix)
         if not found.report.path:
             return None
-        by_stranger, account = not is_owner(visitor, self.settings), self.connection.owner
+        by_stranger, account = not is_owner(visitor, self.settings), self.workspace.owner
         stem = file_stem(found.report.path, found.report.model_id, by_stranger=by_stranger)
         where = f"{account}/{repo_name(stem)}" if account else str(self.settings.out / folder_name(model_name(stem)))
         return cost(found, order, self.settings, where=where, account=account, threads=self.limit())
@@ -278,7 +278,7 @@ class Services:
         if percent in throttle.CPU_PERCENTS:
             self.limit.share.set(percent)
 
-    def machine(self) -> Machine:
+    def machine(self) -> MachineLoad:
         """How busy this machine is."""
         with self._lock:
             taken, machine = self._machine
@@ -378,7 +378,7 @@ class Services:
         self.llama = llama
         self._preparation = Preparation(ready=True)
         threading.Thread(target=self._look_at_demo, name="ggufy-demo", daemon=True).start()
-        return Runner(settings=self.settings, llama=llama, connection=self.connection, limit=self.limit)
+        return Runner(settings=self.settings, llama=llama, workspace=self.workspace, limit=self.limit)
 
     def _prepared(self, call: Callable[[], T], again_s: float | None = None) -> T:
         """`call()`, until it succeeds: again when somebody asks for it, or after so many seconds."""
@@ -401,7 +401,7 @@ class Services:
         def say(reason: str) -> None:
             self._preparation = Preparation(waiting=reason)
 
-        self.connection.acquire(self._stopping.is_set, say)
+        self.workspace.acquire(self._stopping.is_set, say)
 
     def _look_at_demo(self) -> None:
         """What most visitors see first is known when they come."""

@@ -1,7 +1,7 @@
 """Files on the Hugging Face Hub: which one is meant, at which commit, and how it gets here.
 
 `resolve` turns `owner/repo:file.pth` into a Source that is pinned to a commit and a digest; `download` fetches it, by
-ranges (ranged.py).
+ranges (net/ranges.py).
 
 A token is sent only when it was given: none is looked up in files or in the environment.
 """

@@ -1,8 +1,9 @@
 """What a source is, told from its headers alone: within seconds, without its weights, and without running anything.
 
 `inspect` takes what a user types. A file here is opened; of a file on the Hub or at a plain address a few ranges are
-read (remote.py). A .pth is described by the list of its tensors (pickled.py) and RWKV's tables of names and shapes, a
-GGUF by its own metadata. Whatever is wrong becomes the report's `problem`: one sentence, with the next thing to do.
+read (net/http_file.py). A .pth is described by the list of its tensors (pickled.py) and RWKV's tables of names and
+shapes, a GGUF by its own metadata. Whatever is wrong becomes the report's `problem`: one sentence, with the next thing
+to do.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from ggufy.formats import gguf
 from ggufy.formats.pickled import read_tensors
 from ggufy.models.names import detect, version_of
 from ggufy.models.vocab import vocab_for
-from ggufy.net.http_file import BLOCK, SILENCE_S, Deadline, RangedReader
+from ggufy.net.http_file import BLOCK, SILENCE_S, Deadline, HttpFile
 from ggufy.net.session import Reference
 from ggufy.sources import hub
 from ggufy.sources.gguf_model import check_model, number, rwkv_version
@@ -176,7 +177,7 @@ def _opened_url(text: str, found: dict[str, Any], *, public: bool) -> Iterator[B
         raise SourceError(f"{brief(text)} is not the address of a model: give one that ends in .pth or .gguf.")
     found |= {"kind": hub.KINDS[path.suffix], "path": path.name}
     address = url._replace(fragment="").geturl()
-    reader = RangedReader(address, shown=address, public=public)
+    reader = HttpFile(address, shown=address, public=public)
     found["streams"] = path.suffix == ".pth" and bool(reader.version) and not url.fragment
     with _reading(reader, found) as file:
         yield file
@@ -207,7 +208,7 @@ def _opened_on_hub(text: str, found: dict[str, Any], *, token: str | None, endpo
         raise SourceAway("the Hub did not answer in time: try again later.") from error
     url = hf_hub_url(chosen.repo_id, chosen.file, revision=listing.commit, endpoint=endpoint)
     shown = f"{chosen.repo_id}:{chosen.file}"
-    with _reading(RangedReader(url, shown=shown, wanted=chosen, token=token, deadline=deadline), found) as file:
+    with _reading(HttpFile(url, shown=shown, wanted=chosen, token=token, deadline=deadline), found) as file:
         yield file
 
 
@@ -227,7 +228,7 @@ def _chosen(wanted: Reference, listing: hub.Listing) -> Reference:
 
 
 @contextlib.contextmanager
-def _reading(reader: RangedReader, found: dict[str, Any]) -> Iterator[BinaryIO]:
+def _reading(reader: HttpFile, found: dict[str, Any]) -> Iterator[BinaryIO]:
     found["size"] = reader.size
     try:
         with io.BufferedReader(reader, BLOCK) as file:

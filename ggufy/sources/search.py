@@ -27,7 +27,7 @@ from ggufy.net.session import (
     asked_wait_s,
     client_sentence,
     endpoint_sentence,
-    passing,
+    is_transient,
     pause,
     short,
     unsendable_sentence,
@@ -138,7 +138,7 @@ class Search:
             if status == 401:
                 return HubAway("the Hub does not know the token: set HF_TOKEN to a valid one, or leave it out.")
             return HubAway(
-                f"the Hub {'is busy' if passing(status) else 'refuses to search'} (HTTP status {status}): {name}"
+                f"the Hub {'is busy' if is_transient(status) else 'refuses to search'} (HTTP status {status}): {name}"
             )
         if isinstance(error, httpx2.InvalidURL | httpx2.UnsupportedProtocol):
             return HubAway(endpoint_sentence(error))

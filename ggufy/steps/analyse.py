@@ -6,8 +6,8 @@ from ggufy.core.job import FrontierPoint
 from ggufy.core.plan import Step
 from ggufy.quantize.search.target import SIZE, Target, metadata
 from ggufy.steps.context import Context
-from ggufy.steps.mix import Mixer
-from ggufy.steps.to_order import STAGES_OF_ANALYSIS, Stages, mixer_of
+from ggufy.steps.recipe_search import RecipeSearch
+from ggufy.steps.target_size import STAGES_OF_ANALYSIS, Stages, mixer_of
 
 MOST_BPW = 9.0  # Q8_0 has 8.5
 _USUAL = Target(kind=SIZE, amount=1, text="1.234MB")  # as the page orders them
@@ -17,16 +17,16 @@ def run(ctx: Context, step: Step) -> None:
     """Leaves no file; what was measured stays in the cache, and a run that was killed goes on there."""
     mode = ctx.request.mode
     report = Stages(STAGES_OF_ANALYSIS[mode], lambda fraction: ctx.report(step, fraction))
-    with mixer_of(ctx, step, report) as mixer:
-        ctx.found(frontier(mixer, mode))
+    with mixer_of(ctx, step, report) as recipe_search:
+        ctx.found(frontier(recipe_search, mode))
 
 
-def frontier(mixer: Mixer, mode: str) -> tuple[FrontierPoint, ...]:
+def frontier(recipe_search: RecipeSearch, mode: str) -> tuple[FrontierPoint, ...]:
     """The best files for their size, smallest first. Each is expected to be better than the one before. Above
     MOST_BPW there is nothing to choose: all are as good as the base."""
-    head, weights = mixer.head_size(metadata(_USUAL, bpw=10.0)), mixer.head.elements
+    head, weights = recipe_search.head_size(metadata(_USUAL, bpw=10.0)), recipe_search.head.elements
     return tuple(
         FrontierPoint(size=head + tensors, bpw=tensors * 8 / weights, kld=kld)
-        for tensors, kld in mixer.frontier(mode)
+        for tensors, kld in recipe_search.frontier(mode)
         if tensors * 8 <= MOST_BPW * weights
     )

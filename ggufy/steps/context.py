@@ -18,7 +18,7 @@ from ggufy.system.files import DOWNLOAD_SUFFIX, sha256
 from ggufy.system.settings import Settings
 
 
-class Safe(Protocol):
+class BackupStore(Protocol):
     """Keeps a job's unfinished work where a lost disk does not take it along; all but `wait_s` may raise HubError."""
 
     def names(self) -> Collection[str]:
@@ -49,7 +49,7 @@ class Context:
     report: Callable[[Step, float], None]  # fraction of the step that is done
     stopped: Callable[[], bool]  # True: end now
     keep_open: tuple[int, ...] = ()  # the folder's lock, inherited by the tools
-    safe: Safe | None = None  # where unfinished work is kept beyond this machine; None: nowhere
+    safe: BackupStore | None = None  # where unfinished work is kept beyond this machine; None: nowhere
     digests: dict[Path, str] = field(default_factory=dict)  # sha256 of products, where it is known
     measured: Callable[[Evaluation], None] = lambda evaluation: None  # takes the figures of a quant
     found: Callable[[tuple[FrontierPoint, ...]], None] = lambda points: None  # takes what sizes are worth

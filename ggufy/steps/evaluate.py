@@ -28,7 +28,7 @@ from ggufy.core.words import human_size
 from ggufy.formats.gguf import GgufHead, read_head
 from ggufy.llama import perplexity, tools
 from ggufy.llama.install import Llama
-from ggufy.steps.comparable import check_models, vocab_size
+from ggufy.steps.same_model import check_models, vocab_size
 from ggufy.system.child_process import CpuWait
 from ggufy.system.files import PART_SUFFIX, free_bytes, partial, sha256, write_text
 from ggufy.system.locks import lock
@@ -46,7 +46,7 @@ LOGITS_SUFFIX = ".logits"
 
 
 @dataclass(frozen=True, kw_only=True)
-class How:
+class EvaluationConfig:
     """What one call of `evaluate` shares."""
 
     text: Path  # UTF-8, held out
@@ -82,7 +82,7 @@ class How:
         )
 
 
-def evaluate(base: Path, quants: Sequence[Path], how: How) -> list[Evaluation]:
+def evaluate(base: Path, quants: Sequence[Path], config: EvaluationConfig) -> list[Evaluation]:
     """Measures each quant, in the order given; what is measured already is read, not measured again.
 
     Raises SourceError for a file that is missing, broken, or no quant of this base; CalibrationError for a text that
@@ -90,26 +90,26 @@ def evaluate(base: Path, quants: Sequence[Path], how: How) -> list[Evaluation]:
     while another run measures in the same folder; Cancelled.
     """
     head = check_models(base, quants)
-    check_text(how)
-    message = f"another evaluation runs in {how.folder}: wait for it to end, or give another --out."
-    with lock(how.folder / ".lock", _WAIT_S, message) as descriptor:
-        for left in how.folder.glob(f"*{PART_SUFFIX}"):
+    check_text(config)
+    message = f"another evaluation runs in {config.folder}: wait for it to end, or give another --out."
+    with lock(config.folder / ".lock", _WAIT_S, message) as descriptor:
+        for left in config.folder.glob(f"*{PART_SUFFIX}"):
             left.unlink()
-        return _Session(base.absolute(), head, how, how.tool_run(descriptor)).measure_all(quants)
+        return _Session(base.absolute(), head, config, config.tool_run(descriptor)).measure_all(quants)
 
 
-def check_text(how: How) -> None:
+def check_text(config: EvaluationConfig) -> None:
     """Raises CalibrationError if the text is missing, no UTF-8, or was used for calibration."""
-    if not how.text.is_file():
-        raise CalibrationError(f"there is no evaluation text {how.text}: check the path of --text.")
+    if not config.text.is_file():
+        raise CalibrationError(f"there is no evaluation text {config.text}: check the path of --text.")
     try:
-        how.text.read_text(encoding="utf-8")
+        config.text.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise CalibrationError(
-            f"the evaluation text {how.text} is not UTF-8 (byte {error.start}): save it as UTF-8 text."
+            f"the evaluation text {config.text} is not UTF-8 (byte {error.start}): save it as UTF-8 text."
         ) from error
-    for calibration in how.calibrations:
-        check_disjoint(how.text, calibration)
+    for calibration in config.calibrations:
+        check_disjoint(config.text, calibration)
 
 
 def fitting_chunks(wanted: int, room: int, vocab: int) -> int:
@@ -133,14 +133,14 @@ def most_chunks(text: Path) -> int:
 class _Session:
     """One run over several quants of one base."""
 
-    def __init__(self, base: Path, head: GgufHead, how: How, run: tools.ToolRun):
-        self.base, self.head, self.how, self.run = base, head, how, run
+    def __init__(self, base: Path, head: GgufHead, config: EvaluationConfig, run: tools.ToolRun):
+        self.base, self.head, self.config, self.run = base, head, config, run
         self.vocab = vocab_size(head)
-        self.base_digest, self.text_digest = how.digest(base), how.digest(how.text)
-        self.tool = how.llama.tool("llama-perplexity")
+        self.base_digest, self.text_digest = config.digest(base), config.digest(config.text)
+        self.tool = config.llama.tool("llama-perplexity")
 
     def measure_all(self, quants: Sequence[Path]) -> list[Evaluation]:
-        digests = {path: self.how.digest(path) for path in dict.fromkeys(quants)}
+        digests = {path: self.config.digest(path) for path in dict.fromkeys(quants)}
         wanted = self._wanted()
         done = self._stored(digests, wanted)
         try:
@@ -148,36 +148,36 @@ class _Session:
                 chunks = self._chunks(wanted)
                 done = self._stored(digests, chunks)  # not those over more chunks: all have to be comparable
                 self._measure_quality(digests, done, chunks)
-            if self.how.speed:
+            if self.config.speed:
                 for path in digests:
                     done[path] = self._with_speed(path, done[path])
         finally:
-            for left in () if self.how.keep_logits else self.how.folder.glob(f"*{LOGITS_SUFFIX}"):
+            for left in () if self.config.keep_logits else self.config.folder.glob(f"*{LOGITS_SUFFIX}"):
                 left.unlink()
         return [done[path][1] for path in digests]
 
     def _wanted(self) -> int:
         """Chunks that the text can have and the budget allows."""
-        most = most_chunks(self.how.text)
-        wanted = min(self.how.chunks or most, most)
-        if self.how.all_chunks:
+        most = most_chunks(self.config.text)
+        wanted = min(self.config.chunks or most, most)
+        if self.config.all_chunks:
             return wanted
-        chunks = fitting_chunks(wanted, self.how.budget, self.vocab)
-        return chunks or self._too_little(wanted, self.how.budget, "allowed")
+        chunks = fitting_chunks(wanted, self.config.budget, self.vocab)
+        return chunks or self._too_little(wanted, self.config.budget, "allowed")
 
     def _chunks(self, wanted: int) -> int:
         """As many of those as there is space for now; all of them if they are here already."""
         if self._written(wanted):
             return wanted
-        left = sum(path.stat().st_size for path in self.how.folder.glob(f"*{LOGITS_SUFFIX}"))
-        room = free_bytes(self.how.folder) + left - SPARE
+        left = sum(path.stat().st_size for path in self.config.folder.glob(f"*{LOGITS_SUFFIX}"))
+        room = free_bytes(self.config.folder) + left - SPARE
         chunks = fitting_chunks(wanted, room, self.vocab) or self._too_little(wanted, room, "free")
-        if chunks < wanted and self.how.all_chunks:
+        if chunks < wanted and self.config.all_chunks:
             needed = perplexity.logits_bytes(self.vocab, wanted) + SPARE
             raise DiskError(
                 f"the base's predictions over {wanted} chunks need {human_size(needed)} in "
-                f"{self.how.folder.absolute()} and {human_size(max(0, room + SPARE))} are free: free some space and "
-                "run the same command again."
+                f"{self.config.folder.absolute()} and {human_size(max(0, room + SPARE))} are free: free some space "
+                "and run the same command again."
             )
         if chunks < wanted:
             logger.warning("%d chunks of the text are measured instead of %d: the disk is full.", chunks, wanted)
@@ -186,16 +186,16 @@ class _Session:
     def _too_little(self, wanted: int, room: int, word: str) -> int:
         needed = perplexity.logits_bytes(self.vocab, min(_LEAST_CHUNKS, wanted))
         raise DiskError(
-            f"the base's predictions need {human_size(needed)} in {self.how.folder.absolute()} and "
+            f"the base's predictions need {human_size(needed)} in {self.config.folder.absolute()} and "
             f"{human_size(max(0, room))} are {word}: free some space or give another --out."
         )
 
     def _key(self, *parts: object) -> str:
-        text = "\n".join(map(str, (self.base_digest, self.text_digest, self.how.llama.commit, *parts)))
+        text = "\n".join(map(str, (self.base_digest, self.text_digest, self.config.llama.commit, *parts)))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _result(self, quant: Path, digest: str, chunks: int) -> Path:
-        return self.how.folder / f"{quant.stem[:80]}-{self._key(chunks, digest)}.json"
+        return self.config.folder / f"{quant.stem[:80]}-{self._key(chunks, digest)}.json"
 
     def _stored(self, digests: Mapping[Path, str], chunks: int) -> dict[Path, tuple[Path, Evaluation]]:
         """What is measured already: quant -> (its file, what it says)."""
@@ -222,9 +222,9 @@ class _Session:
                 bpw=sum(tensor.size for tensor in head.tensors.values()) * 8 / head.elements,
                 base=self.base.name,
                 base_sha256=self.base_digest,
-                text=self.how.text.name,
+                text=self.config.text.name,
                 text_sha256=self.text_digest,
-                llama=self.how.llama.commit,
+                llama=self.config.llama.commit,
                 chunks=read,
                 tokens=read * perplexity.SCORED,
                 quality=quality,
@@ -235,13 +235,13 @@ class _Session:
 
     def _written(self, chunks: int) -> Path | None:
         """The base's predictions over so many chunks, if they are here and whole."""
-        target = self.how.folder / (self._key(chunks) + LOGITS_SUFFIX)
+        target = self.config.folder / (self._key(chunks) + LOGITS_SUFFIX)
         return target if target.exists() and perplexity.logits_chunks(target, self.vocab) else None
 
     def _logits(self, chunks: int) -> Path:
         """The base's predictions over the text, for `chunks` chunks or all that it has."""
-        target = self.how.folder / (self._key(chunks) + LOGITS_SUFFIX)
-        for left in self.how.folder.glob(f"*{LOGITS_SUFFIX}"):
+        target = self.config.folder / (self._key(chunks) + LOGITS_SUFFIX)
+        for left in self.config.folder.glob(f"*{LOGITS_SUFFIX}"):
             if left != self._written(chunks):
                 left.unlink()
         if target.exists():
@@ -250,24 +250,24 @@ class _Session:
             command = perplexity.logits_command(
                 self.tool,
                 model=self.base,
-                text=self.how.text.absolute(),
+                text=self.config.text.absolute(),
                 out=part.absolute(),
-                threads=self.how.threads,
+                threads=self.config.threads,
                 chunks=chunks,
             )
 
             def whole(text: str) -> int | None:
                 if too_short := tools.parse_too_short(text):
                     raise CalibrationError(
-                        f"the evaluation text {self.how.text.name} has {too_short[1]} tokens, at least {too_short[0]} "
-                        "are needed: give a longer one with --text."
+                        f"the evaluation text {self.config.text.name} has {too_short[1]} tokens, at least "
+                        f"{too_short[0]} are needed: give a longer one with --text."
                     )
                 return perplexity.logits_chunks(part, self.vocab) or None
 
             try:
                 perplexity.run_for(command, self.run, read=whole, feed=self._progress(self.base))
             except ToolError as error:
-                if free_bytes(self.how.folder) < (1 << 20):  # the tool does not look whether it could write
+                if free_bytes(self.config.folder) < (1 << 20):  # the tool does not look whether it could write
                     raise DiskError(
                         f"the disk is full while {self.base.name} is measured: free some space and run the same "
                         "command again; what is finished stays."
@@ -277,7 +277,7 @@ class _Session:
 
     def _quality(self, quant: Path, logits: Path) -> Quality:
         command = perplexity.divergence_command(
-            self.tool, model=quant.absolute(), logits=logits.absolute(), threads=self.how.threads
+            self.tool, model=quant.absolute(), logits=logits.absolute(), threads=self.config.threads
         )
         read, feed = perplexity.parse_quality, self._progress(quant)
         quality = perplexity.run_for(command, self.run, read=read, feed=feed)
@@ -286,20 +286,22 @@ class _Session:
         return quality
 
     def _progress(self, path: Path) -> perplexity.ChunkProgress:
-        return perplexity.ChunkProgress(lambda fraction: self.how.report(path.name, fraction))
+        return perplexity.ChunkProgress(lambda fraction: self.config.report(path.name, fraction))
 
     def _with_speed(self, quant: Path, stored: tuple[Path, Evaluation]) -> tuple[Path, Evaluation]:
         """Measures how fast the machine is with this quant: with a fixed number of threads that never rest. Where
         people allow the tools only a part of the time, the speed is left out: there is no true one then."""
         file, evaluation = stored
-        if asked_share(self.how.share) < 1:
+        if asked_share(self.config.share) < 1:
             return stored
-        threads = self.how.limit() if self.how.limit else self.how.threads
+        threads = self.config.limit() if self.config.limit else self.config.threads
         known = evaluation.speed
         if known is not None and known.threads == threads and known.throttled is False:
             return stored
-        self.how.report(f"{quant.name}, speed", 0.0)
-        command = perplexity.bench_command(self.how.llama.tool("llama-bench"), model=quant.absolute(), threads=threads)
+        self.config.report(f"{quant.name}, speed", 0.0)
+        command = perplexity.bench_command(
+            self.config.llama.tool("llama-bench"), model=quant.absolute(), threads=threads
+        )
         wait = CpuWait()
         unthrottled = dataclasses.replace(self.run, limit=None, share=lambda: 1.0, watch=wait.look)
         speed: Speed = perplexity.run_for(command, unthrottled, read=perplexity.parse_bench)

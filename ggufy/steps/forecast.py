@@ -23,10 +23,10 @@ from ggufy.quantize.recipe import Forecast, ImatrixFacts, Recipe, core_seconds, 
 from ggufy.quantize.search.mixes import RWKV, mixed
 from ggufy.quantize.search.target import of_label
 from ggufy.sources.gguf_model import check_model
-from ggufy.steps.comparable import vocab_size
 from ggufy.steps.context import Context
 from ggufy.steps.convert import pinned_vocab, remote_checkpoint
 from ggufy.steps.evaluate import FOLDER, LOGITS_SUFFIX, SPARE, most_chunks
+from ggufy.steps.same_model import vocab_size
 from ggufy.system.files import allocated_bytes, free_bytes, part_of
 from ggufy.texts import calibration
 

@@ -17,7 +17,7 @@ from ggufy.core.plan import Step
 from ggufy.formats.gguf import GgufHead, copy_with_metadata, read_head, read_tensor
 from ggufy.llama import tools
 from ggufy.quantize.recipe import quantizable
-from ggufy.steps.context import Context, Safe, artifact_of
+from ggufy.steps.context import BackupStore, Context, artifact_of
 from ggufy.steps.forecast import dry_run
 from ggufy.system.files import partial, sha256
 from ggufy.texts import calibration
@@ -71,7 +71,7 @@ def _measure(ctx: Context, step: Step, base: Path, part: Path) -> None:
     copy_with_metadata(latest, part, facts | {"imatrix.chunk_count": total, "imatrix.chunk_size": tools.CONTEXT})
 
 
-def _restore(safe: Safe | None, folder: Path) -> None:
+def _restore(safe: BackupStore | None, folder: Path) -> None:
     """Brings the newest saved segment back, unless this machine is further."""
     names = sorted(name for name in safe.names() if re.fullmatch(_SEGMENT, name)) if safe else []
     here = sorted(path.name for path in folder.glob("[0-9]*.gguf"))
@@ -79,7 +79,7 @@ def _restore(safe: Safe | None, folder: Path) -> None:
         safe.get(names[-1], folder / names[-1])
 
 
-def _save(safe: Safe | None, segment: Path, saved_at: float) -> float:
+def _save(safe: BackupStore | None, segment: Path, saved_at: float) -> float:
     """Saves a segment beyond this machine, if the last time is long ago and there is a commit to spare; failing is
     only logged. Returns when something was saved last."""
     if safe is None or time.monotonic() - saved_at < _BETWEEN_SAVES_S or safe.wait_s() > 0:

@@ -7,7 +7,7 @@ from pathlib import Path
 from ggufy.core.errors import CalibrationError
 from ggufy.core.plan import Step
 from ggufy.steps.context import Context
-from ggufy.steps.evaluate import FOLDER, How, evaluate
+from ggufy.steps.evaluate import FOLDER, EvaluationConfig, evaluate
 from ggufy.system import resources as throttle
 from ggufy.texts import calibration
 
@@ -17,7 +17,7 @@ def run(ctx: Context, step: Step) -> None:
     base, quant = (ctx.path(product) for product in step.reads)
     threads = ctx.threads
     run = ctx.tool_run(step)
-    how = How(
+    config = EvaluationConfig(
         text=_pinned_text(ctx),
         folder=ctx.work / FOLDER,
         environment=throttle.child_environment(threads=threads, home=ctx.settings.home),
@@ -33,7 +33,7 @@ def run(ctx: Context, step: Step) -> None:
         report=lambda what, fraction: ctx.report(step, fraction),
         stopped=ctx.stopped,
     )
-    ctx.measured(evaluate(base, [quant], how)[0])
+    ctx.measured(evaluate(base, [quant], config)[0])
 
 
 def _pinned_text(ctx: Context) -> Path:

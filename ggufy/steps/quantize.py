@@ -17,8 +17,8 @@ from ggufy.quantize.search.mixes import RWKV, is_rwkv, mixed, rescaling
 from ggufy.quantize.search.target import of_label
 from ggufy.steps.context import Context, artifact_of
 from ggufy.steps.making import of_recipe, with_quant
-from ggufy.steps.salvage import Salvage
-from ggufy.steps.to_order import STAGES_OF_A_SIZE, Stages, mixer_of, sized
+from ggufy.steps.partial_backup import PartialBackup
+from ggufy.steps.target_size import STAGES_OF_A_SIZE, Stages, mixer_of, sized
 from ggufy.system.files import PART_SUFFIX
 
 Report = Callable[[float], None]
@@ -38,16 +38,16 @@ def run(ctx: Context, step: Step) -> Artifact:
         order, report = _to_order(ctx, step, stages), stages.last
     else:
         order = _of_type(ctx, step)
-    salvage = None
+    backup = None
     if ctx.safe is not None:
         part = target.with_name(target.name + PART_SUFFIX)
-        salvage = Salvage(ctx.safe, part, ctx.work / "quantize", lambda: ctx.limit() * ctx.share())
-        salvage.restore()
+        backup = PartialBackup(ctx.safe, part, ctx.work / "quantize", lambda: ctx.limit() * ctx.share())
+        backup.restore()
 
     def reported(fraction: float) -> None:
         report(fraction)
-        if salvage:
-            salvage.looked()
+        if backup:
+            backup.looked()
 
     control = engine.Control(limit=ctx.limit, duty=ctx.share, stopped=ctx.stopped, report=reported)
     engine.quantize(order, control, ggml=ggml.load(ctx.llama.bin))
@@ -55,15 +55,15 @@ def run(ctx: Context, step: Step) -> Artifact:
     return with_quant(artifact_of(target), target, replace(made, rescaled=bool(order.scales)))
 
 
-def _to_order(ctx: Context, step: Step, stages: Stages) -> engine.Order:
+def _to_order(ctx: Context, step: Step, stages: Stages) -> engine.QuantizeTask:
     """By the best recipe for its size."""
     target, label = of_label(step.quant_type)
-    with mixer_of(ctx, step, stages) as mixer:
-        found = sized(mixer, target, ctx.request.mode)
-        return mixer.order(found.mix, ctx.path(step.product), found.facts, label)
+    with mixer_of(ctx, step, stages) as recipe_search:
+        found = sized(recipe_search, target, ctx.request.mode)
+        return recipe_search.order(found.mix, ctx.path(step.product), found.facts, label)
 
 
-def _of_type(ctx: Context, step: Step) -> engine.Order:
+def _of_type(ctx: Context, step: Step) -> engine.QuantizeTask:
     """By the recipe of a quant type."""
     base = ctx.path(step.reads[0])
     imatrix = ctx.path(step.reads[1]) if len(step.reads) > 1 else None
@@ -78,7 +78,7 @@ def _of_type(ctx: Context, step: Step) -> engine.Order:
     )
     measured = read_imatrix(imatrix) if imatrix else None
     quants = [ctx.path(s.product) for s in plan(ctx.request) if s.kind == QUANTIZE and s.quant_type in BY_NAME]
-    return engine.Order(
+    return engine.QuantizeTask(
         base=base,
         target=ctx.path(step.product),
         recipe=mixed(head, step.quant_type, stock=stock, mix=ctx.request.mix),

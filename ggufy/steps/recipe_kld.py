@@ -20,7 +20,7 @@ from ggufy.llama.ggml import Ggml
 from ggufy.quantize import engine
 from ggufy.quantize.imatrix import Imatrix
 from ggufy.quantize.recipe import Recipe
-from ggufy.steps.evaluate import How, evaluate
+from ggufy.steps.evaluate import EvaluationConfig, evaluate
 from ggufy.system.files import disk_errors, sync
 
 _VERSION = "ggufy divergence 1"
@@ -35,17 +35,17 @@ class Divergences:
     imatrix: Imatrix | None
     stock_imatrix: Imatrix | None  # for stock files: without anything that llama-quantize does not do
     ggml: Ggml
-    how: How
+    config: EvaluationConfig
     scales: Mapping[str, float] = field(default_factory=dict)  # see layout.plan; not for stock files
     measured: int = 0  # that were not known before
     _sibling: list[Path] = field(default_factory=list)
 
     @property
     def table(self) -> Path:
-        return self.how.folder / "divergences.jsonl"
+        return self.config.folder / "divergences.jsonl"
 
     def __post_init__(self) -> None:
-        self._text = self.how.digest(self.how.text)
+        self._text = self.config.digest(self.config.text)
         self._known = read_lines(self.table)
 
     def key(self, recipe: Recipe, *, stock: bool = False) -> str:
@@ -53,7 +53,7 @@ class Divergences:
         imatrix, scales = self._made_with(stock)
         words = [_VERSION, self.base_sha256, f"{imatrix.sha256} {len(imatrix.weights)}" if imatrix else ""]
         words += [json.dumps(sorted(scales.items())), self.ggml.sha256, self._text]
-        words += [self.how.llama.commit, str(self.how.chunks), json.dumps(sorted(recipe.items()))]
+        words += [self.config.llama.commit, str(self.config.chunks), json.dumps(sorted(recipe.items()))]
         return hashlib.sha256("\n".join(words).encode()).hexdigest()
 
     def _made_with(self, stock: bool) -> tuple[Imatrix | None, Mapping[str, float]]:
@@ -67,7 +67,7 @@ class Divergences:
         """
         key = self.key(recipe, stock=stock)
         if key not in self._known:
-            target = self.how.folder / f"{key[:16]}.gguf"
+            target = self.config.folder / f"{key[:16]}.gguf"
             self._make(recipe, target, label, stock=stock)
             try:
                 self._keep(key, self._measured(target, label), label)
@@ -80,15 +80,17 @@ class Divergences:
 
     def _measured(self, target: Path, label: str) -> float:
         # The base's predictions stay for the next recipe; `close` removes them.
-        how = replace(self.how, all_chunks=True, report=lambda what, fraction: self.how.report(label, fraction))
-        [found] = evaluate(self.base, [target], how)
-        for left in self.how.folder.glob(f"{target.stem}-*.json"):
+        config = replace(
+            self.config, all_chunks=True, report=lambda what, fraction: self.config.report(label, fraction)
+        )
+        [found] = evaluate(self.base, [target], config)
+        for left in self.config.folder.glob(f"{target.stem}-*.json"):
             left.unlink()
         return found.quality.kld
 
     def _make(self, recipe: Recipe, target: Path, label: str, *, stock: bool) -> None:
         imatrix, scales = self._made_with(stock)
-        order = engine.Order(
+        order = engine.QuantizeTask(
             base=self.base,
             target=target,
             recipe=recipe,
@@ -98,12 +100,12 @@ class Divergences:
             siblings=() if stock else self._sibling,
             identity=self.base_sha256,
         )
-        threads = self.how.threads
+        threads = self.config.threads
         control = engine.Control(
-            limit=self.how.limit or (lambda: threads),
-            duty=self.how.share,
-            stopped=self.how.stopped,
-            report=lambda fraction: self.how.report(label, 0.0),
+            limit=self.config.limit or (lambda: threads),
+            duty=self.config.share,
+            stopped=self.config.stopped,
+            report=lambda fraction: self.config.report(label, 0.0),
         )
         engine.quantize(order, control, ggml=self.ggml)
 
@@ -115,10 +117,12 @@ class Divergences:
     def close(self) -> None:
         """Removes what only this run needed."""
         for pattern in ("*.logits", "*.gguf", "*.part"):
-            for left in self.how.folder.glob(pattern):
+            for left in self.config.folder.glob(pattern):
                 left.unlink()
         known = {key[:16] for key in self._known}
-        for left in self.how.folder.glob("*-*.json"):  # from a run that was killed when it had just noted the figure
+        for left in self.config.folder.glob(
+            "*-*.json"
+        ):  # from a run that was killed when it had just noted the figure
             if left.stem.partition("-")[0] in known:
                 left.unlink()
         self._sibling.clear()

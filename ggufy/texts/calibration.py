@@ -48,7 +48,7 @@ _WAIT_S = 120.0  # for another process that builds or fetches the same
 
 
 @dataclass(frozen=True, kw_only=True)
-class Texts:
+class PinnedTexts:
     """The project's own texts."""
 
     calibration: Path
@@ -65,7 +65,7 @@ class PinnedText:
     name: str  # as people know it; the file is called `<name>.txt`
 
 
-def ensure_texts(cache: Path, *, stopped: Callable[[], bool] = lambda: False) -> Texts:
+def ensure_texts(cache: Path, *, stopped: Callable[[], bool] = lambda: False) -> PinnedTexts:
     """The project's own calibration and evaluation text, built in some seconds when this Python has none yet.
 
     No paragraph of the evaluation text stands in the calibration text, or trained the demo (see ggufy.texts.text). The
@@ -75,7 +75,7 @@ def ensure_texts(cache: Path, *, stopped: Callable[[], bool] = lambda: False) ->
     own = CALIBRATION.read_text(encoding="utf-8")
     key = hashlib.sha256(f"{_GENERATOR}\n{sys.version}\n{own}".encode()).hexdigest()[:16]
     folder = cache / "texts" / f"own-{key}"
-    texts = Texts(
+    texts = PinnedTexts(
         calibration=folder / "calibration.txt", evaluation=folder / "evaluation.txt", probe=folder / "probe.txt"
     )
     with lock(cache / "texts" / ".lock", _WAIT_S, stopped=stopped):

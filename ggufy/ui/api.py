@@ -17,7 +17,7 @@ from ggufy.core.catalog import parse_types
 from ggufy.core.errors import GgufyError, UsageError
 from ggufy.core.job import Job, Source
 from ggufy.core.words import human_size
-from ggufy.jobs.request import Wish
+from ggufy.jobs.request import JobOptions
 from ggufy.quantize.search.target import parse_words
 from ggufy.service.access import Visitor
 from ggufy.service.service import JobView, Services
@@ -110,7 +110,7 @@ class _Api:
 
         def work() -> dict[str, Any]:
             words = parse_words(_list("targets", targets))
-            wish = Wish(
+            options = JobOptions(
                 source=_source(source),
                 quant_types=parse_types(_list("quant_types", quant_types) or ("none" if words else "recommended")),
                 targets=words,
@@ -120,7 +120,7 @@ class _Api:
                 name=_text("name", name) or None,
                 keep_card=_flag("keep_card", keep_card, False),
             )
-            return _record(self.services.submit(wish, visitor_of(self.services, request, profile)))
+            return _record(self.services.submit(options, visitor_of(self.services, request, profile)))
 
         return _told(work)
 

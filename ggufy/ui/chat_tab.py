@@ -18,7 +18,7 @@ import gradio as gr
 
 from ggufy.core.errors import BusyError, Cancelled, GgufyError
 from ggufy.service.access import Visitor, check_chat, may_chat
-from ggufy.service.conversations import LIMITS, SIDES, Settings
+from ggufy.service.conversations import LIMITS, SIDES, ChatSettings
 from ggufy.service.service import Services
 from ggufy.ui import chat_parts, parts
 from ggufy.ui.i18n import TEXTS, Texts, texts_of
@@ -27,7 +27,7 @@ from ggufy.ui.views import told
 from ggufy.ui.visitors import Profile, visitor_of
 
 logger = logging.getLogger(__name__)
-# Replies are bounded by the processes behind them (llama/pool.py); models on their way hold up nobody else.
+# Replies are bounded by the processes behind them (llama/chat/pool.py); models on their way hold up nobody else.
 # A new message ends the reply before it, and is not dropped because of it.
 _STREAM: dict[str, Any] = QUIET | {"queue": True, "concurrency_limit": 16, "trigger_mode": "multiple"}
 _NONE = ""
@@ -244,7 +244,7 @@ class ChatTab:
         """Both replies in turn, until `stopped`; yields what is to be said beside them when there is something new."""
         first, second, mode, system, *numbers = asked
         values = {name: number for (name, _, _), number in zip(_SLIDERS, numbers, strict=True)}
-        settings = Settings.checked(mode=mode, system=system, **values)
+        settings = ChatSettings.checked(mode=mode, system=system, **values)
         for side, model in zip(SIDES, (first, second), strict=True):
             if (side != SIDES[0] and not model) or stopped():
                 continue

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from ggufy.core.words import human_size
 from ggufy.publish.markup import Markup, el, join
-from ggufy.service.service import Machine
+from ggufy.service.service import MachineLoad
 from ggufy.system.resources import AUTOMATIC, CPU_PERCENTS
 from ggufy.ui.i18n import Texts
 from ggufy.ui.parts import bar, button
@@ -25,7 +25,7 @@ _FIGURES = ("kld", "ppl_ratio", "same_top", "speed")
 Piece = tuple[str, Markup]  # key, and what it looks like
 
 
-def head(machine: Machine, texts: Texts, *, may_work: bool) -> Markup:
+def head(machine: MachineLoad, texts: Texts, *, may_work: bool) -> Markup:
     """The heading, with the machine's figures."""
     figures = _machine(machine, texts, may_work=may_work)
     return el("div", el("h2", texts["jobs"]), figures, class_="gg-line gg-jobs-head")
@@ -80,7 +80,7 @@ def _body(card: JobCard, section: str, texts: Texts, *, may_work: bool) -> Marku
             return el("pre", card.log, class_="gg-log", tabindex="0")
 
 
-def _machine(machine: Machine, texts: Texts, *, may_work: bool) -> Markup:
+def _machine(machine: MachineLoad, texts: Texts, *, may_work: bool) -> Markup:
     """CPU, memory, disk; and the threads and the share of their time, which can be changed."""
     used, memory = human_size(machine.memory_used), human_size(machine.memory)
     if used.split()[-1] == memory.split()[-1]:

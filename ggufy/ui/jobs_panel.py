@@ -39,7 +39,7 @@ _MOST_MADE = 256  # cards that are kept as they were made
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class WantedView:
     """What a tab shows and wants to show."""
 
     shown: str = ""  # digests of its pieces, in order
@@ -135,11 +135,11 @@ class JobsPanel:
         single = [banner, job_parts.head(services.machine(), texts, may_work=may)]
         now, before = [_digest(text) for text in single], seen if isinstance(seen, list) else []
         fresh = [text if before[i : i + 1] != now[i : i + 1] else gr.skip() for i, text in enumerate(single)]
-        asked = Wanted.of(wanted)
+        asked = WantedView.of(wanted)
         patch = patch_of(self._pieces(asked, texts, visitor, may=may), asked.shown)
         return [*fresh, gr.HTML(patch=patch) if patch else gr.skip(), gr.skip() if now == before else now]
 
-    def _pieces(self, wanted: Wanted, texts: Texts, visitor: Visitor, *, may: bool) -> list[job_parts.Piece]:
+    def _pieces(self, wanted: WantedView, texts: Texts, visitor: Visitor, *, may: bool) -> list[job_parts.Piece]:
         """Everything that the tab is to show its visitor, in its order."""
         views = self.services.views(visitor)
         known = {
@@ -158,7 +158,7 @@ class JobsPanel:
         return pieces or [job_parts.nothing(texts, may_work=may)]
 
     def _card(
-        self, view: JobView, place: int, wanted: Wanted, texts: Texts, *, may: bool, sizes_known: bool
+        self, view: JobView, place: int, wanted: WantedView, texts: Texts, *, may: bool, sizes_known: bool
     ) -> list[job_parts.Piece]:
         """The pieces of one job: those that were made before, if nothing of it has changed."""
         job, ready = view.job, self.services.preparation.ready

@@ -15,8 +15,8 @@ import gradio as gr
 
 from ggufy.core.catalog import OUTTYPES, QUANT_TYPES
 from ggufy.core.errors import GgufyError, UsageError
-from ggufy.jobs.estimate import Order, chosen
-from ggufy.jobs.request import Wish
+from ggufy.jobs.estimate import EstimateOptions, chosen
+from ggufy.jobs.request import JobOptions
 from ggufy.publish.markup import Markup
 from ggufy.quantize.search.mixes import KINDS, RWKV
 from ggufy.quantize.search.target import MODES, STANDARD, parse_words
@@ -106,7 +106,7 @@ class QuantizeTab:
         self.evaluation = self._text(i18n, "evaluation", "bundled")
         self.name = self._text(i18n, "name")
         self.vocab = self._text(i18n, "vocab")
-        published = self.services.connection.hub is not None
+        published = self.services.workspace.hub is not None
         self.repo = self._text(i18n, "repo", visible=published)
         self.private = gr.Checkbox(False, label=i18n("private"), visible=published, elem_id="gg-private")
         self.keep_card = gr.Checkbox(
@@ -195,7 +195,7 @@ class QuantizeTab:
             yield answer
 
     def _looked(
-        self, text: str, outtype: Any, vocab: Any, mix: Any, order: Order, texts: Texts, visitor: Any
+        self, text: str, outtype: Any, vocab: Any, mix: Any, order: EstimateOptions, texts: Texts, visitor: Any
     ) -> Iterator[list[Any]]:
         """As `look`: panel, table and cost, first without anything of the source that was there before."""
         table = gr.HTML(rows=parts.types(texts))
@@ -252,7 +252,7 @@ class QuantizeTab:
         outtype: Any,
         vocab: Any,
         mix: Any,
-        order: Order,
+        order: EstimateOptions,
         texts: Texts,
         visitor: Any,
     ) -> Markup:
@@ -304,8 +304,8 @@ def _short(value: Any) -> str:
     return value.strip()[:MOST_CHARS] if isinstance(value, str) else ""
 
 
-def _order(types: Any, imatrix: Any, evaluate: Any, targets: Any, mode: Any) -> Order:
-    return Order(
+def _order(types: Any, imatrix: Any, evaluate: Any, targets: Any, mode: Any) -> EstimateOptions:
+    return EstimateOptions(
         quant_types=chosen([name for name in types if isinstance(name, str)] if isinstance(types, list) else []),
         imatrix=imatrix != "off",
         evaluate=bool(evaluate),
@@ -322,7 +322,7 @@ def _kind(mix: Any) -> str:
     return mix if mix in KINDS else RWKV
 
 
-def _wish(values: list[Any]) -> Wish:
+def _wish(values: list[Any]) -> JobOptions:
     source, types, imatrix, imatrix_path, outtype, evaluate, evaluation, vocab, name, *more = values
     repo, private, mix, targets, mode, keep_card = more
     texts = (source, imatrix, imatrix_path, outtype, evaluation, vocab, name, repo, mix, targets, mode)
@@ -337,7 +337,7 @@ def _wish(values: list[Any]) -> Wish:
             "no text or imatrix given: fill in “Calibration text or imatrix file”, or choose another way."
         )
     from_text = imatrix not in ("have", "off")
-    return Wish(
+    return JobOptions(
         source=_short(source),
         quant_types=_types(types),
         outtype=None if outtype in ("auto", "", None) else outtype,

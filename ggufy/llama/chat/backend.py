@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ggufy.core.errors import BusyError, ToolError
-from ggufy.llama.chat.options import Model, Options
+from ggufy.llama.chat.options import ChatOptions, Model
 from ggufy.llama.install import Llama
 from ggufy.llama.tools import failure_reason
 from ggufy.system import child_process as child
@@ -32,11 +32,11 @@ from ggufy.system import resources as throttle
 _POLL_MS = 100
 
 
-class Gone(ToolError):
+class ProcessExited(ToolError):
     """The process had ended before the question reached it: ask a new one."""
 
 
-class Talker(abc.ABC):
+class ChatBackend(abc.ABC):
     """A program that replies. It is started when it is asked for the first time."""
 
     name: str  # of the program
@@ -45,7 +45,7 @@ class Talker(abc.ABC):
         self,
         llama: Llama,
         model: Model,
-        options: Options,
+        options: ChatOptions,
         *,
         threads: int,
         starter: Executor,
@@ -172,7 +172,7 @@ class Talker(abc.ABC):
             self._stop.clear()
             self._also_stopped = stopped
             if self._closed:
-                raise Gone("the model was put away: send the message again.")
+                raise ProcessExited("the model was put away: send the message again.")
             yield
         finally:
             if not self.alive:

@@ -13,7 +13,7 @@ OTHER_CONTEXT = 4096  # tokens; RWKV needs no limit, other models keep memory fo
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class ChatOptions:
     """How to answer; a process keeps the options that it was started with."""
 
     system: str = ""  # system prompt
@@ -40,7 +40,7 @@ class Model:
         return cls(path=path, world=world, template="" if world else str(metadata.get("tokenizer.chat_template", "")))
 
 
-def chat_command(tool: Path, model: Model, options: Options, *, threads: int, folder: Path) -> list[str]:
+def chat_command(tool: Path, model: Model, options: ChatOptions, *, threads: int, folder: Path) -> list[str]:
     """llama-cli for `model`. Texts go through files in `folder`, which are written here.
 
     One slot and no store of old prompts, so that memory is the model's and one conversation's; four checkpoints of
@@ -59,14 +59,14 @@ def chat_command(tool: Path, model: Model, options: Options, *, threads: int, fo
 
 
 def completion_command(
-    tool: Path, model: Model, options: Options, *, threads: int, folder: Path, text: str
+    tool: Path, model: Model, options: ChatOptions, *, threads: int, folder: Path, text: str
 ) -> list[str]:
     """llama-completion that continues `text`, which it reads from a file in `folder`."""
     file = _written(folder / "prompt.txt", text)
     return [str(tool), *_common(model, options, threads), "-no-cnv", "--no-display-prompt", "-f", str(file)]
 
 
-def _common(model: Model, options: Options, threads: int) -> list[str]:
+def _common(model: Model, options: ChatOptions, threads: int) -> list[str]:
     command = ["-m", str(model.path), "--simple-io", "--no-escape", "-t", str(threads), "-n", str(options.length)]
     # Only the samplers that the options name, or the numbers would not be the whole truth.
     command += ["--samplers", "penalties;top_p;temperature", "--temp", f"{options.temperature:g}"]

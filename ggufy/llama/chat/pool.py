@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from ggufy.core.errors import BusyError, UsageError
 from ggufy.core.words import human_size
-from ggufy.llama.chat.backend import Talker
+from ggufy.llama.chat.backend import ChatBackend
 from ggufy.system import resources as throttle
 
 logger = logging.getLogger(__name__)
@@ -25,9 +25,9 @@ MARGIN = 400_000_000  # bytes beside the weights: buffers, the state, another mo
 
 
 @dataclass(eq=False)
-class _Place:
+class _Slot:
     key: Hashable
-    talker: Talker
+    chat_backend: ChatBackend
     busy: bool
     used: float  # time.monotonic() of the last reply's end
 
@@ -48,15 +48,15 @@ class Pool:
     ):
         self.size, self.idle_s, self.abandoned_s, self._available = size, idle_s, abandoned_s, available
         self._lock = threading.RLock()  # a dropped reply may be finished by the garbage collector, in any thread
-        self._places: list[_Place] = []
+        self._places: list[_Slot] = []
         self._closed = threading.Event()
         self._starter = ThreadPoolExecutor(1, "chat-starter")  # one thread: the processes die when it ends
         self._janitor: threading.Thread | None = None
 
     @contextlib.contextmanager
     def lend(
-        self, key: Hashable, *, name: str, file_size: int, make: Callable[[Executor], Talker]
-    ) -> Iterator[Talker]:
+        self, key: Hashable, *, name: str, file_size: int, make: Callable[[Executor], ChatBackend]
+    ) -> Iterator[ChatBackend]:
         """A process for one reply: an idle one with this key, or what `make` gives, which is called with the starter.
 
         Raises BusyError when every process is replying, UsageError when the model (`name`, a file of `file_size`
@@ -64,11 +64,11 @@ class Pool:
         """
         place = self._take(key, name, file_size, make)
         try:
-            yield place.talker
+            yield place.chat_backend
         finally:
             with self._lock:
                 place.busy, place.used = False, time.monotonic()
-                if not place.talker.alive:
+                if not place.chat_backend.alive:
                     self._end(place)
 
     def close(self) -> None:
@@ -81,23 +81,23 @@ class Pool:
             self._janitor.join()
         self._starter.shutdown()
 
-    def talkers(self) -> list[Talker]:
+    def talkers(self) -> list[ChatBackend]:
         """The processes that are kept, for who wants to look."""
         with self._lock:
-            return [place.talker for place in self._places]
+            return [place.chat_backend for place in self._places]
 
-    def _take(self, key: Hashable, name: str, file_size: int, make: Callable[[Executor], Talker]) -> _Place:
+    def _take(self, key: Hashable, name: str, file_size: int, make: Callable[[Executor], ChatBackend]) -> _Slot:
         with self._lock:
             if self._closed.is_set():
                 raise BusyError("ggufy is being stopped: try again when it runs.")
-            for place in [place for place in self._places if not place.talker.alive and not place.busy]:
+            for place in [place for place in self._places if not place.chat_backend.alive and not place.busy]:
                 self._end(place)
             for place in self._places:
                 if place.key == key and not place.busy:
                     place.busy = True
                     return place
             self._make_room(name, file_size)
-            place = _Place(key, make(self._starter), busy=True, used=time.monotonic())
+            place = _Slot(key, make(self._starter), busy=True, used=time.monotonic())
             self._places.append(place)
             if self._janitor is None:
                 self._janitor = threading.Thread(target=self._end_idle, name="chat-janitor", daemon=True)
@@ -118,10 +118,10 @@ class Pool:
                     "choose a smaller quant, or try again when less is running."
                 )
 
-    def _end(self, place: _Place) -> None:
+    def _end(self, place: _Slot) -> None:
         if place in self._places:
             self._places.remove(place)
-            place.talker.close()
+            place.chat_backend.close()
 
     def _end_idle(self) -> None:
         while not self._closed.wait(min(5.0, self.idle_s / 4, self.abandoned_s / 4)):
@@ -133,6 +133,6 @@ class Pool:
     def _end_late(self, now: float) -> None:
         with self._lock:
             for place in list(self._places):
-                limit = place.talker.read_at + self.abandoned_s if place.busy else place.used + self.idle_s
+                limit = place.chat_backend.read_at + self.abandoned_s if place.busy else place.used + self.idle_s
                 if now > limit:
                     self._end(place)

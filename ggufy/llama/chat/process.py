@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ggufy.core.errors import ToolError
 from ggufy.llama.chat import messages
-from ggufy.llama.chat.backend import Gone, Talker
+from ggufy.llama.chat.backend import ChatBackend, ProcessExited
 from ggufy.llama.chat.messages import Follower
 from ggufy.llama.chat.options import chat_command, completion_command
 from ggufy.system import child_process as child
@@ -29,7 +29,7 @@ _ERROR, _MAX_ERROR = "Error: ", 500  # characters
 _END_OF_TEXT = " [end of text]\n"
 
 
-class ChatProcess(Talker):
+class ChatProcess(ChatBackend):
     """One llama-cli. It is started by the first message, and keeps no memory of a conversation."""
 
     name = "llama-cli"
@@ -75,7 +75,7 @@ class ChatProcess(Talker):
             self._process.stdin.write(question)
             self._process.stdin.flush()
         except (BrokenPipeError, ValueError):
-            raise Gone("llama-cli had ended: send the message again.") from None
+            raise ProcessExited("llama-cli had ended: send the message again.") from None
 
     def _reply(self) -> Iterator[str]:
         pending, first, ended = "", True, False
@@ -86,7 +86,7 @@ class ChatProcess(Talker):
                     return
                 piece = self._read()
                 if piece is None:
-                    kind = ToolError if follower.began else Gone
+                    kind = ToolError if follower.began else ProcessExited
                     raise kind(f"llama-cli ended ({self._failure()}): send the message again.")
                 text, ended = follower.feed(piece)
                 pending += text
@@ -124,7 +124,7 @@ class ChatProcess(Talker):
         self._end()
 
 
-class CompletionProcess(Talker):
+class CompletionProcess(ChatBackend):
     """One llama-completion, for one text."""
 
     name = "llama-completion"

@@ -59,7 +59,7 @@ _SLOPE = 0.01  # by how much the first of all middle blocks counts more than the
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mix:
+class RecipeRule:
     """What one name stands for."""
 
     blocks: tuple[str, ...]  # tensor types that the blocks' matrices may have
@@ -67,11 +67,11 @@ class Mix:
     share: float = 1.0  # of the bytes of its twin
 
 
-def _mix(blocks: str, ends: tuple[str, ...], share: float = 1.0) -> Mix:
-    return Mix(blocks=tuple(blocks.split()), ends=ends, share=share)
+def _mix(blocks: str, ends: tuple[str, ...], share: float = 1.0) -> RecipeRule:
+    return RecipeRule(blocks=tuple(blocks.split()), ends=ends, share=share)
 
 
-MIXES: dict[str, Mix] = {
+MIXES: dict[str, RecipeRule] = {
     "Q8_0": _mix("Q8_0 F16", ("Q8_0", "F16")),
     "Q6_K": _mix("Q5_K Q6_K Q8_0", ("Q5_K", *_HIGH)),
     "Q5_K_M": _mix("Q4_K Q5_K Q6_K Q8_0", _ENDS_K),
@@ -161,7 +161,7 @@ def rescaling(head: GgufHead) -> dict[str, float]:
     return factors if max(factors.values(), default=1.0) > 2**_HARMLESS_HALVINGS else {}
 
 
-def _types(asked: Mix, role: Role, width: int) -> tuple[str, ...]:
+def _types(asked: RecipeRule, role: Role, width: int) -> tuple[str, ...]:
     kinds = asked.blocks if role.depth else asked.ends
     fitting = tuple(kind for kind in kinds if _fits(kind, width))
     return fitting if fitting and _fits(kinds[0], width) else _ODD if _fits("Q8_0", width) else ("F16",)

@@ -32,7 +32,7 @@ from ggufy.quantize.search.analysis import Analysis, analyse
 from ggufy.quantize.search.mixes import rescaling
 from ggufy.quantize.search.probing import Measured
 from ggufy.quantize.search.target import FAST, STANDARD, THOROUGH
-from ggufy.steps.evaluate import How
+from ggufy.steps.evaluate import EvaluationConfig
 from ggufy.steps.recipe_kld import Divergences
 from ggufy.system.files import sha256
 
@@ -42,7 +42,7 @@ _TILTS = (0.0, -0.25, 0.25)  # candidates: sensitivities raised to 1 + tilt, fla
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mix:
+class FoundRecipe:
     """A recipe for a size, and how it was found."""
 
     recipe: Recipe
@@ -56,37 +56,37 @@ class Mix:
 
 
 @dataclass(kw_only=True)
-class Mixer:
+class RecipeSearch:
     """One base GGUF and one imatrix; serves every size. What is expensive is computed when it is first needed."""
 
     base: Path
     imatrix_path: Path | None
-    how: How  # its text is the probe text, its folder keeps what is measured
+    config: EvaluationConfig  # its text is the probe text, its folder keeps what is measured
     _analysis: Analysis | None = None
     _stock: dict[str, Recipe] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.head = read_head(self.base)
-        self.ggml = kernels.load(self.how.llama.bin)
+        self.ggml = kernels.load(self.config.llama.bin)
         self.stock_imatrix = read_imatrix(self.imatrix_path) if self.imatrix_path else None
         self.scales = rescaling(self.head)
         self.imatrix: Imatrix | None = with_embedding(self.stock_imatrix, self.head) if self.stock_imatrix else None
-        digest = self.how.digests.get(self.base.absolute()) or sha256(self.base, stopped=self.how.stopped)
-        self.how = dataclasses.replace(
-            self.how, speed=False, keep_logits=True, digests={**self.how.digests, self.base.absolute(): digest}
+        digest = self.config.digests.get(self.base.absolute()) or sha256(self.base, stopped=self.config.stopped)
+        self.config = dataclasses.replace(
+            self.config, speed=False, keep_logits=True, digests={**self.config.digests, self.base.absolute(): digest}
         )
-        self.divergence = self.divergences(self.how)
+        self.divergence = self.divergences(self.config)
 
-    def divergences(self, how: How) -> Divergences:
+    def divergences(self, config: EvaluationConfig) -> Divergences:
         """Of this base's recipes, over any text."""
         return Divergences(
             base=self.base,
-            base_sha256=self.how.digests[self.base.absolute()],
+            base_sha256=self.config.digests[self.base.absolute()],
             imatrix=self.imatrix,
             stock_imatrix=self.stock_imatrix,
             scales=self.scales,
             ggml=self.ggml,
-            how=how,
+            config=config,
         )
 
     # ---- what is known
@@ -103,20 +103,22 @@ class Mixer:
                 imatrix=self.imatrix,
                 scales=self.scales,
                 ggml=self.ggml,
-                table=self.how.folder / "losses.jsonl",
-                threads=self.how.threads,
+                table=self.config.folder / "losses.jsonl",
+                threads=self.config.threads,
                 check=self._check,
-                report=lambda fraction: self.how.report("analysis", fraction),
+                report=lambda fraction: self.config.report("analysis", fraction),
             )
         return self._analysis
 
     def stock(self, quant_type: str) -> Recipe:
         """llama-quantize's own recipe."""
         if quant_type not in self._stock:
-            self.how.folder.mkdir(parents=True, exist_ok=True)
-            run = tools.ToolRun(environment=self.how.environment, cwd=self.how.folder, stopped=self.how.stopped)
+            self.config.folder.mkdir(parents=True, exist_ok=True)
+            run = tools.ToolRun(
+                environment=self.config.environment, cwd=self.config.folder, stopped=self.config.stopped
+            )
             imatrix = str(self.imatrix_path.absolute()) if self.imatrix_path else ""
-            tool = self.how.llama.tool("llama-quantize")
+            tool = self.config.llama.tool("llama-quantize")
             self._stock[quant_type] = stock_recipe(tool, run, self.base, quant_type, imatrix=imatrix)
         return self._stock[quant_type]
 
@@ -182,14 +184,14 @@ class Mixer:
         """The shipped sensitivity of every tensor, as it is in a model of this size."""
         return roles.transferred({name: tensor.elements for name, tensor in self.head.tensors.items()})
 
-    def mix(self, budget: int, mode: str, *, against: str = "", prune: bool = False) -> Mix:
+    def mix(self, budget: int, mode: str, *, against: str = "", prune: bool = False) -> FoundRecipe:
         """The recipe for `budget` bytes of tensors. `against` is a stock quant type that wins if it is better.
 
         Raises UsageError when the budget is too small; what the engine and the measuring raise; Cancelled.
         """
         if mode == FAST:
             found = self.solve(self._complete(self.prior()), budget, prune=prune)
-            return Mix(recipe=found.recipe, mode=mode, predicted=None, sensitivities={})
+            return FoundRecipe(recipe=found.recipe, mode=mode, predicted=None, sensitivities={})
         groups, values, _ = self.probed(PROBES[mode])
         best = Measured(recipe=self._solved(groups, values, budget, prune=prune), kld=math.inf)
         if mode == THOROUGH:
@@ -198,7 +200,7 @@ class Mixer:
             best = Measured(recipe=best.recipe, kld=self.divergence(best.recipe, label="result"))
         stock_kld = self._stock_kld(against) if against else None
         wins = stock_kld is not None and stock_kld < best.kld
-        return Mix(
+        return FoundRecipe(
             recipe=self.stock(against) if wins else best.recipe,
             stock=against if wins else "",
             mode=mode,
@@ -269,9 +271,9 @@ class Mixer:
 
     # ---- the file
 
-    def order(self, mix: Mix, out: Path, facts: Mapping[str, str], label: str) -> engine.Order:
+    def order(self, mix: FoundRecipe, out: Path, facts: Mapping[str, str], label: str) -> engine.QuantizeTask:
         """The file, for the engine; `label` is the quant type whose number it carries."""
-        return engine.Order(
+        return engine.QuantizeTask(
             base=self.base,
             target=out,
             recipe=mix.recipe,
@@ -279,18 +281,18 @@ class Mixer:
             imatrix=self.stock_imatrix if mix.stock else self.imatrix,
             scales={} if mix.stock else self.scales,
             facts=facts,
-            identity=self.how.digests[self.base.absolute()],
+            identity=self.config.digests[self.base.absolute()],
         )
 
-    def make(self, mix: Mix, out: Path, facts: Mapping[str, str], label: str) -> None:
+    def make(self, mix: FoundRecipe, out: Path, facts: Mapping[str, str], label: str) -> None:
         """Writes the file; `label` is the quant type whose number it carries."""
         order = self.order(mix, out, facts, label)
-        threads = self.how.threads
+        threads = self.config.threads
         control = engine.Control(
-            limit=self.how.limit or (lambda: threads),
-            duty=self.how.share,
-            stopped=self.how.stopped,
-            report=lambda fraction: self.how.report(out.name, fraction),
+            limit=self.config.limit or (lambda: threads),
+            duty=self.config.share,
+            stopped=self.config.stopped,
+            report=lambda fraction: self.config.report(out.name, fraction),
         )
         engine.quantize(order, control, ggml=self.ggml)
 
@@ -299,5 +301,5 @@ class Mixer:
         self.divergence.close()
 
     def _check(self) -> None:
-        if self.how.stopped():
+        if self.config.stopped():
             raise Cancelled("the job was stopped.")

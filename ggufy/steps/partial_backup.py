@@ -22,7 +22,7 @@ from pathlib import Path
 
 from ggufy.core.errors import Cancelled, DiskError, HubError
 from ggufy.quantize.engine import journal_line, journal_of, read_journal
-from ggufy.steps.context import Safe
+from ggufy.steps.context import BackupStore
 from ggufy.system.files import partial, write_text
 
 logger = logging.getLogger(__name__)
@@ -38,10 +38,10 @@ def saved_files(names: list[str], quant: str) -> list[str]:
     return sorted(name for name in names if name.startswith(f"{quant}.") and name.endswith(SUFFIX))
 
 
-class Salvage:
+class PartialBackup:
     """For one run over one quant. `looked` is to be called often while it is being made."""
 
-    def __init__(self, safe: Safe, part: Path, work: Path, busy: Callable[[], float]):
+    def __init__(self, safe: BackupStore, part: Path, work: Path, busy: Callable[[], float]):
         """`part` is the file in the making, `work` a folder for what is sent, `busy` how many CPUs are at work."""
         self._safe, self._part, self._work, self._busy = safe, part, work, busy
         self._quant = part.name.removesuffix(".part")

@@ -21,7 +21,7 @@ _BOOT_ID = _PROC / "sys/kernel/random/boot_id"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Holder:
+class LeaseRecord:
     """What lease.json says. Its times are for people; nothing is decided by them."""
 
     boot_id: str = ""  # of the runner that holds the lease; empty: free
@@ -37,7 +37,7 @@ class Holder:
         return (json.dumps(dataclasses.asdict(self), indent=2) + "\n").encode()
 
     @classmethod
-    def from_bytes(cls, data: bytes | None) -> Holder:
+    def from_bytes(cls, data: bytes | None) -> LeaseRecord:
         """What cannot be read holds nothing: the lease is free."""
         try:
             record = json.loads(data or b"{}")
@@ -64,7 +64,7 @@ def identity(pid: int | None = None) -> str:
         return ""
 
 
-def is_gone(who: str) -> bool:
+def process_is_dead(who: str) -> bool:
     """True only if the process lived in this container and is no more."""
     container, _, process = who.partition(" ")
     own = identity()

@@ -19,8 +19,8 @@ from ggufy.core.words import human_size
 from ggufy.formats.gguf import read_head, tensor_bytes
 from ggufy.quantize.search.target import FAST, STANDARD, THOROUGH, Target, metadata, nearest
 from ggufy.steps.context import Context
-from ggufy.steps.evaluate import How, check_text
-from ggufy.steps.mix import PROBES, Mix, Mixer
+from ggufy.steps.evaluate import EvaluationConfig, check_text
+from ggufy.steps.recipe_search import PROBES, FoundRecipe, RecipeSearch
 from ggufy.system import resources as throttle
 from ggufy.system.files import sha256
 from ggufy.system.locks import lock
@@ -43,42 +43,47 @@ def recipes_measured(request: Request) -> dict[str, int]:
 class Sized:
     """A recipe for a target, and what its file says of itself."""
 
-    mix: Mix
+    mix: FoundRecipe
     limit: int  # bytes of the file, at most
     label: str  # the quant type of about that size
     facts: dict[str, str]  # metadata
 
 
-def sized(mixer: Mixer, target: Target, mode: str, *, like: str = "", prune: bool = False) -> Sized:
+def sized(recipe_search: RecipeSearch, target: Target, mode: str, *, like: str = "", prune: bool = False) -> Sized:
     """The best recipe for a target; `like` is the stock quant type to compare it with instead of the nearest one.
 
-    Raises UsageError when the target is too small, and what `Mixer.mix` raises.
+    Raises UsageError when the target is too small, and what `RecipeSearch.mix` raises.
     """
-    head = mixer.head_size(metadata(target, bpw=10.0))  # two digits: never too short
-    weights = mixer.head.elements
+    head = recipe_search.head_size(metadata(target, bpw=10.0))  # two digits: never too short
+    weights = recipe_search.head.elements
     limit, budget = target.file_budget(weights=weights, head=head), target.tensor_budget(weights=weights, head=head)
-    if budget < (least := mixer.least(mode)):
-        mix = _smaller_than_any_mix(mixer, target, limit, least + head, mode)
+    if budget < (least := recipe_search.least(mode)):
+        mix = _smaller_than_any_mix(recipe_search, target, limit, least + head, mode)
     else:
-        against = like or (mixer.rival(limit) if mode != FAST else "")
-        mix = mixer.mix(budget, mode, against=against, prune=prune)
-    tensors = mixer.head.tensors.items()
+        against = like or (recipe_search.rival(limit) if mode != FAST else "")
+        mix = recipe_search.mix(budget, mode, against=against, prune=prune)
+    tensors = recipe_search.head.tensors.items()
     bpw = sum(tensor_bytes(t.shape, mix.recipe.get(name, t.type)) for name, t in tensors) * 8 / weights
     facts = metadata(target, bpw=bpw)
-    if mix.stock and mixer.stock_size(mix.stock) + mixer.head_size(facts) - mixer.head_size({}) > limit:
+    if (
+        mix.stock
+        and recipe_search.stock_size(mix.stock) + recipe_search.head_size(facts) - recipe_search.head_size({}) > limit
+    ):
         facts = {}  # the very file of llama-quantize
     return Sized(mix=mix, limit=limit, label=like or nearest(8 * budget / weights), facts=facts)
 
 
-def _smaller_than_any_mix(mixer: Mixer, target: Target, limit: int, least: int, mode: str) -> Mix:
+def _smaller_than_any_mix(
+    recipe_search: RecipeSearch, target: Target, limit: int, least: int, mode: str
+) -> FoundRecipe:
     """The largest stock file that fits: it may have types of one bit, which mixes leave out."""
-    fitting = mixer.stock_that_fits(limit)
+    fitting = recipe_search.stock_that_fits(limit)
     if not fitting:
         raise UsageError(
             f"{target.text} is too small for this model, whose smallest mix takes {human_size(least)}: ask for more."
         )
     best = max(fitting, key=lambda name: fitting[name])
-    return Mix(recipe=mixer.stock(best), stock=best, mode=mode, predicted=None, sensitivities={})
+    return FoundRecipe(recipe=recipe_search.stock(best), stock=best, mode=mode, predicted=None, sensitivities={})
 
 
 def folder_of(settings: Settings, base_sha256: str) -> Path:
@@ -115,7 +120,7 @@ class Stages:
 
 
 @contextlib.contextmanager
-def mixer_of(ctx: Context, step: Step, report: Callable[[str, float], None]) -> Iterator[Mixer]:
+def mixer_of(ctx: Context, step: Step, report: Callable[[str, float], None]) -> Iterator[RecipeSearch]:
     """The Mixer of a job's base and imatrix, for one step. Waits while another run adds to the same measurements.
 
     Raises CalibrationError if the imatrix was made from the probe text; Cancelled.
@@ -124,7 +129,7 @@ def mixer_of(ctx: Context, step: Step, report: Callable[[str, float], None]) -> 
     imatrix = more[0] if more else None
     digest = ctx.digests.get(base.absolute()) or sha256(base, stopped=ctx.stopped)
     run = ctx.tool_run(step)
-    how = How(
+    config = EvaluationConfig(
         text=ensure_texts(ctx.settings.cache, stopped=ctx.stopped).probe,
         folder=folder_of(ctx.settings, digest),
         environment=throttle.child_environment(threads=ctx.threads, home=ctx.settings.home),
@@ -139,15 +144,15 @@ def mixer_of(ctx: Context, step: Step, report: Callable[[str, float], None]) -> 
         report=report,
         stopped=ctx.stopped,
     )
-    check_text(how)
+    check_text(config)
     with contextlib.ExitStack() as stack:
-        while not stack.enter_context(_alone(how.folder)):
+        while not stack.enter_context(_alone(config.folder)):
             ctx.check_stopped()
-        mixer = Mixer(base=base, imatrix_path=imatrix, how=how)
+        recipe_search = RecipeSearch(base=base, imatrix_path=imatrix, config=config)
         try:
-            yield mixer
+            yield recipe_search
         finally:
-            mixer.close()
+            recipe_search.close()
 
 
 @contextlib.contextmanager
