@@ -16,6 +16,7 @@ from ggufy.models.vocab import load_vocab
 from ggufy.net.hub_errors import hub_error
 from ggufy.service.conversations import ChatSettings
 from ggufy.sources.inspect import inspect
+from ggufy.system.settings import Settings
 from ggufy.texts.calibration import pin_text
 from ggufy.ui.errors_zh import Row, find, rows, say
 from ggufy.ui.i18n import TEXTS
