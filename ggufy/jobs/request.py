@@ -195,7 +195,7 @@ def _outtype(options: JobOptions, source: Source) -> str:
 def _mix(options: JobOptions, source: Source) -> str:
     if options.mix not in mixes.KINDS:
         raise UsageError(f"unknown mix {brief(options.mix)!r}: one of {', '.join(mixes.KINDS)}.")
-    if source.kind == "gguf" and not source.remote and not mixes.is_rwkv(read_head(Path(source.path))):
+    if source.kind == "gguf" and not source.remote and not mixes.has_recipes(read_head(Path(source.path))):
         return mixes.STOCK
     return options.mix
 

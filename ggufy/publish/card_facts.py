@@ -17,7 +17,7 @@ from ggufy.formats.gguf import GgufHead, read_head
 from ggufy.hub.protocol import RemoteFile
 from ggufy.models.chat_format import OLLAMA_FILES, speaks
 from ggufy.publish.card import CardFacts
-from ggufy.quantize.search.mixes import STOCK, is_rwkv, rescaling
+from ggufy.quantize.search.mixes import STOCK, has_recipes, rescaling
 from ggufy.steps.making import of_recipe
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def planned(job: Job, known: Collection[str], folder: Path, base: GgufHead | Non
     """How a job's files were or will be made, as far as its request and what is here say it: for files that are to
     come, were found, or are older than records that hold that; the names in `known` are none of these."""
     request = job.request
-    ours = is_rwkv(base) if base else request.source.kind == "checkpoint"
+    ours = has_recipes(base) if base else request.source.kind == "checkpoint"
     found = {}
     for quant in request.quants:
         path = folder / quant_name(request, quant)

@@ -1,7 +1,7 @@
 """Whether a GGUF holds a whole, unquantized model, told from its head: the one check for every way in.
 
 That all tensors of an architecture are there is for llama.cpp to say, which loads the model before a job works on it
-(steps/forecast.py): blocks differ in many architectures, and only it knows how. RWKV's are all alike.
+(steps/forecast.py): blocks differ in many architectures, and only it knows how. Those of the known ones are all alike.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 from ggufy.core.errors import SourceError
 from ggufy.formats.gguf import GgufHead
+from ggufy.models import registry
 
 # What other GGUFs are, by a word of their type or architecture, or the end of their first tensor's name.
 _OTHERS = {
@@ -48,11 +49,6 @@ def check_model(head: GgufHead, name: str) -> None:
         raise SourceError(f"{name} lacks tensors, such as {lost}: fetch or convert it again.")
 
 
-def rwkv_version(architecture: str) -> str:
-    """`6` or `7`; empty for other models than RWKV."""
-    return match[1] if (match := re.match(r"a?rwkv([67])", architecture)) else ""
-
-
 def number(metadata: dict[str, Any], key: str) -> int:
     """A whole number of the metadata; 0 if there is none."""
     value = metadata.get(key, 0)
@@ -70,10 +66,10 @@ def _lost(head: GgufHead, arch: str) -> str:
     count = number(head.metadata, f"{arch}.block_count") - number(head.metadata, f"{arch}.nextn_predict_layers")
     if count > 0 and max(blocks, default=-1) < count - 1:
         return f"blk.{count - 1}.*"
-    if not rwkv_version(arch):
+    if not registry.related(arch):
         return ""
     alike = set().union(*(names for at, names in blocks.items() if at))
     missing = [f"blk.{at}.{name}" for at in range(1, count) for name in sorted(alike - blocks.get(at, set()))]
-    if arch in ("rwkv6", "rwkv7"):  # of their hybrids with transformers, some use the embedding as the head
+    if registry.named(arch):  # of their hybrids with transformers, some use the embedding as the head
         missing += [name for name in ("output_norm.weight", "output.weight") if name not in head.tensors]
     return missing[0] if missing else ""

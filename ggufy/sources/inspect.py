@@ -12,7 +12,6 @@ import contextlib
 import io
 import logging
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePosixPath
@@ -26,12 +25,13 @@ from ggufy.core.errors import Cancelled, SourceAway, SourceError, UsageError
 from ggufy.core.words import brief
 from ggufy.formats import gguf
 from ggufy.formats.pickled import read_tensors
-from ggufy.models.names import detect, version_of
+from ggufy.models import registry
+from ggufy.models.architecture import block_numbers
 from ggufy.models.vocab import vocab_for
 from ggufy.net.http_file import BLOCK, SILENCE_S, Deadline, HttpFile
 from ggufy.net.session import Reference
 from ggufy.sources import hub
-from ggufy.sources.gguf_model import check_model, number, rwkv_version
+from ggufy.sources.gguf_model import check_model, number
 from ggufy.sources.locate import is_plain_url, local_file
 from ggufy.system.settings import Settings
 from ggufy.system.user_paths import user_file
@@ -247,10 +247,9 @@ def _look_at_checkpoint(file: BinaryIO, found: dict[str, Any], vocab: str | None
     found["dtype"] = _most((tensor.dtype, tensor.elements) for tensor in tensors.values())
     found["parameters"] = sum(tensor.elements for tensor in tensors.values())
     found |= _sizes(shapes) | {"shapes": shapes}
-    model = detect(shapes)
-    found |= {"architecture": model.arch, "version": model.version, "parameters": model.parameters}
-    found |= {"layers": model.layers, "width": model.width, "vocab_size": model.vocab_size}
-    found |= {"head_size": model.head_size, "heads": model.width // model.head_size}
+    model = registry.detect(shapes)
+    found |= {"architecture": model.architecture.name, "parameters": model.parameters}
+    found |= {"head_size": model.sizes.get("N", 0), "heads": model.sizes["H"] if "N" in model.sizes else 0}
     own = user_file(vocab) if vocab else None
     if vocab and own is None:
         raise SourceError(f"the vocabulary {brief(vocab)} does not exist: check the path given with --vocab.")
@@ -259,11 +258,10 @@ def _look_at_checkpoint(file: BinaryIO, found: dict[str, Any], vocab: str | None
 
 def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     """What can be said of any RWKV, also of one that cannot be converted."""
-    blocks = [int(match[1]) for name in shapes if (match := re.match(r"blocks\.([0-9]{1,6})\.", name))]
     embedding = shapes.get("emb.weight", ())
     vocab_size, width = embedding if len(embedding) == 2 else (0, 0)
-    layers = max(blocks, default=-1) + 1
-    return {"version": version_of(shapes), "layers": layers, "width": width, "vocab_size": vocab_size}
+    layers = max(block_numbers(shapes), default=-1) + 1
+    return {"version": registry.version_of(shapes), "layers": layers, "width": width, "vocab_size": vocab_size}
 
 
 def _look_at_gguf(file: BinaryIO, found: dict[str, Any]) -> None:
@@ -276,7 +274,7 @@ def _look_at_gguf(file: BinaryIO, found: dict[str, Any]) -> None:
     width = number(said, f"{arch}.embedding_length")
     found |= {
         "architecture": arch,
-        "version": rwkv_version(arch),
+        "version": kin.version if (kin := registry.related(arch)) else "",
         "layers": number(said, f"{arch}.block_count"),
         "width": width,
         "head_size": head_size,

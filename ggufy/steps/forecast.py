@@ -65,7 +65,8 @@ def forecast_job(ctx: Context, step: Step) -> JobForecast:
     if ctx.request.source.kind == "gguf":
         check_loads(ctx, step)
         return _forecast(ctx, step, ctx.source)
-    from ggufy.models.convert import write_skeleton, write_skeleton_of  # noqa: PLC0415 - loads torch
+    from ggufy.formats.checkpoint import open_checkpoint  # noqa: PLC0415 - loads torch
+    from ggufy.models.convert import write_skeleton_of  # noqa: PLC0415
 
     outtype, vocab, name = ctx.request.outtype, pinned_vocab(ctx), ctx.request.name
     skeleton = ctx.settings.cache / "skeletons" / ctx.request.inputs()[:16]  # sparse: other disks may not have that
@@ -73,7 +74,8 @@ def forecast_job(ctx: Context, step: Step) -> JobForecast:
         if ctx.streams:
             write_skeleton_of(remote_checkpoint(ctx).shapes, skeleton, outtype=outtype, vocab=vocab, name=name)
         else:
-            write_skeleton(ctx.source, skeleton, outtype=outtype, vocab=vocab, name=name)
+            with open_checkpoint(ctx.source) as checkpoint:
+                write_skeleton_of(checkpoint.shapes, skeleton, outtype=outtype, vocab=vocab, name=name)
         return _forecast(ctx, step, skeleton)
     finally:
         skeleton.unlink(missing_ok=True)
