@@ -17,7 +17,7 @@ from ggufy.core.catalog import BY_NAME, QUANT_TYPES
 from ggufy.formats.gguf import GgufHead, read_head
 from ggufy.llama.ggml import Ggml
 from ggufy.llama.tools import ToolRun
-from ggufy.models.convert import write_skeleton_of
+from ggufy.models.convert import write_skeleton
 from ggufy.models.rwkv6 import RWKV6
 from ggufy.models.rwkv7 import RWKV7
 from ggufy.quantize.engine import Control, QuantizeTask, quantize
@@ -68,7 +68,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     made = tiny.hyperparameters(version, layers=layers, C=width, F=ffn)
     shapes = {source: plan.source_shape for plan in made.tensors() for source in plan.sources}
     base = tmp_path_factory.mktemp("mixes") / f"{request.param}.gguf"
-    write_skeleton_of(shapes, base, outtype="f16", vocab=None, name="skeleton")
+    write_skeleton(shapes, base, outtype="f16", vocab=None, name="skeleton")
     return Model(base, llama_bin / "llama-quantize")
 
 

@@ -25,12 +25,12 @@ from ggufy.jobs.request import JobOptions, make_job
 from ggufy.jobs.runner import Runner
 from ggufy.llama.install import Llama
 from ggufy.llama.tools import ToolRun
-from ggufy.models.convert import write_skeleton_of
+from ggufy.models.convert import write_skeleton
 from ggufy.models.vocab import world_vocab_path
 from ggufy.net import session as hub_session
 from ggufy.records.run_state import RunState
 from ggufy.sources import hub
-from ggufy.sources.inspect import Report
+from ggufy.sources.format import Report
 from ggufy.steps import forecast
 from ggufy.steps.forecast import JobForecast, forecast_types
 from ggufy.system import resources as throttle
@@ -307,7 +307,7 @@ def sizes(llama: Llama, tmp_path_factory: pytest.TempPathFactory) -> dict[str, t
         plans = tiny.hyperparameters("6", **sizes).tensors()
         shapes = {source: plan.source_shape for plan in plans for source in plan.sources}
         skeleton = folder / f"{name}.gguf"
-        write_skeleton_of(shapes, skeleton, outtype="f16", vocab=world_vocab_path(), name=name)
+        write_skeleton(shapes, skeleton, outtype="f16", vocab=world_vocab_path(), name=name)
         made = forecast_types(skeleton, BY_NAME, llama=llama, run=run, facts=None)
         found[name] = 2 * made.weights, made
     return found

@@ -219,7 +219,8 @@ class Runner:
             ctx.digests[ctx.path(step.product).absolute()] = artifact.sha256
         live.progress.finished(step, artifact)
         if step.kind == CONVERT and ctx.request.source.remote:
-            ctx.source.unlink(missing_ok=True)  # everything else is made from the base, which is never made twice
+            for path in ctx.source_files[::-1]:
+                path.unlink(missing_ok=True)  # everything else is made from the base, which is never made twice
         destination.accept(step, artifact)
 
     def _prepare(

@@ -100,7 +100,7 @@ def convert(
     return sink.hexdigest()
 
 
-def write_skeleton_of(
+def write_skeleton(
     shapes: Mapping[str, tuple[int, ...]], target: Path, *, outtype: str, vocab: Path | None, name: str
 ) -> None:
     """Writes the header that `convert` would write for a checkpoint with these tensors, followed by a hole of the size

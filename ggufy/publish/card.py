@@ -24,6 +24,7 @@ from ggufy.publish.kld_plot import Point, Words
 from ggufy.publish.readme import check_readme, merge_readme, yaml_text
 from ggufy.quantize.search import target
 from ggufy.quantize.search.mixes import RWKV
+from ggufy.sources.registry import format_of
 
 __all__ = ["CARD", "PLOT", "CardFacts", "card", "check_readme", "merge_readme", "pages"]
 
@@ -234,7 +235,7 @@ def _how_to_run(job: Job, facts: CardFacts) -> list[str]:
     """Lines to copy. Their flags are tested with the programs; see chat_format.py for why RWKV needs them."""
     repo, quant_type = job.request.repo_id, _example(job, facts.uploaded)
     flags = [LLAMA_STOP] if facts.rwkv else []
-    if facts.rwkv and job.request.source.kind == "gguf":
+    if facts.rwkv and not format_of(job.request.source.kind).converts:
         flags.insert(0, LLAMA_FORMAT)
     llama = " ".join([f"-hf {repo}:{quant_type}", *flags])
     message = '{"messages": [{"role": "user", "content": "Hello!"}]}'

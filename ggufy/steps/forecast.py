@@ -22,9 +22,9 @@ from ggufy.quantize.imatrix import facts_of
 from ggufy.quantize.recipe import Forecast, ImatrixFacts, Recipe, core_seconds, forecast, same_tensors, stock_recipe
 from ggufy.quantize.search.mixes import RWKV, mixed
 from ggufy.quantize.search.target import of_label
-from ggufy.sources.gguf_model import check_model
+from ggufy.sources.registry import format_of
 from ggufy.steps.context import Context
-from ggufy.steps.convert import pinned_vocab, remote_checkpoint
+from ggufy.steps.convert import convert_task
 from ggufy.steps.evaluate import FOLDER, LOGITS_SUFFIX, SPARE, most_chunks
 from ggufy.steps.same_model import vocab_size
 from ggufy.system.files import allocated_bytes, free_bytes, part_of
@@ -62,20 +62,14 @@ def forecast_job(ctx: Context, step: Step) -> JobForecast:
     base = ctx.path(base_name(ctx.request))
     if base.exists():
         return _forecast(ctx, step, base)
-    if ctx.request.source.kind == "gguf":
+    form = format_of(ctx.request.source.kind)
+    if not form.converts:
+        form.base_head(ctx.source)
         check_loads(ctx, step)
         return _forecast(ctx, step, ctx.source)
-    from ggufy.formats.checkpoint import open_checkpoint  # noqa: PLC0415 - loads torch
-    from ggufy.models.convert import write_skeleton_of  # noqa: PLC0415
-
-    outtype, vocab, name = ctx.request.outtype, pinned_vocab(ctx), ctx.request.name
     skeleton = ctx.settings.cache / "skeletons" / ctx.request.inputs()[:16]  # sparse: other disks may not have that
     try:
-        if ctx.streams:
-            write_skeleton_of(remote_checkpoint(ctx).shapes, skeleton, outtype=outtype, vocab=vocab, name=name)
-        else:
-            with open_checkpoint(ctx.source) as checkpoint:
-                write_skeleton_of(checkpoint.shapes, skeleton, outtype=outtype, vocab=vocab, name=name)
+        form.write_skeleton(convert_task(ctx, step), skeleton)
         return _forecast(ctx, step, skeleton)
     finally:
         skeleton.unlink(missing_ok=True)
@@ -84,7 +78,6 @@ def forecast_job(ctx: Context, step: Step) -> JobForecast:
 def check_loads(ctx: Context, step: Step) -> None:
     """Raises SourceError if llama.cpp cannot load the source, an unquantized GGUF. llama-quantize takes files of which
     tensors are missing, and llama.cpp alone knows which ones an architecture has."""
-    check_model(read_head(ctx.source), ctx.source.name)
     ctx.work.mkdir(parents=True, exist_ok=True)
     text = ctx.work / "word.txt"
     text.write_text("word", encoding="utf-8")
@@ -129,7 +122,8 @@ def check_space(ctx: Context, due: Iterable[Step], sizes: JobForecast, *, publis
     due = tuple(due)
     made = {kind: [left_bytes(ctx, step, sizes) for step in due if step.kind == kind] for kind in MAKING}
     measured = [left_bytes(ctx, step, sizes) for step in due if step.kind == EVALUATE]
-    here = ctx.source.stat().st_size if made[CONVERT] and ctx.request.source.remote and ctx.source.exists() else 0
+    brought = ctx.source_files if made[CONVERT] and ctx.request.source.remote else ()
+    here = sum(path.stat().st_size for path in brought if path.exists())
     needed = peak_bytes(
         base=sum(made[CONVERT]),
         imatrix=sum(made[IMATRIX]),
