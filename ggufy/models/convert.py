@@ -89,14 +89,24 @@ def convert(
             checkpoint.shapes, outtype=outtype, vocab=vocab, name=name or source.stem, rescale_every=rescale_every
         )
         warn_about_leftovers(checkpoint.path.name, checkpoint.shapes, conversion.model)
-        with partial(target) as part:
-            conversion.write_header(part)
-            header = part.read_bytes()
-            with part.open("wb") as file, one_thread():
-                sink = Digesting(file)
-                sink.write(header + padding(len(header)))
-                with BackgroundWriter(sink) as writer:
-                    write_tensors(writer, conversion, lambda plan: _mapped(checkpoint, plan), progress)
+        return write_base(target, conversion, lambda plan: _mapped(checkpoint, plan), progress)
+
+
+def write_base(
+    target: Path,
+    conversion: Conversion,
+    pieces: Callable[[TensorPlan], Iterator[Piece]],
+    progress: Progress | None = None,
+) -> str:
+    """Writes a whole GGUF, of which `pieces` gives the values of one tensor; gives its SHA-256 in hex digits."""
+    with partial(target) as part:
+        conversion.write_header(part)
+        header = part.read_bytes()
+        with part.open("wb") as file, one_thread():
+            sink = Digesting(file)
+            sink.write(header + padding(len(header)))
+            with BackgroundWriter(sink) as writer:
+                write_tensors(writer, conversion, pieces, progress)
     return sink.hexdigest()
 
 
