@@ -1,8 +1,8 @@
 """RWKV-6 (x060).
 
 Its sensitivities were measured on a trained RWKV-6 of 8.8M weights (8 blocks, 2k tokens): an all-Q4_K file, 26 probes
-that each put one group one rung lower (to Q3_K), c = change of the mean KLD / sum of weights × change of error. Of last
-blocks only the range 1 to 16 is known; 4 is its middle on a logarithmic scale.
+that each put one group one rung lower (to Q3_K), c = change of the mean KLD / sum of weights × change of error. Of
+last blocks only the range 1 to 16 is known; 4 is its middle on a logarithmic scale.
 """
 
 from __future__ import annotations

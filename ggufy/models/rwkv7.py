@@ -1,9 +1,10 @@
 """RWKV-7 (x070).
 
 Its sensitivities are derived from published figures of RWKV-7 1.5B and 2.9B (github.com/RafaelUI/rwkv-quant, KLD per
-megabyte by role; geometric mean of both models). Their first block carries 1.6 and 14 times the KLD of another one:
-5 times, as in the table of RWKV-6. On the embedding the sources differ: 0.76 times `time_mix_output` as published, 16 times in
-RWKV-6; the geometric mean is taken. The head was published at 8 bits only; its ratio to the embedding is RWKV-6's.
+megabyte by role; geometric mean of both models). Their first block carries 1.6 and 14 times the KLD of another one: 5
+times, as in the table of RWKV-6. On the embedding the sources differ: 0.76 times `time_mix_output` as published, 16
+times in RWKV-6; the geometric mean is taken. The head was published at 8 bits only; its ratio to the embedding is
+RWKV-6's.
 
 All its harmless low-rank matrices in Q8_0 cost the demo a KLD of 2e-6, the stock Q6_K file 1.2e-3. Decays are left out
 although they cost no more: their errors add up over a long text, and that was a short one.

@@ -84,8 +84,8 @@ class Analysis:
         """What the solver takes: by tensor, every type's bytes, and sensitivity × weights × error.
 
         `probed` says that the sensitivities were measured of this model; otherwise low-rank tensors get types that
-        were measured to be harmless (see models/architecture.py). With `prune`, the types that a rule of proxy.py rules out,
-        block kurtosis or the paper's, are left out.
+        were measured to be harmless (see models/architecture.py). With `prune`, the types that a rule of proxy.py
+        rules out, block kurtosis or the paper's, are left out.
         """
         made = {}
         scalar = proxy.scalar_by_paper(self.proxies) if prune and rule == proxy.PAPER else set()
