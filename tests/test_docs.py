@@ -15,6 +15,7 @@ from ggufy import __version__, demo
 from ggufy.cli.main import build_parser
 from ggufy.core.job import from_json, to_json
 from ggufy.hub.lease_record import LeaseRecord
+from ggufy.llama.install import PINNED
 from ggufy.system.settings import VARIABLES
 from tools import docs, loc
 
@@ -207,7 +208,7 @@ def test_the_records_of_the_specification_are_records() -> None:
 def test_a_job_id_is_made_as_specified() -> None:
     (code,) = (text for language, text in blocks(ROOT / "docs/formats.md") if language == "python")
     names: dict[str, object] = {}
-    exec(code, names)  # noqa: S102 - it is in this repository
+    exec(code, names)
     record = next(text for language, text in blocks(ROOT / "docs/formats.md") if language == "json")
     more = {
         "evaluate": True,
@@ -230,6 +231,12 @@ def test_the_demo_is_described_truly() -> None:
         flat = " ".join(TEXTS[path].split())
         assert f"{facts['parameters'] / 1e6:.1f} million parameters" in flat
         assert f"is {facts['heldout_loss']:.2f} nats" in flat
+
+
+def test_the_pinned_llama_is_named() -> None:
+    assert f"it is {PINNED.commit}, out of {PINNED.package} {PINNED.version}." in " ".join(
+        TEXTS[ROOT / "CONTRIBUTING.md"].split()
+    )
 
 
 def test_the_changelog_knows_this_version() -> None:
