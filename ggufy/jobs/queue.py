@@ -154,6 +154,7 @@ class Worker:
             self._take_up()  # jobs that only the state repo knew of
             while (entry := self._next()) is not None:
                 self._run(runner, *entry)
+                self._take_up()  # a lease that was lost and taken again brings what another runner has left
         except Cancelled:
             logger.info("shut down before llama.cpp was ready")
 

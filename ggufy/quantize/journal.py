@@ -1,7 +1,7 @@
 """The journal of a quant in the making, `<name>.journal.part`, tells which chunks of the file are whole:
 
-    a digest of all that decides the file's bytes: head, base, imatrix, kernels
-    <SHA-256 of the chunk's bytes> <its offset in the file> <its size>     one line a chunk, in the order of making
+a digest of all that decides the file's bytes: head, base, imatrix, kernels
+<SHA-256 of the chunk's bytes> <its offset in the file> <its size>     one line a chunk, in the order of making
 """
 
 from __future__ import annotations
