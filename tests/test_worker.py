@@ -37,7 +37,13 @@ class Hanging:
 
 @pytest.mark.parametrize(
     ("decide", "status"),
-    [(Worker.cancel, Status.CANCELLED), (Worker.pause, Status.PAUSED), (lambda *_: True, Status.RUNNING)],
+    [
+        (Worker.cancel, Status.CANCELLED),
+        (Worker.pause, Status.PAUSED),
+        (lambda *_: True, Status.RUNNING),
+        (lambda worker, job: worker.pause(job) and worker.cancel(job), Status.CANCELLED),
+        (lambda worker, job: worker.cancel(job) and not worker.pause(job), Status.CANCELLED),  # it ends for good
+    ],
 )
 def test_a_job_whose_run_hangs_at_the_end_of_the_program(
     tmp_path: Path, decide: Callable[[Worker, str], bool], status: Status

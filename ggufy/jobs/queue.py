@@ -77,10 +77,10 @@ class Worker:
             return True
 
     def pause(self, job_id: str) -> bool:
-        """Stops a queued or running job for now; its step starts anew then. False if it is neither."""
+        """Stops a queued or running job for now; its step starts anew then. False if it is neither, or ends."""
         with self._changed:
             live = self._live.get(job_id)
-            if live is None:
+            if live is None or live.stop.cancelled.is_set():
                 return False
             live.stop.paused.set()
             self._unless_running(job_id, live, Status.PAUSED)
