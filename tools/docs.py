@@ -1,7 +1,7 @@
 """Writes into the documents what the code says: `python -m tools.docs`. A test compares them.
 
-Made anew is what stands between `<!-- name -->` and `<!-- end -->` (see BLOCKS), and in a Chinese twin whatever the
-programs print, which it has from the English document.
+Made anew is what stands between `<!-- name -->` and `<!-- end -->` (see BLOCKS); the job record that is an example, in
+today's form; and in a Chinese twin whatever the programs print, which it has from the English document.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from ggufy.core import errors
 from ggufy.core.catalog import QUANT_TYPES
-from ggufy.core.job import Status
+from ggufy.core.job import Status, from_json, to_json
 from ggufy.records.patience import Verdict, verdict
 from ggufy.system import settings
 
@@ -40,6 +40,7 @@ _CAUGHT = {
     errors.StaleParent: "goes on: what has changed is read, and the write is made again",
 }
 _TYPES = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false"}
+_RECORD = re.compile(r'^```json\n(\{\n  "version".*?)^```$', re.DOTALL | re.MULTILINE)
 _OUTPUT = re.compile(r"^```text\n.*?^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -92,7 +93,11 @@ def fields(name: str) -> str:
     notes = _comments(inspect.getsource(record))
     lines = ["| field | type | if left out | meaning |", "|---|---|---|---|"]
     for field in dataclasses.fields(record):
-        default = "" if field.default is dataclasses.MISSING else f"`{json.dumps(field.default)}`"
+        default = (
+            ""
+            if field.default is dataclasses.MISSING
+            else f"`{json.dumps(field.default, default=dataclasses.asdict)}`"
+        )
         cells = (f"`{field.name}`", _json_type(str(field.type)), default, _in_a_cell(notes.get(field.name, "")))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -148,6 +153,7 @@ def english_of(path: Path) -> Path | None:
 def rendered(path: Path) -> str:
     """A document as it should be."""
     text = _BLOCK.sub(lambda found: f"{found[1]}{block(found[2])}\n{found[3]}", path.read_text(encoding="utf-8"))
+    text = _RECORD.sub(lambda found: f"```json\n{to_json(from_json(found[1]))}```", text)
     if english := english_of(path):
         outputs = iter(_OUTPUT.findall(english.read_text(encoding="utf-8")))
         text = _OUTPUT.sub(lambda found: next(outputs, found[0]), text)
