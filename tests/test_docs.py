@@ -145,7 +145,7 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 @every_document
 def test_files_named_exist(path: Path) -> None:
-    for name in re.findall(r"(?<![\w./])((?:ggufy|tools|tests|docs|bench)/[\w./-]+)", prose(path)):
+    for name in re.findall(r"(?<![\w./])((?:ggufy|tools|tests|docs|bench|attacks)/[\w./-]+)", prose(path)):
         assert (ROOT / name.rstrip(".")).exists(), name
 
 

@@ -15,12 +15,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from attacks import ATTACKS, checkpoints, ggufs
 from ggufy.core import errors
 from ggufy.core.catalog import QUANT_TYPES
 from ggufy.core.job import Status, from_json, to_json
 from ggufy.records.patience import Verdict, verdict
 from ggufy.system import settings
 
+assert checkpoints and ggufs  # they register what they have
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")))
 TWIN = ".zh.md"  # in place of `.md`: the same in Chinese
@@ -86,6 +88,12 @@ def error_table() -> str:
     return "\n".join(lines)
 
 
+def attack_table() -> str:
+    """The hostile files that the tests hand to the readers."""
+    rows = [f"| `{attack.name}` | {_in_a_cell(attack.tries)} |" for attack in ATTACKS.values()]
+    return "\n".join(["| file | what it tries |", "|---|---|", *rows])
+
+
 def fields(name: str) -> str:
     """The fields of a dataclass, given as `module.Class`, with the comments that stand beside or above them."""
     module, _, cls = name.rpartition(".")
@@ -134,6 +142,7 @@ BLOCKS: dict[str, Callable[..., Any]] = {
     "settings": settings_table,
     "statuses": statuses,
     "errors": error_table,
+    "attacks": attack_table,
     "fields": fields,  # <!-- fields: module.Class -->
 }
 _BLOCK = re.compile(rf"(<!-- ((?:{'|'.join(BLOCKS)})(?:: [\w.]+)?) -->\n).*?(<!-- end -->)", re.DOTALL)
