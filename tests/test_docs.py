@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import shlex
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ggufy import __version__, demo
-from ggufy.cli.main import build_parser
+from ggufy.cli.parser import build_parser
 from ggufy.core.job import from_json
 from ggufy.hub.lease_record import LeaseRecord
 from ggufy.llama.install import PINNED
@@ -53,11 +52,6 @@ def headings(path: Path) -> list[tuple[int, str]]:
 def anchors(path: Path) -> set[str]:
     """As GitHub makes them of headings."""
     return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for _, text in headings(path)}
-
-
-def commands() -> dict[str, argparse.ArgumentParser]:
-    found = next(a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
-    return dict(found.choices)
 
 
 def shown_commands() -> Iterator[str]:
@@ -101,18 +95,19 @@ def test_every_command_shown_is_accepted() -> None:
 
 
 def test_every_command_there_is_is_shown() -> None:
-    for command in commands().keys() - {"setup"}:
-        assert f"python -m ggufy {command}" in TEXTS[USING], command
+    for command in docs.commands():
+        assert command == "setup" or f"python -m ggufy {command}" in TEXTS[USING], command
+        assert f"<!-- options: {command} -->" in TEXTS[ROOT / "docs/commands.md"], command
 
 
 @every_document
 def test_commands_and_options_named_exist(path: Path) -> None:
     known = {
-        option for parser in commands().values() for action in parser._actions for option in action.option_strings
+        option for parser in docs.commands().values() for action in parser._actions for option in action.option_strings
     }
     for code in _CODE.findall(prose(path)):
         if match := re.fullmatch(r"(?:\.venv/bin/)?python -m ggufy (?:-v )?(\w+).*", code):
-            assert match[1] in commands(), code
+            assert match[1] in docs.commands(), code
         elif re.match("--[a-z]", code):
             assert re.split(r"[ =]", code)[0] in known | _OTHERS_OPTIONS, code
 

@@ -6,6 +6,7 @@ today's form; and in a Chinese twin whatever the programs print, which it has fr
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import importlib
 import inspect
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from attacks import ATTACKS, checkpoints, ggufs
+from ggufy.cli.parser import build_parser
 from ggufy.core import errors
 from ggufy.core.catalog import QUANT_TYPES
 from ggufy.core.job import Status, from_json, to_json
@@ -94,6 +96,31 @@ def attack_table() -> str:
     return "\n".join(["| file | what it tries |", "|---|---|", *rows])
 
 
+def commands() -> dict[str, argparse.ArgumentParser]:
+    """The parser of each command, by its name."""
+    found = next(a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    return dict(found.choices)
+
+
+def options(command: str) -> str:
+    """What a command takes: its arguments, then its options."""
+    parser = commands()[command]
+    formatter = parser._get_formatter()
+    rows = [
+        f"| {_in_a_cell(_taken(action))} | {_in_a_cell(formatter._expand_help(action) if action.help else '')} |"
+        for action in parser._actions[1:]  # the first is --help
+    ]
+    return "\n".join(["| takes | meaning |", "|---|---|", *rows]) if rows else "It takes nothing."
+
+
+def _taken(action: argparse.Action) -> str:
+    """An argument or option as one types it."""
+    if action.nargs == 0 or isinstance(action, argparse.BooleanOptionalAction):
+        return ", ".join(f"`{name}`" for name in action.option_strings)
+    value = action.metavar or "|".join(map(str, action.choices or ())) or action.dest.rpartition("_")[2].upper()
+    return f"`{' '.join([*action.option_strings, str(value)])}`"
+
+
 def fields(name: str) -> str:
     """The fields of a dataclass, given as `module.Class`, with the comments that stand beside or above them."""
     module, _, cls = name.rpartition(".")
@@ -143,6 +170,7 @@ BLOCKS: dict[str, Callable[..., Any]] = {
     "statuses": statuses,
     "errors": error_table,
     "attacks": attack_table,
+    "options": options,  # <!-- options: command -->
     "fields": fields,  # <!-- fields: module.Class -->
 }
 _BLOCK = re.compile(rf"(<!-- ((?:{'|'.join(BLOCKS)})(?:: [\w.]+)?) -->\n).*?(<!-- end -->)", re.DOTALL)
