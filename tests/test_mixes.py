@@ -20,11 +20,12 @@ from ggufy.llama.tools import ToolRun
 from ggufy.models.convert import write_skeleton
 from ggufy.models.rwkv6 import RWKV6
 from ggufy.models.rwkv7 import RWKV7
-from ggufy.quantize.engine import Control, QuantizeTask, quantize
+from ggufy.quantize.engine import quantize
 from ggufy.quantize.imatrix import read_imatrix, with_embedding
 from ggufy.quantize.recipe import Recipe, forecast, stock_recipe
 from ggufy.quantize.search import mixes, roles
 from ggufy.quantize.search.mixes import MIXES, mixed
+from ggufy.quantize.task import Control, QuantizeTask
 from tests import small, tiny
 from tests.conftest import Ggufy
 

@@ -17,7 +17,8 @@ from ggufy.core.plan import plan
 from ggufy.core.progress import Progress, Workload
 from ggufy.publish.markup import el, join
 from ggufy.service.job_views import JobView
-from ggufy.service.service import MachineLoad, Preparation
+from ggufy.service.machine_load import MachineLoad
+from ggufy.service.preparation import Preparation
 from ggufy.ui import job_parts, parts
 from ggufy.ui.errors_zh import say
 from ggufy.ui.i18n import TEXTS, pick, texts_of
