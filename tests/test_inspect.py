@@ -305,6 +305,13 @@ def test_a_redirect_that_holds_no_longer_is_asked_for_again(
     assert {line["token"] for line in local_hub.log("/__cdn/")} == {""}
 
 
+def test_a_file_that_changes_while_it_is_looked_at(look: Look, local_hub: LocalHub) -> None:
+    url = plain(local_hub, saved(tiny.weights("7", width=256)))
+    local_hub.fault("GET /__cdn/", says={"ETag": '"other"'}, skip=1)
+    assert "sends another part than was asked for: try again later" in look(url).problem
+    local_hub.mend()
+
+
 def test_a_server_that_stays_away(look: Look, put: Callable[..., str], local_hub: LocalHub) -> None:
     repo = put(saved(tiny.weights("7")))
     local_hub.fault("GET /__cdn/", status=503, times=20)

@@ -159,7 +159,7 @@ class HttpFile:
             raise CannotStream(f"the server of {shown} does not say which version it sends.")
         self.size = total
         self.version = answer.version
-        if answer.redirected:  # from now on, straight to where it led
+        if place is self._start:  # from now on, straight to where that led
             self._place = _Place(place.address.after(answer.response.url), answer.version)
 
     def _changed(self) -> SourceError:

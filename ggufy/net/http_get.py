@@ -38,7 +38,7 @@ class Address:
     public: bool = False  # only the public internet is asked, also after redirects
 
     def after(self, url: httpx2.URL) -> Address:
-        """Where a redirect has led, to be asked from now on; no token goes to another host."""
+        """Where redirects have led, to be asked from now on; no token goes to another host."""
         same = _origin(url) == _origin(httpx2.URL(self.url))
         return replace(self, url=str(url), on_hub=self.on_hub and same)
 
@@ -69,7 +69,6 @@ class Answer:
     """What came back, its body not read yet."""
 
     response: httpx2.Response
-    redirected: bool
     sha256: frozenset[str]  # digests of the whole file that the Hub has named on the way; it names those of large ones
 
     @property
@@ -112,7 +111,7 @@ def http_get(
         headers["Range"] = f"bytes={span[0]}-" + (f"{span[1] - 1}" if span[1] is not None else "")
     session, digests = get_session(), set()
     request = session.build_request("GET", address.url, headers=headers, params=params, timeout=timeout)
-    for number in range(_REDIRECTS):
+    for _ in range(_REDIRECTS):
         if address.public and not is_public(request.url.host):
             raise SourceError(
                 f"{address.shown} is not on the public internet: download it yourself and give the file."
@@ -123,7 +122,7 @@ def http_get(
             digests |= {linked} if len(linked) == 64 else set()
             if response.next_request is None:
                 hf_raise_for_status(response)
-                yield Answer(response=response, redirected=number > 0, sha256=frozenset(digests))
+                yield Answer(response=response, sha256=frozenset(digests))
                 return
             request = response.next_request  # the client leaves the token behind where it leads to another host
     raise httpx2.TooManyRedirects("", request=request)

@@ -120,11 +120,10 @@ def setup_sentence(error: Exception) -> str:
         if constants.ENDPOINT.startswith(("https://", "http://")):
             return f"the Hub's address cannot be used ({short(error)}): check HF_ENDPOINT."
         return f"HF_ENDPOINT is {constants.ENDPOINT}, which is no address: write https:// in front of it."
-    if isinstance(error, UnicodeEncodeError):
-        return "the token holds a character that no token has: paste it again."
-    if isinstance(error, httpx2.LocalProtocolError):
-        if "header" in str(error).lower():  # only the token may be anything
-            return "the token holds a character that no token has: paste it again."
+    unsendable = isinstance(error, httpx2.LocalProtocolError)
+    if isinstance(error, UnicodeEncodeError) or (unsendable and "header" in str(error).lower()):
+        return "the token holds a character that no token has: paste it again."  # only the token may be anything
+    if unsendable:
         return f"the question to the Hub cannot be sent ({short(error)}): please report it."
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE keeps the Hub from being asked: unset it and start again."
