@@ -33,7 +33,8 @@ from ggufy.records.run_state import RunState
 from ggufy.sources import hub
 from ggufy.sources.inspect import Report
 from ggufy.steps import forecast
-from ggufy.steps.forecast import JobForecast, forecast_types
+from ggufy.steps.job_forecast import JobForecast
+from ggufy.steps.outputs.gguf import forecast_types
 from ggufy.system import resources as throttle
 from ggufy.system.files import sha256
 from ggufy.system.settings import Settings

@@ -20,10 +20,11 @@ from ggufy.core.catalog import BY_NAME, FIRST
 from ggufy.core.errors import Cancelled, GgufyError, UsageError
 from ggufy.core.job import RESTING, Job, Request
 from ggufy.core.names import model_name, repo_name
-from ggufy.core.plan import IMATRIX, folder_name
+from ggufy.core.plan import folder_name
 from ggufy.jobs.estimate import Cost, EstimateOptions, Preview, cost, preview
 from ggufy.jobs.queue import Worker
 from ggufy.jobs.request import JobOptions, file_stem, is_query, make_job
+from ggufy.jobs.results import models
 from ggufy.jobs.runner import Runner
 from ggufy.jobs.workspace import connect
 from ggufy.llama.install import Llama, ensure
@@ -39,6 +40,7 @@ from ggufy.service.model_cache import ModelCache
 from ggufy.service.strangers import for_stranger
 from ggufy.sources.inspect import Report, inspect
 from ggufy.sources.search import Found, search
+from ggufy.steps.outputs import output_of_row
 from ggufy.system import resources as throttle
 from ggufy.system.files import free_bytes
 from ggufy.system.settings import Settings
@@ -342,7 +344,7 @@ class Services:
         found: dict[str, ChatModel] = {}
         for view in self.views(visitor, whole=True):
             repo_id = view.job.request.repo_id
-            rows = [row for row in view.files if row["kind"] != IMATRIX]
+            rows = [row for row in models(view.files) if output_of_row(row).chats]
             for row in sorted(rows, key=lambda row: row.get("type") != FIRST):
                 if row["file"] in view.here:
                     path, repo = view.folder / row["file"], ""

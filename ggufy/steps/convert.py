@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ggufy.core.errors import Cancelled, SourceError
-from ggufy.core.job import Artifact
-from ggufy.core.plan import Step
+from ggufy.core.job import Artifact, Request
+from ggufy.core.plan import LINE_BYTES, SOURCE_PRODUCT, Step, Workload, base_name
 from ggufy.formats.gguf import read_head
 from ggufy.sources.gguf_model import check_model
 from ggufy.steps.context import Context
+from ggufy.steps.job_forecast import JobForecast
+from ggufy.steps.local_step import LocalStep
 from ggufy.steps.making import with_base
 from ggufy.system.files import Digesting, partial, sha256
 
@@ -23,11 +25,32 @@ if TYPE_CHECKING:
 _BLOCK = 4 << 20
 
 
-def run(ctx: Context, step: Step) -> Artifact:
-    """Leaves `<Model>-<OUTTYPE>.gguf`."""
-    target = ctx.path(step.product)
-    artifact = _take_over(ctx, step, target) if ctx.request.source.kind == "gguf" else _convert(ctx, step, target)
-    return with_base(artifact, target, llama=ctx.llama.commit)
+class ConvertStep(LocalStep):
+    """Everything else is made from the base GGUF, which is never made twice: a source that was fetched goes then."""
+
+    kind = "convert"
+    product_name = "base GGUF"
+    advice = "Unquantized."
+    is_model = True
+
+    @classmethod
+    def added(cls, request: Request, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        source = tuple(step.product for step in steps if step.product == SOURCE_PRODUCT)
+        return (*steps, cls(product=base_name(request), reads=source))
+
+    def seconds(self, load: Workload) -> float:
+        return max(3 + load.base_bytes / 200e6, load.streamed_bytes / LINE_BYTES)
+
+    def size(self, forecast: JobForecast) -> int:
+        return forecast.base.file_size
+
+    def run(self, ctx: Context) -> Artifact:
+        """Leaves `<Model>-<OUTTYPE>.gguf`."""
+        target, source = ctx.path(self.product), ctx.request.source
+        artifact = _take_over(ctx, self, target) if source.kind == "gguf" else _convert(ctx, self, target)
+        if source.remote:
+            ctx.source.unlink(missing_ok=True)
+        return with_base(artifact, target, llama=ctx.llama.commit)
 
 
 def _convert(ctx: Context, step: Step, target: Path) -> Artifact:
