@@ -144,6 +144,15 @@ def test_the_same_request_is_the_same_job() -> None:
     assert REQUEST.job_id != dataclasses.replace(REQUEST, quant_types=("Q8_0",)).job_id
 
 
+def test_jobs_keep_the_ids_that_older_versions_gave_them() -> None:
+    """Another format of the quants is another job with the same base."""
+    assert REQUEST.job_id == "m-b2e1fc09"
+    assert REQUEST.inputs().startswith("9d4c7ad05f217876")
+    other = dataclasses.replace(REQUEST, output="toy")
+    assert other.inputs() == REQUEST.inputs() and other.job_id != REQUEST.job_id
+    assert other.file_of("Q6_K") == "m-Q6_K.toy"
+
+
 def test_an_artifact_replaces_its_older_self() -> None:
     job = Job(request=REQUEST).with_artifact(Artifact(name="a", size=1, sha256="x"))
     job = job.with_artifact(Artifact(name="a", size=2, sha256="y"))

@@ -153,6 +153,7 @@ GGUF = OutputFormat(
     read_types=_read_types,
     chats=True,
     measured=True,
+    made_with="llama.cpp",
     title="GGUF files of {name}, for llama.cpp and what is built on it.",
     library="gguf",
     tags=("gguf", "llama-cpp"),

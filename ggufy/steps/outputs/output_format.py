@@ -53,6 +53,7 @@ class OutputFormat:
     read_types: Callable[[Path], tuple[float, str]]  # of a file: bits per weight, digest of every tensor's type
     chats: bool  # `ggufy.llama` can talk with such a file
     measured: bool  # llama-perplexity can compare one with its base
+    made_with: str  # for the card, which says the commit of llama.cpp behind it
     title: str  # of the card: "GGUF files of …, for " and so on
     library: str  # for the card, as the Hub calls it
     tags: tuple[str, ...]  # for the card
