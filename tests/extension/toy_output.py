@@ -36,40 +36,33 @@ def size_of(head: GgufHead) -> int:
     return sum(-(-tensor.elements // 8) for tensor in head.tensors.values())
 
 
-def forecast(base: Path, types: Iterable[str], **_: Any) -> JobForecast:
-    head = read_head(base)
-    return JobForecast(
-        base=head, quants={name: Forecast(recipe={}, size=size_of(head), bpw=1.0) for name in types}, same_as={}
-    )
+class SignsFormat(OutputFormat):
+    """What the module says."""
+
+    name = "toy"
+    types = {"SIGNS": SIGNS}
+    title, made_with, library, tags = "The signs of {name}.", "numpy", "toy", ("signs",)
+
+    def forecast(self, base: Path, types: Iterable[str], **_: Any) -> JobForecast:
+        head = read_head(base)
+        quants = {name: Forecast(recipe={}, size=size_of(head), bpw=1.0) for name in types}
+        return JobForecast(base=head, quants=quants, same_as={})
+
+    def make(self, ctx: Context, step: Step) -> Artifact:
+        base, target = ctx.path(step.reads[0]), ctx.path(step.product)
+        head = read_head(base)
+        with partial(target) as part, part.open("wb") as file:
+            for place, name in enumerate(head.tensors, start=1):
+                ctx.check_stopped()
+                file.write(np.packbits(read_tensor(base, head, name) >= 0).tobytes())
+                ctx.report(step, place / len(head.tensors))
+        return replace(artifact_of(target), making=Making(bpw=1.0))
+
+    def read_types(self, path: Path) -> tuple[float, str]:
+        return 1.0, "signs"
+
+    def how_to_run(self, repo_id: str, quant_type: str, *, world: bool, converted: bool) -> list[str]:
+        return ["```sh", f"which-way {repo_id} {quant_type}", "```"]
 
 
-def make(ctx: Context, step: Step) -> Artifact:
-    base, target = ctx.path(step.reads[0]), ctx.path(step.product)
-    head = read_head(base)
-    with partial(target) as part, part.open("wb") as file:
-        for place, name in enumerate(head.tensors, start=1):
-            ctx.check_stopped()
-            file.write(np.packbits(read_tensor(base, head, name) >= 0).tobytes())
-            ctx.report(step, place / len(head.tensors))
-    return replace(artifact_of(target), making=Making(bpw=1.0))
-
-
-def how_to_run(repo_id: str, quant_type: str, *, world: bool, converted: bool) -> list[str]:
-    return ["```sh", f"which-way {repo_id} {quant_type}", "```"]
-
-
-TOY = OutputFormat(
-    name="toy",
-    types={"SIGNS": SIGNS},
-    forecast=forecast,
-    make=make,
-    check=lambda ctx: None,
-    read_types=lambda path: (1.0, "signs"),
-    chats=False,
-    measured=False,
-    made_with="numpy",
-    title="The signs of {name}.",
-    library="toy",
-    tags=("signs",),
-    how_to_run=how_to_run,
-)
+TOY = SignsFormat()

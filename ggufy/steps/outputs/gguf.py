@@ -31,53 +31,100 @@ from ggufy.system.files import PART_SUFFIX
 Report = Callable[[float], None]
 
 
-def forecast_types(
-    base: Path,
-    types: Iterable[str],
-    *,
-    llama: Llama,
-    run: tools.ToolRun,
-    facts: ImatrixFacts | None,
-    mix: str = RWKV,
-) -> JobForecast:
-    """What quants of a base (or of its skeleton) will be; `facts` are of the imatrix that they will name."""
-    head, tool = read_head(base), llama.tool("llama-quantize")
-    recipes = {t: mixed(head, t, stock=stock_recipe(tool, run, base, t), mix=mix) for t in types}
-    return JobForecast(
-        base=head,
-        quants={t: forecast(head, recipe, facts) for t, recipe in recipes.items()},
-        same_as=same_tensors(recipes),
-    )
+class Gguf(OutputFormat):
+    """See above."""
+
+    name = "gguf"
+    types = BY_NAME
+    chats = True
+    measured = True
+    title = "GGUF files of {name}, for llama.cpp and what is built on it."
+    made_with = "llama.cpp"
+    library = "gguf"
+    tags = ("gguf", "llama-cpp")
+
+    def forecast(
+        self,
+        base: Path,
+        types: Iterable[str],
+        *,
+        llama: Llama,
+        run: tools.ToolRun,
+        facts: ImatrixFacts | None,
+        mix: str = RWKV,
+    ) -> JobForecast:
+        head, tool = read_head(base), llama.tool("llama-quantize")
+        recipes = {t: mixed(head, t, stock=stock_recipe(tool, run, base, t), mix=mix) for t in types}
+        return JobForecast(
+            base=head,
+            quants={t: forecast(head, recipe, facts) for t, recipe in recipes.items()},
+            same_as=same_tensors(recipes),
+        )
+
+    def check(self, ctx: Context) -> None:
+        ggml.load(ctx.llama.bin)
+
+    def make(self, ctx: Context, step: Step) -> Artifact:
+        """With no local path in its metadata."""
+        target = ctx.path(step.product)
+
+        def told(fraction: float) -> None:
+            ctx.report(step, fraction)
+
+        report: Report = told
+        if step.quant_type in ctx.request.targets:
+            stages = Stages(STAGES_OF_A_SIZE[ctx.request.mode] + 1, told)
+            order, report = _to_order(ctx, step, stages), stages.last
+        else:
+            order = _of_type(ctx, step)
+        backup = None
+        if ctx.safe is not None:
+            part = target.with_name(target.name + PART_SUFFIX)
+            backup = PartialBackup(ctx.safe, part, ctx.work / "quantize", lambda: ctx.limit() * ctx.share())
+            backup.restore()
+
+        def reported(fraction: float) -> None:
+            report(fraction)
+            if backup:
+                backup.looked()
+
+        control = engine.Control(limit=ctx.limit, duty=ctx.share, stopped=ctx.stopped, report=reported)
+        engine.quantize(order, control, ggml=ggml.load(ctx.llama.bin))
+        made = of_recipe(order.recipe, read_head(order.base), ctx.request, step.quant_type, llama=ctx.llama.commit)
+        return with_quant(artifact_of(target), target, replace(made, rescaled=bool(order.scales)))
+
+    def read_types(self, path: Path) -> tuple[float, str]:
+        head = read_head(path)
+        types = repr(sorted((tensor.name, tensor.type) for tensor in head.tensors.values()))
+        return head.bpw, sha256(types.encode()).hexdigest()
+
+    def how_to_run(self, repo_id: str, quant_type: str, *, world: bool, converted: bool) -> list[str]:
+        """The flags are tested with the programs; see chat_format.py for why RWKV needs them."""
+        flags = [LLAMA_STOP] if world else []
+        if world and not converted:
+            flags.insert(0, LLAMA_FORMAT)
+        llama = " ".join([f"-hf {repo_id}:{quant_type}", *flags])
+        message = '{"messages": [{"role": "user", "content": "Hello!"}]}'
+        lines = ["With [llama.cpp](https://github.com/ggml-org/llama.cpp), in a terminal:", ""]
+        lines += ["```sh", f"llama-cli {llama}", "```", ""]
+        lines += [
+            "As a server for everything that speaks OpenAI's protocol (base URL `http://127.0.0.1:8080/v1`):",
+            "",
+        ]
+        lines += ["```sh", f"llama-server {llama}", "```", ""]
+        lines += ["```sh", 'curl http://127.0.0.1:8080/v1/chat/completions -H "Content-Type: application/json" \\']
+        lines += [f"  -d '{message}'", "```", "", "With [Ollama](https://ollama.com):", ""]
+        lines += ["```sh", f"ollama run hf.co/{repo_id}:{quant_type}", "```"]
+        if world:
+            lines += [
+                "",
+                f"`{LLAMA_STOP}` ends a reply where the model would begin the next question; a request to the server "
+                "that has a `stop` of its own has to name it too. Ollama reads it from the file `params`.",
+            ]
+        return lines
 
 
-def _make(ctx: Context, step: Step) -> Artifact:
-    """With no local path in its metadata."""
-    target = ctx.path(step.product)
-
-    def told(fraction: float) -> None:
-        ctx.report(step, fraction)
-
-    report: Report = told
-    if step.quant_type in ctx.request.targets:
-        stages = Stages(STAGES_OF_A_SIZE[ctx.request.mode] + 1, told)
-        order, report = _to_order(ctx, step, stages), stages.last
-    else:
-        order = _of_type(ctx, step)
-    backup = None
-    if ctx.safe is not None:
-        part = target.with_name(target.name + PART_SUFFIX)
-        backup = PartialBackup(ctx.safe, part, ctx.work / "quantize", lambda: ctx.limit() * ctx.share())
-        backup.restore()
-
-    def reported(fraction: float) -> None:
-        report(fraction)
-        if backup:
-            backup.looked()
-
-    control = engine.Control(limit=ctx.limit, duty=ctx.share, stopped=ctx.stopped, report=reported)
-    engine.quantize(order, control, ggml=ggml.load(ctx.llama.bin))
-    made = of_recipe(order.recipe, read_head(order.base), ctx.request, step.quant_type, llama=ctx.llama.commit)
-    return with_quant(artifact_of(target), target, replace(made, rescaled=bool(order.scales)))
+GGUF = Gguf()
 
 
 def _to_order(ctx: Context, step: Step, stages: Stages) -> engine.QuantizeTask:
@@ -113,49 +160,3 @@ def _of_type(ctx: Context, step: Step) -> engine.QuantizeTask:
         siblings=[path for path in siblings if path.exists()],
         identity=ctx.digests.get(base.absolute(), ""),
     )
-
-
-def _read_types(path: Path) -> tuple[float, str]:
-    head = read_head(path)
-    types = repr(sorted((tensor.name, tensor.type) for tensor in head.tensors.values()))
-    return head.bpw, sha256(types.encode()).hexdigest()
-
-
-def _how_to_run(repo_id: str, quant_type: str, *, world: bool, converted: bool) -> list[str]:
-    """The flags are tested with the programs; see chat_format.py for why RWKV needs them."""
-    flags = [LLAMA_STOP] if world else []
-    if world and not converted:
-        flags.insert(0, LLAMA_FORMAT)
-    llama = " ".join([f"-hf {repo_id}:{quant_type}", *flags])
-    message = '{"messages": [{"role": "user", "content": "Hello!"}]}'
-    lines = ["With [llama.cpp](https://github.com/ggml-org/llama.cpp), in a terminal:", ""]
-    lines += ["```sh", f"llama-cli {llama}", "```", ""]
-    lines += ["As a server for everything that speaks OpenAI's protocol (base URL `http://127.0.0.1:8080/v1`):", ""]
-    lines += ["```sh", f"llama-server {llama}", "```", ""]
-    lines += ["```sh", 'curl http://127.0.0.1:8080/v1/chat/completions -H "Content-Type: application/json" \\']
-    lines += [f"  -d '{message}'", "```", "", "With [Ollama](https://ollama.com):", ""]
-    lines += ["```sh", f"ollama run hf.co/{repo_id}:{quant_type}", "```"]
-    if world:
-        lines += [
-            "",
-            f"`{LLAMA_STOP}` ends a reply where the model would begin the next question; a request to the server "
-            "that has a `stop` of its own has to name it too. Ollama reads it from the file `params`.",
-        ]
-    return lines
-
-
-GGUF = OutputFormat(
-    name="gguf",
-    types=BY_NAME,
-    forecast=forecast_types,
-    make=_make,
-    check=lambda ctx: ggml.load(ctx.llama.bin),
-    read_types=_read_types,
-    chats=True,
-    measured=True,
-    made_with="llama.cpp",
-    title="GGUF files of {name}, for llama.cpp and what is built on it.",
-    library="gguf",
-    tags=("gguf", "llama-cpp"),
-    how_to_run=_how_to_run,
-)

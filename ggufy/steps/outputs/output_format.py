@@ -1,11 +1,11 @@
-"""What a format of quants says of itself."""
+"""What a format of quants says of itself. Files are called `<Model>-<type>.<name>`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar
 
 from ggufy.core.catalog import QuantType
 from ggufy.core.job import Artifact
@@ -19,10 +19,20 @@ from ggufy.steps.context import Context
 from ggufy.steps.job_forecast import JobForecast
 
 
-class ForecastTypes(Protocol):
-    """Says what quants of a base (or of its skeleton) will be; `facts` are of the imatrix that they will name."""
+class OutputFormat(ABC):
+    """A kind of file that quants can be."""
 
-    def __call__(
+    name: ClassVar[str]  # what its files end in, and what requests call it
+    types: ClassVar[Mapping[str, QuantType]]  # what can be made, by name
+    chats: ClassVar[bool] = False  # `ggufy.llama` can talk with such a file
+    measured: ClassVar[bool] = False  # llama-perplexity can compare one with its base
+    title: ClassVar[str]  # of the card: the sentence that says of what model, `{name}`, the files are
+    made_with: ClassVar[str]  # for the card, which says the commit of llama.cpp behind it
+    library: ClassVar[str]  # for the card, as the Hub calls it
+    tags: ClassVar[tuple[str, ...]]  # for the card
+
+    @abstractmethod
+    def forecast(
         self,
         base: Path,
         types: Iterable[str],
@@ -31,33 +41,24 @@ class ForecastTypes(Protocol):
         run: ToolRun,
         facts: ImatrixFacts | None,
         mix: str = RWKV,
-    ) -> JobForecast: ...
+    ) -> JobForecast:
+        """What quants of a base (or of its skeleton) will be; `facts` are of the imatrix that they will name."""
 
+    def check(self, ctx: Context) -> None:  # noqa: B027 - many have nothing to check
+        """Raises, before anything is made, what would only be met hours later."""
 
-class DescribeUse(Protocol):
-    """Lines of the card, with what to copy to run a file of this type. `world`: it speaks RWKV's World format;
-    `converted`: it comes from a checkpoint, so that its metadata are ours."""
+    @abstractmethod
+    def make(self, ctx: Context, step: Step) -> Artifact:
+        """Leaves the step's product, whole or not at all."""
 
-    def __call__(self, repo_id: str, quant_type: str, *, world: bool, converted: bool) -> list[str]: ...
+    @abstractmethod
+    def read_types(self, path: Path) -> tuple[float, str]:
+        """Of a file: bits per weight, and a digest of every tensor's type. Raises SourceError if it is broken."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class OutputFormat:
-    """A kind of file that quants are. Files are called `<Model>-<type>.<name>`."""
-
-    name: str  # what its files end in, and what requests call it
-    types: Mapping[str, QuantType]  # what can be made, by name
-    forecast: ForecastTypes
-    make: Callable[[Context, Step], Artifact]  # leaves the step's product, whole or not at all
-    check: Callable[[Context], object]  # raises ToolError, before anything is made, if it cannot be
-    read_types: Callable[[Path], tuple[float, str]]  # of a file: bits per weight, digest of every tensor's type
-    chats: bool  # `ggufy.llama` can talk with such a file
-    measured: bool  # llama-perplexity can compare one with its base
-    made_with: str  # for the card, which says the commit of llama.cpp behind it
-    title: str  # of the card: "GGUF files of …, for " and so on
-    library: str  # for the card, as the Hub calls it
-    tags: tuple[str, ...]  # for the card
-    how_to_run: DescribeUse
+    @abstractmethod
+    def how_to_run(self, repo_id: str, quant_type: str, *, world: bool, converted: bool) -> list[str]:
+        """Lines of the card, to copy. `world`: it speaks RWKV's World format; `converted`: it comes from a checkpoint,
+        so that its metadata are ours."""
 
     def advice(self, quant: str) -> str:
         """One line about a quant type or a size to order, in English."""
