@@ -22,7 +22,7 @@ OWNERS = {
     "huggingface_hub": ("ggufy/hub/", "ggufy/net/", "ggufy/sources/", "ggufy/texts/", "ggufy/service/accounts.py"),
     "pickle": ("ggufy/formats/checkpoint.py",),  # for the name of its error; ruff forbids loading
 }
-WHO_RUNS = {"ggufy/jobs/queue.py", "ggufy/service/service.py", "ggufy/cli/main.py"}
+WHO_RUNS = {"ggufy/jobs/queue.py", "ggufy/service/service.py", "ggufy/cli/main.py", "ggufy/cli/running.py"}
 
 
 def imports(path: Path) -> set[str]:

@@ -19,12 +19,13 @@ from ggufy.llama.ggml import Ggml
 from ggufy.llama.tools import ToolRun
 from ggufy.models.convert import write_skeleton_of
 from ggufy.models.names import Architecture, tensor_plans
-from ggufy.quantize.engine import Control, QuantizeTask, quantize
+from ggufy.quantize.engine import quantize
 from ggufy.quantize.imatrix import read_imatrix, with_embedding
 from ggufy.quantize.recipe import Recipe, forecast, stock_recipe
 from ggufy.quantize.search import mixes, roles
 from ggufy.quantize.search.mixes import MIXES, mixed
 from ggufy.quantize.search.priors import PRIORS, REFERENCE
+from ggufy.quantize.task import Control, QuantizeTask
 from tests import small, tiny
 from tests.conftest import Ggufy
 

@@ -15,10 +15,11 @@ from ggufy.core.catalog import BY_NAME
 from ggufy.formats.gguf import read_head
 from ggufy.llama.ggml import load
 from ggufy.models.convert import convert
-from ggufy.quantize.engine import Control, QuantizeTask, quantize
+from ggufy.quantize.engine import quantize
 from ggufy.quantize.layout import RESCALE_KEY
 from ggufy.quantize.search.loss import dequantize
 from ggufy.quantize.search.mixes import rescaling
+from ggufy.quantize.task import Control, QuantizeTask
 from tests import tiny
 
 LAYERS = 11  # halved after each: by 1024 in the last one, as in the last one of a 14B

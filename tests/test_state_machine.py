@@ -38,8 +38,9 @@ from ggufy.jobs.queue import Worker
 from ggufy.jobs.runner import Runner
 from ggufy.jobs.workspace import Workspace
 from ggufy.llama.install import Llama
+from ggufy.records.account import Account
 from ggufy.records.records import JobRecords
-from ggufy.records.state_repo import Account, StateRepo
+from ggufy.records.state_repo import StateRepo
 from ggufy.records.store import JobStore
 from ggufy.steps import Makers, files_made
 from ggufy.steps.context import Context, artifact_of

@@ -17,7 +17,8 @@ from ggufy.core.plan import Workload
 from ggufy.core.progress import Progress
 from ggufy.publish.markup import el, join
 from ggufy.service.job_views import JobView
-from ggufy.service.service import MachineLoad, Preparation
+from ggufy.service.machine_load import MachineLoad
+from ggufy.service.preparation import Preparation
 from ggufy.steps import plan
 from ggufy.ui import job_parts, parts
 from ggufy.ui.errors_zh import say

@@ -1,4 +1,4 @@
-"""The 29 quant types that ggufy makes, one row each; the page, the plan, the command line and the README iterate it.
+"""The 29 quant types that ggufy makes, one row each; the page, the plan, the command line and the docs iterate it.
 
 `needs_imatrix` is llama-quantize's own rule for RWKV (it goes by tensor type, and never counts embedding and head).
 `bits` are the bits per weight of the tensor type that carries the file, from ggml's block layouts.

@@ -125,7 +125,7 @@ class Request:
     source: Source
     quant_types: tuple[str, ...]  # in the order of making
     outtype: str  # f16, bf16 or f32: the type of the base GGUF
-    output: str = "gguf"  # the format of the quants, one of steps.outputs.OUTPUTS; also what their files end in
+    output: str = "gguf"  # the format of the quants (see ggufy/steps/outputs), which their files end in
     imatrix: str = "auto"  # auto (made from the calibration text), none, or file
     calibration: str = "bundled"  # what the user named
     calibration_sha256: str = ""  # digest of the text used (imatrix auto)

@@ -20,6 +20,7 @@ from ggufy.quantize.imatrix import read_imatrix, with_embedding
 from ggufy.quantize.recipe import ImatrixFacts, forecast, same_tensors, stock_recipe
 from ggufy.quantize.search.mixes import RWKV, is_rwkv, mixed, rescaling
 from ggufy.quantize.search.target import of_label
+from ggufy.quantize.task import Control, QuantizeTask
 from ggufy.steps.context import Context, artifact_of
 from ggufy.steps.job_forecast import JobForecast
 from ggufy.steps.making import of_recipe, with_quant
@@ -88,7 +89,7 @@ class Gguf(OutputFormat):
             if backup:
                 backup.looked()
 
-        control = engine.Control(limit=ctx.limit, duty=ctx.share, stopped=ctx.stopped, report=reported)
+        control = Control(limit=ctx.limit, duty=ctx.share, stopped=ctx.stopped, report=reported)
         engine.quantize(order, control, ggml=ggml.load(ctx.llama.bin))
         made = of_recipe(order.recipe, read_head(order.base), ctx.request, step.quant_type, llama=ctx.llama.commit)
         return with_quant(artifact_of(target), target, replace(made, rescaled=bool(order.scales)))
@@ -127,7 +128,7 @@ class Gguf(OutputFormat):
 GGUF = Gguf()
 
 
-def _to_order(ctx: Context, step: Step, stages: Stages) -> engine.QuantizeTask:
+def _to_order(ctx: Context, step: Step, stages: Stages) -> QuantizeTask:
     """By the best recipe for its size."""
     target, label = of_label(step.quant_type)
     with mixer_of(ctx, step, stages) as recipe_search:
@@ -135,7 +136,7 @@ def _to_order(ctx: Context, step: Step, stages: Stages) -> engine.QuantizeTask:
         return recipe_search.order(found.mix, ctx.path(step.product), found.facts, label)
 
 
-def _of_type(ctx: Context, step: Step) -> engine.QuantizeTask:
+def _of_type(ctx: Context, step: Step) -> QuantizeTask:
     """By the recipe of a quant type."""
     base = ctx.path(step.reads[0])
     imatrix = ctx.path(step.reads[1]) if len(step.reads) > 1 else None
@@ -150,7 +151,7 @@ def _of_type(ctx: Context, step: Step) -> engine.QuantizeTask:
     )
     measured = read_imatrix(imatrix) if imatrix else None
     siblings = [ctx.path(ctx.request.file_of(quant_type)) for quant_type in ctx.request.quant_types]
-    return engine.QuantizeTask(
+    return QuantizeTask(
         base=base,
         target=ctx.path(step.product),
         recipe=mixed(head, step.quant_type, stock=stock, mix=ctx.request.mix),
