@@ -31,6 +31,8 @@ def context(source: Path, out: Path, *, sha256: str = "", stopped: bool = False)
         request=request,
         source=source,
         llama=SimpleNamespace(commit="abc"),
+        settings=SimpleNamespace(hf_token=None),
+        streams=False,
         path=lambda product: out / product,
         report=lambda step, fraction: seen.append(fraction),
         stopped=lambda: stopped,

@@ -23,7 +23,8 @@ from ggufy.core.errors import CheckpointError
 from ggufy.net import http_file as remote
 from ggufy.net import session as hub_session
 from ggufy.net.http_file import BLOCK, HttpFile
-from ggufy.sources.inspect import Report, inspect
+from ggufy.sources.format import Report
+from ggufy.sources.inspect import inspect
 from ggufy.system.settings import Settings
 from tests import tiny
 from tests.conftest import Ggufy

@@ -155,14 +155,14 @@ def run_mix(args: argparse.Namespace, settings: Settings) -> int:
 
 def _base_and_imatrix(args: argparse.Namespace, settings: Settings, llama: Llama) -> tuple[Path, Path | None]:
     """What a mix is made from: the files given, or made as `quantize` makes them."""
-    from ggufy.formats.gguf import read_head
     from ggufy.jobs.request import JobOptions
     from ggufy.jobs.runner import Runner
-    from ggufy.sources.gguf_model import check_model
+    from ggufy.sources.registry import format_of_name
 
-    if args.source.endswith(".gguf") and user_path(args.source).is_file() and args.imatrix != "auto":
+    form = format_of_name(args.source)
+    if form and not form.converts and user_path(args.source).is_file() and args.imatrix != "auto":
         base = user_path(args.source)
-        check_model(read_head(base), base.name)
+        form.base_head(base)
         return base, None if args.imatrix == "none" else user_path(args.imatrix)
     out: Path | None = args.out.parent if args.out and args.out.suffix == ".gguf" else args.out
     settings = settings.having(out=out, hub="local")

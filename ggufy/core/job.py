@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -24,6 +24,7 @@ from ggufy.core.metrics import Evaluation
 from ggufy.core.scrub import scrub
 
 VERSION = 2
+STREAMED_KINDS = frozenset({"checkpoint"})  # of sources: formats that can be converted while they are fetched
 # 20 thousand tokens: more calibration text hardly changes a quant (llama.cpp's own table, 10 k against 10 M tokens).
 DEFAULT_CHUNKS = 40
 # Of evaluation text: 4 thousand scored tokens. The KLD's standard error is then about 1 to 2 % of it.
@@ -83,13 +84,23 @@ class Artifact:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
-    """The pinned source: a file on this machine, or one file of a Hub repo at one commit."""
+class PinnedFile:
+    """One file of a source."""
 
-    kind: str  # "checkpoint" (.pth) or "gguf"
     path: str  # local: absolute path; Hub: the file's path in the repo
     size: int  # bytes
-    sha256: str  # hex digest of the whole file; empty if only a plain address is known, see `mark`
+    sha256: str  # hex digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The pinned source: a file on this machine, or one of a Hub repo at one commit; or several that lie together."""
+
+    kind: str  # its format, see sources/registry.py: "checkpoint" (.pth) or "gguf"
+    path: str  # local: absolute path; Hub: the file's path in the repo; of several: of the one that names the model
+    size: int  # bytes, of all files
+    sha256: str  # hex digest of the whole file, or of several's; empty if only a plain address is known, see `mark`
+    files: tuple[PinnedFile, ...] = ()  # all, if there are several; the first is that of `path`
     mtime_ns: int = 0  # local files: while size and time stand, the digest is not computed again
     model_id: str = ""  # Hub: owner/name
     revision: str = ""  # Hub: commit sha
@@ -105,11 +116,30 @@ class Source:
     def remote(self) -> bool:
         return bool(self.model_id or self.url)
 
+    @classmethod
+    def of_files(cls, files: Sequence[PinnedFile], *, kind: str, **facts: Any) -> Self:
+        """From its files, of which the first names the model."""
+        first, *more = files
+        if not more:
+            return cls(kind=kind, path=first.path, size=first.size, sha256=first.sha256, **facts)
+        text = "".join(f"{one.sha256} {one.path.rpartition('/')[2]}\n" for one in files)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        return cls(
+            kind=kind, path=first.path, size=sum(one.size for one in files), sha256=digest, files=tuple(files), **facts
+        )
+
+    def each(self) -> tuple[Self, ...]:
+        """A source for each of its files, the one that names the model last: where that is, all are."""
+        if not self.files:
+            return (self,)
+        alone = (dataclasses.replace(self, files=(), **dataclasses.asdict(one)) for one in self.files)
+        return tuple(alone)[::-1]
+
     @property
     def can_stream(self) -> bool:
         """True for a remote .pth whose version the server vouches for. A digest that a user gives for a plain address
         is checked over the whole file, which has to be downloaded then, as if its server names no version."""
-        return self.kind == "checkpoint" and bool(self.model_id or (self.etag and not self.sha256))
+        return self.kind in STREAMED_KINDS and bool(self.model_id or (self.etag and not self.sha256))
 
     @property
     def key(self) -> str:
@@ -168,7 +198,7 @@ class Request:
     def local_paths(self) -> tuple[PurePath, ...]:
         """Of files on this machine that the user named."""
         named = [self.vocab_path, self.imatrix_path, self.calibration, self.evaluation_text]
-        named += [] if self.source.remote else [self.source.path]
+        named += [] if self.source.remote else [one.path for one in self.source.each()]
         return tuple(PurePath(text) for text in named if text and ":" not in text)
 
     @property
@@ -333,7 +363,10 @@ def folder_owners(jobs: Iterable[Job]) -> dict[str, Job]:
 
 def to_json(job: Job) -> str:
     """The job as JSON text, with the record's version."""
-    return scrub(json.dumps({"version": VERSION, **dataclasses.asdict(job)}, indent=2, ensure_ascii=False)) + "\n"
+    record = {"version": VERSION, **dataclasses.asdict(job)}
+    if not job.request.source.files:
+        del record["request"]["source"]["files"]  # as in records that are older than it
+    return scrub(json.dumps(record, indent=2, ensure_ascii=False)) + "\n"
 
 
 # One function per version step: UPGRADES[1] turns a version-1 record into a version-2 one.
@@ -364,7 +397,8 @@ def from_json(text: str) -> Job:
         version += 1
     try:
         request = record.pop("request")
-        request["source"] = Source(**request["source"])
+        files = tuple(PinnedFile(**one) for one in request["source"].pop("files", ()))
+        request["source"] = Source(**request["source"], files=files)
         request["quant_types"] = tuple(request["quant_types"])
         request["targets"] = tuple(request.get("targets", ()))
         artifacts = tuple(_artifact(**a) for a in record.pop("artifacts"))
@@ -391,7 +425,7 @@ def _check_names(request: Request, artifacts: tuple[Artifact, ...]) -> None:
     source = request.source
     names = [request.name, request.outtype, request.output, *request.quants]
     names += [artifact.name for artifact in artifacts]
-    names += [source.path.rpartition("/")[2]] if source.remote else []
+    names += [one.path.rpartition("/")[2] for one in source.each()] if source.remote else []
     for text in names:
         if not _FILE_NAME.fullmatch(text) or len(text.encode()) > _MOST_NAME:
             raise ValueError(f"not a job record: {text[:80]!r} is no part of a file's name")

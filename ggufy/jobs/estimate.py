@@ -24,7 +24,8 @@ from ggufy.llama.tools import ToolRun
 from ggufy.quantize.recipe import ImatrixFacts
 from ggufy.quantize.search.mixes import RWKV
 from ggufy.quantize.search.target import label, parse_word
-from ggufy.sources.inspect import Report, write_gguf_skeleton
+from ggufy.sources.format import Report
+from ggufy.sources.registry import format_of
 from ggufy.steps import plan
 from ggufy.steps.forecast import peak_bytes, predictions_bytes, target_sizes
 from ggufy.steps.job_forecast import JobForecast
@@ -84,24 +85,15 @@ def preview(
         return Preview(report=report)
     with tempfile.TemporaryDirectory(prefix="ggufy-") as folder:
         skeleton = Path(folder) / "skeleton.gguf"
-        _write_skeleton(report, skeleton, outtype=outtype, vocab=vocab)
+        own = vocab or (str(demo.VOCAB) if report.source == "demo" else None)
+        format_of(report.kind).write_described(
+            report, skeleton, outtype=outtype or "f16", vocab=Path(own) if own else None, name=_name(report)
+        )
         environment = throttle.child_environment(threads=1, home=settings.home)
         run = ToolRun(environment=environment, cwd=Path(folder))
         facts = ImatrixFacts(file=f"{_name(report)}-imatrix.gguf", dataset="ggufy-calibration.txt")
         sizes = output.forecast(skeleton, output.types, llama=llama, run=run, facts=facts, mix=mix)
     return Preview(report=report, sizes=sizes)
-
-
-def _write_skeleton(report: Report, target: Path, *, outtype: str | None, vocab: str | None) -> None:
-    if report.kind == "gguf":
-        write_gguf_skeleton(report, target)
-        return
-    from ggufy.models.convert import write_skeleton_of  # noqa: PLC0415 - loads torch
-
-    own = vocab or (str(demo.VOCAB) if report.source == "demo" else None)
-    write_skeleton_of(
-        report.shapes, target, outtype=outtype or "f16", vocab=Path(own) if own else None, name=_name(report)
-    )
 
 
 def _name(report: Report) -> str:

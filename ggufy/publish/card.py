@@ -24,6 +24,7 @@ from ggufy.publish.kld_plot import Point, Words
 from ggufy.publish.readme import check_readme, merge_readme, yaml_text
 from ggufy.quantize.search import target
 from ggufy.quantize.search.mixes import RWKV
+from ggufy.sources.registry import format_of
 from ggufy.steps import files_made
 from ggufy.steps.outputs import output_of
 
@@ -235,7 +236,7 @@ def _to_order(job: Job, facts: CardFacts) -> list[str]:
 
 
 def _how_to_run(job: Job, facts: CardFacts) -> list[str]:
-    converted, quant_type = job.request.source.kind != "gguf", _example(job, facts.uploaded)
+    converted, quant_type = format_of(job.request.source.kind).converts, _example(job, facts.uploaded)
     how_to_run = output_of(job.request).how_to_run
     lines = how_to_run(job.request.repo_id, quant_type, world=facts.rwkv, converted=converted)
     return ["## How to run one", "", *lines]

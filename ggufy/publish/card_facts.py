@@ -16,7 +16,8 @@ from ggufy.formats.gguf import GgufHead, read_head
 from ggufy.hub.protocol import RemoteFile
 from ggufy.models.chat_format import OLLAMA_FILES, speaks
 from ggufy.publish.card import CardFacts
-from ggufy.quantize.search.mixes import STOCK, is_rwkv, rescaling
+from ggufy.quantize.search.mixes import STOCK, has_recipes, rescaling
+from ggufy.sources.registry import format_of
 from ggufy.steps.job_forecast import JobForecast
 from ggufy.steps.making import of_recipe
 from ggufy.steps.outputs import output_of
@@ -129,7 +130,7 @@ def planned(job: Job, known: Collection[str], folder: Path, base: GgufHead | Non
     """How a job's files were or will be made, as far as its request and what is here say it: for files that are to
     come, were found, or are older than records that hold that; the names in `known` are none of these."""
     request = job.request
-    ours = is_rwkv(base) if base else request.source.kind == "checkpoint"
+    ours = has_recipes(base) if base else format_of(request.source.kind).rwkv
     found = {}
     for quant in request.quants:
         path = folder / quant_name(request, quant)
@@ -164,7 +165,7 @@ def speaks_world(request: Request, base: GgufHead | None, file: HeldFile) -> boo
     """
     if base is not None:
         return speaks(base.metadata)
-    if request.source.kind == "checkpoint" and not request.vocab_path:
+    if format_of(request.source.kind).rwkv and not request.vocab_path:
         return True
     ours = {name: text.encode() for name, text in OLLAMA_FILES.items() if name != "system"}
     return any((there := file(name)) is not None and there.holds(text) for name, text in ours.items())

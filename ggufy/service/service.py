@@ -35,7 +35,9 @@ from ggufy.service.machine_load import LoadMeter
 from ggufy.service.model_cache import ModelCache
 from ggufy.service.preparation import Preparation, Preparer
 from ggufy.service.strangers import for_stranger
-from ggufy.sources.inspect import Report, inspect
+from ggufy.sources.format import Report
+from ggufy.sources.inspect import inspect
+from ggufy.sources.registry import format_of_name
 from ggufy.sources.search import Found, search
 from ggufy.steps.outputs import output_of_row
 from ggufy.system import resources as throttle
@@ -122,14 +124,14 @@ class Services:
         return is_query(text, hub_only=not is_owner(visitor, self.settings))
 
     def models_in(self, folder: str, visitor: Visitor = STRANGER) -> list[Path]:
-        """The .pth and .gguf files of a folder on this machine, for its owner; none if it is no folder."""
+        """The models of a folder on this machine, for its owner; none if it is no folder."""
         if not is_owner(visitor, self.settings):
             return []
         try:
             path = user_path(folder)
             if not path.is_dir():
                 return []
-            found = [entry for entry in path.iterdir() if entry.suffix in (".pth", ".gguf") and entry.is_file()]
+            found = [entry for entry in path.iterdir() if format_of_name(entry.name) and entry.is_file()]
         except (OSError, UsageError):  # no permission, no path at all
             return []
         return sorted(found)[:_MOST_LISTED]

@@ -24,7 +24,8 @@ from ggufy.core.job import Source
 from ggufy.core.words import brief
 from ggufy.net.hub_private import hf_raise_for_status
 from ggufy.net.session import ask, use_timeouts
-from ggufy.sources.hub import KINDS, split_address
+from ggufy.sources.hub import split_address
+from ggufy.sources.registry import format_of_name
 from ggufy.system.files import sha256
 
 _DIGEST = re.compile(r"sha256=([0-9a-fA-F]{64})")
@@ -40,9 +41,9 @@ def resolve_url(text: str, *, stopped: Callable[[], bool] = lambda: False) -> So
     if parts.username is not None:
         raise SourceError("an address with a password in it is not taken: it would end up in job records.")
     name = PurePosixPath(unquote(parts.path)).name
-    kind = KINDS.get(PurePosixPath(name).suffix)
+    form = format_of_name(name)
     digest = _DIGEST.fullmatch(fragment)
-    if kind is None or (fragment and not digest):
+    if form is None or (fragment and not digest):
         raise SourceError(
             f"{brief(text)} is not the address of a model: give one that ends in .pth or .gguf, "
             "with #sha256=<64 hex digits> after it or nothing."
@@ -50,7 +51,7 @@ def resolve_url(text: str, *, stopped: Callable[[], bool] = lambda: False) -> So
     size, etag = _look(url, stopped)
     given = digest[1].lower() if digest else ""
     mark = given or hashlib.sha256(f"{url}\n{size}\n{etag}".encode()).hexdigest()
-    return Source(kind=kind, path=name, url=url, etag=etag, size=size, sha256=given, mark=mark)
+    return Source(kind=form.kind, path=name, url=url, etag=etag, size=size, sha256=given, mark=mark)
 
 
 def download_command(source: Source, target: Path, *, stopped: Callable[[], bool] = lambda: False) -> list[str]:

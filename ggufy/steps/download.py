@@ -40,19 +40,20 @@ class DownloadStep(LocalStep):
             )
 
     def run(self, ctx: Context) -> None:
-        """Leaves the source file at `ctx.source`."""
+        """Leaves the source's files at `ctx.source_files`."""
         source = ctx.request.source
         ctx.source.parent.mkdir(parents=True, exist_ok=True)
         if source.url:
             _fetch_plain(ctx, self)
             return
-        hub.download(
-            source,
-            ctx.source,
-            token=ctx.settings.hf_token,
-            progress=lambda done: ctx.report(self, done / max(1, source.size)),
-            stopped=ctx.stopped,
-        )
+        before = 0
+        for file, target in zip(source.each(), ctx.source_files, strict=True):
+
+            def progress(done: int, before: int = before) -> None:
+                ctx.report(self, (before + done) / max(1, source.size))
+
+            hub.download(file, target, token=ctx.settings.hf_token, progress=progress, stopped=ctx.stopped)
+            before += file.size
 
 
 def _fetch_plain(ctx: Context, step: Step) -> None:

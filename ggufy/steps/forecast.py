@@ -19,9 +19,9 @@ from ggufy.llama.perplexity import logits_bytes
 from ggufy.quantize.imatrix import facts_of
 from ggufy.quantize.recipe import ImatrixFacts
 from ggufy.quantize.search.target import of_label
-from ggufy.sources.gguf_model import check_model
+from ggufy.sources.registry import format_of
 from ggufy.steps.context import Context
-from ggufy.steps.convert import pinned_vocab, remote_checkpoint
+from ggufy.steps.convert import convert_task
 from ggufy.steps.evaluate import SPARE
 from ggufy.steps.job_forecast import JobForecast
 from ggufy.steps.local_step import LocalStep
@@ -38,18 +38,14 @@ def forecast_job(ctx: Context, step: Step) -> JobForecast:
     base = ctx.path(base_name(ctx.request))
     if base.exists():
         return _forecast(ctx, step, base)
-    if ctx.request.source.kind == "gguf":
+    form = format_of(ctx.request.source.kind)
+    if not form.converts:
+        form.base_head(ctx.source)
         check_loads(ctx, step)
         return _forecast(ctx, step, ctx.source)
-    from ggufy.models.convert import write_skeleton, write_skeleton_of  # noqa: PLC0415 - loads torch
-
-    outtype, vocab, name = ctx.request.outtype, pinned_vocab(ctx), ctx.request.name
     skeleton = ctx.settings.cache / "skeletons" / ctx.request.inputs()[:16]  # sparse: other disks may not have that
     try:
-        if ctx.streams:
-            write_skeleton_of(remote_checkpoint(ctx).shapes, skeleton, outtype=outtype, vocab=vocab, name=name)
-        else:
-            write_skeleton(ctx.source, skeleton, outtype=outtype, vocab=vocab, name=name)
+        form.write_skeleton(convert_task(ctx, step), skeleton)
         return _forecast(ctx, step, skeleton)
     finally:
         skeleton.unlink(missing_ok=True)
@@ -58,7 +54,6 @@ def forecast_job(ctx: Context, step: Step) -> JobForecast:
 def check_loads(ctx: Context, step: Step) -> None:
     """Raises SourceError if llama.cpp cannot load the source, an unquantized GGUF. llama-quantize takes files of which
     tensors are missing, and llama.cpp alone knows which ones an architecture has."""
-    check_model(read_head(ctx.source), ctx.source.name)
     ctx.work.mkdir(parents=True, exist_ok=True)
     text = ctx.work / "word.txt"
     text.write_text("word", encoding="utf-8")
@@ -97,7 +92,8 @@ def check_space(ctx: Context, due: Iterable[Step], forecast: JobForecast, *, pub
     """Raises DiskError when what is due does not fit on the disk at its peak, beside what is here of it."""
     left = [(step, step.left_bytes(ctx, forecast)) for step in due if isinstance(step, LocalStep)]
     bases = [size for step, size in left if step.product == base_name(ctx.request)]
-    here = ctx.source.stat().st_size if bases and ctx.request.source.remote and ctx.source.exists() else 0
+    brought = ctx.source_files if bases and ctx.request.source.remote else ()
+    here = sum(path.stat().st_size for path in brought if path.exists())
     needed = peak_bytes(
         base=sum(bases),
         beside=sum(size for step, size in left if step.makes_file and step.stays) - sum(bases),

@@ -18,7 +18,7 @@ from ggufy.models.chat_format import LLAMA_FORMAT, LLAMA_STOP
 from ggufy.quantize import engine
 from ggufy.quantize.imatrix import read_imatrix, with_embedding
 from ggufy.quantize.recipe import ImatrixFacts, forecast, same_tensors, stock_recipe
-from ggufy.quantize.search.mixes import RWKV, is_rwkv, mixed, rescaling
+from ggufy.quantize.search.mixes import RWKV, has_recipes, mixed, rescaling
 from ggufy.quantize.search.target import of_label
 from ggufy.quantize.task import Control, QuantizeTask
 from ggufy.steps.context import Context, artifact_of
@@ -141,7 +141,7 @@ def _of_type(ctx: Context, step: Step) -> QuantizeTask:
     base = ctx.path(step.reads[0])
     imatrix = ctx.path(step.reads[1]) if len(step.reads) > 1 else None
     head = read_head(base)
-    ours = ctx.request.mix == RWKV and is_rwkv(head)
+    ours = ctx.request.mix == RWKV and has_recipes(head)
     stock = stock_recipe(
         ctx.llama.tool("llama-quantize"),
         ctx.tool_run(step),
