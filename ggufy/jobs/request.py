@@ -271,7 +271,7 @@ def _imatrix_fields(options: JobOptions, settings: Settings, watch: Watch) -> di
 
 
 def _evaluation_fields(options: JobOptions, request: Request, settings: Settings, watch: Watch) -> dict[str, Any]:
-    if not options.evaluate or not output_of(request).measured:
+    if not options.evaluate or not output_of(request).measured:  # figures come with quants that can be measured
         return {}
     if options.evaluation_chunks < 1:
         raise UsageError("the figures need at least one chunk of text: give a larger number of evaluation chunks.")

@@ -40,6 +40,7 @@ from ggufy.sources.inspect import inspect
 from ggufy.sources.registry import format_of_name
 from ggufy.sources.search import Found, search
 from ggufy.steps.outputs import output_of_row
+from ggufy.steps.outputs.gguf import GGUF
 from ggufy.system import resources as throttle
 from ggufy.system.settings import Settings
 from ggufy.system.ttl_cache import TtlCache
@@ -223,11 +224,12 @@ class Services:
         return self._another(self._known(job_id, visitor), visitor, targets=(), mode=target.STANDARD)
 
     def _another(self, job: Job, visitor: Visitor, *, targets: tuple[str, ...], mode: str) -> Job:
-        """A job with the same base, imatrix and place."""
+        """A job with the same base, imatrix and place; only GGUFs are made to order."""
         by_stranger = not is_owner(visitor, self.settings)
         if by_stranger:
             self._check_room()
-        return self._queue(replace(job.request, quant_types=(), targets=targets, mode=mode, by_stranger=by_stranger))
+        wanted = replace(job.request, quant_types=(), output=GGUF.name, targets=targets, mode=mode)
+        return self._queue(replace(wanted, by_stranger=by_stranger))
 
     def _find(self, job_id: str, visitor: Visitor) -> Job | None:
         """The job of that id, if the visitor may know of it; what a visitor sends is compared, never made a path."""
