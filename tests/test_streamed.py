@@ -256,7 +256,7 @@ def converting(model: Model, target: Path, local_hub: LocalHub) -> Iterator[subp
     """Another process that streams, and is killed."""
     script = (
         "import sys; from pathlib import Path; from ggufy.core.job import Source\n"
-        "from ggufy.sources import streamed\n"
+        "from ggufy.formats import streamed_checkpoint as streamed\n"
         "from ggufy.models.convert_streamed import convert_streamed\n"
         "streamed.PIECE = 100_000\n"
         f"opened = streamed.open_streamed({model.source!r})\n"
