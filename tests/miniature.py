@@ -121,7 +121,7 @@ class Mini:
     def start(self) -> subprocess.Popen[bytes]:
         """The same in a process of its own."""
         code = (
-            "import json, sys; from pathlib import Path; from ggufy.llama import build, child, install\n"
+            "import json, sys; from pathlib import Path; from ggufy.llama import build, install\n"
             "cache, pin, env = json.loads(sys.argv[1])\n"
             "install.ensure(Path(cache), threads=2, pip_environment=env, pin=build.Pin(**pin))"
         )

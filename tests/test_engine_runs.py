@@ -40,11 +40,12 @@ CHILD = """
 import sys, threading
 from pathlib import Path
 from ggufy.llama.ggml import Ggml
-from ggufy.quantize.engine import Control, Order, quantize
+from ggufy.quantize.engine import quantize
+from ggufy.quantize.task import Control, QuantizeTask
 from ggufy.formats.gguf import read_head
 base, target, kind, folder = sys.argv[1:]
 recipe = {name: kind for name, tensor in read_head(Path(base)).tensors.items() if len(tensor.shape) > 1}
-order = Order(base=Path(base), target=Path(target), recipe=recipe, ftype=26)
+order = QuantizeTask(base=Path(base), target=Path(target), recipe=recipe, ftype=26)
 control = Control(limit=lambda: 2, duty=lambda: 0.2, report=lambda fraction: print(fraction, flush=True))
 quantize(order, control, ggml=Ggml(Path(folder)))
 """
