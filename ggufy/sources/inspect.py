@@ -16,14 +16,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 from urllib.parse import quote, unquote, urljoin
 
-from huggingface_hub import hf_hub_url
-
 from ggufy import demo
 from ggufy.core.errors import Cancelled, SourceAway, SourceError, UsageError
 from ggufy.core.job import STREAMED_KINDS
 from ggufy.core.words import brief
-from ggufy.net.http_file import BLOCK, SILENCE_S, Deadline, HttpFile
-from ggufy.net.session import Reference
+from ggufy.net.http_file import BLOCK, BlockFile, Deadline, HttpFile
+from ggufy.net.http_get import Address, hub_address
+from ggufy.net.hub_api import Listing, check_access, repo_files
+from ggufy.net.session import QUICK_TIMEOUT, SILENCE_S, Reference
 from ggufy.sources import hub
 from ggufy.sources.format import OpenBeside, Report, SourceFormat, Variant
 from ggufy.sources.locate import is_plain_url, local_file
@@ -31,6 +31,7 @@ from ggufy.sources.registry import format_of, format_of_file, format_of_name, mo
 from ggufy.system.settings import Settings
 
 _LONGEST_TEXT = 600
+_MOST_BYTES = 8 << 20  # of one file; heads of the largest models take some 2 MB
 logger = logging.getLogger(__name__)
 
 
@@ -111,15 +112,14 @@ def _opened_url(text: str, found: dict[str, Any], *, public: bool) -> Iterator[t
         raise SourceError(f"{brief(text)} is not the address of a model: give one that ends in .pth or .gguf.")
     found |= {"kind": form.kind, "path": path.name}
     address = url._replace(fragment="").geturl()
+    deadline = Deadline()
 
     def beside(name: str) -> contextlib.AbstractContextManager[BinaryIO]:
-        other = urljoin(address, quote(name))
-        return _reading(HttpFile(other, shown=other, public=public), found)
+        other = urljoin(address, quote(name)) if name else address
+        return _reading(Address(url=other, shown=other, public=public), deadline, found)
 
-    reader = HttpFile(address, shown=address, public=public)
-    found["size"] = reader.size
-    found["streams"] = form.kind in STREAMED_KINDS and bool(reader.version) and not url.fragment
-    with _reading(reader, found) as file:
+    with beside("") as file:
+        found["streams"] &= not url.fragment
         yield file, beside
 
 
@@ -131,7 +131,7 @@ def _opened_on_hub(
     wanted = hub.parse_reference(text, endpoint=endpoint)
     found["model_id"] = wanted.repo_id
     try:
-        listing = hub.repo_files(
+        listing = repo_files(
             wanted, token=token, endpoint=endpoint, check=False, timeout_s=SILENCE_S, stopped=deadline.passed
         )
         found |= {"revision": listing.commit, "license": listing.license, "gated": listing.gated}
@@ -145,23 +145,19 @@ def _opened_on_hub(
         found |= {"kind": form.kind, "path": chosen.file, "streams": form.kind in STREAMED_KINDS}
         found["size"] = next(variant.size for variant in found["variants"] if variant.name == chosen.file)
         if listing.gated:
-            hub.check_access(wanted, token=token, endpoint=endpoint, stopped=deadline.passed)
+            check_access(wanted, token=token, endpoint=endpoint, stopped=deadline.passed)
     except Cancelled as error:
         raise SourceAway("the Hub did not answer in time: try again later.") from error
 
     def beside(name: str) -> contextlib.AbstractContextManager[BinaryIO]:
-        there = replace(chosen, file=name)
-        url = hf_hub_url(there.repo_id, name, revision=listing.commit, endpoint=endpoint)
-        shown = f"{there.repo_id}:{name}"
-        return _reading(HttpFile(url, shown=shown, wanted=there, token=token, deadline=deadline), found)
+        there = hub_address(replace(chosen, file=name), token=token, endpoint=endpoint)
+        return _reading(there, deadline, found)
 
     with beside(chosen.file) as file:
         yield file, beside
 
 
-def _chosen(
-    wanted: Reference, listing: hub.Listing, models: dict[str, SourceFormat]
-) -> tuple[SourceFormat, Reference]:
+def _chosen(wanted: Reference, listing: Listing, models: dict[str, SourceFormat]) -> tuple[SourceFormat, Reference]:
     """The model that was named or is the only one, at the listing's commit. Raises SourceError if none is."""
     unnamed = [name for name, form in models.items() if form.unnamed]
     repo = wanted.repo_id
@@ -176,10 +172,17 @@ def _chosen(
 
 
 @contextlib.contextmanager
-def _reading(reader: HttpFile, found: dict[str, Any]) -> Iterator[BinaryIO]:
+def _reading(address: Address, deadline: Deadline, found: dict[str, Any]) -> Iterator[BinaryIO]:
+    remote = HttpFile(address, timeout=QUICK_TIMEOUT, stopped=deadline.passed)
     try:
-        with io.BufferedReader(reader, BLOCK) as file:
+        with io.BufferedReader(BlockFile(remote, budget=_MOST_BYTES), BLOCK) as file:
+            found.setdefault("size", remote.size)  # of several files, it is known already
+            found.setdefault("streams", found["kind"] in STREAMED_KINDS and bool(remote.version))
             yield cast(BinaryIO, file)
+    except Cancelled as error:
+        raise SourceAway(
+            f"{address.shown} was not answered within {deadline.seconds:.0f} seconds: try again later."
+        ) from error
     finally:
-        found["received"] = found.get("received", 0) + reader.received
-        logger.info("%d bytes in %d requests", reader.received, reader.requests)
+        found["received"] = found.get("received", 0) + remote.received
+        logger.info("%d bytes in %d requests", remote.received, remote.requests)
