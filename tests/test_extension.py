@@ -13,7 +13,7 @@ from gguf import GGUFReader
 
 from ggufy.core.errors import UsageError
 from ggufy.core.job import STREAMED_KINDS, Artifact, Job, Source, Status, from_json, to_json
-from ggufy.core.plan import CONVERT, QUANTIZE, Step, plan
+from ggufy.core.plan import Step
 from ggufy.formats.gguf import GgufHead, read_head
 from ggufy.jobs.request import JobOptions, make_job
 from ggufy.jobs.runner import Runner
@@ -26,9 +26,10 @@ from ggufy.records.run_state import RunState
 from ggufy.sources import hub
 from ggufy.sources import registry as formats
 from ggufy.sources.inspect import inspect
-from ggufy.steps import Makers, convert
+from ggufy.steps import Makers, convert, plan
 from ggufy.steps.context import Context, artifact_of
-from ggufy.steps.forecast import JobForecast
+from ggufy.steps.job_forecast import JobForecast
+from ggufy.steps.local_step import LocalStep
 from ggufy.system.files import partial
 from ggufy.system.settings import Settings
 from tests import tiny
@@ -117,7 +118,7 @@ def test_a_job_is_planned_forecast_and_made(
     make: Callable[[], Job], settings: Settings, tensors: dict[str, np.ndarray]
 ) -> None:
     job = make()
-    assert [step.kind for step in plan(job.request)] == [CONVERT, QUANTIZE, QUANTIZE]
+    assert [step.kind for step in plan(job.request)] == ["convert", "quantize", "quantize"]
 
     def forecast_job(ctx: Context, step: Step) -> JobForecast:
         skeleton = ctx.work / "skeleton.gguf"
@@ -126,15 +127,15 @@ def test_a_job_is_planned_forecast_and_made(
         recipes = {quant: mixed(head, quant, stock=stock(head, quant)) for quant in ctx.request.quant_types}
         return JobForecast(base=head, quants={q: forecast(head, r, None) for q, r in recipes.items()}, same_as={})
 
-    def quantize(ctx: Context, step: Step) -> Artifact:
+    def run(step: LocalStep, ctx: Context) -> Artifact | None:
+        if step.kind == "convert":
+            return step.run(ctx)
         with partial(ctx.path(step.product)) as part:
             part.write_bytes(step.quant_type.encode())
         return artifact_of(ctx.path(step.product))
 
     live = RunState()
-    makers = Makers(
-        run={CONVERT: convert.run, QUANTIZE: quantize}, forecast=forecast_job, load_kernels=lambda folder: None
-    )
+    makers = Makers(run=run, check=lambda step, ctx: None, forecast=forecast_job)
     llama = Llama(bin=Path("/none"), source=None, version="0", commit="0" * 9)
     runner = Runner(settings=settings, llama=llama, makers=makers)
     ended = runner.run(job, live)

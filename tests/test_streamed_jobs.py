@@ -32,7 +32,8 @@ from ggufy.records.run_state import RunState
 from ggufy.sources import hub
 from ggufy.sources.format import Report
 from ggufy.steps import forecast
-from ggufy.steps.forecast import JobForecast, forecast_types
+from ggufy.steps.job_forecast import JobForecast
+from ggufy.steps.outputs.gguf import GGUF
 from ggufy.system import resources as throttle
 from ggufy.system.files import sha256
 from ggufy.system.settings import Settings
@@ -308,7 +309,7 @@ def sizes(llama: Llama, tmp_path_factory: pytest.TempPathFactory) -> dict[str, t
         shapes = {source: plan.source_shape for plan in plans for source in plan.sources}
         skeleton = folder / f"{name}.gguf"
         write_skeleton(shapes, skeleton, outtype="f16", vocab=world_vocab_path(), name=name)
-        made = forecast_types(skeleton, BY_NAME, llama=llama, run=run, facts=None)
+        made = GGUF.forecast(skeleton, BY_NAME, llama=llama, run=run, facts=None)
         found[name] = 2 * made.weights, made
     return found
 

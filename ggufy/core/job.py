@@ -155,6 +155,7 @@ class Request:
     source: Source
     quant_types: tuple[str, ...]  # in the order of making
     outtype: str  # f16, bf16 or f32: the type of the base GGUF
+    output: str = "gguf"  # the format of the quants (see ggufy/steps/outputs), which their files end in
     imatrix: str = "auto"  # auto (made from the calibration text), none, or file
     calibration: str = "bundled"  # what the user named
     calibration_sha256: str = ""  # digest of the text used (imatrix auto)
@@ -177,7 +178,7 @@ class Request:
 
     def inputs(self) -> str:
         """Digest of everything that decides the bytes of base GGUF, imatrix and quants. Two requests that differ only
-        in their quant types and sizes to order share what they have in common."""
+        in their quants' types, format and sizes to order share what they have in common."""
         return self._inputs
 
     @cached_property  # a page of many jobs asks for this and the id again and again
@@ -185,7 +186,7 @@ class Request:
         pinned = dataclasses.asdict(self)
         for free in ("quant_types", "targets", "mode", "imatrix_path", "vocab_path", "calibration", "repo_id"):
             del pinned[free]
-        del pinned["private"], pinned["keep_card"], pinned["by_stranger"]
+        del pinned["output"], pinned["private"], pinned["keep_card"], pinned["by_stranger"]
         for name in [name for name in pinned if name.startswith("evaluat")]:
             del pinned[name]  # measuring changes no file
         if self.mix == "stock":
@@ -206,8 +207,8 @@ class Request:
         return (*self.quant_types, *self.targets)
 
     def file_of(self, quant: str) -> str:
-        """`<Model>-<quant type>.gguf`, or with the label of a size to order."""
-        return f"{self.name}-{quant}.gguf"
+        """`<Model>-<quant type>.gguf`, with the label of a size to order, or the ending of another format."""
+        return f"{self.name}-{quant}.{self.output}"
 
     @property
     def analysed(self) -> bool:
@@ -220,7 +221,8 @@ class Request:
         measured = f"{self.evaluation_sha256},{self.evaluation_chunks}" if self.evaluate else ""
         ordered = f"{self.mode}:{','.join(self.targets)}" if self.mode else ""
         asked = "stranger" if self.by_stranger else ""  # a job of its own: it never becomes the owner's private one
-        text = self.inputs() + ",".join(self.quant_types) + self.repo_id + measured + ordered + asked
+        output = "" if self.output == "gguf" else self.output  # as in records that are older than it
+        text = self.inputs() + ",".join(self.quant_types) + self.repo_id + measured + ordered + asked + output
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
@@ -421,7 +423,8 @@ def _check_names(request: Request, artifacts: tuple[Artifact, ...]) -> None:
     """Raises ValueError for texts that would make paths to elsewhere: a record may come from the Hub, or from anybody
     who can write into the folder."""
     source = request.source
-    names = [request.name, request.outtype, *request.quants, *(artifact.name for artifact in artifacts)]
+    names = [request.name, request.outtype, request.output, *request.quants]
+    names += [artifact.name for artifact in artifacts]
     names += [one.path.rpartition("/")[2] for one in source.each()] if source.remote else []
     for text in names:
         if not _FILE_NAME.fullmatch(text) or len(text.encode()) > _MOST_NAME:

@@ -18,8 +18,7 @@ from ggufy import demo
 from ggufy.core.catalog import BY_NAME, make_order
 from ggufy.core.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS, Request, Source
 from ggufy.core.names import model_name
-from ggufy.core.plan import DOWNLOAD, UPLOAD, plan
-from ggufy.core.progress import Workload, model_seconds
+from ggufy.core.plan import Workload
 from ggufy.llama.install import Llama
 from ggufy.llama.tools import ToolRun
 from ggufy.quantize.recipe import ImatrixFacts
@@ -27,14 +26,11 @@ from ggufy.quantize.search.mixes import RWKV
 from ggufy.quantize.search.target import label, parse_word
 from ggufy.sources.format import Report
 from ggufy.sources.registry import format_of
-from ggufy.steps.forecast import (
-    JobForecast,
-    forecast_types,
-    imatrix_bytes,
-    peak_bytes,
-    predictions_bytes,
-    target_sizes,
-)
+from ggufy.steps import plan
+from ggufy.steps.forecast import peak_bytes, predictions_bytes, target_sizes
+from ggufy.steps.job_forecast import JobForecast
+from ggufy.steps.outputs.gguf import GGUF
+from ggufy.steps.outputs.output_format import OutputFormat
 from ggufy.steps.target_size import recipes_measured
 from ggufy.system import resources as throttle
 from ggufy.system.files import free_bytes
@@ -82,6 +78,7 @@ def preview(
     outtype: str | None = None,
     vocab: str | None = None,
     mix: str = RWKV,
+    output: OutputFormat = GGUF,
 ) -> Preview:
     """Forecasts every quant type of a source that was looked at, if it can work and llama.cpp is ready."""
     if report.problem or llama is None:
@@ -95,7 +92,7 @@ def preview(
         environment = throttle.child_environment(threads=1, home=settings.home)
         run = ToolRun(environment=environment, cwd=Path(folder))
         facts = ImatrixFacts(file=f"{_name(report)}-imatrix.gguf", dataset="ggufy-calibration.txt")
-        sizes = forecast_types(skeleton, BY_NAME, llama=llama, run=run, facts=facts, mix=mix)
+        sizes = output.forecast(skeleton, output.types, llama=llama, run=run, facts=facts, mix=mix)
     return Preview(report=report, sizes=sizes)
 
 
@@ -113,13 +110,13 @@ def cost(
     report, sizes = found.report, found.sizes
     quants = [sizes.quants[t].size for t in order.quant_types]
     quants += target_sizes(sizes.base, _labels(sizes, order)).values()
-    imatrix = imatrix_bytes(sizes) * order.imatrix
+    imatrix = sizes.imatrix_bytes * order.imatrix
     base = sizes.base.file_size
     peak = peak_bytes(
         base=base,
-        imatrix=imatrix,
+        beside=imatrix,
         quants=quants,
-        predictions=predictions_bytes(sizes.base, EVALUATION_CHUNKS) if order.evaluate else 0,
+        scratch=predictions_bytes(sizes.base, EVALUATION_CHUNKS) if order.evaluate else 0,
         source=report.size if report.remote and not report.streams else 0,
         published=bool(account),
     )
@@ -153,7 +150,7 @@ def _seconds(report: Report, sizes: JobForecast, order: EstimateOptions, *, thre
         evaluation_chunks=EVALUATION_CHUNKS,
         threads=threads,
     )
-    return sum(model_seconds(step, load) for step in plan(request) if step.kind not in (DOWNLOAD, UPLOAD))
+    return sum(step.seconds(load) for step in plan(request))  # to a folder, and of a source that is here: no transfers
 
 
 def _labels(sizes: JobForecast, order: EstimateOptions) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ggufy import demo
-from ggufy.core.catalog import BY_NAME, OUTTYPES, make_order
+from ggufy.core.catalog import OUTTYPES, make_order
 from ggufy.core.errors import CalibrationError, SourceError, UsageError
 from ggufy.core.job import (
     DEFAULT_CHUNKS,
@@ -39,6 +39,8 @@ from ggufy.sources.inspect import look
 from ggufy.sources.locate import is_plain_url, local_file
 from ggufy.sources.registry import format_of, format_of_file
 from ggufy.sources.url import resolve_url
+from ggufy.steps.outputs import OUTPUTS, output_of
+from ggufy.steps.outputs.gguf import GGUF
 from ggufy.system.files import sha256
 from ggufy.system.settings import Settings
 from ggufy.system.user_paths import is_there, user_file, user_path
@@ -54,6 +56,7 @@ class JobOptions:
 
     source: str
     quant_types: tuple[str, ...]
+    output: str = GGUF.name  # format of the quants, one of OUTPUTS
     outtype: str | None = None  # None: f16, or what an unquantized GGUF already is
     imatrix: str = "auto"  # auto, none, or a file
     calibration: str = "bundled"
@@ -110,7 +113,8 @@ def make_job(options: JobOptions, settings: Settings, watch: Watch | None = None
         keep_card=options.keep_card and bool(options.owner),
         by_stranger=options.by_stranger,
         source=source,
-        quant_types=make_order(set(options.quant_types)),
+        quant_types=make_order(set(options.quant_types), OUTPUTS[options.output].types),
+        output=options.output,
         outtype=_outtype(options, head),
         mix=_mix(options, head),
         **_order_fields(options, report),
@@ -267,7 +271,7 @@ def _imatrix_fields(options: JobOptions, settings: Settings, watch: Watch) -> di
 
 
 def _evaluation_fields(options: JobOptions, request: Request, settings: Settings, watch: Watch) -> dict[str, Any]:
-    if not options.evaluate:
+    if not options.evaluate or not output_of(request).measured:  # figures come with quants that can be measured
         return {}
     if options.evaluation_chunks < 1:
         raise UsageError("the figures need at least one chunk of text: give a larger number of evaluation chunks.")
@@ -300,7 +304,8 @@ def _vocab_fields(options: JobOptions, form: SourceFormat) -> dict[str, Any]:
 
 def _check_types(request: Request) -> None:
     if request.imatrix == "none":
-        refused = [name for name in request.quant_types if BY_NAME[name].needs_imatrix]
+        types = output_of(request).types
+        refused = [name for name in request.quant_types if types[name].needs_imatrix]
         if refused:
             raise UsageError(
                 f"{', '.join(refused)} cannot be made without an imatrix: leave out --imatrix none, or them."

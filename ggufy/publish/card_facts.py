@@ -6,10 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ggufy import __version__
-from ggufy.core.catalog import BY_NAME, make_order
+from ggufy.core.catalog import make_order
 from ggufy.core.job import Job, Making, Request
 from ggufy.core.metrics import Evaluation
 from ggufy.core.plan import base_name, quant_name
@@ -19,10 +18,9 @@ from ggufy.models.chat_format import OLLAMA_FILES, speaks
 from ggufy.publish.card import CardFacts
 from ggufy.quantize.search.mixes import STOCK, has_recipes, rescaling
 from ggufy.sources.registry import format_of
+from ggufy.steps.job_forecast import JobForecast
 from ggufy.steps.making import of_recipe
-
-if TYPE_CHECKING:
-    from ggufy.steps.forecast import JobForecast
+from ggufy.steps.outputs import output_of
 
 HeldFile = Callable[[str], RemoteFile | None]  # what the repo holds under a name
 
@@ -119,10 +117,11 @@ def with_others(job: Job, others: Iterable[Job], held: Collection[str], file: He
 def shown(job: Job, files: Mapping[str, FileFacts]) -> Job:
     """The job as its card shows it: as if it had made all these files itself."""
     quants = [facts.quant for facts in files.values() if facts.quant]
+    types = output_of(job.request).types
     request = replace(
         job.request,
-        quant_types=make_order({quant for quant in quants if quant in BY_NAME}),
-        targets=tuple(quant for quant in quants if quant not in BY_NAME),
+        quant_types=make_order({quant for quant in quants if quant in types}, types),
+        targets=tuple(quant for quant in quants if quant not in types),
     )
     return job.evolve(request=request, evaluations=tuple(one for facts in files.values() for one in facts.figures))
 
@@ -139,7 +138,7 @@ def planned(job: Job, known: Collection[str], folder: Path, base: GgufHead | Non
             continue
         ordered = quant in request.targets
         found[path.name] = Making(
-            bpw=read_head(path).bpw if path.exists() else None,
+            bpw=output_of(request).read_types(path)[0] if path.exists() else None,
             mix="" if ordered else request.mix if ours else STOCK,
             rescaled=bool(base and request.mix != STOCK and rescaling(base)),
             mode=request.mode if ordered else "",

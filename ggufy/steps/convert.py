@@ -5,21 +5,44 @@ from __future__ import annotations
 from pathlib import Path
 
 from ggufy.core.errors import SourceError
-from ggufy.core.job import Artifact
-from ggufy.core.plan import Step
+from ggufy.core.job import Artifact, Request
+from ggufy.core.plan import LINE_BYTES, SOURCE_PRODUCT, Step, Workload, base_name
 from ggufy.sources.format import ConvertTask
 from ggufy.sources.registry import format_of
 from ggufy.steps.context import Context
+from ggufy.steps.job_forecast import JobForecast
+from ggufy.steps.local_step import LocalStep
 from ggufy.steps.making import with_base
 from ggufy.system.files import sha256
 
 
-def run(ctx: Context, step: Step) -> Artifact:
-    """Leaves `<Model>-<OUTTYPE>.gguf`."""
-    target = ctx.path(step.product)
-    digest = format_of(ctx.request.source.kind).convert(convert_task(ctx, step), target)
-    artifact = Artifact(name=target.name, size=target.stat().st_size, sha256=digest)
-    return with_base(artifact, target, llama=ctx.llama.commit)
+class ConvertStep(LocalStep):
+    """Everything else is made from the base GGUF, which is never made twice: a source that was fetched goes then."""
+
+    kind = "convert"
+    product_name = "base GGUF"
+    advice = "Unquantized."
+    is_model = True
+
+    @classmethod
+    def added(cls, request: Request, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        source = tuple(step.product for step in steps if step.product == SOURCE_PRODUCT)
+        return (*steps, cls(product=base_name(request), reads=source))
+
+    def seconds(self, load: Workload) -> float:
+        return max(3 + load.base_bytes / 200e6, load.streamed_bytes / LINE_BYTES)
+
+    def size(self, forecast: JobForecast) -> int:
+        return forecast.base.file_size
+
+    def run(self, ctx: Context) -> Artifact:
+        """Leaves `<Model>-<OUTTYPE>.gguf`."""
+        target, source = ctx.path(self.product), ctx.request.source
+        digest = format_of(source.kind).convert(convert_task(ctx, self), target)
+        for path in ctx.source_files[::-1] if source.remote else ():
+            path.unlink(missing_ok=True)
+        artifact = Artifact(name=target.name, size=target.stat().st_size, sha256=digest)
+        return with_base(artifact, target, llama=ctx.llama.commit)
 
 
 def convert_task(ctx: Context, step: Step) -> ConvertTask:
