@@ -99,7 +99,8 @@ def test_a_secret_is_in_no_text_that_leaves(tmp_path: Path) -> None:
 
 def test_a_leak_into_a_log_or_a_traceback_is_masked() -> None:
     code = (
-        "import logging, sys; from ggufy.core import scrub; from ggufy.system import streams; scrub.remember('s3cret-of-nobody');"
+        "import logging, sys; from ggufy.core import scrub; from ggufy.system import streams;"
+        "scrub.remember('s3cret-of-nobody');"
         "streams.guard(results=True); logging.basicConfig();"
         "logging.warning('said %s', 's3cret-of-nobody'); print('s3cret-of-nobody');"
         "raise ValueError('s3cret-of-nobody')"
@@ -274,7 +275,8 @@ ODD = """
 import sys
 from pathlib import Path
 from ggufy.core.errors import BusyError, GgufyError
-from ggufy.system.files import is_locked, lock, write_text
+from ggufy.system.files import write_text
+from ggufy.system.locks import is_locked, lock
 here = Path(sys.argv[1])
 try:
     with lock(here / ".lock"):
