@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ggufy.cli.terminal import Line, stoppable
 from ggufy.core.catalog import BY_NAME
 from ggufy.core.errors import SourceError, UsageError
+from ggufy.core.messages import Message
 from ggufy.core.metrics import PROBE_CHUNKS
 from ggufy.core.words import human_size
 from ggufy.formats.gguf import UNQUANTIZED, read_head
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace, settings: Settings, get_llama: Callable[[Setti
     with stoppable() as stopped:
         base, imatrix = prepare(args, settings, llama)
         config = _evaluation_config(args, settings, llama, imatrix, stopped, base)
-        message = f"another run works on {base.name}: wait for it to end."
+        message = Message(f"another run works on {base.name}: wait for it to end.")
         with lock(config.folder / LOCK_NAME, 2.0, message):
             recipe_search = RecipeSearch(base=base, imatrix_path=imatrix, config=config)
             try:

@@ -116,9 +116,9 @@ def parse_types(text: str) -> tuple[str, ...]:
         elif word.upper() in BY_NAME:
             names.add(word.upper())
         else:
-            near = difflib.get_close_matches(word.upper(), BY_NAME, n=3, cutoff=0.5)
-            hint = f"did you mean {', '.join(near)}?" if near else f"known types: {', '.join(BY_NAME)}."
-            raise UsageError(f"unknown quant type {word!r}: {hint}")
+            if near := difflib.get_close_matches(word.upper(), BY_NAME, n=3, cutoff=0.5):
+                raise UsageError(f"unknown quant type {word!r}: did you mean {', '.join(near)}?")
+            raise UsageError(f"unknown quant type {word!r}: known types: {', '.join(BY_NAME)}.")
     if not names:
         raise UsageError("no quant type given: use --types all, recommended, or names such as Q4_K_M,Q6_K.")
     return make_order(names)

@@ -20,6 +20,7 @@ from typing import Any, Self
 
 from ggufy.core import metrics as evaluation
 from ggufy.core.errors import cause_of, sentence_of, without_folders
+from ggufy.core.messages import Message
 from ggufy.core.metrics import Evaluation
 from ggufy.core.scrub import scrub
 
@@ -209,7 +210,7 @@ class Job:
 
     request: Request
     status: Status = Status.QUEUED
-    error: str = ""  # one sentence: why it failed, or what it needs to go on
+    error: str = ""  # one sentence: why it failed, or what it needs to go on; a Message unless the record is older
     cause: str = ""  # what kind of error that was: one of errors.CAUSES; all that strangers are told of it
     begun: bool = False  # a run of it has been at work, so that files may be its own
     created: str = ""  # UTC, ISO 8601; for people
@@ -331,7 +332,10 @@ def folder_owners(jobs: Iterable[Job]) -> dict[str, Job]:
 
 def to_json(job: Job) -> str:
     """The job as JSON text, with the record's version."""
-    return scrub(json.dumps({"version": VERSION, **dataclasses.asdict(job)}, indent=2, ensure_ascii=False)) + "\n"
+    record = {"version": VERSION, **dataclasses.asdict(job)}
+    if isinstance(job.error, Message):
+        record["error_message"] = job.error.to_record()
+    return scrub(json.dumps(record, indent=2, ensure_ascii=False)) + "\n"
 
 
 # One function per version step: UPGRADES[1] turns a version-1 record into a version-2 one.
@@ -371,6 +375,8 @@ def from_json(text: str) -> Job:
         frontier = tuple(FrontierPoint(**point) for point in record.pop("frontier", ()))
         pinned = Request(**request)
         _check_names(pinned, artifacts)
+        if message := record.pop("error_message", None):
+            record["error"] = Message.from_record(message)
         return Job(
             request=pinned,
             status=status,

@@ -20,6 +20,7 @@ from typing import BinaryIO
 import torch
 
 from ggufy.core.errors import CheckpointError
+from ggufy.formats.pickle_machine import AGAIN
 from ggufy.formats.pickled import read_tensors
 
 # torch has no common class for "this archive makes no sense".
@@ -27,7 +28,6 @@ _NONSENSE = (
     RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError, EOFError,
     OSError, struct.error, pickle.UnpicklingError,
 )  # fmt: skip
-_DOWNLOAD_AGAIN = "download or copy it again"
 
 
 class Checkpoint:
@@ -75,10 +75,10 @@ def open_checkpoint(path: Path) -> Checkpoint:
     except _NONSENSE as error:
         first_line = repr(str(error).partition("\n")[0].strip().rstrip(".")[:200])[1:-1]
         raise CheckpointError(
-            f"{path.name} cannot be read as a PyTorch checkpoint ({first_line}): {_DOWNLOAD_AGAIN}."
+            f"{path.name} cannot be read as a PyTorch checkpoint ({first_line}): {AGAIN}."
         ) from error
     if shapes != {name: tensor.shape for name, tensor in listed.items()}:
-        raise CheckpointError(f"{path.name} holds two lists of tensors that differ: {_DOWNLOAD_AGAIN}.")
+        raise CheckpointError(f"{path.name} holds two lists of tensors that differ: {AGAIN}.")
     return Checkpoint(path, {name: tensor.detach() for name, tensor in content.items()})
 
 
@@ -98,7 +98,7 @@ def _check_entries(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         names = [entry.filename.lower() for entry in archive.infolist()]
     if len(set(names)) < len(names):
-        raise CheckpointError(f"{path.name} is damaged (two of its records have one name): {_DOWNLOAD_AGAIN}.")
+        raise CheckpointError(f"{path.name} is damaged (two of its records have one name): {AGAIN}.")
 
 
 def _drop_pages(address: int, size: int) -> None:

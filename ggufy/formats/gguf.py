@@ -21,6 +21,7 @@ import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from ggufy.core.errors import SourceError
+from ggufy.core.messages import Message
 
 MAGIC = b"GGUF"
 ALIGNMENT = 32
@@ -172,26 +173,26 @@ class _Reader:
 
     def head(self) -> GgufHead:
         if self.take(4) != MAGIC:
-            self.refuse("it does not start with GGUF")
+            self.refuse(Message("it does not start with GGUF"))
         version, tensor_count, key_count = self.unpack("IQQ")
         if version in (2 << 24, 3 << 24):
             raise SourceError(f"{self.name} is for big-endian machines: fetch or convert one for little-endian ones.")
         if version not in (2, 3):
-            self.refuse(f"version {version} is not supported")
+            self.refuse(Message(f"version {version} is not supported"))
         if key_count > self.size // 13 or tensor_count > self.size // 24:
-            self.refuse("it announces more entries than it has bytes")
+            self.refuse(Message("it announces more entries than it has bytes"))
         metadata, entries = {}, {}
         for _ in range(key_count):
             start = self.file.tell()
             key = self.string()
             if key in metadata:
-                self.refuse(f"the key {_shown(key)} is listed twice")
+                self.refuse(Message(f"the key {_shown(key)} is listed twice"))
             metadata[key] = self.value(self.unpack("I")[0])
             entries[key] = (start, self.file.tell())
         metadata_end = self.file.tell()
         alignment = metadata.get("general.alignment", ALIGNMENT)
         if not isinstance(alignment, int) or not 1 <= alignment <= 1 << 20 or alignment & (alignment - 1):
-            self.refuse(f"its alignment is {_shown(alignment)}")
+            self.refuse(Message(f"its alignment is {_shown(alignment)}"))
         tensors = self.tensors(tensor_count)
         data_start = padded(self.file.tell(), alignment)
         self.check_data(tensors, data_start, alignment)
@@ -211,18 +212,18 @@ class _Reader:
             name = self.string()
             (dimensions,) = self.unpack("I")
             if not 1 <= dimensions <= _MAX_DIMENSIONS:
-                self.refuse(f"tensor {_shown(name)} has {dimensions} dimensions")
+                self.refuse(Message(f"tensor {_shown(name)} has {dimensions} dimensions"))
             shape = self.unpack(f"{dimensions}Q")
             type_number, offset = self.unpack("IQ")
             try:
                 kind = GGMLQuantizationType(type_number)
             except ValueError:
-                self.refuse(f"tensor {_shown(name)} has the unknown type {type_number}")
+                self.refuse(Message(f"tensor {_shown(name)} has the unknown type {type_number}"))
             block = GGML_QUANT_SIZES[kind][0]
             if 0 in shape or shape[0] % block or math.prod(shape) > self.size * 64:
-                self.refuse(f"tensor {_shown(name)} has the impossible shape {list(shape)}")
+                self.refuse(Message(f"tensor {_shown(name)} has the impossible shape {list(shape)}"))
             if name in tensors:
-                self.refuse(f"tensor {_shown(name)} is listed twice")
+                self.refuse(Message(f"tensor {_shown(name)} is listed twice"))
             size = tensor_bytes(shape, kind.name)
             tensors[name] = TensorInfo(name=name, shape=shape, type=kind.name, offset=offset, size=size)
         return tensors
@@ -231,12 +232,12 @@ class _Reader:
         end = 0
         for tensor in sorted(tensors.values(), key=lambda t: t.offset):
             if tensor.offset % alignment:
-                self.refuse(f"tensor {_shown(tensor.name)} is not aligned")
+                self.refuse(Message(f"tensor {_shown(tensor.name)} is not aligned"))
             if tensor.offset < end:
-                self.refuse(f"tensor {_shown(tensor.name)} overlaps another one")
+                self.refuse(Message(f"tensor {_shown(tensor.name)} overlaps another one"))
             end = tensor.offset + tensor.size
         if data_start + end > self.size:
-            self.refuse(f"it is cut off: {self.size} bytes, its tensors need {data_start + end}")
+            self.refuse(Message(f"it is cut off: {self.size} bytes, its tensors need {data_start + end}"))
 
     def value(self, kind: int) -> Any:
         if kind in _SCALARS:
@@ -244,10 +245,10 @@ class _Reader:
         if kind == _STRING:
             return self.string()
         if kind != _ARRAY:
-            self.refuse(f"a value has the unknown type {kind}")
+            self.refuse(Message(f"a value has the unknown type {kind}"))
         item, count = self.unpack("IQ")
         if count > self.size:
-            self.refuse("an array is longer than the file")
+            self.refuse(Message("an array is longer than the file"))
         if item == _STRING:
             if count > _LONG_ARRAY:
                 for _ in range(count):
@@ -255,7 +256,7 @@ class _Reader:
                 return count
             return [self.string() for _ in range(count)]
         if item not in _SCALARS:
-            self.refuse(f"an array has the unknown type {item}")
+            self.refuse(Message(f"an array has the unknown type {item}"))
         if count > _LONG_ARRAY:
             self.skip(count * struct.calcsize("<" + _SCALARS[item]))
             return count
@@ -264,7 +265,7 @@ class _Reader:
     def string(self) -> str:
         (length,) = self.unpack("Q")
         if length > _MAX_STRING:
-            self.refuse(f"a text of {length} bytes is announced")
+            self.refuse(Message(f"a text of {length} bytes is announced"))
         return self.take(length).decode()
 
     def unpack(self, layout: str) -> tuple[Any, ...]:
@@ -273,12 +274,12 @@ class _Reader:
     def take(self, count: int) -> bytes:
         data = self.file.read(count) if count <= self.size else b""
         if len(data) != count:
-            self.refuse("it ends in the middle of its head")
+            self.refuse(Message("it ends in the middle of its head"))
         return data
 
     def skip(self, count: int) -> None:
         if self.file.tell() + count > self.size:
-            self.refuse("it ends in the middle of its head")
+            self.refuse(Message("it ends in the middle of its head"))
         self.file.seek(count, 1)
 
     def refuse(self, why: str) -> NoReturn:

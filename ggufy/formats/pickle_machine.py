@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from ggufy.core.errors import CheckpointError
+from ggufy.core.messages import Message
 
 # What torch calls them, their short name, and bytes of one value.
 _DTYPES = {
@@ -55,7 +56,7 @@ _OTHERS = {
 }
 _KNOWN = _OTHERS | set(_STORAGES) | {f"torch {name}" for name in _DTYPES}
 _MOST_VALUES = 1 << 48
-AGAIN = "download or copy it again"
+AGAIN = Message("download or copy it again")
 # What the standard library raises when a pickle makes no sense.
 _NONSENSE = (struct.error, ValueError, LookupError, NotImplementedError, EOFError)
 
@@ -162,7 +163,7 @@ class PickleMachine:
                 if operation.name == "STOP":
                     break
                 if (action := self.actions.get(operation.name)) is None:
-                    self.refuse(f"the operation {operation.name}")
+                    self.refuse(Message(f"the operation {operation.name}"))
                 action(argument)
             return self.stack.pop()
         except _NONSENSE as error:
@@ -243,7 +244,7 @@ class PickleMachine:
             self.damaged()
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not isinstance(key, str | int):  # a tuple of tuples of … takes for ever to hash
-                self.refuse(f"a {kind_of(key)} as a name")
+                self.refuse(Message(f"a {kind_of(key)} as a name"))
             target[key] = value
 
     def above_mark(self) -> list[Any]:

@@ -121,11 +121,12 @@ def _record(entry: zipfile.ZipInfo | None, storage: Storage, ends: list[int], na
 
 def _named_tensors(content: object, name: str) -> dict[str, PickledTensor]:
     """The list, if it is what an RWKV trainer saves: a dict from names to tensors of floating-point weights."""
-    advice = "save the model's state_dict() with torch.save"
     if not isinstance(content, dict):
-        raise CheckpointError(f"{name} holds a {kind_of(content)}, not a dict of tensors: {advice}.")
+        raise CheckpointError(
+            f"{name} holds a {kind_of(content)}, not a dict of tensors: save the model's state_dict() with torch.save."
+        )
     if not content:
-        raise CheckpointError(f"{name} holds no tensors: {advice}.")
+        raise CheckpointError(f"{name} holds no tensors: save the model's state_dict() with torch.save.")
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, PickledTensor):
             raise CheckpointError(

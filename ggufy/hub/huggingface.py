@@ -18,6 +18,7 @@ from huggingface_hub.hf_api import RepoFile, RepoSibling
 from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
 from ggufy.core.errors import HubError, StaleParent, TokenError
+from ggufy.core.messages import Message
 from ggufy.core.names import RepoKind
 from ggufy.hub.commit_rate import CommitBudget
 from ggufy.hub.commits import Commit, remote_file
@@ -55,7 +56,7 @@ class HuggingFaceHub:
 
     def user(self) -> str:
         """Name of the account that the token belongs to. Raises TokenError if there is none."""
-        with hub_errors("your account", "model"):
+        with hub_errors(Message("your account"), "model"):
             if not self._api.token:
                 raise TokenError("no token was given: set HF_TOKEN to one that may write.")
             return str(self._patiently(lambda: self._api.whoami(cache=True))["name"])

@@ -24,6 +24,7 @@ from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 
 from ggufy.core.errors import GgufyError, HubAway, LeaseLost, RepoMissing, StaleParent
+from ggufy.core.messages import Message
 from ggufy.core.names import RepoKind
 from ggufy.hub.lease_record import LeaseRecord, boot_clock, identity, process_is_dead
 from ggufy.hub.protocol import Content, Hub
@@ -85,7 +86,7 @@ class Lease:
     def check_taken(self) -> None:
         """Raises LeaseLost if the lease was never taken, or is known to be another's."""
         if self._lost or self._own is None:
-            raise LeaseLost(self._lost or "this runner does not hold the lease.")
+            raise LeaseLost(self._lost or Message("this runner does not hold the lease."))
 
     def check(self) -> None:
         """Raises LeaseLost if nothing must be touched any more; to be asked before every commit elsewhere."""
@@ -258,6 +259,8 @@ class Lease:
         # An empty one is not another's: somebody has deleted the file, or made the repo anew.
         if found.nonce and found.boot_id != self.boot_id:
             self.other = found
-            self._lost = f"another runner has had the lease since {found.since}: this one stops, the other goes on."
+            self._lost = Message(
+                f"another runner has had the lease since {found.since}: this one stops, the other goes on."
+            )
             raise LeaseLost(self._lost)
         self._head = head

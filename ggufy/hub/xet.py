@@ -14,6 +14,7 @@ import hf_xet
 from huggingface_hub import CommitOperationAdd, get_session
 
 from ggufy.core.errors import HubAway
+from ggufy.core.messages import Message
 from ggufy.net.hub_private import get_xet_session, hf_raise_for_status
 from ggufy.net.session import check_stopped, short
 
@@ -93,7 +94,7 @@ def _watch(
         now = (report.total_bytes_completed, report.total_transfer_bytes_completed)
         silent_s = 0.0 if now != before else silent_s + _POLL_S
         if silent_s > _SILENCE_S:
-            raise TimeoutError(f"nothing moved for {_SILENCE_S:.0f} s")
+            raise TimeoutError(Message(f"nothing moved for {_SILENCE_S:.0f} s"))
         if now != before:
             progress(now[0])
         before = now

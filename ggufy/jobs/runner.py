@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ggufy.core.errors import BusyError, Cancelled, CannotStream, GgufyError, LeaseLost, UsageError
 from ggufy.core.job import FINISHED, RESTING, Job, Status, evaluations_for
+from ggufy.core.messages import Message
 from ggufy.core.plan import (
     ANALYSE,
     CONVERT,
@@ -100,7 +101,7 @@ class Runner:
                 if (ended := self._ended(job, live, error)) is not None:
                     return ended
                 moved = isinstance(error, LeaseLost)
-                live.progress.waits(str(error))
+                live.progress.waits(error.message)
                 with contextlib.suppress(Cancelled):  # the next try begins with that
                     sleep(0.0 if moved else pause_s(tries, error), live.stop, self._clock)
             except Exception as error:
@@ -113,7 +114,7 @@ class Runner:
     def _ended(self, job: Job, live: RunState, error: GgufyError) -> Job | None:
         """The record that says how the job ended; None if it goes on."""
         if isinstance(error, BusyError):  # its record belongs to the run that holds the folder
-            return job.evolve(status=Status.FAILED, error=str(error))
+            return job.evolve(status=Status.FAILED, error=error.message)
         if (status := _ending(error, live.stop)) is None:
             logger.warning("job %s waits: %s", job.id, error)
             return None
@@ -129,7 +130,7 @@ class Runner:
         if moved and known.status in RESTING:
             return known  # the other runner has ended it
         folder = self.folder(job)
-        busy = f"another run is working in {folder}: wait for it, or give this one another --name or --out."
+        busy = Message(f"another run is working in {folder}: wait for it, or give this one another --name or --out.")
         with lock(folder / LOCK_NAME, wait_s=_LOCK_WAIT_S, message=busy) as descriptor:
             self._remove_orphans(job)
             ctx = self._context(job, folder, live, descriptor)

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ggufy.core.errors import DiskError, ToolError
+from ggufy.core.messages import Message
 from ggufy.core.words import human_size
 from ggufy.llama import tools
 from ggufy.system import child_process as child
@@ -174,28 +175,28 @@ class Build:
     def _fetch(self) -> Path:
         """Fetches the source package with pip, which checks the hash. pip alone gets the user's pip settings."""
         pin, place = self.pin, self.work / "package"
-        self.report(0, 0, f"fetching {pin.package} {pin.version}")
+        self.report(0, 0, Message(f"fetching {pin.package} {pin.version}"))
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
         requirements = place / "requirements.txt"
         requirements.write_text(f"{pin.package}=={pin.version} --hash=sha256:{pin.sha256}\n", encoding="utf-8")
         command = [sys.executable, "-m", "pip", "download", "--no-input", "--progress-bar", "off", "--no-deps"]
         command += ["--no-binary", pin.package, "--require-hashes", "-r", str(requirements), "-d", str(place)]
-        advice = "check the network and pip's settings, and run the same command again"
+        advice = Message("check the network and pip's settings, and run the same command again")
         extra = {"HOME": str(Path.home()), **pip_variables(self.pip_environment)}  # pip.conf is in the home folder
-        self._run(command, advice=advice, what=f"fetching {pin.package}", extra=extra)
+        self._run(command, advice=advice, what=Message(f"fetching {pin.package}"), extra=extra)
         package = next(place.glob("*.tar.gz"), None)
         if package is None or files.sha256(package) != pin.sha256:
             raise ToolError(f"pip fetched another {pin.package} than the pinned one: {advice}.")
         return package
 
     def _configure(self) -> None:
-        self.report(0, 0, "configuring llama.cpp")
+        self.report(0, 0, Message("configuring llama.cpp"))
         chain = self.toolchain
         command = [chain.cmake, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={chain.ninja}"]
         command += [f"-DCMAKE_C_COMPILER={chain.cc}", f"-DCMAKE_CXX_COMPILER={chain.cxx}", *self.pin.flags]
         command += ["-S", str(self.work / "source"), "-B", str(self.work / "objects")]
-        self._run(command, advice="see the log for what is missing", what="configuring llama.cpp")
+        self._run(command, advice=Message("see the log for what is missing"), what=Message("configuring llama.cpp"))
 
     def _compile(self) -> None:
         rest = ""
@@ -207,8 +208,8 @@ class Build:
                 self.report(int(step[1]), int(step[2]), step[3])
 
         command = [self.toolchain.ninja, "-C", str(self.work / "objects"), "-j", str(self.threads), *self.pin.tools]
-        advice = "run the same command again to go on from there, with fewer threads if memory ran out"
-        self._run(command, advice=advice, what="compiling llama.cpp", feed=feed)
+        advice = Message("run the same command again to go on from there, with fewer threads if memory ran out")
+        self._run(command, advice=advice, what=Message("compiling llama.cpp"), feed=feed)
 
     def _install(self) -> None:
         """Gathers what stays, makes sure that it runs from its new place, and gives it its name."""
@@ -260,7 +261,7 @@ class Build:
         except ToolError as error:
             with self.log.open("rb") as log:
                 log.seek(seen)
-                reason = first_error(log.read().decode("utf-8", errors="replace")) or str(error)
+                reason = first_error(log.read().decode("utf-8", errors="replace")) or error.message
             if _FULL in reason:
                 raise DiskError(
                     f"the disk is full while {what} in {self.work}: free some space and run the same command again."

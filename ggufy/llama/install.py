@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ggufy.core.errors import BusyError, ToolError
+from ggufy.core.messages import Message
 from ggufy.llama import build, tools
 from ggufy.system import child_process as child
 from ggufy.system import locks
@@ -270,7 +271,7 @@ def _build(
 
 
 def _check_override(folder: Path, *, types: Collection[str], pin: build.Pin) -> Llama:
-    advice = "build it as llama.cpp's docs/build.md says, or unset GGUFY_LLAMA_DIR to let ggufy build its own"
+    advice = Message("build it as llama.cpp's docs/build.md says, or unset GGUFY_LLAMA_DIR to let ggufy build its own")
     bins = [place for place in (folder, folder / "bin", folder / "build/bin") if (place / "llama-quantize").is_file()]
     if not bins:
         raise ToolError(f"GGUFY_LLAMA_DIR is {folder}, which has no llama-quantize: {advice}.")
@@ -301,7 +302,7 @@ def _probe(program: Path, option: str) -> str:
     except subprocess.TimeoutExpired:
         raise ToolError(f"{program} {option} did not end within a minute: build it again.") from None
     if done.returncode < 0 or done.returncode in _CANNOT_START:
-        reason = tools.failure_reason(done.stdout) if done.stdout.strip() else f"signal {-done.returncode}"
+        reason = tools.failure_reason(done.stdout) if done.stdout.strip() else Message(f"signal {-done.returncode}")
         raise ToolError(f"{program} does not start on this machine ({reason}): build llama.cpp on it again.")
     return done.stdout
 
@@ -319,7 +320,7 @@ def _held(path: Path, report: Progress) -> Iterator[int]:
                 if not told:
                     logger.info("another process is building llama.cpp; waiting for it (%s)", path)
                 told = True
-                report(0, 0, "waiting for another process that builds llama.cpp")
+                report(0, 0, Message("waiting for another process that builds llama.cpp"))
         yield lock
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ggufy.core.errors import Cancelled, ToolError
+from ggufy.core.messages import Message
 from ggufy.system import child_process as child
 
 CONTEXT = 512  # tokens a chunk, for imatrix and perplexity
@@ -170,7 +171,9 @@ def failure_reason(text: str) -> str:
     lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip() and not _QUIET.search(line)]
     errors = [line for line in lines if _ERROR.search(line)]
     told = [line for line in lines if re.search(r"error|fail|invalid|unable|cannot|missing", line, re.IGNORECASE)]
-    reason = errors[0] if errors else (told or lines or ["it printed nothing"])[-1]
+    if not lines:
+        return Message("it printed nothing")
+    reason = errors[0] if errors else (told or lines)[-1]
     return re.sub(r"^[\d.]+ [IWE] ", "", reason)[:300]
 
 
@@ -189,8 +192,10 @@ def parse_load_error(text: str) -> str:
 def _code_text(code: int) -> str:
     if code < 0:
         name = signal.Signals(-code).name
-        return f"ended by {name}" + (", probably out of memory" if name == "SIGKILL" else "")
-    return f"exit code {code}"
+        if name == "SIGKILL":
+            return Message(f"ended by {name}, probably out of memory")
+        return Message(f"ended by {name}")
+    return Message(f"exit code {code}")
 
 
 # ---- read

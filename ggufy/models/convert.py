@@ -303,10 +303,13 @@ def _cast(piece: torch.Tensor, source: str, *, out: OutType, divisor: int) -> to
     # One pass finds the smallest and the largest value; a NaN anywhere makes both NaN.
     smallest, largest = (float(value) for value in torch.aminmax(piece))
     largest = max(-smallest, largest)
-    if not math.isfinite(largest):
-        what = "NaN" if math.isnan(largest) else "infinite"
+    if math.isnan(largest):
         raise CheckpointError(
-            f"{source} holds {what} values: the checkpoint is damaged, or its training failed; choose another one."
+            f"{source} holds NaN values: the checkpoint is damaged, or its training failed; choose another one."
+        )
+    if math.isinf(largest):
+        raise CheckpointError(
+            f"{source} holds infinite values: the checkpoint is damaged, or its training failed; choose another one."
         )
     if largest >= out.limit:
         raise CheckpointError(

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from ggufy.core.errors import CheckpointError
+from ggufy.core.messages import Message
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -231,7 +232,7 @@ def leftovers(shapes: Shapes, architecture: Architecture) -> list[str]:
     return [name for name in shapes if name not in used and name not in ignored]
 
 
-_DAMAGED = "the checkpoint is damaged, or a variety of RWKV that ggufy does not know"
+_DAMAGED = Message("the checkpoint is damaged, or a variety of RWKV that ggufy does not know")
 
 
 def _version(shapes: Shapes, *, has_blocks: bool) -> str:
@@ -311,4 +312,4 @@ def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _text(shape: tuple[int, ...]) -> str:
-    return " x ".join(str(size) for size in shape) or "of a single number"
+    return " x ".join(str(size) for size in shape) or Message("of a single number")

@@ -18,6 +18,7 @@ from pathlib import Path
 from gguf import TokenType
 
 from ggufy.core.errors import VocabError
+from ggufy.core.messages import Message
 
 WORLD_FILE = "rwkv_vocab_v20230424.txt"
 # World models have 7 rows more than tokens; more than this many means another vocabulary, not rounding.
@@ -84,10 +85,14 @@ def vocab_for(rows: int, path: Path | None) -> tuple[bytes, ...]:
         if missing:
             logger.warning("the vocabulary lacks %d of the 256 single bytes: text with those cannot be read", missing)
         return tokens
-    which = f"the vocabulary {path.name}" if path is not None else "the World vocabulary"
+    if path is None:
+        raise VocabError(
+            f"emb.weight has {rows} rows, but the World vocabulary has {len(tokens)} tokens (with id 0): give the "
+            "checkpoint's own vocabulary file with --vocab."
+        )
     raise VocabError(
-        f"emb.weight has {rows} rows, but {which} has {len(tokens)} tokens (with id 0): give the checkpoint's own "
-        "vocabulary file with --vocab."
+        f"emb.weight has {rows} rows, but the vocabulary {path.name} has {len(tokens)} tokens (with id 0): give the "
+        "checkpoint's own vocabulary file with --vocab."
     )
 
 
@@ -104,7 +109,7 @@ def _token(line: str, number: int) -> bytes:
     identifier, _, rest = line.partition(" ")
     literal, _, length = rest.rpartition(" ")
     if not (identifier.isdecimal() and length.isdecimal() and literal):
-        raise ValueError("is not `id repr(token) length`")
+        raise ValueError(Message("is not `id repr(token) length`"))
     try:
         # Most of the 65,529 tokens of World are plain words, which need no parser.
         plain = _PLAIN.fullmatch(literal)
@@ -112,11 +117,11 @@ def _token(line: str, number: int) -> bytes:
         if isinstance(token, str):
             token = token.encode("utf-8")
     except (ValueError, SyntaxError, MemoryError, RecursionError):
-        raise ValueError("holds no Python string or bytes literal") from None
+        raise ValueError(Message("holds no Python string or bytes literal")) from None
     if not isinstance(token, bytes) or not token:
-        raise ValueError("holds no token")
+        raise ValueError(Message("holds no token"))
     if int(identifier) != number:
-        raise ValueError(f"has the id {identifier} instead of {number}")
+        raise ValueError(Message(f"has the id {identifier} instead of {number}"))
     if len(token) != int(length):
-        raise ValueError(f"announces {length} bytes, but its token has {len(token)}")
+        raise ValueError(Message(f"announces {length} bytes, but its token has {len(token)}"))
     return token

@@ -21,6 +21,7 @@ import httpx2
 from huggingface_hub import get_session
 
 from ggufy.core.errors import Cancelled, SourceAway, SourceError
+from ggufy.core.messages import Message
 from ggufy.core.words import human_size
 from ggufy.net.hub_private import build_hf_headers, hf_raise_for_status
 from ggufy.net.session import Reference, ask, check_stopped, use_timeouts
@@ -157,7 +158,7 @@ class HttpFile(io.RawIOBase):
                 self._url, self._headers = (
                     self._start
                 )  # what the redirect signed holds no longer, or not for this part
-                raise httpx2.RemoteProtocolError("the place that the redirect led to refuses")
+                raise httpx2.RemoteProtocolError(Message("the place that the redirect led to refuses"))
             hf_raise_for_status(response)
             count = self._checked(response, start, stop)
             body = bytearray()
@@ -169,7 +170,7 @@ class HttpFile(io.RawIOBase):
                 check_stopped(self._deadline.passed)
             self._settle(response)
         if len(body) < count:
-            raise httpx2.RemoteProtocolError("the answer was cut")
+            raise httpx2.RemoteProtocolError(Message("the answer was cut"))
         return bytes(body[:count])
 
     @contextlib.contextmanager

@@ -16,6 +16,7 @@ from huggingface_hub.errors import (
 )
 
 from ggufy.core.errors import HubAway, HubError, QuotaError, RepoMissing, StaleParent, StorageError, TokenError
+from ggufy.core.messages import Message
 from ggufy.core.names import RepoKind
 from ggufy.net.session import (
     FAILURES,
@@ -126,4 +127,4 @@ def _quote(error: HfHubHTTPError) -> str:
     said = (error.response.headers.get("X-Error-Message") or error.server_message or "").strip().partition("\n")[0]
     if len(said) > _LONGEST_QUOTE:
         said = said[: _LONGEST_QUOTE - 1].rstrip() + "…"
-    return f" ({said.rstrip('.!')})" if said else ""
+    return Message(" ({said})", said=said.rstrip(".!")) if said else ""

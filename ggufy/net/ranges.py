@@ -16,6 +16,7 @@ import httpx2
 from huggingface_hub import get_session
 
 from ggufy.core.errors import DiskError, GgufyError
+from ggufy.core.messages import Message
 from ggufy.core.words import human_size
 from ggufy.net.hub_private import hf_raise_for_status
 from ggufy.net.session import DOWNLOAD_TIMEOUT, DOWNLOAD_TRIES, check_stopped, with_retries
@@ -58,7 +59,7 @@ def fetch(
         while _size(part) < wanted.size:
             _append(wanted, part, report=report, stopped=stopped)
 
-    busy = f"another run is downloading {target.name}: wait for it to end."
+    busy = Message(f"another run is downloading {target.name}: wait for it to end.")
     with disk_errors(target), lock(part, message=busy):
         if not part.exists():
             return  # between our open and our lock another process finished it
@@ -87,7 +88,7 @@ def _append(wanted: RangedFile, part: Path, *, report: Callable[[int], None], st
                 file.write(block)
                 report(file.tell())
     if _size(part) <= have:
-        raise httpx2.RemoteProtocolError("the answer held nothing new")
+        raise httpx2.RemoteProtocolError(Message("the answer held nothing new"))
 
 
 def _checked_start(response: httpx2.Response, wanted: RangedFile, have: int) -> int:

@@ -28,6 +28,7 @@ from huggingface_hub.errors import (
 )
 
 from ggufy.core.errors import Cancelled, SourceAway, SourceError
+from ggufy.core.messages import Message, message_of
 from ggufy.net.hub_private import default_client_factory, parse_ratelimit_headers
 from ggufy.system.settings import proxy_fault
 
@@ -154,7 +155,7 @@ def with_retries(
             wait = wait_s(error, planned=backoff_s(failed))
             if wait is None or failed >= tries:
                 if wait is not None and isinstance(error, RuntimeError):
-                    raise httpx2.ConnectError("the connection was closed") from error
+                    raise httpx2.ConnectError(Message("the connection was closed")) from error
                 raise
             logger.info("asking again in %.1f s: %s", wait, reason(error))
         pause(wait, stopped)
@@ -214,57 +215,70 @@ def _sentence(error: Exception, wanted: Reference, token: str | None) -> str:
     if isinstance(error, httpx2.LocalProtocolError | UnicodeEncodeError):
         return unsendable_sentence(error)
     if isinstance(error, OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE keeps the Hub from being asked: unset it and run the same command again."
+        return Message("HF_HUB_OFFLINE keeps the Hub from being asked: unset it and run the same command again.")
     if isinstance(error, HFValidationError):
-        return f"the Hub allows no such name ({short(error)}): write owner/repo or owner/repo:file."
+        return Message(f"the Hub allows no such name ({short(error)}): write owner/repo or owner/repo:file.")
     if isinstance(error, GatedRepoError):
-        need = "and use the token of that account" if token else "and set HF_TOKEN to a token of that account"
-        return f"{repo} is gated: accept its conditions on {page} {need}."
+        if token:
+            return Message(f"{repo} is gated: accept its conditions on {page} and use the token of that account.")
+        return Message(
+            f"{repo} is gated: accept its conditions on {page} and set HF_TOKEN to a token of that account."
+        )
     if isinstance(error, RepositoryNotFoundError):
-        need = "a private one needs a token that may read it" if token else "for a private one set HF_TOKEN"
-        return f"the Hub has no {wanted.repo_type} {repo}, or it is private: check the name, {need}."
+        if token:
+            return Message(
+                f"the Hub has no {wanted.repo_type} {repo}, or it is private: check the name, a private one needs a "
+                "token that may read it."
+            )
+        return Message(
+            f"the Hub has no {wanted.repo_type} {repo}, or it is private: check the name, for a private one set "
+            "HF_TOKEN."
+        )
     if isinstance(error, RevisionNotFoundError):
-        return f"{repo} has no revision {wanted.revision}: look at {page}/tree/main."
+        return Message(f"{repo} has no revision {wanted.revision}: look at {page}/tree/main.")
     if isinstance(error, EntryNotFoundError):
-        return f"{repo} has no file {wanted.file} at this revision: look at {page}/tree/main."
+        return Message(f"{repo} has no file {wanted.file} at this revision: look at {page}/tree/main.")
     if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
-        return f"the Hub refuses to show {repo} with the token given: check HF_TOKEN."
-    return _plain_sentence(error, "the Hub")
+        return Message(f"the Hub refuses to show {repo} with the token given: check HF_TOKEN.")
+    return _plain_sentence(error, Message("the Hub"))
 
 
 def _plain_sentence(error: Exception, host: str) -> str:
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
-        advice = "run the same command again later, it continues" if is_transient(status) else "check the name"
-        return f"{host} answers with HTTP status {status}: {advice}."
+        if is_transient(status):
+            return Message(
+                f"{host} answers with HTTP status {status}: run the same command again later, it continues."
+            )
+        return Message(f"{host} answers with HTTP status {status}: check the name.")
     if isinstance(error, ClientError):
         return client_sentence(error)
     if isinstance(error, json.JSONDecodeError):
-        return f"the answer of {host} cannot be understood: check the network and run the same command again."
+        return Message(f"the answer of {host} cannot be understood: check the network and run the same command again.")
     if isinstance(error, (httpx2.InvalidURL, UnicodeEncodeError, *_WRONG)):
-        return f"{host} is no address that can be fetched ({short(error)}): check it."
-    return (
+        return Message(f"{host} is no address that can be fetched ({short(error)}): check it.")
+    return Message(
         f"{host} cannot be reached ({short(error)}): check the network and run the same command again, it continues."
     )
 
 
 def client_sentence(error: ClientError) -> str:
     """What to do if no client can be made."""
-    return proxy_fault() or f"the proxy in the environment cannot be used ({error}): unset it."
+    return proxy_fault() or Message(f"the proxy in the environment cannot be used ({error}): unset it.")
 
 
 def endpoint_sentence(error: Exception) -> str:
     """What to do if the Hub's address is none."""
     if constants.ENDPOINT.startswith(("https://", "http://")):
-        return f"the Hub's address cannot be used ({short(error)}): check HF_ENDPOINT."
-    return f"HF_ENDPOINT is {constants.ENDPOINT}, which is no address: write https:// in front of it."
+        return Message(f"the Hub's address cannot be used ({short(error)}): check HF_ENDPOINT.")
+    return Message(f"HF_ENDPOINT is {constants.ENDPOINT}, which is no address: write https:// in front of it.")
 
 
 def unsendable_sentence(error: Exception) -> str:
     """What to do if a question to the Hub cannot even be sent."""
     if isinstance(error, UnicodeEncodeError) or "header" in str(error).lower():  # only the token may be anything
-        return "the token holds a character that no token has: paste it again."
-    return f"the question to the Hub cannot be sent ({short(error)}): please report it."
+        return Message("the token holds a character that no token has: paste it again.")
+    return Message(f"the question to the Hub cannot be sent ({short(error)}): please report it.")
 
 
 def reason(error: Exception) -> str:
@@ -276,4 +290,6 @@ def short(error: Exception) -> str:
     """The first line of its text; nothing of a request that could not be sent, as such a text quotes headers."""
     if isinstance(error, httpx2.LocalProtocolError | UnicodeError):
         return type(error).__name__
-    return (str(error).strip().splitlines() or [""])[0].rstrip(".") or type(error).__name__
+    if isinstance(said := message_of(error), Message):
+        return said
+    return (said.strip().splitlines() or [""])[0].rstrip(".") or type(error).__name__

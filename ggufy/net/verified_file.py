@@ -21,6 +21,7 @@ from huggingface_hub import get_session, hf_hub_url
 
 from ggufy.core.errors import CannotStream, SourceChanged
 from ggufy.core.job import Source
+from ggufy.core.messages import Message
 from ggufy.net.hub_private import build_hf_headers, hf_raise_for_status
 from ggufy.net.session import (
     DOWNLOAD_TIMEOUT,
@@ -117,7 +118,7 @@ class VerifiedHttpFile:
         ) as response:
             if response.status_code in _REFUSALS and place is not self._start:
                 self._place = self._start
-                raise httpx2.RemoteProtocolError("the place that the redirect led to refuses")
+                raise httpx2.RemoteProtocolError(Message("the place that the redirect led to refuses"))
             if response.status_code == 416:  # shorter than what was pinned
                 raise self._changed()
             hf_raise_for_status(response)
@@ -128,7 +129,7 @@ class VerifiedHttpFile:
                 with self._counting:
                     self.received += len(block)
         if len(body) == had:
-            raise httpx2.RemoteProtocolError("the answer held nothing new")
+            raise httpx2.RemoteProtocolError(Message("the answer held nothing new"))
 
     def _check(self, response: httpx2.Response, place: _Origin, start: int, stop: int) -> None:
         """Raises unless the answer is the part that was asked for, of the file that was pinned."""

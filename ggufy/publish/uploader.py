@@ -19,6 +19,7 @@ from pathlib import Path
 
 from ggufy.core.errors import Cancelled, GgufyError, HubError, RepoMissing
 from ggufy.core.job import Artifact
+from ggufy.core.messages import Message
 from ggufy.hub.protocol import Hub, RemoteFile
 from ggufy.records.patience import Patience, pause_s
 from ggufy.system.clock import never, sleep
@@ -229,4 +230,4 @@ class Uploader:
 def _until(seconds: float) -> str:
     """Why the next commit has to wait."""
     then = datetime.now().astimezone() + timedelta(seconds=seconds)
-    return f"it waits until {then:%H:%M}: only so many commits an hour are made (GGUFY_COMMITS)."
+    return Message(f"it waits until {then:%H:%M}: only so many commits an hour are made (GGUFY_COMMITS).")

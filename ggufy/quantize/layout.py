@@ -230,10 +230,14 @@ def _weights(
             )
         weights = None
     if weights is None and needs_imatrix(source.name, kind, ftype):
-        lack = f"and {imatrix.facts.file} has no data for it" if imatrix else "and there is none"
+        if imatrix is None:
+            raise CalibrationError(
+                f"{source.name} needs an imatrix to become {kind}, and there is none: make an imatrix of this model, "
+                "or choose another type."
+            )
         raise CalibrationError(
-            f"{source.name} needs an imatrix to become {kind}, {lack}: make an imatrix of this model, or choose "
-            "another type."
+            f"{source.name} needs an imatrix to become {kind}, and {imatrix.facts.file} has no data for it: make an "
+            "imatrix of this model, or choose another type."
         )
     return None if weights is None else weights.reshape(matrices, columns)
 

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from ggufy.core.errors import UsageError
 from ggufy.core.job import Request
+from ggufy.core.messages import Message
 from ggufy.system.settings import Settings
 
 
@@ -59,13 +60,18 @@ def may_chat(visitor: Visitor, settings: Settings) -> bool:
 def check_work(visitor: Visitor, settings: Settings) -> None:
     """Raises UsageError unless the visitor may start, stop or change things."""
     if not may_work(visitor, settings):
-        raise UsageError(_refusal("start, stop or change jobs", settings))
+        raise UsageError(
+            "only its owner may start, stop or change jobs on this Space: {way}, or run ggufy on your own machine.",
+            way=_way_in(settings),
+        )
 
 
 def check_chat(visitor: Visitor, settings: Settings) -> None:
     """Raises UsageError unless the visitor may chat."""
     if not may_chat(visitor, settings):
-        raise UsageError(_refusal("chat", settings))
+        raise UsageError(
+            "only its owner may chat on this Space: {way}, or run ggufy on your own machine.", way=_way_in(settings)
+        )
 
 
 def check_reach(settings: Settings) -> None:
@@ -104,6 +110,7 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def _refusal(what: str, settings: Settings) -> str:
-    way = "sign in as the owner, or duplicate the Space" if settings.login else "duplicate the Space"
-    return f"only its owner may {what} on this Space: {way}, or run ggufy on your own machine."
+def _way_in(settings: Settings) -> str:
+    return (
+        Message("sign in as the owner, or duplicate the Space") if settings.login else Message("duplicate the Space")
+    )

@@ -8,6 +8,7 @@ model too. Everything that comes from the page comes from strangers, and is chec
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -87,12 +88,13 @@ class ChatSettings:
 
 def _number(name: str, value: object) -> float:
     low, high = LIMITS[name]
-    kind = "whole number" if name == "length" else "number"
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:  # NaN is in no range
-        raise UsageError(f"{name} must be a {kind} from {low:g} to {high:g}.")
-    if name == "length" and value != int(value):
-        raise UsageError(f"{name} must be a {kind} from {low:g} to {high:g}.")
-    return float(value)
+    limits = {"name": name, "low": f"{low:g}", "high": f"{high:g}"}
+    number = math.nan if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
+    if name == "length" and not (low <= number <= high and number.is_integer()):
+        raise UsageError("{name} must be a whole number from {low} to {high}.", **limits)
+    if not low <= number <= high:  # NaN is in no range
+        raise UsageError("{name} must be a number from {low} to {high}.", **limits)
+    return number
 
 
 @dataclass(eq=False)

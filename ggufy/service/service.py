@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ggufy.core.catalog import BY_NAME, FIRST
-from ggufy.core.errors import Cancelled, GgufyError, UsageError
+from ggufy.core.errors import Cancelled, GgufyError, UsageError, sentence_of
 from ggufy.core.job import RESTING, Job, Request
 from ggufy.core.names import model_name, repo_name
 from ggufy.core.plan import IMATRIX, folder_name
@@ -389,11 +389,10 @@ class Services:
                 raise
             except GgufyError as error:
                 logger.warning("not ready: %s", error)
-                self._preparation = Preparation(error=str(error))
+                self._preparation = Preparation(error=error.message)
             except Exception as error:  # without this the thread would end, and every job would wait for ever
                 logger.exception("not ready")
-                message = f"unexpected error, please report it: {type(error).__name__}: {error}"
-                self._preparation = Preparation(error=message)
+                self._preparation = Preparation(error=sentence_of(error))
             self._again.wait(again_s)
             self._again.clear()
 

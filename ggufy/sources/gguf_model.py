@@ -10,17 +10,18 @@ import re
 from typing import Any
 
 from ggufy.core.errors import SourceError
+from ggufy.core.messages import Message
 from ggufy.formats.gguf import GgufHead
 
 # What other GGUFs are, by a word of their type or architecture, or the end of their first tensor's name.
 _OTHERS = {
-    "adapter": "an adapter (LoRA)",
-    ".lora_a": "an adapter (LoRA)",
-    "imatrix": "an imatrix",
-    ".in_sum2": "an imatrix",
-    "mmproj": "the part of a model that sees or hears (mmproj)",
-    "clip": "the part of a model that sees or hears (mmproj)",
-    "controlvector": "a control vector",
+    "adapter": Message("an adapter (LoRA)"),
+    ".lora_a": Message("an adapter (LoRA)"),
+    "imatrix": Message("an imatrix"),
+    ".in_sum2": Message("an imatrix"),
+    "mmproj": Message("the part of a model that sees or hears (mmproj)"),
+    "clip": Message("the part of a model that sees or hears (mmproj)"),
+    "controlvector": Message("a control vector"),
 }
 _BLOCK = re.compile(r"(?:^|\.)blk\.(\d+)\.(.+)")
 

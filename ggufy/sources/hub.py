@@ -22,6 +22,7 @@ from huggingface_hub.hf_api import RepoSibling
 
 from ggufy.core.errors import SourceError, UsageError
 from ggufy.core.job import Source
+from ggufy.core.messages import Message
 from ggufy.core.words import brief, human_size
 from ggufy.net.hub_private import build_hf_headers, hf_raise_for_status
 from ggufy.net.ranges import RangedFile, fetch
@@ -70,7 +71,7 @@ def split_address(text: str) -> SplitResult:
     """The parts of an address. Raises SourceError for what is none."""
     try:
         if "\0" in text or len(text) > _LONGEST_ADDRESS:
-            raise ValueError("it holds a zero byte" if "\0" in text else "it is too long")
+            raise ValueError(Message("it holds a zero byte") if "\0" in text else Message("it is too long"))
         return urlsplit(user_text(text).strip())
     except ValueError as error:
         raise SourceError(
@@ -192,10 +193,13 @@ def choose_file(wanted: Reference, files: Sequence[RepoSibling], *, suffix: str,
     if wanted.file in by_name and wanted.file.endswith((suffix, also or suffix)):
         return by_name[wanted.file]
     if wanted.file in by_name:
-        raise SourceError(f"{wanted.file} in {repo} is no {suffix} file: choose {listed or 'another repo'}.")
+        if listed:
+            raise SourceError(f"{wanted.file} in {repo} is no {suffix} file: choose {listed}.")
+        raise SourceError(f"{wanted.file} in {repo} is no {suffix} file: choose another repo.")
     if wanted.file:
-        near = difflib.get_close_matches(wanted.file, by_name, n=1) or ["nothing like it"]
-        raise SourceError(f"{repo} has no file {wanted.file}: it holds {listed or near[0]}.")
+        if near := listed or "".join(difflib.get_close_matches(wanted.file, by_name, n=1)):
+            raise SourceError(f"{repo} has no file {wanted.file}: it holds {near}.")
+        raise SourceError(f"{repo} has no file {wanted.file}: it holds nothing like it.")
     if not candidates:
         raise SourceError(f"{repo} holds no {suffix} file: look at {wanted.page} and choose a repo that does.")
     if len(candidates) > 1:

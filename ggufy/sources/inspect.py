@@ -23,6 +23,7 @@ from huggingface_hub import hf_hub_url
 
 from ggufy import demo
 from ggufy.core.errors import Cancelled, SourceAway, SourceError, UsageError
+from ggufy.core.messages import Message
 from ggufy.core.words import brief
 from ggufy.formats import gguf
 from ggufy.formats.pickled import read_tensors
@@ -105,7 +106,7 @@ def inspect(text: str, settings: Settings, *, vocab: str | None = None, endpoint
     try:
         _look(text, settings, found, vocab=vocab, endpoint=endpoint)
     except (SourceError, UsageError) as error:
-        found["problem"] = str(error)
+        found["problem"] = error.message
     # A stranger's file chooses some of these texts, and they may be shown in a terminal.
     tame: dict[str, Any] = {key: _tame(value) if isinstance(value, str) else value for key, value in found.items()}
     return Report(source=text, **tame)
@@ -132,6 +133,8 @@ def _look(
 
 
 def _tame(text: str) -> str:
+    if isinstance(text, Message):
+        return text.changed(_tame)
     return "".join(letter if letter.isprintable() else "?" for letter in text[:_LONGEST_TEXT])
 
 

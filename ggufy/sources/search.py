@@ -20,6 +20,7 @@ from huggingface_hub import constants, get_session
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from ggufy.core.errors import HubAway
+from ggufy.core.messages import Message
 from ggufy.net.hub_private import build_hf_headers, hf_raise_for_status
 from ggufy.net.session import (
     FAILURES,
@@ -127,7 +128,7 @@ class Search:
         pause(turn - now)
 
     def _away(self, error: Exception) -> HubAway:
-        name = "type the name as owner/repo, or try again later."
+        advice = Message("type the name as owner/repo, or try again later.")
         if isinstance(error, OfflineModeIsEnabled):
             return HubAway("HF_HUB_OFFLINE keeps the Hub from being searched: unset it and start again.")
         if isinstance(error, HfHubHTTPError):
@@ -137,9 +138,9 @@ class Search:
                     self._next = time.monotonic() + (asked_wait_s(error.response) or _AFTER_429_S)
             if status == 401:
                 return HubAway("the Hub does not know the token: set HF_TOKEN to a valid one, or leave it out.")
-            return HubAway(
-                f"the Hub {'is busy' if is_transient(status) else 'refuses to search'} (HTTP status {status}): {name}"
-            )
+            if is_transient(status):
+                return HubAway(f"the Hub is busy (HTTP status {status}): {advice}")
+            return HubAway(f"the Hub refuses to search (HTTP status {status}): {advice}")
         if isinstance(error, httpx2.InvalidURL | httpx2.UnsupportedProtocol):
             return HubAway(endpoint_sentence(error))
         if isinstance(error, httpx2.LocalProtocolError | UnicodeEncodeError):
@@ -147,8 +148,8 @@ class Search:
         if isinstance(error, ClientError):
             return HubAway(client_sentence(error))
         if isinstance(error, _BROKEN):
-            return HubAway(f"the Hub's answer cannot be understood: {name}")
-        return HubAway(f"the Hub cannot be searched ({short(error)}): {name}")
+            return HubAway(f"the Hub's answer cannot be understood: {advice}")
+        return HubAway(f"the Hub cannot be searched ({short(error)}): {advice}")
 
 
 search = Search()

@@ -70,12 +70,15 @@ def check_there(source: Source, *, stopped: Callable[[], bool] = lambda: False) 
 
 def check_download(source: Source, path: Path) -> None:
     """Raises SourceError, with the file removed, if it is not what was pinned."""
-    size = path.stat().st_size
-    if size != source.size or (source.sha256 and sha256(path) != source.sha256):
+    if path.stat().st_size != source.size:
         path.unlink()
         raise SourceError(
-            f"{source.path} arrived damaged (its {'size' if size != source.size else 'sha256'} is another) and was "
-            "removed: run the same command again."
+            f"{source.path} arrived damaged (its size is another) and was removed: run the same command again."
+        )
+    if source.sha256 and sha256(path) != source.sha256:
+        path.unlink()
+        raise SourceError(
+            f"{source.path} arrived damaged (its sha256 is another) and was removed: run the same command again."
         )
 
 

@@ -4,6 +4,7 @@ address."""
 from __future__ import annotations
 
 from ggufy.core.errors import DiskError, SourceAway, SourceError, ToolError
+from ggufy.core.messages import Message
 from ggufy.core.plan import Step
 from ggufy.llama import tools
 from ggufy.sources import hub, url
@@ -30,7 +31,7 @@ def run(ctx: Context, step: Step) -> None:
 
 def _fetch_plain(ctx: Context, step: Step) -> None:
     source, part = ctx.request.source, ctx.source.with_name(ctx.source.name + DOWNLOAD_SUFFIX)
-    busy = f"another run is downloading {source.path}: wait for it to end."
+    busy = Message(f"another run is downloading {source.path}: wait for it to end.")
 
     def feed(text: str) -> None:
         if done := [line for line in text.split() if line.isdigit()]:
@@ -48,7 +49,9 @@ def _fetch_plain(ctx: Context, step: Step) -> None:
             if "os error 28" in reason:  # ENOSPC, in hf_transfer's words
                 raise DiskError(f"the disk is full while fetching {source.path}: free some space.") from error
             kind = _kind_of_failure(ctx)
-            raise kind(f"{source.path} could not be fetched ({reason}): run the same command again.") from error
+            raise kind(
+                Message(f"{source.path} could not be fetched ({reason}): run the same command again.")
+            ) from error
         url.check_download(source, part)
         part.replace(ctx.source)
 

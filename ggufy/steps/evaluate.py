@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ggufy.core.errors import CalibrationError, DiskError, SourceError, ToolError
+from ggufy.core.messages import Message
 from ggufy.core.metrics import DEFAULT_CHUNKS, Evaluation, Quality, Speed, from_json, to_json
 from ggufy.core.words import human_size
 from ggufy.formats.gguf import GgufHead, read_head
@@ -91,7 +92,7 @@ def evaluate(base: Path, quants: Sequence[Path], config: EvaluationConfig) -> li
     """
     head = check_models(base, quants)
     check_text(config)
-    message = f"another evaluation runs in {config.folder}: wait for it to end, or give another --out."
+    message = Message(f"another evaluation runs in {config.folder}: wait for it to end, or give another --out.")
     with lock(config.folder / ".lock", _WAIT_S, message) as descriptor:
         for left in config.folder.glob(f"*{PART_SUFFIX}"):
             left.unlink()
@@ -163,7 +164,7 @@ class _Session:
         if self.config.all_chunks:
             return wanted
         chunks = fitting_chunks(wanted, self.config.budget, self.vocab)
-        return chunks or self._too_little(wanted, self.config.budget, "allowed")
+        return chunks or self._too_little(wanted, self.config.budget, limited=True)
 
     def _chunks(self, wanted: int) -> int:
         """As many of those as there is space for now; all of them if they are here already."""
@@ -171,7 +172,7 @@ class _Session:
             return wanted
         left = sum(path.stat().st_size for path in self.config.folder.glob(f"*{LOGITS_SUFFIX}"))
         room = free_bytes(self.config.folder) + left - SPARE
-        chunks = fitting_chunks(wanted, room, self.vocab) or self._too_little(wanted, room, "free")
+        chunks = fitting_chunks(wanted, room, self.vocab) or self._too_little(wanted, room, limited=False)
         if chunks < wanted and self.config.all_chunks:
             needed = perplexity.logits_bytes(self.vocab, wanted) + SPARE
             raise DiskError(
@@ -183,11 +184,19 @@ class _Session:
             logger.warning("%d chunks of the text are measured instead of %d: the disk is full.", chunks, wanted)
         return chunks
 
-    def _too_little(self, wanted: int, room: int, word: str) -> int:
-        needed = perplexity.logits_bytes(self.vocab, min(_LEAST_CHUNKS, wanted))
+    def _too_little(self, wanted: int, room: int, *, limited: bool) -> int:
+        needed = human_size(perplexity.logits_bytes(self.vocab, min(_LEAST_CHUNKS, wanted)))
+        sizes = {"needed": needed, "folder": self.config.folder.absolute(), "room": human_size(max(0, room))}
+        if limited:
+            raise DiskError(
+                "the base's predictions need {needed} in {folder} and {room} are allowed: free some space or give "
+                "another {OUT}.",
+                **sizes,
+            )
         raise DiskError(
-            f"the base's predictions need {human_size(needed)} in {self.config.folder.absolute()} and "
-            f"{human_size(max(0, room))} are {word}: free some space or give another --out."
+            "the base's predictions need {needed} in {folder} and {room} are free: free some space or give another "
+            "{OUT}.",
+            **sizes,
         )
 
     def _key(self, *parts: object) -> str:

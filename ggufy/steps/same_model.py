@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ggufy.core.errors import SourceError
+from ggufy.core.messages import Message
 from ggufy.formats.gguf import GgufHead, read_head, read_tensor
 
 _NORM = "output_norm.weight"  # F32 in every GGUF, so a quant has its base's own
@@ -25,13 +26,13 @@ def check_models(base: Path, quants: Sequence[Path]) -> GgufHead:
         quant = read_head(path)
         why = ""
         if quant.metadata.get("general.architecture") != head.metadata.get("general.architecture"):
-            why = f"it is {quant.metadata.get('general.architecture', 'no model')}"
+            why = Message("it is {architecture}", architecture=quant.metadata.get("general.architecture", "no model"))
         elif vocab_size(quant) != vocab_size(head):
-            why = f"its vocabulary has {vocab_size(quant)} tokens, not {vocab_size(head)}"
+            why = Message(f"its vocabulary has {vocab_size(quant)} tokens, not {vocab_size(head)}")
         elif {name: tensor.shape for name, tensor in quant.tensors.items()} != shapes:
-            why = "its tensors differ"
+            why = Message("its tensors differ")
         elif not _same_norm(path, quant, base, head):
-            why = "its norms, which no quantization changes, differ"
+            why = Message("its norms, which no quantization changes, differ")
         if why:
             raise SourceError(f"{path} is no quant of {base.name} ({why}): give the base that it was made from.")
     return head

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ggufy.core.errors import Cancelled, DiskError
+from ggufy.core.messages import Message
 from ggufy.core.words import human_size
 
 logger = logging.getLogger(__name__)
@@ -115,7 +116,7 @@ def _no_folder(path: Path) -> Path | None:
 def _setting_for(path: Path) -> str:
     """The setting that chose the innermost folder above the path."""
     above = [folder for folder in _choices if _has(folder, path.absolute())]
-    return _choices[max(above, key=lambda folder: len(folder.parts))] if above else "--out"
+    return _choices[max(above, key=lambda folder: len(folder.parts))] if above else Message("{OUT}")
 
 
 def _has(folder: Path, path: Path) -> bool:

@@ -36,6 +36,7 @@ from typing import TextIO
 from urllib.parse import urlsplit
 
 from ggufy.core.errors import UsageError
+from ggufy.core.messages import Message
 from ggufy.core.scrub import remember
 from ggufy.system.files import chosen_with
 from ggufy.system.resources import AUTOMATIC
@@ -168,7 +169,7 @@ class Settings:
 
 def prepare_process(settings: Settings) -> None:
     """Makes this process's environment fit for the libraries in it, before they are imported: some read it then."""
-    chosen_with(settings.out, "--out")
+    chosen_with(settings.out, Message("{OUT}"))
     chosen_with(settings.cache, "GGUFY_CACHE")
     # Its own place is in the home folder, and where that cannot be written it would log to stdout.
     os.environ.setdefault("HF_XET_LOG_DEST", os.devnull)
@@ -198,14 +199,14 @@ def _proxy_fault(variable: str, text: str) -> str:
     if not text:
         return ""
     if kind not in ("http", "https", "socks5", "socks5h"):
-        advice = "write socks5://…"
+        advice = Message("write socks5://…")
     elif kind.startswith("socks") and importlib.util.find_spec("socksio") is None:
-        advice = "run `make setup` again"
+        advice = Message("run `make setup` again")
     elif not _is_place(rest):
-        advice = "write it as http://host:port"
+        advice = Message("write it as http://host:port")
     else:
         return ""
-    return f"the proxy in {variable} ({kind}://…) cannot be used: {advice} or unset it."
+    return Message(f"the proxy in {variable} ({kind}://…) cannot be used: {advice} or unset it.")
 
 
 def _is_place(text: str) -> bool:

@@ -43,7 +43,7 @@ def user_file(text: str | Path) -> Path | None:
     path = path.resolve()
     user_text(str(path))
     if not os.access(path, os.R_OK):
-        raise UsageError(_hidden(path, os.strerror(errno.EACCES)))
+        raise _unreadable(path, os.strerror(errno.EACCES))
     return path
 
 
@@ -54,8 +54,8 @@ def is_there(path: Path) -> bool:
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:  # 255 bytes a name on most disks
             return False
-        raise UsageError(_hidden(path, error.strerror)) from error
+        raise _unreadable(path, error.strerror) from error
 
 
-def _hidden(path: Path, reason: str | None) -> str:
-    return f"{brief(str(path))} cannot be read ({reason}): check its permissions."
+def _unreadable(path: Path, reason: str | None) -> UsageError:
+    return UsageError(f"{brief(str(path))} cannot be read ({reason}): check its permissions.")

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ggufy.core.errors import BusyError, ToolError
+from ggufy.core.messages import Message
 from ggufy.llama.chat.options import ChatOptions, Model
 from ggufy.llama.install import Llama
 from ggufy.llama.tools import failure_reason
@@ -151,7 +152,7 @@ class ChatBackend(abc.ABC):
         self._errors.seek(max(0, end - 10_000))
         text = self._errors.read().decode("utf-8", errors="replace")
         code = self._process.wait()
-        return failure_reason(text) if text.strip() else f"exit code {code}"
+        return failure_reason(text) if text.strip() else Message(f"exit code {code}")
 
     def _clean_up(self) -> None:
         if self._process is not None:

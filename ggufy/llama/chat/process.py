@@ -17,6 +17,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
 from ggufy.core.errors import ToolError
+from ggufy.core.messages import Message
 from ggufy.llama.chat import messages
 from ggufy.llama.chat.backend import ChatBackend, ProcessExited
 from ggufy.llama.chat.messages import Follower
@@ -87,7 +88,7 @@ class ChatProcess(ChatBackend):
                 piece = self._read()
                 if piece is None:
                     kind = ToolError if follower.began else ProcessExited
-                    raise kind(f"llama-cli ended ({self._failure()}): send the message again.")
+                    raise kind(Message(f"llama-cli ended ({self._failure()}): send the message again."))
                 text, ended = follower.feed(piece)
                 pending += text
                 if first and not ended and len(pending) < _MAX_ERROR and _ERROR.startswith(pending[: len(_ERROR)]):
