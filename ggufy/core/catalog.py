@@ -117,8 +117,12 @@ def parse_types(text: str) -> tuple[str, ...]:
             names.add(word.upper())
         else:
             if near := difflib.get_close_matches(word.upper(), BY_NAME, n=3, cutoff=0.5):
-                raise UsageError(f"unknown quant type {word!r}: did you mean {', '.join(near)}?")
-            raise UsageError(f"unknown quant type {word!r}: known types: {', '.join(BY_NAME)}.")
+                raise UsageError(
+                    "unknown quant type {word}: did you mean {names}?", word=repr(word), names=", ".join(near)
+                )
+            raise UsageError(
+                "unknown quant type {word}: known types: {types}.", word=repr(word), types=", ".join(BY_NAME)
+            )
     if not names:
-        raise UsageError("no quant type given: use --types all, recommended, or names such as Q4_K_M,Q6_K.")
+        raise UsageError("no quant type given: use {TYPES} all, recommended, or names such as Q4_K_M,Q6_K.")
     return make_order(names)

@@ -163,7 +163,7 @@ class PickleMachine:
                 if operation.name == "STOP":
                     break
                 if (action := self.actions.get(operation.name)) is None:
-                    self.refuse(Message(f"the operation {operation.name}"))
+                    self.refuse(Message("the operation {name}", name=operation.name))
                 action(argument)
             return self.stack.pop()
         except _NONSENSE as error:
@@ -172,8 +172,10 @@ class PickleMachine:
     def start(self, protocol: int) -> None:
         if protocol > 3:
             raise CheckpointError(
-                f"{self.name} was saved with pickle protocol {protocol}: if you trust it, load it and save it again "
-                "with torch.save as it comes."
+                "{name} was saved with pickle protocol {protocol}: if you trust it, load it and save it again "
+                "with torch.save as it comes.",
+                name=self.name,
+                protocol=protocol,
             )
 
     def find(self, name: str) -> None:
@@ -244,7 +246,7 @@ class PickleMachine:
             self.damaged()
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not isinstance(key, str | int):  # a tuple of tuples of … takes for ever to hash
-                self.refuse(Message(f"a {kind_of(key)} as a name"))
+                self.refuse(Message("a {kind} as a name", kind=kind_of(key)))
             target[key] = value
 
     def above_mark(self) -> list[Any]:
@@ -259,9 +261,13 @@ class PickleMachine:
 
     def refuse(self, what: str) -> NoReturn:
         raise CheckpointError(
-            f"{self.name} was refused: it holds {what}, which may run code when loaded, and nothing of it was run; "
-            "use a .pth that holds tensors only."
+            "{name} was refused: it holds {what}, which may run code when loaded, and nothing of it was run; use "
+            "a .pth that holds tensors only.",
+            name=self.name,
+            what=what,
         )
 
     def damaged(self, error: Exception | None = None) -> NoReturn:
-        raise CheckpointError(f"{self.name} has a damaged list of tensors: {AGAIN}.") from error
+        raise CheckpointError(
+            "{name} has a damaged list of tensors: {advice}.", name=self.name, advice=AGAIN
+        ) from error

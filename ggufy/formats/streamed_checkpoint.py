@@ -132,7 +132,9 @@ class StreamedCheckpoint:
         """Bytes of a record's local header, its name and extra field included."""
         size = _LOCAL_HEADER + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
         if header[:4] != b"PK\x03\x04" or record.begin + size + record.size > record.end:
-            raise CheckpointError(f"{self.name} is damaged (a record's header makes no sense): choose another one.")
+            raise CheckpointError(
+                "{name} is damaged (a record's header makes no sense): choose another one.", name=self.name
+            )
         return size
 
     def _values(self, want: WantedTensor, pieces: Iterator[bytearray]) -> Iterator[torch.Tensor]:
@@ -172,8 +174,9 @@ class StreamedCheckpoint:
             crc = zlib.crc32(data, crc)
             if left == 0 and record.crc not in (0, crc):
                 raise SourceError(
-                    f"record {tensor.key} of {self.name} arrived damaged (its CRC-32 is another): run the same "
-                    "command again, it continues."
+                    "record {key} of {name} arrived damaged (its CRC-32 is another): {AGAIN}, it continues.",
+                    key=tensor.key,
+                    name=self.name,
                 )
             if data:
                 yield data
@@ -192,7 +195,7 @@ def open_streamed(
     SourceError when it cannot be had, Cancelled.
     """
     if not source.can_stream:
-        raise CannotStream(f"{source.path} cannot be checked piece by piece.")
+        raise CannotStream("{path} cannot be checked piece by piece.", path=source.path)
     file = VerifiedHttpFile(source, token=token, endpoint=endpoint, stopped=stopped)
     archive = read_archive(cast(BinaryIO, _Index(file)), file.name)
     return StreamedCheckpoint(file, archive, source)
@@ -238,7 +241,9 @@ class _Index(io.RawIOBase):
     def _block(self, number: int) -> bytearray:
         if number not in self._blocks:
             if len(self._blocks) * _INDEX_BLOCK >= _LONGEST_INDEX:
-                raise CheckpointError(f"{self._file.name} lists more than any RWKV has: choose another .pth.")
+                raise CheckpointError(
+                    "{name} lists more than any RWKV has: choose another .pth.", name=self._file.name
+                )
             start = number * _INDEX_BLOCK
             self._blocks[number] = self._file.read(start, min(start + _INDEX_BLOCK, self._file.size))
         return self._blocks[number]

@@ -66,8 +66,9 @@ class HuggingFaceHub:
             self._patiently(lambda: self._api.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True))
             if private and not self._patiently(lambda: self._api.repo_info(repo_id, repo_type=kind)).private:
                 raise HubError(
-                    f"{repo_id} is on the Hub already and is public, but should be private: change that in its "
-                    "settings there, or choose another name."
+                    "{repo} is on the Hub already and is public, but should be private: change that in its "
+                    "settings there, or choose another name.",
+                    repo=repo_id,
                 )
 
     def head(self, repo_id: str, *, kind: RepoKind) -> str | None:
@@ -109,7 +110,9 @@ class HuggingFaceHub:
                 _unless_unknown(error)
                 return None
             except RevisionNotFoundError as error:
-                raise StaleParent(f"{repo_id} has no commit {at} any more: read it again.") from error
+                raise StaleParent(
+                    "{repo} has no commit {commit} any more: read it again.", repo=repo_id, commit=at
+                ) from error
 
     def download(
         self,
@@ -125,7 +128,7 @@ class HuggingFaceHub:
         with hub_errors(repo_id, kind):
             found = self._find(repo_id, check_path(path), kind, commit) if commit else None
         if found is None:
-            raise HubError(f"{repo_id} has no file {path} on the Hub: it has to be made again.")
+            raise HubError("{repo} has no file {path} on the Hub: it has to be made again.", repo=repo_id, path=path)
         if found.sha256 is None:
             with partial(target) as part:
                 part.write_bytes(self.read(repo_id, path, kind=kind, at=commit) or b"")

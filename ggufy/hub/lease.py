@@ -93,8 +93,9 @@ class Lease:
         self.check_taken()
         if not self.held:
             raise LeaseLost(
-                f"the lease could not be renewed for {self.expires_s:.0f} s and may be another's by now: "
-                "the work goes on when the Hub can be reached again."
+                "the lease could not be renewed for {seconds} s and may be another's by now: the work goes on "
+                "when the Hub can be reached again.",
+                seconds=f"{self.expires_s:.0f}",
             )
 
     def try_acquire(self, least_term: int = 0) -> bool:
@@ -218,7 +219,7 @@ class Lease:
                 return
             except StaleParent:
                 self._look_again()
-        raise HubAway(f"{self.repo_id} is being changed by somebody all the time: it is tried again later.")
+        raise HubAway("{repo} is being changed by somebody all the time: it is tried again later.", repo=self.repo_id)
 
     def _write_once(
         self,
@@ -251,7 +252,9 @@ class Lease:
         """After a refused write: whose is the lease now?"""
         head = self.hub.head(self.repo_id, kind=KIND)
         if head is None:
-            raise RepoMissing(f"{self.repo_id} is gone: it is made again, and what this runner knows is saved in it.")
+            raise RepoMissing(
+                "{repo} is gone: it is made again, and what this runner knows is saved in it.", repo=self.repo_id
+            )
         try:
             found = self._read(head)
         except StaleParent:
@@ -260,7 +263,7 @@ class Lease:
         if found.nonce and found.boot_id != self.boot_id:
             self.other = found
             self._lost = Message(
-                f"another runner has had the lease since {found.since}: this one stops, the other goes on."
+                "another runner has had the lease since {since}: this one stops, the other goes on.", since=found.since
             )
             raise LeaseLost(self._lost)
         self._head = head

@@ -130,7 +130,9 @@ class Runner:
         if moved and known.status in RESTING:
             return known  # the other runner has ended it
         folder = self.folder(job)
-        busy = Message(f"another run is working in {folder}: wait for it, or give this one another --name or --out.")
+        busy = Message(
+            "another run is working in {folder}: wait for it, or give this one another {NAME} or {OUT}.", folder=folder
+        )
         with lock(folder / LOCK_NAME, wait_s=_LOCK_WAIT_S, message=busy) as descriptor:
             self._remove_orphans(job)
             ctx = self._context(job, folder, live, descriptor)
@@ -160,7 +162,9 @@ class Runner:
             return LocalFolder(self.records, job, ctx.folder)
         hub, state = self.workspace.hub, self.workspace.state
         if hub is None or state is None:
-            raise UsageError(f"{job.id} goes to {job.request.repo_id}: run it with --hub hf and HF_TOKEN.")
+            raise UsageError(
+                "{job} goes to {repo}: run it with --hub hf and HF_TOKEN.", job=job.id, repo=job.request.repo_id
+            )
         places = Places(hub=hub, state=state, records=self.records, llama_commit=self.llama.commit)
         return HubRepo(places, job, ctx, live, patience)
 

@@ -116,7 +116,13 @@ def run_tool(command: list[str], run: ToolRun, feed: Callable[[str], None] | Non
     finally:
         child.stop(process)
     if code != 0:
-        raise ToolError(f"{Path(command[0]).name} failed ({_code_text(code)}): {failure_reason(text)}", text)
+        raise ToolError(
+            "{tool} failed ({code}): {reason}",
+            text,
+            tool=Path(command[0]).name,
+            code=_code_text(code),
+            reason=failure_reason(text),
+        )
     return text
 
 
@@ -193,9 +199,9 @@ def _code_text(code: int) -> str:
     if code < 0:
         name = signal.Signals(-code).name
         if name == "SIGKILL":
-            return Message(f"ended by {name}, probably out of memory")
-        return Message(f"ended by {name}")
-    return Message(f"exit code {code}")
+            return Message("ended by {signal}, probably out of memory", signal=name)
+        return Message("ended by {signal}", signal=name)
+    return Message("exit code {code}", code=code)
 
 
 # ---- read
@@ -234,7 +240,12 @@ def parse_dry_run(text: str) -> dict[str, str]:
             total = int(tensor[2])
             types[tensor[3]] = (kind[2] or kind[1]).upper()
     if not types or len(types) != total:
-        raise ToolError(f"llama-quantize --dry-run listed {len(types)} of {total} tensors: {failure_reason(text)}")
+        raise ToolError(
+            "llama-quantize --dry-run listed {found} of {total} tensors: {reason}",
+            found=len(types),
+            total=total,
+            reason=failure_reason(text),
+        )
     return types
 
 

@@ -161,7 +161,9 @@ class Conversion:
         rescale_every: int | None,
     ) -> Conversion:
         if outtype not in OUT_TYPES:
-            raise UsageError(f"unknown outtype {outtype!r}: choose one of {', '.join(OUT_TYPES)}.")
+            raise UsageError(
+                "unknown outtype {type}: choose one of {types}.", type=repr(outtype), types=", ".join(OUT_TYPES)
+            )
         architecture = detect(shapes)
         if rescale_every is None:
             rescale_every = RESCALE_EVERY
@@ -305,16 +307,21 @@ def _cast(piece: torch.Tensor, source: str, *, out: OutType, divisor: int) -> to
     largest = max(-smallest, largest)
     if math.isnan(largest):
         raise CheckpointError(
-            f"{source} holds NaN values: the checkpoint is damaged, or its training failed; choose another one."
+            "{name} holds NaN values: the checkpoint is damaged, or its training failed; choose another one.",
+            name=source,
         )
     if math.isinf(largest):
         raise CheckpointError(
-            f"{source} holds infinite values: the checkpoint is damaged, or its training failed; choose another one."
+            "{name} holds infinite values: the checkpoint is damaged, or its training failed; choose another one.",
+            name=source,
         )
     if largest >= out.limit:
         raise CheckpointError(
-            f"{source} holds {largest:.6g}, which is too large for {out.tensor_type.name}: convert with --outtype "
-            f"{'bf16' if out.dtype == torch.float16 else 'f32'}."
+            "{name} holds {value}, which is too large for {type}: convert with {OUTTYPE} {outtype}.",
+            name=source,
+            value=f"{largest:.6g}",
+            type=out.tensor_type.name,
+            outtype="bf16" if out.dtype == torch.float16 else "f32",
         )
     return piece.to(out.dtype).reshape(-1)
 

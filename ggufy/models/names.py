@@ -178,7 +178,12 @@ def detect(shapes: Shapes) -> Architecture:
             "gate": _size(shapes, "blocks.0.att.g1", 1),
         }
     if width % head_size:
-        raise CheckpointError(f"the width {width} is not a multiple of the head size {head_size}: {_DAMAGED}.")
+        raise CheckpointError(
+            "the width {width} is not a multiple of the head size {size}: {damaged}.",
+            width=width,
+            size=head_size,
+            damaged=_DAMAGED,
+        )
     architecture = Architecture(
         version=version,
         arch=f"rwkv{version}",
@@ -239,7 +244,8 @@ def _version(shapes: Shapes, *, has_blocks: bool) -> str:
     if not has_blocks:
         found = ", ".join(repr(name[:80])[1:-1] for name in list(shapes)[:3])  # a stranger's texts: keep them tame
         raise CheckpointError(
-            f"this is not an RWKV checkpoint (its first tensors are {found}): choose an RWKV-6 or RWKV-7 .pth."
+            "this is not an RWKV checkpoint (its first tensors are {names}): choose an RWKV-6 or RWKV-7 .pth.",
+            names=found,
         )
     if any(".ffn.s_emb" in name for name in shapes):
         raise CheckpointError(
@@ -250,7 +256,8 @@ def _version(shapes: Shapes, *, has_blocks: bool) -> str:
         return version
     if version:
         raise CheckpointError(
-            f"this is RWKV-{version}, which llama.cpp cannot run: choose an RWKV-6 or RWKV-7 checkpoint."
+            "this is RWKV-{version}, which llama.cpp cannot run: choose an RWKV-6 or RWKV-7 checkpoint.",
+            version=version,
         )
     raise CheckpointError("this is a variety of RWKV that ggufy does not know: choose an RWKV-6 or RWKV-7 checkpoint.")
 
@@ -258,10 +265,15 @@ def _version(shapes: Shapes, *, has_blocks: bool) -> str:
 def _size(shapes: Shapes, name: str, axis: int) -> int:
     """One size of one tensor; raises CheckpointError if there is no such tensor or axis, or if it is empty."""
     if name not in shapes:
-        raise CheckpointError(f"the checkpoint has no tensor {name}: {_DAMAGED}.")
+        raise CheckpointError("the checkpoint has no tensor {name}: {damaged}.", name=name, damaged=_DAMAGED)
     shape = shapes[name]
     if len(shape) <= max(axis, 1) or 0 in shape:
-        raise CheckpointError(f"{name} has the shape {_text(shape)}, not that of a matrix: {_DAMAGED}.")
+        raise CheckpointError(
+            "{name} has the shape {shape}, not that of a matrix: {damaged}.",
+            name=name,
+            shape=_text(shape),
+            damaged=_DAMAGED,
+        )
     return shape[axis]
 
 
@@ -271,12 +283,16 @@ def _check(shapes: Shapes, architecture: Architecture) -> set[str]:
     for plan in tensor_plans(architecture):
         for source in plan.sources:
             if source not in shapes:
-                raise CheckpointError(f"the checkpoint has no tensor {source}: {_DAMAGED}.")
+                raise CheckpointError("the checkpoint has no tensor {name}: {damaged}.", name=source, damaged=_DAMAGED)
             found = shapes[source]
             # Trainers save vectors as 1 x 1 x C or as C; both hold the same values in the same order.
             if _squeezed(found) != _squeezed(plan.source_shape):
                 raise CheckpointError(
-                    f"{source} has the shape {_text(found)}, but {_text(plan.source_shape)} was expected: {_DAMAGED}."
+                    "{name} has the shape {shape}, but {expected} was expected: {damaged}.",
+                    name=source,
+                    shape=_text(found),
+                    expected=_text(plan.source_shape),
+                    damaged=_DAMAGED,
                 )
             used.add(source)
     return used

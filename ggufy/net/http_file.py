@@ -130,8 +130,10 @@ class HttpFile(io.RawIOBase):
     def _fetch(self, start: int, stop: int) -> bytes:
         if self.received + stop - start > self._budget:
             raise SourceError(
-                f"{self._shown} has more than {human_size(self._budget)} of headers, too much to look at from here: "
-                "download it yourself and give the file."
+                "{url} has more than {size} of headers, too much to look at from here: download it yourself and "
+                "give the file.",
+                url=self._shown,
+                size=human_size(self._budget),
             )
         try:
             return ask(
@@ -143,7 +145,9 @@ class HttpFile(io.RawIOBase):
             )
         except Cancelled as error:
             raise SourceAway(
-                f"{self._shown} was not answered within {self._deadline.seconds:.0f} seconds: try again later."
+                "{url} was not answered within {seconds} seconds: try again later.",
+                url=self._shown,
+                seconds=f"{self._deadline.seconds:.0f}",
             ) from error
 
     def _ask(self, start: int, stop: int) -> bytes:
@@ -182,7 +186,7 @@ class HttpFile(io.RawIOBase):
             assert request is not None
             if self._public and not is_public(request.url.host):
                 raise SourceError(
-                    f"{self._shown} is not on the public internet: download it yourself and give the file."
+                    "{url} is not on the public internet: download it yourself and give the file.", url=self._shown
                 )
             response = session.send(request, stream=True, follow_redirects=False)
             with contextlib.closing(response):
@@ -190,22 +194,27 @@ class HttpFile(io.RawIOBase):
                 if request is None:
                     yield response
                     return
-        raise SourceError(f"{self._shown} is redirected again and again: give the address of the file itself.")
+        raise SourceError("{url} is redirected again and again: give the address of the file itself.", url=self._shown)
 
     def _checked(self, response: httpx2.Response, start: int, stop: int) -> int:
         """Bytes that the answer holds, once it is known to be the part that was asked for."""
         if response.headers.get("Content-Type", "").startswith("text/html"):
-            raise SourceError(f"{self._shown} is a web page, not a model: give the address of the file itself.")
+            raise SourceError(
+                "{url} is a web page, not a model: give the address of the file itself.", url=self._shown
+            )
         match = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if response.status_code != 206 or match is None:
             raise SourceError(
-                f"the server of {self._shown} does not send parts of files: download it yourself and give the file."
+                "the server of {url} does not send parts of files: download it yourself and give the file.",
+                url=self._shown,
             )
         first, last, total = (int(number) for number in match.groups())
         if self.size < 0:
             self.size = total
         if (first, last + 1, total) != (start, min(stop, self.size), self.size):
-            raise SourceError(f"the server of {self._shown} sends another part than was asked for: try again later.")
+            raise SourceError(
+                "the server of {url} sends another part than was asked for: try again later.", url=self._shown
+            )
         return last + 1 - first
 
     def _settle(self, response: httpx2.Response) -> None:

@@ -48,7 +48,9 @@ def hub_errors(repo_id: str, kind: RepoKind) -> Iterator[None]:
             raise
         raise HubAway("the Hub cannot be reached: it is tried again later, nothing is lost.") from error
     except ValueError as error:  # a file that the Hub would not take, such as a README with a broken front matter
-        raise HubError(f"the Hub's client refuses {repo_id} ({short(error)}): please report it.") from error
+        raise HubError(
+            "the Hub's client refuses {repo} ({reason}): please report it.", repo=repo_id, reason=short(error)
+        ) from error
 
 
 def hub_error(error: Exception, repo_id: str, kind: RepoKind) -> HubError:
@@ -56,7 +58,9 @@ def hub_error(error: Exception, repo_id: str, kind: RepoKind) -> HubError:
     if isinstance(error, HfHubHTTPError):
         return _refusal(error, repo_id, kind)
     if isinstance(error, HFValidationError):
-        return HubError(f"the Hub allows no such name ({short(error)}): choose another --repo or --name.")
+        return HubError(
+            "the Hub allows no such name ({reason}): choose another {REPO} or {NAME}.", reason=short(error)
+        )
     if isinstance(error, OfflineModeIsEnabled):
         return HubError("HF_HUB_OFFLINE keeps the Hub from being asked: unset it and start again.")
     if isinstance(error, httpx2.InvalidURL | httpx2.UnsupportedProtocol):
@@ -66,8 +70,12 @@ def hub_error(error: Exception, repo_id: str, kind: RepoKind) -> HubError:
     if isinstance(error, ClientError):
         return HubError(client_sentence(error))
     if isinstance(error, httpx2.TransportError):
-        return HubAway(f"the Hub cannot be reached ({short(error)}): it is tried again later, nothing is lost.")
-    return HubAway(f"the Hub's answer about {repo_id} arrived damaged: it is tried again later, nothing is lost.")
+        return HubAway(
+            "the Hub cannot be reached ({reason}): it is tried again later, nothing is lost.", reason=short(error)
+        )
+    return HubAway(
+        "the Hub's answer about {repo} arrived damaged: it is tried again later, nothing is lost.", repo=repo_id
+    )
 
 
 def is_passing(error: Exception) -> bool:
@@ -92,26 +100,46 @@ def quota_wait_s(error: HfHubHTTPError) -> float:
 def _refusal(error: HfHubHTTPError, repo_id: str, kind: RepoKind) -> HubError:
     status, said = error.response.status_code, _quote(error)
     if status == 412 or isinstance(error, RevisionNotFoundError):  # the latter: squashed between two questions
-        return StaleParent(f"somebody else has committed to {repo_id} meanwhile: read it again.")
+        return StaleParent("somebody else has committed to {repo} meanwhile: read it again.", repo=repo_id)
     if status == 429:
         wait = quota_wait_s(error)
-        return QuotaError(f"the Hub takes no more requests for now{said}: it is asked again in {wait:.0f} s.", wait)
+        return QuotaError(
+            "the Hub takes no more requests for now{said}: it is asked again in {wait} s.",
+            wait,
+            said=said,
+            wait=f"{wait:.0f}",
+        )
     if status in (402, 413, 507) or (status == 403 and _NO_ROOM.search(said)):
         return StorageError(
-            f"the Hub has no room for {repo_id}{said}: make room at https://huggingface.co/settings/billing or choose "
-            "another owner with --repo, then retry the job."
+            "the Hub has no room for {repo}{said}: make room at https://huggingface.co/settings/billing or "
+            "choose another owner with {REPO}, then retry the job.",
+            repo=repo_id,
+            said=said,
         )
     if status == 401:
-        return TokenError(f"the Hub does not know the token, or none was given{said}: set HF_TOKEN to a valid one.")
+        return TokenError(
+            "the Hub does not know the token, or none was given{said}: set HF_TOKEN to a valid one.", said=said
+        )
     if status == 403:
         return TokenError(
-            f"the token may not write to {repo_id}{said}: set HF_TOKEN to one with write access to that account."
+            "the token may not write to {repo}{said}: set HF_TOKEN to one with write access to that account.",
+            repo=repo_id,
+            said=said,
         )
     if isinstance(error, RepositoryNotFoundError):
-        return RepoMissing(f"the Hub has no {kind} repo {repo_id}, or hides it from this token: check both.")
+        return RepoMissing(
+            "the Hub has no {kind} repo {repo}, or hides it from this token: check both.", kind=kind, repo=repo_id
+        )
     if is_transient(status):
-        return HubAway(f"the Hub answers with HTTP status {status}: it is tried again later, nothing is lost.")
-    return HubError(f"the Hub refuses what was asked of {repo_id} with HTTP status {status}{said}: please report it.")
+        return HubAway(
+            "the Hub answers with HTTP status {status}: it is tried again later, nothing is lost.", status=status
+        )
+    return HubError(
+        "the Hub refuses what was asked of {repo} with HTTP status {status}{said}: please report it.",
+        repo=repo_id,
+        status=status,
+        said=said,
+    )
 
 
 def _address(error: Exception) -> str:

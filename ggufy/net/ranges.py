@@ -59,7 +59,7 @@ def fetch(
         while _size(part) < wanted.size:
             _append(wanted, part, report=report, stopped=stopped)
 
-    busy = Message(f"another run is downloading {target.name}: wait for it to end.")
+    busy = Message("another run is downloading {name}: wait for it to end.", name=target.name)
     with disk_errors(target), lock(part, message=busy):
         if not part.exists():
             return  # between our open and our lock another process finished it
@@ -127,8 +127,11 @@ def _check_room(needed: int, target: Path) -> None:
     free = free_bytes(target.parent)
     if needed > free:
         raise DiskError(
-            f"the download of {target.name} needs {human_size(needed)} more and {human_size(free)} are free: "
-            "free some space and run the same command again, it continues."
+            "the download of {name} needs {needed} more and {free} are free: free some space and {AGAIN}, it "
+            "continues.",
+            name=target.name,
+            needed=human_size(needed),
+            free=human_size(free),
         )
 
 

@@ -215,31 +215,52 @@ def _sentence(error: Exception, wanted: Reference, token: str | None) -> str:
     if isinstance(error, httpx2.LocalProtocolError | UnicodeEncodeError):
         return unsendable_sentence(error)
     if isinstance(error, OfflineModeIsEnabled):
-        return Message("HF_HUB_OFFLINE keeps the Hub from being asked: unset it and run the same command again.")
+        return Message("HF_HUB_OFFLINE keeps the Hub from being asked: unset it and {AGAIN}.")
     if isinstance(error, HFValidationError):
-        return Message(f"the Hub allows no such name ({short(error)}): write owner/repo or owner/repo:file.")
+        return Message(
+            "the Hub allows no such name ({reason}): write owner/repo or owner/repo:file.", reason=short(error)
+        )
     if isinstance(error, GatedRepoError):
         if token:
-            return Message(f"{repo} is gated: accept its conditions on {page} and use the token of that account.")
+            return Message(
+                "{repo} is gated: accept its conditions on {page} and use the token of that account.",
+                repo=repo,
+                page=page,
+            )
         return Message(
-            f"{repo} is gated: accept its conditions on {page} and set HF_TOKEN to a token of that account."
+            "{repo} is gated: accept its conditions on {page} and set HF_TOKEN to a token of that account.",
+            repo=repo,
+            page=page,
         )
     if isinstance(error, RepositoryNotFoundError):
         if token:
             return Message(
-                f"the Hub has no {wanted.repo_type} {repo}, or it is private: check the name, a private one needs a "
-                "token that may read it."
+                "the Hub has no {kind} {repo}, or it is private: check the name, a private one needs a token "
+                "that may read it.",
+                kind=wanted.repo_type,
+                repo=repo,
             )
         return Message(
-            f"the Hub has no {wanted.repo_type} {repo}, or it is private: check the name, for a private one set "
-            "HF_TOKEN."
+            "the Hub has no {kind} {repo}, or it is private: check the name, for a private one set HF_TOKEN.",
+            kind=wanted.repo_type,
+            repo=repo,
         )
     if isinstance(error, RevisionNotFoundError):
-        return Message(f"{repo} has no revision {wanted.revision}: look at {page}/tree/main.")
+        return Message(
+            "{repo} has no revision {revision}: look at {page}.",
+            repo=repo,
+            revision=wanted.revision,
+            page=f"{page}/tree/main",
+        )
     if isinstance(error, EntryNotFoundError):
-        return Message(f"{repo} has no file {wanted.file} at this revision: look at {page}/tree/main.")
+        return Message(
+            "{repo} has no file {name} at this revision: look at {page}.",
+            repo=repo,
+            name=wanted.file,
+            page=f"{page}/tree/main",
+        )
     if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
-        return Message(f"the Hub refuses to show {repo} with the token given: check HF_TOKEN.")
+        return Message("the Hub refuses to show {repo} with the token given: check HF_TOKEN.", repo=repo)
     return _plain_sentence(error, Message("the Hub"))
 
 
@@ -248,37 +269,43 @@ def _plain_sentence(error: Exception, host: str) -> str:
         status = error.response.status_code
         if is_transient(status):
             return Message(
-                f"{host} answers with HTTP status {status}: run the same command again later, it continues."
+                "{host} answers with HTTP status {status}: {AGAIN} later, it continues.", host=host, status=status
             )
-        return Message(f"{host} answers with HTTP status {status}: check the name.")
+        return Message("{host} answers with HTTP status {status}: check the name.", host=host, status=status)
     if isinstance(error, ClientError):
         return client_sentence(error)
     if isinstance(error, json.JSONDecodeError):
-        return Message(f"the answer of {host} cannot be understood: check the network and run the same command again.")
+        return Message("the answer of {host} cannot be understood: check the network and {AGAIN}.", host=host)
     if isinstance(error, (httpx2.InvalidURL, UnicodeEncodeError, *_WRONG)):
-        return Message(f"{host} is no address that can be fetched ({short(error)}): check it.")
+        return Message(
+            "{text} is no address that can be fetched ({reason}): check it.", text=host, reason=short(error)
+        )
     return Message(
-        f"{host} cannot be reached ({short(error)}): check the network and run the same command again, it continues."
+        "{host} cannot be reached ({reason}): check the network and {AGAIN}, it continues.",
+        host=host,
+        reason=short(error),
     )
 
 
 def client_sentence(error: ClientError) -> str:
     """What to do if no client can be made."""
-    return proxy_fault() or Message(f"the proxy in the environment cannot be used ({error}): unset it.")
+    return proxy_fault() or Message("the proxy in the environment cannot be used ({reason}): unset it.", reason=error)
 
 
 def endpoint_sentence(error: Exception) -> str:
     """What to do if the Hub's address is none."""
     if constants.ENDPOINT.startswith(("https://", "http://")):
-        return Message(f"the Hub's address cannot be used ({short(error)}): check HF_ENDPOINT.")
-    return Message(f"HF_ENDPOINT is {constants.ENDPOINT}, which is no address: write https:// in front of it.")
+        return Message("the Hub's address cannot be used ({reason}): check HF_ENDPOINT.", reason=short(error))
+    return Message(
+        "HF_ENDPOINT is {address}, which is no address: write https:// in front of it.", address=constants.ENDPOINT
+    )
 
 
 def unsendable_sentence(error: Exception) -> str:
     """What to do if a question to the Hub cannot even be sent."""
     if isinstance(error, UnicodeEncodeError) or "header" in str(error).lower():  # only the token may be anything
         return Message("the token holds a character that no token has: paste it again.")
-    return Message(f"the question to the Hub cannot be sent ({short(error)}): please report it.")
+    return Message("the question to the Hub cannot be sent ({reason}): please report it.", reason=short(error))
 
 
 def reason(error: Exception) -> str:

@@ -145,23 +145,25 @@ class VerifiedHttpFile:
         part = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
         encoded = response.headers.get("Content-Encoding", "identity") != "identity"
         if response.status_code != 206 or part is None or encoded:
-            raise CannotStream(f"the server of {self.name} does not send parts of files.")
+            raise CannotStream("the server of {name} does not send parts of files.", name=self.name)
         first, last, total = (int(number) for number in part.groups())
         if total != self.size:
             raise self._changed()
         if first != start or not start <= last < stop:
-            raise CannotStream(f"the server of {self.name} sends other parts than were asked for.")
+            raise CannotStream("the server of {name} sends other parts than were asked for.", name=self.name)
         if not (place.etag or vouched):
-            raise CannotStream(f"the server of {self.name} does not say which version it sends.")
+            raise CannotStream("the server of {name} does not say which version it sends.", name=self.name)
         if not place.etag and response.history:  # the Hub's redirect: from now on, straight to where it led
             self._place = _Origin(url=str(response.url), headers={}, etag=etag)
 
     def _changed(self) -> SourceChanged:
         if self._source.url:
             return SourceChanged(
-                f"{self._source.url} holds another file than when the job was made: start it anew with --name."
+                "{url} holds another file than when the job was made: start it anew with {NAME}.", url=self._source.url
             )
         commit = self._source.revision[:8]
         return SourceChanged(
-            f"the server sends another file than {self._source.path} of commit {commit}: run the same command again."
+            "the server sends another file than {path} of commit {commit}: {AGAIN}.",
+            path=self._source.path,
+            commit=commit,
         )

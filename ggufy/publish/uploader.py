@@ -186,7 +186,7 @@ class Uploader:
             there = remote.get(waiting.artifact.name)
             if there is None or not there.holds(waiting.path, waiting.artifact.sha256):
                 raise HubError(
-                    f"{waiting.artifact.name} is not in {self._repo_id} as it was sent: run the same command again."
+                    "{file} is not in {repo} as it was sent: {AGAIN}.", file=waiting.artifact.name, repo=self._repo_id
                 )
         with self._changed:
             self._remote = remote
@@ -230,4 +230,6 @@ class Uploader:
 def _until(seconds: float) -> str:
     """Why the next commit has to wait."""
     then = datetime.now().astimezone() + timedelta(seconds=seconds)
-    return Message(f"it waits until {then:%H:%M}: only so many commits an hour are made (GGUFY_COMMITS).")
+    return Message(
+        "it waits until {time}: only so many commits an hour are made (GGUFY_COMMITS).", time=f"{then:%H:%M}"
+    )

@@ -297,7 +297,7 @@ class StateRepo:
     def _take(self, lease: Lease) -> None:
         self._ready = False
         if not lease.try_acquire(self._records.term):
-            self.trouble = Message(f"another runner is at work on {self.repo_id}: this one waits for it.")
+            self.trouble = Message("another runner is at work on {repo}: this one waits for it.", repo=self.repo_id)
             self._not_before = self._clock.now() + min(_POLL_S, lease.expires_s / 4)
             return
         self._hub.count_past_commits(self.repo_id, kind=KIND)

@@ -79,8 +79,9 @@ def check_reach(settings: Settings) -> None:
     if settings.space_id or settings.password or settings.trusted_network or _is_this_machine(settings.server_name):
         return
     raise UsageError(
-        f"on {settings.server_name} the page is open to every machine that reaches it: set GGUFY_PASSWORD, or "
-        "GGUFY_TRUSTED_NETWORK=1."
+        "on {address} the page is open to every machine that reaches it: set GGUFY_PASSWORD, or "
+        "GGUFY_TRUSTED_NETWORK=1.",
+        address=settings.server_name,
     )
 
 

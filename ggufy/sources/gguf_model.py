@@ -31,7 +31,7 @@ def check_model(head: GgufHead, name: str) -> None:
     said = head.metadata
     if number(said, "split.count") > 1:  # first: the parts behind the first one have hardly any metadata
         raise SourceError(
-            f"{name} is one part of several: join them with llama-gguf-split --merge, and give the whole."
+            "{name} is one part of several: join them with llama-gguf-split --merge, and give the whole.", name=name
         )
     kind, arch = str(said.get("general.type", "model")), said.get("general.architecture")
     ends = tuple(end for end in _OTHERS if end.startswith("."))
@@ -39,14 +39,20 @@ def check_model(head: GgufHead, name: str) -> None:
     for word in (kind, arch, found):
         if word in _OTHERS:
             raise SourceError(
-                f"{name} is {_OTHERS[word]}, not a model: give an unquantized .gguf of a model, or a .pth."
+                "{name} is {what}, not a model: give an unquantized .gguf of a model, or a .pth.",
+                name=name,
+                what=_OTHERS[word],
             )
     if kind != "model" or not isinstance(arch, str) or not head.tensors:
-        raise SourceError(f"{name} is a GGUF without a model in it: give an unquantized .gguf of a model, or a .pth.")
+        raise SourceError(
+            "{name} is a GGUF without a model in it: give an unquantized .gguf of a model, or a .pth.", name=name
+        )
     if head.quantized:
-        raise SourceError(f"{name} is quantized already: start from its F16, BF16 or F32 GGUF, or from the .pth.")
+        raise SourceError(
+            "{name} is quantized already: start from its F16, BF16 or F32 GGUF, or from the .pth.", name=name
+        )
     if lost := _lost(head, arch):
-        raise SourceError(f"{name} lacks tensors, such as {lost}: fetch or convert it again.")
+        raise SourceError("{name} lacks tensors, such as {tensor}: fetch or convert it again.", name=name, tensor=lost)
 
 
 def rwkv_version(architecture: str) -> str:

@@ -64,7 +64,7 @@ def parse_reference(text: str, *, repo_type: str = "model", endpoint: str | None
         return _parse_url(text, urlsplit(endpoint or constants.ENDPOINT).netloc)
     if match := _REFERENCE.fullmatch(user_text(text).strip()):
         return Reference(repo_id=match[1], revision=match[2], file=match[3] or "", repo_type=repo_type)
-    raise SourceError(f"{brief(text)!r} is no name on the Hub: write owner/repo or owner/repo:file.")
+    raise SourceError("{text} is no name on the Hub: write owner/repo or owner/repo:file.", text=repr(brief(text)))
 
 
 def split_address(text: str) -> SplitResult:
@@ -75,7 +75,9 @@ def split_address(text: str) -> SplitResult:
         return urlsplit(user_text(text).strip())
     except ValueError as error:
         raise SourceError(
-            f"{brief(text).replace(chr(0), '')} is no address that can be fetched ({error}): check it."
+            "{text} is no address that can be fetched ({reason}): check it.",
+            text=brief(text).replace(chr(0), ""),
+            reason=error,
         ) from error
 
 
@@ -83,12 +85,19 @@ def _parse_url(text: str, own_host: str) -> Reference:
     url = split_address(text)
     parts = [unquote(part) for part in url.path.strip("/").split("/")]
     if url.netloc not in _HOSTS | {own_host} or len(parts) < 2 or parts[0] in ("datasets", "spaces", "api"):
-        raise SourceError(f"{brief(text)} is not the address of a model on the Hub: write owner/repo:file.pth.")
+        raise SourceError(
+            "{text} is not the address of a model on the Hub: write owner/repo:file.pth.", text=brief(text)
+        )
     repo_id = "/".join(parts[:2])
     if len(parts) == 2:
         return Reference(repo_id=repo_id)
     if parts[2] not in ("blob", "resolve", "raw", "tree") or len(parts) < 4:
-        raise SourceError(f"{brief(text)} is a page of {repo_id}, not a file: write {repo_id}:file.pth.")
+        raise SourceError(
+            "{text} is a page of {repo}, not a file: write {example}.",
+            text=brief(text),
+            repo=repo_id,
+            example=f"{repo_id}:file.pth",
+        )
     return Reference(repo_id=repo_id, revision=parts[3], file="" if parts[2] == "tree" else "/".join(parts[4:]))
 
 
@@ -178,7 +187,11 @@ def model_file(wanted: Reference, files: Sequence[RepoSibling]) -> RepoSibling:
     """The `.pth` or `.gguf` that was named, or the only `.pth`, with its digest. Raises SourceError."""
     chosen = choose_file(wanted, files, suffix=".pth", also=".gguf")
     if chosen.lfs is None:
-        raise SourceError(f"{chosen.rfilename} in {wanted.repo_id} is a small text file, not a model: choose another.")
+        raise SourceError(
+            "{name} in {repo} is a small text file, not a model: choose another.",
+            name=chosen.rfilename,
+            repo=wanted.repo_id,
+        )
     return chosen
 
 
@@ -194,18 +207,35 @@ def choose_file(wanted: Reference, files: Sequence[RepoSibling], *, suffix: str,
         return by_name[wanted.file]
     if wanted.file in by_name:
         if listed:
-            raise SourceError(f"{wanted.file} in {repo} is no {suffix} file: choose {listed}.")
-        raise SourceError(f"{wanted.file} in {repo} is no {suffix} file: choose another repo.")
+            raise SourceError(
+                "{name} in {repo} is no {suffix} file: choose {files}.",
+                name=wanted.file,
+                repo=repo,
+                suffix=suffix,
+                files=listed,
+            )
+        raise SourceError(
+            "{name} in {repo} is no {suffix} file: choose another repo.", name=wanted.file, repo=repo, suffix=suffix
+        )
     if wanted.file:
         if near := listed or "".join(difflib.get_close_matches(wanted.file, by_name, n=1)):
-            raise SourceError(f"{repo} has no file {wanted.file}: it holds {near}.")
-        raise SourceError(f"{repo} has no file {wanted.file}: it holds nothing like it.")
+            raise SourceError("{repo} has no file {name}: it holds {files}.", repo=repo, name=wanted.file, files=near)
+        raise SourceError("{repo} has no file {name}: it holds nothing like it.", repo=repo, name=wanted.file)
     if not candidates:
-        raise SourceError(f"{repo} holds no {suffix} file: look at {wanted.page} and choose a repo that does.")
+        raise SourceError(
+            "{repo} holds no {suffix} file: look at {page} and choose a repo that does.",
+            repo=repo,
+            suffix=suffix,
+            page=wanted.page,
+        )
     if len(candidates) > 1:
         raise SourceError(
-            f"{repo} holds {len(candidates)} {suffix} files, choose one, for example {repo}:{candidates[0]}; "
-            f"there are {listed}."
+            "{repo} holds {count} {suffix} files, choose one, for example {example}; there are {files}.",
+            repo=repo,
+            count=len(candidates),
+            suffix=suffix,
+            example=f"{repo}:{candidates[0]}",
+            files=listed,
         )
     return by_name[candidates[0]]
 
@@ -273,12 +303,14 @@ def fetch_small(
         with get_session().stream("GET", url, headers=headers, timeout=DOWNLOAD_TIMEOUT) as response:
             hf_raise_for_status(response)
             if response.headers.get("Content-Type", "").startswith("text/html"):
-                raise SourceError(f"{shown} is a web page, not a text file: give the address of the raw file.")
+                raise SourceError("{url} is a web page, not a text file: give the address of the raw file.", url=shown)
             for block in response.iter_bytes(_BLOCK):
                 check_stopped(stopped)
                 body += block
                 if len(body) > limit:
-                    raise SourceError(f"{shown} is larger than {human_size(limit)}: give a shorter text.")
+                    raise SourceError(
+                        "{url} is larger than {size}: give a shorter text.", url=shown, size=human_size(limit)
+                    )
         return bytes(body)
 
     return ask(get, wanted, token=token, shown=shown, stopped=stopped)

@@ -163,7 +163,9 @@ def _opened_here(path: Path, found: dict[str, Any]) -> Iterator[BinaryIO]:
     try:
         file = path.open("rb")
     except OSError as error:
-        raise SourceError(f"{path} cannot be read ({error.strerror}): check its permissions.") from error
+        raise SourceError(
+            "{path} cannot be read ({reason}): check its permissions.", path=path, reason=error.strerror
+        ) from error
     with file:
         kind = "gguf" if file.read(4) == gguf.MAGIC else "checkpoint"
         found |= {"kind": kind, "path": path.name, "size": path.stat().st_size}
@@ -177,7 +179,9 @@ def _opened_url(text: str, found: dict[str, Any], *, public: bool) -> Iterator[B
     if url.username is not None:
         raise SourceError("an address with a password in it is not taken: it would end up in job records.")
     if path.suffix not in hub.KINDS:
-        raise SourceError(f"{brief(text)} is not the address of a model: give one that ends in .pth or .gguf.")
+        raise SourceError(
+            "{text} is not the address of a model: give one that ends in .pth or .gguf.", text=brief(text)
+        )
     found |= {"kind": hub.KINDS[path.suffix], "path": path.name}
     address = url._replace(fragment="").geturl()
     reader = HttpFile(address, shown=address, public=public)
@@ -221,11 +225,16 @@ def _chosen(wanted: Reference, listing: hub.Listing) -> Reference:
     repo = wanted.repo_id
     if not wanted.file and len(names[".pth"]) > 1:
         raise SourceError(
-            f"{repo} holds {len(names['.pth'])} .pth files: choose one, for example {repo}:{min(names['.pth'])}."
+            "{repo} holds {count} .pth files: choose one, for example {example}.",
+            repo=repo,
+            count=len(names[".pth"]),
+            example=f"{repo}:{min(names['.pth'])}",
         )
     if not wanted.file and names[".gguf"] and not names[".pth"]:
         raise SourceError(
-            f"{repo} holds no .pth file, only GGUF: name an unquantized one, for example {repo}:{min(names['.gguf'])}."
+            "{repo} holds no .pth file, only GGUF: name an unquantized one, for example {example}.",
+            repo=repo,
+            example=f"{repo}:{min(names['.gguf'])}",
         )
     return Reference(repo_id=repo, file=hub.model_file(wanted, listing.files).rfilename, revision=listing.commit)
 
@@ -256,7 +265,9 @@ def _look_at_checkpoint(file: BinaryIO, found: dict[str, Any], vocab: str | None
     found |= {"head_size": model.head_size, "heads": model.width // model.head_size}
     own = user_file(vocab) if vocab else None
     if vocab and own is None:
-        raise SourceError(f"the vocabulary {brief(vocab)} does not exist: check the path given with --vocab.")
+        raise SourceError(
+            "the vocabulary {path} does not exist: check the path given with {VOCAB}.", path=brief(vocab)
+        )
     vocab_for(model.vocab_size, own)
 
 

@@ -33,9 +33,11 @@ def local_file(text: str, *, hub_only: bool = False) -> Path | None:
     if looks_local or is_there(path):
         if is_there(path) and path.is_dir():
             raise SourceError(
-                f"{brief(text)} is a folder: give a .pth file, an unquantized .gguf, owner/repo:file.pth, or demo."
+                "{text} is a folder: give a .pth file, an unquantized .gguf, owner/repo:file.pth, or demo.",
+                text=brief(text),
             )
         raise SourceError(
-            f"{brief(text)} does not exist: give a .pth file, an unquantized .gguf, owner/repo:file.pth, or demo."
+            "{text} does not exist: give a .pth file, an unquantized .gguf, owner/repo:file.pth, or demo.",
+            text=brief(text),
         )
     return None

@@ -139,8 +139,8 @@ class Search:
             if status == 401:
                 return HubAway("the Hub does not know the token: set HF_TOKEN to a valid one, or leave it out.")
             if is_transient(status):
-                return HubAway(f"the Hub is busy (HTTP status {status}): {advice}")
-            return HubAway(f"the Hub refuses to search (HTTP status {status}): {advice}")
+                return HubAway("the Hub is busy (HTTP status {status}): {advice}", status=status, advice=advice)
+            return HubAway("the Hub refuses to search (HTTP status {status}): {advice}", status=status, advice=advice)
         if isinstance(error, httpx2.InvalidURL | httpx2.UnsupportedProtocol):
             return HubAway(endpoint_sentence(error))
         if isinstance(error, httpx2.LocalProtocolError | UnicodeEncodeError):
@@ -148,8 +148,8 @@ class Search:
         if isinstance(error, ClientError):
             return HubAway(client_sentence(error))
         if isinstance(error, _BROKEN):
-            return HubAway(f"the Hub's answer cannot be understood: {advice}")
-        return HubAway(f"the Hub cannot be searched ({short(error)}): {advice}")
+            return HubAway("the Hub's answer cannot be understood: {advice}", advice=advice)
+        return HubAway("the Hub cannot be searched ({reason}): {advice}", reason=short(error), advice=advice)
 
 
 search = Search()

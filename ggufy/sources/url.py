@@ -44,8 +44,9 @@ def resolve_url(text: str, *, stopped: Callable[[], bool] = lambda: False) -> So
     digest = _DIGEST.fullmatch(fragment)
     if kind is None or (fragment and not digest):
         raise SourceError(
-            f"{brief(text)} is not the address of a model: give one that ends in .pth or .gguf, "
-            "with #sha256=<64 hex digits> after it or nothing."
+            "{text} is not the address of a model: give one that ends in .pth or .gguf, with #sha256=<64 hex "
+            "digits> after it or nothing.",
+            text=brief(text),
         )
     size, etag = _look(url, stopped)
     given = digest[1].lower() if digest else ""
@@ -65,21 +66,19 @@ def download_command(source: Source, target: Path, *, stopped: Callable[[], bool
 def check_there(source: Source, *, stopped: Callable[[], bool] = lambda: False) -> None:
     """Raises SourceError if there is another file than the one that was pinned, or none; SourceAway, Cancelled."""
     if _look(source.url, stopped) != (source.size, source.etag):
-        raise SourceError(f"{source.url} holds another file than when the job was made: start it anew with --name.")
+        raise SourceError(
+            "{url} holds another file than when the job was made: start it anew with {NAME}.", url=source.url
+        )
 
 
 def check_download(source: Source, path: Path) -> None:
     """Raises SourceError, with the file removed, if it is not what was pinned."""
     if path.stat().st_size != source.size:
         path.unlink()
-        raise SourceError(
-            f"{source.path} arrived damaged (its size is another) and was removed: run the same command again."
-        )
+        raise SourceError("{name} arrived damaged (its size is another) and was removed: {AGAIN}.", name=source.path)
     if source.sha256 and sha256(path) != source.sha256:
         path.unlink()
-        raise SourceError(
-            f"{source.path} arrived damaged (its sha256 is another) and was removed: run the same command again."
-        )
+        raise SourceError("{name} arrived damaged (its sha256 is another) and was removed: {AGAIN}.", name=source.path)
 
 
 def _look(url: str, stopped: Callable[[], bool]) -> tuple[int, str]:
@@ -93,7 +92,8 @@ def _look(url: str, stopped: Callable[[], bool]) -> tuple[int, str]:
             total = _TOTAL.fullmatch(response.headers.get("Content-Range", ""))
             if response.status_code != 206 or total is None:
                 raise SourceError(
-                    f"the server of {url} does not send parts of files: download it yourself and give the file."
+                    "the server of {url} does not send parts of files: download it yourself and give the file.",
+                    url=url,
                 )
             return int(total[1]), _version(response)
 

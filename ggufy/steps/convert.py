@@ -61,7 +61,9 @@ def pinned_vocab(ctx: Context) -> Path | None:
         return None
     path = Path(request.vocab_path)
     if not path.is_file() or sha256(path) != request.vocab_sha256:
-        raise SourceError(f"{path} changed since the job was made: put the file back, or start anew with --name.")
+        raise SourceError(
+            "{path} changed since the job was made: put the file back, or start anew with {NAME}.", path=path
+        )
     return path
 
 
@@ -71,7 +73,12 @@ def _take_over(ctx: Context, step: Step, target: Path) -> Artifact:
     head = read_head(source)
     check_model(head, source.name)
     if head.outtype != outtype:
-        raise SourceError(f"{source.name} is {head.outtype} and is taken as it is: add --outtype {head.outtype}.")
+        raise SourceError(
+            "{source} is {type} and is taken as it is: add {OUTTYPE} {outtype}.",
+            source=source.name,
+            type=head.outtype,
+            outtype=head.outtype,
+        )
 
     def progress(done: int) -> None:
         ctx.report(step, done / max(1, pinned.size))
@@ -85,7 +92,7 @@ def _take_over(ctx: Context, step: Step, target: Path) -> Artifact:
             digest = _copy(source, part, progress, ctx.stopped)
         if pinned.sha256 and digest != pinned.sha256:
             raise SourceError(
-                f"{source} changed since the job was made: put the file back, or start anew with --name."
+                "{path} changed since the job was made: put the file back, or start anew with {NAME}.", path=source
             )
     return Artifact(name=target.name, size=target.stat().st_size, sha256=digest)
 

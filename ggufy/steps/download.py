@@ -31,7 +31,7 @@ def run(ctx: Context, step: Step) -> None:
 
 def _fetch_plain(ctx: Context, step: Step) -> None:
     source, part = ctx.request.source, ctx.source.with_name(ctx.source.name + DOWNLOAD_SUFFIX)
-    busy = Message(f"another run is downloading {source.path}: wait for it to end.")
+    busy = Message("another run is downloading {name}: wait for it to end.", name=source.path)
 
     def feed(text: str) -> None:
         if done := [line for line in text.split() if line.isdigit()]:
@@ -47,10 +47,12 @@ def _fetch_plain(ctx: Context, step: Step) -> None:
         except ToolError as error:
             reason = tools.failure_reason(error.output)
             if "os error 28" in reason:  # ENOSPC, in hf_transfer's words
-                raise DiskError(f"the disk is full while fetching {source.path}: free some space.") from error
+                raise DiskError(
+                    "the disk is full while fetching {name}: free some space.", name=source.path
+                ) from error
             kind = _kind_of_failure(ctx)
             raise kind(
-                Message(f"{source.path} could not be fetched ({reason}): run the same command again.")
+                Message("{name} could not be fetched ({reason}): {AGAIN}.", name=source.path, reason=reason)
             ) from error
         url.check_download(source, part)
         part.replace(ctx.source)

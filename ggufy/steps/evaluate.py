@@ -92,7 +92,9 @@ def evaluate(base: Path, quants: Sequence[Path], config: EvaluationConfig) -> li
     """
     head = check_models(base, quants)
     check_text(config)
-    message = Message(f"another evaluation runs in {config.folder}: wait for it to end, or give another --out.")
+    message = Message(
+        "another evaluation runs in {folder}: wait for it to end, or give another {OUT}.", folder=config.folder
+    )
     with lock(config.folder / ".lock", _WAIT_S, message) as descriptor:
         for left in config.folder.glob(f"*{PART_SUFFIX}"):
             left.unlink()
@@ -102,12 +104,14 @@ def evaluate(base: Path, quants: Sequence[Path], config: EvaluationConfig) -> li
 def check_text(config: EvaluationConfig) -> None:
     """Raises CalibrationError if the text is missing, no UTF-8, or was used for calibration."""
     if not config.text.is_file():
-        raise CalibrationError(f"there is no evaluation text {config.text}: check the path of --text.")
+        raise CalibrationError("there is no evaluation text {path}: check the path of --text.", path=config.text)
     try:
         config.text.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise CalibrationError(
-            f"the evaluation text {config.text} is not UTF-8 (byte {error.start}): save it as UTF-8 text."
+            "the evaluation text {path} is not UTF-8 (byte {byte}): save it as UTF-8 text.",
+            path=config.text,
+            byte=error.start,
         ) from error
     for calibration in config.calibrations:
         check_disjoint(config.text, calibration)
@@ -176,9 +180,12 @@ class _Session:
         if chunks < wanted and self.config.all_chunks:
             needed = perplexity.logits_bytes(self.vocab, wanted) + SPARE
             raise DiskError(
-                f"the base's predictions over {wanted} chunks need {human_size(needed)} in "
-                f"{self.config.folder.absolute()} and {human_size(max(0, room + SPARE))} are free: free some space "
-                "and run the same command again."
+                "the base's predictions over {chunks} chunks need {needed} in {folder} and {room} are free: free "
+                "some space and {AGAIN}.",
+                chunks=wanted,
+                needed=human_size(needed),
+                folder=self.config.folder.absolute(),
+                room=human_size(max(0, room + SPARE)),
             )
         if chunks < wanted:
             logger.warning("%d chunks of the text are measured instead of %d: the disk is full.", chunks, wanted)
@@ -268,8 +275,11 @@ class _Session:
             def whole(text: str) -> int | None:
                 if too_short := tools.parse_too_short(text):
                     raise CalibrationError(
-                        f"the evaluation text {self.config.text.name} has {too_short[1]} tokens, at least "
-                        f"{too_short[0]} are needed: give a longer one with --text."
+                        "the evaluation text {name} has {found} tokens, at least {needed} are needed: give a "
+                        "longer one with --text.",
+                        name=self.config.text.name,
+                        found=too_short[1],
+                        needed=too_short[0],
                     )
                 return perplexity.logits_chunks(part, self.vocab) or None
 
@@ -278,8 +288,9 @@ class _Session:
             except ToolError as error:
                 if free_bytes(self.config.folder) < (1 << 20):  # the tool does not look whether it could write
                     raise DiskError(
-                        f"the disk is full while {self.base.name} is measured: free some space and run the same "
-                        "command again; what is finished stays."
+                        "the disk is full while {name} is measured: free some space and {AGAIN}; what is finished "
+                        "stays.",
+                        name=self.base.name,
                     ) from error
                 raise
         return target
@@ -291,7 +302,9 @@ class _Session:
         read, feed = perplexity.parse_quality, self._progress(quant)
         quality = perplexity.run_for(command, self.run, read=read, feed=feed)
         if not all(map(math.isfinite, dataclasses.astuple(quality))):
-            raise SourceError(f"{quant} predicts values that are not finite: it is broken, quantize it again.")
+            raise SourceError(
+                "{quant} predicts values that are not finite: it is broken, quantize it again.", quant=quant
+            )
         return quality
 
     def _progress(self, path: Path) -> perplexity.ChunkProgress:

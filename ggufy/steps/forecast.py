@@ -94,8 +94,9 @@ def check_loads(ctx: Context, step: Step) -> None:
             return  # it was loaded
         if reason := tools.parse_load_error(error.output):
             raise SourceError(
-                f"llama.cpp cannot load {ctx.source.name} ({reason}): fetch or convert it again, or choose another "
-                "model."
+                "llama.cpp cannot load {name} ({reason}): fetch or convert it again, or choose another model.",
+                name=ctx.source.name,
+                reason=reason,
             ) from error
         raise
     finally:
@@ -140,8 +141,12 @@ def check_space(ctx: Context, due: Iterable[Step], sizes: JobForecast, *, publis
     free = free_bytes(ctx.folder)
     if needed > free:
         raise DiskError(
-            f"{human_size(needed)} are needed in {ctx.folder.absolute()} and {human_size(free)} are free, "
-            f"{human_size(needed - free)} too little: choose fewer --types or another --out."
+            "{needed} are needed in {folder} and {free} are free, {missing} too little: choose fewer {TYPES} or "
+            "another {OUT}.",
+            needed=human_size(needed),
+            folder=ctx.folder.absolute(),
+            free=human_size(free),
+            missing=human_size(needed - free),
         )
 
 
@@ -150,8 +155,11 @@ def check_download_space(ctx: Context) -> None:
     free = free_bytes(ctx.source)
     if ctx.request.source.size > free:
         raise DiskError(
-            f"the source needs {human_size(ctx.request.source.size)} in {ctx.settings.cache} and {human_size(free)} "
-            "are free: free some space or set GGUFY_CACHE to another disk."
+            "the source needs {needed} in {folder} and {free} are free: free some space or set GGUFY_CACHE to "
+            "another disk.",
+            needed=human_size(ctx.request.source.size),
+            folder=ctx.settings.cache,
+            free=human_size(free),
         )
 
 

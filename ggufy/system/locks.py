@@ -41,7 +41,7 @@ def lock(
             deadline = time.monotonic() + wait_s
             while taken is False:
                 if time.monotonic() >= deadline:
-                    raise BusyError(message or Message(f"another run holds {path}: wait for it to end."))
+                    raise BusyError(message or Message("another run holds {path}: wait for it to end.", path=path))
                 if stopped():
                     raise Cancelled("the job was stopped.")
                 time.sleep(0.2)

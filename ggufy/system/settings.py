@@ -206,7 +206,12 @@ def _proxy_fault(variable: str, text: str) -> str:
         advice = Message("write it as http://host:port")
     else:
         return ""
-    return Message(f"the proxy in {variable} ({kind}://…) cannot be used: {advice} or unset it.")
+    return Message(
+        "the proxy in {variable} ({kind}://…) cannot be used: {advice} or unset it.",
+        variable=variable,
+        kind=kind,
+        advice=advice,
+    )
 
 
 def _is_place(text: str) -> bool:
@@ -248,7 +253,7 @@ def _number(env: Mapping[str, str], name: str, most: int | None = None) -> int |
         return None
     if not text.isdecimal() or int(text) < 1 or (most is not None and int(text) > most):
         limits = "of at least 1" if most is None else f"from 1 to {most}"
-        raise UsageError(f"{name} is {text!r}: give a whole number {limits}.")
+        raise UsageError("{name} is {text}: give a whole number {limits}.", name=name, text=repr(text), limits=limits)
     return int(text)
 
 
@@ -257,7 +262,7 @@ def _percent(env: Mapping[str, str], name: str) -> int:
     if text == "auto":
         return AUTOMATIC
     if not text.isdecimal() or not 10 <= int(text) <= 100:
-        raise UsageError(f"{name} is {text!r}: give a percentage from 10 to 100, or auto.")
+        raise UsageError("{name} is {text}: give a percentage from 10 to 100, or auto.", name=name, text=repr(text))
     return int(text)
 
 
@@ -265,5 +270,5 @@ def _choice(env: Mapping[str, str], name: str, choices: tuple[str, ...]) -> str:
     """One of the words; the first if nothing is set."""
     text = env.get(name, "").strip().lower() or choices[0]
     if text not in choices:
-        raise UsageError(f"{name} is {text!r}: one of {', '.join(choices)}.")
+        raise UsageError("{name} is {text}: one of {choices}.", name=name, text=repr(text), choices=", ".join(choices))
     return text

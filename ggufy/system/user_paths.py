@@ -16,7 +16,9 @@ def user_text(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise UsageError(f"the name {brief(text)!r} is not UTF-8: rename that file or folder.") from error
+        raise UsageError(
+            "the name {text} is not UTF-8: rename that file or folder.", text=repr(brief(text))
+        ) from error
     return text
 
 
@@ -27,11 +29,11 @@ def user_path(text: str | Path) -> Path:
     """
     text = user_text(str(text))
     if not text.strip() or "\0" in text:
-        raise UsageError(f"{brief(text)!r} is no path: give that of a file or a folder.")
+        raise UsageError("{text} is no path: give that of a file or a folder.", text=repr(brief(text)))
     try:
         return Path(text).expanduser()
     except RuntimeError as error:  # ~somebody unknown, or nobody knows where home is
-        raise UsageError(f"there is no home folder for {brief(text)}: write the path in full.") from error
+        raise UsageError("there is no home folder for {text}: write the path in full.", text=brief(text)) from error
 
 
 def user_file(text: str | Path) -> Path | None:
@@ -58,4 +60,4 @@ def is_there(path: Path) -> bool:
 
 
 def _unreadable(path: Path, reason: str | None) -> UsageError:
-    return UsageError(f"{brief(str(path))} cannot be read ({reason}): check its permissions.")
+    return UsageError("{path} cannot be read ({reason}): check its permissions.", path=brief(str(path)), reason=reason)

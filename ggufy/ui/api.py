@@ -213,7 +213,7 @@ class _Api:
         for view in self.services.views(visitor):
             if view.job.id == wanted:
                 return view
-        raise UsageError(f"there is no job {wanted!r}: list_jobs returns ids.")
+        raise UsageError("there is no job {wanted}: list_jobs returns ids.", wanted=repr(wanted))
 
 
 def _told(work: Callable[[], Answer]) -> Answer:
@@ -227,9 +227,11 @@ def _told(work: Callable[[], Answer]) -> Answer:
 def _text(name: str, value: object) -> str:
     """A caller's text; nothing for null. Raises UsageError for anything else."""
     if value is not None and not isinstance(value, str):
-        raise UsageError(f"{name} must be text: put it between quotes.")
+        raise UsageError("{name} must be text: put it between quotes.", name=name)
     if len(text := (value or "").strip()) > MOST_CHARS:
-        raise UsageError(f"{name} has {len(text)} characters: use at most {MOST_CHARS}.")
+        raise UsageError(
+            "{name} has {count} characters: use at most {most}.", name=name, count=len(text), most=MOST_CHARS
+        )
     return text
 
 
@@ -248,7 +250,7 @@ def _list(name: str, value: object) -> str:
 
 def _flag(name: str, value: object, default: bool) -> bool:
     if value is not None and not isinstance(value, bool):
-        raise UsageError(f"{name} must be true or false.")
+        raise UsageError("{name} must be true or false.", name=name)
     return default if value is None else value
 
 

@@ -129,7 +129,9 @@ class ChatBackend(abc.ABC):
         except (OSError, RuntimeError) as error:  # RuntimeError: the thread that starts programs was ended
             self._closed = True
             raise ToolError(
-                f"{self.name} cannot be started ({error}): free some disk and memory, and try again."
+                "{name} cannot be started ({reason}): free some disk and memory, and try again.",
+                name=self.name,
+                reason=error,
             ) from error
         if self._closed:  # while it was being started
             child.stop(self._process, grace_s=0.5)
@@ -152,7 +154,7 @@ class ChatBackend(abc.ABC):
         self._errors.seek(max(0, end - 10_000))
         text = self._errors.read().decode("utf-8", errors="replace")
         code = self._process.wait()
-        return failure_reason(text) if text.strip() else Message(f"exit code {code}")
+        return failure_reason(text) if text.strip() else Message("exit code {code}", code=code)
 
     def _clean_up(self) -> None:
         if self._process is not None:
