@@ -65,8 +65,9 @@ class Message(str):
         return _fill(template, told, words)
 
     def changed(self, change: Callable[[str], str]) -> Self:
-        """The message with every value as `change` gives it; values that are messages are to be handed on by it."""
-        return type(self)(self.template, **{name: change(value) for name, value in self.values.items()})
+        """The message with its template and every value as `change` gives them, which has to do the same for values
+        that are messages."""
+        return type(self)(change(self.template), **{name: change(value) for name, value in self.values.items()})
 
     def to_record(self) -> dict[str, Any]:
         """What JSON can hold of it."""
