@@ -183,7 +183,7 @@ def test_programs_sign_in(locked: str, job: tuple[Path, Job]) -> None:
         Client(locked, headers=BASIC, verbose=False),
     ):
         assert client.predict(job[1].id, api_name="/job_status")["status"] == "done"
-        with pytest.raises(AppError, match="there is no job"):
+        with pytest.raises(AppError, match="There is no job"):
             client.predict("nothing", api_name="/job_status")
     assert httpx.get(f"{locked}/files/{job[1].id}/m-Q8_0.gguf", headers=BASIC).status_code == 200
 

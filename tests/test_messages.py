@@ -113,7 +113,7 @@ def test_the_chinese_is_sound() -> None:
 
 
 @pytest.mark.fast
-def test_the_page_has_a_word_for_each_of_the_terminal_s() -> None:
+def test_every_place_has_a_word_for_each_of_the_terminal_s() -> None:
     assert PAGE.keys() == TERMINAL.keys()
     assert all(name.isupper() for name in TERMINAL)
 
@@ -126,7 +126,7 @@ def test_a_message_is_text_that_knows_what_it_was_made_from() -> None:
     assert error.message.values == {"name": "a b.gguf", "why": why}
     outer = GgufyError("it failed: {cause}", cause=ValueError(error.message))
     assert (
-        told(outer.message, TEXTS["en"]) == "it failed: a b.gguf is damaged (version 7 is not supported): press Retry."
+        told(outer.message, TEXTS["en"]) == "It failed: a b.gguf is damaged (version 7 is not supported): press Retry."
     )
     assert "不支持版本 7" in chinese(outer.message)
 

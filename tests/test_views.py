@@ -279,7 +279,7 @@ def test_a_card_is_sent_without_what_is_not_open() -> None:
 @pytest.mark.parametrize(
     ("texts", "waits", "needs"),
     [
-        (EN, "another run holds /out: wait for it to end.", "HF_TOKEN"),
+        (EN, "Another run holds /out: wait for it to end.", "HF_TOKEN"),
         (ZH, "另一个任务占用着 /out", "HF_TOKEN"),
     ],
 )
@@ -303,7 +303,7 @@ def test_the_banner_says_what_a_start_waits_for(texts: dict[str, str]) -> None:
     assert texts["preparing_wait"] in waiting.text
     assert "progressbar" not in [attributes.get("role") for _, attributes in waiting.tags]
     assert told(reason, texts) in waiting.text
-    assert (texts is EN) == (reason in waiting.text)
+    assert (texts is EN) == (reason[1:] in waiting.text)
 
 
 def test_who_may_only_look_gets_no_buttons() -> None:
@@ -397,7 +397,7 @@ def test_the_visitor_s_choice_of_language_comes_first() -> None:
 def test_errors_speak_the_page_s_words() -> None:
     message = Message("choose fewer {TYPES} or another {OUT}, and {AGAIN}; {file} stays.", file="--out")
     assert message == "choose fewer --types or another --out, and run the same command again; --out stays."
-    assert told(message, EN) == "choose fewer quant types or another GGUFY_OUT, and press Retry; --out stays."
+    assert told(message, EN) == "Choose fewer quant types or another GGUFY_OUT, and press Retry; --out stays."
     assert told("an older record's: --out.", EN) == "an older record's: --out."
 
 

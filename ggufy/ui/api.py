@@ -21,6 +21,7 @@ from ggufy.jobs.request import JobOptions
 from ggufy.quantize.search.target import parse_words
 from ggufy.service.access import Visitor
 from ggufy.service.service import JobView, Services
+from ggufy.ui.messages import told_to_programs
 from ggufy.ui.quantize_tab import MOST_CHARS
 from ggufy.ui.views import file_link, repo_address
 from ggufy.ui.visitors import Profile, visitor_of
@@ -71,6 +72,7 @@ class _Api:
             preview = self.services.look(_source(source), visitor_of(self.services, request, profile))
             quants = preview.sizes.quants if preview.sizes else {}
             facts = preview.report.facts()
+            facts["problem"] = told_to_programs(facts["problem"])
             facts["file"] = facts.pop("path")  # gradio_client would take a `path` for a file to fetch
             return facts | {"quants": {name: {"size": q.size, "bpw": round(q.bpw, 3)} for name, q in quants.items()}}
 
@@ -221,7 +223,7 @@ def _told(work: Callable[[], Answer]) -> Answer:
     try:
         return work()
     except GgufyError as error:
-        raise gr.Error(str(error), print_exception=False) from error
+        raise gr.Error(told_to_programs(error.message), print_exception=False) from error
 
 
 def _text(name: str, value: object) -> str:
@@ -261,7 +263,12 @@ def _shown_source(source: Source) -> str:
 
 
 def _record(job: Job) -> dict[str, Any]:
-    return {"job_id": job.id, "status": job.status.value, "error": job.error, "repo_id": job.request.repo_id}
+    return {
+        "job_id": job.id,
+        "status": job.status.value,
+        "error": told_to_programs(job.error),
+        "repo_id": job.request.repo_id,
+    }
 
 
 def _progress(view: JobView) -> dict[str, Any]:
