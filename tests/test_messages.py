@@ -157,7 +157,10 @@ def test_messages_and_errors_are_copied_whole() -> None:
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("record", [None, [], {}, {"template": "x"}, {"template": "x", "values": {"a": 3}}])
+@pytest.mark.parametrize(
+    "record",
+    [None, [], {}, {"template": "x"}, {"template": "x", "values": {"a": 3}}, {"template": "{a}{a}", "values": {}}],
+)
 def test_a_record_that_is_no_message(record: object) -> None:
     with pytest.raises(ValueError, match="not a message"):
         Message.from_record(record)
@@ -192,6 +195,13 @@ def test_folders_are_taken_out_of_values_too() -> None:
     told_others = without_folders(Message("{folder} is full: {why}", folder="/home/me/out", why=inner))
     assert told_others == "… is full: x.pth does not exist"
     assert isinstance(told_others, Message) and told_others.values["why"].values == {"path": "x.pth"}
+
+
+@pytest.mark.fast
+def test_every_template_comes_back_from_a_record() -> None:
+    for text in shown():
+        message = Message(text, **{name: "x" for name in holes(text) - TERMINAL.keys()})
+        assert Message.from_record(json.loads(json.dumps(message.to_record()))) == message
 
 
 @pytest.mark.fast

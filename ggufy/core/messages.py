@@ -8,6 +8,7 @@ terminal calls `--name` is a field of the page.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
@@ -79,11 +80,14 @@ class Message(str):
         """Reads what `to_record` gave. Raises ValueError for anything else."""
         if not deepest or not isinstance(record, dict) or not isinstance(record.get("values"), dict):
             raise ValueError("not a message")
+        template = str(record.get("template"))
+        if max(Counter(_HOLE.findall(template)).values(), default=0) > 1:
+            raise ValueError("not a message")  # a long value, many times: it would fill the memory
         values = {
             name: value if isinstance(value, str) else cls.from_record(value, deepest - 1)
             for name, value in record["values"].items()
         }
-        return cls(str(record.get("template")), **values)
+        return cls(template, **values)
 
 
 def holes(template: str) -> set[str]:
