@@ -215,4 +215,4 @@ def test_the_model_server_calls_no_other_page_than_its_own(locked: str) -> None:
     """gradio's would keep the address by which its first caller named it."""
     led = BASIC | {"X-Forwarded-Host": "evil.example", "X-Gradio-Server": "http://evil.example"}
     told = mcp(locked, "tools/call", led, name="job_status", arguments={"job_id": "nothing"}).text
-    assert "there is no job" in told
+    assert "There is no job" in told
