@@ -19,8 +19,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote
 
-from huggingface_hub import hf_hub_url
-
 from ggufy import demo
 from ggufy.core.errors import Cancelled, SourceAway, SourceError, UsageError
 from ggufy.core.words import brief
@@ -28,8 +26,10 @@ from ggufy.formats import gguf
 from ggufy.formats.pickled import read_tensors
 from ggufy.models.names import detect, version_of
 from ggufy.models.vocab import vocab_for
-from ggufy.net.http_file import BLOCK, SILENCE_S, Deadline, HttpFile
-from ggufy.net.session import Reference
+from ggufy.net.http_file import BLOCK, BlockFile, Deadline, HttpFile
+from ggufy.net.http_get import Address, hub_address
+from ggufy.net.hub_api import Listing, check_access, repo_files
+from ggufy.net.session import QUICK_TIMEOUT, SILENCE_S, Reference
 from ggufy.sources import hub
 from ggufy.sources.gguf_model import check_model, number, rwkv_version
 from ggufy.sources.locate import is_plain_url, local_file
@@ -37,6 +37,7 @@ from ggufy.system.settings import Settings
 from ggufy.system.user_paths import user_file
 
 _LONGEST_TEXT = 600
+_MOST_BYTES = 8 << 20  # of one file; heads of the largest models take some 2 MB
 logger = logging.getLogger(__name__)
 
 
@@ -177,9 +178,9 @@ def _opened_url(text: str, found: dict[str, Any], *, public: bool) -> Iterator[B
         raise SourceError(f"{brief(text)} is not the address of a model: give one that ends in .pth or .gguf.")
     found |= {"kind": hub.KINDS[path.suffix], "path": path.name}
     address = url._replace(fragment="").geturl()
-    reader = HttpFile(address, shown=address, public=public)
-    found["streams"] = path.suffix == ".pth" and bool(reader.version) and not url.fragment
-    with _reading(reader, found) as file:
+    remote, deadline = Address(url=address, shown=address, public=public), Deadline()
+    with _reading(remote, deadline, found) as file:
+        found["streams"] &= not url.fragment
         yield file
 
 
@@ -189,7 +190,7 @@ def _opened_on_hub(text: str, found: dict[str, Any], *, token: str | None, endpo
     wanted = hub.parse_reference(text, endpoint=endpoint)
     found["model_id"] = wanted.repo_id
     try:
-        listing = hub.repo_files(
+        listing = repo_files(
             wanted, token=token, endpoint=endpoint, check=False, timeout_s=SILENCE_S, stopped=deadline.passed
         )
         found |= {"revision": listing.commit, "license": listing.license, "gated": listing.gated}
@@ -203,16 +204,14 @@ def _opened_on_hub(text: str, found: dict[str, Any], *, token: str | None, endpo
         found["size"] = next(variant.size for variant in found["variants"] if variant.name == chosen.file)
         found["streams"] = found["kind"] == "checkpoint"
         if listing.gated:
-            hub.check_access(wanted, token=token, endpoint=endpoint, stopped=deadline.passed)
+            check_access(wanted, token=token, endpoint=endpoint, stopped=deadline.passed)
     except Cancelled as error:
         raise SourceAway("the Hub did not answer in time: try again later.") from error
-    url = hf_hub_url(chosen.repo_id, chosen.file, revision=listing.commit, endpoint=endpoint)
-    shown = f"{chosen.repo_id}:{chosen.file}"
-    with _reading(HttpFile(url, shown=shown, wanted=chosen, token=token, deadline=deadline), found) as file:
+    with _reading(hub_address(chosen, token=token, endpoint=endpoint), deadline, found) as file:
         yield file
 
 
-def _chosen(wanted: Reference, listing: hub.Listing) -> Reference:
+def _chosen(wanted: Reference, listing: Listing) -> Reference:
     """The file that was named or is the only one, at the listing's commit. Raises SourceError if none is."""
     names = {suffix: [f.rfilename for f in listing.files if f.rfilename.endswith(suffix)] for suffix in hub.KINDS}
     repo = wanted.repo_id
@@ -228,14 +227,20 @@ def _chosen(wanted: Reference, listing: hub.Listing) -> Reference:
 
 
 @contextlib.contextmanager
-def _reading(reader: HttpFile, found: dict[str, Any]) -> Iterator[BinaryIO]:
-    found["size"] = reader.size
+def _reading(address: Address, deadline: Deadline, found: dict[str, Any]) -> Iterator[BinaryIO]:
+    remote = HttpFile(address, timeout=QUICK_TIMEOUT, stopped=deadline.passed)
     try:
-        with io.BufferedReader(reader, BLOCK) as file:
+        with io.BufferedReader(BlockFile(remote, budget=_MOST_BYTES), BLOCK) as file:
+            found["size"] = remote.size
+            found.setdefault("streams", found["kind"] == "checkpoint" and bool(remote.version))
             yield cast(BinaryIO, file)
+    except Cancelled as error:
+        raise SourceAway(
+            f"{address.shown} was not answered within {deadline.seconds:.0f} seconds: try again later."
+        ) from error
     finally:
-        found["received"] = reader.received
-        logger.info("%d bytes in %d requests", reader.received, reader.requests)
+        found["received"] = remote.received
+        logger.info("%d bytes in %d requests", remote.received, remote.requests)
 
 
 # ---- what it is

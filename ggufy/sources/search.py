@@ -15,24 +15,10 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
-import httpx2
-from huggingface_hub import constants, get_session
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-
 from ggufy.core.errors import HubAway
-from ggufy.net.hub_private import build_hf_headers, hf_raise_for_status
-from ggufy.net.session import (
-    FAILURES,
-    ClientError,
-    asked_wait_s,
-    client_sentence,
-    endpoint_sentence,
-    is_transient,
-    pause,
-    short,
-    unsendable_sentence,
-    use_timeouts,
-)
+from ggufy.net.http_get import ask_hub
+from ggufy.net.hub_errors import quota_wait_s, setup_sentence, status_of
+from ggufy.net.session import FAILURES, is_transient, pause, short
 
 SHORTEST = 2  # letters
 SHOWN = 10  # results
@@ -41,7 +27,6 @@ INTERVAL_S, LONGEST_TURN_S = 0.5, 2.0
 KEPT_S, KEPT = 300.0, 256  # for how long, and how many answers
 _AFTER_429_S = 60.0  # where the Hub names no time
 _BROKEN = (json.JSONDecodeError, LookupError, TypeError, AttributeError)  # a page of something between us and the Hub
-_TIMEOUT = httpx2.Timeout(10.0, connect=5.0)
 _FIELDS = ["downloads", "likes", "gated", "tags", "siblings", "usedStorage"]
 
 
@@ -100,22 +85,17 @@ class Search:
     def _ask(self, query: str, tag: str, token: str | None) -> list[Found]:
         """One question, in its turn."""
         self._wait_for_turn()
-        use_timeouts()
         # Not HfApi.list_models: it asks a busy Hub six times, for minutes if the Hub says so.
         asked: dict[str, str | int | list[str]] = {"search": query, "sort": "downloads", "limit": _LOOKED_AT}
         asked |= {"expand": _FIELDS} | ({"filter": tag} if tag else {})
-        headers = build_hf_headers(token=token or False)
         try:
-            response = get_session().get(
-                f"{self._endpoint or constants.ENDPOINT}/api/models",
-                params=asked,
-                headers=headers,
-                timeout=_TIMEOUT,
-            )
-            hf_raise_for_status(response)
-            return [_found(model) for model in response.json()]
+            models = ask_hub("/api/models", token=token, endpoint=self._endpoint, params=asked)
+            return [_found(model) for model in models]
         except (*FAILURES, *_BROKEN, RuntimeError) as error:
-            raise self._away(error) from error
+            if status_of(error) == 429:
+                with self._lock:
+                    self._next = time.monotonic() + quota_wait_s(error, _AFTER_429_S)
+            raise HubAway(_sentence(error)) from error
 
     def _wait_for_turn(self) -> None:
         with self._lock:
@@ -126,32 +106,22 @@ class Search:
             self._next = turn + INTERVAL_S
         pause(turn - now)
 
-    def _away(self, error: Exception) -> HubAway:
-        name = "type the name as owner/repo, or try again later."
-        if isinstance(error, OfflineModeIsEnabled):
-            return HubAway("HF_HUB_OFFLINE keeps the Hub from being searched: unset it and start again.")
-        if isinstance(error, HfHubHTTPError):
-            status = error.response.status_code
-            if status == 429:
-                with self._lock:
-                    self._next = time.monotonic() + (asked_wait_s(error.response) or _AFTER_429_S)
-            if status == 401:
-                return HubAway("the Hub does not know the token: set HF_TOKEN to a valid one, or leave it out.")
-            return HubAway(
-                f"the Hub {'is busy' if is_transient(status) else 'refuses to search'} (HTTP status {status}): {name}"
-            )
-        if isinstance(error, httpx2.InvalidURL | httpx2.UnsupportedProtocol):
-            return HubAway(endpoint_sentence(error))
-        if isinstance(error, httpx2.LocalProtocolError | UnicodeEncodeError):
-            return HubAway(unsendable_sentence(error))
-        if isinstance(error, ClientError):
-            return HubAway(client_sentence(error))
-        if isinstance(error, _BROKEN):
-            return HubAway(f"the Hub's answer cannot be understood: {name}")
-        return HubAway(f"the Hub cannot be searched ({short(error)}): {name}")
-
 
 search = Search()
+
+
+def _sentence(error: Exception) -> str:
+    """Why the Hub could not be searched, and what to do."""
+    if said := setup_sentence(error):
+        return said
+    name, status = "type the name as owner/repo, or try again later.", status_of(error)
+    if status == 401:
+        return "the Hub does not know the token: set HF_TOKEN to a valid one, or leave it out."
+    if status:
+        return f"the Hub {'is busy' if is_transient(status) else 'refuses to search'} (HTTP status {status}): {name}"
+    if isinstance(error, _BROKEN):
+        return f"the Hub's answer cannot be understood: {name}"
+    return f"the Hub cannot be searched ({short(error)}): {name}"
 
 
 def _rank(found: Found) -> tuple[bool, bool, int]:

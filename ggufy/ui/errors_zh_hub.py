@@ -30,8 +30,6 @@ HUB = """\
     {repo} 中没有 .pth 文件，只有 GGUF：请指定一个未量化的，例如 {example}。
 the Hub did not answer in time: try again later.
     Hub 没有及时响应：请稍后再试。
-HF_HUB_OFFLINE keeps the Hub from being asked: unset it and run the same command again.
-    设置了 HF_HUB_OFFLINE，无法访问 Hub：请取消该设置后重试。
 the Hub allows no such name ({reason}): write owner/repo or owner/repo:file.
     Hub 不允许这样的名称（{reason}）：请写成 owner/repo 或 owner/repo:file。
 {repo} is gated: accept its conditions on {page} and use the token of that account.
@@ -60,8 +58,6 @@ the Hub
 # ---- searching the Hub
 the search is busy: try again in a moment, or type the name as owner/repo.
     搜索繁忙：请稍后再试，或直接输入 owner/repo。
-HF_HUB_OFFLINE keeps the Hub from being searched: unset it and start again.
-    设置了 HF_HUB_OFFLINE，无法搜索 Hub：请取消该设置后重新启动 ggufy。
 the Hub does not know the token: set HF_TOKEN to a valid one, or leave it out.
     Hub 不认识该令牌：请把 HF_TOKEN 设为有效的令牌，或不设置。
 the Hub is busy (HTTP status {status}): {advice}

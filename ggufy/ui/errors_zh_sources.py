@@ -217,10 +217,6 @@ the server sends another file than {path} of commit {commit}: run the same comma
     服务器发来的文件不是提交 {commit} 中的 {path}：请点“重试”。
 the server of {url} does not send parts of files: download it yourself and give the file.
     {url} 的服务器不支持分段下载：请自行下载后填写文件路径。
-the server of {name} does not send parts of files.
-    {name} 的服务器不支持分段下载。
-the server of {name} sends other parts than were asked for.
-    {name} 的服务器发来的不是所请求的部分。
 the server of {name} does not say which version it sends.
     {name} 的服务器没有说明所发文件的版本。
 {path} cannot be checked piece by piece.
@@ -241,8 +237,6 @@ the key {key} is listed twice
     {name} 已损坏（某条记录的头部无法解读）：请换一个文件。
 record {key} of {name} arrived damaged (its CRC-32 is another): run the same command again, it continues.
     {name} 的记录 {key} 在下载中损坏（CRC-32 不符）：请点“重试”，会从中断处继续。
-{name} lists more than any RWKV has: choose another .pth.
-    {name} 列出的内容比任何 RWKV 都多：请换一个 .pth。
 the server of {url} sends another part than was asked for: try again later.
     {url} 的服务器发来的不是所请求的部分：请稍后再试。
 {url} has more than {size} of headers, too much to look at from here: download it yourself and give the file.
@@ -274,8 +268,6 @@ the source needs {needed} in {folder} and {free} are free: free some space or se
     {source} 的类型是 {type}，将原样使用：请把“基础类型”改为 {outtype}。
 the answer held nothing new
     没有收到新的内容
-the answer was cut
-    收到的内容不完整
 the place that the redirect led to refuses
     重定向到的地址拒绝访问
 """
