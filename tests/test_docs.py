@@ -212,7 +212,7 @@ def test_a_job_id_is_made_as_specified() -> None:
         "targets": ["1MB-Q2_K_FIT"],
         "by_stranger": True,
     }
-    for changes in ({}, {"mix": "stock"}, more):
+    for changes in ({}, {"mix": "stock"}, {"output": "toy"}, more):
         changed = json.loads(record)
         changed["request"] |= changes
         known = from_json(json.dumps(changed))

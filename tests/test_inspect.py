@@ -25,7 +25,8 @@ from ggufy.net import http_get
 from ggufy.net import session as hub_session
 from ggufy.net.http_file import BLOCK, BlockFile, HttpFile
 from ggufy.net.http_get import Address
-from ggufy.sources.inspect import Report, inspect
+from ggufy.sources.format import Report
+from ggufy.sources.inspect import inspect
 from ggufy.system.settings import Settings
 from tests import tiny
 from tests.conftest import Ggufy

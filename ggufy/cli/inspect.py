@@ -11,7 +11,7 @@ from ggufy.core.words import human_size
 from ggufy.system.settings import Settings
 
 if TYPE_CHECKING:
-    from ggufy.sources.inspect import Report
+    from ggufy.sources.format import Report
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

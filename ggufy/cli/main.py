@@ -23,9 +23,8 @@ from ggufy.cli.terminal import job_lines, results_table
 from ggufy.core.catalog import parse_types
 from ggufy.core.errors import GgufyError, UsageError
 from ggufy.core.job import Job, Status
-from ggufy.core.plan import LOCK_NAME, base_name, folder_name, imatrix_name, makes
+from ggufy.core.plan import LOCK_NAME, base_name, folder_name, imatrix_name
 from ggufy.core.words import human_size
-from ggufy.jobs.results import results
 from ggufy.llama.install import Llama
 from ggufy.quantize.search.target import parse_words
 from ggufy.records.store import JobStore
@@ -156,14 +155,14 @@ def run_mix(args: argparse.Namespace, settings: Settings) -> int:
 
 def _base_and_imatrix(args: argparse.Namespace, settings: Settings, llama: Llama) -> tuple[Path, Path | None]:
     """What a mix is made from: the files given, or made as `quantize` makes them."""
-    from ggufy.formats.gguf import read_head
     from ggufy.jobs.request import JobOptions
     from ggufy.jobs.runner import Runner
-    from ggufy.sources.gguf_model import check_model
+    from ggufy.sources.registry import format_of_name
 
-    if args.source.endswith(".gguf") and user_path(args.source).is_file() and args.imatrix != "auto":
+    form = format_of_name(args.source)
+    if form and not form.converts and user_path(args.source).is_file() and args.imatrix != "auto":
         base = user_path(args.source)
-        check_model(read_head(base), base.name)
+        form.base_head(base)
         return base, None if args.imatrix == "none" else user_path(args.imatrix)
     out: Path | None = args.out.parent if args.out and args.out.suffix == ".gguf" else args.out
     settings = settings.having(out=out, hub="local")
@@ -181,11 +180,13 @@ def _base_and_imatrix(args: argparse.Namespace, settings: Settings, llama: Llama
 
 
 def run_status(args: argparse.Namespace, settings: Settings) -> int:
+    from ggufy.steps import files_made
+
     settings = _with_options(settings, args)
     rows = []
     for job in JobStore(settings.out).jobs():
         folder = settings.out / folder_name(job.request.name)
-        products = [step.product for step in makes(job.request)]
+        products = [step.product for step in files_made(job.request)]
         published = {artifact.name for artifact in job.artifacts if job.request.repo_id}
         done = sum((folder / product).exists() or product in published for product in products)
         rows.append((job, done, len(products), _held(folder)))
@@ -241,6 +242,8 @@ def _with_options(settings: Settings, args: argparse.Namespace) -> Settings:
 
 
 def _finish(done: list[tuple[Job, RunState]], runner: Runner, *, as_json: bool) -> int:
+    from ggufy.jobs.results import results
+
     records: list[dict[str, Any]] = []
     for job, live in done:
         folder = runner.folder(job)

@@ -22,7 +22,7 @@ from ggufy.core.names import RepoKind
 from ggufy.hub.commit_rate import CommitBudget
 from ggufy.hub.commits import Commit, remote_file
 from ggufy.hub.protocol import Content, RemoteFile, Staged, check_path, is_listed
-from ggufy.net.download import PinnedFile, fetch
+from ggufy.net.download import DownloadTask, fetch
 from ggufy.net.http_get import Address, http_get, hub_address
 from ggufy.net.hub_errors import hub_errors, status_of
 from ggufy.net.session import ASK_TRIES, Reference, use_timeouts, with_retries
@@ -128,7 +128,7 @@ class HuggingFaceHub:
             with partial(target) as part:
                 part.write_bytes(self.read(repo_id, path, kind=kind, at=commit) or b"")
             return
-        file = PinnedFile(
+        file = DownloadTask(
             address=self._address(repo_id, path, kind, commit),
             path=path,
             commit=commit,

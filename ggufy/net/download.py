@@ -26,7 +26,7 @@ _BLOCK = 1 << 18
 
 
 @dataclass(frozen=True, kw_only=True)
-class PinnedFile:
+class DownloadTask:
     """What is to be fetched."""
 
     address: Address
@@ -38,7 +38,7 @@ class PinnedFile:
 
 
 def fetch(
-    wanted: PinnedFile,
+    wanted: DownloadTask,
     target: Path,
     *,
     progress: Callable[[int], None] | None = None,
@@ -88,7 +88,7 @@ def fetch_small(address: Address, *, limit: int, stopped: Callable[[], bool] = n
     return ask(get, address.wanted, token=address.token, shown=address.shown, stopped=stopped)
 
 
-def _append(wanted: PinnedFile, part: Path, *, report: Callable[[int], None], stopped: Callable[[], bool]) -> None:
+def _append(wanted: DownloadTask, part: Path, *, report: Callable[[int], None], stopped: Callable[[], bool]) -> None:
     """One request: adds to `part` what the server sends from its present size on."""
     have = _size(part)
     with http_get(wanted.address, span=(have, None), timeout=DOWNLOAD_TIMEOUT) as answer:
@@ -106,7 +106,7 @@ def _append(wanted: PinnedFile, part: Path, *, report: Callable[[int], None], st
         raise httpx2.RemoteProtocolError("the answer held nothing new")
 
 
-def _checked_start(answer: Answer, wanted: PinnedFile, have: int) -> int:
+def _checked_start(answer: Answer, wanted: DownloadTask, have: int) -> int:
     """Where in the file the answer begins; a server that ignores ranges sends all of it."""
     if whole := answer.response.status_code != 206:
         right = int(answer.response.headers.get("Content-Length", wanted.size)) == wanted.size
@@ -117,7 +117,7 @@ def _checked_start(answer: Answer, wanted: PinnedFile, have: int) -> int:
     return 0 if whole else have
 
 
-def _finish(wanted: PinnedFile, part: Path, target: Path, *, stopped: Callable[[], bool]) -> None:
+def _finish(wanted: DownloadTask, part: Path, target: Path, *, stopped: Callable[[], bool]) -> None:
     if sha256(part, stopped=stopped) != wanted.sha256:
         part.unlink()
         raise wanted.error(
@@ -127,7 +127,7 @@ def _finish(wanted: PinnedFile, part: Path, target: Path, *, stopped: Callable[[
     finish(part, target)
 
 
-def _other_file(wanted: PinnedFile) -> GgufyError:
+def _other_file(wanted: DownloadTask) -> GgufyError:
     return wanted.error(
         f"the server sends another file than {wanted.path} of commit {wanted.commit[:8]}: run the same command again."
     )

@@ -16,10 +16,11 @@ from ggufy.core.catalog import FIRST
 from ggufy.core.errors import GgufyError, UsageError
 from ggufy.core.job import RESTING, Job, Request
 from ggufy.core.names import model_name, repo_name
-from ggufy.core.plan import IMATRIX, folder_name
+from ggufy.core.plan import folder_name
 from ggufy.jobs.estimate import Cost, EstimateOptions, Preview, cost, preview
 from ggufy.jobs.queue import Worker
 from ggufy.jobs.request import JobOptions, file_stem, is_query, make_job
+from ggufy.jobs.results import models
 from ggufy.jobs.runner import Runner
 from ggufy.jobs.workspace import connect
 from ggufy.quantize.search import target
@@ -34,8 +35,12 @@ from ggufy.service.machine_load import LoadMeter
 from ggufy.service.model_cache import ModelCache
 from ggufy.service.preparation import Preparation, Preparer
 from ggufy.service.strangers import for_stranger
-from ggufy.sources.inspect import Report, inspect
+from ggufy.sources.format import Report
+from ggufy.sources.inspect import inspect
+from ggufy.sources.registry import format_of_name
 from ggufy.sources.search import Found, search
+from ggufy.steps.outputs import output_of_row
+from ggufy.steps.outputs.gguf import GGUF
 from ggufy.system import resources as throttle
 from ggufy.system.settings import Settings
 from ggufy.system.ttl_cache import TtlCache
@@ -120,14 +125,14 @@ class Services:
         return is_query(text, hub_only=not is_owner(visitor, self.settings))
 
     def models_in(self, folder: str, visitor: Visitor = STRANGER) -> list[Path]:
-        """The .pth and .gguf files of a folder on this machine, for its owner; none if it is no folder."""
+        """The models of a folder on this machine, for its owner; none if it is no folder."""
         if not is_owner(visitor, self.settings):
             return []
         try:
             path = user_path(folder)
             if not path.is_dir():
                 return []
-            found = [entry for entry in path.iterdir() if entry.suffix in (".pth", ".gguf") and entry.is_file()]
+            found = [entry for entry in path.iterdir() if format_of_name(entry.name) and entry.is_file()]
         except (OSError, UsageError):  # no permission, no path at all
             return []
         return sorted(found)[:_MOST_LISTED]
@@ -219,11 +224,12 @@ class Services:
         return self._another(self._known(job_id, visitor), visitor, targets=(), mode=target.STANDARD)
 
     def _another(self, job: Job, visitor: Visitor, *, targets: tuple[str, ...], mode: str) -> Job:
-        """A job with the same base, imatrix and place."""
+        """A job with the same base, imatrix and place; only GGUFs are made to order."""
         by_stranger = not is_owner(visitor, self.settings)
         if by_stranger:
             self._check_room()
-        return self._queue(replace(job.request, quant_types=(), targets=targets, mode=mode, by_stranger=by_stranger))
+        wanted = replace(job.request, quant_types=(), output=GGUF.name, targets=targets, mode=mode)
+        return self._queue(replace(wanted, by_stranger=by_stranger))
 
     def _find(self, job_id: str, visitor: Visitor) -> Job | None:
         """The job of that id, if the visitor may know of it; what a visitor sends is compared, never made a path."""
@@ -293,7 +299,7 @@ class Services:
         found: dict[str, ChatModel] = {}
         for view in self.views(visitor, whole=True):
             repo_id = view.job.request.repo_id
-            rows = [row for row in view.files if row["kind"] != IMATRIX]
+            rows = [row for row in models(view.files) if output_of_row(row).chats]
             for row in sorted(rows, key=lambda row: row.get("type") != FIRST):
                 if row["file"] in view.here:
                     path, repo = view.folder / row["file"], ""

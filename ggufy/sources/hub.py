@@ -9,26 +9,29 @@ A token is sent only when it was given: none is looked up in files or in the env
 from __future__ import annotations
 
 import difflib
+import hashlib
 import logging
 import re
 import time
 from collections.abc import Callable, Collection, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from ggufy.core.errors import SourceError, UsageError
-from ggufy.core.job import Source
+from ggufy.core.job import PinnedFile, Source
 from ggufy.core.words import brief, human_size
-from ggufy.net.download import PinnedFile, fetch
-from ggufy.net.http_get import hub_host, source_address
+from ggufy.net.download import DownloadTask, fetch, fetch_small
+from ggufy.net.http_get import hub_address, hub_host, source_address
 from ggufy.net.hub_api import RepoSibling, repo_files
 from ggufy.net.hub_errors import source_errors
 from ggufy.net.session import Reference
+from ggufy.sources.format import SourceFormat
+from ggufy.sources.registry import format_of_name, models_among
 from ggufy.system.files import DOWNLOAD_SUFFIX
 from ggufy.system.user_paths import user_text
 
 logger = logging.getLogger(__name__)
-KINDS = {".pth": "checkpoint", ".gguf": "gguf"}
+_LARGEST_TEXT = 64 << 20  # bytes of a file that the Hub keeps no digest of
 _LONGEST_ADDRESS = 4096  # letters; signed ones have some hundred
 _HOSTS = {"huggingface.co", "www.huggingface.co", "hf.co"}
 _NAME = r"[A-Za-z0-9_][\w.-]*"
@@ -40,7 +43,7 @@ def is_reference(text: str) -> bool:
     if "://" in text:
         return split_address(text).netloc in _HOSTS | {hub_host()}
     match = _REFERENCE.fullmatch(text)
-    return match is not None and (match[3] is not None or PurePosixPath(text).suffix not in KINDS)
+    return match is not None and (match[3] is not None or format_of_name(text) is None)
 
 
 def is_on_hub(text: str) -> bool:
@@ -95,20 +98,26 @@ def resolve(
     endpoint: str | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Source:
-    """Pins what the user named to one file of one commit, with its size and sha256.
+    """Pins what the user named to one model of one commit, with the size and sha256 of its files.
 
     Raises SourceError, with what to do next, if the repo is missing, private or gated, holds no `.pth` or several of
     them and none was chosen, or the Hub cannot be reached (SourceAway); Cancelled.
     """
     wanted = parse_reference(text, endpoint=endpoint)
     listing = repo_files(wanted, token=token, endpoint=endpoint, stopped=stopped)
-    chosen = model_file(wanted, listing.files)
-    assert chosen.lfs is not None
-    return Source(
-        kind=KINDS[PurePosixPath(chosen.rfilename).suffix],
-        path=chosen.rfilename,
-        size=chosen.lfs.size,
-        sha256=chosen.lfs.sha256,
+    form, files = model_files(wanted, listing.files)
+
+    def pinned(file: RepoSibling) -> PinnedFile:
+        if file.lfs is not None:
+            return PinnedFile(path=file.rfilename, size=file.lfs.size, sha256=file.lfs.sha256)
+        there = Reference(repo_id=wanted.repo_id, file=file.rfilename, revision=listing.commit)
+        address = hub_address(there, token=token, endpoint=endpoint)
+        text = fetch_small(address, limit=_LARGEST_TEXT, stopped=stopped)
+        return PinnedFile(path=file.rfilename, size=len(text), sha256=hashlib.sha256(text).hexdigest())
+
+    return Source.of_files(
+        [pinned(file) for file in files],
+        kind=form.kind,
         model_id=wanted.repo_id,
         revision=listing.commit,
         license=listing.license,
@@ -116,23 +125,36 @@ def resolve(
     )
 
 
-def model_file(wanted: Reference, files: Sequence[RepoSibling]) -> RepoSibling:
-    """The `.pth` or `.gguf` that was named, or the only `.pth`, with its digest. Raises SourceError."""
-    chosen = choose_file(wanted, files, suffix=".pth", also=".gguf")
-    if chosen.lfs is None:
+def model_files(wanted: Reference, files: Sequence[RepoSibling]) -> tuple[SourceFormat, list[RepoSibling]]:
+    """The files of the model that was named, its own first, or of the only one that need not be named; and its format.
+    Raises SourceError."""
+    by_name = {file.rfilename: file for file in files}
+    models = models_among(by_name)
+    unnamed = [name for name, form in models.items() if form.unnamed]
+    chosen = choose_file(wanted, files, suffix=".pth", candidates=unnamed, also=models)
+    names = models[chosen.rfilename].files(chosen.rfilename, lambda: by_name)
+    if chosen.lfs is None and len(names) == 1:
         raise SourceError(f"{chosen.rfilename} in {wanted.repo_id} is a small text file, not a model: choose another.")
-    return chosen
+    return models[chosen.rfilename], [by_name[name] for name in names]
 
 
-def choose_file(wanted: Reference, files: Sequence[RepoSibling], *, suffix: str, also: str = "") -> RepoSibling:
-    """The file that was named, or else the only one that ends in `suffix`; one that ends in `also` must be named.
+def choose_file(
+    wanted: Reference,
+    files: Sequence[RepoSibling],
+    *,
+    suffix: str,
+    candidates: Collection[str] | None = None,
+    also: Collection[str] = (),
+) -> RepoSibling:
+    """The file that was named, or else the only one of the `candidates` (None: all that end in `suffix`, which is what
+    people are told in any case); one of `also` must be named.
 
     Raises SourceError, which lists the candidates, if that decides nothing.
     """
     repo, by_name = wanted.repo_id, {file.rfilename: file for file in files}
-    candidates = sorted(name for name in by_name if name.endswith(suffix))
+    candidates = sorted(candidates if candidates is not None else (name for name in by_name if name.endswith(suffix)))
     listed = ", ".join(f"{name} ({human_size(by_name[name].size or 0)})" for name in candidates)
-    if wanted.file in by_name and wanted.file.endswith((suffix, also or suffix)):
+    if wanted.file in by_name and wanted.file in (*candidates, *also):
         return by_name[wanted.file]
     if wanted.file in by_name:
         raise SourceError(f"{wanted.file} in {repo} is no {suffix} file: choose {listed or 'another repo'}.")
@@ -165,7 +187,7 @@ def download(
     Cancelled soon after `stopped()` turned true. What has arrived stays in `<target>.download`.
     """
     address = source_address(source, token=token, endpoint=endpoint)
-    file = PinnedFile(
+    file = DownloadTask(
         address=address,
         path=source.path,
         commit=source.revision,

@@ -19,6 +19,7 @@ from ggufy.core.errors import HubAway
 from ggufy.net.http_get import ask_hub
 from ggufy.net.hub_errors import quota_wait_s, setup_sentence, status_of
 from ggufy.net.session import FAILURES, is_transient, pause, short
+from ggufy.sources.registry import models_among
 
 SHORTEST = 2  # letters
 SHOWN = 10  # results
@@ -40,8 +41,7 @@ class Found:
     size: int  # bytes of all its files and their history; 0: the Hub does not say
     gated: bool
     tags: tuple[str, ...]
-    checkpoints: int  # how many .pth files it has
-    ggufs: int  # how many .gguf files
+    checkpoints: int  # how many models it has that need not be named
 
     @property
     def rwkv(self) -> bool:
@@ -139,6 +139,5 @@ def _found(model: dict[str, Any]) -> Found:
         size=model.get("usedStorage") or 0,
         gated=bool(model.get("gated")),
         tags=tuple(model.get("tags") or ()),
-        checkpoints=sum(name.endswith(".pth") for name in names),
-        ggufs=sum(name.endswith(".gguf") for name in names),
+        checkpoints=sum(form.unnamed for form in models_among(names).values()),
     )

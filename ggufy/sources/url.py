@@ -21,7 +21,8 @@ from ggufy.core.words import brief
 from ggufy.net import fast_download
 from ggufy.net.http_file import HttpFile
 from ggufy.net.http_get import Address
-from ggufy.sources.hub import KINDS, split_address
+from ggufy.sources.hub import split_address
+from ggufy.sources.registry import format_of_name
 from ggufy.system.files import sha256
 
 _DIGEST = re.compile(r"sha256=([0-9a-fA-F]{64})")
@@ -35,9 +36,9 @@ def resolve_url(text: str, *, stopped: Callable[[], bool] = lambda: False) -> So
     if parts.username is not None:
         raise SourceError("an address with a password in it is not taken: it would end up in job records.")
     name = PurePosixPath(unquote(parts.path)).name
-    kind = KINDS.get(PurePosixPath(name).suffix)
+    form = format_of_name(name)
     digest = _DIGEST.fullmatch(fragment)
-    if kind is None or (fragment and not digest):
+    if form is None or (fragment and not digest):
         raise SourceError(
             f"{brief(text)} is not the address of a model: give one that ends in .pth or .gguf, "
             "with #sha256=<64 hex digits> after it or nothing."
@@ -45,7 +46,7 @@ def resolve_url(text: str, *, stopped: Callable[[], bool] = lambda: False) -> So
     size, etag = _look(url, stopped)
     given = digest[1].lower() if digest else ""
     mark = given or hashlib.sha256(f"{url}\n{size}\n{etag}".encode()).hexdigest()
-    return Source(kind=kind, path=name, url=url, etag=etag, size=size, sha256=given, mark=mark)
+    return Source(kind=form.kind, path=name, url=url, etag=etag, size=size, sha256=given, mark=mark)
 
 
 def download_command(source: Source, target: Path, *, stopped: Callable[[], bool] = lambda: False) -> list[str]:
