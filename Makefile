@@ -2,7 +2,7 @@
 # make run    set everything up, then open the page on port 7860
 # make test   all tests        make check   ruff, format check, types
 # make bench  the performance claims     make soak    clicks, faults and kills     make clean-venv   start over
-# make fuzz   20,000 hostile GGUF and .pth files (FUZZ=n: n of each of the four kinds)
+# make fuzz   20,000 hostile GGUF and .pth files (FUZZ=n: n of each of the four kinds)     make loc   lines by package
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 # Stopping `make` stops the work it started.
 export GGUFY_DIE_WITH_PARENT = 1
 
-.PHONY: demo run setup test check format soak fuzz bench clean-venv
+.PHONY: demo run setup test check format soak fuzz bench loc clean-venv
 
 demo: setup
 	@exec $(BIN)/python -m ggufy quantize demo --types all
@@ -47,6 +47,9 @@ fuzz: $(VENV)/.ready-dev
 
 bench: setup $(VENV)/.ready-dev
 	@exec $(BIN)/python -m bench
+
+loc:
+	@$(PYTHON) -m tools.loc
 
 # A stamp is written last, so that an interrupted installation is taken up again.
 $(VENV)/.ready: requirements.txt

@@ -1,4 +1,4 @@
-"""`python -m bench`: every figure of the README's performance section, measured now."""
+"""`python -m bench`: every figure of docs/performance.md, measured now."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from ggufy import demo
 from ggufy.core.catalog import make_order, parse_types
 from ggufy.llama import tools
 from ggufy.llama.install import Llama
-from ggufy.quantize.engine import journal_of, read_journal
+from ggufy.quantize.journal import journal_of, read_journal
 from ggufy.steps import partial_backup as backup
 from ggufy.system.files import sha256
 from ggufy.texts.calibration import PinnedTexts

@@ -19,6 +19,7 @@ from ggufy.llama.tools import ToolRun
 from ggufy.quantize import engine
 from ggufy.quantize.imatrix import read_imatrix
 from ggufy.quantize.recipe import stock_recipe
+from ggufy.quantize.task import Control, QuantizeTask
 from ggufy.steps.partial_backup import PartialBackup
 
 
@@ -62,7 +63,7 @@ def main() -> None:
         quant_type, target, again = json.loads(line)
         run = ToolRun(environment={"PATH": "/usr/bin:/bin"}, cwd=base.parent)
         recipe = stock_recipe(llama_bin / "llama-quantize", run, base, quant_type, imatrix=str(imatrix))
-        order = engine.QuantizeTask(
+        order = QuantizeTask(
             base=base,
             target=Path(target),
             recipe=recipe,
@@ -78,7 +79,7 @@ def main() -> None:
             if backup:
                 backup.looked()
 
-        engine.quantize(order, engine.Control(limit=lambda: threads, report=report), ggml=ggml.load(llama_bin))
+        engine.quantize(order, Control(limit=lambda: threads, report=report), ggml=ggml.load(llama_bin))
         if not again:
             made.append(Path(target))
         print(json.dumps({"cpu": cpu_s() - before, "peak": peak_bytes()}), flush=True)

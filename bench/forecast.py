@@ -9,7 +9,6 @@ from pathlib import Path
 
 from ggufy.core.catalog import parse_types
 from ggufy.core.job import Job, Status
-from ggufy.core.plan import QUANTIZE
 from ggufy.core.progress import DONE
 from ggufy.jobs.request import JobOptions, make_job
 from ggufy.jobs.runner import Runner
@@ -54,7 +53,7 @@ def _run(
     while thread.is_alive():
         time.sleep(0.05)
         now = live.progress.snapshot()
-        if not said and sum(s.state == DONE for s in now.steps if s.step.kind == QUANTIZE) >= 2 and now.eta_s:
+        if not said and sum(s.state == DONE for s in now.steps if s.step.kind == "quantize") >= 2 and now.eta_s:
             said = now.elapsed_s + now.eta_s
     took, done = live.progress.snapshot().elapsed_s, ended[0]
     assert isinstance(done, Job) and done.status is Status.DONE, done

@@ -13,8 +13,9 @@ import numpy as np
 from ggufy.core.catalog import QUANT_TYPES
 from ggufy.core.job import Artifact, FrontierPoint, Job, Request, Source, Status, to_json
 from ggufy.core.metrics import Evaluation, Quality, Speed
-from ggufy.core.plan import base_name, folder_name, makes, quant_name
+from ggufy.core.plan import base_name, folder_name, quant_name
 from ggufy.records.store import STATE_REPO
+from ggufy.steps import files_made
 
 _FIRST = datetime(2026, 1, 1, tzinfo=UTC)
 _POINTS = 60
@@ -66,7 +67,7 @@ def finished_job(number: int, size: int) -> Job:
         created=when,
         updated=when,
         artifacts=tuple(
-            Artifact(name=step.product, size=size, sha256=_digest(step.product)) for step in makes(request)
+            Artifact(name=step.product, size=size, sha256=_digest(step.product)) for step in files_made(request)
         ),
         evaluations=tuple(_evaluation(request, quant, size, 0.001 * (n + 1)) for n, quant in enumerate(types)),
         frontier=tuple(points),

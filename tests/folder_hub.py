@@ -23,8 +23,9 @@ from ggufy.core.errors import Cancelled, HubError, RepoMissing, StaleParent
 from ggufy.core.names import RepoKind
 from ggufy.hub.protocol import Content, Hub, RemoteFile, Staged, check_path, is_listed, sha256_of
 from ggufy.jobs.workspace import Workspace
+from ggufy.records.account import Account
 from ggufy.records.records import JobRecords
-from ggufy.records.state_repo import Account, StateRepo
+from ggufy.records.state_repo import StateRepo
 from ggufy.records.store import JobStore
 from ggufy.system.clock import never
 from ggufy.system.files import DOWNLOAD_SUFFIX, PART_SUFFIX, disk_errors, partial, sha256, write_text

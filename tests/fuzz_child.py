@@ -106,7 +106,7 @@ def read_checkpoint(path: Path) -> None:
 
 def looked_at(shapes: dict[str, tuple[int, ...]]) -> None:
     """The next stage, with whatever names and shapes were read: it finds the architecture, or has a sentence."""
-    from ggufy.models.names import detect
+    from ggufy.models.registry import detect
 
     try:
         detect(shapes)

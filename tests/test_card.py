@@ -26,7 +26,6 @@ from gguf import GGUFWriter
 from ggufy.core.job import Job, Request, Source, Status
 from ggufy.core.metrics import Evaluation, Quality, Speed
 from ggufy.llama.install import Llama
-from ggufy.models import convert as conversion
 from ggufy.models.chat_format import OLLAMA_FILES, STOP
 from ggufy.publish.card import PLOT, CardFacts, pages
 from tests import scripted
@@ -235,8 +234,8 @@ def test_somebody_elses_rwkv_is_set_right(
     programs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With what llama.cpp's converter wrote for long: a template that is a name, the blank line as end of turn."""
-    monkeypatch.setattr(conversion, "CHAT_TEMPLATE", "rwkv-world")
-    add = GGUFWriter.add_eot_token_id
+    add, add_template = GGUFWriter.add_eot_token_id, GGUFWriter.add_chat_template
+    monkeypatch.setattr(GGUFWriter, "add_chat_template", lambda self, _: add_template(self, "rwkv-world"))
     monkeypatch.setattr(GGUFWriter, "add_eot_token_id", lambda self, _: add(self, scripted.BLANK_LINE))
     theirs = scripted.converted(tmp_path)
     card = pages(job(source=replace(REQUEST.source, kind="gguf")), facts())["README.md"]

@@ -14,11 +14,10 @@ import torch
 
 from ggufy import demo
 from ggufy.core.errors import DiskError
-from ggufy.core.plan import plan
 from ggufy.formats.gguf import read_head
 from ggufy.jobs.request import JobOptions, make_job
 from ggufy.llama.install import Llama
-from ggufy.steps import MAKERS
+from ggufy.steps import files_made
 from ggufy.steps.context import Context
 from ggufy.system.files import PART_SUFFIX
 from ggufy.system.settings import Settings
@@ -321,18 +320,18 @@ def test_a_disk_that_fills_up_meanwhile(
         report=lambda step, fraction: None,
         stopped=lambda: False,
     )
-    convert, quantize = plan(job.request)
-    MAKERS.run["convert"](ctx, convert)
+    convert, quantize = files_made(job.request)
+    convert.run(ctx)
     (small_disk / "hog").write_bytes(b"x" * (shutil.disk_usage(small_disk).free - 100_000))
     with pytest.raises(DiskError, match="disk is full while writing tiny-v7-Q8_0.gguf"):
-        MAKERS.run["quantize"](ctx, quantize)
+        quantize.run(ctx)
     whole = {path.name for path in small_disk.iterdir() if path.suffix != ".part"}  # the rest is for the next run
     assert whole == {"tiny-v7-F16.gguf", "hog"}
     for part in small_disk.glob("*.part"):
         part.unlink()
     (small_disk / "tiny-v7-F16.gguf").replace(small_disk / "hog too")
     with pytest.raises(DiskError, match="full"):
-        MAKERS.run["convert"](ctx, convert)
+        convert.run(ctx)
     assert {path.name for path in small_disk.iterdir()} == {"hog", "hog too"}
 
 

@@ -11,10 +11,16 @@ import torch
 from gguf import GGUFReader
 
 from ggufy.core.errors import Cancelled, CheckpointError, UsageError, VocabError
+from ggufy.formats.checkpoint import open_checkpoint
 from ggufy.models.convert import convert, write_skeleton
 from tests import tiny
 
 THREADS = torch.get_num_threads()
+
+
+def shapes(source: Path) -> dict[str, tuple[int, ...]]:
+    with open_checkpoint(source) as checkpoint:
+        return checkpoint.shapes
 
 
 @pytest.mark.parametrize("version", ["6", "7"])
@@ -41,7 +47,7 @@ def test_hyper_parameters_come_from_the_shapes(tmp_path: Path, version: str) -> 
 def test_skeleton_is_the_same_file_with_a_hole(tmp_path: Path, outtype: str) -> None:
     source, vocab = tiny.checkpoint(tmp_path, "6", width=512)
     convert(source, tmp_path / "made.gguf", outtype=outtype, vocab=vocab, name="A model")
-    write_skeleton(source, tmp_path / "skeleton.gguf", outtype=outtype, vocab=vocab, name="A model")
+    write_skeleton(shapes(source), tmp_path / "skeleton.gguf", outtype=outtype, vocab=vocab, name="A model")
     made, skeleton = (tmp_path / "made.gguf").read_bytes(), (tmp_path / "skeleton.gguf").read_bytes()
     start = GGUFReader(tmp_path / "made.gguf").data_offset
     assert len(made) == len(skeleton)
@@ -54,7 +60,7 @@ def test_skeleton_reads_no_weights(tmp_path: Path) -> None:
     state = tiny.weights("7")
     state["emb.weight"][:] = float("nan")
     source, vocab = tiny.save(tmp_path / "x.pth", state), tiny.write_vocab(tmp_path / "vocab.txt")
-    write_skeleton(source, tmp_path / "skeleton.gguf", vocab=vocab)
+    write_skeleton(shapes(source), tmp_path / "skeleton.gguf", outtype="f16", vocab=vocab, name="x")
     assert tiny.fields(tmp_path / "skeleton.gguf")["general.name"] == "x"
 
 

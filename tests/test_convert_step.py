@@ -12,12 +12,11 @@ import pytest
 
 from ggufy.core.errors import Cancelled, SourceError
 from ggufy.core.job import Request, Source
-from ggufy.core.plan import CONVERT, Step
 from ggufy.models.convert import convert
-from ggufy.steps import convert as module
+from ggufy.steps.convert import ConvertStep
 from tests import tiny
 
-STEP = Step(kind=CONVERT, product="m-F32.gguf")
+STEP = ConvertStep(product="m-F32.gguf")
 
 
 def digest(path: Path) -> str:
@@ -32,6 +31,8 @@ def context(source: Path, out: Path, *, sha256: str = "", stopped: bool = False)
         request=request,
         source=source,
         llama=SimpleNamespace(commit="abc"),
+        settings=SimpleNamespace(hf_token=None),
+        streams=False,
         path=lambda product: out / product,
         report=lambda step, fraction: seen.append(fraction),
         stopped=lambda: stopped,
@@ -57,7 +58,7 @@ def test_a_gguf_is_taken_over(gguf: Path, tmp_path: Path, monkeypatch: pytest.Mo
     if not links:
         monkeypatch.setattr(os, "link", refuse)
     ctx = context(gguf, tmp_path)
-    artifact = module.run(ctx, STEP)
+    artifact = STEP.run(ctx)
     made = tmp_path / STEP.product
     assert (artifact.name, artifact.size, artifact.sha256) == (made.name, made.stat().st_size, digest(gguf))
     assert artifact.making is not None and artifact.making.llama == "abc"
@@ -65,7 +66,7 @@ def test_a_gguf_is_taken_over(gguf: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert ctx.seen[-1] == 1.0
     made.unlink()
     with pytest.raises(Cancelled):
-        module.run(context(gguf, tmp_path, stopped=True), STEP)
+        STEP.run(context(gguf, tmp_path, stopped=True))
     with pytest.raises(SourceError, match="changed since the job was made: put the file back"):
-        module.run(context(gguf, tmp_path, sha256="00" * 32), STEP)
+        STEP.run(context(gguf, tmp_path, sha256="00" * 32))
     assert not [*tmp_path.glob("*.part"), *tmp_path.glob(STEP.product)]

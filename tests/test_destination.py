@@ -8,10 +8,10 @@ import pytest
 
 from ggufy.core.errors import UsageError
 from ggufy.core.job import Job, Status
-from ggufy.core.plan import QUANTIZE, plan
 from ggufy.publish.destination import Destination, LocalFolder
 from ggufy.records.records import JobRecords
 from ggufy.records.store import JobStore
+from ggufy.steps import plan
 from tests.jobs import artifact, job
 
 pytestmark = pytest.mark.fast
@@ -33,7 +33,7 @@ def test_what_lies_in_the_folder_has_arrived_and_is_noted(records: JobRecords, f
     known = records.queue(job("m"), "a run")
     there: Destination = LocalFolder(records, known, folder)
     there.start(resumed=False)
-    step = next(step for step in plan(known.request) if step.kind == QUANTIZE)
+    step = next(step for step in plan(known.request) if step.quant_type)
     assert not there.has(step.product) and there.keeps_all and there.safe is None
     (folder / step.product).write_bytes(b"GGUF")
     there.accept(step, artifact(step.product))

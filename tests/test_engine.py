@@ -15,10 +15,11 @@ from ggufy.core.errors import CalibrationError
 from ggufy.formats.gguf import read_head
 from ggufy.llama import tools
 from ggufy.llama.ggml import Ggml
-from ggufy.quantize.engine import Control, Made, QuantizeTask, quantize
+from ggufy.quantize.engine import quantize
 from ggufy.quantize.imatrix import read_imatrix
 from ggufy.quantize.layout import plan
 from ggufy.quantize.recipe import Recipe, stock_recipe
+from ggufy.quantize.task import Control, Made, QuantizeTask
 from tests import small, tiny
 
 TYPES = [row.name for row in QUANT_TYPES]

@@ -24,8 +24,9 @@ from ggufy.jobs.request import JobOptions, make_job
 from ggufy.jobs.runner import Runner
 from ggufy.llama.ggml import ByteArray, F32Array, Ggml
 from ggufy.llama.install import Llama
-from ggufy.quantize.engine import Control, Made, QuantizeTask, quantize
+from ggufy.quantize.engine import quantize
 from ggufy.quantize.imatrix import read_imatrix
+from ggufy.quantize.task import Control, Made, QuantizeTask
 from ggufy.system.settings import Settings
 from tests import small, tiny
 

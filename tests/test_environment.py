@@ -33,12 +33,12 @@ from ggufy.core.errors import (
     UsageError,
 )
 from ggufy.core.job import Request, Source, to_json
-from ggufy.core.plan import plan
 from ggufy.core.progress import Snapshot, StepProgress
 from ggufy.core.scrub import remember, scrub
 from ggufy.jobs.request import JobOptions, Watch, make_job
-from ggufy.net.hub_errors import hub_error, is_passing
-from ggufy.net.session import ClientError, ask, reason, short
+from ggufy.net.hub_errors import ask, hub_error, is_passing
+from ggufy.net.session import ClientError, reason, short
+from ggufy.steps import plan
 from ggufy.system import files, locks, settings
 from ggufy.system.files import BackgroundWriter, disk_errors
 from ggufy.system.settings import Settings

@@ -16,7 +16,7 @@ from huggingface_hub import get_session
 
 from ggufy.core.errors import BusyError, Cancelled, DiskError, SourceError
 from ggufy.core.job import Source
-from ggufy.net import ranges as ranged
+from ggufy.net import download as ranged
 from ggufy.net import session as hub_session
 from ggufy.sources import hub
 from ggufy.system.files import sha256

@@ -10,7 +10,7 @@ import pytest
 from hub_fixture import ALICE, BOB, LocalHub, local_hub, no_request_elsewhere  # noqa: F401 - fixtures
 
 from ggufy.core.errors import HubAway
-from ggufy.service import accounts as identity
+from ggufy.net import http_get
 from ggufy.service.access import STRANGER, Visitor
 from ggufy.service.accounts import BURST, INTERVAL_S, KEPT_S, TRUSTED_S, Accounts, account_of, ask
 
@@ -113,7 +113,7 @@ def test_whatever_the_client_raises(failure: Exception, monkeypatch: pytest.Monk
     def get(*_: object, **__: object) -> None:
         raise failure
 
-    monkeypatch.setattr(identity, "get_session", lambda: SimpleNamespace(get=get))
+    monkeypatch.setattr(http_get, "get_session", lambda: SimpleNamespace(build_request=get))
     assert account_of("hf_secret1") == STRANGER
     with pytest.raises(HubAway, match="cannot say whose token") as told:
         ask("hf_secret1")
@@ -125,7 +125,7 @@ def test_what_is_no_token_is_not_asked_for(token: str, monkeypatch: pytest.Monke
     def never() -> None:
         raise AssertionError("the Hub was asked")
 
-    monkeypatch.setattr(identity, "get_session", never)
+    monkeypatch.setattr(http_get, "get_session", never)
     assert ask(token) == STRANGER
 
 

@@ -21,9 +21,12 @@ from gguf.constants import GGMLQuantizationType
 
 from ggufy.core.errors import CheckpointError
 from ggufy.net import http_file as remote
+from ggufy.net import http_get
 from ggufy.net import session as hub_session
-from ggufy.net.http_file import BLOCK, HttpFile
-from ggufy.sources.inspect import Report, inspect
+from ggufy.net.http_file import BLOCK, BlockFile, HttpFile
+from ggufy.net.http_get import Address
+from ggufy.sources.format import Report
+from ggufy.sources.inspect import inspect
 from ggufy.system.settings import Settings
 from tests import tiny
 from tests.conftest import Ggufy
@@ -196,7 +199,7 @@ def test_a_web_page_under_the_name_of_a_model(look: Look, put: Callable[..., str
     assert "model.pth is not a PyTorch checkpoint" in look(put(page)).problem
     local_hub.put("alice/page", "model.html", page, lfs=0)
     with pytest.raises(remote.SourceError, match=r"model.pth is a web page, not a model: give the address"):
-        HttpFile(f"{local_hub.endpoint}/alice/page/resolve/main/model.html", shown="model.pth")
+        at(f"{local_hub.endpoint}/alice/page/resolve/main/model.html").read(0, 10)
 
 
 # ---- who may see it, and what is there
@@ -272,6 +275,10 @@ def test_what_is_not_there(look: Look, text: str, problem: str) -> None:
 # ---- servers
 
 
+def at(url: str) -> HttpFile:
+    return HttpFile(Address(url=url, shown="model.pth"))
+
+
 def test_a_server_without_ranges_is_left_at_once(look: Look, local_hub: LocalHub) -> None:
     url = plain(local_hub, saved({"emb.weight": torch.zeros(10_000_000)}))
     local_hub.fault("GET /__cdn/", times=9, no_range=True)
@@ -297,6 +304,13 @@ def test_a_redirect_that_holds_no_longer_is_asked_for_again(
     assert look(repo, token=ALICE).problem == ""
     assert [line["token"] for line in local_hub.log("/resolve/")] == [ALICE, ALICE]
     assert {line["token"] for line in local_hub.log("/__cdn/")} == {""}
+
+
+def test_a_file_that_changes_while_it_is_looked_at(look: Look, local_hub: LocalHub) -> None:
+    url = plain(local_hub, saved(tiny.weights("7", width=256)))
+    local_hub.fault("GET /__cdn/", says={"ETag": '"other"'}, skip=1)
+    assert "sends another part than was asked for: try again later" in look(url).problem
+    local_hub.mend()
 
 
 def test_a_server_that_stays_away(look: Look, put: Callable[..., str], local_hub: LocalHub) -> None:
@@ -342,7 +356,7 @@ def test_on_a_space_only_the_public_internet_is_asked(
     assert not local_hub.log()
     # 127.0.0.1 passes for a public server, which redirects to localhost.
     local_hub.put("alice/redirects", "model.pth", b"secret")
-    monkeypatch.setattr(remote, "is_public", lambda host: host == "127.0.0.1")
+    monkeypatch.setattr(http_get, "is_public", lambda host: host == "127.0.0.1")
     redirecting = f"{local_hub.endpoint}/alice/redirects/resolve/main/model.pth"
     local_hub.clear()
     assert "is not on the public internet" in inspect(redirecting, on_space).problem
@@ -356,11 +370,11 @@ def test_on_a_space_only_the_public_internet_is_asked(
      "::ffff:10.0.0.1", "fd00::1"],
 )  # fmt: skip
 def test_addresses_inside_are_not_public(host: str) -> None:
-    assert not remote.is_public(host)
+    assert not http_get.is_public(host)
 
 
 def test_addresses_outside_are_public() -> None:
-    assert remote.is_public("8.8.8.8") and remote.is_public("2001:4860:4860::8888")
+    assert http_get.is_public("8.8.8.8") and http_get.is_public("2001:4860:4860::8888")
 
 
 def test_redirects_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -385,16 +399,18 @@ def test_redirects_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_more_than_the_budget_is_read(local_hub: LocalHub) -> None:
     url = plain(local_hub, bytes(4 << 20))
     local_hub.clear()
-    reader = HttpFile(url, shown="model.pth", budget=1 << 20)
+    file = at(url)
+    reader = BlockFile(file, budget=1 << 20)
     with pytest.raises(remote.SourceError, match=r"has more than 1.0 MB of headers"):
         while reader.read(10_000):
             pass
-    assert sent(local_hub) == reader.received <= 1 << 20
+    assert sent(local_hub) == file.received <= 1 << 20
 
 
 def test_a_ranged_file_is_the_file(local_hub: LocalHub) -> None:
     data = np.random.default_rng(0).bytes(1_000_003)
-    reader = HttpFile(plain(local_hub, data), shown="model.pth", budget=4 << 20)
+    file = at(plain(local_hub, data))
+    reader = BlockFile(file, budget=4 << 20)
     random = np.random.default_rng(1)
     for _ in range(60):
         position, count = int(random.integers(len(data) + 100)), int(random.integers(1, 150_000))
@@ -402,7 +418,7 @@ def test_a_ranged_file_is_the_file(local_hub: LocalHub) -> None:
         assert reader.read(count) == data[position : position + count]
     assert reader.seek(-5, io.SEEK_END) == len(data) - 5
     assert reader.read() == data[-5:]
-    assert reader.received <= len(data) * 2
+    assert file.received <= len(data) * 2
 
 
 # ---- GGUF

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Collection
 
 import pytest
 
@@ -11,6 +12,7 @@ from ggufy.core import job as jobs
 from ggufy.core import plan as plans
 from ggufy.core.catalog import parse_types
 from ggufy.core.job import Artifact, Job, Request, Source, Status
+from ggufy.steps import plan
 
 pytestmark = pytest.mark.fast
 
@@ -142,6 +144,15 @@ def test_the_same_request_is_the_same_job() -> None:
     assert REQUEST.job_id != dataclasses.replace(REQUEST, quant_types=("Q8_0",)).job_id
 
 
+def test_jobs_keep_the_ids_that_older_versions_gave_them() -> None:
+    """Another format of the quants is another job with the same base."""
+    assert REQUEST.job_id == "m-b2e1fc09"
+    assert REQUEST.inputs().startswith("9d4c7ad05f217876")
+    other = dataclasses.replace(REQUEST, output="toy")
+    assert other.inputs() == REQUEST.inputs() and other.job_id != REQUEST.job_id
+    assert other.file_of("Q6_K") == "m-Q6_K.toy"
+
+
 def test_an_artifact_replaces_its_older_self() -> None:
     job = Job(request=REQUEST).with_artifact(Artifact(name="a", size=1, sha256="x"))
     job = job.with_artifact(Artifact(name="a", size=2, sha256="y"))
@@ -155,8 +166,12 @@ def products(steps: tuple[plans.Step, ...]) -> list[str]:
     return [step.product for step in steps]
 
 
+def due(steps: tuple[plans.Step, ...], have: Collection[str]) -> tuple[plans.Step, ...]:
+    return plans.pending(steps, lambda step: step.product in have)
+
+
 def test_the_whole_plan() -> None:
-    steps = plans.plan(dataclasses.replace(REQUEST, quant_types=parse_types("all")))
+    steps = plan(dataclasses.replace(REQUEST, quant_types=parse_types("all")))
     names = products(steps)
     assert names[:3] == ["m-F16.gguf", "m-imatrix.gguf", "m-Q4_K_M.gguf"]
     assert len(names) == len(set(names)) == 31
@@ -175,41 +190,41 @@ def test_the_whole_plan() -> None:
 def test_without_imatrix_and_from_elsewhere(change: dict[str, str], streamed: bool) -> None:
     request = dataclasses.replace(REQUEST, source=dataclasses.replace(SOURCE, **change), imatrix="none")
     kinds = ["convert", "quantize", "quantize"]
-    assert [step.kind for step in plans.plan(request)] == (kinds if streamed else ["download", *kinds])
-    assert [step.kind for step in plans.plan(request, streamed=False)] == ["download", *kinds]
+    assert [step.kind for step in plan(request)] == (kinds if streamed else ["download", *kinds])
+    assert [step.kind for step in plan(request, streamed=False)] == ["download", *kinds]
 
 
 def test_nothing_is_due_when_all_products_exist_even_without_the_source() -> None:
     remote = dataclasses.replace(SOURCE, model_id="o/r", revision="c" * 40)
-    steps = plans.plan(dataclasses.replace(REQUEST, source=remote), streamed=False)
-    assert plans.pending(steps, lambda product: product != plans.SOURCE_PRODUCT) == ()
+    steps = plan(dataclasses.replace(REQUEST, source=remote), streamed=False)
+    assert plans.pending(steps, lambda step: step.product != plans.SOURCE_PRODUCT) == ()
 
 
 def test_a_missing_quant_does_not_bring_the_source_back() -> None:
     remote = dataclasses.replace(SOURCE, model_id="o/r", revision="c" * 40)
-    steps = plans.plan(dataclasses.replace(REQUEST, source=remote), streamed=False)
+    steps = plan(dataclasses.replace(REQUEST, source=remote), streamed=False)
     have = {"m-F16.gguf", "m-imatrix.gguf", "m-Q4_K_M.gguf"}
-    assert products(plans.pending(steps, have.__contains__)) == ["m-Q6_K.gguf"]
+    assert products(due(steps, have)) == ["m-Q6_K.gguf"]
 
 
 def test_a_missing_base_brings_it_back() -> None:
     remote = dataclasses.replace(SOURCE, model_id="o/r", revision="c" * 40)
     have = {"m-imatrix.gguf", "m-Q4_K_M.gguf", "m-Q6_K.gguf"}
     for streamed, wanted in ((False, ["source", "m-F16.gguf"]), (True, ["m-F16.gguf"])):
-        steps = plans.plan(dataclasses.replace(REQUEST, source=remote), streamed=streamed)
-        assert products(plans.pending(steps, have.__contains__)) == wanted
+        steps = plan(dataclasses.replace(REQUEST, source=remote), streamed=streamed)
+        assert products(due(steps, have)) == wanted
 
 
 def test_killed_after_every_product_every_product_is_made_once() -> None:
     """The rule itself, at every point, with the disk kept and with the disk lost but what is final kept."""
-    steps = plans.plan(dataclasses.replace(REQUEST, quant_types=parse_types("all")))
+    steps = plan(dataclasses.replace(REQUEST, quant_types=parse_types("all")))
     for point in range(len(steps)):
         have: set[str] = set()
         made: list[str] = []
-        for step in plans.pending(steps, have.__contains__)[:point]:
+        for step in due(steps, have)[:point]:
             made.append(step.product)
             have.add(step.product)
-        for step in plans.pending(steps, have.__contains__):
+        for step in due(steps, have):
             assert set(step.reads) <= have
             made.append(step.product)
             have.add(step.product)

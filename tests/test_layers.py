@@ -19,10 +19,11 @@ OWNERS = {
     "gradio": ("app.py", "ggufy/ui/"),
     "torch": ("ggufy/formats/", "ggufy/models/"),
     "subprocess": ("ggufy/llama/", "ggufy/system/child_process.py"),
-    "huggingface_hub": ("ggufy/hub/", "ggufy/net/", "ggufy/sources/", "ggufy/texts/", "ggufy/service/accounts.py"),
+    "huggingface_hub": ("ggufy/hub/", "ggufy/net/"),
+    "httpx2": ("ggufy/hub/", "ggufy/net/"),
     "pickle": ("ggufy/formats/checkpoint.py",),  # for the name of its error; ruff forbids loading
 }
-WHO_RUNS = {"ggufy/jobs/queue.py", "ggufy/service/service.py", "ggufy/cli/main.py"}
+WHO_RUNS = {"ggufy/jobs/queue.py", "ggufy/service/service.py", "ggufy/cli/main.py", "ggufy/cli/running.py"}
 
 
 def imports(path: Path) -> set[str]:

@@ -50,13 +50,14 @@ RUNNER = """
 import sys, time
 from pathlib import Path
 from ggufy.core.errors import LeaseLost
-from ggufy.hub.budget import CommitBudget
+from ggufy.hub.commit_rate import CommitBudget
 from ggufy.hub.huggingface import HuggingFaceHub
 from ggufy.hub.lease import Lease
 from ggufy.records.store import JobStore
 from ggufy.records import state_repo
 from ggufy.records.records import JobRecords
-from ggufy.records.state_repo import Account, StateRepo
+from ggufy.records.account import Account
+from ggufy.records.state_repo import StateRepo
 from tests.folder_hub import LocalHub
 
 state_repo._POLL_S = 0.1

@@ -10,8 +10,8 @@ import pytest
 
 from ggufy.formats.gguf import read_head
 from ggufy.llama.install import Llama
-from ggufy.quantize.search import priors
-from ggufy.quantize.search.mixes import HARMLESS
+from ggufy.models.rwkv6 import RWKV6
+from ggufy.models.rwkv7 import RWKV7
 from ggufy.quantize.search.roles import groups, roles, sensitivity
 from ggufy.system.settings import Settings
 from tests import tiny
@@ -29,17 +29,15 @@ def test_a_record_becomes_tables_that_give_every_group_its_c_back(tmp_path: Path
     measured = {group: 1e-7 * (1 + i) for i, group in enumerate(made)}
     printed = probed_tables(head, measured)
     assert printed == probed_tables(head, {"mode": "thorough", "sensitivities": measured})
-    tables = ast.literal_eval(
-        "{" + printed.replace("PRIORS", "'PRIORS': {").replace("REFERENCE", "}, 'REFERENCE': {") + "}}"
-    )
-    table, reference = tables["PRIORS"]["rwkv7"], tables["REFERENCE"]["rwkv7"]
+    tables = ast.literal_eval("{" + printed.replace("sensitivities=", "'s': ").replace("reference=", "'r': ") + "}")
+    table, reference = tables["s"], tables["r"]
     assert {key.split("@")[0] for key in table} == set(reference) and "other" not in table
     found = roles(head.tensors)
     for group, names in made.items():
         for name in names if group != "other" else ():
             assert sensitivity(found[name], table) == pytest.approx(1e9 * measured[group], rel=0.01)
             assert reference[found[name].name] == weights[name]
-    assert not [key for key in keys(priors.PRIORS["rwkv6"]) if key.endswith(("@rest", "@middle"))]
+    assert not [key for key in keys(RWKV6.priors.sensitivities) if key.endswith(("@rest", "@middle"))]
 
 
 @pytest.mark.tools
@@ -48,6 +46,6 @@ def test_low_rank_roles_are_measured_one_by_one(tmp_path: Path, llama: Llama) ->
     text = tmp_path / "text.txt"
     text.write_text("it's the text of a test and nothing else\n" * 200)
     found = measured_harmless(base, llama, Settings.from_env(), text=text, chunks=2)
-    assert {*HARMLESS, "low_rank_decay", " + ".join(HARMLESS), "stock Q6_K"} == set(found)
+    assert {*RWKV7.priors.harmless, "low_rank_decay", " + ".join(RWKV7.priors.harmless), "stock Q6_K"} == set(found)
     assert all(map(math.isfinite, found.values()))
-    assert found[" + ".join(HARMLESS)] < found["stock Q6_K"]
+    assert found[" + ".join(RWKV7.priors.harmless)] < found["stock Q6_K"]

@@ -16,7 +16,7 @@ import pytest
 from hub_fixture import ALICE, LocalHub, running_hub
 
 from ggufy.core.job import Status, from_json, to_json
-from ggufy.core.plan import EVALUATE, MEASURED, QUANTIZE, UPLOADED, pending, plan
+from ggufy.core.plan import UPLOADED, pending
 from ggufy.formats.gguf import GgufHead, read_head
 from ggufy.llama import perplexity
 from ggufy.llama.install import Llama
@@ -25,10 +25,12 @@ from ggufy.llama.tools import ToolRun
 from ggufy.publish.card import PLOT
 from ggufy.records.store import JobStore
 from ggufy.steps import evaluate as steps_evaluate
-from ggufy.steps import measure
+from ggufy.steps import measure, plan
 from ggufy.steps.context import Context
 from ggufy.steps.evaluate import FOLDER, SPARE, EvaluationConfig
-from ggufy.steps.forecast import JobForecast, left_bytes, predictions_bytes
+from ggufy.steps.forecast import predictions_bytes
+from ggufy.steps.job_forecast import JobForecast
+from ggufy.steps.measure import MEASURED, EvaluateStep
 from ggufy.system.resources import AUTOMATIC, CpuShare, ThreadLimit
 from ggufy.system.settings import Settings
 from tests import chatty, tiny
@@ -45,7 +47,7 @@ REQUEST_PUBLISHED = replace(REQUEST_MEASURED, repo_id="alice/m")
 def test_local_files_come_first_and_published_ones_are_measured_at_once() -> None:
     """Here everything fits; towards the Hub, the disk may hold one quant at a time."""
     local = plan(REQUEST_MEASURED)
-    assert [step.kind for step in local] == ["convert", "imatrix", QUANTIZE, QUANTIZE, EVALUATE, EVALUATE]
+    assert [step.kind for step in local] == ["convert", "imatrix", *2 * ["quantize"], *2 * ["evaluate"]]
     published = plan(REQUEST_PUBLISHED)
     assert [step.label for step in published][-6:] == [
         "quantize Q4_K_M",
@@ -58,8 +60,9 @@ def test_local_files_come_first_and_published_ones_are_measured_at_once() -> Non
 
 
 def test_only_what_is_not_measured_is_fetched_again() -> None:
-    there = {UPLOADED + step.product for step in plan(REQUEST_PUBLISHED)} | {MEASURED + "小模型-Q4_K_M.gguf"}
-    due = pending(plan(REQUEST_PUBLISHED), lambda product: product in there)
+    steps = plan(REQUEST_PUBLISHED)
+    there = {UPLOADED + step.product for step in steps} | {MEASURED + "小模型-Q4_K_M.gguf"}
+    due = pending(steps, lambda step: step.product in there)
     assert [step.label for step in due] == ["fetch 小模型-F16.gguf", "fetch 小模型-IQ2_XS.gguf", "evaluate IQ2_XS"]
 
 
@@ -86,7 +89,7 @@ def ctx(tmp_path: Path) -> Context:
     )
 
 
-MEASURE = next(step for step in plan(REQUEST_PUBLISHED) if step.kind == EVALUATE)
+MEASURE = next(step for step in plan(REQUEST_PUBLISHED) if isinstance(step, EvaluateStep))
 
 
 def test_a_job_measures_over_all_its_chunks_or_not_at_all(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +101,7 @@ def test_a_job_measures_over_all_its_chunks_or_not_at_all(ctx: Context, monkeypa
 
     monkeypatch.setattr(measure, "evaluate", evaluated)
     monkeypatch.setattr(measure, "_pinned_text", lambda ctx: ctx.folder / "text")
-    measure.run(ctx, MEASURE)
+    MEASURE.run(ctx)
     assert (asked[0].all_chunks, asked[0].chunks) == (True, 4)
 
 
@@ -108,15 +111,15 @@ def test_room_for_the_bases_predictions_is_asked_for_before_measuring(ctx: Conte
     base.metadata["tokenizer.ggml.tokens"] = 65536
     sizes = JobForecast(base=base, quants={}, same_as={})
     needed = logits_bytes(65536, 4)
-    assert left_bytes(ctx, MEASURE, sizes) == predictions_bytes(base, 4) == needed + SPARE
+    assert MEASURE.left_bytes(ctx, sizes) == predictions_bytes(base, 4) == needed + SPARE
     kept = ctx.work / FOLDER / "0123.logits"
     kept.parent.mkdir(parents=True)
     with kept.open("wb") as file:
         file.truncate(needed - 5)
-    assert left_bytes(ctx, MEASURE, sizes) == SPARE + 5
+    assert MEASURE.left_bytes(ctx, sizes) == SPARE + 5
     with kept.open("wb") as file:
         file.truncate(needed)
-    assert left_bytes(ctx, MEASURE, sizes) == 0
+    assert MEASURE.left_bytes(ctx, sizes) == 0
 
 
 BENCH = """#!/bin/sh

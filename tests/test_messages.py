@@ -31,6 +31,7 @@ from ggufy.ui.texts_zh import ZH
 from tests import tiny
 from tests.test_job import REQUEST
 
+ADVICE = re.compile(r"[a-z{][^:*]{12,}: [a-z][^:*]*\.", re.DOTALL)  # what is wrong, and what to do
 JOB = Job(request=REQUEST)
 ROOT = Path(__file__).parent.parent
 KINDS = {"Message", "ProcessExited"} | {
@@ -63,6 +64,15 @@ def _made() -> Iterator[tuple[str, ast.Call]]:
                     yield f"{path.relative_to(ROOT).as_posix()}:{node.lineno}", node
 
 
+def called(call: ast.Call) -> str:
+    return ast.unparse(call.func).rpartition(".")[2]
+
+
+def written(node: ast.JoinedStr | ast.Constant) -> str:
+    parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+    return "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in parts)
+
+
 def template(call: ast.Call) -> str:
     """Empty for what is made from a message that was made elsewhere."""
     return call.args[0].value if isinstance(call.args[0], ast.Constant) else ""
@@ -89,6 +99,22 @@ def test_every_error_is_a_template_and_its_values() -> None:
         elif template(call) and None not in given and holes(template(call)) - TERMINAL.keys() != given:
             faults.append(f"{place}: {template(call)} is given {sorted(map(str, given))}")
     assert not faults, "\n".join(["", *faults])
+
+
+@pytest.mark.fast
+def test_no_advice_stands_outside_of_a_message() -> None:
+    """Where it could not be translated."""
+    loose = []
+    for path in sorted((ROOT / "ggufy").rglob("*.py")):
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        good = [node for node in nodes if isinstance(node, ast.Expr)]  # docstrings, and lines of the log
+        good += [node for node in nodes if isinstance(node, ast.Call) and called(node) in KINDS]
+        held = {part for node in good for part in ast.walk(node)}
+        texts = {node: written(node) for node in nodes if isinstance(node, ast.JoinedStr | ast.Constant)}
+        place = path.relative_to(ROOT).as_posix()
+        if not place.startswith((*NOT_ON_THE_PAGE, "ggufy/ui/texts_", "ggufy/ui/guard.py")):  # guard: no language yet
+            loose += [f"{place}:{n.lineno}: {t}" for n, t in texts.items() if n not in held and ADVICE.fullmatch(t)]
+    assert not loose, "\n".join(["", *loose])
 
 
 @pytest.mark.fast

@@ -24,7 +24,7 @@ from ggufy.llama.install import Llama
 from ggufy.quantize.imatrix import read_imatrix
 from ggufy.quantize.search import analysis, loss, probing, roles, target
 from ggufy.quantize.search.analysis import LOW_RANK
-from ggufy.quantize.search.mixes import HARMLESS
+from ggufy.quantize.search.mixes import architecture_of
 from ggufy.quantize.search.probing import Measured
 from ggufy.quantize.search.target import FAST, STANDARD, THOROUGH
 from ggufy.steps.evaluate import EvaluationConfig, evaluate
@@ -120,10 +120,15 @@ def test_low_rank_tensors_shrink_and_no_other_small_one(tiny_mixer: RecipeSearch
     base, head = tiny_mixer.head, read_head(out)
     found = roles.roles(base.tensors)
     low_rank = {name for name, role in found.items() if role.low_rank and len(base.tensors[name].shape) == 2}
-    unread = {f"blk.0.time_mix_v{number}.weight" for number in (1, 2)} if roles.family(found) == "rwkv7" else set()
+    architecture = architecture_of(base)
+    assert architecture is not None
+    unread = architecture.unread & low_rank
     assert low_rank > unread
+    assert bool(unread) == (architecture.version == "7")
     for name in low_rank - unread:
-        assert head.tensors[name].type in (LOW_RANK if found[name].name in HARMLESS else ("F16",)), name
+        assert head.tensors[name].type in (
+            LOW_RANK if found[name].name in architecture.priors.harmless else ("F16",)
+        ), name
     kept = {name for name in base.tensors if name not in tiny_mixer.analysis.losses}
     assert all(head.tensors[name].type == base.tensors[name].type for name in kept)
     assert all(len(base.tensors[name].shape) > 1 for name in mix.recipe)

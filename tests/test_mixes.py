@@ -17,19 +17,19 @@ from ggufy.core.catalog import BY_NAME, QUANT_TYPES
 from ggufy.formats.gguf import GgufHead, read_head
 from ggufy.llama.ggml import Ggml
 from ggufy.llama.tools import ToolRun
-from ggufy.models.convert import write_skeleton_of
-from ggufy.models.names import Architecture, tensor_plans
-from ggufy.quantize.engine import Control, QuantizeTask, quantize
+from ggufy.models.convert import write_skeleton
+from ggufy.models.rwkv6 import RWKV6
+from ggufy.models.rwkv7 import RWKV7
+from ggufy.quantize.engine import quantize
 from ggufy.quantize.imatrix import read_imatrix, with_embedding
 from ggufy.quantize.recipe import Recipe, forecast, stock_recipe
 from ggufy.quantize.search import mixes, roles
 from ggufy.quantize.search.mixes import MIXES, mixed
-from ggufy.quantize.search.priors import PRIORS, REFERENCE
+from ggufy.quantize.task import Control, QuantizeTask
 from tests import small, tiny
 from tests.conftest import Ggufy
 
 ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
-RANKS = {"6": {"mix": 32, "decay": 64}, "7": {"decay": 96, "iclr": 96, "value": 64, "gate": 256}}
 SHAPES = {  # version, blocks, width, width between a channel mix's two matrices
     "6-1.6B": ("6", 24, 2048, 7168),
     "7-0.1B": ("7", 12, 768, 3072),
@@ -66,10 +66,10 @@ class Model:
 @pytest.fixture(scope="module", params=SHAPES)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, llama_bin: Path) -> Model:
     version, layers, width, ffn = SHAPES[request.param]
-    made = Architecture(version, f"rwkv{version}", layers, width, 65536, ffn, 64, RANKS[version])
-    shapes = {source: plan.source_shape for plan in tensor_plans(made) for source in plan.sources}
+    made = tiny.hyperparameters(version, layers=layers, C=width, F=ffn)
+    shapes = {source: plan.source_shape for plan in made.tensors() for source in plan.sources}
     base = tmp_path_factory.mktemp("mixes") / f"{request.param}.gguf"
-    write_skeleton_of(shapes, base, outtype="f16", vocab=None, name="skeleton")
+    write_skeleton(shapes, base, outtype="f16", vocab=None, name="skeleton")
     return Model(base, llama_bin / "llama-quantize")
 
 
@@ -110,7 +110,7 @@ def test_low_rank_matrices_shrink_and_vectors_stay(model: Model) -> None:
     for tensor, kind in model.recipe("Q4_K_M").items():
         name = tensor.split(".", 2)[-1]
         if found[tensor].low_rank:
-            harmless = found[tensor].name in mixes.HARMLESS and model.head.tensors[tensor].shape[0] % 32 == 0
+            harmless = found[tensor].name in RWKV7.priors.harmless and model.head.tensors[tensor].shape[0] % 32 == 0
             assert kind == ("Q8_0" if harmless else "F16")
         elif len(model.head.tensors[tensor].shape) == 1 or "lerp" in name or "first" in name:
             assert kind == "F32"
@@ -131,11 +131,11 @@ def test_stock_and_other_models_are_left_alone(model: Model) -> None:
 
 
 def test_what_matters_in_a_small_model_matters_in_a_large_one() -> None:
-    for version in "67":
-        made = Architecture(version, f"rwkv{version}", 4, 512, 1024, 2048, 64, RANKS[version])
-        weights = {plan.name: math.prod(plan.shape) for plan in tensor_plans(made)}
+    for architecture in (RWKV6, RWKV7):
+        made = tiny.hyperparameters(architecture.version, layers=4, C=512, V=1024, F=2048)
+        weights = {plan.name: math.prod(plan.shape) for plan in made.tensors()}
         c = roles.transferred(weights)
-        table, reference = PRIORS[f"rwkv{version}"], REFERENCE[f"rwkv{version}"]
+        table, reference = architecture.priors.sensitivities, architecture.priors.reference
         assert {key.split("@")[0] for key in table} == set(reference)
         for tensor, key in (("token_embd", "embedding"), ("blk.1.time_mix_key", "time_mix_key")):
             name = f"{tensor}.weight"
@@ -147,8 +147,8 @@ def test_low_rank_matrices_follow_the_others_to_any_width(version: str) -> None:
     """The head's c falls by 16 from one width to the other, and so must that of a role without a measured one."""
     found = []
     for width, vocab in ((1024, 4096), (4096, 16384)):
-        made = Architecture(version, f"rwkv{version}", 4, width, vocab, 4 * width, 64, RANKS[version])
-        c = roles.transferred({plan.name: math.prod(plan.shape) for plan in tensor_plans(made)})
+        made = tiny.hyperparameters(version, layers=4, C=width, V=vocab, F=4 * width)
+        c = roles.transferred({plan.name: math.prod(plan.shape) for plan in made.tensors()})
         found.append((c["output.weight"], c["blk.1.time_mix_w1.weight"]))
     (head, low_rank), (wide_head, wide_low_rank) = found
     assert head / wide_head == pytest.approx(16)

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from ggufy.core.errors import CheckpointError
-from ggufy.models.names import detect
+from ggufy.models.registry import detect
 from tests import tiny
 
 

@@ -20,7 +20,7 @@ import torch
 from ggufy.core.errors import CheckpointError
 from ggufy.formats.checkpoint import open_checkpoint
 from ggufy.formats.pickled import read_tensors
-from ggufy.models.names import detect
+from ggufy.models.registry import detect
 from ggufy.sources.inspect import inspect
 from ggufy.system.settings import Settings
 from tests.hub_fixture import LocalHub, local_hub  # noqa: F401 - fixtures

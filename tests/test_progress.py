@@ -10,9 +10,10 @@ import pytest
 
 from ggufy.cli import terminal
 from ggufy.core.job import Artifact, Job, Request, Source, Status
-from ggufy.core.plan import FETCH, UPLOAD, plan
-from ggufy.core.progress import Progress, Snapshot, Workload, model_seconds
+from ggufy.core.plan import Fetch, Upload, Workload
+from ggufy.core.progress import Progress, Snapshot
 from ggufy.jobs.results import results
+from ggufy.steps import plan
 
 pytestmark = pytest.mark.fast
 
@@ -49,14 +50,14 @@ def test_the_eta_follows_what_steps_really_take() -> None:
     progress = Progress(clock)
     progress.planned(STEPS, STEPS[2:])
     progress.workload(LOAD)
-    naive = sum(model_seconds(step, LOAD) for step in STEPS[2:])
+    naive = sum(step.seconds(LOAD) for step in STEPS[2:])
     assert progress.snapshot().eta_s == naive
     progress.started(STEPS[2])
-    clock.now += 4 * model_seconds(STEPS[2], LOAD)
+    clock.now += 4 * STEPS[2].seconds(LOAD)
     progress.finished(STEPS[2], artifact())
     eta = progress.snapshot().eta_s
     assert eta is not None
-    truth = 4 * sum(model_seconds(step, LOAD) for step in STEPS[3:])
+    truth = 4 * sum(step.seconds(LOAD) for step in STEPS[3:])
     assert abs(eta - truth) < 0.01 * truth
 
 
@@ -66,10 +67,10 @@ def test_reading_a_text_is_as_slow_when_measuring_as_for_the_imatrix() -> None:
     steps = plan(replace(REQUEST, evaluate=True, quant_types=("Q8_0",)))
     progress.planned(steps, (steps[1], steps[3]))
     progress.workload(LOAD)
-    measuring = model_seconds(steps[3], LOAD)
-    assert progress.snapshot().eta_s == model_seconds(steps[1], LOAD) + measuring
+    measuring = steps[3].seconds(LOAD)
+    assert progress.snapshot().eta_s == steps[1].seconds(LOAD) + measuring
     progress.started(steps[1])
-    clock.now += 3 * model_seconds(steps[1], LOAD)
+    clock.now += 3 * steps[1].seconds(LOAD)
     progress.finished(steps[1], artifact())
     assert progress.snapshot().eta_s == pytest.approx(3 * measuring)
 
@@ -103,7 +104,7 @@ def test_a_large_file_takes_longer_to_go_up() -> None:
     progress = Progress(clock)
     sizes = {"m-F16.gguf": 28_000_000_000, "m-Q4_K_M.gguf": 8_000_000_000, "m-Q8_0.gguf": 3_000_000_000}
     request = replace(REQUEST, repo_id="a/m", quant_types=("Q4_K_M", "Q8_0"), imatrix="none")
-    steps = tuple(step for step in plan(request) if step.kind == UPLOAD)
+    steps = tuple(step for step in plan(request) if isinstance(step, Upload))
     progress.planned(steps, steps)
     progress.workload(replace(LOAD, sizes=sizes))
     assert progress.snapshot().eta_s == pytest.approx(sum(sizes.values()) / 20e6, rel=0.01)
@@ -117,7 +118,7 @@ def test_a_large_file_takes_longer_to_go_up() -> None:
 
 def test_what_is_fetched_was_not_there() -> None:
     progress = Progress(Clock())
-    fetch = replace(STEPS[0], kind=FETCH, reads=())
+    fetch = Fetch(product=STEPS[0].product)
     progress.planned(STEPS, (fetch, *STEPS[3:]))
     snapshot = progress.snapshot()
     assert (snapshot.found, snapshot.done) == (2, 2)

@@ -11,7 +11,7 @@ from ggufy import demo
 from ggufy.core.job import Request, Source
 from ggufy.formats.gguf import read_head
 from ggufy.hub.protocol import RemoteFile, git_sha1
-from ggufy.models.chat_format import CHAT_TEMPLATE, OLLAMA_FILES, has_words
+from ggufy.models.chat_format import CHAT_TEMPLATE, OLLAMA_FILES, WORLD
 from ggufy.models.convert import convert
 from ggufy.models.vocab import load_vocab, world_vocab_path
 from ggufy.publish.card_facts import speaks_world
@@ -70,7 +70,7 @@ def test_the_base_tells(tmp_path: Path) -> None:
 
 
 def test_whose_vocabulary_has_the_words() -> None:
-    assert has_words(load_vocab(world_vocab_path()))
-    assert has_words(load_vocab(demo.VOCAB))
-    assert has_words([b"User:", b" Assistant"])
-    assert not has_words(MUSIC) and not has_words([b"Users", b"Assistant"])
+    assert WORLD.has_words(load_vocab(world_vocab_path()))
+    assert WORLD.has_words(load_vocab(demo.VOCAB))
+    assert WORLD.has_words([b"User:", b" Assistant"])
+    assert not WORLD.has_words(MUSIC) and not WORLD.has_words([b"Users", b"Assistant"])

@@ -15,10 +15,11 @@ from ggufy.core.catalog import BY_NAME
 from ggufy.formats.gguf import read_head
 from ggufy.llama.ggml import load
 from ggufy.models.convert import convert
-from ggufy.quantize.engine import Control, QuantizeTask, quantize
-from ggufy.quantize.layout import RESCALE_KEY
+from ggufy.models.rwkv6 import RWKV6
+from ggufy.quantize.engine import quantize
 from ggufy.quantize.search.loss import dequantize
 from ggufy.quantize.search.mixes import rescaling
+from ggufy.quantize.task import Control, QuantizeTask
 from tests import tiny
 
 LAYERS = 11  # halved after each: by 1024 in the last one, as in the last one of a 14B
@@ -96,8 +97,8 @@ def test_deep_blocks_lose_nothing_more(
     assert undone.keys() == plain.keys()
     for name, values in undone.items():
         np.testing.assert_array_equal(values, plain[name])
-    assert read_head(tmp_path / "undone.gguf").metadata[RESCALE_KEY] == 0
-    assert read_head(tmp_path / "divided.gguf").metadata[RESCALE_KEY] == 1
+    assert read_head(tmp_path / "undone.gguf").metadata[RWKV6.rescale_key] == 0
+    assert read_head(tmp_path / "divided.gguf").metadata[RWKV6.rescale_key] == 1
 
 
 def test_an_f16_base_has_rounded_some_and_its_quants_lose_nothing_more(

@@ -6,19 +6,20 @@ import math
 
 import pytest
 
-from ggufy.models.names import Architecture, tensor_plans
+from ggufy.models.registry import ARCHITECTURES, of_tensors
+from ggufy.models.rwkv6 import RWKV6
+from ggufy.models.rwkv7 import RWKV7
 from ggufy.quantize.search import roles
-from ggufy.quantize.search.priors import PRIORS
+from ggufy.quantize.search.priors import TRANSFORMER
 from ggufy.quantize.search.roles import Depth, Role, groups, sensitivity
+from tests import tiny
 
-RANKS = {"6": {"mix": 32, "decay": 64}, "7": {"decay": 96, "iclr": 96, "value": 64, "gate": 256}}
 LLAMA = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 
 
 def rwkv(version: str, layers: int = 24) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a 1.6B."""
-    made = Architecture(f"{version}", f"rwkv{version}", layers, 2048, 65536, 7168, 64, RANKS[version])
-    return {plan.name: plan.shape for plan in tensor_plans(made)}
+    return {plan.name: plan.shape for plan in tiny.hyperparameters(version, layers=layers, F=7168).tensors()}
 
 
 def matrices(shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:
@@ -32,10 +33,10 @@ def llama(*, layers: int = 32, tied: bool = False, stems: tuple[str, ...] = LLAM
 
 
 def test_the_matrices_of_rwkv() -> None:
-    for version, expected in (("6", 8), ("7", 6)):
+    for version, table, expected in (("6", RWKV6, 8), ("7", RWKV7, 6)):
         found = roles.roles(rwkv(version))
         names = {found[name].name for name in matrices(rwkv(version))}
-        assert names - {"embedding", "head"} < {name.split("@")[0] for name in PRIORS[f"rwkv{version}"]}
+        assert names - {"embedding", "head"} < {name.split("@")[0] for name in table.priors.sensitivities}
         assert len(names) == expected + 2
         assert found["token_embd.weight"] == Role(name="embedding", depth=Depth.NONE)
         assert found["output.weight"].key == "head"
@@ -71,7 +72,7 @@ def test_depth(layers: int, depths: str) -> None:
 
 def test_transformers() -> None:
     found = roles.roles([*llama(), "blk.0.attn_norm.weight", "output_norm.weight", "rope_freqs.weight"])
-    assert roles.family(found) == "transformer"
+    assert of_tensors(found) is None
     assert {found[f"blk.9.{stem}.weight"].name for stem in LLAMA} == set(LLAMA)
     assert found["output_norm.weight"].name == "output_norm"
     tied = roles.roles(llama(tied=True))
@@ -90,10 +91,11 @@ def test_the_nearest_sensitivity_is_taken() -> None:
 
 
 def test_every_prior_is_of_a_role_that_models_have() -> None:
-    assert all(value > 0 and math.isfinite(value) for table in PRIORS.values() for value in table.values())
-    models = {"rwkv6": [rwkv("6")], "rwkv7": [rwkv("7")], "transformer": [llama(), llama(tied=True)]}
-    for family, table in PRIORS.items():
-        found = [role for names in models[family] for role in roles.roles(names).values()]
+    tables = {one.name: one.priors.sensitivities for one in ARCHITECTURES} | {"": TRANSFORMER.sensitivities}
+    assert all(value > 0 and math.isfinite(value) for table in tables.values() for value in table.values())
+    models = {"rwkv6": [rwkv("6")], "rwkv7": [rwkv("7")], "": [llama(), llama(tied=True)]}
+    for name, table in tables.items():
+        found = [role for names in models[name] for role in roles.roles(names).values()]
         known = {role.key for role in found} | {role.name for role in found} | {"attn_qkv"}
         assert set(table) <= known
 

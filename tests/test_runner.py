@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from ggufy.llama.install import Llama
 from ggufy.records.records import JobRecords
 from ggufy.records.run_state import RunState
 from ggufy.records.store import JobStore
-from ggufy.steps import MAKERS
+from ggufy.steps import Makers
 from ggufy.system.settings import Settings
 from tests import tiny
 
@@ -184,7 +183,6 @@ def test_a_step_that_breaks_unexpectedly_is_a_failed_job(
     def broken(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    makers = replace(MAKERS, run={**MAKERS.run, "convert": broken})
-    ended = Runner(settings=settings, llama=llama, makers=makers).run(make("a"), RunState())
+    ended = Runner(settings=settings, llama=llama, makers=Makers(run=broken)).run(make("a"), RunState())
     assert ended.status is Status.FAILED
     assert "a bug" in ended.error

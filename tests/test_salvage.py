@@ -14,7 +14,8 @@ from ggufy.jobs.request import JobOptions, make_job
 from ggufy.jobs.runner import Runner
 from ggufy.llama.install import Llama
 from ggufy.publish import hub_repo
-from ggufy.quantize import engine
+from ggufy.quantize import engine, journal
+from ggufy.quantize.task import Made, QuantizeTask
 from ggufy.records.run_state import RunState
 from ggufy.records.store import JobStore
 from ggufy.steps import partial_backup as backup
@@ -59,8 +60,8 @@ def begin(folder: Path, chunks: dict[int, bytes], key: str = "a key") -> Path:
         for offset, data in chunks.items():
             file.seek(offset)
             file.write(data)
-    lines = [engine.journal_line("ab" * 32, offset, len(data)) for offset, data in chunks.items()]
-    engine.journal_of(part).write_text("".join([f"{key}\n", *lines]))
+    lines = [journal.journal_line("ab" * 32, offset, len(data)) for offset, data in chunks.items()]
+    journal.journal_of(part).write_text("".join([f"{key}\n", *lines]))
     return part
 
 
@@ -88,7 +89,7 @@ def test_chunks_come_back_to_their_places(tmp_path: Path, other: str) -> None:
     again = tmp_path / "there" / part.name
     saver = PartialBackup(memory, again, tmp_path / "work", lambda: 1.0)
     saver.restore()
-    key, back = engine.read_journal(engine.journal_of(again))
+    key, back = journal.read_journal(journal.journal_of(again))
     wanted = chunks if other == "a key" else {1024: b"three"}
     assert (key, set(back)) == (other, set(wanted))
     data = again.read_bytes()
@@ -134,10 +135,10 @@ def test_a_quant_goes_on_with_what_the_lost_disk_had_finished(
         source=str(checkpoint), vocab=str(vocab), quant_types=("IQ3_S",), imatrix="none", owner="me"
     )
     hub = LocalHub(tmp_path / "hub")
-    made: list[engine.Made] = []
+    made: list[Made] = []
     real, stop = engine.quantize, threading.Event()
 
-    def quantize(*arguments: object, **options: object) -> engine.Made:
+    def quantize(*arguments: object, **options: object) -> Made:
         made.append(real(*arguments, **options))  # type: ignore[arg-type]
         return made[-1]
 
@@ -187,10 +188,10 @@ def test_a_full_disk_keeps_the_quant_that_another_copies_from(
     checkpoint, vocab = tiny.checkpoint(tmp_path, "7", width=512, layers=3)
     hub, out = LocalHub(tmp_path / "hub"), tmp_path / "out"
     folder = out / "tiny-v7-GGUF"
-    made: dict[str, engine.Made] = {}
+    made: dict[str, Made] = {}
     real = engine.quantize
 
-    def quantize(order: engine.QuantizeTask, *arguments: object, **options: object) -> engine.Made:
+    def quantize(order: QuantizeTask, *arguments: object, **options: object) -> Made:
         made[order.target.stem.rpartition("-")[2]] = real(order, *arguments, **options)  # type: ignore[arg-type]
         return made[order.target.stem.rpartition("-")[2]]
 

@@ -49,7 +49,7 @@ def asked(local_hub: LocalHub) -> int:
 def test_rwkv_checkpoints_come_first(search: Search, local_hub: LocalHub) -> None:
     found = search("RWKV  world"[:4], token=None)
     assert [one.id for one in found] == ["alice/rwkv-world", "bob/Rwkv-World-HF", "bob/rwkv-world-GGUF"]
-    assert (found[0].checkpoints, found[0].ggufs, found[0].downloads, found[0].rwkv) == (2, 0, 5, True)
+    assert (found[0].checkpoints, found[0].downloads, found[0].rwkv) == (2, 5, True)
     assert asked(local_hub) == 1
 
 
@@ -57,7 +57,7 @@ def test_other_words_look_among_rwkv_first_and_then_everywhere(search: Search, l
     assert [one.id for one in search("world", token=None)] == ["bob/World-Tagged"]
     assert asked(local_hub) == 1
     (found,) = search("lama", token=None)
-    assert (found.id, found.gated, found.rwkv, found.ggufs) == ("bob/lama", True, False, 1)
+    assert (found.id, found.gated, found.rwkv, found.checkpoints) == ("bob/lama", True, False, 0)
     assert asked(local_hub) == 3
 
 

@@ -19,7 +19,7 @@ from ggufy.jobs.request import JobOptions
 from ggufy.llama.install import Llama
 from ggufy.records import patience
 from ggufy.records.store import JobStore
-from ggufy.service import service
+from ggufy.service import preparation
 from ggufy.service.access import STRANGER, Visitor, check_chat, may_work
 from ggufy.service.service import JobView, Services
 from ggufy.system import resources as throttle
@@ -76,7 +76,7 @@ class Installer:
 def installer(monkeypatch: pytest.MonkeyPatch) -> Installer:
     """The set-up under the test's control: a real one takes minutes."""
     installer = Installer()
-    monkeypatch.setattr(service, "ensure", installer.ensure)
+    monkeypatch.setattr(preparation, "ensure", installer.ensure)
     return installer
 
 
@@ -157,7 +157,7 @@ def test_shutdown_ends_the_set_up_and_keeps_the_job(installer: Installer, servic
     until(lambda: "ggufy-worker" not in {thread.name for thread in threading.enumerate()}, "the thread ends")
     assert only(services).job.status == Status.RUNNING
     with pytest.raises(Cancelled):
-        services._report(1, 2, "")
+        services._preparer._report(1, 2, "")
 
 
 def test_a_job_whose_end_cannot_be_written_is_still_told(

@@ -20,7 +20,7 @@ from hub_fixture import ALICE, LocalHub, running_hub
 
 from ggufy.core.errors import GgufyError, UsageError
 from ggufy.core.job import FrontierPoint, Job, Request, Status, from_json, to_json
-from ggufy.core.plan import ANALYSE, FRONTIER, pending, plan
+from ggufy.core.plan import pending
 from ggufy.core.progress import RUNNING
 from ggufy.formats.gguf import read_head
 from ggufy.jobs.request import JobOptions, make_job
@@ -33,7 +33,8 @@ from ggufy.records.run_state import RunState
 from ggufy.records.store import JobStore
 from ggufy.service.access import STRANGER, Visitor
 from ggufy.service.service import Services
-from ggufy.steps.target_size import Stages
+from ggufy.steps import plan
+from ggufy.steps.target_size import FRONTIER, Stages
 from ggufy.system.files import sha256
 from ggufy.system.settings import Settings
 from ggufy.ui.i18n import TEXTS
@@ -84,8 +85,8 @@ def test_types_come_first_then_the_analysis_then_sizes() -> None:
 def test_what_was_found_is_not_found_again() -> None:
     steps = plan(replace(ORDER, repo_id="alice/m"))
     there = {step.product for step in steps if step.product.startswith("repo:")}
-    assert [step.kind for step in pending(steps, (there | {FRONTIER}).__contains__)] == []
-    assert [step.label for step in pending(steps, there.__contains__)] == [
+    assert [step.kind for step in pending(steps, lambda step: step.product in there | {FRONTIER})] == []
+    assert [step.label for step in pending(steps, lambda step: step.product in there)] == [
         "fetch m-F16.gguf",
         "fetch m-imatrix.gguf",
         "analyse",
@@ -284,7 +285,7 @@ def test_cancelled_in_the_analysis_and_without_an_imatrix(
     ended: list[Job] = []
     thread = threading.Thread(target=lambda: ended.append(ours.run(job, live)))
     thread.start()
-    while not any(step.step.kind == ANALYSE and step.state == RUNNING for step in live.progress.snapshot().steps):
+    while not any(step.step.kind == "analyse" and step.state == RUNNING for step in live.progress.snapshot().steps):
         assert thread.is_alive()
         time.sleep(0.01)
     live.stop.cancelled.set()

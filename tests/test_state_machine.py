@@ -30,7 +30,7 @@ from hypothesis.stateful import (
 from ggufy.core.errors import DiskError, TokenError, ToolError
 from ggufy.core.job import RESTING, Artifact, Job, Request, Source, Status
 from ggufy.core.metrics import Evaluation, Quality
-from ggufy.core.plan import CONVERT, EVALUATE, QUANTIZE, Step, folder_name, makes
+from ggufy.core.plan import folder_name
 from ggufy.formats.gguf import GgufHead, TensorInfo
 from ggufy.hub.lease import LEASE_FILE, Lease
 from ggufy.hub.lease_record import LeaseRecord
@@ -38,12 +38,15 @@ from ggufy.jobs.queue import Worker
 from ggufy.jobs.runner import Runner
 from ggufy.jobs.workspace import Workspace
 from ggufy.llama.install import Llama
+from ggufy.records.account import Account
 from ggufy.records.records import JobRecords
-from ggufy.records.state_repo import Account, StateRepo
+from ggufy.records.state_repo import StateRepo
 from ggufy.records.store import JobStore
-from ggufy.steps import Makers
+from ggufy.steps import Makers, files_made
 from ggufy.steps.context import Context, artifact_of
-from ggufy.steps.forecast import JobForecast
+from ggufy.steps.job_forecast import JobForecast
+from ggufy.steps.local_step import LocalStep
+from ggufy.steps.measure import EvaluateStep
 from ggufy.system.clock import sleep
 from ggufy.system.files import partial
 from ggufy.system.settings import Settings
@@ -106,11 +109,11 @@ class World:
     def wrong(self, what: str) -> None:
         self.cloud.violations.append(what)
 
-    def make(self, machine: Machine, ctx: Context, step: Step) -> Artifact | None:
+    def make(self, machine: Machine, ctx: Context, step: LocalStep) -> Artifact | None:
         if self.failing and not ctx.stopped():
             self.failed.add(ctx.request.name)
             raise self.failing.pop()
-        if step.kind == EVALUATE:
+        if isinstance(step, EvaluateStep):
             return self.measure(ctx, step)
         target = ctx.path(step.product)
         if target.exists():
@@ -123,7 +126,7 @@ class World:
             part.write_bytes(content(step.product))
         return artifact_of(target)
 
-    def measure(self, ctx: Context, step: Step) -> None:
+    def measure(self, ctx: Context, step: LocalStep) -> None:
         quant = ctx.path(step.reads[1])
         sleep(5.0, ctx.stopped, self.clock)
         ctx.measured(
@@ -180,15 +183,14 @@ class Machine:
             except TokenError:  # the page says so, and asks again after a while
                 sleep(60.0, self.stopping.is_set, self.world.clock)
         self.has_runner = True
-        steps = {kind: lambda ctx, step: self.world.make(self, ctx, step) for kind in (CONVERT, QUANTIZE, EVALUATE)}
         return Runner(
             settings=Settings.from_env({"GGUFY_OUT": str(self.out), "GGUFY_CACHE": str(self.out), "HOME": "/none"}),
             llama=Llama(bin=Path("/none"), source=None, version="0", commit="0" * 9),
             workspace=self.workspace,
             makers=Makers(
-                run=steps,
+                run=lambda step, ctx: self.world.make(self, ctx, step),
+                check=lambda step, ctx: None,
                 forecast=lambda ctx, step: Forecast(base=head(), quants={}, same_as={}),
-                load_kernels=lambda folder: None,
             ),
             clock=self.world.clock,
         )
@@ -441,7 +443,7 @@ class Middle(RuleBasedStateMachine):
             assert job.status in allowed, f"{click} {job.status}\n{self.state_of_things()}"
         if job.status is not Status.DONE:
             return
-        products = [step.product for step in makes(job.request)]
+        products = [step.product for step in files_made(job.request)]
         if machine.hub:
             there = self.world.cloud.files(job.request.repo_id)
             if not self.world.repos_deleted:

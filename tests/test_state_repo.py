@@ -25,8 +25,9 @@ from ggufy.hub.lease import LEASE_FILE, Lease
 from ggufy.hub.lease_record import LeaseRecord
 from ggufy.hub.protocol import Hub
 from ggufy.net import session as hub_session
+from ggufy.records.account import Account
 from ggufy.records.records import JobRecords
-from ggufy.records.state_repo import Account, StateRepo
+from ggufy.records.state_repo import StateRepo
 from ggufy.records.store import JobStore
 from tests.folder_hub import LocalHub
 from tests.hands import HandClock
@@ -729,7 +730,7 @@ def test_who_writes_a_record_never_waits_for_who_reads_all(alone: Machine, monke
     real, stuck = alone.records.all, list[bool]()
 
     def read_all() -> list[Job]:
-        other = threading.Thread(target=alone.state.mark, args=("a-1",), daemon=True)
+        other = threading.Thread(target=alone.state._mirror.mark, args=("a-1",), daemon=True)
         other.start()
         other.join(30)
         stuck.append(other.is_alive())

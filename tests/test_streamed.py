@@ -173,6 +173,19 @@ def test_an_address_that_expires_is_asked_for_again(publish: Publish, local_hub:
     assert len(local_hub.log("/resolve/")) >= 4
 
 
+def test_a_plain_address_that_redirects(publish: Publish, local_hub: LocalHub, tmp_path: Path) -> None:
+    """Such as one of a mirror of the Hub, which names a digest that nobody has pinned. Where it leads is asked from
+    then on, until it is refused there."""
+    model = publish()
+    url = f"{local_hub.endpoint}/{model.source.model_id}/resolve/main/model.pth"
+    source = resolve_url(url)
+    local_hub.fault("GET /__cdn/", status=403, skip=20)
+    local_hub.clear()
+    stream(model, tmp_path / "x.gguf", local_hub, source=source)
+    assert (tmp_path / "x.gguf").read_bytes() == model.local()
+    assert 2 <= len(local_hub.log("/resolve/")) <= 2 + 2 * streamed.READERS
+
+
 def test_a_server_that_is_gone_leaves_what_is_whole_for_the_next_run(
     publish: Publish, local_hub: LocalHub, tmp_path: Path
 ) -> None:
@@ -218,7 +231,7 @@ def test_a_server_without_ranges_or_with_wrong_ones_cannot_stream(
     if isinstance(says := fault.get("says"), dict):
         fault = {"says": {name: text.format(size=model.source.size) for name, text in says.items()}}
     local_hub.fault("GET /__cdn/", **fault, skip=skip, times=9999)
-    with pytest.raises(CannotStream, match=r"of model\.pth (does not send parts|sends other parts)"):
+    with pytest.raises(CannotStream, match=r":model\.pth (does not send parts|sends another part)"):
         stream(model, out / "x.gguf", local_hub)
     assert not out.exists() or names(out) == []
 
@@ -256,7 +269,7 @@ def converting(model: Model, target: Path, local_hub: LocalHub) -> Iterator[subp
     """Another process that streams, and is killed."""
     script = (
         "import sys; from pathlib import Path; from ggufy.core.job import Source\n"
-        "from ggufy.sources import streamed\n"
+        "from ggufy.formats import streamed_checkpoint as streamed\n"
         "from ggufy.models.convert_streamed import convert_streamed\n"
         "streamed.PIECE = 100_000\n"
         f"opened = streamed.open_streamed({model.source!r})\n"

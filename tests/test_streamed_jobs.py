@@ -25,15 +25,15 @@ from ggufy.jobs.request import JobOptions, make_job
 from ggufy.jobs.runner import Runner
 from ggufy.llama.install import Llama
 from ggufy.llama.tools import ToolRun
-from ggufy.models.convert import write_skeleton_of
-from ggufy.models.names import Architecture, tensor_plans
+from ggufy.models.convert import write_skeleton
 from ggufy.models.vocab import world_vocab_path
 from ggufy.net import session as hub_session
 from ggufy.records.run_state import RunState
 from ggufy.sources import hub
-from ggufy.sources.inspect import Report
+from ggufy.sources.format import Report
 from ggufy.steps import forecast
-from ggufy.steps.forecast import JobForecast, forecast_types
+from ggufy.steps.job_forecast import JobForecast
+from ggufy.steps.outputs.gguf import GGUF
 from ggufy.system import resources as throttle
 from ggufy.system.files import sha256
 from ggufy.system.settings import Settings
@@ -285,9 +285,9 @@ def test_what_cannot_fit_is_refused_before_a_weight_is_fetched(
 
 GB, SPACE = 10**9, 50 * 10**9  # the disk of a free Space
 SHAPES = {
-    "1.6B": Architecture("6", "rwkv6", 24, 2048, 65536, 7168, 64, {"mix": 32, "decay": 64}),
-    "7B": Architecture("6", "rwkv6", 32, 4096, 65536, 14336, 64, {"mix": 64, "decay": 128}),
-    "14B": Architecture("6", "rwkv6", 61, 4096, 65536, 14336, 64, {"mix": 64, "decay": 128}),
+    "1.6B": {"layers": 24, "C": 2048, "F": 7168},
+    "7B": {"layers": 32, "C": 4096, "F": 14336, "mix": 64, "decay": 128},
+    "14B": {"layers": 61, "C": 4096, "F": 14336, "mix": 64, "decay": 128},
 }
 
 
@@ -304,12 +304,12 @@ def sizes(llama: Llama, tmp_path_factory: pytest.TempPathFactory) -> dict[str, t
     folder = tmp_path_factory.mktemp("skeletons")
     run = ToolRun(environment=throttle.child_environment(threads=1, home=folder), cwd=folder)
     found = {}
-    for name, architecture in SHAPES.items():
-        plans = list(tensor_plans(architecture))
+    for name, sizes in SHAPES.items():
+        plans = tiny.hyperparameters("6", **sizes).tensors()
         shapes = {source: plan.source_shape for plan in plans for source in plan.sources}
         skeleton = folder / f"{name}.gguf"
-        write_skeleton_of(shapes, skeleton, outtype="f16", vocab=world_vocab_path(), name=name)
-        made = forecast_types(skeleton, BY_NAME, llama=llama, run=run, facts=None)
+        write_skeleton(shapes, skeleton, outtype="f16", vocab=world_vocab_path(), name=name)
+        made = GGUF.forecast(skeleton, BY_NAME, llama=llama, run=run, facts=None)
         found[name] = 2 * made.weights, made
     return found
 

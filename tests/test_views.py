@@ -14,11 +14,13 @@ import pytest
 from ggufy.core.catalog import QUANT_TYPES
 from ggufy.core.job import Artifact, Job, Request, Source, Status
 from ggufy.core.messages import Message
-from ggufy.core.plan import plan
-from ggufy.core.progress import Progress, Workload
+from ggufy.core.plan import Workload
+from ggufy.core.progress import Progress
 from ggufy.publish.markup import el, join
 from ggufy.service.job_views import JobView
-from ggufy.service.service import MachineLoad, Preparation
+from ggufy.service.machine_load import MachineLoad
+from ggufy.service.preparation import Preparation
+from ggufy.steps import plan
 from ggufy.ui import job_parts, parts
 from ggufy.ui.i18n import TEXTS, pick, texts_of
 from ggufy.ui.messages import told

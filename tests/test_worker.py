@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -36,7 +37,13 @@ class Hanging:
 
 @pytest.mark.parametrize(
     ("decide", "status"),
-    [(Worker.cancel, Status.CANCELLED), (Worker.pause, Status.PAUSED), (lambda *_: True, Status.RUNNING)],
+    [
+        (Worker.cancel, Status.CANCELLED),
+        (Worker.pause, Status.PAUSED),
+        (lambda *_: True, Status.RUNNING),
+        (lambda worker, job: worker.pause(job) and worker.cancel(job), Status.CANCELLED),
+        (lambda worker, job: worker.cancel(job) and not worker.pause(job), Status.CANCELLED),  # it ends for good
+    ],
 )
 def test_a_job_whose_run_hangs_at_the_end_of_the_program(
     tmp_path: Path, decide: Callable[[Worker, str], bool], status: Status
@@ -52,3 +59,32 @@ def test_a_job_whose_run_hangs_at_the_end_of_the_program(
     worker.shutdown(0.0)
     assert [known.status for known in JobStore(tmp_path).jobs()] == [status]
     runner.answers.set()
+
+
+def test_what_another_runner_has_left_is_taken_up_when_its_record_comes(tmp_path: Path) -> None:
+    """Not only at the start: a lease that was lost and taken again in a run brings records along."""
+    records = JobRecords(JobStore(tmp_path))
+    left = Job(request=replace(REQUEST, name="left"), status=Status.RUNNING)
+    ran: list[str] = []
+    both = threading.Event()
+
+    class Runs:
+        def __init__(self) -> None:
+            self.records = records
+
+        def run(self, job: Job, live: RunState) -> Job:
+            records.begin(job, live.run_id)
+            if not ran:
+                records.take_over(left, unsent=False)
+            ran.append(job.request.name)
+            if len(ran) == 2:
+                both.set()
+            return records.end(job, Status.DONE, live.run_id)
+
+    worker = Worker(records=records, make_runner=lambda: cast(Runner, Runs()))
+    worker.start()
+    worker.submit(Job(request=REQUEST))
+    assert both.wait(60)
+    worker.shutdown()
+    assert ran == [REQUEST.name, "left"]
+    assert {job.status for job in records.all()} == {Status.DONE}

@@ -11,12 +11,16 @@ from pathlib import Path
 import torch
 from gguf import GGUFReader
 
+from ggufy.models.architecture import Hyperparameters
 from ggufy.models.convert import convert
+from ggufy.models.registry import named
 
 HEAD_SIZE = 64
 VOCAB_ROWS = 320
 RANKS_6 = {"mix": 24, "decay": 40}
 RANKS_7 = {"decay": 24, "iclr": 40, "value": 16, "gate": 56}
+LARGE_RANKS_6 = {"mix": 32, "decay": 64}
+LARGE_RANKS_7 = {"decay": 96, "iclr": 96, "value": 64, "gate": 256}
 _WORDS = [
     b"\n\n", b"\n", b"  ", b" the", b" of", b" and", b"ing", b"User", b"Assistant", b"System", b": ", b"e ", b"th",
     b"it's", b'say "', b"'\"", b"\\n", b"\\", b"\t\t", b"\r\n", b"\x00\xff", b"\xe4\xb8", "中文".encode(),
@@ -81,6 +85,16 @@ def weights(
                 del state[f"blocks.0.att.{name}"]
     state["head.weight"] = matrix(vocab, width) * 2
     return state
+
+
+def hyperparameters(version: str, **sizes: int) -> Hyperparameters:
+    """Of a model with heads of 64 values: `layers`, and C, V, F and the ranks, unless as below."""
+    architecture = named(f"rwkv{version}")
+    assert architecture is not None
+    layers = sizes.pop("layers")
+    usual = {"C": 2048, "V": 65536, "N": HEAD_SIZE} | (LARGE_RANKS_6 if version == "6" else LARGE_RANKS_7) | sizes
+    derived = {"H": usual["C"] // HEAD_SIZE, "5mix": 5 * usual.get("mix", 0)}
+    return Hyperparameters(architecture, layers, usual | derived)
 
 
 def save(path: Path, state: dict[str, torch.Tensor]) -> Path:

@@ -2,15 +2,16 @@
 
     python -m tools.measure_mixes                                 LOSSES of ggufy/quantize/search/mixes.py
     python -m tools.measure_mixes BASE.gguf                       the recipes of that model, role by role
-    python -m tools.measure_mixes BASE.gguf --harmless            what HARMLESS of mixes.py follows from
-    python -m tools.measure_mixes BASE.gguf --probes RECORD.json  PRIORS and REFERENCE of quantize/search/priors.py
+    python -m tools.measure_mixes BASE.gguf --harmless            what Priors.harmless follows from
+    python -m tools.measure_mixes BASE.gguf --probes RECORD.json  the other Priors of its file in ggufy/models
 
 - Losses are measured with ggml's own kernels on normally distributed weights with log-normal importances.
-- For HARMLESS every low-rank role of the model is put into Q8_0, alone, and compared to the base over the probe text.
+- For Priors.harmless every low-rank role of the model is put into Q8_0, alone, and compared to the base over the
+  probe text.
 - How much each role matters is measured by probing a trained model, which this script does not do: RECORD.json is what
   `python -m ggufy mix BASE.gguf --like Q4_K_M --mode thorough --json` prints, or only a table of sensitivities (group
-  -> c, in nats). Of the tables in priors.py `rwkv6` was made so; `rwkv7` is derived from published figures, and
-  `transformer` is set by hand, as is said there.
+  -> c, in nats). The table of RWKV-6 was made so; that of RWKV-7 is derived from published figures, and that of
+  transformers is set by hand, as is said there.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ from ggufy.llama.install import Llama, ensure
 from ggufy.llama.tools import ToolRun
 from ggufy.quantize.recipe import stock_recipe
 from ggufy.quantize.search.loss import Kernels, relative_error
-from ggufy.quantize.search.mixes import HARMLESS, LOSSES, mixed
-from ggufy.quantize.search.roles import OTHER, Depth, family, roles
+from ggufy.quantize.search.mixes import LOSSES, mixed
+from ggufy.quantize.search.priors import priors_of
+from ggufy.quantize.search.roles import OTHER, Depth, roles
 from ggufy.steps.evaluate import EvaluationConfig
 from ggufy.steps.recipe_search import RecipeSearch
 from ggufy.system import resources as throttle
@@ -82,28 +84,24 @@ def keys(sensitivities: Mapping[str, float]) -> dict[str, float]:
 
 
 def probed_tables(head: GgufHead, record: Mapping[str, Any]) -> str:
-    """The model's parts of PRIORS and REFERENCE, from a record of `ggufy mix` or a table of sensitivities."""
-    table, sizes, name = keys(record.get("sensitivities", record)), reference(head), family(head.tensors)
+    """The model's Priors, from a record of `ggufy mix` or a table of sensitivities."""
+    table, sizes = keys(record.get("sensitivities", record)), reference(head)
     priors = "".join(f'        "{key}": {1e9 * c:.3g},\n' for key, c in table.items())
     used = dict.fromkeys(key.split("@")[0] for key in table)
     references = "".join(f'        "{role}": {sizes[role]},\n' for role in used)
-    return f'''PRIORS
-    "{name}": {{
-{priors}    }},
-REFERENCE
-    "{name}": {{
-{references}    }},'''
+    return f"    sensitivities={{\n{priors}    }},\n    reference={{\n{references}    }},"
 
 
 def harmless(recipe_search: RecipeSearch) -> dict[str, float]:
-    """Mean KLD from the base, in nats, of each low-rank role in Q8_0, of all HARMLESS ones together, and of the stock
+    """Mean KLD from the base, in nats, of each low-rank role in Q8_0, of all harmless ones together, and of the stock
     Q6_K file. Rows that are no multiple of 32 stay as they are."""
     small: dict[str, list[str]] = {}
     for name, role in roles(recipe_search.head.tensors).items():
         shape = recipe_search.head.tensors[name].shape
         if role.low_rank and len(shape) == 2 and shape[0] % _BLOCK == 0:
             small.setdefault(role.name, []).append(name)
-    rows = small | {" + ".join(HARMLESS): [name for role in HARMLESS for name in small.get(role, ())]}
+    known = priors_of(recipe_search.head.tensors).harmless
+    rows = small | {" + ".join(known): [name for role in known for name in small.get(role, ())]}
     found = {row: recipe_search.divergence(dict.fromkeys(names, "Q8_0"), label=row) for row, names in rows.items()}
     return found | {"stock Q6_K": recipe_search.divergence(recipe_search.stock("Q6_K"), label="Q6_K", stock=True)}
 

@@ -11,13 +11,12 @@ from ggufy.core.words import human_size
 from ggufy.system.settings import Settings
 
 if TYPE_CHECKING:
-    from ggufy.sources.inspect import Report
+    from ggufy.sources.format import Report
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command to those of the program."""
     parser = commands.add_parser("inspect", help="what a source is, without downloading it")
-    parser.set_defaults(run=run_inspect)
     parser.add_argument("source", metavar="SOURCE", help="demo, a .pth or .gguf here or at an address, owner/repo")
     parser.add_argument("--vocab", metavar="FILE", help="vocabulary of a checkpoint that is not a World model")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")

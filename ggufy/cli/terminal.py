@@ -11,19 +11,14 @@ import threading
 import unicodedata
 from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
-from ggufy.core.catalog import BY_NAME
 from ggufy.core.errors import Cancelled
 from ggufy.core.job import Job, Status
 from ggufy.core.metrics import shown_speed
 from ggufy.core.progress import Snapshot
 from ggufy.core.words import human_size, human_time
-from ggufy.quantize.search import target
 from ggufy.system.settings import redraws
-
-if TYPE_CHECKING:
-    pass
 
 _BAR = 20  # characters
 _CLEAR_LINE = "\r\x1b[K"
@@ -146,10 +141,12 @@ class LiveDisplay:
 
 def results_table(rows: list[dict[str, Any]]) -> str:
     """The table of a finished job: type, size, bits per weight, needs-imatrix, figures if measured, a note."""
+    from ggufy.steps import STEPS  # noqa: PLC0415 - loads the Hub's client, which other commands do without
+
     body = []
     measured = any("evaluation" in row for row in rows)
     for row in rows:
-        kind = row.get("type") or {"convert": "base GGUF", "imatrix": "imatrix"}[row["kind"]]
+        kind = row.get("type") or STEPS[row["kind"]].product_name
         needs = {True: "yes", False: "no"}.get(row.get("needs_imatrix", ""), "")
         bpw = f"{row['bpw']:.2f}" if "bpw" in row else ""
         body.append([kind, human_size(row["size"]), bpw, needs, *(_figures(row) if measured else []), _note(row)])
@@ -185,7 +182,9 @@ def _note(row: dict[str, Any]) -> str:
         return f"same tensors as {row['same_tensors_as']} on this model"
     if "type" not in row:
         return str(row["file"])
-    return BY_NAME[row["type"]].advice if row["type"] in BY_NAME else target.advice(row["type"])
+    from ggufy.steps.outputs import output_of_row  # noqa: PLC0415 - as above
+
+    return output_of_row(row).advice(row["type"])
 
 
 def job_lines(jobs: list[tuple[Job, int, int, bool]]) -> str:

@@ -1,4 +1,4 @@
-"""The 29 quant types that ggufy makes, one row each; the page, the plan, the command line and the README iterate it.
+"""The 29 quant types that ggufy makes, one row each; the page, the plan, the command line and the docs iterate it.
 
 `needs_imatrix` is llama-quantize's own rule for RWKV (it goes by tensor type, and never counts embedding and head).
 `bits` are the bits per weight of the tensor type that carries the file, from ggml's block layouts.
@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ggufy.core.errors import UsageError
@@ -94,9 +95,9 @@ TUTORIAL = ("Q5_1", "Q8_0")
 FIRST = "Q4_K_M"
 
 
-def make_order(names: set[str]) -> tuple[str, ...]:
-    """The order in which files are made: Q4_K_M, then the recommended types, then the rest."""
-    rows = [row for row in QUANT_TYPES if row.name in names]
+def make_order(names: set[str], table: Mapping[str, QuantType] = BY_NAME) -> tuple[str, ...]:
+    """The order in which files are made: Q4_K_M, then the recommended types, then the rest of the format's table."""
+    rows = [row for row in table.values() if row.name in names]
     return tuple(row.name for row in sorted(rows, key=lambda row: (row.name != FIRST, not row.recommended)))
 
 

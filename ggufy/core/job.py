@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -25,6 +25,7 @@ from ggufy.core.metrics import Evaluation
 from ggufy.core.scrub import scrub
 
 VERSION = 2
+STREAMED_KINDS = frozenset({"checkpoint"})  # of sources: formats that can be converted while they are fetched
 # 20 thousand tokens: more calibration text hardly changes a quant (llama.cpp's own table, 10 k against 10 M tokens).
 DEFAULT_CHUNKS = 40
 # Of evaluation text: 4 thousand scored tokens. The KLD's standard error is then about 1 to 2 % of it.
@@ -84,13 +85,23 @@ class Artifact:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
-    """The pinned source: a file on this machine, or one file of a Hub repo at one commit."""
+class PinnedFile:
+    """One file of a source."""
 
-    kind: str  # "checkpoint" (.pth) or "gguf"
     path: str  # local: absolute path; Hub: the file's path in the repo
     size: int  # bytes
-    sha256: str  # hex digest of the whole file; empty if only a plain address is known, see `mark`
+    sha256: str  # hex digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The pinned source: a file on this machine, or one of a Hub repo at one commit; or several that lie together."""
+
+    kind: str  # its format, see sources/registry.py: "checkpoint" (.pth) or "gguf"
+    path: str  # local: absolute path; Hub: the file's path in the repo; of several: of the one that names the model
+    size: int  # bytes, of all files
+    sha256: str  # hex digest of the whole file, or of several's; empty if only a plain address is known, see `mark`
+    files: tuple[PinnedFile, ...] = ()  # all, if there are several; the first is that of `path`
     mtime_ns: int = 0  # local files: while size and time stand, the digest is not computed again
     model_id: str = ""  # Hub: owner/name
     revision: str = ""  # Hub: commit sha
@@ -106,11 +117,30 @@ class Source:
     def remote(self) -> bool:
         return bool(self.model_id or self.url)
 
+    @classmethod
+    def of_files(cls, files: Sequence[PinnedFile], *, kind: str, **facts: Any) -> Self:
+        """From its files, of which the first names the model."""
+        first, *more = files
+        if not more:
+            return cls(kind=kind, path=first.path, size=first.size, sha256=first.sha256, **facts)
+        text = "".join(f"{one.sha256} {one.path.rpartition('/')[2]}\n" for one in files)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        return cls(
+            kind=kind, path=first.path, size=sum(one.size for one in files), sha256=digest, files=tuple(files), **facts
+        )
+
+    def each(self) -> tuple[Self, ...]:
+        """A source for each of its files, the one that names the model last: where that is, all are."""
+        if not self.files:
+            return (self,)
+        alone = (dataclasses.replace(self, files=(), **dataclasses.asdict(one)) for one in self.files)
+        return tuple(alone)[::-1]
+
     @property
     def can_stream(self) -> bool:
         """True for a remote .pth whose version the server vouches for. A digest that a user gives for a plain address
         is checked over the whole file, which has to be downloaded then, as if its server names no version."""
-        return self.kind == "checkpoint" and bool(self.model_id or (self.etag and not self.sha256))
+        return self.kind in STREAMED_KINDS and bool(self.model_id or (self.etag and not self.sha256))
 
     @property
     def key(self) -> str:
@@ -126,6 +156,7 @@ class Request:
     source: Source
     quant_types: tuple[str, ...]  # in the order of making
     outtype: str  # f16, bf16 or f32: the type of the base GGUF
+    output: str = "gguf"  # the format of the quants (see ggufy/steps/outputs), which their files end in
     imatrix: str = "auto"  # auto (made from the calibration text), none, or file
     calibration: str = "bundled"  # what the user named
     calibration_sha256: str = ""  # digest of the text used (imatrix auto)
@@ -148,7 +179,7 @@ class Request:
 
     def inputs(self) -> str:
         """Digest of everything that decides the bytes of base GGUF, imatrix and quants. Two requests that differ only
-        in their quant types and sizes to order share what they have in common."""
+        in their quants' types, format and sizes to order share what they have in common."""
         return self._inputs
 
     @cached_property  # a page of many jobs asks for this and the id again and again
@@ -156,7 +187,7 @@ class Request:
         pinned = dataclasses.asdict(self)
         for free in ("quant_types", "targets", "mode", "imatrix_path", "vocab_path", "calibration", "repo_id"):
             del pinned[free]
-        del pinned["private"], pinned["keep_card"], pinned["by_stranger"]
+        del pinned["output"], pinned["private"], pinned["keep_card"], pinned["by_stranger"]
         for name in [name for name in pinned if name.startswith("evaluat")]:
             del pinned[name]  # measuring changes no file
         if self.mix == "stock":
@@ -168,7 +199,7 @@ class Request:
     def local_paths(self) -> tuple[PurePath, ...]:
         """Of files on this machine that the user named."""
         named = [self.vocab_path, self.imatrix_path, self.calibration, self.evaluation_text]
-        named += [] if self.source.remote else [self.source.path]
+        named += [] if self.source.remote else [one.path for one in self.source.each()]
         return tuple(PurePath(text) for text in named if text and ":" not in text)
 
     @property
@@ -177,8 +208,8 @@ class Request:
         return (*self.quant_types, *self.targets)
 
     def file_of(self, quant: str) -> str:
-        """`<Model>-<quant type>.gguf`, or with the label of a size to order."""
-        return f"{self.name}-{quant}.gguf"
+        """`<Model>-<quant type>.gguf`, with the label of a size to order, or the ending of another format."""
+        return f"{self.name}-{quant}.{self.output}"
 
     @property
     def analysed(self) -> bool:
@@ -191,7 +222,8 @@ class Request:
         measured = f"{self.evaluation_sha256},{self.evaluation_chunks}" if self.evaluate else ""
         ordered = f"{self.mode}:{','.join(self.targets)}" if self.mode else ""
         asked = "stranger" if self.by_stranger else ""  # a job of its own: it never becomes the owner's private one
-        text = self.inputs() + ",".join(self.quant_types) + self.repo_id + measured + ordered + asked
+        output = "" if self.output == "gguf" else self.output  # as in records that are older than it
+        text = self.inputs() + ",".join(self.quant_types) + self.repo_id + measured + ordered + asked + output
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
@@ -333,6 +365,8 @@ def folder_owners(jobs: Iterable[Job]) -> dict[str, Job]:
 def to_json(job: Job) -> str:
     """The job as JSON text, with the record's version."""
     record = {"version": VERSION, **dataclasses.asdict(job)}
+    if not job.request.source.files:
+        del record["request"]["source"]["files"]  # as in records that are older than it
     if isinstance(job.error, Message):
         record["error_message"] = job.error.to_record()
     return scrub(json.dumps(record, indent=2, ensure_ascii=False)) + "\n"
@@ -366,7 +400,8 @@ def from_json(text: str) -> Job:
         version += 1
     try:
         request = record.pop("request")
-        request["source"] = Source(**request["source"])
+        files = tuple(PinnedFile(**one) for one in request["source"].pop("files", ()))
+        request["source"] = Source(**request["source"], files=files)
         request["quant_types"] = tuple(request["quant_types"])
         request["targets"] = tuple(request.get("targets", ()))
         artifacts = tuple(_artifact(**a) for a in record.pop("artifacts"))
@@ -393,8 +428,9 @@ def _check_names(request: Request, artifacts: tuple[Artifact, ...]) -> None:
     """Raises ValueError for texts that would make paths to elsewhere: a record may come from the Hub, or from anybody
     who can write into the folder."""
     source = request.source
-    names = [request.name, request.outtype, *request.quants, *(artifact.name for artifact in artifacts)]
-    names += [source.path.rpartition("/")[2]] if source.remote else []
+    names = [request.name, request.outtype, request.output, *request.quants]
+    names += [artifact.name for artifact in artifacts]
+    names += [one.path.rpartition("/")[2] for one in source.each()] if source.remote else []
     for text in names:
         if not _FILE_NAME.fullmatch(text) or len(text.encode()) > _MOST_NAME:
             raise ValueError(f"not a job record: {text[:80]!r} is no part of a file's name")

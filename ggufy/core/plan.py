@@ -1,4 +1,5 @@
-"""The steps of a job, and which of them are due. Pure.
+"""What a step is, what there is of a job's products, and which steps are due. Pure; the kinds of steps, and the plan
+that they make up, are in ggufy/steps.
 
 Products decide: a step is due if its product is missing and it is final or a due step reads it. Stored "done" flags
 are never asked, since a disk may have been lost since they were written.
@@ -7,48 +8,122 @@ are never asked, since a disk may have been lost since they were written.
     (the source)  (base GGUF) (imatrix)   (quant)    └──► evaluate (its figures, into the job's record)
                                   └──► analyse (the frontier, into the job's record), then quantize (sizes to order)
 
-A source that can be streamed has no download step: converting fetches it piece by piece, and it is never here.
-
-Here, all quants are made first and then measured. If the results go to a repo on the Hub, each quant is measured as
-soon as it is made: the disk may have no room for all of them.
-
 If the results go to a repo on the Hub, each of these files has an upload step, and only the uploads are final: a quant
 that is in the repo is not needed here. A file that is needed here and is in the repo is fetched, not made again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
-from ggufy.core.job import Request
+from ggufy.core.job import Job, Request
 
-DOWNLOAD, CONVERT, IMATRIX, QUANTIZE = "download", "convert", "imatrix", "quantize"
-UPLOAD, FETCH, EVALUATE, ANALYSE = "upload", "fetch", "evaluate", "analyse"
 LOCK_NAME = ".lock"  # in the output folder; held by the run that works there
 UPLOADED = "repo:"  # before a file name: that file in the output repo
-MEASURED = "figures:"  # before a quant's file name: what was measured of it
 SOURCE_PRODUCT = "source"  # stands for the downloaded file, which lives in the cache
-FRONTIER = "frontier"  # stands for the sizes that can be ordered, and what each is worth
-_IN_THE_RECORD = (EVALUATE, ANALYSE)  # what these steps find is no file
+LINE_BYTES = 20e6  # a second, of a network that nothing is known of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
-    """One unit of work and the one file that it leaves."""
+class Workload:
+    """What steps need to know about a job to say how long they take."""
 
-    kind: str  # download, convert, imatrix, quantize, upload, fetch, evaluate or analyse
-    product: str  # file name in the output folder (SOURCE_PRODUCT for a download)
+    weights: int = 0  # parameters of the model
+    quants: Mapping[str, float] = field(default_factory=dict)  # quant type -> core seconds
+    recipes: Mapping[str, int] = field(default_factory=dict)  # product -> recipes that are measured to find it
+    base_bytes: int = 0  # size of the base GGUF
+    sizes: Mapping[str, int] = field(default_factory=dict)  # file name of a product -> bytes, as far as known
+    download_bytes: int = 0
+    streamed_bytes: int = 0  # fetched while converting
+    chunks: int = 40  # chunks of calibration text
+    evaluation_chunks: int = 0
+    threads: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Products:
+    """What there is of a job's products."""
+
+    job: Job  # its record, as it is now
+    here: Callable[[str], bool]  # whether a product is on this machine
+    arrived: Callable[[str], bool]  # whether a file is in the output repo
+    measured: Collection[str] = ()  # file names of quants with figures that count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step(ABC):
+    """One unit of work and the one product that it leaves. Subclasses are kinds of steps."""
+
+    kind: ClassVar[str]
+    makes_file: ClassVar[bool] = True  # the product is a file of the result, which goes to the output repo
+    paced_by: ClassVar[str] = ""  # kind whose pace counts for this one as long as none of it was finished
+
+    product: str  # file name in the output folder, or a word that stands for what is no file there
     reads: tuple[str, ...] = ()  # products it needs
-    quant_type: str = ""  # for quantize and evaluate: or the size to order, see Request.quants
+    quant_type: str = ""  # if it is about one quant: its type or the size to order, see Request.quants
     final: bool = True  # part of the result, not a means to it
+
+    @property
+    def file_name(self) -> str:
+        """The file of the result that it is about; empty: none."""
+        return self.product if self.makes_file else ""
+
+    @property
+    def subject(self) -> str:
+        """What it is about, as people are told."""
+        return self.quant_type
 
     @property
     def label(self) -> str:
         """`quantize Q4_K_M`, `convert`, …"""
-        if self.kind in (UPLOAD, FETCH):
-            return f"{self.kind} {self.product.removeprefix(UPLOADED)}"
-        return f"{self.kind} {self.quant_type}".strip()
+        return f"{self.kind} {self.subject}".strip()
+
+    def done(self, products: Products) -> bool:
+        """True if its product is there."""
+        return products.here(self.product)
+
+    @abstractmethod
+    def seconds(self, load: Workload) -> float:
+        """How long it takes, roughly, before anything was measured."""
+
+
+class Transfer(Step):
+    """Moves a finished file; the destination of the results does it."""
+
+    makes_file = False
+
+    @property
+    def subject(self) -> str:
+        return self.file_name
+
+    def seconds(self, load: Workload) -> float:
+        return 0.5 + load.sizes.get(self.file_name, 0) / LINE_BYTES
+
+
+class Upload(Transfer):
+    """Brings a file to the output repo."""
+
+    kind = "upload"
+
+    @property
+    def file_name(self) -> str:
+        return self.reads[0]
+
+    def done(self, products: Products) -> bool:
+        return products.arrived(self.file_name)
+
+
+class Fetch(Transfer):
+    """Brings a file of the output repo back here, instead of making it again."""
+
+    kind = "fetch"
+
+    @property
+    def file_name(self) -> str:
+        return self.product
 
 
 def folder_name(name: str) -> str:
@@ -69,57 +144,31 @@ def quant_name(request: Request, quant_type: str) -> str:
     return request.file_of(quant_type)
 
 
-def plan(request: Request, *, streamed: bool | None = None) -> tuple[Step, ...]:
-    """All steps, in the order of making. `streamed` says if the source is; None: if it can be."""
-    steps = []
-    source: tuple[str, ...] = ()
-    if streamed is None:
-        streamed = request.source.can_stream
-    if request.source.remote and not streamed:
-        steps.append(Step(kind=DOWNLOAD, product=SOURCE_PRODUCT, final=False))
-        source = (SOURCE_PRODUCT,)
+def made_from(request: Request) -> tuple[str, ...]:
+    """What quants are made from: base GGUF and, if there is one, imatrix."""
     base = base_name(request)
-    steps.append(Step(kind=CONVERT, product=base, reads=source))
-    inputs: tuple[str, ...] = (base,)
-    if request.imatrix != "none":
-        imatrix = imatrix_name(request)
-        steps.append(Step(kind=IMATRIX, product=imatrix, reads=(base,)))
-        inputs = (base, imatrix)
-    measures: list[Step] = []
-    analyse = [Step(kind=ANALYSE, product=FRONTIER, reads=inputs)] if request.analysed else []
-    for number, quant_type in enumerate(request.quants):
-        if number == len(request.quant_types):
-            steps += analyse
-        product = quant_name(request, quant_type)
-        steps.append(Step(kind=QUANTIZE, product=product, reads=inputs, quant_type=quant_type))
-        if request.evaluate:
-            measure = Step(kind=EVALUATE, product=MEASURED + product, reads=(base, product), quant_type=quant_type)
-            (steps if request.repo_id else measures).append(measure)
-    if not request.targets:
-        steps += analyse
-    return tuple(_with_uploads(steps)) if request.repo_id else (*steps, *measures)
+    return (base,) if request.imatrix == "none" else (base, imatrix_name(request))
 
 
-def makes(request: Request) -> tuple[Step, ...]:
-    """The steps that make the files of the result: base GGUF, imatrix, quants."""
-    return tuple(step for step in plan(request) if step.kind in (CONVERT, IMATRIX, QUANTIZE))
-
-
-def _with_uploads(steps: list[Step]) -> Iterator[Step]:
+def with_uploads(steps: Iterable[Step]) -> Iterator[Step]:
+    """The same steps with one after each file that brings it to the output repo, and is final instead of it."""
     for step in steps:
-        yield replace(step, final=step.kind in _IN_THE_RECORD)
-        if step.kind not in (DOWNLOAD, *_IN_THE_RECORD):
-            yield Step(kind=UPLOAD, product=UPLOADED + step.product, reads=(step.product,))
+        if not step.makes_file:
+            yield step
+            continue
+        yield replace(step, final=False)
+        yield Upload(product=UPLOADED + step.product, reads=(step.product,))
 
 
-def pending(steps: tuple[Step, ...], exists: Callable[[str], bool]) -> tuple[Step, ...]:
+def pending(steps: tuple[Step, ...], done: Callable[[Step], bool]) -> tuple[Step, ...]:
     """The steps that are due, walking the plan backwards from the final products."""
+    in_repo = {step.file_name for step in steps if isinstance(step, Upload) and done(step)}
     due: list[Step] = []
     wanted: set[str] = set()
     for step in reversed(steps):
-        if not exists(step.product) and (step.final or step.product in wanted):
-            if step.kind not in (UPLOAD, *_IN_THE_RECORD) and exists(UPLOADED + step.product):
-                step = replace(step, kind=FETCH, reads=())
+        if not done(step) and (step.final or step.product in wanted):
+            if step.makes_file and step.product in in_repo:
+                step = Fetch(product=step.product, final=False)  # noqa: PLW2901
             due.append(step)
             wanted.update(step.reads)
     return tuple(reversed(due))

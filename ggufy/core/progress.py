@@ -1,38 +1,20 @@
 """Live progress of a job: what runs, how far it is, when it will be done. Kept in memory, read as a snapshot.
 
-The ETA starts from a model (the catalog's cost per weight, bytes to convert, tokens to read) and is corrected, kind of
-step by kind of step, by what the finished steps really took.
+The ETA starts from what the steps say themselves (`Step.seconds`) and is corrected, kind of step by kind of step, by
+what the finished steps really took.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from ggufy.core.job import Artifact
-from ggufy.core.metrics import PROBE_CHUNKS
-from ggufy.core.plan import CONVERT, DOWNLOAD, EVALUATE, FETCH, IMATRIX, UPLOAD, UPLOADED, Step
+from ggufy.core.plan import Step, Upload, Workload
 
 WAITING, RUNNING, DONE = "waiting", "running", "done"
-_LINE_BYTES = 20e6  # a second, of a network that nothing is known of
-
-
-@dataclass(frozen=True, kw_only=True)
-class Workload:
-    """What the ETA model needs to know about a job."""
-
-    weights: int = 0  # parameters of the model
-    quants: Mapping[str, float] = field(default_factory=dict)  # quant type -> core seconds
-    recipes: Mapping[str, int] = field(default_factory=dict)  # product -> recipes that are measured to find it
-    base_bytes: int = 0  # size of the base GGUF
-    sizes: Mapping[str, int] = field(default_factory=dict)  # file name of a product -> bytes, as far as known
-    download_bytes: int = 0
-    streamed_bytes: int = 0  # fetched while converting
-    chunks: int = 40  # chunks of calibration text
-    evaluation_chunks: int = 0
-    threads: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +41,7 @@ class Snapshot:
     @property
     def current(self) -> StepProgress | None:
         running = [s for s in self.steps if s.state == RUNNING]
-        return min(running, key=lambda s: s.step.kind == UPLOAD, default=None)  # uploads go on beside other steps
+        return min(running, key=lambda s: isinstance(s.step, Upload), default=None)  # uploads go on beside other steps
 
     @property
     def done(self) -> int:
@@ -69,25 +51,6 @@ class Snapshot:
     def found(self) -> int:
         """Steps whose products were there before the run."""
         return sum(s.found for s in self.steps)
-
-
-def model_seconds(step: Step, load: Workload) -> float:
-    """Rough seconds for a step, before anything was measured."""
-    if step.kind == DOWNLOAD:
-        return load.download_bytes / _LINE_BYTES
-    if step.kind in (UPLOAD, FETCH):
-        return 0.5 + load.sizes.get(step.product.removeprefix(UPLOADED), 0) / _LINE_BYTES
-    if step.kind == CONVERT:
-        return max(3 + load.base_bytes / 200e6, load.streamed_bytes / _LINE_BYTES)
-    if step.kind == IMATRIX:
-        return 1 + load.chunks * 512 * 2 * load.weights / (40e9 * load.threads)
-    if step.kind == EVALUATE:  # the text, and then 1,536 tokens read and 192 written for the speed
-        tokens = load.evaluation_chunks * 512 + 2_000
-        return 0.5 + tokens * 2 * load.weights / (56e9 * load.threads)
-    seconds = 0.2 + load.quants.get(step.quant_type, 0.1 * load.weights / 1e6) / load.threads
-    tokens = PROBE_CHUNKS * 512  # read by each recipe that is made and measured, most of it copied from another one
-    each = 1.0 + (0.02 * load.weights / 1e6 + tokens * 2 * load.weights / 56e9) / load.threads
-    return seconds + load.recipes.get(step.product, 0) * each
 
 
 class Progress:
@@ -134,7 +97,7 @@ class Progress:
         self._set(step, state=DONE, fraction=1.0, seconds=seconds, size=artifact.size if artifact else 0)
         with self._lock:
             self._real[step.kind] = self._real.get(step.kind, 0.0) + seconds
-            modelled = model_seconds(step, self._load)
+            modelled = step.seconds(self._load)
             self._modelled[step.kind] = self._modelled.get(step.kind, 0.0) + modelled
 
     def snapshot(self) -> Snapshot:
@@ -147,10 +110,10 @@ class Progress:
 
     def _left(self, progress: StepProgress) -> float:
         kind = progress.step.kind
-        if kind == EVALUATE and not self._modelled.get(kind):
-            kind = IMATRIX  # both read a text
+        if not self._modelled.get(kind):
+            kind = progress.step.paced_by or kind
         scale = self._real[kind] / self._modelled[kind] if self._modelled.get(kind) else 1.0
-        total = model_seconds(progress.step, self._load) * scale
+        total = progress.step.seconds(self._load) * scale
         if progress.state == RUNNING:
             if progress.fraction > 0.2:
                 total = progress.seconds / progress.fraction

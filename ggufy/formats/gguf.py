@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import shutil
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -153,6 +154,14 @@ def tensor_bytes(shape: tuple[int, ...], type_name: str) -> int:
     """Bytes of a tensor of this shape (fastest dimension first) and ggml type."""
     block, size = GGML_QUANT_SIZES[GGMLQuantizationType[type_name]]
     return math.prod(shape) // int(block) * int(size)
+
+
+def type_of_most(tensors: Iterable[tuple[str, int]]) -> str:
+    """The type of most values, from the type and the number of values of each tensor."""
+    counts: dict[str, int] = {}
+    for kind, count in tensors:
+        counts[kind] = counts.get(kind, 0) + count
+    return max(counts, key=lambda kind: counts[kind], default="")
 
 
 def padded(size: int, alignment: int = ALIGNMENT) -> int:

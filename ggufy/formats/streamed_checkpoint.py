@@ -5,7 +5,7 @@ local header, whose length only the header itself tells, so a record is fetched 
 pieces of PIECE bytes; at most AHEAD bytes wait to be used. Nothing is written to the disk.
 
 What is checked, since the sha256 of a whole file cannot be without reading all of it in order: every answer's version,
-size and place (see net/verified_file.py), and the CRC-32 of every record that passes from its first byte to its last.
+size and place (see net/http_file.py), and the CRC-32 of every record that passes from its first byte to its last.
 A record that no single tensor covers (a storage that several tensors share, a view of something larger) and a record
 whose CRC-32 torch was told not to compute (it is 0 then) rest on version, size and place alone.
 """
@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import io
 import itertools
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import BinaryIO, cast
 
 import torch
 
@@ -28,16 +27,14 @@ from ggufy.core.errors import CannotStream, CheckpointError, SourceError
 from ggufy.core.job import Source
 from ggufy.formats.pickle_machine import PickledTensor
 from ggufy.formats.pickled import Archive, Record, read_archive
-from ggufy.net.verified_file import VerifiedHttpFile
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
+from ggufy.net.http_file import BlockFile, HttpFile
+from ggufy.net.http_get import source_address
+from ggufy.system.clock import never
 
 PIECE = 8 << 20  # bytes of one request
 AHEAD = 48 << 20  # bytes asked for and not used yet
 READERS = 4  # threads that fetch: one connection seldom fills the line, and vectors cost a round trip each
 _MOST_WAITING = 64  # pieces; most tensors are vectors, far smaller than PIECE
-_INDEX_BLOCK = 1 << 18
 _LONGEST_INDEX = 64 << 20  # bytes; 2,000 tensors take 0.5 MB
 _LOCAL_HEADER, _LONGEST_NAMES = 30, 2 * 65535  # of a zip entry: before its name, and its name and extra field
 _DTYPES = {
@@ -64,8 +61,8 @@ class StreamedCheckpoint:
     `shapes` and `dtypes` are known at once; `received` and `requests` count bytes and answers, the index included.
     """
 
-    def __init__(self, file: VerifiedHttpFile, archive: Archive, source: Source):
-        self.name, self.source = file.name, source
+    def __init__(self, file: HttpFile, archive: Archive, source: Source):
+        self.name, self.source = source.path.rpartition("/")[2], source
         self.shapes = {name: tensor.shape for name, tensor in archive.tensors.items()}
         self.dtypes = {name: _DTYPES[tensor.dtype] for name, tensor in archive.tensors.items()}
         self._file, self._archive = file, archive
@@ -82,7 +79,7 @@ class StreamedCheckpoint:
     def stream(self, wanted: Iterable[WantedTensor]) -> Generator[torch.Tensor, None, None]:
         """The tensors in the order given, once; pieces of a tensor together are its values in order. To be closed.
 
-        Raises SourceError when a record arrives damaged or cannot be had, else as `VerifiedHttpFile.read`.
+        Raises SourceError when a record arrives damaged or cannot be had, else as `HttpFile.read`.
         """
         first, second = itertools.tee(wanted)
         with contextlib.closing(self._prefetched(part for want in first for part in self._parts(want))) as pieces:
@@ -187,7 +184,7 @@ def open_streamed(
     *,
     token: str | None = None,
     endpoint: str | None = None,
-    stopped: Callable[[], bool] = lambda: False,
+    stopped: Callable[[], bool] = never,
 ) -> StreamedCheckpoint:
     """Reads the list of tensors of a remote .pth, some hundred kilobytes in a few requests.
 
@@ -196,8 +193,9 @@ def open_streamed(
     """
     if not source.can_stream:
         raise CannotStream("{path} cannot be checked piece by piece.", path=source.path)
-    file = VerifiedHttpFile(source, token=token, endpoint=endpoint, stopped=stopped)
-    archive = read_archive(cast(BinaryIO, _Index(file)), file.name)
+    address = source_address(source, token=None if source.url else token, endpoint=endpoint)
+    file = HttpFile(address, source, stopped=stopped)
+    archive = read_archive(cast(BinaryIO, BlockFile(file, budget=_LONGEST_INDEX)), source.path.rpartition("/")[2])
     return StreamedCheckpoint(file, archive, source)
 
 
@@ -205,45 +203,3 @@ def _span(tensor: PickledTensor) -> tuple[int, int]:
     """First byte of a tensor within its record, and the byte after its last."""
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
     return tensor.offset * tensor.width, (tensor.offset + last + 1) * tensor.width
-
-
-class _Index(io.RawIOBase):
-    """The remote file as zipfile wants it: seekable; blocks of it are kept."""
-
-    def __init__(self, file: VerifiedHttpFile):
-        super().__init__()
-        self._file, self._position = file, 0
-        self._blocks: dict[int, bytearray] = {}
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        self._position = max(0, offset + (0, self._position, self._file.size)[whence])
-        return self._position
-
-    def readinto(self, buffer: WriteableBuffer, /) -> int:
-        view = memoryview(buffer).cast("B")
-        number, inside = divmod(self._position, _INDEX_BLOCK)
-        if self._position >= self._file.size or not view:
-            return 0
-        data = self._block(number)[inside : inside + len(view)]
-        view[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-    def _block(self, number: int) -> bytearray:
-        if number not in self._blocks:
-            if len(self._blocks) * _INDEX_BLOCK >= _LONGEST_INDEX:
-                raise CheckpointError(
-                    "{name} lists more than any RWKV has: choose another .pth.", name=self._file.name
-                )
-            start = number * _INDEX_BLOCK
-            self._blocks[number] = self._file.read(start, min(start + _INDEX_BLOCK, self._file.size))
-        return self._blocks[number]

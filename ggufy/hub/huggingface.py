@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import httpx2
-from huggingface_hub import HfApi, get_session, hf_hub_url
+from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile, RepoSibling
 from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
@@ -23,10 +23,10 @@ from ggufy.core.names import RepoKind
 from ggufy.hub.commit_rate import CommitBudget
 from ggufy.hub.commits import Commit, remote_file
 from ggufy.hub.protocol import Content, RemoteFile, Staged, check_path, is_listed
+from ggufy.net.download import DownloadTask, fetch
+from ggufy.net.http_get import Address, http_get, hub_address
 from ggufy.net.hub_errors import hub_errors, status_of
-from ggufy.net.hub_private import build_hf_headers, hf_raise_for_status
-from ggufy.net.ranges import RangedFile, fetch
-from ggufy.net.session import ASK_TRIES, use_timeouts, with_retries
+from ggufy.net.session import ASK_TRIES, Reference, use_timeouts, with_retries
 from ggufy.system.clock import never
 from ggufy.system.files import DOWNLOAD_SUFFIX, partial
 
@@ -50,7 +50,7 @@ class HuggingFaceHub:
         disable_progress_bars()  # of the client library, for the whole process
         self.budget = budget or CommitBudget()
         self._api = HfApi(endpoint=endpoint, token=token or False)
-        self._tries = tries
+        self._token, self._tries = token, tries
         self._own: set[str] = set()  # ids of the commits that this process made
         self._counted: set[tuple[RepoKind, str]] = set()  # repos whose past commits are in the budget
 
@@ -94,12 +94,11 @@ class HuggingFaceHub:
                 return {}
 
     def read(self, repo_id: str, path: str, *, kind: RepoKind, at: str | None = None) -> bytes | None:
-        url = hf_hub_url(repo_id, check_path(path), repo_type=kind, revision=at, endpoint=self._api.endpoint)
+        address = self._address(repo_id, check_path(path), kind, at)
 
         def call() -> bytes:
-            response = get_session().get(url, headers=self._headers())
-            hf_raise_for_status(response)
-            return response.content
+            with http_get(address) as answer:
+                return answer.response.read()
 
         with hub_errors(repo_id, kind):
             try:
@@ -133,9 +132,8 @@ class HuggingFaceHub:
             with partial(target) as part:
                 part.write_bytes(self.read(repo_id, path, kind=kind, at=commit) or b"")
             return
-        file = RangedFile(
-            url=hf_hub_url(repo_id, path, repo_type=kind, revision=commit, endpoint=self._api.endpoint),
-            headers=self._headers(),
+        file = DownloadTask(
+            address=self._address(repo_id, path, kind, commit),
             path=path,
             commit=commit,
             size=found.size,
@@ -225,8 +223,9 @@ class HuggingFaceHub:
         found = self._patiently(lambda: self._api.get_paths_info(repo_id, [path], repo_type=kind, revision=commit))
         return next((remote_file(file) for file in found if isinstance(file, RepoFile)), None)
 
-    def _headers(self) -> dict[str, str]:
-        return build_hf_headers(token=self._api.token)
+    def _address(self, repo_id: str, path: str, kind: RepoKind, commit: str | None) -> Address:
+        wanted = Reference(repo_id=repo_id, file=path, revision=commit, repo_type=kind)
+        return hub_address(wanted, token=self._token, endpoint=self._api.endpoint)
 
     def _patiently(self, call: Callable[[], T]) -> T:
         return with_retries(call, tries=self._tries)

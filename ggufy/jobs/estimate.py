@@ -18,22 +18,19 @@ from ggufy import demo
 from ggufy.core.catalog import BY_NAME, make_order
 from ggufy.core.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS, Request, Source
 from ggufy.core.names import model_name
-from ggufy.core.plan import DOWNLOAD, UPLOAD, plan
-from ggufy.core.progress import Workload, model_seconds
+from ggufy.core.plan import Workload
 from ggufy.llama.install import Llama
 from ggufy.llama.tools import ToolRun
 from ggufy.quantize.recipe import ImatrixFacts
 from ggufy.quantize.search.mixes import RWKV
 from ggufy.quantize.search.target import label, parse_word
-from ggufy.sources.inspect import Report, write_gguf_skeleton
-from ggufy.steps.forecast import (
-    JobForecast,
-    forecast_types,
-    imatrix_bytes,
-    peak_bytes,
-    predictions_bytes,
-    target_sizes,
-)
+from ggufy.sources.format import Report
+from ggufy.sources.registry import format_of
+from ggufy.steps import plan
+from ggufy.steps.forecast import peak_bytes, predictions_bytes, target_sizes
+from ggufy.steps.job_forecast import JobForecast
+from ggufy.steps.outputs.gguf import GGUF
+from ggufy.steps.outputs.output_format import OutputFormat
 from ggufy.steps.target_size import recipes_measured
 from ggufy.system import resources as throttle
 from ggufy.system.files import free_bytes
@@ -81,30 +78,22 @@ def preview(
     outtype: str | None = None,
     vocab: str | None = None,
     mix: str = RWKV,
+    output: OutputFormat = GGUF,
 ) -> Preview:
     """Forecasts every quant type of a source that was looked at, if it can work and llama.cpp is ready."""
     if report.problem or llama is None:
         return Preview(report=report)
     with tempfile.TemporaryDirectory(prefix="ggufy-") as folder:
         skeleton = Path(folder) / "skeleton.gguf"
-        _write_skeleton(report, skeleton, outtype=outtype, vocab=vocab)
+        own = vocab or (str(demo.VOCAB) if report.source == "demo" else None)
+        format_of(report.kind).write_described(
+            report, skeleton, outtype=outtype or "f16", vocab=Path(own) if own else None, name=_name(report)
+        )
         environment = throttle.child_environment(threads=1, home=settings.home)
         run = ToolRun(environment=environment, cwd=Path(folder))
         facts = ImatrixFacts(file=f"{_name(report)}-imatrix.gguf", dataset="ggufy-calibration.txt")
-        sizes = forecast_types(skeleton, BY_NAME, llama=llama, run=run, facts=facts, mix=mix)
+        sizes = output.forecast(skeleton, output.types, llama=llama, run=run, facts=facts, mix=mix)
     return Preview(report=report, sizes=sizes)
-
-
-def _write_skeleton(report: Report, target: Path, *, outtype: str | None, vocab: str | None) -> None:
-    if report.kind == "gguf":
-        write_gguf_skeleton(report, target)
-        return
-    from ggufy.models.convert import write_skeleton_of  # noqa: PLC0415 - loads torch
-
-    own = vocab or (str(demo.VOCAB) if report.source == "demo" else None)
-    write_skeleton_of(
-        report.shapes, target, outtype=outtype or "f16", vocab=Path(own) if own else None, name=_name(report)
-    )
 
 
 def _name(report: Report) -> str:
@@ -121,13 +110,13 @@ def cost(
     report, sizes = found.report, found.sizes
     quants = [sizes.quants[t].size for t in order.quant_types]
     quants += target_sizes(sizes.base, _labels(sizes, order)).values()
-    imatrix = imatrix_bytes(sizes) * order.imatrix
+    imatrix = sizes.imatrix_bytes * order.imatrix
     base = sizes.base.file_size
     peak = peak_bytes(
         base=base,
-        imatrix=imatrix,
+        beside=imatrix,
         quants=quants,
-        predictions=predictions_bytes(sizes.base, EVALUATION_CHUNKS) if order.evaluate else 0,
+        scratch=predictions_bytes(sizes.base, EVALUATION_CHUNKS) if order.evaluate else 0,
         source=report.size if report.remote and not report.streams else 0,
         published=bool(account),
     )
@@ -161,7 +150,7 @@ def _seconds(report: Report, sizes: JobForecast, order: EstimateOptions, *, thre
         evaluation_chunks=EVALUATION_CHUNKS,
         threads=threads,
     )
-    return sum(model_seconds(step, load) for step in plan(request) if step.kind not in (DOWNLOAD, UPLOAD))
+    return sum(step.seconds(load) for step in plan(request))  # to a folder, and of a source that is here: no transfers
 
 
 def _labels(sizes: JobForecast, order: EstimateOptions) -> tuple[str, ...]:

@@ -77,10 +77,10 @@ class Worker:
             return True
 
     def pause(self, job_id: str) -> bool:
-        """Stops a queued or running job for now; its step starts anew then. False if it is neither."""
+        """Stops a queued or running job for now; its step starts anew then. False if it is neither, or ends."""
         with self._changed:
             live = self._live.get(job_id)
-            if live is None:
+            if live is None or live.stop.cancelled.is_set():
                 return False
             live.stop.paused.set()
             self._unless_running(job_id, live, Status.PAUSED)
@@ -154,6 +154,7 @@ class Worker:
             self._take_up()  # jobs that only the state repo knew of
             while (entry := self._next()) is not None:
                 self._run(runner, *entry)
+                self._take_up()  # a lease that was lost and taken again brings what another runner has left
         except Cancelled:
             logger.info("shut down before llama.cpp was ready")
 

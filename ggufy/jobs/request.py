@@ -15,21 +15,32 @@ from pathlib import Path
 from typing import Any
 
 from ggufy import demo
-from ggufy.core.catalog import BY_NAME, OUTTYPES, make_order
+from ggufy.core.catalog import OUTTYPES, make_order
 from ggufy.core.errors import CalibrationError, SourceError, UsageError
-from ggufy.core.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS, Job, Request, Source
+from ggufy.core.job import (
+    DEFAULT_CHUNKS,
+    EVALUATION_CHUNKS,
+    STREAMED_KINDS,
+    Job,
+    PinnedFile,
+    Request,
+    Source,
+)
 from ggufy.core.metrics import memory_needed
 from ggufy.core.names import is_repo_id, model_name, repo_name
 from ggufy.core.words import brief, human_size
-from ggufy.formats.gguf import MAGIC, read_head
+from ggufy.formats.gguf import MAGIC, GgufHead
 from ggufy.quantize.search import mixes
 from ggufy.quantize.search import target as sizes
 from ggufy.records.store import JobStore
 from ggufy.sources import hub
-from ggufy.sources.gguf_model import check_model
-from ggufy.sources.inspect import Report, look
+from ggufy.sources.format import Report, SourceFormat
+from ggufy.sources.inspect import look
 from ggufy.sources.locate import is_plain_url, local_file
+from ggufy.sources.registry import format_of, format_of_file
 from ggufy.sources.url import resolve_url
+from ggufy.steps.outputs import OUTPUTS, output_of
+from ggufy.steps.outputs.gguf import GGUF
 from ggufy.system.files import sha256
 from ggufy.system.settings import Settings
 from ggufy.system.user_paths import is_there, user_file, user_path
@@ -45,6 +56,7 @@ class JobOptions:
 
     source: str
     quant_types: tuple[str, ...]
+    output: str = GGUF.name  # format of the quants, one of OUTPUTS
     outtype: str | None = None  # None: f16, or what an unquantized GGUF already is
     imatrix: str = "auto"  # auto, none, or a file
     calibration: str = "bundled"
@@ -88,8 +100,10 @@ def make_job(options: JobOptions, settings: Settings, watch: Watch | None = None
         return make_job(_demo_wish(options), settings, watch)
     settings = settings.for_strangers() if options.by_stranger else settings
     source = _source(options.source, settings, watch)
-    looked = options.targets or (source.kind == "gguf" and source.remote)
+    form = format_of(source.kind)
+    looked = options.targets or (source.remote and source.kind not in STREAMED_KINDS)
     report = look(options.source, settings, vocab=options.vocab) if looked else None
+    head = None if source.remote else form.base_head(Path(source.path))
     stem = options.name or file_stem(source.path, source.model_id, by_stranger=options.by_stranger)
     name = model_name(stem)
     request = Request(
@@ -99,12 +113,13 @@ def make_job(options: JobOptions, settings: Settings, watch: Watch | None = None
         keep_card=options.keep_card and bool(options.owner),
         by_stranger=options.by_stranger,
         source=source,
-        quant_types=make_order(set(options.quant_types)),
-        outtype=_outtype(options, source),
-        mix=_mix(options, source),
-        **_order_fields(options, source, report),
+        quant_types=make_order(set(options.quant_types), OUTPUTS[options.output].types),
+        output=options.output,
+        outtype=_outtype(options, head),
+        mix=_mix(options, head),
+        **_order_fields(options, report),
         **_imatrix_fields(options, settings, watch),
-        **_vocab_fields(options, source),
+        **_vocab_fields(options, form),
     )
     _check_types(request)
     request = replace(request, **_evaluation_fields(options, request, settings, watch))
@@ -158,17 +173,18 @@ def _source(text: str, settings: Settings, watch: Watch) -> Source:
 
 
 def _local_source(path: Path, settings: Settings, watch: Watch) -> Source:
-    with path.open("rb") as file:
-        kind = "gguf" if file.read(4) == MAGIC else "checkpoint"
-    if kind == "gguf":
-        check_model(read_head(path), path.name)
+    form = format_of_file(path)
+    form.base_head(path)
     stat = path.stat()
-    return Source(
-        kind=kind,
-        path=str(path),
-        size=stat.st_size,
+
+    def pinned(file: Path) -> PinnedFile:
+        digest = _known_digest(file, settings) or watch.sha256(file)
+        return PinnedFile(path=str(file), size=file.stat().st_size, sha256=digest)
+
+    return Source.of_files(
+        [pinned(file) for file in form.files_here(path)],
+        kind=form.kind,
         mtime_ns=stat.st_mtime_ns,
-        sha256=_known_digest(path, settings) or watch.sha256(path),
         public=path == demo.CHECKPOINT.resolve(),
     )
 
@@ -178,19 +194,20 @@ def _known_digest(path: Path, settings: Settings) -> str:
     stat = path.stat()
     for job in JobStore(settings.out).jobs():
         known = job.request.source
-        if (known.path, known.size, known.mtime_ns) == (str(path), stat.st_size, stat.st_mtime_ns):
+        if not known.files and (known.path, known.size, known.mtime_ns) == (str(path), stat.st_size, stat.st_mtime_ns):
             return known.sha256
     return ""
 
 
-def _outtype(options: JobOptions, source: Source) -> str:
+def _outtype(options: JobOptions, head: GgufHead | None) -> str:
+    """`head` is that of a source that is a base GGUF as it is."""
     if options.outtype is not None and options.outtype not in OUTTYPES:
         raise UsageError(
             "unknown outtype {type}: one of {types}.", type=repr(brief(options.outtype)), types=", ".join(OUTTYPES)
         )
-    if source.kind != "gguf" or source.remote:
+    if head is None:
         return options.outtype or "f16"
-    own = read_head(Path(source.path)).outtype
+    own = head.outtype
     if options.outtype not in (None, own):
         raise UsageError(
             "this GGUF is {own} and is taken as it is: leave {OUTTYPE} {type} out.", own=own, type=options.outtype
@@ -198,17 +215,15 @@ def _outtype(options: JobOptions, source: Source) -> str:
     return own
 
 
-def _mix(options: JobOptions, source: Source) -> str:
+def _mix(options: JobOptions, head: GgufHead | None) -> str:
     if options.mix not in mixes.KINDS:
         raise UsageError(
             "unknown mix {mix}: one of {mixes}.", mix=repr(brief(options.mix)), mixes=", ".join(mixes.KINDS)
         )
-    if source.kind == "gguf" and not source.remote and not mixes.is_rwkv(read_head(Path(source.path))):
-        return mixes.STOCK
-    return options.mix
+    return mixes.STOCK if head and not mixes.has_recipes(head) else options.mix
 
 
-def _order_fields(options: JobOptions, source: Source, report: Report | None) -> dict[str, Any]:
+def _order_fields(options: JobOptions, report: Report | None) -> dict[str, Any]:
     """Sizes to order, by the labels that their files will have: these are not computed again."""
     if options.mode not in ("", *sizes.MODES):
         raise UsageError(
@@ -217,21 +232,18 @@ def _order_fields(options: JobOptions, source: Source, report: Report | None) ->
     targets = [sizes.parse_word(word) for word in options.targets]
     if not targets or report is None:
         return {"mode": "" if options.mode == sizes.FAST else options.mode}
-    base = _base_size(options, source, report)
+    base = _base_size(options, report)
     labels = dict.fromkeys(_label(target, report.parameters, base) for target in targets)
     return {"targets": tuple(labels), "mode": options.mode or sizes.STANDARD}
 
 
-def _base_size(options: JobOptions, source: Source, report: Report) -> int:
+def _base_size(options: JobOptions, report: Report) -> int:
     """Bytes of the unquantized GGUF."""
-    if source.kind == "gguf":
-        return source.size
-    from ggufy.models.convert import write_skeleton_of  # noqa: PLC0415 - loads torch
-
     with tempfile.TemporaryDirectory(prefix="ggufy-") as folder:
         skeleton = Path(folder) / "skeleton.gguf"
         vocab = user_path(options.vocab) if options.vocab else None
-        write_skeleton_of(report.shapes, skeleton, outtype=options.outtype or "f16", vocab=vocab, name="model")
+        form = format_of(report.kind)
+        form.write_described(report, skeleton, outtype=options.outtype or "f16", vocab=vocab, name="model")
         return skeleton.stat().st_size
 
 
@@ -278,7 +290,7 @@ def _imatrix_fields(options: JobOptions, settings: Settings, watch: Watch) -> di
 
 
 def _evaluation_fields(options: JobOptions, request: Request, settings: Settings, watch: Watch) -> dict[str, Any]:
-    if not options.evaluate:
+    if not options.evaluate or not output_of(request).measured:  # figures come with quants that can be measured
         return {}
     if options.evaluation_chunks < 1:
         raise UsageError("the figures need at least one chunk of text: give a larger number of evaluation chunks.")
@@ -298,10 +310,10 @@ def _evaluation_fields(options: JobOptions, request: Request, settings: Settings
     }
 
 
-def _vocab_fields(options: JobOptions, source: Source) -> dict[str, Any]:
+def _vocab_fields(options: JobOptions, form: SourceFormat) -> dict[str, Any]:
     if options.vocab is None:
         return {}
-    if source.kind == "gguf":
+    if not form.converts:
         raise UsageError("a GGUF carries its vocabulary: leave {VOCAB} out.")
     path = user_file(options.vocab)
     if path is None:
@@ -313,7 +325,8 @@ def _vocab_fields(options: JobOptions, source: Source) -> dict[str, Any]:
 
 def _check_types(request: Request) -> None:
     if request.imatrix == "none":
-        refused = [name for name in request.quant_types if BY_NAME[name].needs_imatrix]
+        types = output_of(request).types
+        refused = [name for name in request.quant_types if types[name].needs_imatrix]
         if refused:
             raise UsageError(
                 "{types} cannot be made without an imatrix: leave out {NO_IMATRIX}, or them.", types=", ".join(refused)

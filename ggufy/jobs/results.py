@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
-from ggufy.core.catalog import BY_NAME
 from ggufy.core.job import Artifact, Job, first_with_the_same
 from ggufy.core.metrics import comparable
-from ggufy.core.plan import makes
-from ggufy.formats.gguf import read_head
+from ggufy.steps import STEPS, files_made
+from ggufy.steps.job_forecast import JobForecast
+from ggufy.steps.outputs import output_of
+from ggufy.steps.outputs.gguf import GGUF
+from ggufy.steps.outputs.output_format import OutputFormat
 
-if TYPE_CHECKING:
-    from ggufy.steps.forecast import JobForecast
+Row = TypeVar("Row", bound=Mapping[str, Any])
 
 
 def results(job: Job, forecast: JobForecast | None, folder: Path) -> list[dict[str, Any]]:
@@ -22,8 +24,9 @@ def results(job: Job, forecast: JobForecast | None, folder: Path) -> list[dict[s
     known = {artifact.name: artifact for artifact in job.artifacts}
     measured = {one.quant: one for one in next(iter(comparable(job.evaluations)), [])}
     same_as = _same_tensors(job, forecast)
+    output = output_of(job.request)
     rows: list[dict[str, Any]] = []
-    for step in makes(job.request):
+    for step in files_made(job.request):
         path, artifact = folder / step.product, known.get(step.product)
         published = bool(job.request.repo_id) and artifact is not None
         if not path.exists() and not published:
@@ -34,10 +37,12 @@ def results(job: Job, forecast: JobForecast | None, folder: Path) -> list[dict[s
             row["sha256"] = artifact.sha256
         if step.quant_type:
             row["type"] = step.quant_type
-            if step.quant_type in BY_NAME:
-                row["needs_imatrix"] = BY_NAME[step.quant_type].needs_imatrix
+            if output is not GGUF:
+                row["format"] = output.name
+            if step.quant_type in output.types:
+                row["needs_imatrix"] = output.types[step.quant_type].needs_imatrix
                 row["same_tensors_as"] = same_as.get(step.quant_type)
-            if (bpw := _bits(step.quant_type, path, artifact, forecast)) is not None:
+            if (bpw := _bits(step.quant_type, path, artifact, forecast, output)) is not None:
                 row["bpw"] = round(bpw, 3)
             if artifact and artifact.making and artifact.making.mode:
                 row["mode"] = artifact.making.mode
@@ -47,13 +52,20 @@ def results(job: Job, forecast: JobForecast | None, folder: Path) -> list[dict[s
     return rows
 
 
-def _bits(quant: str, path: Path, artifact: Artifact | None, forecast: JobForecast | None) -> float | None:
+def models(rows: Iterable[Row]) -> list[Row]:
+    """Those of `results`' records that are of models: the base, and quants, which have a type."""
+    return [row for row in rows if STEPS[row["kind"]].is_model]
+
+
+def _bits(
+    quant: str, path: Path, artifact: Artifact | None, forecast: JobForecast | None, output: OutputFormat
+) -> float | None:
     """Bits per weight: as the record has them, or as the forecast or the file itself says."""
     if artifact and artifact.making and artifact.making.bpw is not None:
         return artifact.making.bpw
     if forecast and quant in forecast.quants:
         return forecast.quants[quant].bpw
-    return read_head(path).bpw if forecast and path.exists() else None
+    return output.read_types(path)[0] if forecast and path.exists() else None
 
 
 def _same_tensors(job: Job, forecast: JobForecast | None) -> dict[str, str]:

@@ -19,26 +19,7 @@ from pathlib import Path
 from ggufy.core.errors import BusyError, Cancelled, CannotStream, GgufyError, LeaseLost, UsageError
 from ggufy.core.job import FINISHED, RESTING, Job, Status, evaluations_for
 from ggufy.core.messages import Message
-from ggufy.core.plan import (
-    ANALYSE,
-    CONVERT,
-    DOWNLOAD,
-    EVALUATE,
-    FETCH,
-    FRONTIER,
-    LOCK_NAME,
-    MEASURED,
-    QUANTIZE,
-    SOURCE_PRODUCT,
-    UPLOAD,
-    UPLOADED,
-    Step,
-    base_name,
-    folder_name,
-    pending,
-    plan,
-)
-from ggufy.core.progress import Workload
+from ggufy.core.plan import LOCK_NAME, Fetch, Products, Step, Upload, Workload, base_name, folder_name, pending
 from ggufy.jobs.workspace import Workspace
 from ggufy.llama.install import Llama
 from ggufy.publish.destination import Destination, LocalFolder
@@ -48,9 +29,10 @@ from ggufy.records.records import JobRecords
 from ggufy.records.run_state import RunState, Stop
 from ggufy.records.store import JobStore
 from ggufy.sources.hub import remove_orphans
-from ggufy.steps import MAKERS, Makers
+from ggufy.steps import Makers, plan
 from ggufy.steps.context import Context
-from ggufy.steps.forecast import check_download_space, check_space, left_bytes, product_sizes
+from ggufy.steps.forecast import check_space
+from ggufy.steps.local_step import LocalStep
 from ggufy.steps.target_size import recipes_measured
 from ggufy.system import resources as throttle
 from ggufy.system.clock import CLOCK, Clock, sleep
@@ -74,14 +56,14 @@ class Runner:
         threads: int | None = None,
         workspace: Workspace | None = None,
         limit: throttle.ThreadLimit | None = None,
-        makers: Makers = MAKERS,
+        makers: Makers | None = None,
         clock: Clock = CLOCK,
     ):
         self.settings, self.llama = settings, llama
         self.workspace = workspace or Workspace(records=JobRecords(JobStore(settings.out)))
         self.limit = limit or throttle.thread_limit(threads or settings.threads, settings.cpu_percent)
         self.records = self.workspace.records
-        self._makers, self._clock = makers, clock
+        self._makers, self._clock = makers or Makers(), clock
         self._folders = (settings.out.absolute(), settings.cache.absolute(), settings.home)  # told to nobody else
 
     def folder(self, job: Job) -> Path:
@@ -189,42 +171,39 @@ class Runner:
             self._steps(replace(ctx, streams=False), live, destination, patience)
 
     def _steps(self, ctx: Context, live: RunState, destination: Destination, patience: Patience) -> None:
-        def exists(product: str) -> bool:
-            if product.startswith(UPLOADED):
-                return destination.has(product.removeprefix(UPLOADED))
-            if product.startswith(MEASURED):
-                return product.removeprefix(MEASURED) in self._measured(ctx.request.job_id)
-            if product == FRONTIER:
-                known = self.records.latest(ctx.request.job_id)
-                return known is not None and bool(known.frontier)
-            return ctx.path(product).exists()
-
+        job = self.records.latest(ctx.request.job_id) or Job(request=ctx.request)
+        products = Products(
+            job=job,
+            here=lambda product: ctx.path(product).exists(),
+            arrived=destination.has,
+            measured=frozenset(figures.quant for figures in evaluations_for(ctx.request, [job])),
+        )
         steps = plan(ctx.request, streamed=ctx.streams)
-        due = pending(steps, exists)
+        due = pending(steps, lambda step: step.done(products))
         live.progress.planned(steps, due)
         self._prepare(ctx, steps, due, live, destination, patience)
         for step in due:
             ctx.check_stopped()
             self.workspace.check()
-            if step.kind == FETCH:
+            if isinstance(step, Fetch):
                 destination.fetch(step)
-            elif step.kind == UPLOAD:
+            elif isinstance(step, Upload):
                 destination.accept(step, None)
-            elif step.kind != DOWNLOAD:
+            elif isinstance(step, LocalStep) and not step.comes_first:
                 if live.forecast:
-                    destination.make_room(left_bytes(ctx, step, live.forecast))
+                    destination.make_room(step.left_bytes(ctx, live.forecast))
                 self._make(ctx, step, live, destination, patience)
-        destination.finish(measured=any(step.kind == EVALUATE for step in due))
+        destination.finish(measured=any(isinstance(step, LocalStep) and step.on_card for step in due))
 
-    def _make(self, ctx: Context, step: Step, live: RunState, destination: Destination, patience: Patience) -> None:
+    def _make(
+        self, ctx: Context, step: LocalStep, live: RunState, destination: Destination, patience: Patience
+    ) -> None:
         logger.info("job %s: %s", ctx.request.job_id, step.label)
         live.progress.started(step)
-        artifact = patience(lambda: self._makers.run[step.kind](ctx, step))
+        artifact = patience(lambda: self._makers.run(step, ctx))
         if artifact:
             ctx.digests[ctx.path(step.product).absolute()] = artifact.sha256
         live.progress.finished(step, artifact)
-        if step.kind == CONVERT and ctx.request.source.remote:
-            ctx.source.unlink(missing_ok=True)  # everything else is made from the base, which is never made twice
         destination.accept(step, artifact)
 
     def _prepare(
@@ -238,33 +217,23 @@ class Runner:
     ) -> None:
         """Brings here what is read first (the source, or the base from the output repo), forecasts every size, and
         refuses what cannot fit."""
-        needs_source = any(step.product == SOURCE_PRODUCT for step in due)
-        source = ctx.request.source
-        load = Workload(
-            weights=source.size // 2,
-            download_bytes=0 if ctx.streams else source.size,
-            streamed_bytes=source.size if ctx.streams else 0,
-            threads=ctx.threads,
-        )
+        base, load = base_name(ctx.request), _load_of_source(ctx)
         live.progress.workload(load)
-        if needs_source:
-            download = next(step for step in steps if step.kind == DOWNLOAD)
-            check_download_space(ctx)
-            live.progress.started(download)
-            patience(lambda: self._makers.run[DOWNLOAD](ctx, download))
-            live.progress.finished(download, None)
-        for step in due:
-            if step.kind == FETCH and step.product == base_name(ctx.request):
-                destination.fetch(step)
-        if (
-            not any(step.kind in (QUANTIZE, EVALUATE, ANALYSE) for step in due)
-            and not ctx.path(base_name(ctx.request)).exists()
-        ):
-            return  # nothing is left but uploads
+        local = [step for step in due if isinstance(step, LocalStep)]
+        for step in local:
+            if step.comes_first:
+                self._makers.check(step, ctx)
+                self._make(ctx, step, live, destination, patience)
+        for transfer in due:
+            if isinstance(transfer, Fetch) and transfer.product == base:
+                destination.fetch(transfer)
+        if not any(base in step.reads for step in local) and not ctx.path(base).exists():
+            return  # nothing is left whose size matters
         forecast = live.forecast = patience(lambda: self._makers.forecast(ctx, steps[0]))
-        if any(step.kind in (QUANTIZE, ANALYSE) for step in due):
-            self._makers.load_kernels(self.llama.bin)  # a build without them is refused now, not after an hour
-        check_space(ctx, due, forecast, published=not destination.keeps_all)
+        for step in local:
+            if not step.comes_first:
+                self._makers.check(step, ctx)
+        check_space(ctx, local, forecast, published=not destination.keeps_all)
         live.progress.workload(
             replace(
                 load,
@@ -274,17 +243,12 @@ class Runner:
                 recipes=recipes_measured(ctx.request),
                 chunks=ctx.request.chunks or 60,
                 evaluation_chunks=ctx.request.evaluation_chunks,
-                sizes=product_sizes(ctx.request, forecast),
+                sizes={s.product: s.size(forecast) for s in steps if isinstance(s, LocalStep) and s.makes_file},
             )
         )
 
     def _latest(self, job: Job) -> Job:
         return self.records.latest(job.id) or job
-
-    def _measured(self, job_id: str) -> frozenset[str]:
-        """File names of the quants that need not be measured again."""
-        job = self.records.latest(job_id)
-        return frozenset(e.quant for e in evaluations_for(job.request, [job])) if job else frozenset()
 
     def _context(self, job: Job, folder: Path, live: RunState, descriptor: int) -> Context:
         ctx = Context(
@@ -314,6 +278,17 @@ class Runner:
         kept = {self.records.store.work_folder(j.request.inputs()) for j in jobs if j.status not in ended or j is job}
         for work in set(self.records.store.work_folder("").glob("*")) - kept:
             shutil.rmtree(work, ignore_errors=True)
+
+
+def _load_of_source(ctx: Context) -> Workload:
+    """What is known before anything is forecast; most sources have two bytes a weight."""
+    source = ctx.request.source
+    return Workload(
+        weights=source.size // 2,
+        download_bytes=0 if ctx.streams else source.size,
+        streamed_bytes=source.size if ctx.streams else 0,
+        threads=ctx.threads,
+    )
 
 
 def _ending(error: GgufyError, stop: Stop) -> Status | None:

@@ -15,8 +15,9 @@ from ggufy.hub.commit_rate import CommitBudget
 from ggufy.hub.huggingface import HuggingFaceHub
 from ggufy.hub.lease import Lease
 from ggufy.hub.protocol import Hub
+from ggufy.records.account import Account
 from ggufy.records.records import JobRecords
-from ggufy.records.state_repo import Account, StateRepo
+from ggufy.records.state_repo import StateRepo
 from ggufy.records.store import JobStore
 from ggufy.system.clock import never
 from ggufy.system.settings import HUB_HF, Settings

@@ -1,4 +1,5 @@
-"""RWKV itself: the names and shapes of its tensors, its vocabulary, its chat format, and conversion to GGUF.
+"""Architectures, one file each (rwkv6.py, rwkv7.py; registry.py lists them), their vocabularies, chat formats, and
+conversion to GGUF.
 
 Imports core, system and formats.
 """

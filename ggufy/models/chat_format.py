@@ -22,11 +22,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 TOKENIZER = "rwkv"  # a GGUF's tokenizer.ggml.model
 _WORLD_ROWS = 65536  # of the embedding of every World model
-_WORDS = {b"User", b"Assistant"}
 STOP = "\n\nUser:"  # where the next question would begin
 # For llama-cli and llama-server, which read `\n` in a stop text as a new line.
 LLAMA_STOP = '-r "\\n\\nUser:"'
@@ -76,9 +76,19 @@ OLLAMA_FILES = {
 }
 
 
-def has_words(tokens: Iterable[bytes]) -> bool:
-    """Whether a vocabulary is of conversations: its tokens name both sides of one, with or without a colon."""
-    return {token.strip().removesuffix(b":") for token in tokens} >= _WORDS
+@dataclass(frozen=True, kw_only=True)
+class ChatFormat:
+    """How the models of an architecture hold a conversation."""
+
+    template: str  # in Jinja: goes into the GGUF of a model that speaks it
+    sides: frozenset[bytes]  # what both sides of a conversation are called
+
+    def has_words(self, tokens: Iterable[bytes]) -> bool:
+        """Whether a vocabulary is of conversations: its tokens name both sides of one, with or without a colon."""
+        return {token.strip().removesuffix(b":") for token in tokens} >= self.sides
+
+
+WORLD = ChatFormat(template=CHAT_TEMPLATE, sides=frozenset({b"User", b"Assistant"}))
 
 
 def speaks(metadata: Mapping[str, Any]) -> bool:

@@ -16,7 +16,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,8 +24,8 @@ from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, size_label
 
 from ggufy.core.errors import CheckpointError, UsageError
 from ggufy.formats.checkpoint import Checkpoint, open_checkpoint
-from ggufy.models.chat_format import CHAT_TEMPLATE, has_words
-from ggufy.models.names import Architecture, Arrangement, TensorPlan, detect, leftovers, tensor_plans
+from ggufy.models.architecture import INNER_TRANSPOSED, TRANSPOSED, Hyperparameters, TensorPlan
+from ggufy.models.registry import detect
 from ggufy.models.vocab import gguf_tokens, vocab_for
 from ggufy.system.files import BackgroundWriter, Digesting, partial
 
@@ -34,14 +34,10 @@ logger = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 Piece = tuple[str, torch.Tensor]  # about PIECE_VALUES values of a tensor of the GGUF, and the name of their source
 
-CONTEXT_LENGTH = 1 << 20  # RWKV has no limit of its own; this is what the official converter writes.
-LAYER_NORM_EPS = 1e-5
-# What every published RWKV-6 GGUF has: the graph halves its activations every 6 blocks, the weights make up for it.
-RESCALE_EVERY = 6
 ALIGNMENT = 32
 PIECE_VALUES = 256 << 10  # A piece and its cast stay in a core's cache between the passes over them.
 
-TURNED = (Arrangement.TRANSPOSED, Arrangement.INNER_TRANSPOSED)
+TURNED = (TRANSPOSED, INNER_TRANSPOSED)
 
 
 @dataclass(frozen=True)
@@ -92,34 +88,36 @@ def convert(
         conversion = Conversion.of(
             checkpoint.shapes, outtype=outtype, vocab=vocab, name=name or source.stem, rescale_every=rescale_every
         )
-        warn_about_leftovers(checkpoint.path.name, checkpoint.shapes, conversion.architecture)
-        with partial(target) as part:
-            conversion.write_header(part)
-            header = part.read_bytes()
-            with part.open("wb") as file, one_thread():
-                sink = Digesting(file)
-                sink.write(header + padding(len(header)))
-                with BackgroundWriter(sink) as writer:
-                    write_tensors(writer, conversion, lambda plan: _mapped(checkpoint, plan), progress)
+        warn_about_leftovers(checkpoint.path.name, checkpoint.shapes, conversion.model)
+        return write_base(target, conversion, lambda plan: _mapped(checkpoint, plan), progress)
+
+
+def write_base(
+    target: Path,
+    conversion: Conversion,
+    pieces: Callable[[TensorPlan], Iterator[Piece]],
+    progress: Progress | None = None,
+) -> str:
+    """Writes a whole GGUF, of which `pieces` gives the values of one tensor; gives its SHA-256 in hex digits."""
+    with partial(target) as part:
+        conversion.write_header(part)
+        header = part.read_bytes()
+        with part.open("wb") as file, one_thread():
+            sink = Digesting(file)
+            sink.write(header + padding(len(header)))
+            with BackgroundWriter(sink) as writer:
+                write_tensors(writer, conversion, pieces, progress)
     return sink.hexdigest()
 
 
 def write_skeleton(
-    source: Path, target: Path, *, outtype: str = "f16", vocab: Path | None = None, name: str | None = None
+    shapes: Mapping[str, tuple[int, ...]], target: Path, *, outtype: str, vocab: Path | None, name: str
 ) -> None:
-    """Writes the header that `convert` would write, followed by a hole of the size of the weights; reads no weights.
+    """Writes the header that `convert` would write for a checkpoint with these tensors, followed by a hole of the size
+    of the weights.
 
     The file has `convert`'s exact size but takes almost no disk. Raises what `convert` raises before it reads weights.
     """
-    with open_checkpoint(source) as checkpoint:
-        shapes = checkpoint.shapes
-    write_skeleton_of(shapes, target, outtype=outtype, vocab=vocab, name=name or source.stem)
-
-
-def write_skeleton_of(
-    shapes: Mapping[str, tuple[int, ...]], target: Path, *, outtype: str, vocab: Path | None, name: str
-) -> None:
-    """As `write_skeleton`, for a checkpoint of which only the names and shapes of its tensors are known."""
     conversion = Conversion.of(shapes, outtype=outtype, vocab=vocab, name=name, rescale_every=None)
     with partial(target) as part:
         conversion.write_header(part)
@@ -128,27 +126,26 @@ def write_skeleton_of(
             file.truncate(padded(file.tell()) + sum(padded(conversion.size(plan)) for plan in conversion.plans))
 
 
-def warn_about_leftovers(name: str, shapes: Mapping[str, tuple[int, ...]], architecture: Architecture) -> None:
+def warn_about_leftovers(name: str, shapes: Mapping[str, tuple[int, ...]], model: Hyperparameters) -> None:
     """Logs which tensors of the checkpoint called `name` its GGUF will not hold."""
-    unknown = leftovers(shapes, architecture)
+    unknown = model.leftovers(shapes)
     rest = [name for name in unknown if not name.endswith(".att.time_state")]
     if len(rest) < len(unknown):
         logger.warning("%s: att.time_state is a tuned state, not a weight: left out", name)
     if rest:
         shown = ", ".join(rest[:8]) + (f" and {len(rest) - 8} more" if len(rest) > 8 else "")
-        logger.warning("%s: RWKV-%s has no tensors %s: left out", name, architecture.version, shown)
+        logger.warning("%s: %s has no tensors %s: left out", name, model.architecture.title, shown)
 
 
 @dataclass(frozen=True)
 class Conversion:
     """One conversion, before any weight is read."""
 
-    architecture: Architecture
+    model: Hyperparameters
     plans: tuple[TensorPlan, ...]
     tokens: tuple[bytes, ...]
     outtype: str
     name: str
-    rescale_every: int
 
     @classmethod
     def of(
@@ -164,16 +161,15 @@ class Conversion:
             raise UsageError(
                 "unknown outtype {type}: choose one of {types}.", type=repr(outtype), types=", ".join(OUT_TYPES)
             )
-        architecture = detect(shapes)
-        if rescale_every is None:
-            rescale_every = RESCALE_EVERY
+        model = detect(shapes)
+        if rescale_every is not None and model.rescale_every:
+            model = replace(model, rescale_every=rescale_every)
         return cls(
-            architecture=architecture,
-            plans=tuple(tensor_plans(architecture)),
-            tokens=vocab_for(architecture.vocab_size, vocab),
+            model=model,
+            plans=tuple(model.tensors()),
+            tokens=vocab_for(model.vocab_size, vocab),
             outtype=outtype,
             name=name,
-            rescale_every=rescale_every if architecture.version == "6" else 0,
         )
 
     def out_type(self, plan: TensorPlan) -> OutType:
@@ -184,15 +180,12 @@ class Conversion:
         return math.prod(plan.shape) * self.out_type(plan).dtype.itemsize
 
     def divisor(self, plan: TensorPlan) -> int:
-        """What the weights of one tensor are divided by: only those that write into the residual stream are."""
-        scaled = plan.name.endswith((".time_mix_output.weight", ".channel_mix_value.weight"))
-        if not scaled or plan.block is None or self.rescale_every == 0:
-            return 1
-        return 1 << (plan.block // self.rescale_every)
+        """What the weights of one tensor are divided by."""
+        return self.model.architecture.divisor(plan.name, self.model.rescale_every)
 
     def write_header(self, path: Path) -> None:
         """Writes metadata and tensor infos; the data starts at the next multiple of ALIGNMENT."""
-        writer = GGUFWriter(None, self.architecture.arch)
+        writer = GGUFWriter(None, self.model.architecture.name)
         for plan in self.plans:
             out = self.out_type(plan)
             # numpy has no bf16; with raw_dtype given, the writer only asks whether its type is uint8.
@@ -207,31 +200,15 @@ class Conversion:
             writer.close()
 
     def _add_model(self, writer: GGUFWriter) -> None:
-        architecture, ranks = self.architecture, self.architecture.ranks
         writer.add_type("model")
         writer.add_name(self.name)
         writer.add_size_label(size_label(*writer.get_total_parameter_count()))
-        writer.add_context_length(CONTEXT_LENGTH)
-        writer.add_embedding_length(architecture.width)
-        writer.add_block_count(architecture.layers)
-        writer.add_layer_norm_eps(LAYER_NORM_EPS)
-        writer.add_wkv_head_size(architecture.head_size)
-        writer.add_feed_forward_length(architecture.ffn)
-        writer.add_head_count(0)  # Required by llama.cpp's loader, unused.
-        if architecture.version == "6":
-            writer.add_rescale_every_n_layers(self.rescale_every)
-            writer.add_time_mix_extra_dim(ranks["mix"])
-            writer.add_time_decay_extra_dim(ranks["decay"])
-        else:
-            writer.add_decay_lora_rank(ranks["decay"])
-            writer.add_iclr_lora_rank(ranks["iclr"])
-            writer.add_value_residual_mix_lora_rank(ranks["value"])
-            writer.add_gate_lora_rank(ranks["gate"])
+        self.model.architecture.add_metadata(writer, self.model)
         writer.add_file_type(OUT_TYPES[self.outtype].file_type)
         writer.add_quantization_version(2)
 
     def _add_vocab(self, writer: GGUFWriter) -> None:
-        texts, types = gguf_tokens(self.tokens, self.architecture.vocab_size)
+        texts, types = gguf_tokens(self.tokens, self.model.vocab_size)
         writer.add_tokenizer_model("rwkv")
         writer.add_token_list(texts)
         writer.add_token_types(types)
@@ -239,8 +216,9 @@ class Conversion:
         writer.add_eot_token_id(0)
         writer.add_bos_token_id(0)
         writer.add_eos_token_id(0)
-        if has_words(self.tokens):
-            writer.add_chat_template(CHAT_TEMPLATE)
+        chat = self.model.architecture.chat
+        if chat.has_words(self.tokens):
+            writer.add_chat_template(chat.template)
 
 
 @contextlib.contextmanager

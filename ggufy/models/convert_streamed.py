@@ -21,6 +21,7 @@ import torch
 
 from ggufy.core.errors import CannotStream, CheckpointError, SourceChanged
 from ggufy.formats.streamed_checkpoint import StreamedCheckpoint, WantedTensor
+from ggufy.models.architecture import TensorPlan
 from ggufy.models.convert import (
     PIECE_VALUES,
     TURNED,
@@ -34,7 +35,6 @@ from ggufy.models.convert import (
     warn_about_leftovers,
     write_tensors,
 )
-from ggufy.models.names import TensorPlan
 from ggufy.system.files import PART_SUFFIX, BackgroundWriter, Buffer, disk_errors, finish, part_of
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def convert_streamed(
     conversion = Conversion.of(
         checkpoint.shapes, outtype=outtype, vocab=vocab, name=name or stem, rescale_every=rescale_every
     )
-    warn_about_leftovers(checkpoint.name, checkpoint.shapes, conversion.architecture)
+    warn_about_leftovers(checkpoint.name, checkpoint.shapes, conversion.model)
     total = sum(conversion.size(plan) for plan in conversion.plans)
 
     def tell(done: int) -> None:

@@ -1,41 +1,43 @@
-"""A large file behind HTTP, of which a little is read: a file object over range requests.
+"""One file behind HTTP, of which parts are read.
 
-`HttpFile` asks for blocks of 64 KiB, keeps them, and asks for more at once when it is read from front to back. It
-never asks for more than its budget of bytes and time, and it drops the connection to a server that sends the whole
-file instead of a part. The redirect to where a file of the Hub is stored is followed once; the token goes to the Hub
-only. Where strangers may name addresses, those inside the network that the program runs in are not asked.
+`HttpFile` reads parts, in several threads if need be. Every answer is held against what is known of the file: the part
+that was asked for, the whole file's size, and its version. Of a pinned file of the Hub that is its sha256, which the
+Hub names whenever it is asked where the file is stored; the address that it gives is then used until it is refused,
+and its ETag must stay the same meanwhile. At a plain address it is the ETag (or Last-Modified). A part that was cut
+off is continued inside, and a server that sends the whole file is left at once. `BlockFile` is seekable.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
-import ipaddress
-import re
-import socket
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable
+from concurrent import futures
+from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import httpx2
-from huggingface_hub import get_session
 
-from ggufy.core.errors import Cancelled, SourceAway, SourceError
+from ggufy.core.errors import CannotStream, SourceChanged, SourceError
+from ggufy.core.job import Source
 from ggufy.core.messages import Message
 from ggufy.core.words import human_size
-from ggufy.net.hub_private import build_hf_headers, hf_raise_for_status
-from ggufy.net.session import Reference, ask, check_stopped, use_timeouts
+from ggufy.net.http_get import Address, Answer, http_get
+from ggufy.net.hub_errors import source_errors, status_of
+from ggufy.net.session import ASK_TRIES, DOWNLOAD_TIMEOUT, DOWNLOAD_TRIES, FAILURES, check_stopped, with_retries
+from ggufy.system.clock import never
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 BLOCK = 1 << 16
 _MOST_AHEAD = 1 << 20  # bytes asked for at once when a file is read from front to back
-BYTES, SECONDS = 8 << 20, 20.0  # the budget: heads of the largest models take some 2 MB
-SILENCE_S = 10.0
-_TIMEOUT = httpx2.Timeout(SILENCE_S, connect=5.0)
-_REDIRECTS = 6
-_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+SECONDS = 20.0
+_LOOK_S = 0.2
+_REFUSALS = (401, 403, 404, 410)  # of a signed address that has expired
+_NOTHING_THERE = 416  # an empty file has no first byte
 
 
 class Deadline:
@@ -48,38 +50,149 @@ class Deadline:
         return time.monotonic() > self.end
 
 
-class HttpFile(io.RawIOBase):
-    """A seekable file at `url`. With `wanted`, a file of the Hub, the token goes along; `shown` is what people read;
-    with `public`, only addresses of the public internet are asked.
+@dataclass(frozen=True)
+class _Place:
+    """Where parts are asked for."""
 
-    `size` is the file's in bytes, `version` the server's mark of it (empty: it has none), `received` what has arrived.
-    Making one and reading from it raise SourceError, with what to do next, when the file cannot be had in parts, or
-    more is read than `budget` bytes.
+    address: Address
+    version: str = ""  # what answers from there must say; empty: not known yet
+
+
+class HttpFile:
+    """The file at an address; with `source` it must be what was pinned.
+
+    `size` is the file's, in bytes, -1 until the first part of a file that is not pinned has arrived; `version` is the
+    server's mark of it (empty: it has none, or the Hub vouches); `received` is what has arrived, in bytes, and
+    `requests` how often was asked.
     """
 
     def __init__(
         self,
-        url: str,
+        address: Address,
+        source: Source | None = None,
         *,
-        shown: str,
-        wanted: Reference | None = None,
-        token: str | None = None,
-        deadline: Deadline | None = None,
-        budget: int = BYTES,
-        public: bool = False,
+        timeout: httpx2.Timeout = DOWNLOAD_TIMEOUT,
+        stopped: Callable[[], bool] = never,
     ):
+        self.address, self.version = address, source.etag if source else ""
+        self.size = source.size if source else -1
+        self.received = self.requests = 0
+        self._source, self._timeout, self._stopped = source, timeout, stopped
+        self._closed, self._counting = threading.Event(), threading.Lock()
+        self._place = self._start = _Place(address, self.version)
+
+    def close(self) -> None:
+        """Lets reads in other threads end soon, with Cancelled."""
+        self._closed.set()
+
+    def read(self, start: int, stop: int) -> bytearray:
+        """Bytes `start` to `stop` of the file, all of them that it has.
+
+        Raises SourceError when the server refuses or stays away, CannotStream when it sends no parts, SourceChanged
+        when it holds another file than the pinned one, and Cancelled soon after `stopped()` turned true.
+        """
+        body = bytearray()
+
+        def more() -> None:
+            while self.size < 0 or len(body) < min(stop, self.size) - start:
+                self._append(body, start, stop)
+
+        tries = DOWNLOAD_TRIES if self._source else ASK_TRIES
+        with source_errors(self.address.wanted, token=self.address.token, shown=self.address.shown):
+            with_retries(more, tries=tries, reached=lambda: len(body), stopped=self._ended)
+        return body
+
+    def wait(self, part: Future[bytearray]) -> bytearray:
+        """What another thread reads; Cancelled soon after `stopped()` turned true, also while the server is silent."""
+        while not part.done():
+            check_stopped(self._stopped)
+            futures.wait([part], timeout=_LOOK_S)
+        return part.result()
+
+    def _ended(self) -> bool:
+        return self._closed.is_set() or self._stopped()
+
+    def _append(self, body: bytearray, start: int, stop: int) -> None:
+        """One request: adds to `body` what the server sends of the rest."""
+        place, had = self._place, len(body)
+        with self._counting:
+            self.requests += 1
+        try:
+            with http_get(place.address, span=(start + had, stop), timeout=self._timeout) as answer:
+                self._check(answer, place, start + had, stop)
+                for block in answer.response.iter_raw():  # as it comes: what a block of a fixed size lacks is lost
+                    check_stopped(self._ended)
+                    body += block[: stop - start - len(body)]
+                    with self._counting:
+                        self.received += len(block)
+        except FAILURES as error:
+            if status_of(error) in _REFUSALS and place is not self._start:
+                self._place = self._start
+                raise httpx2.RemoteProtocolError(Message("the place that the redirect led to refuses")) from error
+            if status_of(error) != _NOTHING_THERE:
+                raise
+            if self.size >= 0:  # shorter than it was
+                raise self._changed() from error
+            self.size = 0
+            return
+        if len(body) == had:
+            raise httpx2.RemoteProtocolError(Message("the answer held nothing new"))
+
+    def _check(self, answer: Answer, place: _Place, start: int, stop: int) -> None:
+        """Raises unless the answer is the part that was asked for, of the file that is known."""
+        source, shown = self._source, self.address.shown
+        if source is None and answer.is_web_page:
+            raise SourceError("{url} is a web page, not a model: give the address of the file itself.", url=shown)
+        if source and source.sha256 and answer.sha256 - {source.sha256}:
+            raise self._changed()
+        if place.version and answer.version != place.version:
+            raise self._changed()
+        if answer.part is None:
+            raise CannotStream(
+                "the server of {url} does not send parts of files: download it yourself and give the file.", url=shown
+            )
+        first, last, total = answer.part
+        if self.size not in (-1, total):
+            raise self._changed()
+        if first != start or not start < last <= stop:
+            raise CannotStream(
+                "the server of {url} sends another part than was asked for: try again later.", url=shown
+            )
+        if source and not (place.version or answer.sha256):
+            raise CannotStream("the server of {name} does not say which version it sends.", name=shown)
+        self.size = total
+        self.version = answer.version
+        if place is self._start:  # from now on, straight to where that led
+            self._place = _Place(place.address.after(answer.response.url), answer.version)
+
+    def _changed(self) -> SourceError:
+        shown, source = self.address.shown, self._source
+        if source is None:
+            return SourceError(
+                "the server of {url} sends another part than was asked for: try again later.", url=shown
+            )
+        if source.url:
+            return SourceChanged(
+                "{url} holds another file than when the job was made: start it anew with {NAME}.", url=shown
+            )
+        commit = source.revision[:8]
+        return SourceChanged(
+            "the server sends another file than {path} of commit {commit}: {AGAIN}.", path=source.path, commit=commit
+        )
+
+
+class BlockFile(io.RawIOBase):
+    """A seekable file over an HttpFile, for parsers: reads blocks, keeps them, and reads more at once when it is read
+    from front to back. Making one and reading from it raise what `HttpFile.read` raises, and SourceError for more than
+    `budget` bytes."""
+
+    def __init__(self, file: HttpFile, *, budget: int):
         super().__init__()
-        use_timeouts()
-        self.received, self.requests = 0, 0
-        self.size, self.version = -1, ""
-        self._url, self._shown, self._wanted, self._budget = url, shown, wanted, budget
-        self._token, self._public = token if wanted else None, public
-        self._headers: Mapping[str, str] = build_hf_headers(token=token or False) if wanted else {}
-        self._start = self._url, self._headers  # before any redirect
-        self._deadline = deadline or Deadline()
+        self._file, self._budget = file, budget
         self._blocks: dict[int, bytes] = {}
         self._position, self._following, self._ahead = 0, 1, 0
-        self._keep(0, self._fetch(0, BLOCK))
+        self._keep(0, 0, BLOCK)
+        self._size = file.size
 
     def readable(self) -> bool:
         return True
@@ -91,12 +204,12 @@ class HttpFile(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        self._position = max(0, offset + (0, self._position, self.size)[whence])
+        self._position = max(0, offset + (0, self._position, self._size)[whence])
         return self._position
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
         view = memoryview(buffer).cast("B")
-        stop = min(self._position + len(view), self.size)
+        stop = min(self._position + len(view), self._size)
         count = max(0, stop - self._position)
         if count:
             first, last = self._position // BLOCK, (stop - 1) // BLOCK
@@ -113,127 +226,25 @@ class HttpFile(io.RawIOBase):
         if not missing:
             return
         first, last = missing[0], missing[-1]
-        end = (self.size - 1) // BLOCK
+        end = (self._size - 1) // BLOCK
         if first == self._following:
             self._ahead = min(max(2 * self._ahead, 1), _MOST_AHEAD // BLOCK)
-            affordable = (self._budget - self.received) // BLOCK - (last - first + 1)
+            affordable = (self._budget - self._file.received) // BLOCK - (last - first + 1)
             last = min(end, last + max(0, min(self._ahead, affordable)))
         elif last == end and first == last and first - 1 not in self._blocks:
             first -= 1  # the last block may be short, and what is read at the end of a file starts before it
         self._following = last + 1
-        self._keep(first, self._fetch(first * BLOCK, min((last + 1) * BLOCK, self.size)))
+        self._keep(first, first * BLOCK, min((last + 1) * BLOCK, self._size))
 
-    def _keep(self, first: int, data: bytes) -> None:
-        for start in range(0, len(data), BLOCK):
-            self._blocks[first + start // BLOCK] = data[start : start + BLOCK]
-
-    def _fetch(self, start: int, stop: int) -> bytes:
-        if self.received + stop - start > self._budget:
+    def _keep(self, first: int, start: int, stop: int) -> None:
+        """Reads blocks from number `first` on."""
+        if self._file.received + stop - start > self._budget:
             raise SourceError(
                 "{url} has more than {size} of headers, too much to look at from here: download it yourself and "
                 "give the file.",
-                url=self._shown,
+                url=self._file.address.shown,
                 size=human_size(self._budget),
             )
-        try:
-            return ask(
-                lambda: self._ask(start, stop),
-                self._wanted,
-                token=self._token,
-                shown=self._shown,
-                stopped=self._deadline.passed,
-            )
-        except Cancelled as error:
-            raise SourceAway(
-                "{url} was not answered within {seconds} seconds: try again later.",
-                url=self._shown,
-                seconds=f"{self._deadline.seconds:.0f}",
-            ) from error
-
-    def _ask(self, start: int, stop: int) -> bytes:
-        """One request for a part, cut off after it whatever the server sends."""
-        headers = {**self._headers, "Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
-        self.requests += 1
-        with self._answer(headers) as response:
-            if self.size < 0 and response.status_code == 416:  # an empty file has no first byte
-                self.size = 0
-                return b""
-            if response.status_code in (401, 403) and self._url != self._start[0]:
-                self._url, self._headers = (
-                    self._start
-                )  # what the redirect signed holds no longer, or not for this part
-                raise httpx2.RemoteProtocolError(Message("the place that the redirect led to refuses"))
-            hf_raise_for_status(response)
-            count = self._checked(response, start, stop)
-            body = bytearray()
-            for piece in response.iter_raw():
-                self.received += len(piece)
-                body += piece
-                if len(body) >= count:
-                    break
-                check_stopped(self._deadline.passed)
-            self._settle(response)
-        if len(body) < count:
-            raise httpx2.RemoteProtocolError(Message("the answer was cut"))
-        return bytes(body[:count])
-
-    @contextlib.contextmanager
-    def _answer(self, headers: Mapping[str, str]) -> Iterator[httpx2.Response]:
-        """The answer at the end of the redirects; the client leaves the token behind where they lead elsewhere."""
-        session = get_session()
-        request: httpx2.Request | None = session.build_request("GET", self._url, headers=headers, timeout=_TIMEOUT)
-        for _ in range(_REDIRECTS):
-            assert request is not None
-            if self._public and not is_public(request.url.host):
-                raise SourceError(
-                    "{url} is not on the public internet: download it yourself and give the file.", url=self._shown
-                )
-            response = session.send(request, stream=True, follow_redirects=False)
-            with contextlib.closing(response):
-                request = response.next_request
-                if request is None:
-                    yield response
-                    return
-        raise SourceError("{url} is redirected again and again: give the address of the file itself.", url=self._shown)
-
-    def _checked(self, response: httpx2.Response, start: int, stop: int) -> int:
-        """Bytes that the answer holds, once it is known to be the part that was asked for."""
-        if response.headers.get("Content-Type", "").startswith("text/html"):
-            raise SourceError(
-                "{url} is a web page, not a model: give the address of the file itself.", url=self._shown
-            )
-        match = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        if response.status_code != 206 or match is None:
-            raise SourceError(
-                "the server of {url} does not send parts of files: download it yourself and give the file.",
-                url=self._shown,
-            )
-        first, last, total = (int(number) for number in match.groups())
-        if self.size < 0:
-            self.size = total
-        if (first, last + 1, total) != (start, min(stop, self.size), self.size):
-            raise SourceError(
-                "the server of {url} sends another part than was asked for: try again later.", url=self._shown
-            )
-        return last + 1 - first
-
-    def _settle(self, response: httpx2.Response) -> None:
-        """The next request goes straight to where the redirects led; no token goes to another host."""
-        if _origin(response.url) != _origin(httpx2.URL(self._url)):
-            self._headers = {}
-        self._url = str(response.url)
-        self.version = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
-
-
-def is_public(host: str) -> bool:
-    """True if every address of a host is of the public internet; an unknown host is left to the client to report."""
-    try:
-        found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
-    except (OSError, UnicodeError):
-        return True
-    addresses = [ipaddress.ip_address(text.partition("%")[0]) for text in found]
-    return all((getattr(address, "ipv4_mapped", None) or address).is_global for address in addresses)
-
-
-def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:
-    return url.scheme, url.host, url.port
+        data = self._file.read(start, stop)
+        for at in range(0, len(data), BLOCK):
+            self._blocks[first + at // BLOCK] = bytes(data[at : at + BLOCK])

@@ -1,13 +1,22 @@
-"""What the Hugging Face Hub answers when it refuses, in one sentence each, as the errors that the program knows."""
+"""What it means when the Hub or another server refuses or stays away: one sentence each, as errors of the program.
+
+`source_errors` (and `ask`, which asks again first) is for what somebody wants to fetch, `hub_errors` for repos of our
+own.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import httpx2
+from huggingface_hub import constants
 from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
     OfflineModeIsEnabled,
@@ -15,25 +24,65 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from ggufy.core.errors import HubAway, HubError, QuotaError, RepoMissing, StaleParent, StorageError, TokenError
+from ggufy.core.errors import (
+    HubAway,
+    HubError,
+    QuotaError,
+    RepoMissing,
+    SourceAway,
+    SourceError,
+    StaleParent,
+    StorageError,
+    TokenError,
+)
 from ggufy.core.messages import Message
 from ggufy.core.names import RepoKind
 from ggufy.net.session import (
     FAILURES,
+    UNSENDABLE,
     ClientError,
+    Reference,
     asked_wait_s,
-    client_sentence,
-    endpoint_sentence,
     is_transient,
     short,
-    unsendable_sentence,
     wait_s,
+    with_retries,
 )
+from ggufy.system.clock import never
+from ggufy.system.settings import proxy_fault
 
 _QUOTA_WAIT_S = 900.0  # where the Hub names no time; its commits are counted by the hour
 _NO_ROOM = re.compile(r"storage|quota|disk|billing|payment", re.IGNORECASE)
 _LONGEST_QUOTE = 160
 _PATIENT = re.compile(r"/preupload/|/info/lfs/")  # what the client library itself has tried six times
+T = TypeVar("T")
+
+
+def ask(
+    call: Callable[[], T],
+    wanted: Reference | None,
+    *,
+    token: str | None,
+    shown: str = "",
+    stopped: Callable[[], bool] = never,
+) -> T:
+    """`call()`, made patiently.
+
+    `wanted` is what is asked of the Hub; without it `shown` is the plain address in the sentences. Raises SourceError,
+    and Cancelled when `stopped()` turns true while it waits.
+    """
+    with source_errors(wanted, token=token, shown=shown):
+        return with_retries(call, stopped=stopped)
+
+
+@contextlib.contextmanager
+def source_errors(wanted: Reference | None, *, token: str | None, shown: str = "") -> Iterator[None]:
+    """Turns what the client library raises into a SourceError; arguments as for `ask`."""
+    try:
+        yield
+    except FAILURES as error:
+        kind = SourceError if wait_s(error, planned=0.0) is None else SourceAway
+        raise kind(_source_sentence(error, wanted, token) if wanted else _plain_sentence(error, shown)) from error
 
 
 @contextlib.contextmanager
@@ -61,14 +110,9 @@ def hub_error(error: Exception, repo_id: str, kind: RepoKind) -> HubError:
         return HubError(
             "the Hub allows no such name ({reason}): choose another {REPO} or {NAME}.", reason=short(error)
         )
-    if isinstance(error, OfflineModeIsEnabled):
-        return HubError("HF_HUB_OFFLINE keeps the Hub from being asked: unset it and start again.")
-    if isinstance(error, httpx2.InvalidURL | httpx2.UnsupportedProtocol):
-        return HubError(endpoint_sentence(error))
-    if isinstance(error, httpx2.LocalProtocolError | UnicodeEncodeError):
-        return TokenError(unsendable_sentence(error))
-    if isinstance(error, ClientError):
-        return HubError(client_sentence(error))
+    if said := setup_sentence(error):
+        wrong_token = isinstance(error, httpx2.LocalProtocolError | UnicodeEncodeError)
+        return TokenError(said) if wrong_token else HubError(said)
     if isinstance(error, httpx2.TransportError):
         return HubAway(
             "the Hub cannot be reached ({reason}): it is tried again later, nothing is lost.", reason=short(error)
@@ -76,6 +120,31 @@ def hub_error(error: Exception, repo_id: str, kind: RepoKind) -> HubError:
     return HubAway(
         "the Hub's answer about {repo} arrived damaged: it is tried again later, nothing is lost.", repo=repo_id
     )
+
+
+def setup_sentence(error: Exception) -> str:
+    """What to do if the Hub cannot even be asked, as its address, the token, a proxy or a setting is wrong; else
+    empty."""
+    if isinstance(error, httpx2.InvalidURL | httpx2.UnsupportedProtocol):
+        if constants.ENDPOINT.startswith(("https://", "http://")):
+            return Message("the Hub's address cannot be used ({reason}): check HF_ENDPOINT.", reason=short(error))
+        return Message(
+            "HF_ENDPOINT is {address}, which is no address: write https:// in front of it.", address=constants.ENDPOINT
+        )
+    unsendable = isinstance(error, httpx2.LocalProtocolError)
+    if isinstance(error, UnicodeEncodeError) or (unsendable and "header" in str(error).lower()):
+        # Only the token may be anything.
+        return Message("the token holds a character that no token has: paste it again.")
+    if unsendable:
+        return Message("the question to the Hub cannot be sent ({reason}): please report it.", reason=short(error))
+    if isinstance(error, OfflineModeIsEnabled):
+        return Message("HF_HUB_OFFLINE keeps the Hub from being asked: unset it and start again.")
+    return client_sentence(error) if isinstance(error, ClientError) else ""
+
+
+def client_sentence(error: ClientError) -> str:
+    """What to do if no client can be made."""
+    return proxy_fault() or Message("the proxy in the environment cannot be used ({reason}): unset it.", reason=error)
 
 
 def is_passing(error: Exception) -> bool:
@@ -92,9 +161,85 @@ def status_of(error: Exception) -> int:
     return error.response.status_code if isinstance(error, HfHubHTTPError) else 0
 
 
-def quota_wait_s(error: HfHubHTTPError) -> float:
-    """How long nothing more is to be asked after a 429."""
-    return asked_wait_s(error.response) or _QUOTA_WAIT_S
+def quota_wait_s(error: Exception, unsaid: float = _QUOTA_WAIT_S) -> float:
+    """Seconds for which nothing more is to be asked after a 429; `unsaid` where the Hub names none."""
+    return (asked_wait_s(error.response) if isinstance(error, HfHubHTTPError) else 0.0) or unsaid
+
+
+def _source_sentence(error: Exception, wanted: Reference, token: str | None) -> str:
+    repo, page = wanted.repo_id, wanted.page
+    if said := setup_sentence(error):
+        return said
+    if isinstance(error, HFValidationError):
+        return Message(
+            "the Hub allows no such name ({reason}): write owner/repo or owner/repo:file.", reason=short(error)
+        )
+    if isinstance(error, GatedRepoError):
+        if token:
+            return Message(
+                "{repo} is gated: accept its conditions on {page} and use the token of that account.",
+                repo=repo,
+                page=page,
+            )
+        return Message(
+            "{repo} is gated: accept its conditions on {page} and set HF_TOKEN to a token of that account.",
+            repo=repo,
+            page=page,
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        if token:
+            return Message(
+                "the Hub has no {kind} {repo}, or it is private: check the name, a private one needs a token "
+                "that may read it.",
+                kind=wanted.repo_type,
+                repo=repo,
+            )
+        return Message(
+            "the Hub has no {kind} {repo}, or it is private: check the name, for a private one set HF_TOKEN.",
+            kind=wanted.repo_type,
+            repo=repo,
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return Message(
+            "{repo} has no revision {revision}: look at {page}.",
+            repo=repo,
+            revision=wanted.revision,
+            page=f"{page}/tree/main",
+        )
+    if isinstance(error, EntryNotFoundError):
+        return Message(
+            "{repo} has no file {name} at this revision: look at {page}.",
+            repo=repo,
+            name=wanted.file,
+            page=f"{page}/tree/main",
+        )
+    if status_of(error) in (401, 403):
+        return Message("the Hub refuses to show {repo} with the token given: check HF_TOKEN.", repo=repo)
+    return _plain_sentence(error, Message("the Hub"))
+
+
+def _plain_sentence(error: Exception, host: str) -> str:
+    if status := status_of(error):
+        if is_transient(status):
+            return Message(
+                "{host} answers with HTTP status {status}: {AGAIN} later, it continues.", host=host, status=status
+            )
+        return Message("{host} answers with HTTP status {status}: check the name.", host=host, status=status)
+    if isinstance(error, ClientError):
+        return client_sentence(error)
+    if isinstance(error, json.JSONDecodeError):
+        return Message("the answer of {host} cannot be understood: check the network and {AGAIN}.", host=host)
+    if isinstance(error, httpx2.TooManyRedirects):
+        return Message("{url} is redirected again and again: give the address of the file itself.", url=host)
+    if isinstance(error, (httpx2.InvalidURL, UnicodeEncodeError, *UNSENDABLE)):
+        return Message(
+            "{text} is no address that can be fetched ({reason}): check it.", text=host, reason=short(error)
+        )
+    return Message(
+        "{host} cannot be reached ({reason}): check the network and {AGAIN}, it continues.",
+        host=host,
+        reason=short(error),
+    )
 
 
 def _refusal(error: HfHubHTTPError, repo_id: str, kind: RepoKind) -> HubError:

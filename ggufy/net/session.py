@@ -1,39 +1,31 @@
-"""How the Hub is asked: with timeouts, with patience, and with errors in one sentence.
+"""The one HTTP session: with timeouts, and with patience.
 
 The client library waits for a silent server for ever; `use_timeouts` gives its session limits. `with_retries` makes a
-call, and makes it again after a failure that passes (a cut connection, a busy server); `ask` does the same and turns
-any other failure into a SourceError.
+call, and makes it again after a failure that passes (a cut connection, a busy server).
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
 import httpx2
-from huggingface_hub import constants, set_client_factory
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import set_client_factory
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
-from ggufy.core.errors import Cancelled, SourceAway, SourceError
+from ggufy.core.errors import Cancelled
 from ggufy.core.messages import Message, message_of
 from ggufy.net.hub_private import default_client_factory, parse_ratelimit_headers
 from ggufy.system.settings import proxy_fault
 
 logger = logging.getLogger(__name__)
 
+SILENCE_S = 10.0  # where somebody waits for the answer
+QUICK_TIMEOUT = httpx2.Timeout(SILENCE_S, connect=5.0)
 DOWNLOAD_TIMEOUT = httpx2.Timeout(20.0, connect=10.0)  # silence after which a download is taken up again
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0  # between tries; doubled each time
 ASK_TRIES, DOWNLOAD_TRIES = 4, 9  # without progress: 3.5 s and about a minute and a half of waiting
@@ -57,7 +49,7 @@ FAILURES = (
     json.JSONDecodeError,
 )
 # Of these, what will be the same next time: a request that cannot be sent at all.
-_WRONG = (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError)
+UNSENDABLE = (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError)
 _installed: httpx2.Timeout | None = None
 T = TypeVar("T")
 
@@ -105,33 +97,6 @@ def use_timeouts(timeout: httpx2.Timeout | None = None) -> None:
 
     _installed = wanted
     set_client_factory(client)
-
-
-def ask(
-    call: Callable[[], T],
-    wanted: Reference | None,
-    *,
-    token: str | None,
-    shown: str = "",
-    stopped: Callable[[], bool] = lambda: False,
-) -> T:
-    """`call()`, made patiently.
-
-    `wanted` is what is asked of the Hub; without it `shown` is the plain address in the sentences. Raises SourceError,
-    and Cancelled when `stopped()` turns true while it waits.
-    """
-    with source_errors(wanted, token=token, shown=shown):
-        return with_retries(call, stopped=stopped)
-
-
-@contextlib.contextmanager
-def source_errors(wanted: Reference | None, *, token: str | None, shown: str = "") -> Iterator[None]:
-    """Turns what the client library raises into a SourceError; arguments as for `ask`."""
-    try:
-        yield
-    except FAILURES as error:
-        kind = SourceError if wait_s(error, planned=0.0) is None else SourceAway
-        raise kind(_sentence(error, wanted, token) if wanted else _plain_sentence(error, shown)) from error
 
 
 def with_retries(
@@ -183,7 +148,7 @@ def backoff_s(failed: int) -> float:
 def wait_s(error: Exception, *, planned: float) -> float | None:
     """Seconds until the next try, at least `planned`, or None if the error will not pass."""
     if isinstance(error, httpx2.TransportError):
-        return None if isinstance(error, _WRONG) else planned
+        return None if isinstance(error, UNSENDABLE) else planned
     if isinstance(error, json.JSONDecodeError):
         return planned
     if isinstance(error, RuntimeError):
@@ -206,106 +171,6 @@ def asked_wait_s(response: httpx2.Response) -> float:
 def is_transient(status: int) -> bool:
     """True for an HTTP status that may be another one soon."""
     return status in (408, 429) or status >= 500
-
-
-def _sentence(error: Exception, wanted: Reference, token: str | None) -> str:
-    repo, page = wanted.repo_id, wanted.page
-    if isinstance(error, httpx2.InvalidURL | httpx2.UnsupportedProtocol):
-        return endpoint_sentence(error)
-    if isinstance(error, httpx2.LocalProtocolError | UnicodeEncodeError):
-        return unsendable_sentence(error)
-    if isinstance(error, OfflineModeIsEnabled):
-        return Message("HF_HUB_OFFLINE keeps the Hub from being asked: unset it and {AGAIN}.")
-    if isinstance(error, HFValidationError):
-        return Message(
-            "the Hub allows no such name ({reason}): write owner/repo or owner/repo:file.", reason=short(error)
-        )
-    if isinstance(error, GatedRepoError):
-        if token:
-            return Message(
-                "{repo} is gated: accept its conditions on {page} and use the token of that account.",
-                repo=repo,
-                page=page,
-            )
-        return Message(
-            "{repo} is gated: accept its conditions on {page} and set HF_TOKEN to a token of that account.",
-            repo=repo,
-            page=page,
-        )
-    if isinstance(error, RepositoryNotFoundError):
-        if token:
-            return Message(
-                "the Hub has no {kind} {repo}, or it is private: check the name, a private one needs a token "
-                "that may read it.",
-                kind=wanted.repo_type,
-                repo=repo,
-            )
-        return Message(
-            "the Hub has no {kind} {repo}, or it is private: check the name, for a private one set HF_TOKEN.",
-            kind=wanted.repo_type,
-            repo=repo,
-        )
-    if isinstance(error, RevisionNotFoundError):
-        return Message(
-            "{repo} has no revision {revision}: look at {page}.",
-            repo=repo,
-            revision=wanted.revision,
-            page=f"{page}/tree/main",
-        )
-    if isinstance(error, EntryNotFoundError):
-        return Message(
-            "{repo} has no file {name} at this revision: look at {page}.",
-            repo=repo,
-            name=wanted.file,
-            page=f"{page}/tree/main",
-        )
-    if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
-        return Message("the Hub refuses to show {repo} with the token given: check HF_TOKEN.", repo=repo)
-    return _plain_sentence(error, Message("the Hub"))
-
-
-def _plain_sentence(error: Exception, host: str) -> str:
-    if isinstance(error, HfHubHTTPError):
-        status = error.response.status_code
-        if is_transient(status):
-            return Message(
-                "{host} answers with HTTP status {status}: {AGAIN} later, it continues.", host=host, status=status
-            )
-        return Message("{host} answers with HTTP status {status}: check the name.", host=host, status=status)
-    if isinstance(error, ClientError):
-        return client_sentence(error)
-    if isinstance(error, json.JSONDecodeError):
-        return Message("the answer of {host} cannot be understood: check the network and {AGAIN}.", host=host)
-    if isinstance(error, (httpx2.InvalidURL, UnicodeEncodeError, *_WRONG)):
-        return Message(
-            "{text} is no address that can be fetched ({reason}): check it.", text=host, reason=short(error)
-        )
-    return Message(
-        "{host} cannot be reached ({reason}): check the network and {AGAIN}, it continues.",
-        host=host,
-        reason=short(error),
-    )
-
-
-def client_sentence(error: ClientError) -> str:
-    """What to do if no client can be made."""
-    return proxy_fault() or Message("the proxy in the environment cannot be used ({reason}): unset it.", reason=error)
-
-
-def endpoint_sentence(error: Exception) -> str:
-    """What to do if the Hub's address is none."""
-    if constants.ENDPOINT.startswith(("https://", "http://")):
-        return Message("the Hub's address cannot be used ({reason}): check HF_ENDPOINT.", reason=short(error))
-    return Message(
-        "HF_ENDPOINT is {address}, which is no address: write https:// in front of it.", address=constants.ENDPOINT
-    )
-
-
-def unsendable_sentence(error: Exception) -> str:
-    """What to do if a question to the Hub cannot even be sent."""
-    if isinstance(error, UnicodeEncodeError) or "header" in str(error).lower():  # only the token may be anything
-        return Message("the token holds a character that no token has: paste it again.")
-    return Message("the question to the Hub cannot be sent ({reason}): please report it.", reason=short(error))
 
 
 def reason(error: Exception) -> str:

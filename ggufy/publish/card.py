@@ -16,14 +16,17 @@ from dataclasses import dataclass, field
 
 from ggufy.core.job import Job, Making, Source, Status
 from ggufy.core.metrics import comparable
-from ggufy.core.plan import base_name, folder_name, imatrix_name, quant_name
-from ggufy.models.chat_format import LLAMA_FORMAT, LLAMA_STOP, OLLAMA_FILES
+from ggufy.core.plan import base_name, folder_name, quant_name
+from ggufy.models.chat_format import OLLAMA_FILES
 from ggufy.publish import kld_plot as scatter
 from ggufy.publish.card_tables import last_part, public_name, tables
 from ggufy.publish.kld_plot import Point, Words
 from ggufy.publish.readme import check_readme, merge_readme, yaml_text
 from ggufy.quantize.search import target
 from ggufy.quantize.search.mixes import RWKV
+from ggufy.sources.registry import format_of
+from ggufy.steps import files_made
+from ggufy.steps.outputs import output_of
 
 __all__ = ["CARD", "PLOT", "CardFacts", "card", "check_readme", "merge_readme", "pages"]
 
@@ -112,7 +115,7 @@ def card(job: Job, facts: CardFacts) -> str:
         _front_matter(job, facts),
         f"# {folder_name(name)}",
         "",
-        f"GGUF files of {name}, for llama.cpp and what is built on it. Made by ggufy {facts.version} from"
+        f"{output_of(request).title.format(name=name)} Made by ggufy {facts.version} from"
         f" {_origin(source)} (`{last_part(source.path)}`{digest}"
         + (f", revision `{source.revision}`)." if source.revision else ")."),
         "",
@@ -140,7 +143,9 @@ def _front_matter(job: Job, facts: CardFacts) -> str:
         rows.append(f"license: {yaml_text(facts.license)}")
     if source.model_id:
         rows += [f"base_model: {yaml_text(source.model_id)}", "base_model_relation: quantized"]
-    rows += ["library_name: gguf", "quantized_by: ggufy", "tags:", "- gguf", "- llama-cpp", "- ggufy"]
+    output = output_of(job.request)
+    rows += [f"library_name: {output.library}", "quantized_by: ggufy", "tags:"]
+    rows += [f"- {tag}" for tag in (*output.tags, "ggufy")]
     if job.request.imatrix != "none":
         rows.append("- imatrix")
     return "\n".join([*rows, "---", ""])
@@ -148,8 +153,7 @@ def _front_matter(job: Job, facts: CardFacts) -> str:
 
 def _state(job: Job, uploaded: Collection[str]) -> list[str]:
     """How far the job is, and how it ended if that was not its end."""
-    total = [base_name(job.request), *(quant_name(job.request, t) for t in job.request.quants)]
-    total += [imatrix_name(job.request)] if job.request.imatrix != "none" else []
+    total = [step.product for step in files_made(job.request)]
     there = sum(name in uploaded for name in total)
     whole = there == len(total)
     files = "**All files are here.**" if whole else f"**{there} of {len(total)} files are here.**"
@@ -185,7 +189,8 @@ def _how_made(job: Job, facts: CardFacts) -> list[str]:
     request = job.request
     made = [facts.making[name] for name in _made(job) if name in facts.making]
     commits = list(dict.fromkeys(making.llama for making in made if making.llama)) or [facts.llama_commit]
-    lines = ["## How it was made", "", f"Converted to {request.outtype.upper()} and quantized with llama.cpp"]
+    made_with = output_of(request).made_with
+    lines = ["## How it was made", "", f"Converted to {request.outtype.upper()} and quantized with {made_with}"]
     lines[-1] += "".join(
         f" {commit}" if place == 0 else f", {commit}" for place, commit in enumerate(commits) if commit
     )
@@ -231,27 +236,10 @@ def _to_order(job: Job, facts: CardFacts) -> list[str]:
 
 
 def _how_to_run(job: Job, facts: CardFacts) -> list[str]:
-    """Lines to copy. Their flags are tested with the programs; see chat_format.py for why RWKV needs them."""
-    repo, quant_type = job.request.repo_id, _example(job, facts.uploaded)
-    flags = [LLAMA_STOP] if facts.rwkv else []
-    if facts.rwkv and job.request.source.kind == "gguf":
-        flags.insert(0, LLAMA_FORMAT)
-    llama = " ".join([f"-hf {repo}:{quant_type}", *flags])
-    message = '{"messages": [{"role": "user", "content": "Hello!"}]}'
-    lines = ["## How to run one", "", "With [llama.cpp](https://github.com/ggml-org/llama.cpp), in a terminal:", ""]
-    lines += ["```sh", f"llama-cli {llama}", "```", ""]
-    lines += ["As a server for everything that speaks OpenAI's protocol (base URL `http://127.0.0.1:8080/v1`):", ""]
-    lines += ["```sh", f"llama-server {llama}", "```", ""]
-    lines += ["```sh", 'curl http://127.0.0.1:8080/v1/chat/completions -H "Content-Type: application/json" \\']
-    lines += [f"  -d '{message}'", "```", "", "With [Ollama](https://ollama.com):", ""]
-    lines += ["```sh", f"ollama run hf.co/{repo}:{quant_type}", "```"]
-    if facts.rwkv:
-        lines += [
-            "",
-            f"`{LLAMA_STOP}` ends a reply where the model would begin the next question; a request to the server "
-            "that has a `stop` of its own has to name it too. Ollama reads it from the file `params`.",
-        ]
-    return lines
+    converted, quant_type = format_of(job.request.source.kind).converts, _example(job, facts.uploaded)
+    how_to_run = output_of(job.request).how_to_run
+    lines = how_to_run(job.request.repo_id, quant_type, world=facts.rwkv, converted=converted)
+    return ["## How to run one", "", *lines]
 
 
 def _example(job: Job, uploaded: Collection[str]) -> str:

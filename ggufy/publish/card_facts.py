@@ -6,10 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ggufy import __version__
-from ggufy.core.catalog import BY_NAME, make_order
+from ggufy.core.catalog import make_order
 from ggufy.core.job import Job, Making, Request
 from ggufy.core.metrics import Evaluation
 from ggufy.core.plan import base_name, quant_name
@@ -17,11 +16,11 @@ from ggufy.formats.gguf import GgufHead, read_head
 from ggufy.hub.protocol import RemoteFile
 from ggufy.models.chat_format import OLLAMA_FILES, speaks
 from ggufy.publish.card import CardFacts
-from ggufy.quantize.search.mixes import STOCK, is_rwkv, rescaling
+from ggufy.quantize.search.mixes import STOCK, has_recipes, rescaling
+from ggufy.sources.registry import format_of
+from ggufy.steps.job_forecast import JobForecast
 from ggufy.steps.making import of_recipe
-
-if TYPE_CHECKING:
-    from ggufy.steps.forecast import JobForecast
+from ggufy.steps.outputs import output_of
 
 HeldFile = Callable[[str], RemoteFile | None]  # what the repo holds under a name
 
@@ -118,10 +117,11 @@ def with_others(job: Job, others: Iterable[Job], held: Collection[str], file: He
 def shown(job: Job, files: Mapping[str, FileFacts]) -> Job:
     """The job as its card shows it: as if it had made all these files itself."""
     quants = [facts.quant for facts in files.values() if facts.quant]
+    types = output_of(job.request).types
     request = replace(
         job.request,
-        quant_types=make_order({quant for quant in quants if quant in BY_NAME}),
-        targets=tuple(quant for quant in quants if quant not in BY_NAME),
+        quant_types=make_order({quant for quant in quants if quant in types}, types),
+        targets=tuple(quant for quant in quants if quant not in types),
     )
     return job.evolve(request=request, evaluations=tuple(one for facts in files.values() for one in facts.figures))
 
@@ -130,7 +130,7 @@ def planned(job: Job, known: Collection[str], folder: Path, base: GgufHead | Non
     """How a job's files were or will be made, as far as its request and what is here say it: for files that are to
     come, were found, or are older than records that hold that; the names in `known` are none of these."""
     request = job.request
-    ours = is_rwkv(base) if base else request.source.kind == "checkpoint"
+    ours = has_recipes(base) if base else format_of(request.source.kind).rwkv
     found = {}
     for quant in request.quants:
         path = folder / quant_name(request, quant)
@@ -138,7 +138,7 @@ def planned(job: Job, known: Collection[str], folder: Path, base: GgufHead | Non
             continue
         ordered = quant in request.targets
         found[path.name] = Making(
-            bpw=read_head(path).bpw if path.exists() else None,
+            bpw=output_of(request).read_types(path)[0] if path.exists() else None,
             mix="" if ordered else request.mix if ours else STOCK,
             rescaled=bool(base and request.mix != STOCK and rescaling(base)),
             mode=request.mode if ordered else "",
@@ -165,7 +165,7 @@ def speaks_world(request: Request, base: GgufHead | None, file: HeldFile) -> boo
     """
     if base is not None:
         return speaks(base.metadata)
-    if request.source.kind == "checkpoint" and not request.vocab_path:
+    if format_of(request.source.kind).rwkv and not request.vocab_path:
         return True
     ours = {name: text.encode() for name, text in OLLAMA_FILES.items() if name != "system"}
     return any((there := file(name)) is not None and there.holds(text) for name, text in ours.items())

@@ -6,12 +6,12 @@ import re
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
-from ggufy.core.catalog import BY_NAME
 from ggufy.core.job import Job, Making, Status, first_with_the_same
 from ggufy.core.metrics import Evaluation, comparable
-from ggufy.core.plan import base_name, imatrix_name, quant_name
+from ggufy.core.plan import quant_name
 from ggufy.core.words import human_size
-from ggufy.quantize.search import target
+from ggufy.steps import files_made
+from ggufy.steps.outputs import output_of
 
 # How a text is called in public: these names and Hub references are; of anything else, the last part of its name.
 _HUB_TEXT = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*:[\w./ -]+")
@@ -22,14 +22,15 @@ def tables(job: Job, uploaded: Mapping[str, int], making: Mapping[str, Making], 
     have tables of their own. `uploaded` are bytes by name of what is there, `making` says how files were made; `plot`
     is its line, or empty."""
     request = job.request
-    rows = {base_name(request): ("base GGUF, " + request.outtype.upper(), "Unquantized.")}
-    if request.imatrix != "none":
-        rows[imatrix_name(request)] = ("imatrix", "For making other quants.")
-    same_as = _same_tensors(job, making)
-    for quant_type in request.quants:
-        same = same_as.get(quant_type)
-        advice = f"Same tensors as {same}." if same else _advice(quant_type)
-        rows[quant_name(request, quant_type)] = (quant_type, advice)
+    rows, same_as = {}, _same_tensors(job, making)
+    for step in files_made(request):
+        if not step.quant_type:
+            base = f", {request.outtype.upper()}" if step.is_model else ""
+            rows[step.product] = (step.product_name + base, step.advice)
+            continue
+        same = same_as.get(step.quant_type)
+        advice = f"Same tensors as {same}." if same else output_of(request).advice(step.quant_type)
+        rows[step.product] = (step.quant_type, advice)
     bpw = {e.quant: e.bpw for e in job.evaluations}
     bpw |= {name: made.bpw for name, made in making.items() if made.bpw is not None}
     groups = comparable(job.evaluations)
@@ -116,10 +117,6 @@ def _other_table(figures: _Figures) -> list[str]:
 
 def _threads(count: int) -> str:
     return f"{count} thread{'s' if count > 1 else ''}"
-
-
-def _advice(quant_type: str) -> str:
-    return BY_NAME[quant_type].advice if quant_type in BY_NAME else target.advice(quant_type)
 
 
 def public_name(text: str) -> str:

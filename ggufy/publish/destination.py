@@ -10,6 +10,7 @@ from ggufy.core.job import Artifact, Job, folder_owners
 from ggufy.core.plan import Step
 from ggufy.records.records import JobRecords
 from ggufy.steps.context import BackupStore
+from ggufy.steps.outputs import OUTPUTS
 
 
 class Destination(Protocol):
@@ -87,7 +88,7 @@ class LocalFolder:
 def check_folder(records: JobRecords, job: Job, folder: Path) -> None:
     """Products are trusted by name, so a folder may hold those of one source and one set of options only. Raises
     UsageError."""
-    if not any(folder.glob("*.gguf")):
+    if not any(True for name in OUTPUTS for _ in folder.glob(f"*.{name}")):
         return
     owner = folder_owners(records.all()).get(job.request.name)
     if owner is None or owner.request.inputs() != job.request.inputs():

@@ -7,11 +7,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ggufy.core.catalog import BY_NAME
 from ggufy.core.errors import Cancelled, DiskError, HubError, UsageError
 from ggufy.core.job import Artifact, Job, was_at_work
 from ggufy.core.names import check_card
-from ggufy.core.plan import EVALUATE, QUANTIZE, UPLOAD, UPLOADED, Step, plan
+from ggufy.core.plan import Products, Step, Upload
 from ggufy.core.words import human_size
 from ggufy.hub.protocol import Hub
 from ggufy.publish import card_facts
@@ -22,8 +21,10 @@ from ggufy.records.patience import Patience
 from ggufy.records.records import JobRecords
 from ggufy.records.run_state import RunState
 from ggufy.records.state_repo import StateRepo
+from ggufy.steps import files_made, plan
 from ggufy.steps.context import Context, artifact_of
 from ggufy.steps.forecast import MARGIN
+from ggufy.steps.outputs import output_of
 from ggufy.steps.partial_backup import saved_files
 from ggufy.system.clock import sleep
 from ggufy.system.files import free_bytes
@@ -84,7 +85,7 @@ class HubRepo:
         self._ending: Job | None = None
         self._made: dict[str, Artifact] = {}
         self.safe = StateBackupStore(places.state, job.request.inputs()[:16], patience)
-        self._uploads = {step.reads[0]: step for step in plan(job.request) if step.kind == UPLOAD}
+        self._uploads = {step.file_name: step for step in plan(job.request) if isinstance(step, Upload)}
         self._uploader = Uploader(
             places.hub,
             job.request.repo_id,
@@ -134,11 +135,10 @@ class HubRepo:
     def accept(self, step: Step, artifact: Artifact | None) -> None:
         if artifact:
             self._made[artifact.name] = artifact  # its record is written when it has arrived
-        elif step.kind == UPLOAD:
-            name = step.product.removeprefix(UPLOADED)
+        elif isinstance(step, Upload):
             self._live.progress.started(step)
-            path = self._ctx.folder / name
-            self._uploader.put(path, self._made.get(name) or artifact_of(path))
+            path = self._ctx.folder / step.file_name
+            self._uploader.put(path, self._made.get(step.file_name) or artifact_of(path))
 
     def fetch(self, step: Step) -> None:
         self._live.progress.started(step)
@@ -201,19 +201,30 @@ class HubRepo:
         return self._records.latest(self._job.id) or self._job
 
     def _delete_one(self) -> bool:
-        """Deletes a quant that is in the repo; if it can be, one that no later quant would copy tensors from."""
-        steps = plan(self._job.request)
-        measured = {evaluation.quant for evaluation in self._latest().evaluations}
-        waiting = {step.reads[1] for step in steps if step.kind == EVALUATE} - measured
-        quants = [step for step in steps if step.kind == QUANTIZE]
-        here = {step.product for step in quants if (self._ctx.folder / step.product).exists()}
+        """Deletes a quant that is in the repo and that no step waits for; if it can be, one that no later quant would
+        copy tensors from."""
+        job, request = self._latest(), self._job.request
+        products = Products(
+            job=job,
+            here=lambda product: self._ctx.path(product).exists(),
+            arrived=self.has,
+            measured={figures.quant for figures in job.evaluations},
+        )
+        waiting = {name for step in plan(request) if not step.done(products) for name in step.reads}
+        quants = [step for step in files_made(request) if not step.stays]
+        here = {step.product for step in quants if step.done(products)}
         safe = {step.product for step in quants if self.has(step.product)}
-        due = {_tensor_type(step) for step in quants if step.product not in here | safe}
+        due = {self._tensor_type(step) for step in quants if step.product not in here | safe}
         can_go = [step for step in quants if step.product in (here & safe) - waiting]
-        for step in sorted(can_go, key=lambda step: _tensor_type(step) in due)[:1]:
+        for step in sorted(can_go, key=lambda step: self._tensor_type(step) in due)[:1]:
             (self._ctx.folder / step.product).unlink()
             return True
         return False
+
+    def _tensor_type(self, step: Step) -> str:
+        """Of most tensors of a quant; empty if it is made to order."""
+        row = output_of(self._job.request).types.get(step.quant_type)
+        return row.tensor_type if row else ""
 
     # ---- in the uploader's thread
 
@@ -250,9 +261,3 @@ class HubRepo:
         """What the repo's README.md says now: somebody may have written into it since the last commit."""
         data = self._hub.read(self._job.request.repo_id, CARD, kind="model")
         return None if data is None else data.decode("utf-8", errors="replace")
-
-
-def _tensor_type(step: Step) -> str:
-    """Of most tensors of a quant; empty if it is made to order."""
-    row = BY_NAME.get(step.quant_type)
-    return row.tensor_type if row else ""

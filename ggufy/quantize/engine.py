@@ -3,10 +3,7 @@
 The tensors are cut into chunks of rows, which a pool of threads takes in the order of the file and works off in pieces
 of a fraction of a second. Between two pieces a thread looks whether it may go on, so limit, duty and stop act at once.
 Each piece is read from its place in the base and written to its place in `<name>.part`, so the memory needed does not
-depend on the model. Beside it `<name>.journal.part` tells which chunks are whole:
-
-    a digest of all that decides the file's bytes: head, base, imatrix, kernels
-    <SHA-256 of the chunk's bytes> <its offset in the file> <its size>     one line a chunk, in the order of making
+depend on the model. A journal beside it (journal.py) tells which chunks are whole.
 
 After a kill, whatever the journal names and has the right digest is kept, and the rest is made. A tensor that a
 finished quant of the same base and imatrix (a sibling) has in the same type is copied from there: its first and its
@@ -21,9 +18,9 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,50 +29,15 @@ import numpy as np
 from ggufy.core.errors import CalibrationError, Cancelled, SourceError, UsageError
 from ggufy.formats.gguf import read_head
 from ggufy.llama.ggml import ByteArray, Ggml
-from ggufy.quantize.imatrix import Imatrix
+from ggufy.quantize.journal import journal_line, journal_of, read_journal
 from ggufy.quantize.layout import PIECE, FileLayout, Rows, Tensor, plan
-from ggufy.quantize.recipe import Recipe
+from ggufy.quantize.task import Control, Made, QuantizeTask
 from ggufy.system import child_process as child
 from ggufy.system.files import PART_SUFFIX, disk_errors, finish, write_text
 
 logger = logging.getLogger(__name__)
 _TICK_S = 0.1  # how often limit, duty, stop and progress are looked at
 _MOST_THREADS = 256
-
-
-@dataclass(frozen=True, kw_only=True)
-class QuantizeTask:
-    """One quant to make."""
-
-    base: Path
-    target: Path
-    recipe: Recipe  # tensors that it does not name stay as they are
-    ftype: int  # llama.cpp's number of the quant type (general.file_type)
-    imatrix: Imatrix | None = None
-    scales: Mapping[str, float] = field(default_factory=dict)  # see layout.plan
-    siblings: Sequence[Path] = ()  # finished quants of the same base and imatrix
-    facts: Mapping[str, str] = field(default_factory=dict)  # more metadata
-    identity: str = ""  # tells the base from others of its size, its SHA-256 say; otherwise its time of change does
-
-
-@dataclass(frozen=True, kw_only=True)
-class Control:
-    """What may change while it runs; asked ten times a second by the thread that called `quantize`."""
-
-    limit: Callable[[], int]  # threads that may be busy now
-    duty: Callable[[], float] = lambda: 1.0  # share of the time, 0 to 1, in which a busy thread works; 0 is a pause
-    stopped: Callable[[], bool] = lambda: False
-    report: Callable[[float], None] = lambda fraction: None  # gets the fraction of the weights that is done
-
-
-@dataclass(kw_only=True)
-class Made:
-    """How a quant came about."""
-
-    resumed: int = 0  # weights that an earlier run had finished
-    copied: list[str] = field(default_factory=list)  # tensors that came, as far as this run made them, from a sibling
-    computed: list[str] = field(default_factory=list)  # tensors that this run quantized, or some rows of them
-    speeds: dict[str, tuple[int, float]] = field(default_factory=dict)  # tensor type -> weights, CPU seconds
 
 
 def quantize(order: QuantizeTask, control: Control, *, ggml: Ggml) -> Made:
@@ -365,27 +327,6 @@ def _comparable(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """What quants of the same base and imatrix have in common."""
     own = ("general.file_type", "ggufy.")
     return {key: value for key, value in metadata.items() if not key.startswith(own)}
-
-
-def journal_of(part: Path) -> Path:
-    """The journal beside a file that is being made."""
-    return part.with_name(f"{part.name.removesuffix(PART_SUFFIX)}.journal{PART_SUFFIX}")
-
-
-def journal_line(digest: str, offset: int, size: int) -> str:
-    """What the journal says of a chunk."""
-    return f"{digest} {offset} {size}\n"
-
-
-def read_journal(path: Path) -> tuple[str, dict[int, tuple[str, int]]]:
-    """The key, and of each chunk by its offset the digest and the size; nothing if there is none."""
-    try:
-        key, *lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except (FileNotFoundError, ValueError):
-        return "", {}
-    words = [line.split() for line in lines]  # the last one may be cut
-    whole = [word for word in words if len(word) == 3 and word[1].isdecimal() and word[2].isdecimal()]
-    return key, {int(offset): (digest, int(size)) for digest, offset, size in whole}
 
 
 def _write(file: int, data: bytes | memoryview, offset: int) -> None:

@@ -19,13 +19,13 @@ import numpy as np
 from ggufy.core.errors import CalibrationError, SourceError, UsageError
 from ggufy.formats.gguf import MAGIC, UNQUANTIZED, GgufHead, TensorInfo, packed_entry, packed_text, padded
 from ggufy.llama.ggml import Ggml
+from ggufy.models import registry
 from ggufy.quantize.imatrix import Imatrix
 from ggufy.quantize.recipe import Recipe, head_size, kept_keys, quant_metadata
 
 CHUNK = 1 << 20  # weights that are kept together when a run ends early: two seconds of the slowest type
 PIECE = 1 << 16  # weights quantized at once: an eighth of a second for the slowest type, and 256 kB as F32
 _Q2_K_S = 21  # the file type whose Q2_K tensors need an imatrix too
-RESCALE_KEY = "rwkv6.rescale_every_n_layers"
 _EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
 _NEED_IMATRIX = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS")  # llama-quant.cpp
 
@@ -161,7 +161,9 @@ def plan(
         )
     scales = scales or {}
     facts_of = (imatrix.facts, len(imatrix.weights)) if imatrix else (None, 0)
-    new = quant_metadata(ftype, *facts_of) | ({RESCALE_KEY: 0} if scales else {}) | dict(facts or {})
+    architecture = registry.named(head.metadata.get("general.architecture")) if scales else None
+    rescaled = {architecture.rescale_key: 0} if architecture else {}
+    new = quant_metadata(ftype, *facts_of) | rescaled | dict(facts or {})
     kept = kept_keys(head, new)
     with base.open("rb") as file:
         raw = file.read(head.metadata_end)

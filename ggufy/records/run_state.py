@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from ggufy.core.job import Status
 from ggufy.core.progress import Progress
-from ggufy.steps.forecast import JobForecast
+from ggufy.steps.job_forecast import JobForecast
 
 
 @dataclass

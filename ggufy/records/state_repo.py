@@ -12,65 +12,32 @@ Hub is away, takes no more commits, or does not know the token any more, everyth
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import threading
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from ggufy.core.errors import Cancelled, GgufyError, HubAway, HubError, LeaseLost, RepoMissing, sentence_of
-from ggufy.core.job import Job, from_json, was_at_work
 from ggufy.core.messages import Message
 from ggufy.hub.lease import KIND, Lease
-from ggufy.hub.protocol import Content, Hub, RemoteFile
+from ggufy.hub.protocol import Hub, RemoteFile
+from ggufy.records.account import Account
+from ggufy.records.commits import BackupOrder, PendingWork, backup_path, commit_title
+from ggufy.records.mirror import RecordMirror
 from ggufy.records.patience import Verdict, pause_s, verdict
 from ggufy.records.records import JobRecords
-from ggufy.records.store import JOBS, STATE_REPO
+from ggufy.records.store import STATE_REPO
 from ggufy.system.clock import CLOCK, Clock, never, sleep
-from ggufy.system.files import write_text
 
 logger = logging.getLogger(__name__)
-_FILES = "files"
 _POLL_S = 15.0  # between looks at another's lease
 _LONG_S = 60.0  # between tries of what does not pass by itself
 _IDLE_S = 3600.0
 _SILENT_S = 5.0  # after which a question that has no answer yet is worth a word
 _LOOK_S = 0.2  # somebody who stops a wait is noticed as fast as this
 _OWNER_FILE = "owner.txt"
-
-
-@dataclass(kw_only=True)
-class _Order:
-    """What goes into the next commit beside the records; somebody waits for it."""
-
-    add: Mapping[str, Content]
-    done: bool = False
-    error: GgufyError | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Account:
-    """Whose repos these are."""
-
-    ask: Callable[[], str]  # the account's name; asks the Hub
-    key: str = ""  # stands for the token that was given, and says nothing about it
-
-    @classmethod
-    def of_token(cls, ask: Callable[[], str], token: str) -> Account:
-        return cls(ask=ask, key=hashlib.sha256(b"ggufy account " + token.encode()).hexdigest()[:12])
-
-
-@dataclass(kw_only=True)
-class _Work:
-    """What waits for the thread."""
-
-    unsent: set[str] = field(default_factory=set)  # ids of jobs whose record the repo does not have
-    orders: list[_Order] = field(default_factory=list)
-    stale: set[str] = field(default_factory=set)  # paths to delete with the next commit
-    wanted: bool = False  # somebody waits for the lease
 
 
 class StateRepo:
@@ -88,17 +55,17 @@ class StateRepo:
         self._make_lease, self._clock = make_lease, clock
         self.lease: Lease | None = None  # once the owner is known
         self.trouble = ""  # why nothing gets through at the moment, for people
-        self._owner = self._remembered_owner()
-        self._work = _Work()
+        self._owner = account.remembered(records.store.root)
+        self._work = PendingWork()
         self._ready = False  # we hold the lease, and have read the records since
         self._error: GgufyError | None = None  # what somebody must act on
-        self._at_work: set[str] = set()  # ids of jobs of which the repo knows that they were at work
         self._failed, self._not_before = 0, float("-inf")
         self._ends = False
         self._changed = threading.Condition()
         self._scheduler: BackgroundScheduler | None = None
         self._thread = threading.Thread(target=self._loop, name="ggufy-state", daemon=True)
-        records.changed = self.mark
+        self._mirror = RecordMirror(records, hub, self._changed)
+        records.changed = self._mirror.mark
 
     # ---- for everybody
 
@@ -119,13 +86,13 @@ class StateRepo:
     @property
     def unsent(self) -> bool:
         """True while records wait for the Hub."""
-        return bool(self._work.unsent)
+        return bool(self._mirror.unsent)
 
     def misses(self, job_id: str) -> str:
         """Why the repo does not know yet that a job is at work; empty if it does. Before that, nothing of it should
         be anywhere else: after the loss of this disk nobody would know whose it is. Raises LeaseLost."""
         self.check()
-        if job_id in self._at_work:
+        if job_id in self._mirror.at_work:
             return ""
         return self.trouble or Message("the job's record goes to the Hub first.")
 
@@ -134,12 +101,6 @@ class StateRepo:
         if self.lease is None:
             raise LeaseLost("this runner does not hold the lease.")
         self.lease.check()
-
-    def mark(self, job_id: str) -> None:
-        """Notes that a record has changed."""
-        with self._changed:
-            self._work.unsent.add(job_id)
-            self._changed.notify_all()
 
     def acquire(self, stopped: Callable[[], bool] = never, say: Callable[[str], None] = lambda reason: None) -> None:
         """Waits until the lease is ours, for as long as it takes; `say` gets what is waited for. Raises Cancelled soon
@@ -172,8 +133,8 @@ class StateRepo:
         self.check()
         if self._failed:
             raise HubAway(self.trouble)
-        paths = {_kept(key, name): path for name, path in files.items()}
-        order = _Order(add=self._hub.stage(self.repo_id, paths, kind=KIND, stopped=stopped))
+        paths = {backup_path(key, name): path for name, path in files.items()}
+        order = BackupOrder(add=self._hub.stage(self.repo_id, paths, kind=KIND, stopped=stopped))
         with self._changed:
             self._work.orders.append(order)
             self._changed.notify_all()
@@ -187,19 +148,19 @@ class StateRepo:
     def drop(self, key: str, names: Collection[str]) -> None:
         """Deletes kept files with one of the next commits."""
         with self._changed:
-            self._work.stale.update(_kept(key, name) for name in names)
+            self._work.stale.update(backup_path(key, name) for name in names)
             self._changed.notify_all()
 
     def kept(self, key: str) -> dict[str, RemoteFile]:
         """The files that are kept under the key, by name. Raises HubError."""
-        start = _kept(key, "")
+        start = backup_path(key, "")
         there = self._hub.list_files(self.repo_id, kind=KIND, under=start)
         stale = self._work.stale
         return {name.removeprefix(start): file for name, file in there.items() if name not in stale}
 
     def fetch(self, key: str, name: str, target: Path) -> None:
         """Brings a kept file here, whole or not at all. Raises HubError."""
-        self._hub.download(self.repo_id, _kept(key, name), target, kind=KIND)
+        self._hub.download(self.repo_id, backup_path(key, name), target, kind=KIND)
 
     def wait_s(self) -> float:
         """Seconds until an ordinary commit may be made, 0 if now; records need not wait for it, they wait here."""
@@ -266,7 +227,7 @@ class StateRepo:
             return wait
         if not self._owner or self.lease is None or (work.wanted and not self.held) or (self._ready and self._due()):
             return 0.0
-        if self._ready and (work.unsent or work.stale):
+        if self._ready and (self.unsent or work.stale):
             return self._hub.wait_s()
         return _IDLE_S
 
@@ -283,7 +244,7 @@ class StateRepo:
         if not self._ready:
             return
         lease.check_taken()
-        if self._due() or ((self._work.unsent or self._work.stale) and self._hub.wait_s() <= 0):
+        if self._due() or ((self.unsent or self._work.stale) and self._hub.wait_s() <= 0):
             self._push(lease)
             lease.squash()
 
@@ -292,7 +253,7 @@ class StateRepo:
         with self._changed:
             self._owner = owner
         self.lease = self._make_lease(self._hub, self.repo_id)
-        self._remember_owner(owner)
+        self._account.remember(self._records.store.root, owner)
 
     def _take(self, lease: Lease) -> None:
         self._ready = False
@@ -301,7 +262,7 @@ class StateRepo:
             self._not_before = self._clock.now() + min(_POLL_S, lease.expires_s / 4)
             return
         self._hub.count_past_commits(self.repo_id, kind=KIND)
-        self._refresh()
+        self._mirror.refresh(self.repo_id)
         self._records.term = max(self._records.term, lease.term)
         with self._changed:
             self._ready, self._work.wanted = True, False
@@ -334,117 +295,34 @@ class StateRepo:
             self._changed.notify_all()
         self._records.all()  # writes what the disk had no room for
         if self._ready and self.lease is not None:
-            sent = self._unsent_records()
+            sent = self._mirror.waiting()
             if self.lease.release(sent, delete=self._work.stale):
-                self._forget(sent)
+                self._mirror.note_sent(sent)
         if self.unsent:
-            logger.warning("%d job records could not be saved on the Hub: they are here.", len(self._work.unsent))
+            logger.warning("%d job records could not be saved on the Hub: they are here.", len(self._mirror.unsent))
 
     # ---- commits
 
     def _push(self, lease: Lease) -> None:
         with self._changed:
             orders, stale = list(self._work.orders), set(self._work.stale)
-        sent = self._unsent_records()
+        sent = self._mirror.waiting()
         more = {path: content for order in orders for path, content in order.add.items()}
         try:
-            lease.commit({**sent, **more}, delete=stale - more.keys(), message=_title(sent, more), urgent=lease.due)
+            lease.commit(
+                {**sent, **more}, delete=stale - more.keys(), message=commit_title(sent, more), urgent=lease.due
+            )
         except RepoMissing:
             logger.warning("%s is gone: it is made again, with all records that are known here", self.repo_id)
             self._hub.create_repo(self.repo_id, kind=KIND, private=True)
             lease.follow()
-            self._mark_all(but=())
-            self._at_work.clear()
-            sent = self._unsent_records()
+            self._mirror.start_anew()
+            sent = self._mirror.waiting()
             lease.commit({**sent, **more}, message="save all job records", urgent=True)
-        self._forget(sent)
+        self._mirror.note_sent(sent)
         with self._changed:
             self._work.stale -= stale
             for order in orders:
                 order.done = True
             self._work.orders = [order for order in self._work.orders if not order.done]
             self._changed.notify_all()
-
-    def _unsent_records(self) -> dict[str, bytes]:
-        with self._changed:
-            waiting = sorted(self._work.unsent)
-        paths = {f"{JOBS}/{job_id}.json": self._records.store.path(job_id) for job_id in waiting}
-        return {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
-
-    def _forget(self, sent: Mapping[str, bytes]) -> None:
-        """Notes what has arrived; a record that was written again meanwhile has not, or only as it was."""
-        arrived = [job for data in sent.values() if (job := _parsed(data))]
-        self._at_work |= {job.id for job in arrived if was_at_work(job)}
-        with self._changed:
-            now = self._unsent_records()
-            self._work.unsent &= {Path(name).stem for name, data in now.items() if sent.get(name) != data}
-
-    # ---- reading
-
-    def _refresh(self) -> None:
-        """Joins the records here with those of the repo; one that only this machine has waits to be committed."""
-        there = self._hub.list_files(self.repo_id, kind=KIND, under=f"{JOBS}/")
-        for name, file in there.items():
-            if Path(name).suffix == ".json" and name.count("/") == 1:
-                self._take_record(name, file)
-        self._mark_all(but=there)
-
-    def _mark_all(self, but: Collection[str]) -> None:
-        """Every record waits to be committed, except those with these paths in the repo."""
-        known = self._records.all()  # it has a lock of its own, which who marks a record holds
-        with self._changed:
-            self._work.unsent.update(job.id for job in known if f"{JOBS}/{job.id}.json" not in but)
-
-    def _take_record(self, name: str, file: RemoteFile) -> None:
-        job_id = Path(name).stem
-        path = self._records.store.path(job_id)
-        own = self._records.latest(job_id)
-        if own is not None and path.is_file() and file.holds(path.read_bytes()):
-            if was_at_work(own):
-                self._at_work.add(job_id)
-            with self._changed:
-                self._work.unsent.discard(job_id)
-            return
-        theirs = _parsed(self._hub.read(self.repo_id, name, kind=KIND))
-        if theirs is None or theirs.id != job_id:
-            logger.warning("%s in %s is left aside: it is no job record", name, self.repo_id)
-            return
-        if was_at_work(theirs):
-            self._at_work.add(job_id)
-        with self._changed:
-            unsent = job_id in self._work.unsent
-        counts = self._records.take_over(theirs, unsent=unsent)
-        with self._changed:
-            (self._work.unsent.discard if counts == theirs else self._work.unsent.add)(job_id)
-
-    # ---- whose it is, for starts while the Hub is away
-
-    def _remembered_owner(self) -> str:
-        try:
-            key, _, owner = (self._records.store.root / _OWNER_FILE).read_text(encoding="utf-8").strip().partition(" ")
-        except (OSError, ValueError):
-            return ""
-        return owner if self._account.key and key == self._account.key else ""
-
-    def _remember_owner(self, owner: str) -> None:
-        if self._account.key and owner != self._remembered_owner():
-            write_text(self._records.store.root / _OWNER_FILE, f"{self._account.key} {owner}\n")
-
-
-def _kept(key: str, name: str) -> str:
-    return f"{_FILES}/{key}/{name}"
-
-
-def _title(sent: Mapping[str, bytes], more: Mapping[str, Content]) -> str:
-    """Of a commit, for people."""
-    if more:
-        return "save unfinished work"
-    jobs = [job for data in sent.values() if (job := _parsed(data))]
-    return "; ".join(f"{job.id}: {job.status}" for job in jobs[:3]) or "renew the lease"
-
-
-def _parsed(data: bytes | None) -> Job | None:
-    try:
-        return from_json((data or b"").decode("utf-8"))
-    except ValueError:
-        return None

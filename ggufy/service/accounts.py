@@ -16,13 +16,10 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-import httpx2
-from huggingface_hub import constants, get_session
-from huggingface_hub.errors import HfHubHTTPError
-
 from ggufy.core.errors import HubAway
-from ggufy.net.hub_private import build_hf_headers, hf_raise_for_status
-from ggufy.net.session import FAILURES, use_timeouts
+from ggufy.net.http_get import ask_hub
+from ggufy.net.hub_errors import status_of
+from ggufy.net.session import FAILURES
 from ggufy.service.access import STRANGER, Visitor
 
 logger = logging.getLogger(__name__)
@@ -31,7 +28,6 @@ TRUSTED_S = 3600.0  # how long a confirmed token counts on while the Hub cannot 
 INTERVAL_S, BURST = 2.0, 15  # between two questions about unconfirmed tokens; and how many may come at once
 _KEPT = 512  # answers of either kind
 _TOKEN = re.compile(r"[!-~]{4,4096}")  # what can stand in a header
-_TIMEOUT = httpx2.Timeout(10.0, connect=5.0)
 # What a client raises beside its own errors: a proxy that it cannot use, a cut connection, a page for an answer.
 _BROKEN = (*FAILURES, ImportError, ValueError, OSError, RuntimeError, LookupError, TypeError, AttributeError)
 
@@ -49,17 +45,13 @@ def ask(token: str) -> Visitor:
     if not _TOKEN.fullmatch(token):
         return STRANGER
     try:
-        use_timeouts()
-        address = f"{constants.ENDPOINT}/api/whoami-v2"
-        response = get_session().get(address, headers=build_hf_headers(token=token), timeout=_TIMEOUT)
-        hf_raise_for_status(response)
-        found = response.json()
+        found = ask_hub("/api/whoami-v2", token=token)
         names = frozenset(str(o.get("name", "")) for o in found.get("orgs", ()) if isinstance(o, dict))
         return Visitor(name=str(found.get("name", "")), organisations=names - {""})
     except _BROKEN as error:
         kind = type(error).__name__  # never its text, which may hold the token
         logger.info("a token was shown that the Hub does not confirm: %s", kind)
-        if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
+        if status_of(error) in (401, 403):
             return STRANGER
         raise HubAway("the Hub cannot say whose token this is ({kind}): try again later.", kind=kind) from error
 

@@ -10,7 +10,6 @@ from typing import Any, Self
 
 from ggufy.core.catalog import FIRST
 from ggufy.core.metrics import memory_needed
-from ggufy.core.plan import CONVERT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +35,7 @@ class ChatModel:
             size=row["size"],
             type=row.get("type", ""),
             kld=float(measured["quality"]["kld"]) if measured else None,
-            base=row["kind"] == CONVERT,
+            base="type" not in row,
         )
 
 

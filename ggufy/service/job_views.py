@@ -7,7 +7,6 @@ What only an opened card shows (the heads of its files, the log) is read when so
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import operator
@@ -23,10 +22,11 @@ from ggufy.core.errors import SourceError
 from ggufy.core.job import RESTING, Job, Status, folder_owners
 from ggufy.core.plan import folder_name
 from ggufy.core.progress import Snapshot
-from ggufy.formats.gguf import read_head
 from ggufy.jobs.queue import Worker
 from ggufy.jobs.results import results
 from ggufy.records.run_state import RunState
+from ggufy.steps.outputs import output_of_row
+from ggufy.steps.outputs.output_format import OutputFormat
 
 logger = logging.getLogger(__name__)
 _FRESH_S = 0.4  # all tabs together look at the disk at most so often
@@ -187,7 +187,7 @@ class JobViews:
         folder = self._folder(job)
         made = {(artifact.name, artifact.size) for artifact in job.artifacts}
         rows = [row for row in results(job, None, folder) if trusted or (row["file"], row["size"]) in made]
-        here = frozenset(path.name for path in folder.glob("*.gguf"))
+        here = frozenset(path.name for path in folder.glob("*"))
         settled = abs(time.time_ns() - changed) > _SETTLED_S * 1e9
         found = _Files(job, changed if settled else -1, trusted, tuple(rows), here)
         self._files[job.id] = found
@@ -202,7 +202,7 @@ class JobViews:
             if "type" not in row or row["file"] not in view.here:
                 continue
             path, size = view.folder / row["file"], row["size"]
-            head = self._head(path, size, until)
+            head = self._head(path, size, until, output_of_row(row))
             whole = whole and (path, size) in self._heads
             if head:
                 row["bpw"], tensor_types = head
@@ -210,17 +210,16 @@ class JobViews:
                 first.setdefault(tensor_types, row["type"])
         return tuple(rows), whole
 
-    def _head(self, path: Path, size: int, until: float) -> tuple[float, str] | None:
-        """(bits per weight, digest of every tensor's type) of a GGUF; each file is read once, in its turn."""
+    def _head(self, path: Path, size: int, until: float, output: OutputFormat) -> tuple[float, str] | None:
+        """(bits per weight, digest of every tensor's type) of a quant; each file is read once, in its turn."""
         if (path, size) not in self._heads and time.monotonic() < until:
             try:
-                head = read_head(path)
+                bpw, types = output.read_types(path)
             except (SourceError, OSError) as error:
                 logger.warning("%s cannot be read: %s", path, error)
                 self._heads[path, size] = None
             else:
-                types = repr(sorted((t.name, t.type) for t in head.tensors.values()))
-                self._heads[path, size] = round(head.bpw, 3), hashlib.sha256(types.encode()).hexdigest()
+                self._heads[path, size] = round(bpw, 3), types
         return self._heads.get((path, size))
 
     def _log_tail(self, job: Job) -> str:

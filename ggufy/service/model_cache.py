@@ -15,6 +15,7 @@ from pathlib import Path
 from ggufy.core.errors import Cancelled, DiskError
 from ggufy.core.words import human_size
 from ggufy.hub.protocol import Hub
+from ggufy.steps.outputs import OUTPUTS
 from ggufy.system.clock import never
 from ggufy.system.files import free_bytes
 
@@ -105,7 +106,8 @@ class ModelCache:
 
     def _make_room(self, needed: int) -> None:
         """Removes the longest unused models for one more, beside those on their way."""
-        here = sorted(self._root.glob("*/*/*.gguf"), key=lambda path: path.stat().st_mtime)
+        models = (path for name in OUTPUTS for path in self._root.glob(f"*/*/*.{name}"))
+        here = sorted(models, key=lambda path: path.stat().st_mtime)
         coming = self._downloads.values()
         needed += sum(max(0, download.size - download.done) for download in coming)
         while here and (len(here) + len(coming) >= KEPT or free_bytes(self._root) < needed + _MARGIN):

@@ -1,32 +1,28 @@
 """What stands behind the page, one `Services` a process: settings, job records, the worker, and llama.cpp.
 
-The page must be there at once, but llama.cpp may have to be built first, which takes minutes. So it is made ready in
-the worker's thread, before the first job; `preparation` says how far that is. If it fails, the thread waits until
-somebody asks for another try. Nothing here knows about gradio: the page asks again and again, see job_views.py.
+Nothing here knows about gradio: the page asks again and again, see job_views.py.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from ggufy.core.catalog import BY_NAME, FIRST
-from ggufy.core.errors import Cancelled, GgufyError, UsageError, sentence_of
+from ggufy.core.catalog import FIRST
+from ggufy.core.errors import GgufyError, UsageError
 from ggufy.core.job import RESTING, Job, Request
 from ggufy.core.names import model_name, repo_name
-from ggufy.core.plan import IMATRIX, folder_name
+from ggufy.core.plan import folder_name
 from ggufy.jobs.estimate import Cost, EstimateOptions, Preview, cost, preview
 from ggufy.jobs.queue import Worker
 from ggufy.jobs.request import JobOptions, file_stem, is_query, make_job
+from ggufy.jobs.results import models
 from ggufy.jobs.runner import Runner
 from ggufy.jobs.workspace import connect
-from ggufy.llama.install import Llama, ensure
 from ggufy.quantize.search import target
 from ggufy.quantize.search.mixes import RWKV
 from ggufy.service.access import STRANGER, Visitor, check_work, is_owner, may_see
@@ -35,12 +31,17 @@ from ggufy.service.chat_models import ChatModel, first_choice
 from ggufy.service.conversations import Chats
 from ggufy.service.job_views import JobView as JobView
 from ggufy.service.job_views import JobViews
+from ggufy.service.machine_load import LoadMeter
 from ggufy.service.model_cache import ModelCache
+from ggufy.service.preparation import Preparation, Preparer
 from ggufy.service.strangers import for_stranger
-from ggufy.sources.inspect import Report, inspect
+from ggufy.sources.format import Report
+from ggufy.sources.inspect import inspect
+from ggufy.sources.registry import format_of_name
 from ggufy.sources.search import Found, search
+from ggufy.steps.outputs import output_of_row
+from ggufy.steps.outputs.gguf import GGUF
 from ggufy.system import resources as throttle
-from ggufy.system.files import free_bytes
 from ggufy.system.settings import Settings
 from ggufy.system.ttl_cache import TtlCache
 from ggufy.system.user_paths import user_path
@@ -54,31 +55,6 @@ _MOST_LISTED = 40  # files of a folder
 _MOST_WAITING = 10  # jobs of strangers at a time
 
 
-@dataclass(frozen=True, kw_only=True)
-class Preparation:
-    """How far llama.cpp's set-up is."""
-
-    ready: bool = False
-    done: int = 0  # steps of the build
-    total: int = 0  # 0: not known yet
-    text: str = ""  # what is being done
-    waiting: str = ""  # what is waited for instead: the Hub, or another runner
-    error: str = ""  # one sentence, when it failed
-
-
-@dataclass(frozen=True, kw_only=True)
-class MachineLoad:
-    """How busy this machine is."""
-
-    cpu: float = 0.0  # share of what this process may use, 0 to 1
-    memory: int = 0  # bytes
-    memory_used: int = 0
-    disk_free: int = 0  # bytes, where results go
-    threads: int = 1  # for the tools
-    most_threads: int = 1
-    percent: int = 100  # of the allowed CPU time that the work may use; throttle.AUTOMATIC
-
-
 class Services:
     """Everything that the page may do. Any thread may call any method."""
 
@@ -89,18 +65,14 @@ class Services:
         self.worker = Worker(records=records, make_runner=self._make_runner, wanted=self.workspace.ours)
         self._stopping = threading.Event()
         self.limit = throttle.thread_limit(settings.threads, settings.cpu_percent)
-        self.llama: Llama | None = None  # once it is ready
-        self._preparation = Preparation()
-        self._cpu_meter = throttle.CpuMeter()
-        self._machine = (-math.inf, MachineLoad(memory=throttle.memory_limit()))
+        self._preparer = Preparer(settings)
+        self.machine = LoadMeter(settings.out, self.limit)
         hub = self.workspace.hub
         self.fetched = ModelCache(hub, settings.cache, self._stopping.is_set) if hub else None
-        self.chats = Chats(self._ready_llama, self._models, self.limit)
+        self.chats = Chats(self._preparer.ready_llama, self._models, self.limit)
         self.who = Accounts(settings.hf_token, lambda: self.workspace.owner)  # whose token a caller has shown
         self._reports: TtlCache[Report] = TtlCache(600.0)
         self._previews: TtlCache[Preview] = TtlCache(600.0)
-        self._again = threading.Event()
-        self._lock = threading.Lock()
         self._views = JobViews(self.worker, settings.out)
 
     def start(self) -> None:
@@ -112,19 +84,20 @@ class Services:
     def shutdown(self) -> None:
         """Ends the running tool; what is unfinished goes on at the next start."""
         self._stopping.set()
-        self._again.set()
+        self._preparer.stop()
         self.worker.shutdown(_END_S)
         self.workspace.close(_END_S)
         self.chats.close()
 
     @property
     def preparation(self) -> Preparation:
-        return self._preparation
+        """How far llama.cpp's set-up is."""
+        return self._preparer.state
 
     def prepare_again(self, visitor: Visitor = STRANGER) -> None:
         """Another try after a failed set-up."""
         check_work(visitor, self.settings)
-        self._again.set()
+        self._preparer.try_again()
 
     def submit(self, options: JobOptions, visitor: Visitor = STRANGER) -> Job:
         """Pins the wish and queues the job. Raises a GgufyError, in one sentence, for what cannot work."""
@@ -154,14 +127,14 @@ class Services:
         return is_query(text, hub_only=not is_owner(visitor, self.settings))
 
     def models_in(self, folder: str, visitor: Visitor = STRANGER) -> list[Path]:
-        """The .pth and .gguf files of a folder on this machine, for its owner; none if it is no folder."""
+        """The models of a folder on this machine, for its owner; none if it is no folder."""
         if not is_owner(visitor, self.settings):
             return []
         try:
             path = user_path(folder)
             if not path.is_dir():
                 return []
-            found = [entry for entry in path.iterdir() if entry.suffix in (".pth", ".gguf") and entry.is_file()]
+            found = [entry for entry in path.iterdir() if format_of_name(entry.name) and entry.is_file()]
         except (OSError, UsageError):  # no permission, no path at all
             return []
         return sorted(found)[:_MOST_LISTED]
@@ -188,7 +161,7 @@ class Services:
         mix: str = RWKV,
     ) -> Preview:
         """What a source is, and what its quants would be. Raises UsageError, HubAway."""
-        report, llama = self.inspect(source, visitor, vocab=vocab), self.llama
+        report, llama = self.inspect(source, visitor, vocab=vocab), self._preparer.llama
         key = (source, vocab, is_owner(visitor, self.settings), outtype, mix, llama is not None)
         return self._previews.get(
             key, lambda: preview(report, self.settings, llama=llama, outtype=outtype, vocab=vocab, mix=mix)
@@ -253,11 +226,12 @@ class Services:
         return self._another(self._known(job_id, visitor), visitor, targets=(), mode=target.STANDARD)
 
     def _another(self, job: Job, visitor: Visitor, *, targets: tuple[str, ...], mode: str) -> Job:
-        """A job with the same base, imatrix and place."""
+        """A job with the same base, imatrix and place; only GGUFs are made to order."""
         by_stranger = not is_owner(visitor, self.settings)
         if by_stranger:
             self._check_room()
-        return self._queue(replace(job.request, quant_types=(), targets=targets, mode=mode, by_stranger=by_stranger))
+        wanted = replace(job.request, quant_types=(), output=GGUF.name, targets=targets, mode=mode)
+        return self._queue(replace(wanted, by_stranger=by_stranger))
 
     def _find(self, job_id: str, visitor: Visitor) -> Job | None:
         """The job of that id, if the visitor may know of it; what a visitor sends is compared, never made a path."""
@@ -279,23 +253,6 @@ class Services:
         check_work(visitor, self.settings)
         if percent in throttle.CPU_PERCENTS:
             self.limit.share.set(percent)
-
-    def machine(self) -> MachineLoad:
-        """How busy this machine is."""
-        with self._lock:
-            taken, machine = self._machine
-            due = time.monotonic() - taken > _MACHINE_S
-            if due:  # whoever comes meanwhile gets the figures of before
-                self._machine = time.monotonic(), machine
-        if due:
-            free = machine.memory - throttle.memory_available()
-            machine = replace(
-                machine, cpu=self._cpu_meter(), memory_used=max(0, free), disk_free=free_bytes(self.settings.out)
-            )
-            with self._lock:
-                self._machine = time.monotonic(), machine
-        limit = self.limit
-        return replace(machine, threads=limit(), most_threads=limit.most, percent=limit.share.percent)
 
     def file(self, job_id: str, name: str, visitor: Visitor = STRANGER) -> Path | None:
         """Path of a finished file of a job that the visitor may see, or None.
@@ -344,7 +301,7 @@ class Services:
         found: dict[str, ChatModel] = {}
         for view in self.views(visitor, whole=True):
             repo_id = view.job.request.repo_id
-            rows = [row for row in view.files if row["kind"] != IMATRIX]
+            rows = [row for row in models(view.files) if output_of_row(row).chats]
             for row in sorted(rows, key=lambda row: row.get("type") != FIRST):
                 if row["file"] in view.here:
                     path, repo = view.folder / row["file"], ""
@@ -364,45 +321,14 @@ class Services:
         if model and model.repo_id and self.fetched:
             yield from self.fetched.fetch(model.repo_id, name, model.size, stopped)
 
-    def _ready_llama(self) -> Llama:
-        if self.llama is None:
-            raise UsageError("llama.cpp is not ready yet: wait until the page says that it is.")
-        return self.llama
-
     def _look_again(self) -> None:
         self._views.look_again()
 
-    # ---- llama.cpp, in the worker's thread
-
     def _make_runner(self) -> Runner:
-        llama = self._prepared(self._ensure_llama)
-        self._prepared(self._acquire, again_s=_AGAIN_S)
-        self.llama = llama
-        self._preparation = Preparation(ready=True)
+        """In the worker's thread, before the first job."""
+        llama = self._preparer.prepare(self.workspace.acquire)
         threading.Thread(target=self._look_at_demo, name="ggufy-demo", daemon=True).start()
         return Runner(settings=self.settings, llama=llama, workspace=self.workspace, limit=self.limit)
-
-    def _prepared(self, call: Callable[[], T], again_s: float | None = None) -> T:
-        """`call()`, until it succeeds: again when somebody asks for it, or after so many seconds."""
-        while True:
-            try:
-                return call()
-            except Cancelled:
-                raise
-            except GgufyError as error:
-                logger.warning("not ready: %s", error)
-                self._preparation = Preparation(error=error.message)
-            except Exception as error:  # without this the thread would end, and every job would wait for ever
-                logger.exception("not ready")
-                self._preparation = Preparation(error=sentence_of(error))
-            self._again.wait(again_s)
-            self._again.clear()
-
-    def _acquire(self) -> None:
-        def say(reason: str) -> None:
-            self._preparation = Preparation(waiting=reason)
-
-        self.workspace.acquire(self._stopping.is_set, say)
 
     def _look_at_demo(self) -> None:
         """What most visitors see first is known when they come."""
@@ -410,19 +336,3 @@ class Services:
             self.look("demo")
         except GgufyError as error:
             logger.warning("the demo cannot be looked at: %s", error)
-
-    def _ensure_llama(self) -> Llama:
-        self._report(0, 0, "")
-        return ensure(
-            self.settings.cache,
-            override=self.settings.llama_dir,
-            threads=max(1, math.floor(throttle.allowed_cpus())),
-            progress=self._report,
-            pip_environment=self.settings.pip_environment,
-            types=BY_NAME,
-        )
-
-    def _report(self, done: int, total: int, text: str) -> None:
-        if self._stopping.is_set():
-            raise Cancelled("stopped while llama.cpp was being made ready.")
-        self._preparation = Preparation(done=done, total=total, text=text)

@@ -1,4 +1,5 @@
-"""What can be opened as a source, where it is, and what it is: checkpoints and GGUF files, here or on the Hub.
+"""What can be opened as a source, and where it is: here or on the Hub. Formats have a file each (rwkv_pth.py,
+gguf_model.py; registry.py lists them), which says what a source is and makes its base GGUF.
 
 Imports core, system, net, formats, models and demo.
 """

@@ -1,9 +1,8 @@
 """What a source is, told from its headers alone: within seconds, without its weights, and without running anything.
 
 `inspect` takes what a user types. A file here is opened; of a file on the Hub or at a plain address a few ranges are
-read (net/http_file.py). A .pth is described by the list of its tensors (pickled.py) and RWKV's tables of names and
-shapes, a GGUF by its own metadata. Whatever is wrong becomes the report's `problem`: one sentence, with the next thing
-to do.
+read (net/http_file.py). Its format describes it (registry.py). Whatever is wrong becomes the report's `problem`: one
+sentence, with the next thing to do.
 """
 
 from __future__ import annotations
@@ -11,88 +10,30 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
-import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
-from urllib.parse import unquote
-
-from huggingface_hub import hf_hub_url
+from urllib.parse import quote, unquote, urljoin
 
 from ggufy import demo
 from ggufy.core.errors import Cancelled, SourceAway, SourceError, UsageError
+from ggufy.core.job import STREAMED_KINDS
 from ggufy.core.messages import Message
 from ggufy.core.words import brief
-from ggufy.formats import gguf
-from ggufy.formats.pickled import read_tensors
-from ggufy.models.names import detect, version_of
-from ggufy.models.vocab import vocab_for
-from ggufy.net.http_file import BLOCK, SILENCE_S, Deadline, HttpFile
-from ggufy.net.session import Reference
+from ggufy.net.http_file import BLOCK, BlockFile, Deadline, HttpFile
+from ggufy.net.http_get import Address, hub_address
+from ggufy.net.hub_api import Listing, check_access, repo_files
+from ggufy.net.session import QUICK_TIMEOUT, SILENCE_S, Reference
 from ggufy.sources import hub
-from ggufy.sources.gguf_model import check_model, number, rwkv_version
+from ggufy.sources.format import OpenBeside, Report, SourceFormat, Variant
 from ggufy.sources.locate import is_plain_url, local_file
+from ggufy.sources.registry import format_of, format_of_file, format_of_name, models_among
 from ggufy.system.settings import Settings
-from ggufy.system.user_paths import user_file
 
 _LONGEST_TEXT = 600
+_MOST_BYTES = 8 << 20  # of one file; heads of the largest models take some 2 MB
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Variant:
-    """One model file of a repo."""
-
-    name: str  # path in the repo
-    size: int  # bytes
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """What is known of a source; a field is empty, or 0, if it is not known or does not apply."""
-
-    source: str  # as it was typed
-    problem: str = ""  # why it cannot be quantized, and what to do next; empty: it can
-    kind: str = ""  # checkpoint or gguf
-    path: str = ""  # name of the file, in the repo if it is in one
-    architecture: str = ""  # as llama.cpp calls it: rwkv6, rwkv7, llama, …
-    version: str = ""  # of RWKV: 4, 5, 5.1, 5.2, 6 or 7
-    layers: int = 0
-    width: int = 0
-    heads: int = 0
-    head_size: int = 0
-    vocab_size: int = 0
-    parameters: int = 0
-    dtype: str = ""  # of most weights: bf16, f16, f32, or a quantized GGUF's tensor type
-    size: int = 0  # of the file, bytes
-    model_id: str = ""  # Hub: owner/name
-    revision: str = ""  # Hub: commit sha
-    license: str = ""  # Hub: as the repo's card says
-    gated: bool = False  # Hub: its conditions have to be accepted first
-    variants: tuple[Variant, ...] = ()  # Hub: every .pth and .gguf of the repo
-    streams: bool = False  # remote checkpoint: converting it needs no room for the file itself
-    received: int = 0  # bytes of the file that were fetched to know all this
-    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False)  # checkpoint: of its tensors
-    head: bytes = field(default=b"", repr=False)  # unquantized GGUF: everything before its data
-
-    @property
-    def remote(self) -> bool:
-        """It is not on this machine."""
-        return bool(self.received)
-
-    def facts(self) -> dict[str, Any]:
-        """What people and programs are told."""
-        kept = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("shapes", "head")}
-        return kept | {"variants": [{"name": v.name, "size": v.size} for v in self.variants]}
-
-    @property
-    def title(self) -> str:
-        """Its kind in words."""
-        what = {"checkpoint": "checkpoint", "gguf": "GGUF"}.get(self.kind, "")
-        name = f"RWKV-{self.version}" if self.version else self.architecture
-        return f"{name} {what}".strip()
 
 
 def inspect(text: str, settings: Settings, *, vocab: str | None = None, endpoint: str | None = None) -> Report:
@@ -124,12 +65,11 @@ def _look(
 ) -> None:
     """Fills `found` with the fields of a Report, as far as they can be known."""
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(_opened(text, settings, found, endpoint=endpoint))
-        if found["kind"] == "gguf":
-            _look_at_gguf(file, found)
-        else:
-            own = str(demo.VOCAB) if text == "demo" else None
-            _look_at_checkpoint(file, found, vocab or own)
+        file, beside = stack.enter_context(_opened(text, settings, found, endpoint=endpoint))
+        form = format_of(found["kind"])
+        found["noun"] = form.noun
+        own = str(demo.VOCAB) if text == "demo" else None
+        form.describe(file, beside, found, vocab or own)
 
 
 def _tame(text: str) -> str:
@@ -138,19 +78,13 @@ def _tame(text: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text[:_LONGEST_TEXT])
 
 
-def write_gguf_skeleton(report: Report, target: Path) -> None:
-    """The head of an unquantized GGUF with a hole of the size of its data, which takes no disk."""
-    target.write_bytes(report.head)
-    os.truncate(target, report.size)
-
-
 # ---- where it is
 
 
 def _opened(
     text: str, settings: Settings, found: dict[str, Any], *, endpoint: str | None
-) -> contextlib.AbstractContextManager[BinaryIO]:
-    """The file, open for reading; what is known of the place goes into `found`."""
+) -> contextlib.AbstractContextManager[tuple[BinaryIO, OpenBeside]]:
+    """The file, open for reading, and a way to the others; what is known of the place goes into `found`."""
     if not settings.hub_only and is_plain_url(text):
         return _opened_url(text, found, public=settings.space_id is not None)
     if path := local_file(text, hub_only=settings.hub_only):
@@ -159,7 +93,7 @@ def _opened(
 
 
 @contextlib.contextmanager
-def _opened_here(path: Path, found: dict[str, Any]) -> Iterator[BinaryIO]:
+def _opened_here(path: Path, found: dict[str, Any]) -> Iterator[tuple[BinaryIO, OpenBeside]]:
     try:
         file = path.open("rb")
     except OSError as error:
@@ -167,147 +101,103 @@ def _opened_here(path: Path, found: dict[str, Any]) -> Iterator[BinaryIO]:
             "{path} cannot be read ({reason}): check its permissions.", path=path, reason=error.strerror
         ) from error
     with file:
-        kind = "gguf" if file.read(4) == gguf.MAGIC else "checkpoint"
-        found |= {"kind": kind, "path": path.name, "size": path.stat().st_size}
-        yield file
+        form = format_of_file(path)
+        size = sum(one.stat().st_size for one in form.files_here(path))
+        found |= {"kind": form.kind, "path": path.name, "size": size}
+        yield file, lambda name: path.with_name(name).open("rb")
 
 
 @contextlib.contextmanager
-def _opened_url(text: str, found: dict[str, Any], *, public: bool) -> Iterator[BinaryIO]:
+def _opened_url(text: str, found: dict[str, Any], *, public: bool) -> Iterator[tuple[BinaryIO, OpenBeside]]:
     url = hub.split_address(text)
     path = PurePosixPath(unquote(url.path))
     if url.username is not None:
         raise SourceError("an address with a password in it is not taken: it would end up in job records.")
-    if path.suffix not in hub.KINDS:
+    if (form := format_of_name(path.name)) is None:
         raise SourceError(
             "{text} is not the address of a model: give one that ends in .pth or .gguf.", text=brief(text)
         )
-    found |= {"kind": hub.KINDS[path.suffix], "path": path.name}
+    found |= {"kind": form.kind, "path": path.name}
     address = url._replace(fragment="").geturl()
-    reader = HttpFile(address, shown=address, public=public)
-    found["streams"] = path.suffix == ".pth" and bool(reader.version) and not url.fragment
-    with _reading(reader, found) as file:
-        yield file
+    deadline = Deadline()
+
+    def beside(name: str) -> contextlib.AbstractContextManager[BinaryIO]:
+        other = urljoin(address, quote(name))
+        return _reading(Address(url=other, shown=other, public=public), deadline, found)
+
+    with _reading(Address(url=address, shown=address, public=public), deadline, found) as file:
+        found["streams"] &= not url.fragment
+        yield file, beside
 
 
 @contextlib.contextmanager
-def _opened_on_hub(text: str, found: dict[str, Any], *, token: str | None, endpoint: str | None) -> Iterator[BinaryIO]:
+def _opened_on_hub(
+    text: str, found: dict[str, Any], *, token: str | None, endpoint: str | None
+) -> Iterator[tuple[BinaryIO, OpenBeside]]:
     deadline = Deadline()
     wanted = hub.parse_reference(text, endpoint=endpoint)
     found["model_id"] = wanted.repo_id
     try:
-        listing = hub.repo_files(
+        listing = repo_files(
             wanted, token=token, endpoint=endpoint, check=False, timeout_s=SILENCE_S, stopped=deadline.passed
         )
         found |= {"revision": listing.commit, "license": listing.license, "gated": listing.gated}
+        sizes = {file.rfilename: file.size or 0 for file in listing.files}
+        models = sorted(models_among(sizes).items())
         found["variants"] = tuple(
-            Variant(name=file.rfilename, size=file.size or 0)
-            for file in sorted(listing.files, key=lambda file: file.rfilename)
-            if file.rfilename.endswith(tuple(hub.KINDS))
+            Variant(name=name, size=sum(sizes[part] for part in form.files(name, lambda: sizes)))
+            for name, form in models
         )
-        chosen = _chosen(wanted, listing)
-        found |= {"kind": hub.KINDS[PurePosixPath(chosen.file).suffix], "path": chosen.file}
+        form, chosen = _chosen(wanted, listing, dict(models))
+        found |= {"kind": form.kind, "path": chosen.file, "streams": form.kind in STREAMED_KINDS}
         found["size"] = next(variant.size for variant in found["variants"] if variant.name == chosen.file)
-        found["streams"] = found["kind"] == "checkpoint"
         if listing.gated:
-            hub.check_access(wanted, token=token, endpoint=endpoint, stopped=deadline.passed)
+            check_access(wanted, token=token, endpoint=endpoint, stopped=deadline.passed)
     except Cancelled as error:
         raise SourceAway("the Hub did not answer in time: try again later.") from error
-    url = hf_hub_url(chosen.repo_id, chosen.file, revision=listing.commit, endpoint=endpoint)
-    shown = f"{chosen.repo_id}:{chosen.file}"
-    with _reading(HttpFile(url, shown=shown, wanted=chosen, token=token, deadline=deadline), found) as file:
-        yield file
+
+    def beside(name: str) -> contextlib.AbstractContextManager[BinaryIO]:
+        return _reading(hub_address(replace(chosen, file=name), token=token, endpoint=endpoint), deadline, found)
+
+    with beside(chosen.file) as file:
+        yield file, beside
 
 
-def _chosen(wanted: Reference, listing: hub.Listing) -> Reference:
-    """The file that was named or is the only one, at the listing's commit. Raises SourceError if none is."""
-    names = {suffix: [f.rfilename for f in listing.files if f.rfilename.endswith(suffix)] for suffix in hub.KINDS}
+def _chosen(wanted: Reference, listing: Listing, models: dict[str, SourceFormat]) -> tuple[SourceFormat, Reference]:
+    """The model that was named or is the only one, at the listing's commit. Raises SourceError if none is."""
+    unnamed = [name for name, form in models.items() if form.unnamed]
     repo = wanted.repo_id
-    if not wanted.file and len(names[".pth"]) > 1:
+    if not wanted.file and len(unnamed) > 1:
         raise SourceError(
             "{repo} holds {count} .pth files: choose one, for example {example}.",
             repo=repo,
-            count=len(names[".pth"]),
-            example=f"{repo}:{min(names['.pth'])}",
+            count=len(unnamed),
+            example=f"{repo}:{min(unnamed)}",
         )
-    if not wanted.file and names[".gguf"] and not names[".pth"]:
+    if not wanted.file and models and not unnamed:
         raise SourceError(
             "{repo} holds no .pth file, only GGUF: name an unquantized one, for example {example}.",
             repo=repo,
-            example=f"{repo}:{min(names['.gguf'])}",
+            example=f"{repo}:{min(models)}",
         )
-    return Reference(repo_id=repo, file=hub.model_file(wanted, listing.files).rfilename, revision=listing.commit)
+    form, files = hub.model_files(wanted, listing.files)
+    return form, Reference(repo_id=repo, file=files[0].rfilename, revision=listing.commit)
 
 
 @contextlib.contextmanager
-def _reading(reader: HttpFile, found: dict[str, Any]) -> Iterator[BinaryIO]:
-    found["size"] = reader.size
+def _reading(address: Address, deadline: Deadline, found: dict[str, Any]) -> Iterator[BinaryIO]:
+    remote = HttpFile(address, timeout=QUICK_TIMEOUT, stopped=deadline.passed)
     try:
-        with io.BufferedReader(reader, BLOCK) as file:
+        with io.BufferedReader(BlockFile(remote, budget=_MOST_BYTES), BLOCK) as file:
+            found.setdefault("size", remote.size)
+            found.setdefault("streams", found["kind"] in STREAMED_KINDS and bool(remote.version))
             yield cast(BinaryIO, file)
+    except Cancelled as error:
+        raise SourceAway(
+            "{url} was not answered within {seconds} seconds: try again later.",
+            url=address.shown,
+            seconds=f"{deadline.seconds:.0f}",
+        ) from error
     finally:
-        found["received"] = reader.received
-        logger.info("%d bytes in %d requests", reader.received, reader.requests)
-
-
-# ---- what it is
-
-
-def _look_at_checkpoint(file: BinaryIO, found: dict[str, Any], vocab: str | None) -> None:
-    tensors = read_tensors(file, found["path"])
-    shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    found["dtype"] = _most((tensor.dtype, tensor.elements) for tensor in tensors.values())
-    found["parameters"] = sum(tensor.elements for tensor in tensors.values())
-    found |= _sizes(shapes) | {"shapes": shapes}
-    model = detect(shapes)
-    found |= {"architecture": model.arch, "version": model.version, "parameters": model.parameters}
-    found |= {"layers": model.layers, "width": model.width, "vocab_size": model.vocab_size}
-    found |= {"head_size": model.head_size, "heads": model.width // model.head_size}
-    own = user_file(vocab) if vocab else None
-    if vocab and own is None:
-        raise SourceError(
-            "the vocabulary {path} does not exist: check the path given with {VOCAB}.", path=brief(vocab)
-        )
-    vocab_for(model.vocab_size, own)
-
-
-def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """What can be said of any RWKV, also of one that cannot be converted."""
-    blocks = [int(match[1]) for name in shapes if (match := re.match(r"blocks\.([0-9]{1,6})\.", name))]
-    embedding = shapes.get("emb.weight", ())
-    vocab_size, width = embedding if len(embedding) == 2 else (0, 0)
-    layers = max(blocks, default=-1) + 1
-    return {"version": version_of(shapes), "layers": layers, "width": width, "vocab_size": vocab_size}
-
-
-def _look_at_gguf(file: BinaryIO, found: dict[str, Any]) -> None:
-    name = found["path"]
-    head = gguf.read_head_of(file, name)
-    said = head.metadata
-    arch = str(said.get("general.architecture", ""))
-    tokens = said.get("tokenizer.ggml.tokens")
-    head_size = number(said, f"{arch}.wkv.head_size")
-    width = number(said, f"{arch}.embedding_length")
-    found |= {
-        "architecture": arch,
-        "version": rwkv_version(arch),
-        "layers": number(said, f"{arch}.block_count"),
-        "width": width,
-        "head_size": head_size,
-        "heads": width // head_size if head_size else number(said, f"{arch}.attention.head_count"),
-        "vocab_size": len(tokens) if isinstance(tokens, list) else number(said, "tokenizer.ggml.tokens"),
-        "parameters": head.elements,
-        "dtype": _most((tensor.type, tensor.elements) for tensor in head.tensors.values()),
-    }
-    check_model(head, name)
-    found["dtype"] = head.outtype
-    file.seek(0)
-    found["head"] = file.read(head.data_start)
-
-
-def _most(tensors: Iterable[tuple[str, int]]) -> str:
-    """The type of most values, from the type and the number of values of each tensor."""
-    counts: dict[str, int] = {}
-    for kind, count in tensors:
-        counts[kind] = counts.get(kind, 0) + count
-    return max(counts, key=lambda kind: counts[kind], default="")
+        found["received"] = found.get("received", 0) + remote.received
+        logger.info("%d bytes in %d requests", remote.received, remote.requests)

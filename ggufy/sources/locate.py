@@ -8,6 +8,7 @@ from ggufy import demo
 from ggufy.core.errors import SourceError
 from ggufy.core.words import brief
 from ggufy.sources import hub
+from ggufy.sources.registry import format_of_name
 from ggufy.system.user_paths import is_there, user_file, user_path
 
 
@@ -28,7 +29,7 @@ def local_file(text: str, *, hub_only: bool = False) -> Path | None:
         return file
     path = user_path(text)
     looks_local = ":" not in text and (
-        text.count("/") != 1 or text.startswith((".", "/", "~")) or text.endswith((".pth", ".gguf"))
+        text.count("/") != 1 or text.startswith((".", "/", "~")) or format_of_name(text) is not None
     )
     if looks_local or is_there(path):
         if is_there(path) and path.is_dir():

@@ -15,25 +15,12 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
-import httpx2
-from huggingface_hub import constants, get_session
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-
 from ggufy.core.errors import HubAway
 from ggufy.core.messages import Message
-from ggufy.net.hub_private import build_hf_headers, hf_raise_for_status
-from ggufy.net.session import (
-    FAILURES,
-    ClientError,
-    asked_wait_s,
-    client_sentence,
-    endpoint_sentence,
-    is_transient,
-    pause,
-    short,
-    unsendable_sentence,
-    use_timeouts,
-)
+from ggufy.net.http_get import ask_hub
+from ggufy.net.hub_errors import quota_wait_s, setup_sentence, status_of
+from ggufy.net.session import FAILURES, is_transient, pause, short
+from ggufy.sources.registry import models_among
 
 SHORTEST = 2  # letters
 SHOWN = 10  # results
@@ -42,7 +29,6 @@ INTERVAL_S, LONGEST_TURN_S = 0.5, 2.0
 KEPT_S, KEPT = 300.0, 256  # for how long, and how many answers
 _AFTER_429_S = 60.0  # where the Hub names no time
 _BROKEN = (json.JSONDecodeError, LookupError, TypeError, AttributeError)  # a page of something between us and the Hub
-_TIMEOUT = httpx2.Timeout(10.0, connect=5.0)
 _FIELDS = ["downloads", "likes", "gated", "tags", "siblings", "usedStorage"]
 
 
@@ -56,8 +42,7 @@ class Found:
     size: int  # bytes of all its files and their history; 0: the Hub does not say
     gated: bool
     tags: tuple[str, ...]
-    checkpoints: int  # how many .pth files it has
-    ggufs: int  # how many .gguf files
+    checkpoints: int  # how many models it has that need not be named
 
     @property
     def rwkv(self) -> bool:
@@ -101,22 +86,17 @@ class Search:
     def _ask(self, query: str, tag: str, token: str | None) -> list[Found]:
         """One question, in its turn."""
         self._wait_for_turn()
-        use_timeouts()
         # Not HfApi.list_models: it asks a busy Hub six times, for minutes if the Hub says so.
         asked: dict[str, str | int | list[str]] = {"search": query, "sort": "downloads", "limit": _LOOKED_AT}
         asked |= {"expand": _FIELDS} | ({"filter": tag} if tag else {})
-        headers = build_hf_headers(token=token or False)
         try:
-            response = get_session().get(
-                f"{self._endpoint or constants.ENDPOINT}/api/models",
-                params=asked,
-                headers=headers,
-                timeout=_TIMEOUT,
-            )
-            hf_raise_for_status(response)
-            return [_found(model) for model in response.json()]
+            models = ask_hub("/api/models", token=token, endpoint=self._endpoint, params=asked)
+            return [_found(model) for model in models]
         except (*FAILURES, *_BROKEN, RuntimeError) as error:
-            raise self._away(error) from error
+            if status_of(error) == 429:
+                with self._lock:
+                    self._next = time.monotonic() + quota_wait_s(error, _AFTER_429_S)
+            raise HubAway(_sentence(error)) from error
 
     def _wait_for_turn(self) -> None:
         with self._lock:
@@ -127,32 +107,24 @@ class Search:
             self._next = turn + INTERVAL_S
         pause(turn - now)
 
-    def _away(self, error: Exception) -> HubAway:
-        advice = Message("type the name as owner/repo, or try again later.")
-        if isinstance(error, OfflineModeIsEnabled):
-            return HubAway("HF_HUB_OFFLINE keeps the Hub from being searched: unset it and start again.")
-        if isinstance(error, HfHubHTTPError):
-            status = error.response.status_code
-            if status == 429:
-                with self._lock:
-                    self._next = time.monotonic() + (asked_wait_s(error.response) or _AFTER_429_S)
-            if status == 401:
-                return HubAway("the Hub does not know the token: set HF_TOKEN to a valid one, or leave it out.")
-            if is_transient(status):
-                return HubAway("the Hub is busy (HTTP status {status}): {advice}", status=status, advice=advice)
-            return HubAway("the Hub refuses to search (HTTP status {status}): {advice}", status=status, advice=advice)
-        if isinstance(error, httpx2.InvalidURL | httpx2.UnsupportedProtocol):
-            return HubAway(endpoint_sentence(error))
-        if isinstance(error, httpx2.LocalProtocolError | UnicodeEncodeError):
-            return HubAway(unsendable_sentence(error))
-        if isinstance(error, ClientError):
-            return HubAway(client_sentence(error))
-        if isinstance(error, _BROKEN):
-            return HubAway("the Hub's answer cannot be understood: {advice}", advice=advice)
-        return HubAway("the Hub cannot be searched ({reason}): {advice}", reason=short(error), advice=advice)
-
 
 search = Search()
+
+
+def _sentence(error: Exception) -> str:
+    """Why the Hub could not be searched, and what to do."""
+    if said := setup_sentence(error):
+        return said
+    advice, status = Message("type the name as owner/repo, or try again later."), status_of(error)
+    if status == 401:
+        return Message("the Hub does not know the token: set HF_TOKEN to a valid one, or leave it out.")
+    if is_transient(status):
+        return Message("the Hub is busy (HTTP status {status}): {advice}", status=status, advice=advice)
+    if status:
+        return Message("the Hub refuses to search (HTTP status {status}): {advice}", status=status, advice=advice)
+    if isinstance(error, _BROKEN):
+        return Message("the Hub's answer cannot be understood: {advice}", advice=advice)
+    return Message("the Hub cannot be searched ({reason}): {advice}", reason=short(error), advice=advice)
 
 
 def _rank(found: Found) -> tuple[bool, bool, int]:
@@ -170,6 +142,5 @@ def _found(model: dict[str, Any]) -> Found:
         size=model.get("usedStorage") or 0,
         gated=bool(model.get("gated")),
         tags=tuple(model.get("tags") or ()),
-        checkpoints=sum(name.endswith(".pth") for name in names),
-        ggufs=sum(name.endswith(".gguf") for name in names),
+        checkpoints=sum(form.unnamed for form in models_among(names).values()),
     )

@@ -2,23 +2,48 @@
 
 from __future__ import annotations
 
-from ggufy.core.job import FrontierPoint
-from ggufy.core.plan import Step
+from ggufy.core.job import FrontierPoint, Request
+from ggufy.core.plan import Products, Step, Workload, made_from
+from ggufy.llama import ggml
 from ggufy.quantize.search.target import SIZE, Target, metadata
 from ggufy.steps.context import Context
+from ggufy.steps.local_step import LocalStep
 from ggufy.steps.recipe_search import RecipeSearch
-from ggufy.steps.target_size import STAGES_OF_ANALYSIS, Stages, mixer_of
+from ggufy.steps.target_size import FRONTIER, STAGES_OF_ANALYSIS, Stages, mixer_of, recipes_seconds
 
 MOST_BPW = 9.0  # Q8_0 has 8.5
 _USUAL = Target(kind=SIZE, amount=1, text="1.234MB")  # as the page orders them
 
 
-def run(ctx: Context, step: Step) -> None:
-    """Leaves no file; what was measured stays in the cache, and a run that was killed goes on there."""
-    mode = ctx.request.mode
-    report = Stages(STAGES_OF_ANALYSIS[mode], lambda fraction: ctx.report(step, fraction))
-    with mixer_of(ctx, step, report) as recipe_search:
-        ctx.found(frontier(recipe_search, mode))
+class AnalyseStep(LocalStep):
+    """Comes after the quant types, which people wait for, and before the sizes to order, which use what it finds."""
+
+    kind = "analyse"
+    makes_file = False
+
+    @classmethod
+    def added(cls, request: Request, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        if not request.analysed:
+            return steps
+        ordered = (place for place, step in enumerate(steps) if step.quant_type in request.targets)
+        place = next(ordered, len(steps))
+        return (*steps[:place], cls(product=FRONTIER, reads=made_from(request)), *steps[place:])
+
+    def done(self, products: Products) -> bool:
+        return bool(products.job.frontier)
+
+    def seconds(self, load: Workload) -> float:
+        return 0.2 + 0.1 * load.weights / 1e6 / load.threads + recipes_seconds(self, load)
+
+    def check(self, ctx: Context) -> None:
+        ggml.load(ctx.llama.bin)
+
+    def run(self, ctx: Context) -> None:
+        """Leaves no file; what was measured stays in the cache, and a run that was killed goes on there."""
+        mode = ctx.request.mode
+        report = Stages(STAGES_OF_ANALYSIS[mode], lambda fraction: ctx.report(self, fraction))
+        with mixer_of(ctx, self, report) as recipe_search:
+            ctx.found(frontier(recipe_search, mode))
 
 
 def frontier(recipe_search: RecipeSearch, mode: str) -> tuple[FrontierPoint, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Protocol
 
 from ggufy.core.errors import Cancelled
@@ -75,6 +75,11 @@ class Context:
         if not source.remote:
             return Path(source.path)
         return self.settings.cache / "sources" / source.key[:16] / Path(source.path).name
+
+    @property
+    def source_files(self) -> tuple[Path, ...]:
+        """All files of the source on this machine, the one above last."""
+        return tuple(self.source.with_name(PurePath(one.path).name) for one in self.request.source.each())
 
     def can_stream(self) -> bool:
         """True if the source need not come here as a whole. One that is here already, or half, is used as a file."""

@@ -4,29 +4,60 @@ address."""
 from __future__ import annotations
 
 from ggufy.core.errors import DiskError, SourceAway, SourceError, ToolError
+from ggufy.core.job import Request
 from ggufy.core.messages import Message
-from ggufy.core.plan import Step
+from ggufy.core.plan import LINE_BYTES, SOURCE_PRODUCT, Step, Workload
+from ggufy.core.words import human_size
 from ggufy.llama import tools
 from ggufy.sources import hub, url
 from ggufy.steps.context import Context
-from ggufy.system.files import DOWNLOAD_SUFFIX, disk_errors
+from ggufy.steps.local_step import LocalStep
+from ggufy.system.files import DOWNLOAD_SUFFIX, disk_errors, free_bytes
 from ggufy.system.locks import lock
 
 
-def run(ctx: Context, step: Step) -> None:
-    """Leaves the source file at `ctx.source`; it is no product of the job."""
-    source = ctx.request.source
-    ctx.source.parent.mkdir(parents=True, exist_ok=True)
-    if source.url:
-        _fetch_plain(ctx, step)
-        return
-    hub.download(
-        source,
-        ctx.source,
-        token=ctx.settings.hf_token,
-        progress=lambda done: ctx.report(step, done / max(1, source.size)),
-        stopped=ctx.stopped,
-    )
+class DownloadStep(LocalStep):
+    """For sources of elsewhere that are not fetched while they are converted. What it leaves is no file of the result,
+    and not needed once there is a base."""
+
+    kind = "download"
+    makes_file = False
+    comes_first = True
+
+    @classmethod
+    def added(cls, request: Request, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        return (*steps, cls(product=SOURCE_PRODUCT, final=False)) if request.source.remote else steps
+
+    def seconds(self, load: Workload) -> float:
+        return load.download_bytes / LINE_BYTES
+
+    def check(self, ctx: Context) -> None:
+        """Raises DiskError when the source itself does not fit into the cache."""
+        free = free_bytes(ctx.source)
+        if ctx.request.source.size > free:
+            raise DiskError(
+                "the source needs {needed} in {folder} and {free} are free: free some space or set GGUFY_CACHE to "
+                "another disk.",
+                needed=human_size(ctx.request.source.size),
+                folder=ctx.settings.cache,
+                free=human_size(free),
+            )
+
+    def run(self, ctx: Context) -> None:
+        """Leaves the source's files at `ctx.source_files`."""
+        source = ctx.request.source
+        ctx.source.parent.mkdir(parents=True, exist_ok=True)
+        if source.url:
+            _fetch_plain(ctx, self)
+            return
+        before = 0
+        for file, target in zip(source.each(), ctx.source_files, strict=True):
+
+            def progress(done: int, before: int = before) -> None:
+                ctx.report(self, (before + done) / max(1, source.size))
+
+            hub.download(file, target, token=ctx.settings.hf_token, progress=progress, stopped=ctx.stopped)
+            before += file.size
 
 
 def _fetch_plain(ctx: Context, step: Step) -> None:

@@ -13,12 +13,13 @@ import numpy as np
 
 from ggufy.core.errors import CalibrationError, Cancelled, HubError, ToolError
 from ggufy.core.job import Artifact, Request
-from ggufy.core.plan import Step
+from ggufy.core.plan import Step, Workload, base_name, imatrix_name
 from ggufy.formats.gguf import GgufHead, copy_with_metadata, read_head, read_tensor
 from ggufy.llama import tools
-from ggufy.quantize.recipe import quantizable
+from ggufy.quantize.recipe import quantizable, stock_recipe
 from ggufy.steps.context import BackupStore, Context, artifact_of
-from ggufy.steps.forecast import dry_run
+from ggufy.steps.job_forecast import JobForecast
+from ggufy.steps.local_step import LocalStep
 from ggufy.system.files import partial, sha256
 from ggufy.texts import calibration
 
@@ -30,18 +31,37 @@ _SEGMENT = r"[0-9]+\.gguf"
 logger = logging.getLogger(__name__)
 
 
-def run(ctx: Context, step: Step) -> Artifact:
-    """Leaves `<Model>-imatrix.gguf`: finite, with data for every tensor that will need it."""
-    target = ctx.path(step.product)
-    base = ctx.path(step.reads[0])
-    with partial(target) as part:
-        if ctx.request.imatrix == "file":
-            _take_over(ctx.request, part)
-        else:
-            _measure(ctx, step, base, part)
-        needed = quantizable(dry_run(ctx.llama, ctx.tool_run(step), base, "Q4_K_M"))
-        check_imatrix(part, read_head(base), needed, shown_as=ctx.request.imatrix_path or target.name)
-    return artifact_of(target)
+class ImatrixStep(LocalStep):
+    """For jobs that have one."""
+
+    kind = "imatrix"
+    product_name = "imatrix"
+    advice = "For making other quants."
+
+    @classmethod
+    def added(cls, request: Request, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        if request.imatrix == "none":
+            return steps
+        return (*steps, cls(product=imatrix_name(request), reads=(base_name(request),)))
+
+    def seconds(self, load: Workload) -> float:
+        return 1 + load.chunks * 512 * 2 * load.weights / (40e9 * load.threads)
+
+    def size(self, forecast: JobForecast) -> int:
+        return forecast.imatrix_bytes
+
+    def run(self, ctx: Context) -> Artifact:
+        """Leaves `<Model>-imatrix.gguf`: finite, with data for every tensor that will need it."""
+        target = ctx.path(self.product)
+        base = ctx.path(self.reads[0])
+        with partial(target) as part:
+            if ctx.request.imatrix == "file":
+                _take_over(ctx.request, part)
+            else:
+                _measure(ctx, self, base, part)
+            needed = quantizable(stock_recipe(ctx.llama.tool("llama-quantize"), ctx.tool_run(self), base, "Q4_K_M"))
+            check_imatrix(part, read_head(base), needed, shown_as=ctx.request.imatrix_path or target.name)
+        return artifact_of(target)
 
 
 def _measure(ctx: Context, step: Step, base: Path, part: Path) -> None:

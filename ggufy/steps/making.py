@@ -10,7 +10,7 @@ from ggufy.core.job import Artifact, Making, Request
 from ggufy.formats.gguf import GgufHead, read_head
 from ggufy.models.chat_format import speaks
 from ggufy.quantize.recipe import Recipe
-from ggufy.quantize.search.mixes import STOCK, is_rwkv, rescaling
+from ggufy.quantize.search.mixes import STOCK, has_recipes, rescaling
 
 
 def with_base(artifact: Artifact, base: Path, *, llama: str) -> Artifact:
@@ -25,7 +25,7 @@ def with_quant(artifact: Artifact, quant: Path, making: Making) -> Artifact:
 
 def of_recipe(recipe: Recipe, base: GgufHead, request: Request, quant: str, *, llama: str) -> Making:
     """What follows from the recipe of a quant type or a size to order; the bits per weight are the file's."""
-    ours = quant in request.targets or (request.mix != STOCK and is_rwkv(base))
+    ours = quant in request.targets or (request.mix != STOCK and has_recipes(base))
     text = "\n".join(f"{name} {kind}" for name, kind in sorted(recipe.items()))
     return Making(
         llama=llama,

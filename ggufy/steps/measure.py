@@ -5,35 +5,84 @@ from __future__ import annotations
 from pathlib import Path
 
 from ggufy.core.errors import CalibrationError
-from ggufy.core.plan import Step
+from ggufy.core.job import Request
+from ggufy.core.plan import Products, Step, Workload, base_name
+from ggufy.llama.perplexity import logits_bytes
 from ggufy.steps.context import Context
-from ggufy.steps.evaluate import FOLDER, EvaluationConfig, evaluate
+from ggufy.steps.evaluate import FOLDER, LOGITS_SUFFIX, EvaluationConfig, evaluate, most_chunks
+from ggufy.steps.forecast import predictions_bytes
+from ggufy.steps.job_forecast import JobForecast
+from ggufy.steps.local_step import LocalStep
+from ggufy.steps.outputs import output_of
+from ggufy.steps.same_model import vocab_size
 from ggufy.system import resources as throttle
 from ggufy.texts import calibration
 
+MEASURED = "figures:"  # before a quant's file name: what was measured of it
 
-def run(ctx: Context, step: Step) -> None:
-    """Leaves no file: the base's predictions stay in the work folder for the next quant, and go with it."""
-    base, quant = (ctx.path(product) for product in step.reads)
-    threads = ctx.threads
-    run = ctx.tool_run(step)
-    config = EvaluationConfig(
-        text=_pinned_text(ctx),
-        folder=ctx.work / FOLDER,
-        environment=throttle.child_environment(threads=threads, home=ctx.settings.home),
-        llama=ctx.llama,
-        threads=threads,
-        chunks=ctx.request.evaluation_chunks,
-        keep_logits=True,
-        all_chunks=True,
-        digests=ctx.digests,
-        log=run.log,
-        limit=run.limit,
-        share=ctx.share,
-        report=lambda what, fraction: ctx.report(step, fraction),
-        stopped=ctx.stopped,
-    )
-    ctx.measured(evaluate(base, [quant], config)[0])
+
+class EvaluateStep(LocalStep):
+    """One step for each quant. Here, all quants are made first; towards a repo, each is measured as soon as it is
+    made, since the disk may have no room for all of them."""
+
+    kind = "evaluate"
+    makes_file = False
+    paced_by = "imatrix"  # both read a text
+    on_card = True
+
+    @classmethod
+    def added(cls, request: Request, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        if not (request.evaluate and output_of(request).measured):
+            return steps
+        base = base_name(request)
+        found = {
+            step.product: cls(product=MEASURED + step.product, reads=(base, step.product), quant_type=step.quant_type)
+            for step in steps
+            if step.quant_type
+        }
+        if not request.repo_id:
+            return (*steps, *found.values())
+        each = ((step, found[step.product]) if step.product in found else (step,) for step in steps)
+        return tuple(step for pair in each for step in pair)
+
+    def done(self, products: Products) -> bool:
+        return self.reads[1] in products.measured
+
+    def seconds(self, load: Workload) -> float:
+        tokens = load.evaluation_chunks * 512 + 2_000  # the text; then 1,536 read and 192 written for the speed
+        return 0.5 + tokens * 2 * load.weights / (56e9 * load.threads)
+
+    def left_bytes(self, ctx: Context, forecast: JobForecast) -> int:
+        """The base's predictions, which all quants share."""
+        request = ctx.request
+        text = calibration.pinned(ctx.settings.cache, request.evaluation_sha256)
+        chunks = min(request.evaluation_chunks, most_chunks(text)) if text else request.evaluation_chunks
+        here = sum(path.stat().st_size for path in (ctx.work / FOLDER).glob(f"*{LOGITS_SUFFIX}"))
+        whole = here >= logits_bytes(vocab_size(forecast.base), chunks)
+        return 0 if whole else predictions_bytes(forecast.base, chunks) - here
+
+    def run(self, ctx: Context) -> None:
+        """Leaves no file: the base's predictions stay in the work folder for the next quant, and go with it."""
+        base, quant = (ctx.path(product) for product in self.reads)
+        threads = ctx.threads
+        run = ctx.tool_run(self)
+        config = EvaluationConfig(
+            text=_pinned_text(ctx),
+            folder=ctx.work / FOLDER,
+            environment=throttle.child_environment(threads=threads, home=ctx.settings.home),
+            llama=ctx.llama,
+            threads=threads,
+            chunks=ctx.request.evaluation_chunks,
+            keep_logits=True,
+            all_chunks=True,
+            digests=ctx.digests,
+            log=run.log,
+            limit=run.limit,
+            share=ctx.share,
+            report=lambda what, fraction: ctx.report(self, fraction),
+            stopped=ctx.stopped,
+        )
+        ctx.measured(evaluate(base, [quant], config)[0])
 
 
 def _pinned_text(ctx: Context) -> Path:

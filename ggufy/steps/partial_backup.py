@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ggufy.core.errors import Cancelled, DiskError, HubError
-from ggufy.quantize.engine import journal_line, journal_of, read_journal
+from ggufy.quantize.journal import journal_line, journal_of, read_journal
 from ggufy.steps.context import BackupStore
 from ggufy.system.files import partial, write_text
 

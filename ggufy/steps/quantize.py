@@ -1,90 +1,39 @@
-"""Makes one quant from the base GGUF with the engine, and goes on with what an earlier run left of it."""
+"""Makes one quant from the base GGUF, in the format that the job asks for (see outputs/)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-
-from ggufy.core.catalog import BY_NAME
-from ggufy.core.job import Artifact
-from ggufy.core.plan import QUANTIZE, Step, plan
-from ggufy.formats.gguf import read_head
-from ggufy.llama import ggml
-from ggufy.quantize import engine
-from ggufy.quantize.imatrix import read_imatrix, with_embedding
-from ggufy.quantize.recipe import stock_recipe
-from ggufy.quantize.search.mixes import RWKV, is_rwkv, mixed, rescaling
-from ggufy.quantize.search.target import of_label
-from ggufy.steps.context import Context, artifact_of
-from ggufy.steps.making import of_recipe, with_quant
-from ggufy.steps.partial_backup import PartialBackup
-from ggufy.steps.target_size import STAGES_OF_A_SIZE, Stages, mixer_of, sized
-from ggufy.system.files import PART_SUFFIX
-
-Report = Callable[[float], None]
+from ggufy.core.job import Artifact, Request
+from ggufy.core.plan import Step, Workload, made_from, quant_name
+from ggufy.steps.context import Context
+from ggufy.steps.job_forecast import JobForecast
+from ggufy.steps.local_step import LocalStep
+from ggufy.steps.outputs import output_of
+from ggufy.steps.target_size import recipes_seconds
 
 
-def run(ctx: Context, step: Step) -> Artifact:
-    """Leaves `<Model>-<quant type>.gguf`, by the recipe that the job asks for, and no local path in its metadata; of a
-    size to order, `<Model>-<size>-<label>.gguf`."""
-    target = ctx.path(step.product)
+class QuantizeStep(LocalStep):
+    """One step for each quant type, then for each size to order."""
 
-    def told(fraction: float) -> None:
-        ctx.report(step, fraction)
+    kind = "quantize"
+    is_model = True
+    stays = False
 
-    report: Report = told
-    if step.quant_type in ctx.request.targets:
-        stages = Stages(STAGES_OF_A_SIZE[ctx.request.mode] + 1, told)
-        order, report = _to_order(ctx, step, stages), stages.last
-    else:
-        order = _of_type(ctx, step)
-    backup = None
-    if ctx.safe is not None:
-        part = target.with_name(target.name + PART_SUFFIX)
-        backup = PartialBackup(ctx.safe, part, ctx.work / "quantize", lambda: ctx.limit() * ctx.share())
-        backup.restore()
+    @classmethod
+    def added(cls, request: Request, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        reads = made_from(request)
+        quants = [cls(product=quant_name(request, q), reads=reads, quant_type=q) for q in request.quants]
+        return (*steps, *quants)
 
-    def reported(fraction: float) -> None:
-        report(fraction)
-        if backup:
-            backup.looked()
+    def seconds(self, load: Workload) -> float:
+        core_s = load.quants.get(self.quant_type, 0.1 * load.weights / 1e6)
+        return 0.2 + core_s / load.threads + recipes_seconds(self, load)
 
-    control = engine.Control(limit=ctx.limit, duty=ctx.share, stopped=ctx.stopped, report=reported)
-    engine.quantize(order, control, ggml=ggml.load(ctx.llama.bin))
-    made = of_recipe(order.recipe, read_head(order.base), ctx.request, step.quant_type, llama=ctx.llama.commit)
-    return with_quant(artifact_of(target), target, replace(made, rescaled=bool(order.scales)))
+    def size(self, forecast: JobForecast) -> int:
+        return forecast.sizes[self.quant_type]
 
+    def check(self, ctx: Context) -> None:
+        output_of(ctx.request).check(ctx)
 
-def _to_order(ctx: Context, step: Step, stages: Stages) -> engine.QuantizeTask:
-    """By the best recipe for its size."""
-    target, label = of_label(step.quant_type)
-    with mixer_of(ctx, step, stages) as recipe_search:
-        found = sized(recipe_search, target, ctx.request.mode)
-        return recipe_search.order(found.mix, ctx.path(step.product), found.facts, label)
-
-
-def _of_type(ctx: Context, step: Step) -> engine.QuantizeTask:
-    """By the recipe of a quant type."""
-    base = ctx.path(step.reads[0])
-    imatrix = ctx.path(step.reads[1]) if len(step.reads) > 1 else None
-    head = read_head(base)
-    ours = ctx.request.mix == RWKV and is_rwkv(head)
-    stock = stock_recipe(
-        ctx.llama.tool("llama-quantize"),
-        ctx.tool_run(step),
-        base,
-        step.quant_type,
-        imatrix=str(imatrix.absolute()) if imatrix else "",
-    )
-    measured = read_imatrix(imatrix) if imatrix else None
-    quants = [ctx.path(s.product) for s in plan(ctx.request) if s.kind == QUANTIZE and s.quant_type in BY_NAME]
-    return engine.QuantizeTask(
-        base=base,
-        target=ctx.path(step.product),
-        recipe=mixed(head, step.quant_type, stock=stock, mix=ctx.request.mix),
-        ftype=BY_NAME[step.quant_type].ftype,
-        imatrix=measured and with_embedding(measured, head) if ours else measured,
-        scales=rescaling(head) if ours else {},
-        siblings=[path for path in quants if path.exists()],
-        identity=ctx.digests.get(base.absolute(), ""),
-    )
+    def run(self, ctx: Context) -> Artifact:
+        """Leaves `<Model>-<quant type>.gguf`; of a size to order, `<Model>-<size>-<label>.gguf`."""
+        return output_of(ctx.request).make(ctx, self)

@@ -20,6 +20,7 @@ from ggufy.llama.ggml import Ggml
 from ggufy.quantize import engine
 from ggufy.quantize.imatrix import Imatrix
 from ggufy.quantize.recipe import Recipe
+from ggufy.quantize.task import Control, QuantizeTask
 from ggufy.steps.evaluate import EvaluationConfig, evaluate
 from ggufy.system.files import disk_errors, sync
 
@@ -90,7 +91,7 @@ class Divergences:
 
     def _make(self, recipe: Recipe, target: Path, label: str, *, stock: bool) -> None:
         imatrix, scales = self._made_with(stock)
-        order = engine.QuantizeTask(
+        order = QuantizeTask(
             base=self.base,
             target=target,
             recipe=recipe,
@@ -101,7 +102,7 @@ class Divergences:
             identity=self.base_sha256,
         )
         threads = self.config.threads
-        control = engine.Control(
+        control = Control(
             limit=self.config.limit or (lambda: threads),
             duty=self.config.share,
             stopped=self.config.stopped,

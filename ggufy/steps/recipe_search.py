@@ -32,6 +32,7 @@ from ggufy.quantize.search.analysis import Analysis, analyse
 from ggufy.quantize.search.mixes import rescaling
 from ggufy.quantize.search.probing import Measured
 from ggufy.quantize.search.target import FAST, STANDARD, THOROUGH
+from ggufy.quantize.task import Control, QuantizeTask
 from ggufy.steps.evaluate import EvaluationConfig
 from ggufy.steps.recipe_kld import Divergences
 from ggufy.system.files import sha256
@@ -271,9 +272,9 @@ class RecipeSearch:
 
     # ---- the file
 
-    def order(self, mix: FoundRecipe, out: Path, facts: Mapping[str, str], label: str) -> engine.QuantizeTask:
+    def order(self, mix: FoundRecipe, out: Path, facts: Mapping[str, str], label: str) -> QuantizeTask:
         """The file, for the engine; `label` is the quant type whose number it carries."""
-        return engine.QuantizeTask(
+        return QuantizeTask(
             base=self.base,
             target=out,
             recipe=mix.recipe,
@@ -288,7 +289,7 @@ class RecipeSearch:
         """Writes the file; `label` is the quant type whose number it carries."""
         order = self.order(mix, out, facts, label)
         threads = self.config.threads
-        control = engine.Control(
+        control = Control(
             limit=self.config.limit or (lambda: threads),
             duty=self.config.share,
             stopped=self.config.stopped,

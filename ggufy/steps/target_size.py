@@ -14,7 +14,7 @@ from pathlib import Path
 from ggufy.core.errors import BusyError, UsageError
 from ggufy.core.job import Request
 from ggufy.core.metrics import PROBE_CHUNKS
-from ggufy.core.plan import FRONTIER, Step, quant_name
+from ggufy.core.plan import Step, Workload, quant_name
 from ggufy.core.words import human_size
 from ggufy.formats.gguf import read_head, tensor_bytes
 from ggufy.quantize.search.target import FAST, STANDARD, THOROUGH, Target, metadata, nearest
@@ -27,6 +27,7 @@ from ggufy.system.locks import lock
 from ggufy.system.settings import Settings
 from ggufy.texts.calibration import ensure_texts, texts_named
 
+FRONTIER = "frontier"  # stands for the sizes that can be ordered, and what each is worth
 LOCK_NAME = ".mix.lock"  # in the folder of a base's measurements; held by the run that adds to them
 # What is reported one after the other: the analysis, then each measurement.
 STAGES_OF_ANALYSIS = {mode: 2 + probes for mode, probes in PROBES.items()}
@@ -37,6 +38,13 @@ def recipes_measured(request: Request) -> dict[str, int]:
     """How many recipes the steps of a job make and measure at most, by product."""
     most = {quant_name(request, t): STAGES_OF_A_SIZE[request.mode] - 1 for t in request.targets}
     return most | ({FRONTIER: STAGES_OF_ANALYSIS[request.mode] - 1} if request.analysed else {})
+
+
+def recipes_seconds(step: Step, load: Workload) -> float:
+    """How long a step makes and measures recipes, roughly. Most of each recipe is copied from another one."""
+    tokens = PROBE_CHUNKS * 512
+    each = 1.0 + (0.02 * load.weights / 1e6 + tokens * 2 * load.weights / 56e9) / load.threads
+    return load.recipes.get(step.product, 0) * each
 
 
 @dataclass(frozen=True, kw_only=True)

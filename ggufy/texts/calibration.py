@@ -20,14 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from huggingface_hub import hf_hub_url
-
 from ggufy.core.errors import CalibrationError, SourceError
 from ggufy.core.names import MOST_BYTES
 from ggufy.core.words import brief, human_size
 from ggufy.demo import CALIBRATION
+from ggufy.net.download import fetch_small
+from ggufy.net.http_get import Address, hub_address
+from ggufy.net.hub_api import repo_files
 from ggufy.net.session import Reference
-from ggufy.sources.hub import choose_file, fetch_small, is_reference, parse_reference, repo_files, split_address
+from ggufy.sources.hub import choose_file, is_reference, parse_reference, split_address
 from ggufy.system.files import partial, sha256, write_text
 from ggufy.system.locks import lock
 from ggufy.system.user_paths import user_file, user_text
@@ -177,7 +178,7 @@ def _fetch(choice: str, *, token: str | None, endpoint: str | None, stopped: Cal
     url = NAMED.get(choice, choice)
     if url.startswith(("http://", "https://")):
         name = PurePosixPath(unquote(split_address(url).path)).stem
-        return fetch_small(url, limit=MAX_BYTES, stopped=stopped), name
+        return fetch_small(Address(url=url, shown=url), limit=MAX_BYTES, stopped=stopped), name
     path_like = choice.endswith(".txt") and ":" not in choice
     if "://" in choice or path_like or not is_reference(choice):
         raise CalibrationError(
@@ -188,12 +189,10 @@ def _fetch(choice: str, *, token: str | None, endpoint: str | None, stopped: Cal
         )
     wanted = parse_reference(choice, repo_type="dataset")
     listing = repo_files(wanted, token=token, endpoint=endpoint, stopped=stopped)
-    commit, files = listing.commit, listing.files
-    file = choose_file(wanted, files, suffix=".txt").rfilename
-    url = hf_hub_url(wanted.repo_id, file, repo_type="dataset", revision=commit, endpoint=endpoint)
-    found = Reference(repo_id=wanted.repo_id, file=file, revision=commit, repo_type="dataset")
-    data = fetch_small(url, limit=MAX_BYTES, wanted=found, token=token, stopped=stopped)
-    return data, PurePosixPath(file).stem
+    file = choose_file(wanted, listing.files, suffix=".txt").rfilename
+    found = Reference(repo_id=wanted.repo_id, file=file, revision=listing.commit, repo_type="dataset")
+    address = hub_address(found, token=token, endpoint=endpoint)
+    return fetch_small(address, limit=MAX_BYTES, stopped=stopped), PurePosixPath(file).stem
 
 
 def _pin(data: bytes, name: str, cache: Path, *, shown: str) -> PinnedText:

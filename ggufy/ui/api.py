@@ -21,8 +21,8 @@ from ggufy.jobs.request import JobOptions
 from ggufy.quantize.search.target import parse_words
 from ggufy.service.access import Visitor
 from ggufy.service.service import JobView, Services
+from ggufy.ui.form import MOST_CHARS
 from ggufy.ui.messages import told_to_programs
-from ggufy.ui.quantize_tab import MOST_CHARS
 from ggufy.ui.views import file_link, repo_address
 from ggufy.ui.visitors import Profile, visitor_of
 

@@ -32,10 +32,11 @@ from ggufy.ui.guard import KnownHosts, Locked
 from ggufy.ui.head import EarlyScript
 from ggufy.ui.i18n import TEXTS, texts_of
 from ggufy.ui.jobs_panel import JobsPanel
-from ggufy.ui.quantize_tab import HERE, OWN, QUIET, QuantizeTab
+from ggufy.ui.quantize_tab import QuantizeTab
 from ggufy.ui.server import PageServer
 from ggufy.ui.views import FILES_ROUTE
 from ggufy.ui.visitors import Profile, visitor_of, visitor_of_route
+from ggufy.ui.wiring import HERE, OWN, QUIET
 
 logger = logging.getLogger(__name__)
 _QUEUE_S = 0.02  # between two looks of gradio's queue at itself: its own thousand a second take 5 % of a core for ever

@@ -23,8 +23,8 @@ from ggufy.service.service import Services
 from ggufy.ui import chat_parts, parts
 from ggufy.ui.i18n import TEXTS, Texts, texts_of
 from ggufy.ui.messages import told
-from ggufy.ui.quantize_tab import HERE, OWN, QUIET
 from ggufy.ui.visitors import Profile, visitor_of
+from ggufy.ui.wiring import HERE, OWN, QUIET
 
 logger = logging.getLogger(__name__)
 # Replies are bounded by the processes behind them (llama/chat/pool.py); models on their way hold up nobody else.

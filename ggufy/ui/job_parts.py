@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from ggufy.core.words import human_size
 from ggufy.publish.markup import Markup, el, join
-from ggufy.service.service import MachineLoad
+from ggufy.service.machine_load import MachineLoad
 from ggufy.system.resources import AUTOMATIC, CPU_PERCENTS
 from ggufy.ui.i18n import Texts
 from ggufy.ui.parts import bar, button

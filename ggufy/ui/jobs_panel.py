@@ -27,9 +27,9 @@ from ggufy.service.service import Services
 from ggufy.ui import job_parts, parts
 from ggufy.ui.i18n import Texts, texts_of
 from ggufy.ui.messages import told
-from ggufy.ui.quantize_tab import HERE, OWN, QUIET
 from ggufy.ui.views import SECTIONS, age, job_card
 from ggufy.ui.visitors import Profile, visitor_of
+from ggufy.ui.wiring import HERE, OWN, QUIET
 
 POLL_S = 1.0
 PAGE = 20  # jobs that are listed, and as many more each time that somebody asks

@@ -12,7 +12,7 @@ from ggufy.core.catalog import QUANT_TYPES, SMALL, TUTORIAL, QuantType
 from ggufy.core.words import human_size
 from ggufy.publish.markup import Markup, el, join
 from ggufy.quantize.recipe import Forecast
-from ggufy.service.service import Preparation
+from ggufy.service.preparation import Preparation
 from ggufy.ui.i18n import Texts
 from ggufy.ui.messages import told
 

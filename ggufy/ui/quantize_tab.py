@@ -8,36 +8,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from ggufy.core.catalog import OUTTYPES, QUANT_TYPES
-from ggufy.core.errors import GgufyError, UsageError
-from ggufy.jobs.estimate import EstimateOptions, chosen
-from ggufy.jobs.request import JobOptions
+from ggufy.core.errors import GgufyError
+from ggufy.jobs.estimate import EstimateOptions
 from ggufy.publish.markup import Markup
 from ggufy.quantize.search.mixes import KINDS, RWKV
-from ggufy.quantize.search.target import MODES, STANDARD, parse_words
+from ggufy.quantize.search.target import MODES, STANDARD
 from ggufy.service.access import may_work
 from ggufy.service.service import Services
 from ggufy.ui import parts, source_parts
+from ggufy.ui.form import IMATRIX, MOST_CHARS, estimate_options, job_options, kind_of_mix, outtype_or_none, short_text
 from ggufy.ui.i18n import TEXTS, Texts, texts_of
 from ggufy.ui.messages import told
 from ggufy.ui.newest import Newest
 from ggufy.ui.visitors import Profile, visitor_of
+from ggufy.ui.wiring import HERE, OWN, QUEUED, QUIET
 
 logger = logging.getLogger(__name__)
-HERE = Path(__file__).parent
-OWN: dict[str, Any] = {"apply_default_css": False, "padding": False}  # page.css does it
-# Nothing is shown while it runs, and nothing is in the API that gradio documents. Whoever looks can still call it, so
-# every handler is for strangers.
-QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-# What takes a while (a digest of gigabytes, the Hub) waits in gradio's queue.
-QUEUED: dict[str, Any] = QUIET | {"queue": True, "concurrency_limit": 16}
-IMATRIX = ("bundled", "own", "have", "off")
-MOST_CHARS = 2000  # of a field
 # The demo is measured unless its visitor says no, other models if they say yes.
 _MEASURE_THE_DEMO = """(source, measure) => {
   const [demo, before] = [String(source.trim() === "demo"), document.body.dataset.demo ?? "true"];
@@ -188,8 +179,8 @@ class QuantizeTab:
         """What the source is, and a moment later what its quants would be; or what the Hub has of that name."""
         texts, visitor = texts_of(request), visitor_of(self.services, request, profile)
         newest = self.newest.begin(str(request.session_hash))
-        order = _order(types, imatrix, evaluate, targets, mode)
-        for answer in self._looked(_short(source), outtype, vocab, mix, order, texts, visitor):
+        order = estimate_options(types, imatrix, evaluate, targets, mode)
+        for answer in self._looked(short_text(source), outtype, vocab, mix, order, texts, visitor):
             if not newest():
                 return
             yield answer
@@ -211,10 +202,10 @@ class QuantizeTab:
             if here := self.services.models_in(text, visitor):
                 yield [source_parts.local_files(here, texts), gr.skip(), ""]
                 return
-            chosen_type, own_vocab = _outtype(outtype), _short(vocab) or None
+            chosen_type, own_vocab = outtype_or_none(outtype), short_text(vocab) or None
             report = self.services.inspect(text, visitor, vocab=own_vocab)
             yield [source_parts.report(report, texts), gr.skip(), gr.skip()]
-            preview = self.services.look(text, visitor, outtype=chosen_type, vocab=own_vocab, mix=_kind(mix))
+            preview = self.services.look(text, visitor, outtype=chosen_type, vocab=own_vocab, mix=kind_of_mix(mix))
             sizes = preview.sizes
             rows = parts.types(texts, sizes.quants if sizes else {}, sizes.same_as if sizes else {})
             cost = self._cost(text, outtype, vocab, mix, order, texts, visitor)
@@ -242,7 +233,7 @@ class QuantizeTab:
         """The cost of the types that are chosen now."""
         texts, visitor = texts_of(request), visitor_of(self.services, request, profile)
         newest = self.newest.look(str(request.session_hash))
-        order = _order(types, imatrix, evaluate, targets, mode)
+        order = estimate_options(types, imatrix, evaluate, targets, mode)
         cost = self._cost(source, outtype, vocab, mix, order, texts, visitor)
         return cost if newest() else gr.skip()  # a look that began meanwhile may be at something else
 
@@ -256,10 +247,15 @@ class QuantizeTab:
         texts: Texts,
         visitor: Any,
     ) -> Markup:
-        text = _short(source)
+        text = short_text(source)
         try:
             found = self.services.cost(
-                text, visitor, order, outtype=_outtype(outtype), vocab=_short(vocab) or None, mix=_kind(mix)
+                text,
+                visitor,
+                order,
+                outtype=outtype_or_none(outtype),
+                vocab=short_text(vocab) or None,
+                mix=kind_of_mix(mix),
             )
         except GgufyError as error:  # if it is the source, the panel says what is wrong
             return parts.note(told(error.message, texts)) if order.targets else Markup("")
@@ -268,7 +264,7 @@ class QuantizeTab:
 
     def choose(self, event: gr.EventData) -> str:
         """A repo or a file of it was picked from the panel."""
-        return _short(getattr(event, "job", ""))
+        return short_text(getattr(event, "job", ""))
 
     def choose_imatrix(self, kind: Any) -> Any:
         return gr.Textbox(visible=kind in ("own", "have"))
@@ -281,7 +277,7 @@ class QuantizeTab:
         """Starts a job."""
         texts, visitor = texts_of(request), visitor_of(self.services, request, profile)
         try:
-            job = self.services.submit(_wish([form[field] for field in self.fields()]), visitor)
+            job = self.services.submit(job_options([form[field] for field in self.fields()]), visitor)
             said = parts.message(texts["submitted"].format(name=job.request.name), "good")
         except GgufyError as error:
             said = parts.message(told(error.message, texts))
@@ -297,67 +293,3 @@ class QuantizeTab:
     @property
     def greeted(self) -> list[Any]:
         return [self.title, self.start]
-
-
-def _short(value: Any) -> str:
-    """A visitor's text, or nothing."""
-    return value.strip()[:MOST_CHARS] if isinstance(value, str) else ""
-
-
-def _order(types: Any, imatrix: Any, evaluate: Any, targets: Any, mode: Any) -> EstimateOptions:
-    return EstimateOptions(
-        quant_types=chosen([name for name in types if isinstance(name, str)] if isinstance(types, list) else []),
-        imatrix=imatrix != "off",
-        evaluate=bool(evaluate),
-        targets=parse_words(_short(targets)),
-        mode=mode if mode in MODES else STANDARD,
-    )
-
-
-def _outtype(value: Any) -> str | None:
-    return value if value in OUTTYPES else None
-
-
-def _kind(mix: Any) -> str:
-    return mix if mix in KINDS else RWKV
-
-
-def _wish(values: list[Any]) -> JobOptions:
-    source, types, imatrix, imatrix_path, outtype, evaluate, evaluation, vocab, name, *more = values
-    repo, private, mix, targets, mode, keep_card = more
-    texts = (source, imatrix, imatrix_path, outtype, evaluation, vocab, name, repo, mix, targets, mode)
-    if not isinstance(types, list) or not all(v is None or isinstance(v, str) for v in (*texts, *types)):
-        raise UsageError("the form came back damaged: reload the page.")
-    words = parse_words(_short(targets))
-    if not types and not words:
-        raise UsageError("no quant type chosen: check at least one.")
-    path = _short(imatrix_path)
-    if imatrix in ("own", "have") and not path:
-        raise UsageError(
-            "no text or imatrix given: fill in “Calibration text or imatrix file”, or choose another way."
-        )
-    from_text = imatrix not in ("have", "off")
-    return JobOptions(
-        source=_short(source),
-        quant_types=_types(types),
-        outtype=None if outtype in ("auto", "", None) else outtype,
-        imatrix="auto" if from_text else path if imatrix == "have" else "none",
-        calibration=path if imatrix == "own" else "bundled",
-        evaluate=bool(evaluate),
-        evaluation=_short(evaluation) or "bundled",
-        vocab=_short(vocab) or None,
-        name=_short(name) or None,
-        repo_id=_short(repo) or None,
-        private=bool(private),
-        keep_card=bool(keep_card),
-        mix=mix or RWKV,
-        targets=words,
-        mode=(mode or STANDARD) if words else "",
-    )
-
-
-def _types(names: list[str]) -> tuple[str, ...]:
-    known = chosen(names)
-    if len(known) < len(set(names)):
-        raise UsageError("the form came back damaged: reload the page.")
-    return known

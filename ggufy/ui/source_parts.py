@@ -8,7 +8,7 @@ from pathlib import Path
 from ggufy.core.words import human_size, human_time
 from ggufy.jobs.estimate import Cost
 from ggufy.publish.markup import Markup, el
-from ggufy.sources.inspect import Report
+from ggufy.sources.format import Report
 from ggufy.sources.search import Found
 from ggufy.ui.i18n import Texts
 from ggufy.ui.messages import told

@@ -99,9 +99,9 @@ EN = {
     "yes": "yes",
     "no": "no",
     "download_file": "Download {file}",
-    "base_gguf": "base GGUF",
-    "base_note": "Unquantized; the quants are made from it.",
-    "imatrix_note": "What the calibration text said about each weight.",
+    "product_convert": "base GGUF",
+    "note_convert": "Unquantized; the quants are made from it.",
+    "note_imatrix": "What the calibration text said about each weight.",
     "same_as": "Same tensors as {other} on this model.",
     # ---- the newer parts
     "column_note": "advice",

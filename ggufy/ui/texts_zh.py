@@ -95,9 +95,9 @@ ZH = {
     "yes": "是",
     "no": "否",
     "download_file": "下载 {file}",
-    "base_gguf": "基础 GGUF",
-    "base_note": "未量化；各量化文件由它生成。",
-    "imatrix_note": "校准文本对各权重重要程度的记录。",
+    "product_convert": "基础 GGUF",
+    "note_convert": "未量化；各量化文件由它生成。",
+    "note_imatrix": "校准文本对各权重重要程度的记录。",
     "same_as": "在此模型上与 {other} 的张量相同。",
     # ---- the newer parts
     "column_note": "建议",

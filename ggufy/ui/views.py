@@ -13,27 +13,17 @@ from typing import Any
 from urllib.parse import quote
 
 from ggufy.core import metrics as evaluation
-from ggufy.core.catalog import BY_NAME
 from ggufy.core.job import RESTING, Job, Status
 from ggufy.core.metrics import Pick, shown_speed
-from ggufy.core.plan import (
-    ANALYSE,
-    CONVERT,
-    DOWNLOAD,
-    EVALUATE,
-    FETCH,
-    IMATRIX,
-    MEASURED,
-    UPLOAD,
-    UPLOADED,
-    Step,
-    plan,
-)
+from ggufy.core.plan import SOURCE_PRODUCT, Products
 from ggufy.core.progress import DONE, RUNNING, WAITING, Snapshot, StepProgress
 from ggufy.core.words import human_size, human_time
+from ggufy.jobs.results import models
 from ggufy.publish.kld_plot import Point
 from ggufy.quantize.search import target
 from ggufy.service.job_views import JobView
+from ggufy.steps import STEPS, plan
+from ggufy.steps.outputs import output_of_row
 from ggufy.ui.i18n import Texts
 from ggufy.ui.messages import told
 from ggufy.ui.sizes import SizeRow, size_rows, start_at
@@ -161,7 +151,7 @@ def job_card(
 def _sections(view: JobView, *, findable: bool) -> tuple[str, ...]:
     there = {
         "files": bool(view.files),
-        "plot": sum(row["kind"] != IMATRIX for row in view.files) > 2,
+        "plot": len(models(view.files)) > 2,
         "sizes": findable or (view.job.status is Status.DONE and len(view.job.frontier) > 1),
         "steps": True,
         "log": view.logged or bool(view.log),
@@ -173,8 +163,7 @@ def points(rows: Sequence[Mapping[str, Any]], outtype: str) -> tuple[Point, ...]
     """The models among the files, smallest first."""
     found = [
         Point(name=target.short(row.get("type") or outtype.upper()), size=row["size"], kld=_kld(row))
-        for row in rows
-        if row["kind"] != IMATRIX
+        for row in models(rows)
     ]
     return tuple(sorted(found, key=lambda point: point.size))
 
@@ -188,7 +177,7 @@ def picks(rows: Sequence[Mapping[str, Any]], outtype: str) -> tuple[Pick, ...]:
 
 
 def _kld(row: Mapping[str, Any]) -> float | None:
-    if row["kind"] == CONVERT:
+    if "type" not in row:
         return 0.0  # the base is what the others are compared with
     return float(row["evaluation"]["quality"]["kld"]) if "evaluation" in row else None
 
@@ -196,15 +185,15 @@ def _kld(row: Mapping[str, Any]) -> float | None:
 def file_row(job_id: str, row: dict[str, Any], texts: Texts, *, repo: str = "") -> FileRow:
     """One line of the results, from a record of `ggufy.jobs.results.results`; `repo` is the output repo's address."""
     quality, speed = _figures(row)
-    kind = row.get("type", "")
+    made_by = STEPS[row["kind"]]
     if row.get("same_tensors_as"):
         note = texts["same_as"].format(other=row["same_tensors_as"])
     else:
-        note = advice(kind, texts) if kind else texts["base_note" if row["kind"] == CONVERT else "imatrix_note"]
+        note = advice(row, texts) if "type" in row else texts.get(f"note_{made_by.kind}", made_by.advice)
     return FileRow(
         file=row["file"],
         link=file_link(job_id, row["file"], repo=repo),
-        type=target.short(kind) or texts["base_gguf" if row["kind"] == CONVERT else "kind_imatrix"],
+        type=target.short(row.get("type", "")) or texts.get(f"product_{made_by.kind}", made_by.product_name),
         size=human_size(row["size"]),
         bpw=f"{row['bpw']:.2f}" if "bpw" in row else "",
         imatrix=texts["yes" if row["needs_imatrix"] else "no"] if "needs_imatrix" in row else "",
@@ -217,10 +206,11 @@ def file_row(job_id: str, row: dict[str, Any], texts: Texts, *, repo: str = "") 
     )
 
 
-def advice(quant: str, texts: Texts) -> str:
+def advice(row: Mapping[str, Any], texts: Texts) -> str:
     """One line about a quant."""
-    if quant in BY_NAME:
-        return texts[f"advice_{quant}"]
+    quant, output = row["type"], output_of_row(row)
+    if quant in output.types:
+        return texts.get(f"advice_{quant}", output.advice(quant))
     wanted, _ = target.of_label(quant)
     return texts[f"advice_order_{wanted.kind}"].format(amount=wanted.shown)
 
@@ -260,27 +250,22 @@ def _steps(view: JobView) -> tuple[StepProgress, ...]:
     if view.snapshot and view.snapshot.steps:
         return view.snapshot.steps
     there = {row["file"] for row in view.files}
-    measured = {evaluation.quant for evaluation in view.job.evaluations}
-
-    def done(step: Step) -> bool:
-        if step.kind == DOWNLOAD:
-            return bool(there)
-        if step.kind == ANALYSE:
-            return bool(view.job.frontier)
-        return _file(step) in (measured if step.kind == EVALUATE else there)
-
-    return tuple(StepProgress(step=step, state=DONE if done(step) else WAITING) for step in plan(view.job.request))
-
-
-def _file(step: Step) -> str:
-    return step.product.removeprefix(UPLOADED).removeprefix(MEASURED)
+    products = Products(
+        job=view.job,
+        here=(there | {SOURCE_PRODUCT} if there else there).__contains__,
+        arrived=there.__contains__,
+        measured={figures.quant for figures in view.job.evaluations},
+    )
+    return tuple(
+        StepProgress(step=step, state=DONE if step.done(products) else WAITING) for step in plan(view.job.request)
+    )
 
 
 def _step_row(progress: StepProgress, view: JobView, texts: Texts) -> StepRow:
     step = progress.step
     known = {row["file"]: row["size"] for row in view.files}
-    size = known.get(_file(step)) or progress.size or view.forecast.get(step.quant_type, 0)
-    if step.kind == EVALUATE:
+    size = known.get(step.file_name) or progress.size or view.forecast.get(step.quant_type, 0)
+    if not step.file_name:
         size = 0
     return StepRow(
         label=_label(progress, texts),
@@ -294,8 +279,8 @@ def _step_row(progress: StepProgress, view: JobView, texts: Texts) -> StepRow:
 
 def _label(progress: StepProgress, texts: Texts) -> str:
     step = progress.step
-    what = _file(step) if step.kind in (UPLOAD, FETCH) else target.short(step.quant_type)
-    return f"{texts[f'kind_{step.kind}']} {what}".strip()
+    what = target.short(step.quant_type) or step.subject
+    return f"{texts.get(f'kind_{step.kind}', step.kind)} {what}".strip()
 
 
 def _facts(job: Job, texts: Texts, now: datetime) -> tuple[str, ...]:

@@ -21,14 +21,15 @@ import numpy as np
 from ggufy.core.errors import SourceError
 from ggufy.formats.gguf import UNQUANTIZED, GgufHead, TensorInfo, padded, tensor_bytes
 from ggufy.llama.ggml import Ggml
+from ggufy.models import registry
 from ggufy.quantize.imatrix import Imatrix
 from ggufy.quantize.layout import needs_imatrix
 from ggufy.quantize.recipe import Recipe
 from ggufy.quantize.search import proxy
 from ggufy.quantize.search.allocate import Option
 from ggufy.quantize.search.loss import SAMPLE, ByteArray, F32Array, Kernels, LossTable
-from ggufy.quantize.search.mixes import HARMLESS
-from ggufy.quantize.search.roles import Role, family, roles
+from ggufy.quantize.search.priors import priors_of
+from ggufy.quantize.search.roles import Role, roles
 
 RUNGS = (
     "IQ2_XXS", "IQ2_XS", "IQ2_S", "Q2_K", "IQ3_XXS", "Q3_K", "IQ3_S", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q8_0",
@@ -39,8 +40,6 @@ LOW_RANK_PROBED = ("Q5_0", "Q5_1", "Q6_K")  # also, where probes of the model ha
 LOW_RANK_PROBE = "Q5_0"  # what Q8_0 changes is less than what can be measured
 _DECAY = "low_rank_decay"  # errors add up over a long text, and probes are short: never below LOW_RANK
 _SUPER = 256  # a row of K and IQ types is whole blocks of so many weights
-# The loader of llama.cpp wants them, and says itself that they are not used.
-_UNUSED = ("blk.0.time_mix_v1.weight", "blk.0.time_mix_v2.weight")
 Progress = Callable[[float], None]
 
 
@@ -86,17 +85,17 @@ class Analysis:
         """What the solver takes: by tensor, every type's bytes, and sensitivity × weights × error.
 
         `probed` says that the sensitivities were measured of this model; otherwise low-rank tensors get types that
-        were measured to be harmless (`mixes.HARMLESS`). With `prune`, the types that a rule of proxy.py rules out,
+        were measured to be harmless (`Priors.harmless`). With `prune`, the types that a rule of proxy.py rules out,
         block kurtosis or the paper's, are left out.
         """
         made = {}
         scalar = proxy.scalar_by_paper(self.proxies) if prune and rule == proxy.PAPER else set()
-        found = roles(self.head.tensors)
+        found, harmless = roles(self.head.tensors), priors_of(self.head.tensors).harmless
         for name, losses in self.losses.items():
             tensor = self.head.tensors[name]
             kinds: Iterable[str] = losses
             if name in self.probes and not probed and len(losses) > 1:
-                least = LOW_RANK if found[name].name in HARMLESS else ("F16",)
+                least = LOW_RANK if found[name].name in harmless else ("F16",)
                 kinds = [kind for kind in losses if kind in (*least, self.head.tensors[name].type)]
             if prune and name in self.proxies:
                 if rule == proxy.PAPER:
@@ -147,7 +146,8 @@ def analyse(
     """
     _check_sources(base, head, changing)
     known = LossTable(table, kernels_of(ggml))
-    found = roles(head.tensors)
+    found, architecture = roles(head.tensors), registry.of_tensors(head.tensors)
+    unread = architecture.unread if architecture else frozenset()
     matrices = {name for name, tensor in head.tensors.items() if len(tensor.shape) > 1}
     low_rank = {name for name, role in found.items() if role.low_rank and name in matrices}
     names = sorted({*changing, *low_rank}, key=lambda name: -head.tensors[name].elements)
@@ -170,7 +170,7 @@ def analyse(
         else:
             analysis.proxies[name] = proxy.measure(rows)
             analysis.flat[name] = proxy.is_flat(weights)
-        if name in _UNUSED and losses and family(head.tensors) == "rwkv7":
+        if name in unread and losses:
             analysis.losses[name] = {min(losses, key=lambda kind: tensor_bytes(tensor.shape, kind)): 0.0}
         else:
             analysis.losses[name] = losses | {tensor.type: 0.0}

@@ -1,4 +1,4 @@
-"""RWKV's own recipes: which tensor type each matrix of an RWKV-6 or RWKV-7 gets under each of the 29 names.
+"""RWKV's own recipes: which tensor type each matrix of a known architecture gets under each of the 29 names.
 
 llama-quantize has mixes for transformers only; of RWKV's matrices it makes one type, so that S, M and L are the same,
 and leaves the small low-rank matrices in F16 or F32. Here a name stands for three things (`MIXES`):
@@ -12,9 +12,8 @@ The solver (allocate.py) then chooses by what each type loses on weights of a no
 much each role matters (`roles.transferred`). All of it follows from names and shapes, so a recipe is known before any
 weight is, and is the same every time. Measuring the model itself gives better ones.
 
-Low-rank matrices become F16, and Q8_0 where that was measured to be harmless (`HARMLESS`): on the demo, an RWKV-7, all
-of these in Q8_0 cost a KLD of 2e-6, the stock Q6_K file 1.2e-3. Decays are left out although they cost no more: their
-errors add up over a long text, and that was a short one. `tools/measure_mixes.py` measures `LOSSES` and `HARMLESS`.
+Low-rank matrices become F16, and Q8_0 where that was measured to be harmless (`Priors.harmless`).
+`tools/measure_mixes.py` measures that, and `LOSSES`.
 
 The 29 names are 29 recipes where widths are multiples of 256 and there are enough blocks: the demo has six, real
 models 12 and more. In toys of one or two blocks the steps between two sizes are too few. Rows that are no multiple of
@@ -25,21 +24,20 @@ such matrices the same type.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from ggufy.formats.gguf import UNQUANTIZED, GgufHead, padded, tensor_bytes
-from ggufy.quantize.layout import RESCALE_KEY
+from ggufy.models import registry
+from ggufy.models.architecture import Architecture
 from ggufy.quantize.recipe import Recipe
 from ggufy.quantize.search.allocate import Option, allocate
 from ggufy.quantize.search.roles import Depth, Role, roles, transferred
 
 RWKV, STOCK = "rwkv", "stock"
 KINDS = (RWKV, STOCK)
-ARCHITECTURES = ("rwkv6", "rwkv7")
 
 # Relative error (see loss.py) of 2^18 normal weights, the importances of their columns log-normal (sigma 1).
 LOSSES = {
@@ -48,13 +46,11 @@ LOSSES = {
     "Q3_K": 1.83e-2, "IQ3_XXS": 2.41e-2, "IQ2_S": 5.15e-2, "Q2_K": 5.70e-2, "IQ2_XS": 6.86e-2, "IQ2_XXS": 8.99e-2,
     "IQ1_M": 0.155, "IQ1_S": 0.197, "TQ2_0": 0.656, "TQ1_0": 0.656,
 }  # fmt: skip
-HARMLESS = ("low_rank_rate", "low_rank_value", "low_rank_gate")  # as Q8_0
 _HIGH = ("Q6_K", "Q8_0")
 _ENDS_K = ("Q3_K", "Q4_K", "Q5_K", *_HIGH)
 _ENDS_I = ("IQ3_S", "IQ4_XS", "Q5_K", *_HIGH)
 _ODD = ("IQ4_NL", "Q5_0", "Q5_1", "Q8_0")  # for widths that are no multiple of 256
-_DIVIDED = re.compile(r"blk\.(\d+)\.(?:time_mix_output|channel_mix_value)\.weight")
-_HARMLESS_HALVINGS = 3
+_HARMLESS_DIVISOR = 2**3
 _SLOPE = 0.01  # by how much the first of all middle blocks counts more than the last: it says who goes first
 
 
@@ -104,19 +100,29 @@ MIXES: dict[str, RecipeRule] = {
 }
 
 
-def is_rwkv(head: GgufHead) -> bool:
+def architecture_of(head: GgufHead) -> Architecture | None:
+    """The known architecture of a GGUF; None for other models."""
+    return registry.named(head.metadata.get("general.architecture"))
+
+
+def has_recipes(head: GgufHead) -> bool:
     """Whether there are recipes for this model."""
-    return head.metadata.get("general.architecture") in ARCHITECTURES
+    return architecture_of(head) is not None
 
 
 def mixed(head: GgufHead, quant_type: str, *, stock: Recipe, mix: str = RWKV) -> Recipe:
-    """The recipe of a quant type for the base with this head; `stock` is llama-quantize's, and stays for other models
-    than RWKV-6 and RWKV-7 or if `mix` asks for it. Never larger than the stock file."""
-    if mix == STOCK or not is_rwkv(head):
+    """The recipe of a quant type for the base with this head; `stock` is llama-quantize's, and stays for models of no
+    known architecture or if `mix` asks for it. Never larger than the stock file."""
+    if mix == STOCK or not (architecture := architecture_of(head)):
         return stock
     asked = MIXES[quant_type]
     found = roles(head.tensors)
-    fixed = {name: _low_rank_type(head, name, role) for name, role in found.items() if role.low_rank}
+    harmless = architecture.priors.harmless
+    fixed = {
+        name: "Q8_0" if role.name in harmless and _fits("Q8_0", head.tensors[name].shape[0]) else "F16"
+        for name, role in found.items()
+        if role.low_rank
+    }
     if quant_type == "Q8_0":
         fixed = dict.fromkeys(fixed, "F16")
     fixed = {name: kind for name, kind in fixed.items() if _bytes(head, name, kind) <= _bytes(head, name, stock[name])}
@@ -150,15 +156,13 @@ def rescaling(head: GgufHead) -> dict[str, float]:
     computes the stream in F32, so a quant multiplies them back, and says n = 0. Up to three halvings nothing is lost,
     and nothing is changed.
     """
-    every = head.metadata.get(RESCALE_KEY, 0)
-    if head.metadata.get("general.architecture") != "rwkv6" or not isinstance(every, int) or every < 1:
+    architecture = architecture_of(head)
+    every = head.metadata.get(architecture.rescale_key, 0) if architecture else 0
+    if architecture is None or not isinstance(every, int):
         return {}
-    factors = {}
-    for name in head.tensors:
-        match = _DIVIDED.fullmatch(name)
-        if match and (halvings := int(match[1]) // every):
-            factors[name] = float(2**halvings)
-    return factors if max(factors.values(), default=1.0) > 2**_HARMLESS_HALVINGS else {}
+    divisors = {name: float(architecture.divisor(name, every)) for name in head.tensors}
+    factors = {name: divisor for name, divisor in divisors.items() if divisor > 1}
+    return factors if max(factors.values(), default=1.0) > _HARMLESS_DIVISOR else {}
 
 
 def _types(asked: RecipeRule, role: Role, width: int) -> tuple[str, ...]:
@@ -167,14 +171,10 @@ def _types(asked: RecipeRule, role: Role, width: int) -> tuple[str, ...]:
     return fitting if fitting and _fits(kinds[0], width) else _ODD if _fits("Q8_0", width) else ("F16",)
 
 
-def _low_rank_type(head: GgufHead, name: str, role: Role) -> str:
-    return "Q8_0" if role.name in HARMLESS and _fits("Q8_0", head.tensors[name].shape[0]) else "F16"
-
-
 def _sensitivities(head: GgufHead, found: Mapping[str, Role]) -> dict[str, float]:
     """Of a weight of each tensor; of middle blocks that matter alike, the first come first."""
     table = transferred({name: head.tensors[name].elements for name in found})
-    blocks = sum(name.endswith(".attn_norm.weight") for name in found)
+    blocks = 1 + max((int(name.split(".")[1]) for name, role in found.items() if role.depth), default=0)
     return {
         name: c * (1 + _SLOPE * (1 - int(name.split(".")[1]) / blocks) if found[name].depth is Depth.MIDDLE else 1)
         for name, c in table.items()

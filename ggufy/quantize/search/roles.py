@@ -1,9 +1,10 @@
 """What a tensor does in its model, and how deep it lies: the groups whose sensitivity is known or can be measured.
 
 A role is the name of a GGUF tensor without its block, so it needs no table: `time_mix_value`, `channel_mix_key`,
-`attn_q`, `ffn_down`. Only some get another name: `embedding`, `head`, and the small low-rank matrices of RWKV, which
-RWKV-6 and RWKV-7 call by the same letters though they do not do the same (`time_mix_w1` mixes tokens in RWKV-6 and
-decays in RWKV-7). Depth is `first` or `last` for the outermost blocks, `middle` for all between them.
+`attn_q`, `ffn_down`. Only some get another name: `embedding`, `head`, and those that an architecture's own table says,
+the small low-rank matrices, which RWKV-6 and RWKV-7 call by the same letters though they do not do the same
+(`time_mix_w1` mixes tokens in RWKV-6 and decays in RWKV-7). Depth is `first` or `last` for the outermost blocks,
+`middle` for all between them.
 
 A group is a set of tensors that share one sensitivity. There are as many groups as probes can be afforded: depths of
 the least important roles are joined first, then their first blocks, then whole roles.
@@ -17,15 +18,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from ggufy.quantize.search.priors import PRIORS, REFERENCE
+from ggufy.models import registry
+from ggufy.quantize.search.priors import priors_of
 
 MOST_GROUPS = 26  # eight matrices of RWKV-6 at three depths, embedding and head
 OTHER = "other"  # the group of roles that share a probe
 
 _EXACT = {"token_embd": "embedding", "output": "head"}
-_LOW_RANK_6 = {"w": "low_rank_mix", "decay_w": "low_rank_decay"}
-_LOW_RANK_7 = {"w": "low_rank_decay", "a": "low_rank_rate", "v": "low_rank_value", "g": "low_rank_gate"}
-_LOW_RANK = re.compile(r"time_mix_(w|decay_w|a|v|g)[12]")
 _BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
 _EXPERTS = re.compile(r"_(exps|shexp|chexps)$")
 
@@ -61,17 +60,16 @@ def roles(names: Iterable[str]) -> dict[str, Role]:
     """The role of every tensor of one model, by GGUF name. All names are needed: they tell how many blocks there are,
     which version of RWKV it is, and whether the embedding is the head as well."""
     names = list(names)
-    low_rank = _LOW_RANK_6 if family(names) == "rwkv6" else _LOW_RANK_7
+    architecture = registry.of_tensors(names)
+    named = architecture.roles if architecture else {}
     tied = "token_embd.weight" in names and "output.weight" not in names
     last = max((int(match[1]) for name in names if (match := _BLOCK.fullmatch(name))), default=0)
     found = {}
     for name in names:
         match = _BLOCK.fullmatch(name)
         stem = (match[2] if match else name).removesuffix(".weight")
-        if small := _LOW_RANK.fullmatch(stem):
-            role = low_rank.get(small[1], stem)
-        elif match:
-            role = stem
+        if match:
+            role = named.get(match[2], stem)
         else:
             role = "tied_embedding" if tied and stem == "token_embd" else _EXACT.get(stem, stem)
         found[name] = Role(name=role, depth=_depth(int(match[1]), last) if match else Depth.NONE)
@@ -82,14 +80,6 @@ def _depth(block: int, last: int) -> Depth:
     if block == 0:
         return Depth.FIRST
     return Depth.LAST if block == last else Depth.MIDDLE
-
-
-def family(names: Iterable[str]) -> str:
-    """The table of priors that fits: `rwkv6`, `rwkv7` or `transformer`."""
-    stems = {match[2] for name in names if (match := _BLOCK.fullmatch(name))}
-    if "time_mix_decay_w1.weight" in stems:
-        return "rwkv6"
-    return "rwkv7" if "time_mix_r_k.weight" in stems or "time_mix_a1.weight" in stems else "transformer"
 
 
 def sensitivity(role: Role, table: Mapping[str, float]) -> float:
@@ -106,9 +96,9 @@ def sensitivity(role: Role, table: Mapping[str, float]) -> float:
 
 
 def prior(names: Iterable[str]) -> dict[str, float]:
-    """The shipped sensitivity of every tensor, by name (see `priors.py` for where they come from)."""
+    """The shipped sensitivity of every tensor, by name (see models/rwkv6.py and rwkv7.py for where they come from)."""
     found = roles(names)
-    table = PRIORS[family(found)]
+    table = priors_of(found).sensitivities
     return {name: sensitivity(role, table) for name, role in found.items()}
 
 
@@ -121,7 +111,8 @@ def transferred(weights: Mapping[str, int]) -> dict[str, float]:
     for one of the large matrices. Transformers have no reference, since nothing was measured: their c stay.
     """
     found = roles(weights)
-    table, reference = PRIORS[family(found)], REFERENCE[family(found)]
+    priors = priors_of(found)
+    table, reference = priors.sensitivities, priors.reference
     if reference:
         sizes = {"head" if role.name == "tied_embedding" else role.name: weights[name] for name, role in found.items()}
         plain = ((key, key.split("@")[0]) for key in table)
@@ -140,7 +131,7 @@ def groups(
     if most < 1:
         raise ValueError("there must be at least one group")
     found = roles({*weights, *all_names})
-    table = PRIORS[family(found)]
+    table = priors_of(found).sensitivities
     importance: dict[str, float] = {}
     made: dict[str, list[str]] = {}
     for name in sorted(weights, key=lambda n: (_block(n), n)):

@@ -1,4 +1,4 @@
-"""One large file over HTTP, in as many requests as it takes.
+"""Whole files over HTTP: large ones to the disk, in as many requests as it takes, and small ones.
 
 The client library forgets a partial download when its process ends, so the download is our own: it appends to
 `<file>.download`, goes on from there in the next process, and checks size and digest before the file gets its name.
@@ -7,19 +7,19 @@ The client library forgets a partial download when its process ends, so the down
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
-from huggingface_hub import get_session
 
-from ggufy.core.errors import DiskError, GgufyError
+from ggufy.core.errors import DiskError, GgufyError, SourceError
 from ggufy.core.messages import Message
 from ggufy.core.words import human_size
-from ggufy.net.hub_private import hf_raise_for_status
+from ggufy.net.http_get import Address, Answer, http_get
+from ggufy.net.hub_errors import ask
 from ggufy.net.session import DOWNLOAD_TIMEOUT, DOWNLOAD_TRIES, check_stopped, with_retries
+from ggufy.system.clock import never
 from ggufy.system.files import DOWNLOAD_SUFFIX, disk_errors, finish, free_bytes, sha256
 from ggufy.system.locks import lock
 
@@ -27,11 +27,10 @@ _BLOCK = 1 << 18
 
 
 @dataclass(frozen=True, kw_only=True)
-class RangedFile:
-    """What is to be fetched, pinned."""
+class DownloadTask:
+    """What is to be fetched."""
 
-    url: str
-    headers: Mapping[str, str] = field(repr=False)  # may hold a token
+    address: Address
     path: str  # in the repo, for people
     commit: str
     size: int  # bytes
@@ -40,11 +39,11 @@ class RangedFile:
 
 
 def fetch(
-    wanted: RangedFile,
+    wanted: DownloadTask,
     target: Path,
     *,
     progress: Callable[[int], None] | None = None,
-    stopped: Callable[[], bool] = lambda: False,
+    stopped: Callable[[], bool] = never,
 ) -> None:
     """Brings the file to `target`, going on where an earlier process stopped; `progress` gets the bytes that are here.
 
@@ -71,17 +70,38 @@ def fetch(
         _finish(wanted, part, target, stopped=stopped)
 
 
-def _append(wanted: RangedFile, part: Path, *, report: Callable[[int], None], stopped: Callable[[], bool]) -> None:
+def fetch_small(address: Address, *, limit: int, stopped: Callable[[], bool] = never) -> bytes:
+    """The text file at an address. Raises SourceError if it cannot be had, is a web page, or is larger than `limit`
+    bytes; Cancelled."""
+
+    def get() -> bytes:
+        body = bytearray()
+        with http_get(address, timeout=DOWNLOAD_TIMEOUT) as answer:
+            if answer.is_web_page:
+                raise SourceError(
+                    "{url} is a web page, not a text file: give the address of the raw file.", url=address.shown
+                )
+            for block in answer.response.iter_bytes(_BLOCK):
+                check_stopped(stopped)
+                body += block
+                if len(body) > limit:
+                    raise SourceError(
+                        "{url} is larger than {size}: give a shorter text.", url=address.shown, size=human_size(limit)
+                    )
+        return bytes(body)
+
+    return ask(get, address.wanted, token=address.token, shown=address.shown, stopped=stopped)
+
+
+def _append(wanted: DownloadTask, part: Path, *, report: Callable[[int], None], stopped: Callable[[], bool]) -> None:
     """One request: adds to `part` what the server sends from its present size on."""
     have = _size(part)
-    headers = {**wanted.headers, "Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    with get_session().stream("GET", wanted.url, headers=headers, timeout=DOWNLOAD_TIMEOUT) as response:
-        hf_raise_for_status(response)
-        start = _checked_start(response, wanted, have)
+    with http_get(wanted.address, span=(have, None), timeout=DOWNLOAD_TIMEOUT) as answer:
+        start = _checked_start(answer, wanted, have)
         with part.open("r+b") as file:
             file.truncate(start)
             file.seek(start)
-            for block in response.iter_bytes(_BLOCK):
+            for block in answer.response.iter_bytes(_BLOCK):
                 check_stopped(stopped)
                 if file.tell() + len(block) > wanted.size:
                     raise _other_file(wanted)
@@ -91,35 +111,36 @@ def _append(wanted: RangedFile, part: Path, *, report: Callable[[int], None], st
         raise httpx2.RemoteProtocolError(Message("the answer held nothing new"))
 
 
-def _checked_start(response: httpx2.Response, wanted: RangedFile, have: int) -> int:
+def _checked_start(answer: Answer, wanted: DownloadTask, have: int) -> int:
     """Where in the file the answer begins; a server that ignores ranges sends all of it."""
-    for answer in (*response.history, response):
-        etag = answer.headers.get("X-Linked-Etag", "").removeprefix("W/").strip('"')
-        if len(etag) == 64 and etag != wanted.sha256:
-            raise _other_file(wanted)
-    if response.status_code == 206:
-        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
-        if match is None or (int(match[1]), int(match[2])) != (have, wanted.size):
-            raise _other_file(wanted)
-        return have
-    if int(response.headers.get("Content-Length", wanted.size)) != wanted.size:
+    if whole := answer.response.status_code != 206:
+        right = int(answer.response.headers.get("Content-Length", wanted.size)) == wanted.size
+    else:
+        right = answer.part is not None and answer.part[::2] == (have, wanted.size)
+    if not right or answer.sha256 - {wanted.sha256}:
         raise _other_file(wanted)
-    return 0
+    return 0 if whole else have
 
 
-def _finish(wanted: RangedFile, part: Path, target: Path, *, stopped: Callable[[], bool]) -> None:
+def _finish(wanted: DownloadTask, part: Path, target: Path, *, stopped: Callable[[], bool]) -> None:
     if sha256(part, stopped=stopped) != wanted.sha256:
         part.unlink()
         raise wanted.error(
-            f"{wanted.path} arrived damaged (its sha256 is not the one on the Hub) and was removed: "
-            "run the same command again."
+            Message(
+                "{name} arrived damaged (its sha256 is not the one on the Hub) and was removed: {AGAIN}.",
+                name=wanted.path,
+            )
         )
     finish(part, target)
 
 
-def _other_file(wanted: RangedFile) -> GgufyError:
+def _other_file(wanted: DownloadTask) -> GgufyError:
     return wanted.error(
-        f"the server sends another file than {wanted.path} of commit {wanted.commit[:8]}: run the same command again."
+        Message(
+            "the server sends another file than {path} of commit {commit}: {AGAIN}.",
+            path=wanted.path,
+            commit=wanted.commit[:8],
+        )
     )
 
 

@@ -1,0 +1,45 @@
+"""What the engine is asked to make, what may change meanwhile, and how it came about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ggufy.quantize.imatrix import Imatrix
+from ggufy.quantize.recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeTask:
+    """One quant to make."""
+
+    base: Path
+    target: Path
+    recipe: Recipe  # tensors that it does not name stay as they are
+    ftype: int  # llama.cpp's number of the quant type (general.file_type)
+    imatrix: Imatrix | None = None
+    scales: Mapping[str, float] = field(default_factory=dict)  # see layout.plan
+    siblings: Sequence[Path] = ()  # finished quants of the same base and imatrix
+    facts: Mapping[str, str] = field(default_factory=dict)  # more metadata
+    identity: str = ""  # tells the base from others of its size, its SHA-256 say; otherwise its time of change does
+
+
+@dataclass(frozen=True, kw_only=True)
+class Control:
+    """What may change while it runs; asked ten times a second by the thread that called `quantize`."""
+
+    limit: Callable[[], int]  # threads that may be busy now
+    duty: Callable[[], float] = lambda: 1.0  # share of the time, 0 to 1, in which a busy thread works; 0 is a pause
+    stopped: Callable[[], bool] = lambda: False
+    report: Callable[[float], None] = lambda fraction: None  # gets the fraction of the weights that is done
+
+
+@dataclass(kw_only=True)
+class Made:
+    """How a quant came about."""
+
+    resumed: int = 0  # weights that an earlier run had finished
+    copied: list[str] = field(default_factory=list)  # tensors that came, as far as this run made them, from a sibling
+    computed: list[str] = field(default_factory=list)  # tensors that this run quantized, or some rows of them
+    speeds: dict[str, tuple[int, float]] = field(default_factory=dict)  # tensor type -> weights, CPU seconds

@@ -1,0 +1,161 @@
+"""What a format of sources is, what is known of a source before it is read as a whole, and what converting one takes.
+
+A format is a class in a file of its own (rwkv_pth.py, gguf_model.py); registry.py lists them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, fields
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, ClassVar
+
+from ggufy.core.errors import Cancelled
+from ggufy.core.job import Source
+from ggufy.formats.gguf import GgufHead
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One model of a repo."""
+
+    name: str  # path of its file in the repo
+    size: int  # bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What is known of a source; a field is empty, or 0, if it is not known or does not apply."""
+
+    source: str  # as it was typed
+    problem: str = ""  # why it cannot be quantized, and what to do next; empty: it can
+    kind: str = ""  # checkpoint or gguf
+    noun: str = ""  # that for people
+    path: str = ""  # name of the file, in the repo if it is in one
+    architecture: str = ""  # as llama.cpp calls it: rwkv6, rwkv7, llama, …
+    version: str = ""  # of RWKV: 4, 5, 5.1, 5.2, 6 or 7
+    layers: int = 0
+    width: int = 0
+    heads: int = 0
+    head_size: int = 0
+    vocab_size: int = 0
+    parameters: int = 0
+    dtype: str = ""  # of most weights: bf16, f16, f32, or a quantized GGUF's tensor type
+    size: int = 0  # of the file or files, bytes
+    model_id: str = ""  # Hub: owner/name
+    revision: str = ""  # Hub: commit sha
+    license: str = ""  # Hub: as the repo's card says
+    gated: bool = False  # Hub: its conditions have to be accepted first
+    variants: tuple[Variant, ...] = ()  # Hub: every model of the repo
+    streams: bool = False  # remote: converting it needs no room for the file itself
+    received: int = 0  # bytes of the file that were fetched to know all this
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False)  # checkpoint: of its tensors
+    head: bytes = field(default=b"", repr=False)  # unquantized GGUF: everything before its data
+
+    @property
+    def remote(self) -> bool:
+        """It is not on this machine."""
+        return bool(self.received)
+
+    def facts(self) -> dict[str, Any]:
+        """What people and programs are told."""
+        hidden = ("noun", "shapes", "head")
+        kept = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in hidden}
+        return kept | {"variants": [{"name": v.name, "size": v.size} for v in self.variants]}
+
+    @property
+    def title(self) -> str:
+        """Its kind in words."""
+        name = f"RWKV-{self.version}" if self.version else self.architecture
+        return f"{name} {self.noun}".strip()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertTask:
+    """A pinned source that is to become a base GGUF."""
+
+    source: Source
+    path: Path  # its file on this machine, or the first of several, which lie beside each other
+    streamed: bool = False  # it is not here: it is fetched piece by piece
+    outtype: str
+    name: str  # of the model
+    vocab: Path | None = None  # the user's vocabulary
+    token: str | None = field(default=None, repr=False)
+    report: Callable[[float], None] = lambda fraction: None
+    stopped: Callable[[], bool] = lambda: False
+
+    def progress(self, done: int, total: int) -> None:
+        """Reports so many bytes of all. Raises Cancelled when the job was stopped."""
+        if self.stopped():
+            raise Cancelled("the job was stopped.")
+        self.report(done / max(1, total))
+
+
+OpenBeside = Callable[[str], AbstractContextManager[BinaryIO]]  # opens another file of the same folder or repo
+
+
+class SourceFormat(ABC):
+    """One format. A model of several files is known by the name of one of them."""
+
+    kind: ClassVar[str]  # in job records; those that can be streamed stand in core.job.STREAMED_KINDS too
+    noun: ClassVar[str]  # for people
+    suffix: ClassVar[str]  # of its name
+    unnamed: ClassVar[bool] = False  # a repo's only model is taken without being named
+    converts: ClassVar[bool] = (
+        True  # ggufy writes the base GGUF, with a vocabulary and a chat template; else it is one
+    )
+    rwkv: ClassVar[bool] = False  # its models are all of an architecture that has a file in `models`
+
+    def claims(self, name: str) -> bool:
+        """Whether a file of this name, in a repo or at an address, is a model of this format."""
+        return PurePosixPath(name).suffix == self.suffix
+
+    def files(self, name: str, listing: Callable[[], Collection[str]]) -> tuple[str, ...]:
+        """The names of the model's files, its own first, as far as they are there; `listing()` has all there are."""
+        return (name,)
+
+    def files_here(self, path: Path) -> list[Path]:
+        """The same of a model on this machine."""
+        names = self.files(path.name, lambda: [other.name for other in path.parent.iterdir()])
+        return [path.with_name(name) for name in names]
+
+    @abstractmethod
+    def recognizes(self, path: Path) -> bool:
+        """Whether a file on this machine is a model of this format, whatever it is called."""
+
+    def base_head(self, path: Path) -> GgufHead | None:
+        """The head of a file here that is a base GGUF as it is; None for one that has to be converted.
+
+        Raises SourceError for one that cannot be quantized.
+        """
+        return None
+
+    @abstractmethod
+    def describe(self, file: BinaryIO, beside: OpenBeside, found: dict[str, Any], vocab: str | None) -> None:
+        """Puts fields of a Report into `found`, which has the path, as far as they can be known from little reading.
+
+        Raises SourceError, with what is known by then in `found`, for what cannot be quantized.
+        """
+
+    @abstractmethod
+    def write_described(self, report: Report, target: Path, *, outtype: str, vocab: Path | None, name: str) -> None:
+        """Writes the skeleton of the base GGUF of a source that was described: its head, and a hole of the size of its
+        weights, which takes no disk. Raises SourceError."""
+
+    def write_skeleton(self, task: ConvertTask, target: Path) -> None:
+        """The same of a pinned source."""
+        found: dict[str, Any] = {"path": task.path.name, "size": task.source.size}
+        with task.path.open("rb") as file:
+            vocab = str(task.vocab) if task.vocab else None
+            self.describe(file, lambda name: task.path.with_name(name).open("rb"), found, vocab)
+        report = Report(source=str(task.path), **found)
+        self.write_described(report, target, outtype=task.outtype, vocab=task.vocab, name=task.name)
+
+    @abstractmethod
+    def convert(self, task: ConvertTask, target: Path) -> str:
+        """Writes the base GGUF, which appears whole or not at all; gives its SHA-256 in hex digits.
+
+        Raises SourceError for wrong weights or a source that is not the pinned one, DiskError, Cancelled.
+        """

@@ -1,0 +1,33 @@
+"""The formats that sources can have. A new one is a file like rwkv_pth.py, and its class in `FORMATS`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from ggufy.sources.format import SourceFormat
+from ggufy.sources.gguf_model import UnquantizedGguf
+from ggufy.sources.rwkv_pth import RwkvPth
+
+# The first that recognizes a file has it. A .pth comes last: it takes every file, and says what is wrong with it.
+FORMATS: tuple[SourceFormat, ...] = (UnquantizedGguf(), RwkvPth())
+
+
+def format_of(kind: str) -> SourceFormat:
+    """By the kind that a job record or a report names."""
+    return next(one for one in FORMATS if one.kind == kind)
+
+
+def format_of_file(path: Path) -> SourceFormat:
+    """Of a file on this machine. Raises OSError if it cannot be read."""
+    return next(one for one in FORMATS if one.recognizes(path))
+
+
+def format_of_name(name: str) -> SourceFormat | None:
+    """Of a file in a repo or at an address; None if it is no model."""
+    return next((one for one in FORMATS if one.claims(name)), None)
+
+
+def models_among(names: Iterable[str]) -> dict[str, SourceFormat]:
+    """The models of a repo, by name."""
+    return {name: found for name in names if (found := format_of_name(name))}

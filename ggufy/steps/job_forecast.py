@@ -1,0 +1,37 @@
+"""What a job will leave, as far as it is known before anything is made; forecast.py finds it out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ggufy.formats.gguf import GgufHead
+from ggufy.quantize.recipe import Forecast, core_seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobForecast:
+    """What a job will leave."""
+
+    base: GgufHead
+    quants: dict[str, Forecast]  # by quant type
+    same_as: dict[str, str]  # quant types with the same tensors as an earlier one -> that one
+    targets: dict[str, int] = field(default_factory=dict)  # sizes to order, by label: bytes at most
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every quant; at most so many, if it is made to order."""
+        return {name: quant.size for name, quant in self.quants.items()} | self.targets
+
+    @property
+    def weights(self) -> int:
+        return self.base.elements
+
+    @property
+    def imatrix_bytes(self) -> int:
+        """No imatrix is larger: one F32 row per tensor and matrix."""
+        return sum(4 * tensor.shape[0] + 512 for tensor in self.base.tensors.values() if len(tensor.shape) > 1)
+
+    def work(self, types: Iterable[str]) -> dict[str, float]:
+        """Core seconds of each of these quant types, made in this order."""
+        return core_seconds({name: self.quants[name].recipe for name in types}, self.base)

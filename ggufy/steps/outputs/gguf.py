@@ -1,0 +1,163 @@
+"""GGUF files, for llama.cpp and what is built on it: made from the base with the engine, by a recipe that follows from
+the quant type or was found for a size, going on with what an earlier run left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+from ggufy.core.catalog import BY_NAME
+from ggufy.core.job import Artifact
+from ggufy.core.plan import Step
+from ggufy.formats.gguf import read_head
+from ggufy.llama import ggml, tools
+from ggufy.llama.install import Llama
+from ggufy.models.chat_format import LLAMA_FORMAT, LLAMA_STOP
+from ggufy.quantize import engine
+from ggufy.quantize.imatrix import read_imatrix, with_embedding
+from ggufy.quantize.recipe import ImatrixFacts, forecast, same_tensors, stock_recipe
+from ggufy.quantize.search.mixes import RWKV, has_recipes, mixed, rescaling
+from ggufy.quantize.search.target import of_label
+from ggufy.quantize.task import Control, QuantizeTask
+from ggufy.steps.context import Context, artifact_of
+from ggufy.steps.job_forecast import JobForecast
+from ggufy.steps.making import of_recipe, with_quant
+from ggufy.steps.outputs.output_format import OutputFormat
+from ggufy.steps.partial_backup import PartialBackup
+from ggufy.steps.target_size import STAGES_OF_A_SIZE, Stages, mixer_of, sized
+from ggufy.system.files import PART_SUFFIX
+
+Report = Callable[[float], None]
+
+
+class Gguf(OutputFormat):
+    """See above."""
+
+    name = "gguf"
+    types = BY_NAME
+    chats = True
+    measured = True
+    title = "GGUF files of {name}, for llama.cpp and what is built on it."
+    made_with = "llama.cpp"
+    library = "gguf"
+    tags = ("gguf", "llama-cpp")
+
+    def forecast(
+        self,
+        base: Path,
+        types: Iterable[str],
+        *,
+        llama: Llama,
+        run: tools.ToolRun,
+        facts: ImatrixFacts | None,
+        mix: str = RWKV,
+    ) -> JobForecast:
+        head, tool = read_head(base), llama.tool("llama-quantize")
+        recipes = {t: mixed(head, t, stock=stock_recipe(tool, run, base, t), mix=mix) for t in types}
+        return JobForecast(
+            base=head,
+            quants={t: forecast(head, recipe, facts) for t, recipe in recipes.items()},
+            same_as=same_tensors(recipes),
+        )
+
+    def check(self, ctx: Context) -> None:
+        ggml.load(ctx.llama.bin)
+
+    def make(self, ctx: Context, step: Step) -> Artifact:
+        """With no local path in its metadata."""
+        target = ctx.path(step.product)
+
+        def told(fraction: float) -> None:
+            ctx.report(step, fraction)
+
+        report: Report = told
+        if step.quant_type in ctx.request.targets:
+            stages = Stages(STAGES_OF_A_SIZE[ctx.request.mode] + 1, told)
+            order, report = _to_order(ctx, step, stages), stages.last
+        else:
+            order = _of_type(ctx, step)
+        backup = None
+        if ctx.safe is not None:
+            part = target.with_name(target.name + PART_SUFFIX)
+            backup = PartialBackup(ctx.safe, part, ctx.work / "quantize", lambda: ctx.limit() * ctx.share())
+            backup.restore()
+
+        def reported(fraction: float) -> None:
+            report(fraction)
+            if backup:
+                backup.looked()
+
+        control = Control(limit=ctx.limit, duty=ctx.share, stopped=ctx.stopped, report=reported)
+        engine.quantize(order, control, ggml=ggml.load(ctx.llama.bin))
+        made = of_recipe(order.recipe, read_head(order.base), ctx.request, step.quant_type, llama=ctx.llama.commit)
+        return with_quant(artifact_of(target), target, replace(made, rescaled=bool(order.scales)))
+
+    def read_types(self, path: Path) -> tuple[float, str]:
+        head = read_head(path)
+        types = repr(sorted((tensor.name, tensor.type) for tensor in head.tensors.values()))
+        return head.bpw, sha256(types.encode()).hexdigest()
+
+    def how_to_run(self, repo_id: str, quant_type: str, *, world: bool, converted: bool) -> list[str]:
+        """The flags are tested with the programs; see chat_format.py for why RWKV needs them."""
+        flags = [LLAMA_STOP] if world else []
+        if world and not converted:
+            flags.insert(0, LLAMA_FORMAT)
+        llama = " ".join([f"-hf {repo_id}:{quant_type}", *flags])
+        message = '{"messages": [{"role": "user", "content": "Hello!"}]}'
+        lines = ["With [llama.cpp](https://github.com/ggml-org/llama.cpp), in a terminal:", ""]
+        lines += ["```sh", f"llama-cli {llama}", "```", ""]
+        lines += [
+            "As a server for everything that speaks OpenAI's protocol (base URL `http://127.0.0.1:8080/v1`):",
+            "",
+        ]
+        lines += ["```sh", f"llama-server {llama}", "```", ""]
+        lines += ["```sh", 'curl http://127.0.0.1:8080/v1/chat/completions -H "Content-Type: application/json" \\']
+        lines += [f"  -d '{message}'", "```", "", "With [Ollama](https://ollama.com):", ""]
+        lines += ["```sh", f"ollama run hf.co/{repo_id}:{quant_type}", "```"]
+        if world:
+            lines += [
+                "",
+                f"`{LLAMA_STOP}` ends a reply where the model would begin the next question; a request to the server "
+                "that has a `stop` of its own has to name it too. Ollama reads it from the file `params`.",
+            ]
+        return lines
+
+
+GGUF = Gguf()
+
+
+def _to_order(ctx: Context, step: Step, stages: Stages) -> QuantizeTask:
+    """By the best recipe for its size."""
+    target, label = of_label(step.quant_type)
+    with mixer_of(ctx, step, stages) as recipe_search:
+        found = sized(recipe_search, target, ctx.request.mode)
+        return recipe_search.order(found.mix, ctx.path(step.product), found.facts, label)
+
+
+def _of_type(ctx: Context, step: Step) -> QuantizeTask:
+    """By the recipe of a quant type."""
+    base = ctx.path(step.reads[0])
+    imatrix = ctx.path(step.reads[1]) if len(step.reads) > 1 else None
+    head = read_head(base)
+    ours = ctx.request.mix == RWKV and has_recipes(head)
+    stock = stock_recipe(
+        ctx.llama.tool("llama-quantize"),
+        ctx.tool_run(step),
+        base,
+        step.quant_type,
+        imatrix=str(imatrix.absolute()) if imatrix else "",
+    )
+    measured = read_imatrix(imatrix) if imatrix else None
+    siblings = [ctx.path(ctx.request.file_of(quant_type)) for quant_type in ctx.request.quant_types]
+    return QuantizeTask(
+        base=base,
+        target=ctx.path(step.product),
+        recipe=mixed(head, step.quant_type, stock=stock, mix=ctx.request.mix),
+        ftype=BY_NAME[step.quant_type].ftype,
+        imatrix=measured and with_embedding(measured, head) if ours else measured,
+        scales=rescaling(head) if ours else {},
+        siblings=[path for path in siblings if path.exists()],
+        identity=ctx.digests.get(base.absolute(), ""),
+    )

@@ -1,0 +1,65 @@
+"""What a format of quants says of itself. Files are called `<Model>-<type>.<name>`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from ggufy.core.catalog import QuantType
+from ggufy.core.job import Artifact
+from ggufy.core.plan import Step
+from ggufy.llama.install import Llama
+from ggufy.llama.tools import ToolRun
+from ggufy.quantize.recipe import ImatrixFacts
+from ggufy.quantize.search import target
+from ggufy.quantize.search.mixes import RWKV
+from ggufy.steps.context import Context
+from ggufy.steps.job_forecast import JobForecast
+
+
+class OutputFormat(ABC):
+    """A kind of file that quants can be."""
+
+    name: ClassVar[str]  # what its files end in, and what requests call it
+    types: ClassVar[Mapping[str, QuantType]]  # what can be made, by name
+    chats: ClassVar[bool] = False  # `ggufy.llama` can talk with such a file
+    measured: ClassVar[bool] = False  # llama-perplexity can compare one with its base
+    title: ClassVar[str]  # of the card: the sentence that says of what model, `{name}`, the files are
+    made_with: ClassVar[str]  # for the card, which says the commit of llama.cpp behind it
+    library: ClassVar[str]  # for the card, as the Hub calls it
+    tags: ClassVar[tuple[str, ...]]  # for the card
+
+    @abstractmethod
+    def forecast(
+        self,
+        base: Path,
+        types: Iterable[str],
+        *,
+        llama: Llama,
+        run: ToolRun,
+        facts: ImatrixFacts | None,
+        mix: str = RWKV,
+    ) -> JobForecast:
+        """What quants of a base (or of its skeleton) will be; `facts` are of the imatrix that they will name."""
+
+    def check(self, ctx: Context) -> None:  # noqa: B027 - many have nothing to check
+        """Raises, before anything is made, what would only be met hours later."""
+
+    @abstractmethod
+    def make(self, ctx: Context, step: Step) -> Artifact:
+        """Leaves the step's product, whole or not at all."""
+
+    @abstractmethod
+    def read_types(self, path: Path) -> tuple[float, str]:
+        """Of a file: bits per weight, and a digest of every tensor's type. Raises SourceError if it is broken."""
+
+    @abstractmethod
+    def how_to_run(self, repo_id: str, quant_type: str, *, world: bool, converted: bool) -> list[str]:
+        """Lines of the card, to copy. `world`: it speaks RWKV's World format; `converted`: it comes from a checkpoint,
+        so that its metadata are ours."""
+
+    def advice(self, quant: str) -> str:
+        """One line about a quant type or a size to order, in English."""
+        return self.types[quant].advice if quant in self.types else target.advice(quant)
