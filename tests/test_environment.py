@@ -99,7 +99,8 @@ def test_a_secret_is_in_no_text_that_leaves(tmp_path: Path) -> None:
 
 def test_a_leak_into_a_log_or_a_traceback_is_masked() -> None:
     code = (
-        "import logging, sys; from ggufy import scrub, streams; scrub.remember('s3cret-of-nobody');"
+        "import logging, sys; from ggufy.core import scrub; from ggufy.system import streams;"
+        "scrub.remember('s3cret-of-nobody');"
         "streams.guard(results=True); logging.basicConfig();"
         "logging.warning('said %s', 's3cret-of-nobody'); print('s3cret-of-nobody');"
         "raise ValueError('s3cret-of-nobody')"
@@ -415,7 +416,7 @@ def test_what_cannot_be_said_is_not_the_work_s_fault(line: str, code: int | None
 def test_stdout_is_for_the_result_alone() -> None:
     """A library's native code writes to descriptor 1, whatever Python's stdout is."""
     code = (
-        "import os, subprocess; from ggufy import streams; streams.guard(results=True);"
+        "import os, subprocess; from ggufy.system import streams; streams.guard(results=True);"
         "os.write(1, b'noise'); subprocess.run(['echo', 'more']); print('result')"
     )
     done = run(line=f'{sys.executable} -c "{code}"')
@@ -433,7 +434,7 @@ def test_json_stays_json_in_any_encoding(tmp_path: Path) -> None:
 def test_a_stream_that_was_closed_is_no_file_of_ours(tmp_path: Path) -> None:
     """Else the next file that is opened is descriptor 2, and gets what is written to stderr."""
     code = (
-        "import os; from ggufy import streams; streams.guard(results=True);"
+        "import os; from ggufy.system import streams; streams.guard(results=True);"
         f"f = open('{tmp_path}/x', 'w'); os.write(2, b'noise'); f.close()"
     )
     assert run(line=f'{sys.executable} -c "{code}" 2>&- <&-').returncode == 0

@@ -12,7 +12,7 @@ import pytest
 from gguf import GGUFReader
 
 from ggufy.core.errors import UsageError
-from ggufy.core.job import Artifact, Job, Source, Status, from_json, to_json
+from ggufy.core.job import STREAMED_KINDS, Artifact, Job, Source, Status, from_json, to_json
 from ggufy.core.plan import Step
 from ggufy.formats.gguf import GgufHead, read_head
 from ggufy.jobs.request import JobOptions, make_job
@@ -172,6 +172,8 @@ def test_a_model_of_a_repo_is_known_by_its_name() -> None:
     names = ["a.toy.json", "a.toy.bin", "README.md", "b.gguf", "c.pth"]
     assert list(formats.models_among(names)) == ["a.toy.json", "b.gguf", "c.pth"]
     assert formats.format_of_name("a.toy.json") is formats.FORMATS[0]
+    assert formats.format_of("of a newer ggufy").kind == "checkpoint"
+    assert {one.kind for one in formats.FORMATS} > STREAMED_KINDS
 
 
 def test_all_files_come_from_the_hub(local_hub: LocalHub, model: Path, settings: Settings, tmp_path: Path) -> None:

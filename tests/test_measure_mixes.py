@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,15 +30,16 @@ def test_a_record_becomes_tables_that_give_every_group_its_c_back(tmp_path: Path
     measured = {group: 1e-7 * (1 + i) for i, group in enumerate(made)}
     printed = probed_tables(head, measured)
     assert printed == probed_tables(head, {"mode": "thorough", "sensitivities": measured})
-    tables = ast.literal_eval("{" + printed.replace("sensitivities=", "'s': ").replace("reference=", "'r': ") + "}")
-    table, reference = tables["s"], tables["r"]
+    tables = ast.literal_eval("{" + printed.replace("sensitivities=", "'s': ").replace("measured_at=", "'m': ") + "}")
+    table, sizes = tables["s"], tables["m"]
+    reference = replace(RWKV7, sensitivities=table, measured_at=sizes).reference
     assert {key.split("@")[0] for key in table} == set(reference) and "other" not in table
     found = roles(head.tensors)
     for group, names in made.items():
         for name in names if group != "other" else ():
             assert sensitivity(found[name], table) == pytest.approx(1e9 * measured[group], rel=0.01)
             assert reference[found[name].name] == weights[name]
-    assert not [key for key in keys(RWKV6.priors.sensitivities) if key.endswith(("@rest", "@middle"))]
+    assert not [key for key in keys(RWKV6.sensitivities) if key.endswith(("@rest", "@middle"))]
 
 
 @pytest.mark.tools
@@ -46,6 +48,6 @@ def test_low_rank_roles_are_measured_one_by_one(tmp_path: Path, llama: Llama) ->
     text = tmp_path / "text.txt"
     text.write_text("it's the text of a test and nothing else\n" * 200)
     found = measured_harmless(base, llama, Settings.from_env(), text=text, chunks=2)
-    assert {*RWKV7.priors.harmless, "low_rank_decay", " + ".join(RWKV7.priors.harmless), "stock Q6_K"} == set(found)
+    assert {*RWKV7.harmless, "low_rank_decay", " + ".join(RWKV7.harmless), "stock Q6_K"} == set(found)
     assert all(map(math.isfinite, found.values()))
-    assert found[" + ".join(RWKV7.priors.harmless)] < found["stock Q6_K"]
+    assert found[" + ".join(RWKV7.harmless)] < found["stock Q6_K"]

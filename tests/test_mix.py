@@ -126,9 +126,7 @@ def test_low_rank_tensors_shrink_and_no_other_small_one(tiny_mixer: RecipeSearch
     assert low_rank > unread
     assert bool(unread) == (architecture.version == "7")
     for name in low_rank - unread:
-        assert head.tensors[name].type in (
-            LOW_RANK if found[name].name in architecture.priors.harmless else ("F16",)
-        ), name
+        assert head.tensors[name].type in (LOW_RANK if found[name].name in architecture.harmless else ("F16",)), name
     kept = {name for name in base.tensors if name not in tiny_mixer.analysis.losses}
     assert all(head.tensors[name].type == base.tensors[name].type for name in kept)
     assert all(len(base.tensors[name].shape) > 1 for name in mix.recipe)

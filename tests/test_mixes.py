@@ -110,7 +110,7 @@ def test_low_rank_matrices_shrink_and_vectors_stay(model: Model) -> None:
     for tensor, kind in model.recipe("Q4_K_M").items():
         name = tensor.split(".", 2)[-1]
         if found[tensor].low_rank:
-            harmless = found[tensor].name in RWKV7.priors.harmless and model.head.tensors[tensor].shape[0] % 32 == 0
+            harmless = found[tensor].name in RWKV7.harmless and model.head.tensors[tensor].shape[0] % 32 == 0
             assert kind == ("Q8_0" if harmless else "F16")
         elif len(model.head.tensors[tensor].shape) == 1 or "lerp" in name or "first" in name:
             assert kind == "F32"
@@ -135,7 +135,7 @@ def test_what_matters_in_a_small_model_matters_in_a_large_one() -> None:
         made = tiny.hyperparameters(architecture.version, layers=4, C=512, V=1024, F=2048)
         weights = {plan.name: math.prod(plan.shape) for plan in made.tensors()}
         c = roles.transferred(weights)
-        table, reference = architecture.priors.sensitivities, architecture.priors.reference
+        table, reference = architecture.sensitivities, architecture.reference
         assert {key.split("@")[0] for key in table} == set(reference)
         for tensor, key in (("token_embd", "embedding"), ("blk.1.time_mix_key", "time_mix_key")):
             name = f"{tensor}.weight"

@@ -10,7 +10,6 @@ from ggufy.models.registry import ARCHITECTURES, of_tensors
 from ggufy.models.rwkv6 import RWKV6
 from ggufy.models.rwkv7 import RWKV7
 from ggufy.quantize.search import roles
-from ggufy.quantize.search.priors import TRANSFORMER
 from ggufy.quantize.search.roles import Depth, Role, groups, sensitivity
 from tests import tiny
 
@@ -36,7 +35,7 @@ def test_the_matrices_of_rwkv() -> None:
     for version, table, expected in (("6", RWKV6, 8), ("7", RWKV7, 6)):
         found = roles.roles(rwkv(version))
         names = {found[name].name for name in matrices(rwkv(version))}
-        assert names - {"embedding", "head"} < {name.split("@")[0] for name in table.priors.sensitivities}
+        assert names - {"embedding", "head"} < {name.split("@")[0] for name in table.sensitivities}
         assert len(names) == expected + 2
         assert found["token_embd.weight"] == Role(name="embedding", depth=Depth.NONE)
         assert found["output.weight"].key == "head"
@@ -91,7 +90,7 @@ def test_the_nearest_sensitivity_is_taken() -> None:
 
 
 def test_every_prior_is_of_a_role_that_models_have() -> None:
-    tables = {one.name: one.priors.sensitivities for one in ARCHITECTURES} | {"": TRANSFORMER.sensitivities}
+    tables = {one.name: one.sensitivities for one in ARCHITECTURES} | {"": roles._TRANSFORMER}
     assert all(value > 0 and math.isfinite(value) for table in tables.values() for value in table.values())
     models = {"rwkv6": [rwkv("6")], "rwkv7": [rwkv("7")], "": [llama(), llama(tied=True)]}
     for name, table in tables.items():

@@ -2,11 +2,11 @@
 
     python -m tools.measure_mixes                                 LOSSES of ggufy/quantize/search/mixes.py
     python -m tools.measure_mixes BASE.gguf                       the recipes of that model, role by role
-    python -m tools.measure_mixes BASE.gguf --harmless            what Priors.harmless follows from
-    python -m tools.measure_mixes BASE.gguf --probes RECORD.json  the other Priors of its file in ggufy/models
+    python -m tools.measure_mixes BASE.gguf --harmless            what the harmless roles follow from
+    python -m tools.measure_mixes BASE.gguf --probes RECORD.json  the sensitivities in its file in ggufy/models
 
 - Losses are measured with ggml's own kernels on normally distributed weights with log-normal importances.
-- For Priors.harmless every low-rank role of the model is put into Q8_0, alone, and compared to the base over the
+- For the harmless ones every low-rank role of the model is put into Q8_0, alone, and compared to the base over the
   probe text.
 - How much each role matters is measured by probing a trained model, which this script does not do: RECORD.json is what
   `python -m ggufy mix BASE.gguf --like Q4_K_M --mode thorough --json` prints, or only a table of sensitivities (group
@@ -33,10 +33,11 @@ from ggufy.formats.gguf import GgufHead, read_head
 from ggufy.llama.ggml import Ggml, load
 from ggufy.llama.install import Llama, ensure
 from ggufy.llama.tools import ToolRun
+from ggufy.models import registry
+from ggufy.models.architecture import Architecture, Arrangement
 from ggufy.quantize.recipe import stock_recipe
 from ggufy.quantize.search.loss import Kernels, relative_error
 from ggufy.quantize.search.mixes import LOSSES, mixed
-from ggufy.quantize.search.priors import priors_of
 from ggufy.quantize.search.roles import OTHER, Depth, roles
 from ggufy.steps.evaluate import EvaluationConfig
 from ggufy.steps.recipe_search import RecipeSearch
@@ -64,9 +65,14 @@ def losses(ggml: Ggml) -> dict[str, float]:
     return {kind: relative_error(weights, kind, importance, kernels=kernels) for kind in LOSSES}
 
 
-def reference(head: GgufHead) -> dict[str, int]:
-    """The number of weights of a tensor of each role."""
-    return {role.name: head.tensors[name].elements for name, role in roles(head.tensors).items()}
+def symbols(head: GgufHead, architecture: Architecture) -> dict[str, int]:
+    """What the symbols of the architecture's table stand for in a model of two blocks or more."""
+    found: dict[str, int] = {}
+    for row in (*architecture.before, *architecture.block, *architecture.after):
+        shape = head.tensors[row.target if row.target in head.tensors else f"blk.1.{row.target}"].shape
+        if row.layout in (Arrangement.AS_IS, Arrangement.TRANSPOSED):  # GGUF lists the innermost dimension first
+            found |= zip(row.shape.split(), shape[:: 1 if row.layout is Arrangement.TRANSPOSED else -1], strict=True)
+    return found
 
 
 def keys(sensitivities: Mapping[str, float]) -> dict[str, float]:
@@ -84,12 +90,12 @@ def keys(sensitivities: Mapping[str, float]) -> dict[str, float]:
 
 
 def probed_tables(head: GgufHead, record: Mapping[str, Any]) -> str:
-    """The model's Priors, from a record of `ggufy mix` or a table of sensitivities."""
-    table, sizes = keys(record.get("sensitivities", record)), reference(head)
+    """The model's sensitivities, and its sizes, from a record of `ggufy mix` or a table of sensitivities."""
+    architecture = registry.of_tensors(head.tensors)
+    assert architecture is not None, "transformers have no table of their own"
+    table = keys(record.get("sensitivities", record))
     priors = "".join(f'        "{key}": {1e9 * c:.3g},\n' for key, c in table.items())
-    used = dict.fromkeys(key.split("@")[0] for key in table)
-    references = "".join(f'        "{role}": {sizes[role]},\n' for role in used)
-    return f"    sensitivities={{\n{priors}    }},\n    reference={{\n{references}    }},"
+    return f"    sensitivities={{\n{priors}    }},\n    measured_at={symbols(head, architecture)},"
 
 
 def harmless(recipe_search: RecipeSearch) -> dict[str, float]:
@@ -100,7 +106,8 @@ def harmless(recipe_search: RecipeSearch) -> dict[str, float]:
         shape = recipe_search.head.tensors[name].shape
         if role.low_rank and len(shape) == 2 and shape[0] % _BLOCK == 0:
             small.setdefault(role.name, []).append(name)
-    known = priors_of(recipe_search.head.tensors).harmless
+    architecture = registry.of_tensors(recipe_search.head.tensors)
+    known = architecture.harmless if architecture else ()
     rows = small | {" + ".join(known): [name for role in known for name in small.get(role, ())]}
     found = {row: recipe_search.divergence(dict.fromkeys(names, "Q8_0"), label=row) for row, names in rows.items()}
     return found | {"stock Q6_K": recipe_search.divergence(recipe_search.stock("Q6_K"), label="Q6_K", stock=True)}

@@ -85,7 +85,7 @@ class Artifact:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PinnedFile:
+class SourceFile:
     """One file of a source."""
 
     path: str  # local: absolute path; Hub: the file's path in the repo
@@ -101,7 +101,7 @@ class Source:
     path: str  # local: absolute path; Hub: the file's path in the repo; of several: of the one that names the model
     size: int  # bytes, of all files
     sha256: str  # hex digest of the whole file, or of several's; empty if only a plain address is known, see `mark`
-    files: tuple[PinnedFile, ...] = ()  # all, if there are several; the first is that of `path`
+    files: tuple[SourceFile, ...] = ()  # all, if there are several; the first is that of `path`
     mtime_ns: int = 0  # local files: while size and time stand, the digest is not computed again
     model_id: str = ""  # Hub: owner/name
     revision: str = ""  # Hub: commit sha
@@ -118,7 +118,7 @@ class Source:
         return bool(self.model_id or self.url)
 
     @classmethod
-    def of_files(cls, files: Sequence[PinnedFile], *, kind: str, **facts: Any) -> Self:
+    def of_files(cls, files: Sequence[SourceFile], *, kind: str, **facts: Any) -> Self:
         """From its files, of which the first names the model."""
         first, *more = files
         if not more:
@@ -400,7 +400,7 @@ def from_json(text: str) -> Job:
         version += 1
     try:
         request = record.pop("request")
-        files = tuple(PinnedFile(**one) for one in request["source"].pop("files", ()))
+        files = tuple(SourceFile(**one) for one in request["source"].pop("files", ()))
         request["source"] = Source(**request["source"], files=files)
         request["quant_types"] = tuple(request["quant_types"])
         request["targets"] = tuple(request.get("targets", ()))

@@ -22,9 +22,9 @@ from ggufy.core.job import (
     EVALUATION_CHUNKS,
     STREAMED_KINDS,
     Job,
-    PinnedFile,
     Request,
     Source,
+    SourceFile,
 )
 from ggufy.core.metrics import memory_needed
 from ggufy.core.names import is_repo_id, model_name, repo_name
@@ -177,9 +177,9 @@ def _local_source(path: Path, settings: Settings, watch: Watch) -> Source:
     form.base_head(path)
     stat = path.stat()
 
-    def pinned(file: Path) -> PinnedFile:
+    def pinned(file: Path) -> SourceFile:
         digest = _known_digest(file, settings) or watch.sha256(file)
-        return PinnedFile(path=str(file), size=file.stat().st_size, sha256=digest)
+        return SourceFile(path=str(file), size=file.stat().st_size, sha256=digest)
 
     return Source.of_files(
         [pinned(file) for file in form.files_here(path)],

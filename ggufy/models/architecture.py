@@ -41,11 +41,11 @@ INNER_TRANSPOSED = Arrangement.INNER_TRANSPOSED
 
 @dataclass(frozen=True)
 class TensorRow:
-    """One kind of tensor; `sources` and `target` lack the block's prefix, `shape` symbols (see `Hyperparameters`)."""
+    """One kind of tensor; `target` and the sources lack the block's prefix."""
 
     target: str
-    sources: tuple[str, ...]
-    shape: str
+    sources: str  # divided by blanks
+    shape: str  # of each source: symbols (see `Hyperparameters`) or numbers, divided by blanks
     layout: Arrangement = Arrangement.AS_IS
     f32: bool = False
     role: str = ""  # for quantizing; empty: the target's name (see quantize/search/roles.py)
@@ -65,34 +65,13 @@ class TensorPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Priors:
-    """How much the output suffers from quantizing each role, where nothing was measured of that very model.
-
-    A sensitivity c weighs a tensor's relative quantization error: the KL divergence that quantizing adds is taken to
-    be the sum over all tensors of c × number of weights × relative error (see quantize/search/loss.py). Only ratios
-    matter to the solver. A key is a role, or `role@depth`; values are 1e-9 nats.
-
-    `reference` has the number of weights of a tensor of each role where c was measured. What a unit of relative error
-    in a whole tensor costs (c × its number of weights) is taken to be the same in models of other sizes: an embedding
-    with more rows, or a matrix of a wider model, adds no more noise to a token than a small one does. So c falls as
-    tensors grow. Without a reference c is for a weight, whatever the size.
-    """
-
-    sensitivities: Mapping[str, float]
-    reference: Mapping[str, int] = field(default_factory=dict)
-    harmless: tuple[str, ...] = ()  # low-rank roles that were measured to lose nothing that counts as Q8_0
-
-
-@dataclass(frozen=True, kw_only=True)
 class Architecture:
     """All that ggufy knows of one architecture."""
 
     name: str  # as llama.cpp calls it
     version: str = ""  # of RWKV; empty: it is none
     mark: re.Pattern[str]  # finds a tensor in its checkpoints that no other architecture has
-    gguf_marks: tuple[
-        str, ...
-    ]  # the same in its GGUFs, and in those of its hybrids: names within a block, any of them
+    gguf_marks: tuple[str, ...]  # any of these in a block of a GGUF: it is one of its own, or of a hybrid
     before: tuple[TensorRow, ...]  # of no block, in the order of the GGUF
     block: tuple[TensorRow, ...]
     after: tuple[TensorRow, ...]
@@ -100,12 +79,14 @@ class Architecture:
     first_block: Mapping[str, TensorRow] = field(default_factory=dict)
     read_sizes: Callable[[Shapes, int], dict[str, int]]  # of shapes and number of blocks: what the symbols stand for
     add_metadata: Callable[[GGUFWriter, Hyperparameters], None]
-    rescale_every: int = (
-        0  # blocks after which the graph halves its activations, for which the weights make up; 0: none
-    )
+    rescale_every: int = 0  # blocks after which the graph halves its activations, as the weights make up for; 0: never
     divided: tuple[str, ...] = ()  # the matrices that do: those that write into the residual stream
     chat: ChatFormat
-    priors: Priors
+    # By role or `role@depth`, in 1e-9 nats: how much the output suffers from quantizing it, where nothing was measured
+    # of that very model (see quantize/search/roles.py).
+    sensitivities: Mapping[str, float]
+    measured_at: Mapping[str, int] = field(default_factory=dict)  # what the symbols stood for where that was measured
+    harmless: tuple[str, ...] = ()  # low-rank roles that were measured to lose nothing that counts as Q8_0
 
     @property
     def title(self) -> str:
@@ -120,6 +101,18 @@ class Architecture:
     def roles(self) -> dict[str, str]:
         """The roles that the table names, by GGUF name within a block."""
         return {row.target: row.role for row in self.block if row.role}
+
+    @property
+    def reference(self) -> dict[str, int]:
+        """The number of weights of a tensor of each role where its sensitivity was measured; empty: of any."""
+        if not self.measured_at:
+            return {}
+        names = {"token_embd.weight": "embedding", "output.weight": "head"}
+        shapes: dict[str, str] = {}
+        for row in (*self.before, *self.block, *self.after):
+            shapes.setdefault(row.role or names.get(row.target) or row.target.removesuffix(".weight"), row.shape)
+        measured = {key.partition("@")[0] for key in self.sensitivities}
+        return {role: math.prod(self.measured_at[symbol] for symbol in shapes[role].split()) for role in measured}
 
     @property
     def unread(self) -> frozenset[str]:
@@ -190,7 +183,10 @@ class Hyperparameters:
         table = self.architecture
         used = {source for plan in self.tensors() for source in plan.sources}
         used |= {
-            f"blocks.0.{source}" for row in table.block if row.target in table.first_block for source in row.sources
+            f"blocks.0.{source}"
+            for row in table.block
+            if row.target in table.first_block
+            for source in row.sources.split()
         }
         return [name for name in shapes if name not in used]
 
@@ -200,27 +196,15 @@ class Hyperparameters:
             case Arrangement.FLAT:
                 after: tuple[int, ...] = (math.prod(before),)
             case Arrangement.STACKED:
-                after = (len(row.sources), 1, 1, *before)
+                after = (len(row.sources.split()), 1, 1, *before)
             case Arrangement.TRANSPOSED | Arrangement.INNER_TRANSPOSED:
                 after = (*before[:-2], before[-1], before[-2])
             case Arrangement.AS_IS:
                 after = before
         name = row.target if block is None else f"blk.{block}.{row.target}"
-        sources = row.sources if block is None else tuple(f"blocks.{block}.{source}" for source in row.sources)
+        prefix = "" if block is None else f"blocks.{block}."
+        sources = tuple(prefix + source for source in row.sources.split())
         return TensorPlan(name, sources, before, row.layout, after, row.f32 or len(after) == 1, block)
-
-
-def tensor_row(
-    target: str,
-    sources: str,
-    shape: str,
-    layout: Arrangement = Arrangement.AS_IS,
-    *,
-    f32: bool = False,
-    role: str = "",
-) -> TensorRow:
-    """One row of a table; `sources` are divided by blanks."""
-    return TensorRow(target, tuple(sources.split()), shape, layout, f32, role)
 
 
 def block_numbers(shapes: Shapes) -> list[int]:

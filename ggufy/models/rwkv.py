@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ggufy.models.architecture import FLAT, Hyperparameters, Shapes, size_of, squeezed, tensor_row
+from ggufy.models.architecture import FLAT, Hyperparameters, Shapes, TensorRow, size_of, squeezed
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -17,28 +17,28 @@ CONTEXT_LENGTH = 1 << 20  # RWKV has no limit of its own; this is what the offic
 LAYER_NORM_EPS = 1e-5
 
 BEFORE = (
-    tensor_row("token_embd.weight", "emb.weight", "V C"),
-    tensor_row("token_embd_norm.weight", "blocks.0.ln0.weight", "C", FLAT),
-    tensor_row("token_embd_norm.bias", "blocks.0.ln0.bias", "C", FLAT),
+    TensorRow("token_embd.weight", "emb.weight", "V C"),
+    TensorRow("token_embd_norm.weight", "blocks.0.ln0.weight", "C", FLAT),
+    TensorRow("token_embd_norm.bias", "blocks.0.ln0.bias", "C", FLAT),
 )
 AFTER = (
-    tensor_row("output_norm.weight", "ln_out.weight", "C", FLAT),
-    tensor_row("output_norm.bias", "ln_out.bias", "C", FLAT),
-    tensor_row("output.weight", "head.weight", "V C"),
+    TensorRow("output_norm.weight", "ln_out.weight", "C", FLAT),
+    TensorRow("output_norm.bias", "ln_out.bias", "C", FLAT),
+    TensorRow("output.weight", "head.weight", "V C"),
 )
 BLOCK = (
-    tensor_row("attn_norm.weight", "ln1.weight", "C", FLAT),
-    tensor_row("attn_norm.bias", "ln1.bias", "C", FLAT),
-    tensor_row("attn_norm_2.weight", "ln2.weight", "C", FLAT),
-    tensor_row("attn_norm_2.bias", "ln2.bias", "C", FLAT),
-    tensor_row("time_mix_receptance.weight", "att.receptance.weight", "C C"),
-    tensor_row("time_mix_key.weight", "att.key.weight", "C C"),
-    tensor_row("time_mix_value.weight", "att.value.weight", "C C"),
-    tensor_row("time_mix_output.weight", "att.output.weight", "C C"),
-    tensor_row("time_mix_ln.weight", "att.ln_x.weight", "C", FLAT),
-    tensor_row("time_mix_ln.bias", "att.ln_x.bias", "C", FLAT),
-    tensor_row("channel_mix_key.weight", "ffn.key.weight", "F C"),
-    tensor_row("channel_mix_value.weight", "ffn.value.weight", "C F"),
+    TensorRow("attn_norm.weight", "ln1.weight", "C", FLAT),
+    TensorRow("attn_norm.bias", "ln1.bias", "C", FLAT),
+    TensorRow("attn_norm_2.weight", "ln2.weight", "C", FLAT),
+    TensorRow("attn_norm_2.bias", "ln2.bias", "C", FLAT),
+    TensorRow("time_mix_receptance.weight", "att.receptance.weight", "C C"),
+    TensorRow("time_mix_key.weight", "att.key.weight", "C C"),
+    TensorRow("time_mix_value.weight", "att.value.weight", "C C"),
+    TensorRow("time_mix_output.weight", "att.output.weight", "C C"),
+    TensorRow("time_mix_ln.weight", "att.ln_x.weight", "C", FLAT),
+    TensorRow("time_mix_ln.bias", "att.ln_x.bias", "C", FLAT),
+    TensorRow("channel_mix_key.weight", "ffn.key.weight", "F C"),
+    TensorRow("channel_mix_value.weight", "ffn.value.weight", "C F"),
 )
 
 

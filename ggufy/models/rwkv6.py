@@ -1,8 +1,8 @@
 """RWKV-6 (x060).
 
-The priors were measured on a trained RWKV-6 of 8.8M weights (8 blocks, 2k tokens): an all-Q4_K file, 26 probes that
-each put one group one rung lower (to Q3_K), c = change of the mean KLD / sum of weights × change of error. Of last
-blocks only the range 1 to 16 is known; 4 is its middle on a logarithmic scale.
+Its sensitivities were measured on a trained RWKV-6 of 8.8M weights (8 blocks, 2k tokens): an all-Q4_K file, 26 probes
+that each put one group one rung lower (to Q3_K), c = change of the mean KLD / sum of weights × change of error. Of
+last blocks only the range 1 to 16 is known; 4 is its middle on a logarithmic scale.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ from ggufy.models.architecture import (
     TRANSPOSED,
     Architecture,
     Hyperparameters,
-    Priors,
     Shapes,
+    TensorRow,
     size_of,
-    tensor_row,
 )
 from ggufy.models.chat_format import WORLD
 from ggufy.models.rwkv import AFTER, BEFORE, BLOCK, add_common_metadata, common_sizes
@@ -29,70 +28,36 @@ if TYPE_CHECKING:
     from gguf import GGUFWriter
 
 _BLOCK = (
-    tensor_row("time_mix_lerp_x.weight", "att.time_maa_x", "C", FLAT),
-    tensor_row(
+    TensorRow("time_mix_lerp_x.weight", "att.time_maa_x", "C", FLAT),
+    TensorRow(
         "time_mix_lerp_fused.weight",
         "att.time_maa_w att.time_maa_k att.time_maa_v att.time_maa_r att.time_maa_g",
         "C",
         STACKED,
         f32=True,
     ),
-    tensor_row("time_mix_w1.weight", "att.time_maa_w1", "C 5mix", TRANSPOSED, f32=True, role="low_rank_mix"),
-    tensor_row("time_mix_w2.weight", "att.time_maa_w2", "5 mix C", INNER_TRANSPOSED, f32=True, role="low_rank_mix"),
-    tensor_row("time_mix_decay.weight", "att.time_decay", "C", FLAT),
-    tensor_row(
-        "time_mix_decay_w1.weight", "att.time_decay_w1", "C decay", TRANSPOSED, f32=True, role="low_rank_decay"
-    ),
-    tensor_row(
-        "time_mix_decay_w2.weight", "att.time_decay_w2", "decay C", TRANSPOSED, f32=True, role="low_rank_decay"
-    ),
-    tensor_row("time_mix_first.weight", "att.time_faaaa", "H N", f32=True),
-    tensor_row("time_mix_gate.weight", "att.gate.weight", "C C"),
-    tensor_row("channel_mix_lerp_k.weight", "ffn.time_maa_k", "C", FLAT),
-    tensor_row("channel_mix_lerp_r.weight", "ffn.time_maa_r", "C", FLAT),
-    tensor_row("channel_mix_receptance.weight", "ffn.receptance.weight", "C C"),
+    TensorRow("time_mix_w1.weight", "att.time_maa_w1", "C 5mix", TRANSPOSED, f32=True, role="low_rank_mix"),
+    TensorRow("time_mix_w2.weight", "att.time_maa_w2", "5 mix C", INNER_TRANSPOSED, f32=True, role="low_rank_mix"),
+    TensorRow("time_mix_decay.weight", "att.time_decay", "C", FLAT),
+    TensorRow("time_mix_decay_w1.weight", "att.time_decay_w1", "C decay", TRANSPOSED, f32=True, role="low_rank_decay"),
+    TensorRow("time_mix_decay_w2.weight", "att.time_decay_w2", "decay C", TRANSPOSED, f32=True, role="low_rank_decay"),
+    TensorRow("time_mix_first.weight", "att.time_faaaa", "H N", f32=True),
+    TensorRow("time_mix_gate.weight", "att.gate.weight", "C C"),
+    TensorRow("channel_mix_lerp_k.weight", "ffn.time_maa_k", "C", FLAT),
+    TensorRow("channel_mix_lerp_r.weight", "ffn.time_maa_r", "C", FLAT),
+    TensorRow("channel_mix_receptance.weight", "ffn.receptance.weight", "C C"),
 )
-_SQUARE, _WIDE = 256 * 256, 256 * 896
-_PRIORS = Priors(
-    sensitivities={
-        "embedding": 779.0,
-        "head": 309.0,
-        "time_mix_value@first": 412.0,
-        "time_mix_value": 157.0,
-        "time_mix_value@last": 4.0,
-        "time_mix_output@first": 273.0,
-        "time_mix_output": 49.0,
-        "time_mix_output@last": 4.0,
-        "time_mix_gate@first": 226.0,
-        "time_mix_gate": 37.0,
-        "time_mix_gate@last": 4.0,
-        "time_mix_receptance@first": 144.0,
-        "time_mix_receptance": 27.0,
-        "time_mix_receptance@last": 4.0,
-        "time_mix_key@first": 121.0,
-        "time_mix_key": 18.0,
-        "time_mix_key@last": 4.0,
-        "channel_mix_key@first": 46.0,
-        "channel_mix_key": 11.0,
-        "channel_mix_key@last": 4.0,
-        "channel_mix_value@first": 25.0,
-        "channel_mix_value": 5.0,
-        "channel_mix_value@last": 4.0,
-        "channel_mix_receptance": 0.9,
-    },
-    reference={
-        "embedding": 2048 * 256,
-        "head": 2048 * 256,
-        "time_mix_value": _SQUARE,
-        "time_mix_output": _SQUARE,
-        "time_mix_gate": _SQUARE,
-        "time_mix_receptance": _SQUARE,
-        "time_mix_key": _SQUARE,
-        "channel_mix_key": _WIDE,
-        "channel_mix_value": _WIDE,
-        "channel_mix_receptance": _SQUARE,
-    },
-)
+_SENSITIVITIES = {
+    "embedding": 779.0, "head": 309.0,
+    "time_mix_value@first": 412.0, "time_mix_value": 157.0, "time_mix_value@last": 4.0,
+    "time_mix_output@first": 273.0, "time_mix_output": 49.0, "time_mix_output@last": 4.0,
+    "time_mix_gate@first": 226.0, "time_mix_gate": 37.0, "time_mix_gate@last": 4.0,
+    "time_mix_receptance@first": 144.0, "time_mix_receptance": 27.0, "time_mix_receptance@last": 4.0,
+    "time_mix_key@first": 121.0, "time_mix_key": 18.0, "time_mix_key@last": 4.0,
+    "channel_mix_key@first": 46.0, "channel_mix_key": 11.0, "channel_mix_key@last": 4.0,
+    "channel_mix_value@first": 25.0, "channel_mix_value": 5.0, "channel_mix_value@last": 4.0,
+    "channel_mix_receptance": 0.9,
+}  # fmt: skip
 
 
 def _sizes(shapes: Shapes, _layers: int) -> dict[str, int]:
@@ -121,5 +86,6 @@ RWKV6 = Architecture(
     rescale_every=6,  # what every published RWKV-6 GGUF has
     divided=("time_mix_output.weight", "channel_mix_value.weight"),
     chat=WORLD,
-    priors=_PRIORS,
+    sensitivities=_SENSITIVITIES,
+    measured_at={"V": 2048, "C": 256, "F": 896},
 )

@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from ggufy.core.errors import SourceError, UsageError
-from ggufy.core.job import PinnedFile, Source
+from ggufy.core.job import Source, SourceFile
 from ggufy.core.messages import Message
 from ggufy.core.words import brief, human_size
 from ggufy.net.download import DownloadTask, fetch, fetch_small
@@ -117,13 +117,13 @@ def resolve(
     listing = repo_files(wanted, token=token, endpoint=endpoint, stopped=stopped)
     form, files = model_files(wanted, listing.files)
 
-    def pinned(file: RepoSibling) -> PinnedFile:
+    def pinned(file: RepoSibling) -> SourceFile:
         if file.lfs is not None:
-            return PinnedFile(path=file.rfilename, size=file.lfs.size, sha256=file.lfs.sha256)
+            return SourceFile(path=file.rfilename, size=file.lfs.size, sha256=file.lfs.sha256)
         there = Reference(repo_id=wanted.repo_id, file=file.rfilename, revision=listing.commit)
         address = hub_address(there, token=token, endpoint=endpoint)
         text = fetch_small(address, limit=_LARGEST_TEXT, stopped=stopped)
-        return PinnedFile(path=file.rfilename, size=len(text), sha256=hashlib.sha256(text).hexdigest())
+        return SourceFile(path=file.rfilename, size=len(text), sha256=hashlib.sha256(text).hexdigest())
 
     return Source.of_files(
         [pinned(file) for file in files],

@@ -122,10 +122,10 @@ def _opened_url(text: str, found: dict[str, Any], *, public: bool) -> Iterator[t
     deadline = Deadline()
 
     def beside(name: str) -> contextlib.AbstractContextManager[BinaryIO]:
-        other = urljoin(address, quote(name))
+        other = urljoin(address, quote(name)) if name else address
         return _reading(Address(url=other, shown=other, public=public), deadline, found)
 
-    with _reading(Address(url=address, shown=address, public=public), deadline, found) as file:
+    with beside("") as file:
         found["streams"] &= not url.fragment
         yield file, beside
 
@@ -157,7 +157,8 @@ def _opened_on_hub(
         raise SourceAway("the Hub did not answer in time: try again later.") from error
 
     def beside(name: str) -> contextlib.AbstractContextManager[BinaryIO]:
-        return _reading(hub_address(replace(chosen, file=name), token=token, endpoint=endpoint), deadline, found)
+        there = hub_address(replace(chosen, file=name), token=token, endpoint=endpoint)
+        return _reading(there, deadline, found)
 
     with beside(chosen.file) as file:
         yield file, beside
@@ -189,7 +190,7 @@ def _reading(address: Address, deadline: Deadline, found: dict[str, Any]) -> Ite
     remote = HttpFile(address, timeout=QUICK_TIMEOUT, stopped=deadline.passed)
     try:
         with io.BufferedReader(BlockFile(remote, budget=_MOST_BYTES), BLOCK) as file:
-            found.setdefault("size", remote.size)
+            found.setdefault("size", remote.size)  # of several files, it is known already
             found.setdefault("streams", found["kind"] in STREAMED_KINDS and bool(remote.version))
             yield cast(BinaryIO, file)
     except Cancelled as error:

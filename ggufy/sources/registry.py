@@ -14,8 +14,8 @@ FORMATS: tuple[SourceFormat, ...] = (UnquantizedGguf(), RwkvPth())
 
 
 def format_of(kind: str) -> SourceFormat:
-    """By the kind that a job record or a report names."""
-    return next(one for one in FORMATS if one.kind == kind)
+    """By the kind that a job record or a report names. One that is not known here counts as a .pth."""
+    return next((one for one in FORMATS if one.kind == kind), FORMATS[-1])
 
 
 def format_of_file(path: Path) -> SourceFormat:

@@ -10,10 +10,9 @@ from ggufy.models.architecture import (
     TRANSPOSED,
     Architecture,
     Hyperparameters,
-    Priors,
     Shapes,
+    TensorRow,
     size_of,
-    tensor_row,
 )
 from ggufy.models.chat_format import ChatFormat
 
@@ -35,15 +34,16 @@ TOY = Architecture(
     name="toy",
     mark=re.compile(r"\.toy\.gate$"),
     gguf_marks=("toy_gate.weight",),
-    before=(tensor_row("token_embd.weight", "emb.weight", "V C"),),
+    before=(TensorRow("token_embd.weight", "emb.weight", "V C"),),
     block=(
-        tensor_row("attn_norm.weight", "toy.norm", "C", FLAT),
-        tensor_row("toy_gate.weight", "toy.gate", "C C"),
-        tensor_row("toy_small.weight", "toy.small", "C rank", TRANSPOSED, role="low_rank_toy"),
+        TensorRow("attn_norm.weight", "toy.norm", "C", FLAT),
+        TensorRow("toy_gate.weight", "toy.gate", "C C"),
+        TensorRow("toy_small.weight", "toy.small", "C rank", TRANSPOSED, role="low_rank_toy"),
     ),
-    after=(tensor_row("output.weight", "head.weight", "V C"),),
+    after=(TensorRow("output.weight", "head.weight", "V C"),),
     read_sizes=_sizes,
     add_metadata=_add_metadata,
     chat=ChatFormat(template="{{ messages }}", sides=frozenset({b"User"})),
-    priors=Priors(sensitivities={"embedding": 9.0, "head": 3.0, "toy_gate": 1.0}, harmless=("low_rank_toy",)),
+    sensitivities={"embedding": 9.0, "head": 3.0, "toy_gate": 1.0},
+    harmless=("low_rank_toy",),
 )

@@ -28,7 +28,6 @@ from ggufy.quantize.recipe import Recipe
 from ggufy.quantize.search import proxy
 from ggufy.quantize.search.allocate import Option
 from ggufy.quantize.search.loss import SAMPLE, ByteArray, F32Array, Kernels, LossTable
-from ggufy.quantize.search.priors import priors_of
 from ggufy.quantize.search.roles import Role, roles
 
 RUNGS = (
@@ -85,12 +84,13 @@ class Analysis:
         """What the solver takes: by tensor, every type's bytes, and sensitivity × weights × error.
 
         `probed` says that the sensitivities were measured of this model; otherwise low-rank tensors get types that
-        were measured to be harmless (`Priors.harmless`). With `prune`, the types that a rule of proxy.py rules out,
-        block kurtosis or the paper's, are left out.
+        were measured to be harmless (see models/architecture.py). With `prune`, the types that a rule of proxy.py
+        rules out, block kurtosis or the paper's, are left out.
         """
         made = {}
         scalar = proxy.scalar_by_paper(self.proxies) if prune and rule == proxy.PAPER else set()
-        found, harmless = roles(self.head.tensors), priors_of(self.head.tensors).harmless
+        found, architecture = roles(self.head.tensors), registry.of_tensors(self.head.tensors)
+        harmless = architecture.harmless if architecture else ()
         for name, losses in self.losses.items():
             tensor = self.head.tensors[name]
             kinds: Iterable[str] = losses

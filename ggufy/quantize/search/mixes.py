@@ -12,7 +12,7 @@ The solver (allocate.py) then chooses by what each type loses on weights of a no
 much each role matters (`roles.transferred`). All of it follows from names and shapes, so a recipe is known before any
 weight is, and is the same every time. Measuring the model itself gives better ones.
 
-Low-rank matrices become F16, and Q8_0 where that was measured to be harmless (`Priors.harmless`).
+Low-rank matrices become F16, and Q8_0 where that was measured to be harmless (`Architecture.harmless`).
 `tools/measure_mixes.py` measures that, and `LOSSES`.
 
 The 29 names are 29 recipes where widths are multiples of 256 and there are enough blocks: the demo has six, real
@@ -117,9 +117,8 @@ def mixed(head: GgufHead, quant_type: str, *, stock: Recipe, mix: str = RWKV) ->
         return stock
     asked = MIXES[quant_type]
     found = roles(head.tensors)
-    harmless = architecture.priors.harmless
     fixed = {
-        name: "Q8_0" if role.name in harmless and _fits("Q8_0", head.tensors[name].shape[0]) else "F16"
+        name: "Q8_0" if role.name in architecture.harmless and _fits("Q8_0", head.tensors[name].shape[0]) else "F16"
         for name, role in found.items()
         if role.low_rank
     }

@@ -6,6 +6,11 @@ the small low-rank matrices, which RWKV-6 and RWKV-7 call by the same letters th
 (`time_mix_w1` mixes tokens in RWKV-6 and decays in RWKV-7). Depth is `first` or `last` for the outermost blocks,
 `middle` for all between them.
 
+A sensitivity c weighs a tensor's relative quantization error: the KL divergence that quantizing adds is taken to be
+the sum over all tensors of c × number of weights × relative error (see `loss.py`). Only ratios matter to the solver.
+An architecture's file has those of its roles, by role or `role@depth`; those of transformers follow what the mixes of
+llama.cpp protect, and were not measured here.
+
 A group is a set of tensors that share one sensitivity. There are as many groups as probes can be afforded: depths of
 the least important roles are joined first, then their first blocks, then whole roles.
 """
@@ -19,13 +24,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ggufy.models import registry
-from ggufy.quantize.search.priors import priors_of
 
 MOST_GROUPS = 26  # eight matrices of RWKV-6 at three depths, embedding and head
 OTHER = "other"  # the group of roles that share a probe
 
 _EXACT = {"token_embd": "embedding", "output": "head"}
 _BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
+_TRANSFORMER = {
+    "embedding": 20.0, "tied_embedding": 60.0, "head": 60.0, "attn_v": 40.0, "attn_qkv": 30.0, "attn_output": 30.0,
+    "attn_k": 20.0, "attn_q": 15.0, "ffn_down": 40.0, "ffn_up": 20.0, "ffn_gate": 15.0,
+}  # fmt: skip
 _EXPERTS = re.compile(r"_(exps|shexp|chexps)$")
 
 
@@ -82,6 +90,11 @@ def _depth(block: int, last: int) -> Depth:
     return Depth.LAST if block == last else Depth.MIDDLE
 
 
+def _table(names: Iterable[str]) -> Mapping[str, float]:
+    architecture = registry.of_tensors(names)
+    return architecture.sensitivities if architecture else _TRANSFORMER
+
+
 def sensitivity(role: Role, table: Mapping[str, float]) -> float:
     """c of a role, by the nearest key: role and depth, the role alone, and without one the table's geometric mean.
 
@@ -98,7 +111,7 @@ def sensitivity(role: Role, table: Mapping[str, float]) -> float:
 def prior(names: Iterable[str]) -> dict[str, float]:
     """The shipped sensitivity of every tensor, by name (see models/rwkv6.py and rwkv7.py for where they come from)."""
     found = roles(names)
-    table = priors_of(found).sensitivities
+    table = _table(found)
     return {name: sensitivity(role, table) for name, role in found.items()}
 
 
@@ -106,14 +119,14 @@ def transferred(weights: Mapping[str, int]) -> dict[str, float]:
     """As `prior`, for a model of another size than the one that was measured; `weights` is the number of weights of
     every tensor.
 
-    c × weights of a role stays as it was measured. A role without a key gets the geometric mean of this model's own c,
+    c × weights of a role stays as it was measured: an embedding with more rows, or a matrix of a wider model, adds no
+    more noise to a token than a small one does. A role without a key gets the geometric mean of this model's own c,
     so it follows the others to any size: probes of the demo found for a weight of a low-rank matrix what they found
     for one of the large matrices. Transformers have no reference, since nothing was measured: their c stay.
     """
     found = roles(weights)
-    priors = priors_of(found)
-    table, reference = priors.sensitivities, priors.reference
-    if reference:
+    table, architecture = _table(found), registry.of_tensors(found)
+    if architecture and (reference := architecture.reference):
         sizes = {"head" if role.name == "tied_embedding" else role.name: weights[name] for name, role in found.items()}
         plain = ((key, key.split("@")[0]) for key in table)
         table = {key: table[key] * reference[role] / sizes[role] for key, role in plain if role in sizes}
@@ -131,7 +144,7 @@ def groups(
     if most < 1:
         raise ValueError("there must be at least one group")
     found = roles({*weights, *all_names})
-    table = priors_of(found).sensitivities
+    table = _table(found)
     importance: dict[str, float] = {}
     made: dict[str, list[str]] = {}
     for name in sorted(weights, key=lambda n: (_block(n), n)):
