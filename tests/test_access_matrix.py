@@ -59,7 +59,7 @@ RIGHTS = {
     "work": {"local", "open"},
     "own": {"local"},  # what only an owner may know
 }
-REFUSED = "only its owner may"
+REFUSED = "Only its owner may"
 HUSH, SHOWN = "hush", "shown"  # in every name of what is private, and of what is public
 SECRET = "not a secret"
 
@@ -473,7 +473,7 @@ def test_values_of_any_kind_are_refused_in_one_sentence(tmp_path: Path) -> None:
             with pytest.raises(gr.Error, match=f"{argument} must be (text: put it between quotes|true or false)"):
                 call(request, None, **given)
         if arguments:
-            with pytest.raises(gr.Error, match="no source given|there is no job"):
+            with pytest.raises(gr.Error, match="No source given|There is no job"):
                 call(request, None, **dict.fromkeys(arguments))
 
 

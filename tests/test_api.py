@@ -60,12 +60,12 @@ def test_the_demo_from_a_program(app: App, client: Client) -> None:
     [
         ("start_job", ["/nowhere/m.pth"], "does not exist"),
         ("start_job", ["demo", "Q4_KM"], "did you mean Q4_K_M"),
-        ("start_job", [""], "no source given"),
+        ("start_job", [""], "No source given"),
         ("start_job", ["demo", "", True, False, "", "4.2 apples"], "is no size to order"),
-        ("start_job", ["demo", "", True, False, "", "4.2MB", "hasty"], "unknown mode"),
-        ("job_status", ["nothing"], "there is no job"),
-        ("cancel_job", ["nothing"], "there is no job"),
-        ("list_results", ["../.."], "there is no job"),
+        ("start_job", ["demo", "", True, False, "", "4.2MB", "hasty"], "Unknown mode"),
+        ("job_status", ["nothing"], "There is no job"),
+        ("cancel_job", ["nothing"], "There is no job"),
+        ("list_results", ["../.."], "There is no job"),
     ],
 )
 def test_errors_are_one_sentence(client: Client, name: str, arguments: list[str], told: str) -> None:

@@ -183,7 +183,7 @@ def test_programs_sign_in(locked: str, job: tuple[Path, Job]) -> None:
         Client(locked, headers=BASIC, verbose=False),
     ):
         assert client.predict(job[1].id, api_name="/job_status")["status"] == "done"
-        with pytest.raises(AppError, match="there is no job"):
+        with pytest.raises(AppError, match="There is no job"):
             client.predict("nothing", api_name="/job_status")
     assert httpx.get(f"{locked}/files/{job[1].id}/m-Q8_0.gguf", headers=BASIC).status_code == 200
 
@@ -215,4 +215,4 @@ def test_the_model_server_calls_no_other_page_than_its_own(locked: str) -> None:
     """gradio's would keep the address by which its first caller named it."""
     led = BASIC | {"X-Forwarded-Host": "evil.example", "X-Gradio-Server": "http://evil.example"}
     told = mcp(locked, "tools/call", led, name="job_status", arguments={"job_id": "nothing"}).text
-    assert "there is no job" in told
+    assert "There is no job" in told

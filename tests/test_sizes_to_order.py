@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from hub_fixture import ALICE, LocalHub, running_hub
 
-from ggufy.core.errors import UsageError
+from ggufy.core.errors import GgufyError, UsageError
 from ggufy.core.job import FrontierPoint, Job, Request, Status, from_json, to_json
 from ggufy.core.plan import pending
 from ggufy.core.progress import RUNNING
@@ -37,8 +37,8 @@ from ggufy.steps import plan
 from ggufy.steps.target_size import FRONTIER, Stages
 from ggufy.system.files import sha256
 from ggufy.system.settings import Settings
-from ggufy.ui.errors_zh import say
 from ggufy.ui.i18n import TEXTS
+from ggufy.ui.messages import told as said
 from ggufy.ui.views import job_card
 from tests import small, tiny
 from tests.conftest import ROOT, Ggufy
@@ -140,7 +140,7 @@ def test_what_is_no_word(word: str) -> None:
     with pytest.raises(UsageError, match="is no size to order") as caught:
         target.parse_word(word)
     assert str(caught.value).count(". ") == 0
-    assert "不是可定制的大小" in say(str(caught.value), "zh")
+    assert "不是可定制的大小" in said(caught.value.message, TEXTS["zh"])
 
 
 @pytest.mark.parametrize("label", ["", "Q4_K_M", "1.2GB", "1.2GB-Q4_K_X_FIT", "x-Q4_K_M_FIT"])
@@ -182,9 +182,9 @@ def test_intake_pins_the_label() -> None:
     ],
 )
 def test_what_cannot_be_ordered(changes: dict[str, Any], told: str, chinese: str) -> None:
-    with pytest.raises(Exception, match=told) as caught:
+    with pytest.raises(GgufyError, match=told) as caught:
         make_job(options(**changes), Settings.from_env())
-    assert chinese in say(str(caught.value), "zh") != str(caught.value)
+    assert chinese in said(caught.value.message, TEXTS["zh"]) != str(caught.value)
 
 
 # ---- the real thing

@@ -13,6 +13,7 @@ import pytest
 
 from ggufy.core.catalog import QUANT_TYPES
 from ggufy.core.job import Artifact, Job, Request, Source, Status
+from ggufy.core.messages import Message
 from ggufy.core.plan import Workload
 from ggufy.core.progress import Progress
 from ggufy.publish.markup import el, join
@@ -21,10 +22,10 @@ from ggufy.service.machine_load import MachineLoad
 from ggufy.service.preparation import Preparation
 from ggufy.steps import plan
 from ggufy.ui import job_parts, parts
-from ggufy.ui.errors_zh import say
 from ggufy.ui.i18n import TEXTS, pick, texts_of
+from ggufy.ui.messages import told
 from ggufy.ui.plot import plot
-from ggufy.ui.views import SECTIONS, JobCard, age, in_page_words, job_card, picks, points
+from ggufy.ui.views import SECTIONS, JobCard, age, job_card, picks, points
 
 EN, ZH = TEXTS["en"], TEXTS["zh"]
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -280,12 +281,12 @@ def test_a_card_is_sent_without_what_is_not_open() -> None:
 @pytest.mark.parametrize(
     ("texts", "waits", "needs"),
     [
-        (EN, "another run holds /out: wait for it to end.", "HF_TOKEN"),
+        (EN, "Another run holds /out: wait for it to end.", "HF_TOKEN"),
         (ZH, "另一个任务占用着 /out", "HF_TOKEN"),
     ],
 )
 def test_what_a_job_waits_for_and_needs_is_said(texts: dict[str, str], waits: str, needs: str) -> None:
-    reason = "another run holds /out: wait for it to end."
+    reason = Message("another run holds {path}: wait for it to end.", path="/out")
     running = running_view()
     assert running.snapshot is not None
     waiting = job_card(replace(running, snapshot=replace(running.snapshot, waiting=reason)), texts, now=NOW)
@@ -298,13 +299,13 @@ def test_what_a_job_waits_for_and_needs_is_said(texts: dict[str, str], waits: st
 
 @pytest.mark.parametrize("texts", [EN, ZH])
 def test_the_banner_says_what_a_start_waits_for(texts: dict[str, str]) -> None:
-    reason = "another runner is at work on a/ggufy-state: this one waits for it."
+    reason = Message("another runner is at work on {repo}: this one waits for it.", repo="a/ggufy-state")
     waiting = Elements(parts.banner(Preparation(waiting=reason), texts, may_work=True))
     assert texts["preparing"] not in waiting.text  # llama.cpp is not what takes so long
     assert texts["preparing_wait"] in waiting.text
     assert "progressbar" not in [attributes.get("role") for _, attributes in waiting.tags]
-    assert say(reason, texts["language"]) in waiting.text
-    assert (texts is EN) == (reason in waiting.text)
+    assert told(reason, texts) in waiting.text
+    assert (texts is EN) == (reason[1:] in waiting.text)
 
 
 def test_who_may_only_look_gets_no_buttons() -> None:
@@ -332,14 +333,20 @@ def test_the_banner_follows_the_preparation() -> None:
 
 def test_errors_come_in_the_visitor_s_language() -> None:
     text = "Q2_K is not finite in blk.0 <1>"
-    error = f"llama-quantize failed (exit code 1): {text}"
+    code = Message("exit code {code}", code=1)
+    error = Message("{tool} failed ({code}): {reason}", tool="llama-quantize", code=code, reason=text)
     failed = view(Status.FAILED, error=error)
     for texts, said in ((EN, error), (ZH, f"llama-quantize 失败（退出码 1）：{text}")):
         assert said in Elements(column([job_card(failed, texts, now=NOW)])).text
-    full = "building llama.cpp needs 1 GB in /a, and 2 MB are free: free some space and run the same command again."
+    full = Message(
+        "building llama.cpp needs {needed} in {folder}, and {free} are free: free some space and {AGAIN}.",
+        needed="1 GB",
+        folder="/a",
+        free="2 MB",
+    )
     told = Elements(parts.banner(Preparation(error=full), ZH, may_work=True)).text
     assert "编译 llama.cpp 在 /a 中需要 1 GB，可用空间为 2 MB：请释放空间后再试一次。" in told
-    building = Preparation(text="configuring llama.cpp")
+    building = Preparation(text=Message("configuring llama.cpp"))
     assert "配置 llama.cpp" in Elements(parts.banner(building, ZH, may_work=True)).text
 
 
@@ -390,14 +397,10 @@ def test_the_visitor_s_choice_of_language_comes_first() -> None:
 
 
 def test_errors_speak_the_page_s_words() -> None:
-    assert in_page_words("leave out --imatrix none, or them.") == "leave out imatrix off, or them."
-    assert in_page_words("give one with --name.") == "give one with “Name”."
-    assert in_page_words("choose fewer --types or another --out.") == "choose fewer quant types or another GGUFY_OUT."
-    assert in_page_words("leave --outtype f16 out.") == "leave “Base type” f16 out."
-    assert in_page_words("free some space and run the same command again; it stays.").endswith(
-        "press Retry; it stays."
-    )
-    assert in_page_words("a --strange one, --outer") == "a --strange one, --outer"
+    message = Message("choose fewer {TYPES} or another {OUT}, and {AGAIN}; {file} stays.", file="--out")
+    assert message == "choose fewer --types or another --out, and run the same command again; --out stays."
+    assert told(message, EN) == "Choose fewer quant types or another GGUFY_OUT, and press Retry; --out stays."
+    assert told("an older record's: --out.", EN) == "an older record's: --out."
 
 
 def test_ages() -> None:

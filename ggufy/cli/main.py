@@ -23,6 +23,7 @@ from ggufy.cli.terminal import job_lines, results_table
 from ggufy.core.catalog import parse_types
 from ggufy.core.errors import GgufyError, UsageError
 from ggufy.core.job import Job, Status
+from ggufy.core.messages import Message
 from ggufy.core.plan import LOCK_NAME, base_name, folder_name, imatrix_name
 from ggufy.core.words import human_size
 from ggufy.llama.install import Llama
@@ -173,7 +174,7 @@ def _base_and_imatrix(args: argparse.Namespace, settings: Settings, llama: Llama
         runner = Runner(settings=settings, llama=llama, threads=args.threads, workspace=workspace)
         job, _ = run_job(runner, pinned(options, settings, quiet=args.json), quiet=args.json)
     if job.status != Status.DONE:
-        raise GgufyError(job.error or "the base GGUF could not be made: run the same command again.")
+        raise GgufyError(job.error or Message("the base GGUF could not be made: run the same command again."))
     folder = runner.folder(job)
     imatrix = None if args.imatrix == "none" else folder / imatrix_name(job.request)
     return folder / base_name(job.request), imatrix

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ggufy.cli.terminal import Line, stoppable
 from ggufy.core.catalog import BY_NAME
 from ggufy.core.errors import SourceError, UsageError
+from ggufy.core.messages import Message
 from ggufy.core.metrics import PROBE_CHUNKS
 from ggufy.core.words import human_size
 from ggufy.formats.gguf import UNQUANTIZED, read_head
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace, settings: Settings, get_llama: Callable[[Setti
     with stoppable() as stopped:
         base, imatrix = prepare(args, settings, llama)
         config = _evaluation_config(args, settings, llama, imatrix, stopped, base)
-        message = f"another run works on {base.name}: wait for it to end."
+        message = Message("another run works on {name}: wait for it to end.", name=base.name)
         with lock(config.folder / LOCK_NAME, 2.0, message):
             recipe_search = RecipeSearch(base=base, imatrix_path=imatrix, config=config)
             try:
@@ -93,10 +94,12 @@ def run(args: argparse.Namespace, settings: Settings, get_llama: Callable[[Setti
 def _like(args: argparse.Namespace, target: targets.Target | None) -> str:
     like = (args.like or "").upper()
     if like and like not in BY_NAME:
-        raise UsageError(f"--like {args.like} is no quant type: known types are {', '.join(BY_NAME)}.")
+        raise UsageError(
+            "--like {type} is no quant type: known types are {types}.", type=args.like, types=", ".join(BY_NAME)
+        )
     if bool(like) == bool(target):
         options = ", ".join(targets.OPTIONS.values())
-        raise UsageError(f"give one size: {options}, or --like with a quant type.")
+        raise UsageError("give one size: {options}, or --like with a quant type.", options=options)
     if args.chunks < 2:
         raise UsageError("--chunks must be at least 2.")
     return like
@@ -225,4 +228,4 @@ def _check_free(out: Path, recipe_search: RecipeSearch) -> None:
         with contextlib.suppress(SourceError):
             if out.stem.endswith(targets.SUFFIX) or "ggufy.target" in read_head(out).metadata:
                 return
-    raise UsageError(f"{out} is there already, and is no mix: remove it, or give another --out.")
+    raise UsageError("{path} is there already, and is no mix: remove it, or give another --out.", path=out)

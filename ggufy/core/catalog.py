@@ -117,9 +117,13 @@ def parse_types(text: str) -> tuple[str, ...]:
         elif word.upper() in BY_NAME:
             names.add(word.upper())
         else:
-            near = difflib.get_close_matches(word.upper(), BY_NAME, n=3, cutoff=0.5)
-            hint = f"did you mean {', '.join(near)}?" if near else f"known types: {', '.join(BY_NAME)}."
-            raise UsageError(f"unknown quant type {word!r}: {hint}")
+            if near := difflib.get_close_matches(word.upper(), BY_NAME, n=3, cutoff=0.5):
+                raise UsageError(
+                    "unknown quant type {word}: did you mean {names}?", word=repr(word), names=", ".join(near)
+                )
+            raise UsageError(
+                "unknown quant type {word}: known types: {types}.", word=repr(word), types=", ".join(BY_NAME)
+            )
     if not names:
-        raise UsageError("no quant type given: use --types all, recommended, or names such as Q4_K_M,Q6_K.")
+        raise UsageError("no quant type given: use {TYPES} all, recommended, or names such as Q4_K_M,Q6_K.")
     return make_order(names)

@@ -1,4 +1,5 @@
-"""Every error that ggufy raises on purpose. Its text is one sentence, and says what to do next.
+"""Every error that ggufy raises on purpose: a template and its values (see messages.py), one sentence that says what
+to do next. What comes from outside is a value, never a template.
 
 GgufyError
 ├── UsageError            the request itself is wrong: an unknown quant type, two options that exclude each other
@@ -27,16 +28,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import partial
 from pathlib import PurePath
 
+from ggufy.core.messages import Message, message_of
 from ggufy.core.scrub import scrub
 
 
 class GgufyError(Exception):
     """Base class; the command line shows its text as one line and exits with 1."""
 
-    def __init__(self, message: str = ""):
-        super().__init__(scrub(message))  # it may quote what a library said
+    def __init__(self, template: str = "", /, **values: object):
+        super().__init__(template if isinstance(template, Message) else Message(template, **values))
+
+    @property
+    def message(self) -> str:
+        """The text, with what it was made from."""
+        return message_of(self)
 
 
 class UsageError(GgufyError):
@@ -74,8 +82,8 @@ class CalibrationError(GgufyError):
 class ToolError(GgufyError):
     """A llama.cpp tool is missing, of the wrong version, or ended with an error; `output` is what it printed."""
 
-    def __init__(self, message: str, output: str = ""):
-        super().__init__(message)
+    def __init__(self, template: str, output: str = "", /, **values: object):
+        super().__init__(template, **values)
         self.output = scrub(output)
 
 
@@ -94,8 +102,8 @@ class HubAway(HubError):
 class QuotaError(HubError):
     """Too many requests or commits; the Hub may be asked again after `retry_after` seconds."""
 
-    def __init__(self, message: str, retry_after: float):
-        super().__init__(message)
+    def __init__(self, template: str, retry_after: float, /, **values: object):
+        super().__init__(template, **values)
         self.retry_after = retry_after
 
 
@@ -155,8 +163,8 @@ def cause_of(error: BaseException) -> str:
 def sentence_of(error: BaseException) -> str:
     """What people read of an error."""
     if isinstance(error, GgufyError):
-        return str(error)
-    return f"unexpected error, please report it: {type(error).__name__}: {error}"
+        return error.message
+    return Message("unexpected error, please report it: {kind}: {error}", kind=type(error).__name__, error=error)
 
 
 def without_folders(sentence: str, paths: Iterable[PurePath] = ()) -> str:
@@ -164,6 +172,8 @@ def without_folders(sentence: str, paths: Iterable[PurePath] = ()) -> str:
 
     `paths` are those that it may well name: in them, blanks and whatever else may end a path are known.
     """
+    if isinstance(sentence, Message):
+        return sentence.changed(partial(without_folders, paths=tuple(paths)))
     known = {str(parent): _SOMEWHERE for path in paths for parent in path.parents if len(parent.parts) > 1}
     known |= {str(path): path.name for path in paths if path.suffix}
     for text in sorted(known, key=len, reverse=True):

@@ -20,6 +20,7 @@ from typing import Any, Self
 
 from ggufy.core import metrics as evaluation
 from ggufy.core.errors import cause_of, sentence_of, without_folders
+from ggufy.core.messages import Message
 from ggufy.core.metrics import Evaluation
 from ggufy.core.scrub import scrub
 
@@ -241,7 +242,7 @@ class Job:
 
     request: Request
     status: Status = Status.QUEUED
-    error: str = ""  # one sentence: why it failed, or what it needs to go on
+    error: str = ""  # one sentence: why it failed, or what it needs to go on; a Message unless the record is older
     cause: str = ""  # what kind of error that was: one of errors.CAUSES; all that strangers are told of it
     begun: bool = False  # a run of it has been at work, so that files may be its own
     created: str = ""  # UTC, ISO 8601; for people
@@ -366,6 +367,8 @@ def to_json(job: Job) -> str:
     record = {"version": VERSION, **dataclasses.asdict(job)}
     if not job.request.source.files:
         del record["request"]["source"]["files"]  # as in records that are older than it
+    if isinstance(job.error, Message):
+        record["error_message"] = job.error.to_record()
     return scrub(json.dumps(record, indent=2, ensure_ascii=False)) + "\n"
 
 
@@ -407,6 +410,8 @@ def from_json(text: str) -> Job:
         frontier = tuple(FrontierPoint(**point) for point in record.pop("frontier", ()))
         pinned = Request(**request)
         _check_names(pinned, artifacts)
+        if message := record.pop("error_message", None):
+            record["error"] = Message.from_record(message)
         return Job(
             request=pinned,
             status=status,

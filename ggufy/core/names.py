@@ -40,7 +40,7 @@ def model_name(stem: str) -> str:
         name = _LABEL.sub("", _TOOL_WORD.sub(lambda found: "_".join(filter(None, found.groups())), name))
         name = name.encode()[:MOST_BYTES].decode(errors="ignore").strip("-.")
     if not name:
-        raise UsageError(f"no name can be made from {brief(stem)!r}: give one with --name.")
+        raise UsageError("no name can be made from {text}: give one with {NAME}.", text=repr(brief(stem)))
     return name
 
 
@@ -68,7 +68,9 @@ def check_card(card: str, *, repo_id: str, name: str) -> None:
     titles = _CARD_TITLE.findall(card)
     if re.search(r"^quantized_by: ggufy$", card, re.MULTILINE) and titles and name not in titles:
         raise UsageError(
-            f"{repo_id} holds the files of another model, {brief(titles[0])!r}: give this run another --repo."
+            "{repo} holds the files of another model, {name}: give this run another {REPO}.",
+            repo=repo_id,
+            name=repr(brief(titles[0])),
         )
 
 

@@ -20,6 +20,7 @@ from typing import BinaryIO
 import torch
 
 from ggufy.core.errors import CheckpointError
+from ggufy.formats.pickle_machine import AGAIN
 from ggufy.formats.pickled import read_tensors
 
 # torch has no common class for "this archive makes no sense".
@@ -27,7 +28,6 @@ _NONSENSE = (
     RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError, EOFError,
     OSError, struct.error, pickle.UnpicklingError,
 )  # fmt: skip
-_DOWNLOAD_AGAIN = "download or copy it again"
 
 
 class Checkpoint:
@@ -75,10 +75,13 @@ def open_checkpoint(path: Path) -> Checkpoint:
     except _NONSENSE as error:
         first_line = repr(str(error).partition("\n")[0].strip().rstrip(".")[:200])[1:-1]
         raise CheckpointError(
-            f"{path.name} cannot be read as a PyTorch checkpoint ({first_line}): {_DOWNLOAD_AGAIN}."
+            "{name} cannot be read as a PyTorch checkpoint ({reason}): {advice}.",
+            name=path.name,
+            reason=first_line,
+            advice=AGAIN,
         ) from error
     if shapes != {name: tensor.shape for name, tensor in listed.items()}:
-        raise CheckpointError(f"{path.name} holds two lists of tensors that differ: {_DOWNLOAD_AGAIN}.")
+        raise CheckpointError("{name} holds two lists of tensors that differ: {again}.", name=path.name, again=AGAIN)
     return Checkpoint(path, {name: tensor.detach() for name, tensor in content.items()})
 
 
@@ -86,11 +89,13 @@ def _opened(path: Path) -> BinaryIO:
     try:
         return path.open("rb")
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise CheckpointError(f"{path} does not exist: give the path of a .pth file.") from error
+        raise CheckpointError("{path} does not exist: give the path of a .pth file.", path=path) from error
     except IsADirectoryError as error:
-        raise CheckpointError(f"{path} is a folder: give the path of a .pth file.") from error
+        raise CheckpointError("{path} is a folder: give the path of a .pth file.", path=path) from error
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror}): check its permissions.") from error
+        raise CheckpointError(
+            "{path} cannot be read ({reason}): check its permissions.", path=path, reason=error.strerror
+        ) from error
 
 
 def _check_entries(path: Path) -> None:
@@ -98,7 +103,9 @@ def _check_entries(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         names = [entry.filename.lower() for entry in archive.infolist()]
     if len(set(names)) < len(names):
-        raise CheckpointError(f"{path.name} is damaged (two of its records have one name): {_DOWNLOAD_AGAIN}.")
+        raise CheckpointError(
+            "{name} is damaged (two of its records have one name): {again}.", name=path.name, again=AGAIN
+        )
 
 
 def _drop_pages(address: int, size: int) -> None:

@@ -22,6 +22,7 @@ import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from ggufy.core.errors import SourceError
+from ggufy.core.messages import Message
 
 MAGIC = b"GGUF"
 ALIGNMENT = 32
@@ -96,7 +97,7 @@ def read_head(path: Path) -> GgufHead:
         with path.open("rb") as file:
             return read_head_of(file, path)
     except FileNotFoundError:
-        raise SourceError(f"{path} does not exist: check the path.") from None
+        raise SourceError("{path} does not exist: check the path.", path=path) from None
 
 
 def read_head_of(file: BinaryIO, name: Path | str) -> GgufHead:
@@ -104,14 +105,16 @@ def read_head_of(file: BinaryIO, name: Path | str) -> GgufHead:
     try:
         return _Reader(file, name).head()
     except (struct.error, UnicodeDecodeError, OverflowError) as error:
-        raise SourceError(f"{name} is not a sound GGUF file ({error}): fetch or convert it again.") from error
+        raise SourceError(
+            "{name} is not a sound GGUF file ({why}): fetch or convert it again.", name=name, why=error
+        ) from error
 
 
 def read_tensor(path: Path, head: GgufHead, name: str) -> np.ndarray[Any, np.dtype[np.float32]]:
     """A small F32 tensor as a flat array. Raises SourceError if it is of another type."""
     info = head.tensors[name]
     if info.type != "F32":
-        raise SourceError(f"{path}: tensor {name} is {info.type}, expected F32.")
+        raise SourceError("{path}: tensor {name} is {type}, expected F32.", path=path, name=name, type=info.type)
     return np.fromfile(path, dtype="<f4", count=info.elements, offset=head.data_start + info.offset)
 
 
@@ -181,26 +184,28 @@ class _Reader:
 
     def head(self) -> GgufHead:
         if self.take(4) != MAGIC:
-            self.refuse("it does not start with GGUF")
+            self.refuse(Message("it does not start with GGUF"))
         version, tensor_count, key_count = self.unpack("IQQ")
         if version in (2 << 24, 3 << 24):
-            raise SourceError(f"{self.name} is for big-endian machines: fetch or convert one for little-endian ones.")
+            raise SourceError(
+                "{name} is for big-endian machines: fetch or convert one for little-endian ones.", name=self.name
+            )
         if version not in (2, 3):
-            self.refuse(f"version {version} is not supported")
+            self.refuse(Message("version {version} is not supported", version=version))
         if key_count > self.size // 13 or tensor_count > self.size // 24:
-            self.refuse("it announces more entries than it has bytes")
+            self.refuse(Message("it announces more entries than it has bytes"))
         metadata, entries = {}, {}
         for _ in range(key_count):
             start = self.file.tell()
             key = self.string()
             if key in metadata:
-                self.refuse(f"the key {_shown(key)} is listed twice")
+                self.refuse(Message("the key {key} is listed twice", key=_shown(key)))
             metadata[key] = self.value(self.unpack("I")[0])
             entries[key] = (start, self.file.tell())
         metadata_end = self.file.tell()
         alignment = metadata.get("general.alignment", ALIGNMENT)
         if not isinstance(alignment, int) or not 1 <= alignment <= 1 << 20 or alignment & (alignment - 1):
-            self.refuse(f"its alignment is {_shown(alignment)}")
+            self.refuse(Message("its alignment is {alignment}", alignment=_shown(alignment)))
         tensors = self.tensors(tensor_count)
         data_start = padded(self.file.tell(), alignment)
         self.check_data(tensors, data_start, alignment)
@@ -220,18 +225,20 @@ class _Reader:
             name = self.string()
             (dimensions,) = self.unpack("I")
             if not 1 <= dimensions <= _MAX_DIMENSIONS:
-                self.refuse(f"tensor {_shown(name)} has {dimensions} dimensions")
+                self.refuse(Message("tensor {name} has {count} dimensions", name=_shown(name), count=dimensions))
             shape = self.unpack(f"{dimensions}Q")
             type_number, offset = self.unpack("IQ")
             try:
                 kind = GGMLQuantizationType(type_number)
             except ValueError:
-                self.refuse(f"tensor {_shown(name)} has the unknown type {type_number}")
+                self.refuse(Message("tensor {name} has the unknown type {type}", name=_shown(name), type=type_number))
             block = GGML_QUANT_SIZES[kind][0]
             if 0 in shape or shape[0] % block or math.prod(shape) > self.size * 64:
-                self.refuse(f"tensor {_shown(name)} has the impossible shape {list(shape)}")
+                self.refuse(
+                    Message("tensor {name} has the impossible shape {shape}", name=_shown(name), shape=list(shape))
+                )
             if name in tensors:
-                self.refuse(f"tensor {_shown(name)} is listed twice")
+                self.refuse(Message("tensor {name} is listed twice", name=_shown(name)))
             size = tensor_bytes(shape, kind.name)
             tensors[name] = TensorInfo(name=name, shape=shape, type=kind.name, offset=offset, size=size)
         return tensors
@@ -240,12 +247,16 @@ class _Reader:
         end = 0
         for tensor in sorted(tensors.values(), key=lambda t: t.offset):
             if tensor.offset % alignment:
-                self.refuse(f"tensor {_shown(tensor.name)} is not aligned")
+                self.refuse(Message("tensor {tensor} is not aligned", tensor=_shown(tensor.name)))
             if tensor.offset < end:
-                self.refuse(f"tensor {_shown(tensor.name)} overlaps another one")
+                self.refuse(Message("tensor {name} overlaps another one", name=_shown(tensor.name)))
             end = tensor.offset + tensor.size
         if data_start + end > self.size:
-            self.refuse(f"it is cut off: {self.size} bytes, its tensors need {data_start + end}")
+            self.refuse(
+                Message(
+                    "it is cut off: {size} bytes, its tensors need {needed}", size=self.size, needed=data_start + end
+                )
+            )
 
     def value(self, kind: int) -> Any:
         if kind in _SCALARS:
@@ -253,10 +264,10 @@ class _Reader:
         if kind == _STRING:
             return self.string()
         if kind != _ARRAY:
-            self.refuse(f"a value has the unknown type {kind}")
+            self.refuse(Message("a value has the unknown type {type}", type=kind))
         item, count = self.unpack("IQ")
         if count > self.size:
-            self.refuse("an array is longer than the file")
+            self.refuse(Message("an array is longer than the file"))
         if item == _STRING:
             if count > _LONG_ARRAY:
                 for _ in range(count):
@@ -264,7 +275,7 @@ class _Reader:
                 return count
             return [self.string() for _ in range(count)]
         if item not in _SCALARS:
-            self.refuse(f"an array has the unknown type {item}")
+            self.refuse(Message("an array has the unknown type {type}", type=item))
         if count > _LONG_ARRAY:
             self.skip(count * struct.calcsize("<" + _SCALARS[item]))
             return count
@@ -273,7 +284,7 @@ class _Reader:
     def string(self) -> str:
         (length,) = self.unpack("Q")
         if length > _MAX_STRING:
-            self.refuse(f"a text of {length} bytes is announced")
+            self.refuse(Message("a text of {count} bytes is announced", count=length))
         return self.take(length).decode()
 
     def unpack(self, layout: str) -> tuple[Any, ...]:
@@ -282,13 +293,15 @@ class _Reader:
     def take(self, count: int) -> bytes:
         data = self.file.read(count) if count <= self.size else b""
         if len(data) != count:
-            self.refuse("it ends in the middle of its head")
+            self.refuse(Message("it ends in the middle of its head"))
         return data
 
     def skip(self, count: int) -> None:
         if self.file.tell() + count > self.size:
-            self.refuse("it ends in the middle of its head")
+            self.refuse(Message("it ends in the middle of its head"))
         self.file.seek(count, 1)
 
     def refuse(self, why: str) -> NoReturn:
-        raise SourceError(f"{self.name} is not a sound GGUF file ({why}): fetch or convert it again.")
+        raise SourceError(
+            "{name} is not a sound GGUF file ({why}): fetch or convert it again.", name=self.name, why=why
+        )

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from ggufy.core.errors import CheckpointError
+from ggufy.core.messages import Message
 
 # What torch calls them, their short name, and bytes of one value.
 _DTYPES = {
@@ -55,7 +56,7 @@ _OTHERS = {
 }
 _KNOWN = _OTHERS | set(_STORAGES) | {f"torch {name}" for name in _DTYPES}
 _MOST_VALUES = 1 << 48
-AGAIN = "download or copy it again"
+AGAIN = Message("download or copy it again")
 # What the standard library raises when a pickle makes no sense.
 _NONSENSE = (struct.error, ValueError, LookupError, NotImplementedError, EOFError)
 
@@ -162,7 +163,7 @@ class PickleMachine:
                 if operation.name == "STOP":
                     break
                 if (action := self.actions.get(operation.name)) is None:
-                    self.refuse(f"the operation {operation.name}")
+                    self.refuse(Message("the operation {name}", name=operation.name))
                 action(argument)
             return self.stack.pop()
         except _NONSENSE as error:
@@ -171,8 +172,10 @@ class PickleMachine:
     def start(self, protocol: int) -> None:
         if protocol > 3:
             raise CheckpointError(
-                f"{self.name} was saved with pickle protocol {protocol}: if you trust it, load it and save it again "
-                "with torch.save as it comes."
+                "{name} was saved with pickle protocol {protocol}: if you trust it, load it and save it again "
+                "with torch.save as it comes.",
+                name=self.name,
+                protocol=protocol,
             )
 
     def find(self, name: str) -> None:
@@ -243,7 +246,7 @@ class PickleMachine:
             self.damaged()
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not isinstance(key, str | int):  # a tuple of tuples of … takes for ever to hash
-                self.refuse(f"a {kind_of(key)} as a name")
+                self.refuse(Message("a {kind} as a name", kind=kind_of(key)))
             target[key] = value
 
     def above_mark(self) -> list[Any]:
@@ -258,9 +261,13 @@ class PickleMachine:
 
     def refuse(self, what: str) -> NoReturn:
         raise CheckpointError(
-            f"{self.name} was refused: it holds {what}, which may run code when loaded, and nothing of it was run; "
-            "use a .pth that holds tensors only."
+            "{name} was refused: it holds {what}, which may run code when loaded, and nothing of it was run; use "
+            "a .pth that holds tensors only.",
+            name=self.name,
+            what=what,
         )
 
     def damaged(self, error: Exception | None = None) -> NoReturn:
-        raise CheckpointError(f"{self.name} has a damaged list of tensors: {AGAIN}.") from error
+        raise CheckpointError(
+            "{name} has a damaged list of tensors: {advice}.", name=self.name, advice=AGAIN
+        ) from error

@@ -62,18 +62,21 @@ def read_archive(file: BinaryIO, name: str) -> Archive:
             listing, order = entries.get(f"{root}/data.pkl"), entries.get(f"{root}/byteorder")
             if listing is None:
                 raise CheckpointError(
-                    f"{name} is a zip archive but not a PyTorch checkpoint: give a .pth file saved with torch.save."
+                    "{name} is a zip archive but not a PyTorch checkpoint: give a .pth file saved with torch.save.",
+                    name=name,
                 )
             pickled = _content(archive, listing, _LONGEST_LIST + 1, name)
             if order is not None and _content(archive, order, 16, name) != b"little":
                 raise CheckpointError(
-                    f"{name} was not saved on a little-endian machine: save it again with torch.save."
+                    "{name} was not saved on a little-endian machine: save it again with torch.save.", name=name
                 )
             ends = sorted([*(entry.header_offset for entry in entries.values()), archive.start_dir])
     except (*_NONSENSE, OSError, RuntimeError) as error:  # a place before the file's start, a password
-        raise CheckpointError(f"{name} is cut short or damaged: {AGAIN}.") from error
+        raise CheckpointError("{name} is cut short or damaged: {advice}.", name=name, advice=AGAIN) from error
     if len(pickled) > _LONGEST_LIST:
-        raise CheckpointError(f"{name} lists more tensors than any RWKV has: choose an RWKV-6 or RWKV-7 .pth.")
+        raise CheckpointError(
+            "{name} lists more tensors than any RWKV has: choose an RWKV-6 or RWKV-7 .pth.", name=name
+        )
     machine = PickleMachine(name)
     tensors = _named_tensors(machine.run(pickled), name)
     records = {
@@ -86,7 +89,7 @@ def read_archive(file: BinaryIO, name: str) -> Archive:
 def _content(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int, name: str) -> bytes:
     """At most `limit` bytes of an entry of the archive `name`."""
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others swell without limit
-        raise CheckpointError(f"{name} was compressed: save it again with torch.save.")
+        raise CheckpointError("{name} was compressed: save it again with torch.save.", name=name)
     if entry.CRC == 0:
         del entry.CRC  # torch can be told not to compute it; without the attribute zipfile does not compare
     with archive.open(entry) as member:
@@ -97,44 +100,66 @@ def _check_magic(file: BinaryIO, name: str) -> None:
     file.seek(0)
     magic = file.read(4)
     if not magic:
-        raise CheckpointError(f"{name} is empty: {AGAIN}.")
+        raise CheckpointError("{name} is empty: {advice}.", name=name, advice=AGAIN)
     if magic.startswith(_PICKLE_MAGICS):
         raise CheckpointError(
-            f"{name} is in the format that PyTorch had before version 1.6: if you trust it, load it and save it again "
-            "with torch.save."
+            "{name} is in the format that PyTorch had before version 1.6: if you trust it, load it and save it "
+            "again with torch.save.",
+            name=name,
         )
     if magic != _ZIP_MAGIC:
-        raise CheckpointError(f"{name} is not a PyTorch checkpoint: give a .pth file saved with torch.save.")
+        raise CheckpointError("{name} is not a PyTorch checkpoint: give a .pth file saved with torch.save.", name=name)
 
 
 def _record(entry: zipfile.ZipInfo | None, storage: Storage, ends: list[int], name: str) -> Record:
     if entry is None or entry.file_size != storage.size:
-        raise CheckpointError(f"{name} is damaged (its record {storage.key} is missing or of another size): {AGAIN}.")
+        raise CheckpointError(
+            "{name} is damaged (its record {record} is missing or of another size): {advice}.",
+            name=name,
+            record=storage.key,
+            advice=AGAIN,
+        )
     if entry.compress_type != zipfile.ZIP_STORED:
-        raise CheckpointError(f"{name} was compressed, so its weights cannot be mapped: save it with torch.save.")
+        raise CheckpointError(
+            "{name} was compressed, so its weights cannot be mapped: save it with torch.save.", name=name
+        )
     following = bisect.bisect_right(ends, entry.header_offset)
     end = ends[following] if following < len(ends) else -1
     if entry.header_offset < 0 or end - entry.header_offset < _LOCAL_HEADER + storage.size:
-        raise CheckpointError(f"{name} is damaged (its record {storage.key} overlaps the next): {AGAIN}.")
+        raise CheckpointError(
+            "{name} is damaged (its record {record} overlaps the next): {advice}.",
+            name=name,
+            record=storage.key,
+            advice=AGAIN,
+        )
     return Record(entry.header_offset, end, storage.size, entry.CRC)
 
 
 def _named_tensors(content: object, name: str) -> dict[str, PickledTensor]:
     """The list, if it is what an RWKV trainer saves: a dict from names to tensors of floating-point weights."""
-    advice = "save the model's state_dict() with torch.save"
     if not isinstance(content, dict):
-        raise CheckpointError(f"{name} holds a {kind_of(content)}, not a dict of tensors: {advice}.")
+        raise CheckpointError(
+            "{name} holds a {kind}, not a dict of tensors: save the model's state_dict() with torch.save.",
+            name=name,
+            kind=kind_of(content),
+        )
     if not content:
-        raise CheckpointError(f"{name} holds no tensors: {advice}.")
+        raise CheckpointError("{name} holds no tensors: save the model's state_dict() with torch.save.", name=name)
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, PickledTensor):
             raise CheckpointError(
-                f"{name} holds a {kind_of(value)} under {str(key)[:80]!r}, where only tensors belong: "
-                "save the model's state_dict() alone with torch.save."
+                "{name} holds a {kind} under {key}, where only tensors belong: save the model's state_dict() "
+                "alone with torch.save.",
+                name=name,
+                kind=kind_of(value),
+                key=repr(str(key)[:80]),
             )
         if not value.dtype.startswith(("f", "bf")):
             raise CheckpointError(
-                f"{shown(key)} in {name} is {value.dtype}, not a tensor of floating-point weights: save the "
-                "checkpoint again in bf16, f16 or f32."
+                "{key} in {name} is {kind}, not a tensor of floating-point weights: save the checkpoint again in "
+                "bf16, f16 or f32.",
+                key=shown(key),
+                name=name,
+                kind=value.dtype,
             )
     return content

@@ -129,7 +129,9 @@ class StreamedCheckpoint:
         """Bytes of a record's local header, its name and extra field included."""
         size = _LOCAL_HEADER + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
         if header[:4] != b"PK\x03\x04" or record.begin + size + record.size > record.end:
-            raise CheckpointError(f"{self.name} is damaged (a record's header makes no sense): choose another one.")
+            raise CheckpointError(
+                "{name} is damaged (a record's header makes no sense): choose another one.", name=self.name
+            )
         return size
 
     def _values(self, want: WantedTensor, pieces: Iterator[bytearray]) -> Iterator[torch.Tensor]:
@@ -169,8 +171,9 @@ class StreamedCheckpoint:
             crc = zlib.crc32(data, crc)
             if left == 0 and record.crc not in (0, crc):
                 raise SourceError(
-                    f"record {tensor.key} of {self.name} arrived damaged (its CRC-32 is another): run the same "
-                    "command again, it continues."
+                    "record {key} of {name} arrived damaged (its CRC-32 is another): {AGAIN}, it continues.",
+                    key=tensor.key,
+                    name=self.name,
                 )
             if data:
                 yield data
@@ -189,7 +192,7 @@ def open_streamed(
     SourceError when it cannot be had, Cancelled.
     """
     if not source.can_stream:
-        raise CannotStream(f"{source.path} cannot be checked piece by piece.")
+        raise CannotStream("{path} cannot be checked piece by piece.", path=source.path)
     address = source_address(source, token=None if source.url else token, endpoint=endpoint)
     file = HttpFile(address, source, stopped=stopped)
     archive = read_archive(cast(BinaryIO, BlockFile(file, budget=_LONGEST_INDEX)), source.path.rpartition("/")[2])

@@ -56,7 +56,10 @@ class CommitBudget:
         with self._lock:
             if (wait := self._wait_s(urgent)) > 0:
                 raise QuotaError(
-                    f"{self.limit} commits an hour are enough: the next one may be made in {wait:.0f} s.", wait
+                    "{limit} commits an hour are enough: the next one may be made in {wait} s.",
+                    wait,
+                    limit=self.limit,
+                    wait=f"{wait:.0f}",
                 )
             self._made.append(_Made(at=self._clock(), urgent=urgent))
 

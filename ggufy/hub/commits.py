@@ -53,7 +53,7 @@ class Commit:
         """The newest commit. Raises StaleParent if it is not the parent that was given."""
         head = self._newest()
         if self.parent is not None and head != self.parent:
-            raise StaleParent(f"somebody else has committed to {self.repo_id} meanwhile: read it again.")
+            raise StaleParent("somebody else has committed to {repo} meanwhile: read it again.", repo=self.repo_id)
         return head
 
     def leave_out_what_is_there(self, head: str) -> bool:
@@ -155,7 +155,7 @@ class Commit:
         if all(_same(add, there.get(add.path_in_repo)) for add in self.add) and not there.keys() & set(self.delete):
             return head
         if self.parent is not None:
-            raise StaleParent(f"somebody else has committed to {self.repo_id} meanwhile: read it again.")
+            raise StaleParent("somebody else has committed to {repo} meanwhile: read it again.", repo=self.repo_id)
         return None
 
     def _newest(self) -> str:
@@ -163,7 +163,7 @@ class Commit:
             return self.api.repo_info(self.repo_id, repo_type=self.kind).sha
 
         if (head := with_retries(call, tries=self.tries, stopped=self.stopped)) is None:
-            raise RepoMissing(f"{self.repo_id} holds nothing on the Hub: delete it there, it is made again.")
+            raise RepoMissing("{repo} holds nothing on the Hub: delete it there, it is made again.", repo=self.repo_id)
         return head
 
     def _files(self, commit: str) -> dict[str, RemoteFile]:
@@ -197,7 +197,7 @@ def _there(content: bytes | Path) -> bytes | str:
     if isinstance(content, bytes):
         return content
     if not content.is_file():
-        raise HubError(f"{content} is gone, so it cannot be uploaded: make it again.")
+        raise HubError("{path} is gone, so it cannot be uploaded: make it again.", path=content)
     return str(content)
 
 

@@ -18,11 +18,12 @@ from huggingface_hub.hf_api import RepoFile, RepoSibling
 from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
 from ggufy.core.errors import HubError, StaleParent, TokenError
+from ggufy.core.messages import Message
 from ggufy.core.names import RepoKind
 from ggufy.hub.commit_rate import CommitBudget
 from ggufy.hub.commits import Commit, remote_file
 from ggufy.hub.protocol import Content, RemoteFile, Staged, check_path, is_listed
-from ggufy.net.download import PinnedFile, fetch
+from ggufy.net.download import DownloadTask, fetch
 from ggufy.net.http_get import Address, http_get, hub_address
 from ggufy.net.hub_errors import hub_errors, status_of
 from ggufy.net.session import ASK_TRIES, Reference, use_timeouts, with_retries
@@ -55,7 +56,7 @@ class HuggingFaceHub:
 
     def user(self) -> str:
         """Name of the account that the token belongs to. Raises TokenError if there is none."""
-        with hub_errors("your account", "model"):
+        with hub_errors(Message("your account"), "model"):
             if not self._api.token:
                 raise TokenError("no token was given: set HF_TOKEN to one that may write.")
             return str(self._patiently(lambda: self._api.whoami(cache=True))["name"])
@@ -65,8 +66,9 @@ class HuggingFaceHub:
             self._patiently(lambda: self._api.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True))
             if private and not self._patiently(lambda: self._api.repo_info(repo_id, repo_type=kind)).private:
                 raise HubError(
-                    f"{repo_id} is on the Hub already and is public, but should be private: change that in its "
-                    "settings there, or choose another name."
+                    "{repo} is on the Hub already and is public, but should be private: change that in its "
+                    "settings there, or choose another name.",
+                    repo=repo_id,
                 )
 
     def head(self, repo_id: str, *, kind: RepoKind) -> str | None:
@@ -107,7 +109,9 @@ class HuggingFaceHub:
                 _unless_unknown(error)
                 return None
             except RevisionNotFoundError as error:
-                raise StaleParent(f"{repo_id} has no commit {at} any more: read it again.") from error
+                raise StaleParent(
+                    "{repo} has no commit {commit} any more: read it again.", repo=repo_id, commit=at
+                ) from error
 
     def download(
         self,
@@ -123,12 +127,12 @@ class HuggingFaceHub:
         with hub_errors(repo_id, kind):
             found = self._find(repo_id, check_path(path), kind, commit) if commit else None
         if found is None:
-            raise HubError(f"{repo_id} has no file {path} on the Hub: it has to be made again.")
+            raise HubError("{repo} has no file {path} on the Hub: it has to be made again.", repo=repo_id, path=path)
         if found.sha256 is None:
             with partial(target) as part:
                 part.write_bytes(self.read(repo_id, path, kind=kind, at=commit) or b"")
             return
-        file = PinnedFile(
+        file = DownloadTask(
             address=self._address(repo_id, path, kind, commit),
             path=path,
             commit=commit,

@@ -24,6 +24,7 @@ from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 
 from ggufy.core.errors import GgufyError, HubAway, LeaseLost, RepoMissing, StaleParent
+from ggufy.core.messages import Message
 from ggufy.core.names import RepoKind
 from ggufy.hub.lease_record import LeaseRecord, boot_clock, identity, process_is_dead
 from ggufy.hub.protocol import Content, Hub
@@ -85,15 +86,16 @@ class Lease:
     def check_taken(self) -> None:
         """Raises LeaseLost if the lease was never taken, or is known to be another's."""
         if self._lost or self._own is None:
-            raise LeaseLost(self._lost or "this runner does not hold the lease.")
+            raise LeaseLost(self._lost or Message("this runner does not hold the lease."))
 
     def check(self) -> None:
         """Raises LeaseLost if nothing must be touched any more; to be asked before every commit elsewhere."""
         self.check_taken()
         if not self.held:
             raise LeaseLost(
-                f"the lease could not be renewed for {self.expires_s:.0f} s and may be another's by now: "
-                "the work goes on when the Hub can be reached again."
+                "the lease could not be renewed for {seconds} s and may be another's by now: the work goes on "
+                "when the Hub can be reached again.",
+                seconds=f"{self.expires_s:.0f}",
             )
 
     def try_acquire(self, least_term: int = 0) -> bool:
@@ -217,7 +219,7 @@ class Lease:
                 return
             except StaleParent:
                 self._look_again()
-        raise HubAway(f"{self.repo_id} is being changed by somebody all the time: it is tried again later.")
+        raise HubAway("{repo} is being changed by somebody all the time: it is tried again later.", repo=self.repo_id)
 
     def _write_once(
         self,
@@ -250,7 +252,9 @@ class Lease:
         """After a refused write: whose is the lease now?"""
         head = self.hub.head(self.repo_id, kind=KIND)
         if head is None:
-            raise RepoMissing(f"{self.repo_id} is gone: it is made again, and what this runner knows is saved in it.")
+            raise RepoMissing(
+                "{repo} is gone: it is made again, and what this runner knows is saved in it.", repo=self.repo_id
+            )
         try:
             found = self._read(head)
         except StaleParent:
@@ -258,6 +262,8 @@ class Lease:
         # An empty one is not another's: somebody has deleted the file, or made the repo anew.
         if found.nonce and found.boot_id != self.boot_id:
             self.other = found
-            self._lost = f"another runner has had the lease since {found.since}: this one stops, the other goes on."
+            self._lost = Message(
+                "another runner has had the lease since {since}: this one stops, the other goes on.", since=found.since
+            )
             raise LeaseLost(self._lost)
         self._head = head

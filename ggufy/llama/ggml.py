@@ -70,8 +70,10 @@ class Ggml:
         path = next((path for path in paths if path.is_file()), None)
         if path is None:
             raise ToolError(
-                f"{folder} has no {_LIBRARIES[0]}, as a static build of llama.cpp: build it with "
-                "-DBUILD_SHARED_LIBS=ON, or unset GGUFY_LLAMA_DIR."
+                "{folder} has no {library}, as a static build of llama.cpp: build it with -DBUILD_SHARED_LIBS=ON, "
+                "or unset GGUFY_LLAMA_DIR.",
+                folder=folder,
+                library=_LIBRARIES[0],
             )
         self.path = path
         try:
@@ -79,7 +81,9 @@ class Ggml:
             self._declare()
         except (OSError, AttributeError) as error:
             raise ToolError(
-                f"{path} cannot be used ({error}): build llama.cpp again, or unset GGUFY_LLAMA_DIR."
+                "{path} cannot be used ({reason}): build llama.cpp again, or unset GGUFY_LLAMA_DIR.",
+                path=path,
+                reason=error,
             ) from error
         self.sha256 = sha256(path)  # another build may give other bytes
         self.types = {name: self._type(name, number) for name, number in _NUMBERS.items() if self._is(name, number)}

@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ggufy.core.errors import BusyError, ToolError
+from ggufy.core.messages import Message
 from ggufy.llama import build, tools
 from ggufy.system import child_process as child
 from ggufy.system import locks
@@ -115,7 +116,9 @@ class Llama:
         """Path of a program, "llama-quantize" for example. Raises ToolError when this build lacks it."""
         path = self.bin / name
         if not path.is_file():
-            raise ToolError(f"{self.bin} has no {name}: build that target too, or unset GGUFY_LLAMA_DIR.")
+            raise ToolError(
+                "{folder} has no {tool}: build that target too, or unset GGUFY_LLAMA_DIR.", folder=self.bin, tool=name
+            )
         return path
 
 
@@ -223,7 +226,9 @@ def version_of(folder: Path) -> tuple[str, str]:
     text = _probe(folder / "llama-imatrix", "--version")
     match = _VERSION.search(text)
     if match is None:
-        raise ToolError(f"{folder / 'llama-imatrix'} --version names no commit: use a build of llama.cpp from git.")
+        raise ToolError(
+            "{path} --version names no commit: use a build of llama.cpp from git.", path=folder / "llama-imatrix"
+        )
     return match[1], match[2]
 
 
@@ -270,19 +275,30 @@ def _build(
 
 
 def _check_override(folder: Path, *, types: Collection[str], pin: build.Pin) -> Llama:
-    advice = "build it as llama.cpp's docs/build.md says, or unset GGUFY_LLAMA_DIR to let ggufy build its own"
+    advice = Message("build it as llama.cpp's docs/build.md says, or unset GGUFY_LLAMA_DIR to let ggufy build its own")
     bins = [place for place in (folder, folder / "bin", folder / "build/bin") if (place / "llama-quantize").is_file()]
     if not bins:
-        raise ToolError(f"GGUFY_LLAMA_DIR is {folder}, which has no llama-quantize: {advice}.")
+        raise ToolError(
+            "GGUFY_LLAMA_DIR is {folder}, which has no llama-quantize: {advice}.", folder=folder, advice=advice
+        )
     help_text = ""
     for tool in pin.tools:
         if tool not in _NOT_IN_RELEASES:
             if not (bins[0] / tool).is_file():
-                raise ToolError(f"GGUFY_LLAMA_DIR is {bins[0]}, which has no {tool}: {advice}.")
+                raise ToolError(
+                    "GGUFY_LLAMA_DIR is {folder}, which has no {tool}: {advice}.",
+                    folder=bins[0],
+                    tool=tool,
+                    advice=advice,
+                )
             text = _probe(bins[0] / tool, "--help")
             help_text = text if tool == "llama-quantize" else help_text
     if unknown := sorted(set(types) - tools.parse_quantize_help(help_text).keys()):
-        raise ToolError(f"llama-quantize in {bins[0]} does not know {', '.join(unknown)}: use a newer llama.cpp.")
+        raise ToolError(
+            "llama-quantize in {folder} does not know {types}: use a newer llama.cpp.",
+            folder=bins[0],
+            types=", ".join(unknown),
+        )
     version, commit = version_of(bins[0])
     if not build.same_commit(commit, pin.commit):
         logger.warning(
@@ -299,10 +315,20 @@ def _probe(program: Path, option: str) -> str:
     try:
         done = child.run([str(program), option], cwd=program.parent, env=environment)
     except subprocess.TimeoutExpired:
-        raise ToolError(f"{program} {option} did not end within a minute: build it again.") from None
+        raise ToolError(
+            "{program} {option} did not end within a minute: build it again.", program=program, option=option
+        ) from None
     if done.returncode < 0 or done.returncode in _CANNOT_START:
-        reason = tools.failure_reason(done.stdout) if done.stdout.strip() else f"signal {-done.returncode}"
-        raise ToolError(f"{program} does not start on this machine ({reason}): build llama.cpp on it again.")
+        reason = (
+            tools.failure_reason(done.stdout)
+            if done.stdout.strip()
+            else Message("signal {number}", number=-done.returncode)
+        )
+        raise ToolError(
+            "{program} does not start on this machine ({reason}): build llama.cpp on it again.",
+            program=program,
+            reason=reason,
+        )
     return done.stdout
 
 
@@ -319,7 +345,7 @@ def _held(path: Path, report: Progress) -> Iterator[int]:
                 if not told:
                     logger.info("another process is building llama.cpp; waiting for it (%s)", path)
                 told = True
-                report(0, 0, "waiting for another process that builds llama.cpp")
+                report(0, 0, Message("waiting for another process that builds llama.cpp"))
         yield lock
 
 

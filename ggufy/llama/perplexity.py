@@ -104,7 +104,7 @@ def run_for(
         if (found := read(text)) is not None:
             return found
     name = Path(command[0]).name
-    raise ToolError(f"{name} ended {ATTEMPTS} times without its figures: run the same command again.", text)
+    raise ToolError("{tool} ended {count} times without its figures: {AGAIN}.", text, tool=name, count=ATTEMPTS)
 
 
 # ---- read

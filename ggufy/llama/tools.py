@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ggufy.core.errors import Cancelled, ToolError
+from ggufy.core.messages import Message
 from ggufy.system import child_process as child
 
 CONTEXT = 512  # tokens a chunk, for imatrix and perplexity
@@ -115,7 +116,13 @@ def run_tool(command: list[str], run: ToolRun, feed: Callable[[str], None] | Non
     finally:
         child.stop(process)
     if code != 0:
-        raise ToolError(f"{Path(command[0]).name} failed ({_code_text(code)}): {failure_reason(text)}", text)
+        raise ToolError(
+            "{tool} failed ({code}): {reason}",
+            text,
+            tool=Path(command[0]).name,
+            code=_code_text(code),
+            reason=failure_reason(text),
+        )
     return text
 
 
@@ -170,7 +177,9 @@ def failure_reason(text: str) -> str:
     lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip() and not _QUIET.search(line)]
     errors = [line for line in lines if _ERROR.search(line)]
     told = [line for line in lines if re.search(r"error|fail|invalid|unable|cannot|missing", line, re.IGNORECASE)]
-    reason = errors[0] if errors else (told or lines or ["it printed nothing"])[-1]
+    if not lines:
+        return Message("it printed nothing")
+    reason = errors[0] if errors else (told or lines)[-1]
     return re.sub(r"^[\d.]+ [IWE] ", "", reason)[:300]
 
 
@@ -189,8 +198,10 @@ def parse_load_error(text: str) -> str:
 def _code_text(code: int) -> str:
     if code < 0:
         name = signal.Signals(-code).name
-        return f"ended by {name}" + (", probably out of memory" if name == "SIGKILL" else "")
-    return f"exit code {code}"
+        if name == "SIGKILL":
+            return Message("ended by {signal}, probably out of memory", signal=name)
+        return Message("ended by {signal}", signal=name)
+    return Message("exit code {code}", code=code)
 
 
 # ---- read
@@ -229,7 +240,12 @@ def parse_dry_run(text: str) -> dict[str, str]:
             total = int(tensor[2])
             types[tensor[3]] = (kind[2] or kind[1]).upper()
     if not types or len(types) != total:
-        raise ToolError(f"llama-quantize --dry-run listed {len(types)} of {total} tensors: {failure_reason(text)}")
+        raise ToolError(
+            "llama-quantize --dry-run listed {found} of {total} tensors: {reason}",
+            found=len(types),
+            total=total,
+            reason=failure_reason(text),
+        )
     return types
 
 

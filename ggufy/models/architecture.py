@@ -16,6 +16,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from ggufy.core.errors import CheckpointError
+from ggufy.core.messages import Message
 from ggufy.models.chat_format import ChatFormat
 
 if TYPE_CHECKING:
@@ -132,7 +133,12 @@ class Architecture:
         sizes |= self.read_sizes(shapes, layers)
         width, head_size = sizes["C"], sizes.get("N", sizes["C"])
         if width % head_size:
-            raise CheckpointError(f"the width {width} is not a multiple of the head size {head_size}: {_DAMAGED}.")
+            raise CheckpointError(
+                "the width {width} is not a multiple of the head size {size}: {damaged}.",
+                width=width,
+                size=head_size,
+                damaged=_DAMAGED,
+            )
         model = Hyperparameters(self, layers, sizes | {"H": width // head_size}, self.rescale_every)
         _check(shapes, model)
         return model
@@ -206,16 +212,21 @@ def block_numbers(shapes: Shapes) -> list[int]:
     return [int(match[1]) for name in shapes if (match := re.match(r"blocks\.([0-9]{1,6})\.", name))]
 
 
-_DAMAGED = "the checkpoint is damaged, or a variety of RWKV that ggufy does not know"
+_DAMAGED = Message("the checkpoint is damaged, or a variety of RWKV that ggufy does not know")
 
 
 def size_of(shapes: Shapes, name: str, axis: int) -> int:
     """One size of one tensor; raises CheckpointError if there is no such tensor or axis, or if it is empty."""
     if name not in shapes:
-        raise CheckpointError(f"the checkpoint has no tensor {name}: {_DAMAGED}.")
+        raise CheckpointError("the checkpoint has no tensor {name}: {damaged}.", name=name, damaged=_DAMAGED)
     shape = shapes[name]
     if len(shape) <= max(axis, 1) or 0 in shape:
-        raise CheckpointError(f"{name} has the shape {_text(shape)}, not that of a matrix: {_DAMAGED}.")
+        raise CheckpointError(
+            "{name} has the shape {shape}, not that of a matrix: {damaged}.",
+            name=name,
+            shape=_text(shape),
+            damaged=_DAMAGED,
+        )
     return shape[axis]
 
 
@@ -224,12 +235,16 @@ def _check(shapes: Shapes, model: Hyperparameters) -> None:
     for plan in model.tensors():
         for source in plan.sources:
             if source not in shapes:
-                raise CheckpointError(f"the checkpoint has no tensor {source}: {_DAMAGED}.")
+                raise CheckpointError("the checkpoint has no tensor {name}: {damaged}.", name=source, damaged=_DAMAGED)
             found = shapes[source]
             # Trainers save vectors as 1 x 1 x C or as C; both hold the same values in the same order.
             if squeezed(found) != squeezed(plan.source_shape):
                 raise CheckpointError(
-                    f"{source} has the shape {_text(found)}, but {_text(plan.source_shape)} was expected: {_DAMAGED}."
+                    "{name} has the shape {shape}, but {expected} was expected: {damaged}.",
+                    name=source,
+                    shape=_text(found),
+                    expected=_text(plan.source_shape),
+                    damaged=_DAMAGED,
                 )
 
 
@@ -239,4 +254,4 @@ def squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _text(shape: tuple[int, ...]) -> str:
-    return " x ".join(str(size) for size in shape) or "of a single number"
+    return " x ".join(str(size) for size in shape) or Message("of a single number")

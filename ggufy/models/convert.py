@@ -158,7 +158,9 @@ class Conversion:
         rescale_every: int | None,
     ) -> Conversion:
         if outtype not in OUT_TYPES:
-            raise UsageError(f"unknown outtype {outtype!r}: choose one of {', '.join(OUT_TYPES)}.")
+            raise UsageError(
+                "unknown outtype {type}: choose one of {types}.", type=repr(outtype), types=", ".join(OUT_TYPES)
+            )
         model = detect(shapes)
         if rescale_every is not None and model.rescale_every:
             model = replace(model, rescale_every=rescale_every)
@@ -281,15 +283,23 @@ def _cast(piece: torch.Tensor, source: str, *, out: OutType, divisor: int) -> to
     # One pass finds the smallest and the largest value; a NaN anywhere makes both NaN.
     smallest, largest = (float(value) for value in torch.aminmax(piece))
     largest = max(-smallest, largest)
-    if not math.isfinite(largest):
-        what = "NaN" if math.isnan(largest) else "infinite"
+    if math.isnan(largest):
         raise CheckpointError(
-            f"{source} holds {what} values: the checkpoint is damaged, or its training failed; choose another one."
+            "{name} holds NaN values: the checkpoint is damaged, or its training failed; choose another one.",
+            name=source,
+        )
+    if math.isinf(largest):
+        raise CheckpointError(
+            "{name} holds infinite values: the checkpoint is damaged, or its training failed; choose another one.",
+            name=source,
         )
     if largest >= out.limit:
         raise CheckpointError(
-            f"{source} holds {largest:.6g}, which is too large for {out.tensor_type.name}: convert with --outtype "
-            f"{'bf16' if out.dtype == torch.float16 else 'f32'}."
+            "{name} holds {value}, which is too large for {type}: convert with {OUTTYPE} {outtype}.",
+            name=source,
+            value=f"{largest:.6g}",
+            type=out.tensor_type.name,
+            outtype="bf16" if out.dtype == torch.float16 else "f32",
         )
     return piece.to(out.dtype).reshape(-1)
 

@@ -23,7 +23,8 @@ def detect(shapes: Shapes) -> Hyperparameters:
     if not block_numbers(shapes):
         found = ", ".join(repr(name[:80])[1:-1] for name in list(shapes)[:3])  # a stranger's texts: keep them tame
         raise CheckpointError(
-            f"this is not an RWKV checkpoint (its first tensors are {found}): choose an RWKV-6 or RWKV-7 .pth."
+            "this is not an RWKV checkpoint (its first tensors are {names}): choose an RWKV-6 or RWKV-7 .pth.",
+            names=found,
         )
     if any(".ffn.s_emb" in name for name in shapes):
         raise CheckpointError(
@@ -33,7 +34,8 @@ def detect(shapes: Shapes) -> Hyperparameters:
         return architecture.measure(shapes)
     if version := older_version(shapes):
         raise CheckpointError(
-            f"this is RWKV-{version}, which llama.cpp cannot run: choose an RWKV-6 or RWKV-7 checkpoint."
+            "this is RWKV-{version}, which llama.cpp cannot run: choose an RWKV-6 or RWKV-7 checkpoint.",
+            version=version,
         )
     raise CheckpointError("this is a variety of RWKV that ggufy does not know: choose an RWKV-6 or RWKV-7 checkpoint.")
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from gguf import TokenType
 
 from ggufy.core.errors import VocabError
+from ggufy.core.messages import Message
 
 WORLD_FILE = "rwkv_vocab_v20230424.txt"
 # World models have 7 rows more than tokens; more than this many means another vocabulary, not rounding.
@@ -36,7 +37,7 @@ def world_vocab_path() -> Path:
         path = Path(folder) / WORLD_FILE
         if path.is_file():
             return path
-    raise VocabError(f"the World vocabulary {WORLD_FILE} was not found: install it with `pip install rwkv`.")
+    raise VocabError("the World vocabulary {file} was not found: install it with `pip install rwkv`.", file=WORLD_FILE)
 
 
 def load_vocab(path: Path) -> tuple[bytes, ...]:
@@ -48,10 +49,12 @@ def load_vocab(path: Path) -> tuple[bytes, ...]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise VocabError(f"the vocabulary {path} does not exist: check the path given with --vocab.") from error
+        raise VocabError(
+            "the vocabulary {path} does not exist: check the path given with {VOCAB}.", path=path
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise VocabError(
-            f"{path.name} cannot be read as a vocabulary: give RWKV's text format with --vocab."
+            "{name} cannot be read as a vocabulary: give RWKV's text format with {VOCAB}.", name=path.name
         ) from error
     tokens = [END_OF_TEXT]
     seen = {END_OF_TEXT: 0}
@@ -61,12 +64,18 @@ def load_vocab(path: Path) -> tuple[bytes, ...]:
             token = _token(line, number)
         except ValueError as error:
             raise VocabError(
-                f"line {number} of {path.name} {error}: give a file in RWKV's vocabulary format with --vocab."
+                "line {number} of {name} {wrong}: give a file in RWKV's vocabulary format with {VOCAB}.",
+                number=number,
+                name=path.name,
+                wrong=error,
             ) from error
         if token in seen:
             raise VocabError(
-                f"line {number} of {path.name} repeats the token of id {seen[token]} ({token!r}): every token must be "
-                "there once."
+                "line {number} of {name} repeats the token of id {id} ({token}): every token must be there once.",
+                number=number,
+                name=path.name,
+                id=seen[token],
+                token=repr(token),
             )
         seen[token] = number
         tokens.append(token)
@@ -84,10 +93,19 @@ def vocab_for(rows: int, path: Path | None) -> tuple[bytes, ...]:
         if missing:
             logger.warning("the vocabulary lacks %d of the 256 single bytes: text with those cannot be read", missing)
         return tokens
-    which = f"the vocabulary {path.name}" if path is not None else "the World vocabulary"
+    if path is None:
+        raise VocabError(
+            "emb.weight has {rows} rows, but the World vocabulary has {count} tokens (with id 0): give the "
+            "checkpoint's own vocabulary file with {VOCAB}.",
+            rows=rows,
+            count=len(tokens),
+        )
     raise VocabError(
-        f"emb.weight has {rows} rows, but {which} has {len(tokens)} tokens (with id 0): give the checkpoint's own "
-        "vocabulary file with --vocab."
+        "emb.weight has {rows} rows, but the vocabulary {name} has {count} tokens (with id 0): give the "
+        "checkpoint's own vocabulary file with {VOCAB}.",
+        rows=rows,
+        name=path.name,
+        count=len(tokens),
     )
 
 
@@ -104,7 +122,7 @@ def _token(line: str, number: int) -> bytes:
     identifier, _, rest = line.partition(" ")
     literal, _, length = rest.rpartition(" ")
     if not (identifier.isdecimal() and length.isdecimal() and literal):
-        raise ValueError("is not `id repr(token) length`")
+        raise ValueError(Message("is not `id repr(token) length`"))
     try:
         # Most of the 65,529 tokens of World are plain words, which need no parser.
         plain = _PLAIN.fullmatch(literal)
@@ -112,11 +130,13 @@ def _token(line: str, number: int) -> bytes:
         if isinstance(token, str):
             token = token.encode("utf-8")
     except (ValueError, SyntaxError, MemoryError, RecursionError):
-        raise ValueError("holds no Python string or bytes literal") from None
+        raise ValueError(Message("holds no Python string or bytes literal")) from None
     if not isinstance(token, bytes) or not token:
-        raise ValueError("holds no token")
+        raise ValueError(Message("holds no token"))
     if int(identifier) != number:
-        raise ValueError(f"has the id {identifier} instead of {number}")
+        raise ValueError(Message("has the id {found} instead of {expected}", found=identifier, expected=number))
     if len(token) != int(length):
-        raise ValueError(f"announces {length} bytes, but its token has {len(token)}")
+        raise ValueError(
+            Message("announces {announced} bytes, but its token has {found}", announced=length, found=len(token))
+        )
     return token

@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx2
 
 from ggufy.core.errors import DiskError, GgufyError, SourceError
+from ggufy.core.messages import Message
 from ggufy.core.words import human_size
 from ggufy.net.http_get import Address, Answer, http_get
 from ggufy.net.hub_errors import ask
@@ -26,7 +27,7 @@ _BLOCK = 1 << 18
 
 
 @dataclass(frozen=True, kw_only=True)
-class PinnedFile:
+class DownloadTask:
     """What is to be fetched."""
 
     address: Address
@@ -38,7 +39,7 @@ class PinnedFile:
 
 
 def fetch(
-    wanted: PinnedFile,
+    wanted: DownloadTask,
     target: Path,
     *,
     progress: Callable[[int], None] | None = None,
@@ -57,7 +58,7 @@ def fetch(
         while _size(part) < wanted.size:
             _append(wanted, part, report=report, stopped=stopped)
 
-    busy = f"another run is downloading {target.name}: wait for it to end."
+    busy = Message("another run is downloading {name}: wait for it to end.", name=target.name)
     with disk_errors(target), lock(part, message=busy):
         if not part.exists():
             return  # between our open and our lock another process finished it
@@ -77,18 +78,22 @@ def fetch_small(address: Address, *, limit: int, stopped: Callable[[], bool] = n
         body = bytearray()
         with http_get(address, timeout=DOWNLOAD_TIMEOUT) as answer:
             if answer.is_web_page:
-                raise SourceError(f"{address.shown} is a web page, not a text file: give the address of the raw file.")
+                raise SourceError(
+                    "{url} is a web page, not a text file: give the address of the raw file.", url=address.shown
+                )
             for block in answer.response.iter_bytes(_BLOCK):
                 check_stopped(stopped)
                 body += block
                 if len(body) > limit:
-                    raise SourceError(f"{address.shown} is larger than {human_size(limit)}: give a shorter text.")
+                    raise SourceError(
+                        "{url} is larger than {size}: give a shorter text.", url=address.shown, size=human_size(limit)
+                    )
         return bytes(body)
 
     return ask(get, address.wanted, token=address.token, shown=address.shown, stopped=stopped)
 
 
-def _append(wanted: PinnedFile, part: Path, *, report: Callable[[int], None], stopped: Callable[[], bool]) -> None:
+def _append(wanted: DownloadTask, part: Path, *, report: Callable[[int], None], stopped: Callable[[], bool]) -> None:
     """One request: adds to `part` what the server sends from its present size on."""
     have = _size(part)
     with http_get(wanted.address, span=(have, None), timeout=DOWNLOAD_TIMEOUT) as answer:
@@ -103,10 +108,10 @@ def _append(wanted: PinnedFile, part: Path, *, report: Callable[[int], None], st
                 file.write(block)
                 report(file.tell())
     if _size(part) <= have:
-        raise httpx2.RemoteProtocolError("the answer held nothing new")
+        raise httpx2.RemoteProtocolError(Message("the answer held nothing new"))
 
 
-def _checked_start(answer: Answer, wanted: PinnedFile, have: int) -> int:
+def _checked_start(answer: Answer, wanted: DownloadTask, have: int) -> int:
     """Where in the file the answer begins; a server that ignores ranges sends all of it."""
     if whole := answer.response.status_code != 206:
         right = int(answer.response.headers.get("Content-Length", wanted.size)) == wanted.size
@@ -117,19 +122,25 @@ def _checked_start(answer: Answer, wanted: PinnedFile, have: int) -> int:
     return 0 if whole else have
 
 
-def _finish(wanted: PinnedFile, part: Path, target: Path, *, stopped: Callable[[], bool]) -> None:
+def _finish(wanted: DownloadTask, part: Path, target: Path, *, stopped: Callable[[], bool]) -> None:
     if sha256(part, stopped=stopped) != wanted.sha256:
         part.unlink()
         raise wanted.error(
-            f"{wanted.path} arrived damaged (its sha256 is not the one on the Hub) and was removed: "
-            "run the same command again."
+            Message(
+                "{name} arrived damaged (its sha256 is not the one on the Hub) and was removed: {AGAIN}.",
+                name=wanted.path,
+            )
         )
     finish(part, target)
 
 
-def _other_file(wanted: PinnedFile) -> GgufyError:
+def _other_file(wanted: DownloadTask) -> GgufyError:
     return wanted.error(
-        f"the server sends another file than {wanted.path} of commit {wanted.commit[:8]}: run the same command again."
+        Message(
+            "the server sends another file than {path} of commit {commit}: {AGAIN}.",
+            path=wanted.path,
+            commit=wanted.commit[:8],
+        )
     )
 
 
@@ -137,8 +148,11 @@ def _check_room(needed: int, target: Path) -> None:
     free = free_bytes(target.parent)
     if needed > free:
         raise DiskError(
-            f"the download of {target.name} needs {human_size(needed)} more and {human_size(free)} are free: "
-            "free some space and run the same command again, it continues."
+            "the download of {name} needs {needed} more and {free} are free: free some space and {AGAIN}, it "
+            "continues.",
+            name=target.name,
+            needed=human_size(needed),
+            free=human_size(free),
         )
 
 

@@ -22,6 +22,7 @@ import httpx2
 
 from ggufy.core.errors import CannotStream, SourceChanged, SourceError
 from ggufy.core.job import Source
+from ggufy.core.messages import Message
 from ggufy.core.words import human_size
 from ggufy.net.http_get import Address, Answer, http_get
 from ggufy.net.hub_errors import source_errors, status_of
@@ -127,7 +128,7 @@ class HttpFile:
         except FAILURES as error:
             if status_of(error) in _REFUSALS and place is not self._start:
                 self._place = self._start
-                raise httpx2.RemoteProtocolError("the place that the redirect led to refuses") from error
+                raise httpx2.RemoteProtocolError(Message("the place that the redirect led to refuses")) from error
             if status_of(error) != _NOTHING_THERE:
                 raise
             if self.size >= 0:  # shorter than it was
@@ -135,28 +136,30 @@ class HttpFile:
             self.size = 0
             return
         if len(body) == had:
-            raise httpx2.RemoteProtocolError("the answer held nothing new")
+            raise httpx2.RemoteProtocolError(Message("the answer held nothing new"))
 
     def _check(self, answer: Answer, place: _Place, start: int, stop: int) -> None:
         """Raises unless the answer is the part that was asked for, of the file that is known."""
         source, shown = self._source, self.address.shown
         if source is None and answer.is_web_page:
-            raise SourceError(f"{shown} is a web page, not a model: give the address of the file itself.")
+            raise SourceError("{url} is a web page, not a model: give the address of the file itself.", url=shown)
         if source and source.sha256 and answer.sha256 - {source.sha256}:
             raise self._changed()
         if place.version and answer.version != place.version:
             raise self._changed()
         if answer.part is None:
             raise CannotStream(
-                f"the server of {shown} does not send parts of files: download it yourself and give the file."
+                "the server of {url} does not send parts of files: download it yourself and give the file.", url=shown
             )
         first, last, total = answer.part
         if self.size not in (-1, total):
             raise self._changed()
         if first != start or not start < last <= stop:
-            raise CannotStream(f"the server of {shown} sends another part than was asked for: try again later.")
+            raise CannotStream(
+                "the server of {url} sends another part than was asked for: try again later.", url=shown
+            )
         if source and not (place.version or answer.sha256):
-            raise CannotStream(f"the server of {shown} does not say which version it sends.")
+            raise CannotStream("the server of {name} does not say which version it sends.", name=shown)
         self.size = total
         self.version = answer.version
         if place is self._start:  # from now on, straight to where that led
@@ -165,12 +168,16 @@ class HttpFile:
     def _changed(self) -> SourceError:
         shown, source = self.address.shown, self._source
         if source is None:
-            return SourceError(f"the server of {shown} sends another part than was asked for: try again later.")
+            return SourceError(
+                "the server of {url} sends another part than was asked for: try again later.", url=shown
+            )
         if source.url:
-            return SourceChanged(f"{shown} holds another file than when the job was made: start it anew with --name.")
+            return SourceChanged(
+                "{url} holds another file than when the job was made: start it anew with {NAME}.", url=shown
+            )
         commit = source.revision[:8]
         return SourceChanged(
-            f"the server sends another file than {source.path} of commit {commit}: run the same command again."
+            "the server sends another file than {path} of commit {commit}: {AGAIN}.", path=source.path, commit=commit
         )
 
 
@@ -233,8 +240,10 @@ class BlockFile(io.RawIOBase):
         """Reads blocks from number `first` on."""
         if self._file.received + stop - start > self._budget:
             raise SourceError(
-                f"{self._file.address.shown} has more than {human_size(self._budget)} of headers, too much to look at "
-                "from here: download it yourself and give the file."
+                "{url} has more than {size} of headers, too much to look at from here: download it yourself and "
+                "give the file.",
+                url=self._file.address.shown,
+                size=human_size(self._budget),
             )
         data = self._file.read(start, stop)
         for at in range(0, len(data), BLOCK):

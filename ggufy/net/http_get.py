@@ -114,7 +114,7 @@ def http_get(
     for _ in range(_REDIRECTS):
         if address.public and not is_public(request.url.host):
             raise SourceError(
-                f"{address.shown} is not on the public internet: download it yourself and give the file."
+                "{url} is not on the public internet: download it yourself and give the file.", url=address.shown
             )
         response = session.send(request, stream=True, follow_redirects=False)
         with contextlib.closing(response):

@@ -35,6 +35,7 @@ from ggufy.core.errors import (
     StorageError,
     TokenError,
 )
+from ggufy.core.messages import Message
 from ggufy.core.names import RepoKind
 from ggufy.net.session import (
     FAILURES,
@@ -96,7 +97,9 @@ def hub_errors(repo_id: str, kind: RepoKind) -> Iterator[None]:
             raise
         raise HubAway("the Hub cannot be reached: it is tried again later, nothing is lost.") from error
     except ValueError as error:  # a file that the Hub would not take, such as a README with a broken front matter
-        raise HubError(f"the Hub's client refuses {repo_id} ({short(error)}): please report it.") from error
+        raise HubError(
+            "the Hub's client refuses {repo} ({reason}): please report it.", repo=repo_id, reason=short(error)
+        ) from error
 
 
 def hub_error(error: Exception, repo_id: str, kind: RepoKind) -> HubError:
@@ -104,13 +107,19 @@ def hub_error(error: Exception, repo_id: str, kind: RepoKind) -> HubError:
     if isinstance(error, HfHubHTTPError):
         return _refusal(error, repo_id, kind)
     if isinstance(error, HFValidationError):
-        return HubError(f"the Hub allows no such name ({short(error)}): choose another --repo or --name.")
+        return HubError(
+            "the Hub allows no such name ({reason}): choose another {REPO} or {NAME}.", reason=short(error)
+        )
     if said := setup_sentence(error):
         wrong_token = isinstance(error, httpx2.LocalProtocolError | UnicodeEncodeError)
         return TokenError(said) if wrong_token else HubError(said)
     if isinstance(error, httpx2.TransportError):
-        return HubAway(f"the Hub cannot be reached ({short(error)}): it is tried again later, nothing is lost.")
-    return HubAway(f"the Hub's answer about {repo_id} arrived damaged: it is tried again later, nothing is lost.")
+        return HubAway(
+            "the Hub cannot be reached ({reason}): it is tried again later, nothing is lost.", reason=short(error)
+        )
+    return HubAway(
+        "the Hub's answer about {repo} arrived damaged: it is tried again later, nothing is lost.", repo=repo_id
+    )
 
 
 def setup_sentence(error: Exception) -> str:
@@ -118,21 +127,24 @@ def setup_sentence(error: Exception) -> str:
     empty."""
     if isinstance(error, httpx2.InvalidURL | httpx2.UnsupportedProtocol):
         if constants.ENDPOINT.startswith(("https://", "http://")):
-            return f"the Hub's address cannot be used ({short(error)}): check HF_ENDPOINT."
-        return f"HF_ENDPOINT is {constants.ENDPOINT}, which is no address: write https:// in front of it."
+            return Message("the Hub's address cannot be used ({reason}): check HF_ENDPOINT.", reason=short(error))
+        return Message(
+            "HF_ENDPOINT is {address}, which is no address: write https:// in front of it.", address=constants.ENDPOINT
+        )
     unsendable = isinstance(error, httpx2.LocalProtocolError)
     if isinstance(error, UnicodeEncodeError) or (unsendable and "header" in str(error).lower()):
-        return "the token holds a character that no token has: paste it again."  # only the token may be anything
+        # Only the token may be anything.
+        return Message("the token holds a character that no token has: paste it again.")
     if unsendable:
-        return f"the question to the Hub cannot be sent ({short(error)}): please report it."
+        return Message("the question to the Hub cannot be sent ({reason}): please report it.", reason=short(error))
     if isinstance(error, OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE keeps the Hub from being asked: unset it and start again."
+        return Message("HF_HUB_OFFLINE keeps the Hub from being asked: unset it and start again.")
     return client_sentence(error) if isinstance(error, ClientError) else ""
 
 
 def client_sentence(error: ClientError) -> str:
     """What to do if no client can be made."""
-    return proxy_fault() or f"the proxy in the environment cannot be used ({error}): unset it."
+    return proxy_fault() or Message("the proxy in the environment cannot be used ({reason}): unset it.", reason=error)
 
 
 def is_passing(error: Exception) -> bool:
@@ -159,62 +171,120 @@ def _source_sentence(error: Exception, wanted: Reference, token: str | None) -> 
     if said := setup_sentence(error):
         return said
     if isinstance(error, HFValidationError):
-        return f"the Hub allows no such name ({short(error)}): write owner/repo or owner/repo:file."
+        return Message(
+            "the Hub allows no such name ({reason}): write owner/repo or owner/repo:file.", reason=short(error)
+        )
     if isinstance(error, GatedRepoError):
-        need = "and use the token of that account" if token else "and set HF_TOKEN to a token of that account"
-        return f"{repo} is gated: accept its conditions on {page} {need}."
+        if token:
+            return Message(
+                "{repo} is gated: accept its conditions on {page} and use the token of that account.",
+                repo=repo,
+                page=page,
+            )
+        return Message(
+            "{repo} is gated: accept its conditions on {page} and set HF_TOKEN to a token of that account.",
+            repo=repo,
+            page=page,
+        )
     if isinstance(error, RepositoryNotFoundError):
-        need = "a private one needs a token that may read it" if token else "for a private one set HF_TOKEN"
-        return f"the Hub has no {wanted.repo_type} {repo}, or it is private: check the name, {need}."
+        if token:
+            return Message(
+                "the Hub has no {kind} {repo}, or it is private: check the name, a private one needs a token "
+                "that may read it.",
+                kind=wanted.repo_type,
+                repo=repo,
+            )
+        return Message(
+            "the Hub has no {kind} {repo}, or it is private: check the name, for a private one set HF_TOKEN.",
+            kind=wanted.repo_type,
+            repo=repo,
+        )
     if isinstance(error, RevisionNotFoundError):
-        return f"{repo} has no revision {wanted.revision}: look at {page}/tree/main."
+        return Message(
+            "{repo} has no revision {revision}: look at {page}.",
+            repo=repo,
+            revision=wanted.revision,
+            page=f"{page}/tree/main",
+        )
     if isinstance(error, EntryNotFoundError):
-        return f"{repo} has no file {wanted.file} at this revision: look at {page}/tree/main."
+        return Message(
+            "{repo} has no file {name} at this revision: look at {page}.",
+            repo=repo,
+            name=wanted.file,
+            page=f"{page}/tree/main",
+        )
     if status_of(error) in (401, 403):
-        return f"the Hub refuses to show {repo} with the token given: check HF_TOKEN."
-    return _plain_sentence(error, "the Hub")
+        return Message("the Hub refuses to show {repo} with the token given: check HF_TOKEN.", repo=repo)
+    return _plain_sentence(error, Message("the Hub"))
 
 
 def _plain_sentence(error: Exception, host: str) -> str:
     if status := status_of(error):
-        advice = "run the same command again later, it continues" if is_transient(status) else "check the name"
-        return f"{host} answers with HTTP status {status}: {advice}."
+        if is_transient(status):
+            return Message(
+                "{host} answers with HTTP status {status}: {AGAIN} later, it continues.", host=host, status=status
+            )
+        return Message("{host} answers with HTTP status {status}: check the name.", host=host, status=status)
     if isinstance(error, ClientError):
         return client_sentence(error)
     if isinstance(error, json.JSONDecodeError):
-        return f"the answer of {host} cannot be understood: check the network and run the same command again."
+        return Message("the answer of {host} cannot be understood: check the network and {AGAIN}.", host=host)
     if isinstance(error, httpx2.TooManyRedirects):
-        return f"{host} is redirected again and again: give the address of the file itself."
+        return Message("{url} is redirected again and again: give the address of the file itself.", url=host)
     if isinstance(error, (httpx2.InvalidURL, UnicodeEncodeError, *UNSENDABLE)):
-        return f"{host} is no address that can be fetched ({short(error)}): check it."
-    return (
-        f"{host} cannot be reached ({short(error)}): check the network and run the same command again, it continues."
+        return Message(
+            "{text} is no address that can be fetched ({reason}): check it.", text=host, reason=short(error)
+        )
+    return Message(
+        "{host} cannot be reached ({reason}): check the network and {AGAIN}, it continues.",
+        host=host,
+        reason=short(error),
     )
 
 
 def _refusal(error: HfHubHTTPError, repo_id: str, kind: RepoKind) -> HubError:
     status, said = error.response.status_code, _quote(error)
     if status == 412 or isinstance(error, RevisionNotFoundError):  # the latter: squashed between two questions
-        return StaleParent(f"somebody else has committed to {repo_id} meanwhile: read it again.")
+        return StaleParent("somebody else has committed to {repo} meanwhile: read it again.", repo=repo_id)
     if status == 429:
         wait = quota_wait_s(error)
-        return QuotaError(f"the Hub takes no more requests for now{said}: it is asked again in {wait:.0f} s.", wait)
+        return QuotaError(
+            "the Hub takes no more requests for now{said}: it is asked again in {wait} s.",
+            wait,
+            said=said,
+            wait=f"{wait:.0f}",
+        )
     if status in (402, 413, 507) or (status == 403 and _NO_ROOM.search(said)):
         return StorageError(
-            f"the Hub has no room for {repo_id}{said}: make room at https://huggingface.co/settings/billing or choose "
-            "another owner with --repo, then retry the job."
+            "the Hub has no room for {repo}{said}: make room at https://huggingface.co/settings/billing or "
+            "choose another owner with {REPO}, then retry the job.",
+            repo=repo_id,
+            said=said,
         )
     if status == 401:
-        return TokenError(f"the Hub does not know the token, or none was given{said}: set HF_TOKEN to a valid one.")
+        return TokenError(
+            "the Hub does not know the token, or none was given{said}: set HF_TOKEN to a valid one.", said=said
+        )
     if status == 403:
         return TokenError(
-            f"the token may not write to {repo_id}{said}: set HF_TOKEN to one with write access to that account."
+            "the token may not write to {repo}{said}: set HF_TOKEN to one with write access to that account.",
+            repo=repo_id,
+            said=said,
         )
     if isinstance(error, RepositoryNotFoundError):
-        return RepoMissing(f"the Hub has no {kind} repo {repo_id}, or hides it from this token: check both.")
+        return RepoMissing(
+            "the Hub has no {kind} repo {repo}, or hides it from this token: check both.", kind=kind, repo=repo_id
+        )
     if is_transient(status):
-        return HubAway(f"the Hub answers with HTTP status {status}: it is tried again later, nothing is lost.")
-    return HubError(f"the Hub refuses what was asked of {repo_id} with HTTP status {status}{said}: please report it.")
+        return HubAway(
+            "the Hub answers with HTTP status {status}: it is tried again later, nothing is lost.", status=status
+        )
+    return HubError(
+        "the Hub refuses what was asked of {repo} with HTTP status {status}{said}: please report it.",
+        repo=repo_id,
+        status=status,
+        said=said,
+    )
 
 
 def _address(error: Exception) -> str:
@@ -230,4 +300,4 @@ def _quote(error: HfHubHTTPError) -> str:
     said = (error.response.headers.get("X-Error-Message") or error.server_message or "").strip().partition("\n")[0]
     if len(said) > _LONGEST_QUOTE:
         said = said[: _LONGEST_QUOTE - 1].rstrip() + "…"
-    return f" ({said.rstrip('.!')})" if said else ""
+    return Message(" ({said})", said=said.rstrip(".!")) if said else ""

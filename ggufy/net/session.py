@@ -18,6 +18,7 @@ from huggingface_hub import set_client_factory
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
 from ggufy.core.errors import Cancelled
+from ggufy.core.messages import Message, message_of
 from ggufy.net.hub_private import default_client_factory, parse_ratelimit_headers
 from ggufy.system.settings import proxy_fault
 
@@ -119,7 +120,7 @@ def with_retries(
             wait = wait_s(error, planned=backoff_s(failed))
             if wait is None or failed >= tries:
                 if wait is not None and isinstance(error, RuntimeError):
-                    raise httpx2.ConnectError("the connection was closed") from error
+                    raise httpx2.ConnectError(Message("the connection was closed")) from error
                 raise
             logger.info("asking again in %.1f s: %s", wait, reason(error))
         pause(wait, stopped)
@@ -181,4 +182,6 @@ def short(error: Exception) -> str:
     """The first line of its text; nothing of a request that could not be sent, as such a text quotes headers."""
     if isinstance(error, httpx2.LocalProtocolError | UnicodeError):
         return type(error).__name__
-    return (str(error).strip().splitlines() or [""])[0].rstrip(".") or type(error).__name__
+    if isinstance(said := message_of(error), Message):
+        return said
+    return (said.strip().splitlines() or [""])[0].rstrip(".") or type(error).__name__

@@ -93,6 +93,7 @@ def check_folder(records: JobRecords, job: Job, folder: Path) -> None:
     owner = folder_owners(records.all()).get(job.request.name)
     if owner is None or owner.request.inputs() != job.request.inputs():
         raise UsageError(
-            f"{folder} already holds files that were made from something else or with other options: "
-            "give this run another --name or --out, or move that folder away."
+            "{folder} already holds files that were made from something else or with other options: give this run "
+            "another {NAME} or {OUT}, or move that folder away.",
+            folder=folder,
         )

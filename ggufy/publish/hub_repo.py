@@ -110,8 +110,10 @@ class HubRepo:
         owner = max(owners, key=lambda job: job.updated, default=None)
         if names and not resumed and (owner is None or owner.request.inputs() != request.inputs()):
             raise UsageError(
-                f"{request.repo_id} already holds {names[0]}, made from something else or with other options: "
-                "give this run another --repo or --name."
+                "{repo} already holds {file}, made from something else or with other options: give this run "
+                "another {REPO} or {NAME}.",
+                repo=request.repo_id,
+                file=names[0],
             )
         self._adopt()
 
@@ -167,8 +169,11 @@ class HubRepo:
             if idle:
                 free = free_bytes(self._ctx.folder)
                 raise DiskError(
-                    f"{human_size(needed)} are needed in {self._ctx.folder} and {human_size(free)} are free: "
-                    "free some space and run the same command again; what is finished stays."
+                    "{needed} are needed in {folder} and {free} are free: free some space and {AGAIN}; what is "
+                    "finished stays.",
+                    needed=human_size(needed),
+                    folder=self._ctx.folder,
+                    free=human_size(free),
                 )
             idle = not self._uploader.busy  # an upload may have ended since the disk was looked at: once more
             if not idle:

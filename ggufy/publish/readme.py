@@ -49,8 +49,9 @@ def check_readme(existing: str | None, repo_id: str = "the repo") -> None:
     if existing is None or not existing.strip() or _BEGIN.search(existing) or _OURS.search(_split(existing)[0]):
         return
     raise UsageError(
-        f"{repo_id} already has a README.md that ggufy did not write: choose another --repo, or add --keep-card to "
-        "publish files only."
+        "{repo} already has a README.md that ggufy did not write: choose another {REPO}, or add {KEEP_CARD} to "
+        "publish files only.",
+        repo=repo_id,
     )
 
 

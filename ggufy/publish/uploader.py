@@ -19,6 +19,7 @@ from pathlib import Path
 
 from ggufy.core.errors import Cancelled, GgufyError, HubError, RepoMissing
 from ggufy.core.job import Artifact
+from ggufy.core.messages import Message
 from ggufy.hub.protocol import Hub, RemoteFile
 from ggufy.records.patience import Patience, pause_s
 from ggufy.system.clock import never, sleep
@@ -185,7 +186,7 @@ class Uploader:
             there = remote.get(waiting.artifact.name)
             if there is None or not there.holds(waiting.path, waiting.artifact.sha256):
                 raise HubError(
-                    f"{waiting.artifact.name} is not in {self._repo_id} as it was sent: run the same command again."
+                    "{file} is not in {repo} as it was sent: {AGAIN}.", file=waiting.artifact.name, repo=self._repo_id
                 )
         with self._changed:
             self._remote = remote
@@ -229,4 +230,6 @@ class Uploader:
 def _until(seconds: float) -> str:
     """Why the next commit has to wait."""
     then = datetime.now().astimezone() + timedelta(seconds=seconds)
-    return f"it waits until {then:%H:%M}: only so many commits an hour are made (GGUFY_COMMITS)."
+    return Message(
+        "it waits until {time}: only so many commits an hour are made (GGUFY_COMMITS).", time=f"{then:%H:%M}"
+    )

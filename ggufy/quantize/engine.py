@@ -85,7 +85,7 @@ class _Opened:
         while len(data) < size:
             more = os.pread(self.descriptor, size - len(data), offset + len(data))
             if not more:
-                raise SourceError(f"{self.path} became shorter while it was read: run the same command again.")
+                raise SourceError("{path} became shorter while it was read: {AGAIN}.", path=self.path)
             data += more
         return np.frombuffer(data, dtype=np.uint8)
 
@@ -238,7 +238,9 @@ class _Run:
         raw = self._base.read(*rows.source)
         if not self.ggml.sound(raw, source.type):
             raise SourceError(
-                f"{self.order.base}: {source.name} has values that are not finite: fetch or convert the model again."
+                "{base}: {tensor} has values that are not finite: fetch or convert the model again.",
+                base=self.order.base,
+                tensor=source.name,
             )
         if not tensor.changes:
             return raw
@@ -249,7 +251,10 @@ class _Run:
         made = self.ggml.quantize(values, tensor.type, weights)
         if made is None:
             raise SourceError(
-                f"{self.order.base}: {source.name} has values that {tensor.type} cannot hold: choose another type."
+                "{base}: {tensor} has values that {type} cannot hold: choose another type.",
+                base=self.order.base,
+                tensor=source.name,
+                type=tensor.type,
             )
         return made
 

@@ -38,23 +38,34 @@ def read_imatrix(path: Path) -> Imatrix:
     head = read_head(path)
     datasets, chunks, size = (head.metadata.get(f"imatrix.{key}") for key in ("datasets", "chunk_count", "chunk_size"))
     if not isinstance(datasets, list) or not isinstance(chunks, int) or size is None or not head.tensors:
-        raise CalibrationError(f"{path.name} is no imatrix of llama-imatrix: make one, or leave --imatrix out.")
+        raise CalibrationError(
+            "{name} is no imatrix of llama-imatrix: make one, or leave {IMATRIX} out.", name=path.name
+        )
     weights = {}
     parts = [name for name in head.tensors if name.endswith((_SUMS, _COUNTS))]
     for name in {part.removesuffix(_SUMS).removesuffix(_COUNTS) for part in parts}:
         try:
             sums, counts = (read_tensor(path, head, name + part) for part in (_SUMS, _COUNTS))
         except KeyError:
-            raise CalibrationError(f"{path.name} has only half of the data for {name}: make a new imatrix.") from None
+            raise CalibrationError(
+                "{name} has only half of the data for {tensor}: make a new imatrix.", name=path.name, tensor=name
+            ) from None
         if sums.size % counts.size:
-            raise CalibrationError(f"{path.name} has {counts.size} counts for {name}: make a new imatrix.")
+            raise CalibrationError(
+                "{name} has {count} counts for {tensor}: make a new imatrix.",
+                name=path.name,
+                count=counts.size,
+                tensor=name,
+            )
         with np.errstate(all="ignore"):  # impossible values are looked for below
             seen = np.floor(counts + np.float32(0.5))[:, None]
             rows = sums.reshape(counts.size, -1)
             means = np.where(seen > 0, rows / seen, np.float32(1)).astype(np.float32)
             possible = np.isfinite(counts).all() and ((means >= 0) & (means <= MOST_IMPORTANCE)).all()
         if not possible:
-            raise CalibrationError(f"{path.name} has impossible values for {name}: make a new imatrix.")
+            raise CalibrationError(
+                "{name} has impossible values for {tensor}: make a new imatrix.", name=path.name, tensor=name
+            )
         weights[name] = np.ascontiguousarray(means.reshape(-1))
     return Imatrix(
         facts=facts_of(path, head),

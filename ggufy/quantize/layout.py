@@ -150,9 +150,15 @@ def plan(
     Raises UsageError for a recipe, SourceError for a base and CalibrationError for an imatrix that cannot be used.
     """
     if head.metadata.get("split.count", 1) not in (0, 1):
-        raise SourceError(f"{base} is one part of a split model: merge the parts with llama-gguf-split first.")
+        raise SourceError(
+            "{base} is one part of a split model: merge the parts with llama-gguf-split first.", base=base
+        )
     if unknown := sorted(set(recipe) - set(head.tensors)):
-        raise UsageError(f"the recipe names the tensor {unknown[0]!r}, which {base} has not: correct the recipe.")
+        raise UsageError(
+            "the recipe names the tensor {tensor}, which {base} has not: correct the recipe.",
+            tensor=repr(unknown[0]),
+            base=base,
+        )
     scales = scales or {}
     facts_of = (imatrix.facts, len(imatrix.weights)) if imatrix else (None, 0)
     architecture = registry.named(head.metadata.get("general.architecture")) if scales else None
@@ -205,15 +211,27 @@ def _checked_size(source: TensorInfo, kind: str, base: Path, ggml: Ggml) -> int:
         return source.size
     if source.type not in UNQUANTIZED:
         raise SourceError(
-            f"{base} is quantized already ({source.name} is {source.type}): take the F16, BF16 or F32 file instead."
+            "{base} is quantized already ({tensor} is {type}): take the F16, BF16 or F32 file instead.",
+            base=base,
+            tensor=source.name,
+            type=source.type,
         )
     if kind not in ggml.types:
-        raise UsageError(f"the recipe wants {kind} for {source.name}: known types are {', '.join(ggml.types)}.")
+        raise UsageError(
+            "the recipe wants {type} for {tensor}: known types are {types}.",
+            type=kind,
+            tensor=source.name,
+            types=", ".join(ggml.types),
+        )
     made = ggml.types[kind]
     if source.shape[0] % made.block:
         raise UsageError(
-            f"{source.name} is {source.shape[0]} wide and cannot become {kind}, which needs a multiple of "
-            f"{made.block}: choose another type for it."
+            "{tensor} is {width} wide and cannot become {type}, which needs a multiple of {block}: choose another "
+            "type for it.",
+            tensor=source.name,
+            width=source.shape[0],
+            type=kind,
+            block=made.block,
         )
     return made.bytes_of(source.elements)
 
@@ -227,15 +245,26 @@ def _weights(
     if weights is not None and weights.size != columns * matrices:
         if source.name not in _EMBEDDINGS:
             raise CalibrationError(
-                f"the imatrix has {weights.size} values for {source.name}, which has {columns * matrices} columns: "
-                "make one of this model."
+                "the imatrix has {found} values for {tensor}, which has {expected} columns: make one of this model.",
+                found=weights.size,
+                tensor=source.name,
+                expected=columns * matrices,
             )
         weights = None
     if weights is None and needs_imatrix(source.name, kind, ftype):
-        lack = f"and {imatrix.facts.file} has no data for it" if imatrix else "and there is none"
+        if imatrix is None:
+            raise CalibrationError(
+                "{tensor} needs an imatrix to become {type}, and there is none: make an imatrix of this model, or "
+                "choose another type.",
+                tensor=source.name,
+                type=kind,
+            )
         raise CalibrationError(
-            f"{source.name} needs an imatrix to become {kind}, {lack}: make an imatrix of this model, or choose "
-            "another type."
+            "{tensor} needs an imatrix to become {type}, and {file} has no data for it: make an imatrix of this "
+            "model, or choose another type.",
+            tensor=source.name,
+            type=kind,
+            file=imatrix.facts.file,
         )
     return None if weights is None else weights.reshape(matrices, columns)
 

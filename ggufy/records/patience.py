@@ -77,9 +77,9 @@ class Patience:
             except GgufyError as error:
                 if verdict(error) is not Verdict.WAITS:
                     raise
-                if str(error) != said:
+                if error.message != said:
                     logger.warning("waiting: %s", error)
-                said = str(error)
+                said = error.message
                 self.say(said)
                 sleep(pause_s(failed, error), self.stopped, self.clock)
             else:

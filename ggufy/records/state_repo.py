@@ -19,7 +19,8 @@ from pathlib import Path
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from ggufy.core.errors import Cancelled, GgufyError, HubAway, HubError, LeaseLost, RepoMissing
+from ggufy.core.errors import Cancelled, GgufyError, HubAway, HubError, LeaseLost, RepoMissing, sentence_of
+from ggufy.core.messages import Message
 from ggufy.hub.lease import KIND, Lease
 from ggufy.hub.protocol import Hub, RemoteFile
 from ggufy.records.account import Account
@@ -93,7 +94,7 @@ class StateRepo:
         self.check()
         if job_id in self._mirror.at_work:
             return ""
-        return self.trouble or "the job's record goes to the Hub first."
+        return self.trouble or Message("the job's record goes to the Hub first.")
 
     def check(self) -> None:
         """Raises LeaseLost when nothing must be changed any more."""
@@ -116,7 +117,7 @@ class StateRepo:
             if self._error is not None:
                 raise self._error
             silent = self._clock.now() - began >= _SILENT_S
-            reason = self.trouble or ("the Hub was asked, and has not answered yet." if silent else "")
+            reason = self.trouble or (Message("the Hub was asked, and has not answered yet.") if silent else "")
             if reason != said:
                 said = reason
                 say(said)
@@ -215,7 +216,7 @@ class StateRepo:
                 self._hand_on(error)
             except Exception as error:
                 logger.exception("the state repo")
-                self._hand_on(HubError(f"unexpected error, please report it: {type(error).__name__}: {error}"))
+                self._hand_on(HubError(sentence_of(error)))
         with self._changed:
             return self._until_due()
 
@@ -257,7 +258,7 @@ class StateRepo:
     def _take(self, lease: Lease) -> None:
         self._ready = False
         if not lease.try_acquire(self._records.term):
-            self.trouble = f"another runner is at work on {self.repo_id}: this one waits for it."
+            self.trouble = Message("another runner is at work on {repo}: this one waits for it.", repo=self.repo_id)
             self._not_before = self._clock.now() + min(_POLL_S, lease.expires_s / 4)
             return
         self._hub.count_past_commits(self.repo_id, kind=KIND)
@@ -282,9 +283,9 @@ class StateRepo:
                 self._not_before = self._clock.now() + pause
             if kind in (Verdict.PAUSES, Verdict.FAILS):
                 self._error = error
-            if str(error) != self.trouble:
+            if error.message != self.trouble:
                 logger.warning("the state repo: %s", error)
-            self.trouble = str(error)
+            self.trouble = error.message
             self._changed.notify_all()
 
     def _leave(self) -> None:

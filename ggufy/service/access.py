@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from ggufy.core.errors import UsageError
 from ggufy.core.job import Request
+from ggufy.core.messages import Message
 from ggufy.system.settings import Settings
 
 
@@ -59,13 +60,18 @@ def may_chat(visitor: Visitor, settings: Settings) -> bool:
 def check_work(visitor: Visitor, settings: Settings) -> None:
     """Raises UsageError unless the visitor may start, stop or change things."""
     if not may_work(visitor, settings):
-        raise UsageError(_refusal("start, stop or change jobs", settings))
+        raise UsageError(
+            "only its owner may start, stop or change jobs on this Space: {way}, or run ggufy on your own machine.",
+            way=_way_in(settings),
+        )
 
 
 def check_chat(visitor: Visitor, settings: Settings) -> None:
     """Raises UsageError unless the visitor may chat."""
     if not may_chat(visitor, settings):
-        raise UsageError(_refusal("chat", settings))
+        raise UsageError(
+            "only its owner may chat on this Space: {way}, or run ggufy on your own machine.", way=_way_in(settings)
+        )
 
 
 def check_reach(settings: Settings) -> None:
@@ -73,8 +79,9 @@ def check_reach(settings: Settings) -> None:
     if settings.space_id or settings.password or settings.trusted_network or _is_this_machine(settings.server_name):
         return
     raise UsageError(
-        f"on {settings.server_name} the page is open to every machine that reaches it: set GGUFY_PASSWORD, or "
-        "GGUFY_TRUSTED_NETWORK=1."
+        "on {address} the page is open to every machine that reaches it: set GGUFY_PASSWORD, or "
+        "GGUFY_TRUSTED_NETWORK=1.",
+        address=settings.server_name,
     )
 
 
@@ -104,6 +111,7 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def _refusal(what: str, settings: Settings) -> str:
-    way = "sign in as the owner, or duplicate the Space" if settings.login else "duplicate the Space"
-    return f"only its owner may {what} on this Space: {way}, or run ggufy on your own machine."
+def _way_in(settings: Settings) -> str:
+    return (
+        Message("sign in as the owner, or duplicate the Space") if settings.login else Message("duplicate the Space")
+    )

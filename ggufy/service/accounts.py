@@ -53,7 +53,7 @@ def ask(token: str) -> Visitor:
         logger.info("a token was shown that the Hub does not confirm: %s", kind)
         if status_of(error) in (401, 403):
             return STRANGER
-        raise HubAway(f"the Hub cannot say whose token this is ({kind}): try again later.") from error
+        raise HubAway("the Hub cannot say whose token this is ({kind}): try again later.", kind=kind) from error
 
 
 class Accounts:

@@ -8,6 +8,7 @@ model too. Everything that comes from the page comes from strangers, and is chec
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -60,14 +61,18 @@ class ChatSettings:
         """Settings from a stranger's values; what is missing gets its default. Raises UsageError for any bad value."""
         known = {item.name for item in fields(cls)}
         if unknown := sorted(values.keys() - known):
-            raise UsageError(f"there is no setting {unknown[0]!r}: use {', '.join(sorted(known))}.")
+            raise UsageError(
+                "there is no setting {name}: use {names}.", name=repr(unknown[0]), names=", ".join(sorted(known))
+            )
         mode, system = values.pop("mode", CHAT), values.pop("system", "")
         if mode not in MODES:
-            raise UsageError(f"the mode is one of {', '.join(MODES)}.")
+            raise UsageError("the mode is one of {modes}.", modes=", ".join(MODES))
         if not isinstance(system, str):
             raise UsageError("the system prompt must be text.")
         if len(system) > MAX_SYSTEM:
-            raise UsageError(f"the system prompt has {len(system)} characters: use at most {MAX_SYSTEM}.")
+            raise UsageError(
+                "the system prompt has {count} characters: use at most {most}.", count=len(system), most=MAX_SYSTEM
+            )
         numbers = {name: _number(name, value) for name, value in values.items()}
         length = int(numbers.pop("length", cls.length))
         return cls(mode=str(mode), system=clean(system).strip(), length=length, **numbers)
@@ -87,12 +92,13 @@ class ChatSettings:
 
 def _number(name: str, value: object) -> float:
     low, high = LIMITS[name]
-    kind = "whole number" if name == "length" else "number"
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:  # NaN is in no range
-        raise UsageError(f"{name} must be a {kind} from {low:g} to {high:g}.")
-    if name == "length" and value != int(value):
-        raise UsageError(f"{name} must be a {kind} from {low:g} to {high:g}.")
-    return float(value)
+    limits = {"name": name, "low": f"{low:g}", "high": f"{high:g}"}
+    number = math.nan if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
+    if name == "length" and not (low <= number <= high and number.is_integer()):
+        raise UsageError("{name} must be a whole number from {low} to {high}.", **limits)
+    if not low <= number <= high:  # NaN is in no range
+        raise UsageError("{name} must be a number from {low} to {high}.", **limits)
+    return number
 
 
 @dataclass(eq=False)
@@ -214,7 +220,7 @@ class Chats:
 
     def _conversation(self, visitor: str, side: str) -> _Conversation:
         if side not in SIDES:
-            raise UsageError(f"the side is one of {', '.join(SIDES)}.")
+            raise UsageError("the side is one of {sides}.", sides=", ".join(SIDES))
         with self._lock:
             conversation = self._conversations.setdefault((visitor, side), _Conversation())
             self._conversations.move_to_end((visitor, side))
@@ -251,7 +257,7 @@ class Chats:
         try:
             state = path.stat()
         except OSError:
-            raise UsageError(f"{path.name} is gone: choose another model.") from None
+            raise UsageError("{name} is gone: choose another model.", name=path.name) from None
 
         def make(starter: Executor) -> ChatBackend:
             return kind(
@@ -271,7 +277,9 @@ def _message(message: object) -> str:
     if not isinstance(message, str):
         raise UsageError("the message must be text.")
     if len(message) > MAX_MESSAGE:
-        raise UsageError(f"the message has {len(message)} characters: use at most {MAX_MESSAGE}.")
+        raise UsageError(
+            "the message has {count} characters: use at most {most}.", count=len(message), most=MAX_MESSAGE
+        )
     text = clean(message)
     if not text.strip():
         raise UsageError("the message is empty: write something first.")

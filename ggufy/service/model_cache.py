@@ -114,6 +114,9 @@ class ModelCache:
             here.pop(0).unlink()
         if (free := free_bytes(self._root)) < needed + _MARGIN:
             raise DiskError(
-                f"the model needs {human_size(needed)} in {self._root} and {human_size(free)} are free: choose a "
-                "smaller quant, or free some space."
+                "the model needs {needed} in {folder} and {free} are free: choose a smaller quant, or free some "
+                "space.",
+                needed=human_size(needed),
+                folder=self._root,
+                free=human_size(free),
             )

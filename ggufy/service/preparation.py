@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ggufy.core.catalog import BY_NAME
-from ggufy.core.errors import Cancelled, GgufyError, UsageError
+from ggufy.core.errors import Cancelled, GgufyError, UsageError, sentence_of
 from ggufy.llama.install import Llama, ensure
 from ggufy.system import resources
 from ggufy.system.settings import Settings
@@ -73,11 +73,10 @@ class Preparer:
                 raise
             except GgufyError as error:
                 logger.warning("not ready: %s", error)
-                self.state = Preparation(error=str(error))
+                self.state = Preparation(error=error.message)
             except Exception as error:  # without this the thread would end, and every job would wait for ever
                 logger.exception("not ready")
-                message = f"unexpected error, please report it: {type(error).__name__}: {error}"
-                self.state = Preparation(error=message)
+                self.state = Preparation(error=sentence_of(error))
             self._again.wait(again_s)
             self._again.clear()
 

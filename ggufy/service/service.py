@@ -118,7 +118,9 @@ class Services:
         """Raises UsageError while strangers have as many jobs here as they may."""
         waiting = [job for job in self.worker.jobs() if job.request.by_stranger and job.status not in RESTING]
         if len(waiting) >= _MOST_WAITING:
-            raise UsageError(f"{len(waiting)} jobs of visitors wait on this Space already: try again later.")
+            raise UsageError(
+                "{count} jobs of visitors wait on this Space already: try again later.", count=len(waiting)
+            )
 
     def is_query(self, text: str, visitor: Visitor = STRANGER) -> bool:
         """True for words to search for, False for what can be a source already."""

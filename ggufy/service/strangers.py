@@ -26,11 +26,12 @@ def for_stranger(options: JobOptions) -> JobOptions:
         or not {options.calibration, options.evaluation} <= _TEXTS
     ):
         raise UsageError(
-            f"on a Space a text is {' or '.join(sorted(_TEXTS))}, and no file of this machine: leave other texts, "
-            "imatrix files and vocabularies out."
+            "on a Space a text is {texts}, and no file of this machine: leave other texts, imatrix files and "
+            "vocabularies out.",
+            texts=" or ".join(sorted(_TEXTS)),
         )
     if len(options.targets) > MOST_SIZES:
-        raise UsageError(f"on a Space one job makes at most {MOST_SIZES} sizes: order fewer.")
+        raise UsageError("on a Space one job makes at most {most} sizes: order fewer.", most=MOST_SIZES)
     return JobOptions(
         source=options.source,
         quant_types=options.quant_types,

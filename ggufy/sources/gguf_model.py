@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ggufy.core.errors import Cancelled, SourceError
+from ggufy.core.messages import Message
 from ggufy.formats.gguf import MAGIC, GgufHead, read_head, read_head_of, type_of_most
 from ggufy.models import registry
 from ggufy.sources.format import ConvertTask, OpenBeside, Report, SourceFormat
@@ -22,13 +23,13 @@ from ggufy.system.files import Digesting, partial, sha256
 
 # What other GGUFs are, by a word of their type or architecture, or the end of their first tensor's name.
 _OTHERS = {
-    "adapter": "an adapter (LoRA)",
-    ".lora_a": "an adapter (LoRA)",
-    "imatrix": "an imatrix",
-    ".in_sum2": "an imatrix",
-    "mmproj": "the part of a model that sees or hears (mmproj)",
-    "clip": "the part of a model that sees or hears (mmproj)",
-    "controlvector": "a control vector",
+    "adapter": Message("an adapter (LoRA)"),
+    ".lora_a": Message("an adapter (LoRA)"),
+    "imatrix": Message("an imatrix"),
+    ".in_sum2": Message("an imatrix"),
+    "mmproj": Message("the part of a model that sees or hears (mmproj)"),
+    "clip": Message("the part of a model that sees or hears (mmproj)"),
+    "controlvector": Message("a control vector"),
 }
 _BLOCK = re.compile(r"(?:^|\.)blk\.(\d+)\.(.+)")
 _COPIED = 4 << 20  # bytes at once
@@ -82,7 +83,12 @@ class UnquantizedGguf(SourceFormat):
         source, pinned, outtype = task.path, task.source, task.outtype
         head = self.base_head(source)
         if head.outtype != outtype:
-            raise SourceError(f"{source.name} is {head.outtype} and is taken as it is: add --outtype {head.outtype}.")
+            raise SourceError(
+                "{source} is {type} and is taken as it is: add {OUTTYPE} {outtype}.",
+                source=source.name,
+                type=head.outtype,
+                outtype=head.outtype,
+            )
 
         def progress(done: int) -> None:
             task.report(done / max(1, pinned.size))
@@ -96,7 +102,7 @@ class UnquantizedGguf(SourceFormat):
                 digest = _copy(source, part, progress, task.stopped)
             if pinned.sha256 and digest != pinned.sha256:
                 raise SourceError(
-                    f"{source} changed since the job was made: put the file back, or start anew with --name."
+                    "{path} changed since the job was made: put the file back, or start anew with {NAME}.", path=source
                 )
         return digest
 
@@ -119,7 +125,7 @@ def check_model(head: GgufHead, name: str) -> None:
     said = head.metadata
     if number(said, "split.count") > 1:  # first: the parts behind the first one have hardly any metadata
         raise SourceError(
-            f"{name} is one part of several: join them with llama-gguf-split --merge, and give the whole."
+            "{name} is one part of several: join them with llama-gguf-split --merge, and give the whole.", name=name
         )
     kind, arch = str(said.get("general.type", "model")), said.get("general.architecture")
     ends = tuple(end for end in _OTHERS if end.startswith("."))
@@ -127,14 +133,20 @@ def check_model(head: GgufHead, name: str) -> None:
     for word in (kind, arch, found):
         if word in _OTHERS:
             raise SourceError(
-                f"{name} is {_OTHERS[word]}, not a model: give an unquantized .gguf of a model, or a .pth."
+                "{name} is {what}, not a model: give an unquantized .gguf of a model, or a .pth.",
+                name=name,
+                what=_OTHERS[word],
             )
     if kind != "model" or not isinstance(arch, str) or not head.tensors:
-        raise SourceError(f"{name} is a GGUF without a model in it: give an unquantized .gguf of a model, or a .pth.")
+        raise SourceError(
+            "{name} is a GGUF without a model in it: give an unquantized .gguf of a model, or a .pth.", name=name
+        )
     if head.quantized:
-        raise SourceError(f"{name} is quantized already: start from its F16, BF16 or F32 GGUF, or from the .pth.")
+        raise SourceError(
+            "{name} is quantized already: start from its F16, BF16 or F32 GGUF, or from the .pth.", name=name
+        )
     if lost := _lost(head, arch):
-        raise SourceError(f"{name} lacks tensors, such as {lost}: fetch or convert it again.")
+        raise SourceError("{name} lacks tensors, such as {tensor}: fetch or convert it again.", name=name, tensor=lost)
 
 
 def number(metadata: dict[str, Any], key: str) -> int:

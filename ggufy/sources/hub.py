@@ -19,8 +19,9 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from ggufy.core.errors import SourceError, UsageError
 from ggufy.core.job import Source, SourceFile
+from ggufy.core.messages import Message
 from ggufy.core.words import brief, human_size
-from ggufy.net.download import PinnedFile, fetch, fetch_small
+from ggufy.net.download import DownloadTask, fetch, fetch_small
 from ggufy.net.http_get import hub_address, hub_host, source_address
 from ggufy.net.hub_api import RepoSibling, repo_files
 from ggufy.net.hub_errors import source_errors
@@ -63,18 +64,20 @@ def parse_reference(text: str, *, repo_type: str = "model", endpoint: str | None
         return _parse_url(text, hub_host(endpoint))
     if match := _REFERENCE.fullmatch(user_text(text).strip()):
         return Reference(repo_id=match[1], revision=match[2], file=match[3] or "", repo_type=repo_type)
-    raise SourceError(f"{brief(text)!r} is no name on the Hub: write owner/repo or owner/repo:file.")
+    raise SourceError("{text} is no name on the Hub: write owner/repo or owner/repo:file.", text=repr(brief(text)))
 
 
 def split_address(text: str) -> SplitResult:
     """The parts of an address. Raises SourceError for what is none."""
     try:
         if "\0" in text or len(text) > _LONGEST_ADDRESS:
-            raise ValueError("it holds a zero byte" if "\0" in text else "it is too long")
+            raise ValueError(Message("it holds a zero byte") if "\0" in text else Message("it is too long"))
         return urlsplit(user_text(text).strip())
     except ValueError as error:
         raise SourceError(
-            f"{brief(text).replace(chr(0), '')} is no address that can be fetched ({error}): check it."
+            "{text} is no address that can be fetched ({reason}): check it.",
+            text=brief(text).replace(chr(0), ""),
+            reason=error,
         ) from error
 
 
@@ -82,12 +85,19 @@ def _parse_url(text: str, own_host: str) -> Reference:
     url = split_address(text)
     parts = [unquote(part) for part in url.path.strip("/").split("/")]
     if url.netloc not in _HOSTS | {own_host} or len(parts) < 2 or parts[0] in ("datasets", "spaces", "api"):
-        raise SourceError(f"{brief(text)} is not the address of a model on the Hub: write owner/repo:file.pth.")
+        raise SourceError(
+            "{text} is not the address of a model on the Hub: write owner/repo:file.pth.", text=brief(text)
+        )
     repo_id = "/".join(parts[:2])
     if len(parts) == 2:
         return Reference(repo_id=repo_id)
     if parts[2] not in ("blob", "resolve", "raw", "tree") or len(parts) < 4:
-        raise SourceError(f"{brief(text)} is a page of {repo_id}, not a file: write {repo_id}:file.pth.")
+        raise SourceError(
+            "{text} is a page of {repo}, not a file: write {example}.",
+            text=brief(text),
+            repo=repo_id,
+            example=f"{repo_id}:file.pth",
+        )
     return Reference(repo_id=repo_id, revision=parts[3], file="" if parts[2] == "tree" else "/".join(parts[4:]))
 
 
@@ -134,7 +144,11 @@ def model_files(wanted: Reference, files: Sequence[RepoSibling]) -> tuple[Source
     chosen = choose_file(wanted, files, suffix=".pth", candidates=unnamed, also=models)
     names = models[chosen.rfilename].files(chosen.rfilename, lambda: by_name)
     if chosen.lfs is None and len(names) == 1:
-        raise SourceError(f"{chosen.rfilename} in {wanted.repo_id} is a small text file, not a model: choose another.")
+        raise SourceError(
+            "{name} in {repo} is a small text file, not a model: choose another.",
+            name=chosen.rfilename,
+            repo=wanted.repo_id,
+        )
     return models[chosen.rfilename], [by_name[name] for name in names]
 
 
@@ -157,16 +171,36 @@ def choose_file(
     if wanted.file in by_name and wanted.file in (*candidates, *also):
         return by_name[wanted.file]
     if wanted.file in by_name:
-        raise SourceError(f"{wanted.file} in {repo} is no {suffix} file: choose {listed or 'another repo'}.")
+        if listed:
+            raise SourceError(
+                "{name} in {repo} is no {suffix} file: choose {files}.",
+                name=wanted.file,
+                repo=repo,
+                suffix=suffix,
+                files=listed,
+            )
+        raise SourceError(
+            "{name} in {repo} is no {suffix} file: choose another repo.", name=wanted.file, repo=repo, suffix=suffix
+        )
     if wanted.file:
-        near = difflib.get_close_matches(wanted.file, by_name, n=1) or ["nothing like it"]
-        raise SourceError(f"{repo} has no file {wanted.file}: it holds {listed or near[0]}.")
+        if near := listed or "".join(difflib.get_close_matches(wanted.file, by_name, n=1)):
+            raise SourceError("{repo} has no file {name}: it holds {files}.", repo=repo, name=wanted.file, files=near)
+        raise SourceError("{repo} has no file {name}: it holds nothing like it.", repo=repo, name=wanted.file)
     if not candidates:
-        raise SourceError(f"{repo} holds no {suffix} file: look at {wanted.page} and choose a repo that does.")
+        raise SourceError(
+            "{repo} holds no {suffix} file: look at {page} and choose a repo that does.",
+            repo=repo,
+            suffix=suffix,
+            page=wanted.page,
+        )
     if len(candidates) > 1:
         raise SourceError(
-            f"{repo} holds {len(candidates)} {suffix} files, choose one, for example {repo}:{candidates[0]}; "
-            f"there are {listed}."
+            "{repo} holds {count} {suffix} files, choose one, for example {example}; there are {files}.",
+            repo=repo,
+            count=len(candidates),
+            suffix=suffix,
+            example=f"{repo}:{candidates[0]}",
+            files=listed,
         )
     return by_name[candidates[0]]
 
@@ -187,7 +221,7 @@ def download(
     Cancelled soon after `stopped()` turned true. What has arrived stays in `<target>.download`.
     """
     address = source_address(source, token=token, endpoint=endpoint)
-    file = PinnedFile(
+    file = DownloadTask(
         address=address,
         path=source.path,
         commit=source.revision,

@@ -19,6 +19,7 @@ from urllib.parse import quote, unquote, urljoin
 from ggufy import demo
 from ggufy.core.errors import Cancelled, SourceAway, SourceError, UsageError
 from ggufy.core.job import STREAMED_KINDS
+from ggufy.core.messages import Message
 from ggufy.core.words import brief
 from ggufy.net.http_file import BLOCK, BlockFile, Deadline, HttpFile
 from ggufy.net.http_get import Address, hub_address
@@ -46,7 +47,7 @@ def inspect(text: str, settings: Settings, *, vocab: str | None = None, endpoint
     try:
         _look(text, settings, found, vocab=vocab, endpoint=endpoint)
     except (SourceError, UsageError) as error:
-        found["problem"] = str(error)
+        found["problem"] = error.message
     # A stranger's file chooses some of these texts, and they may be shown in a terminal.
     tame: dict[str, Any] = {key: _tame(value) if isinstance(value, str) else value for key, value in found.items()}
     return Report(source=text, **tame)
@@ -72,6 +73,8 @@ def _look(
 
 
 def _tame(text: str) -> str:
+    if isinstance(text, Message):
+        return text.changed(_tame)
     return "".join(letter if letter.isprintable() else "?" for letter in text[:_LONGEST_TEXT])
 
 
@@ -94,7 +97,9 @@ def _opened_here(path: Path, found: dict[str, Any]) -> Iterator[tuple[BinaryIO, 
     try:
         file = path.open("rb")
     except OSError as error:
-        raise SourceError(f"{path} cannot be read ({error.strerror}): check its permissions.") from error
+        raise SourceError(
+            "{path} cannot be read ({reason}): check its permissions.", path=path, reason=error.strerror
+        ) from error
     with file:
         form = format_of_file(path)
         size = sum(one.stat().st_size for one in form.files_here(path))
@@ -109,7 +114,9 @@ def _opened_url(text: str, found: dict[str, Any], *, public: bool) -> Iterator[t
     if url.username is not None:
         raise SourceError("an address with a password in it is not taken: it would end up in job records.")
     if (form := format_of_name(path.name)) is None:
-        raise SourceError(f"{brief(text)} is not the address of a model: give one that ends in .pth or .gguf.")
+        raise SourceError(
+            "{text} is not the address of a model: give one that ends in .pth or .gguf.", text=brief(text)
+        )
     found |= {"kind": form.kind, "path": path.name}
     address = url._replace(fragment="").geturl()
     deadline = Deadline()
@@ -162,10 +169,17 @@ def _chosen(wanted: Reference, listing: Listing, models: dict[str, SourceFormat]
     unnamed = [name for name, form in models.items() if form.unnamed]
     repo = wanted.repo_id
     if not wanted.file and len(unnamed) > 1:
-        raise SourceError(f"{repo} holds {len(unnamed)} .pth files: choose one, for example {repo}:{min(unnamed)}.")
+        raise SourceError(
+            "{repo} holds {count} .pth files: choose one, for example {example}.",
+            repo=repo,
+            count=len(unnamed),
+            example=f"{repo}:{min(unnamed)}",
+        )
     if not wanted.file and models and not unnamed:
         raise SourceError(
-            f"{repo} holds no .pth file, only GGUF: name an unquantized one, for example {repo}:{min(models)}."
+            "{repo} holds no .pth file, only GGUF: name an unquantized one, for example {example}.",
+            repo=repo,
+            example=f"{repo}:{min(models)}",
         )
     form, files = hub.model_files(wanted, listing.files)
     return form, Reference(repo_id=repo, file=files[0].rfilename, revision=listing.commit)
@@ -181,7 +195,9 @@ def _reading(address: Address, deadline: Deadline, found: dict[str, Any]) -> Ite
             yield cast(BinaryIO, file)
     except Cancelled as error:
         raise SourceAway(
-            f"{address.shown} was not answered within {deadline.seconds:.0f} seconds: try again later."
+            "{url} was not answered within {seconds} seconds: try again later.",
+            url=address.shown,
+            seconds=f"{deadline.seconds:.0f}",
         ) from error
     finally:
         found["received"] = found.get("received", 0) + remote.received

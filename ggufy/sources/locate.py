@@ -32,8 +32,13 @@ def local_file(text: str, *, hub_only: bool = False) -> Path | None:
         text.count("/") != 1 or text.startswith((".", "/", "~")) or format_of_name(text) is not None
     )
     if looks_local or is_there(path):
-        what = "is a folder" if is_there(path) and path.is_dir() else "does not exist"
+        if is_there(path) and path.is_dir():
+            raise SourceError(
+                "{text} is a folder: give a .pth file, an unquantized .gguf, owner/repo:file.pth, or demo.",
+                text=brief(text),
+            )
         raise SourceError(
-            f"{brief(text)} {what}: give a .pth file, an unquantized .gguf, owner/repo:file.pth, or demo."
+            "{text} does not exist: give a .pth file, an unquantized .gguf, owner/repo:file.pth, or demo.",
+            text=brief(text),
         )
     return None

@@ -40,7 +40,9 @@ class RwkvPth(SourceFormat):
         found |= {"head_size": model.sizes.get("N", 0), "heads": model.sizes["H"] if "N" in model.sizes else 0}
         own = user_file(vocab) if vocab else None
         if vocab and own is None:
-            raise SourceError(f"the vocabulary {brief(vocab)} does not exist: check the path given with --vocab.")
+            raise SourceError(
+                "the vocabulary {path} does not exist: check the path given with {VOCAB}.", path=brief(vocab)
+            )
         vocab_for(model.vocab_size, own)
 
     def write_described(self, report: Report, target: Path, *, outtype: str, vocab: Path | None, name: str) -> None:

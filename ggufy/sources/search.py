@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ggufy.core.errors import HubAway
+from ggufy.core.messages import Message
 from ggufy.net.http_get import ask_hub
 from ggufy.net.hub_errors import quota_wait_s, setup_sentence, status_of
 from ggufy.net.session import FAILURES, is_transient, pause, short
@@ -114,14 +115,16 @@ def _sentence(error: Exception) -> str:
     """Why the Hub could not be searched, and what to do."""
     if said := setup_sentence(error):
         return said
-    name, status = "type the name as owner/repo, or try again later.", status_of(error)
+    advice, status = Message("type the name as owner/repo, or try again later."), status_of(error)
     if status == 401:
-        return "the Hub does not know the token: set HF_TOKEN to a valid one, or leave it out."
+        return Message("the Hub does not know the token: set HF_TOKEN to a valid one, or leave it out.")
+    if is_transient(status):
+        return Message("the Hub is busy (HTTP status {status}): {advice}", status=status, advice=advice)
     if status:
-        return f"the Hub {'is busy' if is_transient(status) else 'refuses to search'} (HTTP status {status}): {name}"
+        return Message("the Hub refuses to search (HTTP status {status}): {advice}", status=status, advice=advice)
     if isinstance(error, _BROKEN):
-        return f"the Hub's answer cannot be understood: {name}"
-    return f"the Hub cannot be searched ({short(error)}): {name}"
+        return Message("the Hub's answer cannot be understood: {advice}", advice=advice)
+    return Message("the Hub cannot be searched ({reason}): {advice}", reason=short(error), advice=advice)
 
 
 def _rank(found: Found) -> tuple[bool, bool, int]:

@@ -40,8 +40,9 @@ def resolve_url(text: str, *, stopped: Callable[[], bool] = lambda: False) -> So
     digest = _DIGEST.fullmatch(fragment)
     if form is None or (fragment and not digest):
         raise SourceError(
-            f"{brief(text)} is not the address of a model: give one that ends in .pth or .gguf, "
-            "with #sha256=<64 hex digits> after it or nothing."
+            "{text} is not the address of a model: give one that ends in .pth or .gguf, with #sha256=<64 hex "
+            "digits> after it or nothing.",
+            text=brief(text),
         )
     size, etag = _look(url, stopped)
     given = digest[1].lower() if digest else ""
@@ -61,23 +62,24 @@ def download_command(source: Source, target: Path, *, stopped: Callable[[], bool
 def check_there(source: Source, *, stopped: Callable[[], bool] = lambda: False) -> None:
     """Raises SourceError if there is another file than the one that was pinned, or none; SourceAway, Cancelled."""
     if _look(source.url, stopped) != (source.size, source.etag):
-        raise SourceError(f"{source.url} holds another file than when the job was made: start it anew with --name.")
+        raise SourceError(
+            "{url} holds another file than when the job was made: start it anew with {NAME}.", url=source.url
+        )
 
 
 def check_download(source: Source, path: Path) -> None:
     """Raises SourceError, with the file removed, if it is not what was pinned."""
-    size = path.stat().st_size
-    if size != source.size or (source.sha256 and sha256(path) != source.sha256):
+    if path.stat().st_size != source.size:
         path.unlink()
-        raise SourceError(
-            f"{source.path} arrived damaged (its {'size' if size != source.size else 'sha256'} is another) and was "
-            "removed: run the same command again."
-        )
+        raise SourceError("{name} arrived damaged (its size is another) and was removed: {AGAIN}.", name=source.path)
+    if source.sha256 and sha256(path) != source.sha256:
+        path.unlink()
+        raise SourceError("{name} arrived damaged (its sha256 is another) and was removed: {AGAIN}.", name=source.path)
 
 
 def _look(url: str, stopped: Callable[[], bool]) -> tuple[int, str]:
     """Size in bytes and ETag of what is at an address, from one byte of it."""
     file = HttpFile(Address(url=url, shown=url), stopped=stopped)
     if not file.read(0, 1):
-        raise SourceError(f"{url} is empty: download or copy it again.")
+        raise SourceError("{url} is empty: download or copy it again.", url=url)
     return file.size, file.version

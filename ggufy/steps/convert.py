@@ -67,5 +67,7 @@ def pinned_vocab(ctx: Context) -> Path | None:
         return None
     path = Path(request.vocab_path)
     if not path.is_file() or sha256(path) != request.vocab_sha256:
-        raise SourceError(f"{path} changed since the job was made: put the file back, or start anew with --name.")
+        raise SourceError(
+            "{path} changed since the job was made: put the file back, or start anew with {NAME}.", path=path
+        )
     return path

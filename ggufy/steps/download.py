@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from ggufy.core.errors import DiskError, SourceAway, SourceError, ToolError
 from ggufy.core.job import Request
+from ggufy.core.messages import Message
 from ggufy.core.plan import LINE_BYTES, SOURCE_PRODUCT, Step, Workload
 from ggufy.core.words import human_size
 from ggufy.llama import tools
@@ -35,8 +36,11 @@ class DownloadStep(LocalStep):
         free = free_bytes(ctx.source)
         if ctx.request.source.size > free:
             raise DiskError(
-                f"the source needs {human_size(ctx.request.source.size)} in {ctx.settings.cache} and "
-                f"{human_size(free)} are free: free some space or set GGUFY_CACHE to another disk."
+                "the source needs {needed} in {folder} and {free} are free: free some space or set GGUFY_CACHE to "
+                "another disk.",
+                needed=human_size(ctx.request.source.size),
+                folder=ctx.settings.cache,
+                free=human_size(free),
             )
 
     def run(self, ctx: Context) -> None:
@@ -58,7 +62,7 @@ class DownloadStep(LocalStep):
 
 def _fetch_plain(ctx: Context, step: Step) -> None:
     source, part = ctx.request.source, ctx.source.with_name(ctx.source.name + DOWNLOAD_SUFFIX)
-    busy = f"another run is downloading {source.path}: wait for it to end."
+    busy = Message("another run is downloading {name}: wait for it to end.", name=source.path)
 
     def feed(text: str) -> None:
         if done := [line for line in text.split() if line.isdigit()]:
@@ -74,9 +78,13 @@ def _fetch_plain(ctx: Context, step: Step) -> None:
         except ToolError as error:
             reason = tools.failure_reason(error.output)
             if "os error 28" in reason:  # ENOSPC, in hf_transfer's words
-                raise DiskError(f"the disk is full while fetching {source.path}: free some space.") from error
+                raise DiskError(
+                    "the disk is full while fetching {name}: free some space.", name=source.path
+                ) from error
             kind = _kind_of_failure(ctx)
-            raise kind(f"{source.path} could not be fetched ({reason}): run the same command again.") from error
+            raise kind(
+                Message("{name} could not be fetched ({reason}): {AGAIN}.", name=source.path, reason=reason)
+            ) from error
         url.check_download(source, part)
         part.replace(ctx.source)
 

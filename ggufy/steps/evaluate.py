@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ggufy.core.errors import CalibrationError, DiskError, SourceError, ToolError
+from ggufy.core.messages import Message
 from ggufy.core.metrics import DEFAULT_CHUNKS, Evaluation, Quality, Speed, from_json, to_json
 from ggufy.core.words import human_size
 from ggufy.formats.gguf import GgufHead, read_head
@@ -91,7 +92,9 @@ def evaluate(base: Path, quants: Sequence[Path], config: EvaluationConfig) -> li
     """
     head = check_models(base, quants)
     check_text(config)
-    message = f"another evaluation runs in {config.folder}: wait for it to end, or give another --out."
+    message = Message(
+        "another evaluation runs in {folder}: wait for it to end, or give another {OUT}.", folder=config.folder
+    )
     with lock(config.folder / ".lock", _WAIT_S, message) as descriptor:
         for left in config.folder.glob(f"*{PART_SUFFIX}"):
             left.unlink()
@@ -101,12 +104,14 @@ def evaluate(base: Path, quants: Sequence[Path], config: EvaluationConfig) -> li
 def check_text(config: EvaluationConfig) -> None:
     """Raises CalibrationError if the text is missing, no UTF-8, or was used for calibration."""
     if not config.text.is_file():
-        raise CalibrationError(f"there is no evaluation text {config.text}: check the path of --text.")
+        raise CalibrationError("there is no evaluation text {path}: check the path of --text.", path=config.text)
     try:
         config.text.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise CalibrationError(
-            f"the evaluation text {config.text} is not UTF-8 (byte {error.start}): save it as UTF-8 text."
+            "the evaluation text {path} is not UTF-8 (byte {byte}): save it as UTF-8 text.",
+            path=config.text,
+            byte=error.start,
         ) from error
     for calibration in config.calibrations:
         check_disjoint(config.text, calibration)
@@ -163,7 +168,7 @@ class _Session:
         if self.config.all_chunks:
             return wanted
         chunks = fitting_chunks(wanted, self.config.budget, self.vocab)
-        return chunks or self._too_little(wanted, self.config.budget, "allowed")
+        return chunks or self._too_little(wanted, self.config.budget, limited=True)
 
     def _chunks(self, wanted: int) -> int:
         """As many of those as there is space for now; all of them if they are here already."""
@@ -171,23 +176,34 @@ class _Session:
             return wanted
         left = sum(path.stat().st_size for path in self.config.folder.glob(f"*{LOGITS_SUFFIX}"))
         room = free_bytes(self.config.folder) + left - SPARE
-        chunks = fitting_chunks(wanted, room, self.vocab) or self._too_little(wanted, room, "free")
+        chunks = fitting_chunks(wanted, room, self.vocab) or self._too_little(wanted, room, limited=False)
         if chunks < wanted and self.config.all_chunks:
             needed = perplexity.logits_bytes(self.vocab, wanted) + SPARE
             raise DiskError(
-                f"the base's predictions over {wanted} chunks need {human_size(needed)} in "
-                f"{self.config.folder.absolute()} and {human_size(max(0, room + SPARE))} are free: free some space "
-                "and run the same command again."
+                "the base's predictions over {chunks} chunks need {needed} in {folder} and {room} are free: free "
+                "some space and {AGAIN}.",
+                chunks=wanted,
+                needed=human_size(needed),
+                folder=self.config.folder.absolute(),
+                room=human_size(max(0, room + SPARE)),
             )
         if chunks < wanted:
             logger.warning("%d chunks of the text are measured instead of %d: the disk is full.", chunks, wanted)
         return chunks
 
-    def _too_little(self, wanted: int, room: int, word: str) -> int:
-        needed = perplexity.logits_bytes(self.vocab, min(_LEAST_CHUNKS, wanted))
+    def _too_little(self, wanted: int, room: int, *, limited: bool) -> int:
+        needed = human_size(perplexity.logits_bytes(self.vocab, min(_LEAST_CHUNKS, wanted)))
+        sizes = {"needed": needed, "folder": self.config.folder.absolute(), "room": human_size(max(0, room))}
+        if limited:
+            raise DiskError(
+                "the base's predictions need {needed} in {folder} and {room} are allowed: free some space or give "
+                "another {OUT}.",
+                **sizes,
+            )
         raise DiskError(
-            f"the base's predictions need {human_size(needed)} in {self.config.folder.absolute()} and "
-            f"{human_size(max(0, room))} are {word}: free some space or give another --out."
+            "the base's predictions need {needed} in {folder} and {room} are free: free some space or give another "
+            "{OUT}.",
+            **sizes,
         )
 
     def _key(self, *parts: object) -> str:
@@ -259,8 +275,11 @@ class _Session:
             def whole(text: str) -> int | None:
                 if too_short := tools.parse_too_short(text):
                     raise CalibrationError(
-                        f"the evaluation text {self.config.text.name} has {too_short[1]} tokens, at least "
-                        f"{too_short[0]} are needed: give a longer one with --text."
+                        "the evaluation text {name} has {found} tokens, at least {needed} are needed: give a "
+                        "longer one with --text.",
+                        name=self.config.text.name,
+                        found=too_short[1],
+                        needed=too_short[0],
                     )
                 return perplexity.logits_chunks(part, self.vocab) or None
 
@@ -269,8 +288,9 @@ class _Session:
             except ToolError as error:
                 if free_bytes(self.config.folder) < (1 << 20):  # the tool does not look whether it could write
                     raise DiskError(
-                        f"the disk is full while {self.base.name} is measured: free some space and run the same "
-                        "command again; what is finished stays."
+                        "the disk is full while {name} is measured: free some space and {AGAIN}; what is finished "
+                        "stays.",
+                        name=self.base.name,
                     ) from error
                 raise
         return target
@@ -282,7 +302,9 @@ class _Session:
         read, feed = perplexity.parse_quality, self._progress(quant)
         quality = perplexity.run_for(command, self.run, read=read, feed=feed)
         if not all(map(math.isfinite, dataclasses.astuple(quality))):
-            raise SourceError(f"{quant} predicts values that are not finite: it is broken, quantize it again.")
+            raise SourceError(
+                "{quant} predicts values that are not finite: it is broken, quantize it again.", quant=quant
+            )
         return quality
 
     def _progress(self, path: Path) -> perplexity.ChunkProgress:

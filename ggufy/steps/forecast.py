@@ -65,8 +65,9 @@ def check_loads(ctx: Context, step: Step) -> None:
             return  # it was loaded
         if reason := tools.parse_load_error(error.output):
             raise SourceError(
-                f"llama.cpp cannot load {ctx.source.name} ({reason}): fetch or convert it again, or choose another "
-                "model."
+                "llama.cpp cannot load {name} ({reason}): fetch or convert it again, or choose another model.",
+                name=ctx.source.name,
+                reason=reason,
             ) from error
         raise
     finally:
@@ -106,8 +107,12 @@ def check_space(ctx: Context, due: Iterable[Step], forecast: JobForecast, *, pub
     free = free_bytes(ctx.folder)
     if needed > free:
         raise DiskError(
-            f"{human_size(needed)} are needed in {ctx.folder.absolute()} and {human_size(free)} are free, "
-            f"{human_size(needed - free)} too little: choose fewer --types or another --out."
+            "{needed} are needed in {folder} and {free} are free, {missing} too little: choose fewer {TYPES} or "
+            "another {OUT}.",
+            needed=human_size(needed),
+            folder=ctx.folder.absolute(),
+            free=human_size(free),
+            missing=human_size(needed - free),
         )
 
 

@@ -180,13 +180,18 @@ def _count_chunks(ctx: Context, step: Step, base: Path, text: Path) -> int:
     except ToolError as error:
         if too_short := tools.parse_too_short(error.output):
             raise CalibrationError(
-                f"the calibration text {text.name} has {too_short[1]} tokens, at least {too_short[0]} are needed: "
-                "give a longer one with --calibration (10 to 20 thousand tokens are good)."
+                "the calibration text {name} has {found} tokens, at least {needed} are needed: give a longer one "
+                "with --calibration (10 to 20 thousand tokens are good).",
+                name=text.name,
+                found=too_short[1],
+                needed=too_short[0],
             ) from error
         raise
     count = tools.parse_chunks(said)
     if count is None:
-        raise ToolError(f"llama-imatrix did not say how many chunks it reads: {tools.failure_reason(said)}", said)
+        raise ToolError(
+            "llama-imatrix did not say how many chunks it reads: {reason}", said, reason=tools.failure_reason(said)
+        )
     return count
 
 
@@ -201,8 +206,7 @@ def _pinned_text(ctx: Context) -> Path:
     )
     if text is None:
         raise CalibrationError(
-            "the calibration text that this job was made with is gone from the cache: "
-            "run the same quantize command again, which fetches it."
+            "the calibration text that this job was made with is gone from the cache: {ANEW}, which fetches it."
         )
     return text
 
@@ -211,7 +215,7 @@ def _take_over(request: Request, part: Path) -> None:
     source = Path(request.imatrix_path)
     if not source.is_file() or sha256(source) != request.imatrix_sha256:
         raise CalibrationError(
-            f"{source} changed since the job was made: put the file back, or start anew with --name."
+            "{path} changed since the job was made: put the file back, or start anew with {NAME}.", path=source
         )
     shutil.copyfile(source, part)
 
@@ -223,17 +227,28 @@ def check_imatrix(path: Path, base: GgufHead, needed: list[str], *, shown_as: st
     """
     head = read_head(path)
     if head.metadata.get("general.type") != "imatrix":
-        raise CalibrationError(f"{shown_as} is a GGUF file but no imatrix: give the output of llama-imatrix.")
+        raise CalibrationError(
+            "{name} is a GGUF file but no imatrix: give the output of llama-imatrix.", name=shown_as
+        )
     for name in needed:
         sums, counts = head.tensors.get(f"{name}.in_sum2"), head.tensors.get(f"{name}.counts")
         if sums is None or counts is None:
-            raise CalibrationError(f"{shown_as} has no data for {name}: it was made from another model.")
+            raise CalibrationError(
+                "{name} has no data for {tensor}: it was made from another model.", name=shown_as, tensor=name
+            )
         if sums.shape[0] != base.tensors[name].shape[0]:
             raise CalibrationError(
-                f"{shown_as} has {sums.shape[0]} columns for {name}, the model has {base.tensors[name].shape[0]}: "
-                "it was made from another model."
+                "{name} has {found} columns for {tensor}, the model has {expected}: it was made from another model.",
+                name=shown_as,
+                found=sums.shape[0],
+                tensor=name,
+                expected=base.tensors[name].shape[0],
             )
         if not (read_tensor(path, head, counts.name) > 0).all():
-            raise CalibrationError(f"{shown_as} saw no token for {name}: use a longer calibration text.")
+            raise CalibrationError(
+                "{name} saw no token for {tensor}: use a longer calibration text.", name=shown_as, tensor=name
+            )
         if not np.isfinite(read_tensor(path, head, sums.name)).all():
-            raise CalibrationError(f"{shown_as} holds a value for {name} that is not finite: make it again.")
+            raise CalibrationError(
+                "{name} holds a value for {tensor} that is not finite: make it again.", name=shown_as, tensor=name
+            )

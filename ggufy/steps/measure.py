@@ -97,7 +97,6 @@ def _pinned_text(ctx: Context) -> Path:
     )
     if text is None:
         raise CalibrationError(
-            "the evaluation text that this job was made with is gone from the cache: "
-            "run the same quantize command again, which fetches it."
+            "the evaluation text that this job was made with is gone from the cache: {ANEW}, which fetches it."
         )
     return text

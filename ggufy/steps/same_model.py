@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ggufy.core.errors import SourceError
+from ggufy.core.messages import Message
 from ggufy.formats.gguf import GgufHead, read_head, read_tensor
 
 _NORM = "output_norm.weight"  # F32 in every GGUF, so a quant has its base's own
@@ -17,23 +18,32 @@ def check_models(base: Path, quants: Sequence[Path]) -> GgufHead:
     """The base's head. Raises SourceError unless it is unquantized and every quant has its tensors and vocabulary."""
     head = read_head(base)
     if head.quantized:
-        raise SourceError(f"{base} is quantized already: the base is the F16, BF16 or F32 file of the same model.")
+        raise SourceError(
+            "{base} is quantized already: the base is the F16, BF16 or F32 file of the same model.", base=base
+        )
     if not vocab_size(head):
-        raise SourceError(f"{base} holds no vocabulary, so it cannot read a text: convert the model again.")
+        raise SourceError("{base} holds no vocabulary, so it cannot read a text: convert the model again.", base=base)
     shapes = {name: tensor.shape for name, tensor in head.tensors.items()}
     for path in quants:
         quant = read_head(path)
         why = ""
         if quant.metadata.get("general.architecture") != head.metadata.get("general.architecture"):
-            why = f"it is {quant.metadata.get('general.architecture', 'no model')}"
+            why = Message("it is {architecture}", architecture=quant.metadata.get("general.architecture", "no model"))
         elif vocab_size(quant) != vocab_size(head):
-            why = f"its vocabulary has {vocab_size(quant)} tokens, not {vocab_size(head)}"
+            why = Message(
+                "its vocabulary has {count} tokens, not {expected}", count=vocab_size(quant), expected=vocab_size(head)
+            )
         elif {name: tensor.shape for name, tensor in quant.tensors.items()} != shapes:
-            why = "its tensors differ"
+            why = Message("its tensors differ")
         elif not _same_norm(path, quant, base, head):
-            why = "its norms, which no quantization changes, differ"
+            why = Message("its norms, which no quantization changes, differ")
         if why:
-            raise SourceError(f"{path} is no quant of {base.name} ({why}): give the base that it was made from.")
+            raise SourceError(
+                "{path} is no quant of {base} ({why}): give the base that it was made from.",
+                path=path,
+                base=base.name,
+                why=why,
+            )
     return head
 
 

@@ -88,7 +88,9 @@ def _smaller_than_any_mix(
     fitting = recipe_search.stock_that_fits(limit)
     if not fitting:
         raise UsageError(
-            f"{target.text} is too small for this model, whose smallest mix takes {human_size(least)}: ask for more."
+            "{target} is too small for this model, whose smallest mix takes {size}: ask for more.",
+            target=target.text,
+            size=human_size(least),
         )
     best = max(fitting, key=lambda name: fitting[name])
     return FoundRecipe(recipe=recipe_search.stock(best), stock=best, mode=mode, predicted=None, sensitivities={})

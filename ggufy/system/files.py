@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ggufy.core.errors import Cancelled, DiskError
+from ggufy.core.messages import Message
 from ggufy.core.words import human_size
 
 logger = logging.getLogger(__name__)
@@ -92,19 +93,28 @@ def disk_error(error: OSError, path: Path) -> DiskError | None:
         return None
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskError(
-            f"the disk is full while writing {path.name} ({human_size(_free(path))} free): free some space and run "
-            "the same command again; what is finished stays."
+            "the disk is full while writing {name} ({free} free): free some space and {AGAIN}; what is finished "
+            "stays.",
+            name=path.name,
+            free=human_size(_free(path)),
         )
     named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else path
     elsewhere = not _has(path.absolute().parent, named.absolute()) and not _has(named.absolute(), path.absolute())
     if error.errno == errno.ENOENT and elsewhere:
-        return DiskError(f"{named} is gone: put it back and run the same command again.")
+        return DiskError("{path} is gone: put it back and {AGAIN}.", path=named)
     setting = _setting_for(path)
     if error.errno in (errno.EEXIST, errno.ENOTDIR) and (blocking := _no_folder(path)):
-        return DiskError(f"{blocking} is no folder: choose one with {setting}.")
+        return DiskError("{path} is no folder: choose one with {setting}.", path=blocking, setting=setting)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return DiskError(f"no permission to write {path}: choose another folder with {setting}.")
-    return DiskError(f"{path} cannot be written ({error.strerror}): choose another folder with {setting}.")
+        return DiskError(
+            "no permission to write {path}: choose another folder with {setting}.", path=path, setting=setting
+        )
+    return DiskError(
+        "{path} cannot be written ({reason}): choose another folder with {setting}.",
+        path=path,
+        reason=error.strerror,
+        setting=setting,
+    )
 
 
 def _no_folder(path: Path) -> Path | None:
@@ -115,7 +125,7 @@ def _no_folder(path: Path) -> Path | None:
 def _setting_for(path: Path) -> str:
     """The setting that chose the innermost folder above the path."""
     above = [folder for folder in _choices if _has(folder, path.absolute())]
-    return _choices[max(above, key=lambda folder: len(folder.parts))] if above else "--out"
+    return _choices[max(above, key=lambda folder: len(folder.parts))] if above else Message("{OUT}")
 
 
 def _has(folder: Path, path: Path) -> bool:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ggufy.core.errors import BusyError, Cancelled
+from ggufy.core.messages import Message
 from ggufy.system.files import UNSUPPORTED, disk_errors
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def lock(
             deadline = time.monotonic() + wait_s
             while taken is False:
                 if time.monotonic() >= deadline:
-                    raise BusyError(message or f"another run holds {path}: wait for it to end.")
+                    raise BusyError(message or Message("another run holds {path}: wait for it to end.", path=path))
                 if stopped():
                     raise Cancelled("the job was stopped.")
                 time.sleep(0.2)

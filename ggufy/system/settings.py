@@ -36,6 +36,7 @@ from typing import TextIO
 from urllib.parse import urlsplit
 
 from ggufy.core.errors import UsageError
+from ggufy.core.messages import Message
 from ggufy.core.scrub import remember
 from ggufy.system.files import chosen_with
 from ggufy.system.resources import AUTOMATIC
@@ -168,7 +169,7 @@ class Settings:
 
 def prepare_process(settings: Settings) -> None:
     """Makes this process's environment fit for the libraries in it, before they are imported: some read it then."""
-    chosen_with(settings.out, "--out")
+    chosen_with(settings.out, Message("{OUT}"))
     chosen_with(settings.cache, "GGUFY_CACHE")
     # Its own place is in the home folder, and where that cannot be written it would log to stdout.
     os.environ.setdefault("HF_XET_LOG_DEST", os.devnull)
@@ -198,14 +199,19 @@ def _proxy_fault(variable: str, text: str) -> str:
     if not text:
         return ""
     if kind not in ("http", "https", "socks5", "socks5h"):
-        advice = "write socks5://…"
+        advice = Message("write socks5://…")
     elif kind.startswith("socks") and importlib.util.find_spec("socksio") is None:
-        advice = "run `make setup` again"
+        advice = Message("run `make setup` again")
     elif not _is_place(rest):
-        advice = "write it as http://host:port"
+        advice = Message("write it as http://host:port")
     else:
         return ""
-    return f"the proxy in {variable} ({kind}://…) cannot be used: {advice} or unset it."
+    return Message(
+        "the proxy in {variable} ({kind}://…) cannot be used: {advice} or unset it.",
+        variable=variable,
+        kind=kind,
+        advice=advice,
+    )
 
 
 def _is_place(text: str) -> bool:
@@ -247,7 +253,7 @@ def _number(env: Mapping[str, str], name: str, most: int | None = None) -> int |
         return None
     if not text.isdecimal() or int(text) < 1 or (most is not None and int(text) > most):
         limits = "of at least 1" if most is None else f"from 1 to {most}"
-        raise UsageError(f"{name} is {text!r}: give a whole number {limits}.")
+        raise UsageError("{name} is {text}: give a whole number {limits}.", name=name, text=repr(text), limits=limits)
     return int(text)
 
 
@@ -256,7 +262,7 @@ def _percent(env: Mapping[str, str], name: str) -> int:
     if text == "auto":
         return AUTOMATIC
     if not text.isdecimal() or not 10 <= int(text) <= 100:
-        raise UsageError(f"{name} is {text!r}: give a percentage from 10 to 100, or auto.")
+        raise UsageError("{name} is {text}: give a percentage from 10 to 100, or auto.", name=name, text=repr(text))
     return int(text)
 
 
@@ -264,5 +270,5 @@ def _choice(env: Mapping[str, str], name: str, choices: tuple[str, ...]) -> str:
     """One of the words; the first if nothing is set."""
     text = env.get(name, "").strip().lower() or choices[0]
     if text not in choices:
-        raise UsageError(f"{name} is {text!r}: one of {', '.join(choices)}.")
+        raise UsageError("{name} is {text}: one of {choices}.", name=name, text=repr(text), choices=", ".join(choices))
     return text

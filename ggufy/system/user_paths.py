@@ -16,7 +16,9 @@ def user_text(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise UsageError(f"the name {brief(text)!r} is not UTF-8: rename that file or folder.") from error
+        raise UsageError(
+            "the name {text} is not UTF-8: rename that file or folder.", text=repr(brief(text))
+        ) from error
     return text
 
 
@@ -27,11 +29,11 @@ def user_path(text: str | Path) -> Path:
     """
     text = user_text(str(text))
     if not text.strip() or "\0" in text:
-        raise UsageError(f"{brief(text)!r} is no path: give that of a file or a folder.")
+        raise UsageError("{text} is no path: give that of a file or a folder.", text=repr(brief(text)))
     try:
         return Path(text).expanduser()
     except RuntimeError as error:  # ~somebody unknown, or nobody knows where home is
-        raise UsageError(f"there is no home folder for {brief(text)}: write the path in full.") from error
+        raise UsageError("there is no home folder for {text}: write the path in full.", text=brief(text)) from error
 
 
 def user_file(text: str | Path) -> Path | None:
@@ -43,7 +45,7 @@ def user_file(text: str | Path) -> Path | None:
     path = path.resolve()
     user_text(str(path))
     if not os.access(path, os.R_OK):
-        raise UsageError(_hidden(path, os.strerror(errno.EACCES)))
+        raise _unreadable(path, os.strerror(errno.EACCES))
     return path
 
 
@@ -54,8 +56,8 @@ def is_there(path: Path) -> bool:
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:  # 255 bytes a name on most disks
             return False
-        raise UsageError(_hidden(path, error.strerror)) from error
+        raise _unreadable(path, error.strerror) from error
 
 
-def _hidden(path: Path, reason: str | None) -> str:
-    return f"{brief(str(path))} cannot be read ({reason}): check its permissions."
+def _unreadable(path: Path, reason: str | None) -> UsageError:
+    return UsageError("{path} cannot be read ({reason}): check its permissions.", path=brief(str(path)), reason=reason)

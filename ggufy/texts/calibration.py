@@ -86,8 +86,10 @@ def ensure_texts(cache: Path, *, stopped: Callable[[], bool] = lambda: False) ->
             size = len(parts["evaluation"].encode())
             if size < MIN_EVALUATION_BYTES:
                 raise SourceError(
-                    f"this Python carries {human_size(size)} of text to evaluate on, "
-                    f"{human_size(MIN_EVALUATION_BYTES)} are needed: use one with the sources of its standard library."
+                    "this Python carries {found} of text to evaluate on, {needed} are needed: use one with the "
+                    "sources of its standard library.",
+                    found=human_size(size),
+                    needed=human_size(MIN_EVALUATION_BYTES),
                 )
             write_text(texts.calibration, _interleaved(own, added))
             write_text(texts.evaluation, parts["evaluation"])
@@ -163,7 +165,10 @@ def _read(path: Path) -> bytes:
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise CalibrationError(
-            f"{path} has {human_size(size)}, more than {human_size(MAX_BYTES)}: give a shorter text."
+            "{path} has {size}, more than {most}: give a shorter text.",
+            path=path,
+            size=human_size(size),
+            most=human_size(MAX_BYTES),
         )
     return path.read_bytes()
 
@@ -177,8 +182,10 @@ def _fetch(choice: str, *, token: str | None, endpoint: str | None, stopped: Cal
     path_like = choice.endswith(".txt") and ":" not in choice
     if "://" in choice or path_like or not is_reference(choice):
         raise CalibrationError(
-            f"there is no calibration text {brief(choice)}: give {BUNDLED}, {', '.join(NAMED)}, a file, an http "
-            "address, or a dataset on the Hub as owner/name:file.txt."
+            "there is no calibration text {choice}: give {names}, a file, an http address, or a dataset on the "
+            "Hub as owner/name:file.txt.",
+            choice=brief(choice),
+            names=f"{BUNDLED}, {', '.join(NAMED)}",
         )
     wanted = parse_reference(choice, repo_type="dataset")
     listing = repo_files(wanted, token=token, endpoint=endpoint, stopped=stopped)
@@ -191,17 +198,21 @@ def _fetch(choice: str, *, token: str | None, endpoint: str | None, stopped: Cal
 def _pin(data: bytes, name: str, cache: Path, *, shown: str) -> PinnedText:
     if len(data) < MIN_BYTES:
         raise CalibrationError(
-            f"the calibration text {shown} is too short ({human_size(len(data))}): at least 1,024 tokens are needed, "
-            "10 to 20 thousand (about 50 to 100 kB) are good."
+            "the calibration text {name} is too short ({size}): at least 1,024 tokens are needed, 10 to 20 "
+            "thousand (about 50 to 100 kB) are good.",
+            name=shown,
+            size=human_size(len(data)),
         )
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise CalibrationError(
-            f"the calibration text {shown} is not UTF-8 (byte {error.start}): save it as UTF-8 text."
+            "the calibration text {name} is not UTF-8 (byte {byte}): save it as UTF-8 text.",
+            name=shown,
+            byte=error.start,
         ) from error
     if "\0" in text:
-        raise CalibrationError(f"{shown} holds zero bytes, so it is not a text: give a text file.")
+        raise CalibrationError("{name} holds zero bytes, so it is not a text: give a text file.", name=shown)
     digest = hashlib.sha256(data).hexdigest()
     name = re.sub(r"[^\w.-]+", "-", name).encode()[:MOST_BYTES].decode(errors="ignore").strip("-.") or "text"
     path = pinned(cache, digest)

@@ -22,8 +22,11 @@ def check_disjoint(evaluation: Path, calibration: Path) -> None:
     share = _share(evaluation, sha256(evaluation), calibration, sha256(calibration))
     if share > MOST_SHARED:
         raise CalibrationError(
-            f"{evaluation.name} and the calibration text {calibration.name} share {share:.0%}, so the figures would "
-            "flatter the quants: give another --text."
+            "{evaluation} and the calibration text {calibration} share {share}, so the figures would flatter the "
+            "quants: give another --text.",
+            evaluation=evaluation.name,
+            calibration=calibration.name,
+            share=f"{share:.0%}",
         )
 
 

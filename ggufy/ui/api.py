@@ -22,6 +22,7 @@ from ggufy.quantize.search.target import parse_words
 from ggufy.service.access import Visitor
 from ggufy.service.service import JobView, Services
 from ggufy.ui.form import MOST_CHARS
+from ggufy.ui.messages import told_to_programs
 from ggufy.ui.views import file_link, repo_address
 from ggufy.ui.visitors import Profile, visitor_of
 
@@ -71,6 +72,7 @@ class _Api:
             preview = self.services.look(_source(source), visitor_of(self.services, request, profile))
             quants = preview.sizes.quants if preview.sizes else {}
             facts = preview.report.facts()
+            facts["problem"] = told_to_programs(facts["problem"])
             facts["file"] = facts.pop("path")  # gradio_client would take a `path` for a file to fetch
             return facts | {"quants": {name: {"size": q.size, "bpw": round(q.bpw, 3)} for name, q in quants.items()}}
 
@@ -213,7 +215,7 @@ class _Api:
         for view in self.services.views(visitor):
             if view.job.id == wanted:
                 return view
-        raise UsageError(f"there is no job {wanted!r}: list_jobs returns ids.")
+        raise UsageError("there is no job {wanted}: list_jobs returns ids.", wanted=repr(wanted))
 
 
 def _told(work: Callable[[], Answer]) -> Answer:
@@ -221,15 +223,17 @@ def _told(work: Callable[[], Answer]) -> Answer:
     try:
         return work()
     except GgufyError as error:
-        raise gr.Error(str(error), print_exception=False) from error
+        raise gr.Error(told_to_programs(error.message), print_exception=False) from error
 
 
 def _text(name: str, value: object) -> str:
     """A caller's text; nothing for null. Raises UsageError for anything else."""
     if value is not None and not isinstance(value, str):
-        raise UsageError(f"{name} must be text: put it between quotes.")
+        raise UsageError("{name} must be text: put it between quotes.", name=name)
     if len(text := (value or "").strip()) > MOST_CHARS:
-        raise UsageError(f"{name} has {len(text)} characters: use at most {MOST_CHARS}.")
+        raise UsageError(
+            "{name} has {count} characters: use at most {most}.", name=name, count=len(text), most=MOST_CHARS
+        )
     return text
 
 
@@ -248,7 +252,7 @@ def _list(name: str, value: object) -> str:
 
 def _flag(name: str, value: object, default: bool) -> bool:
     if value is not None and not isinstance(value, bool):
-        raise UsageError(f"{name} must be true or false.")
+        raise UsageError("{name} must be true or false.", name=name)
     return default if value is None else value
 
 
@@ -259,7 +263,12 @@ def _shown_source(source: Source) -> str:
 
 
 def _record(job: Job) -> dict[str, Any]:
-    return {"job_id": job.id, "status": job.status.value, "error": job.error, "repo_id": job.request.repo_id}
+    return {
+        "job_id": job.id,
+        "status": job.status.value,
+        "error": told_to_programs(job.error),
+        "repo_id": job.request.repo_id,
+    }
 
 
 def _progress(view: JobView) -> dict[str, Any]:

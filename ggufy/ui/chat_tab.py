@@ -22,7 +22,7 @@ from ggufy.service.conversations import LIMITS, SIDES, ChatSettings
 from ggufy.service.service import Services
 from ggufy.ui import chat_parts, parts
 from ggufy.ui.i18n import TEXTS, Texts, texts_of
-from ggufy.ui.views import told
+from ggufy.ui.messages import told
 from ggufy.ui.visitors import Profile, visitor_of
 from ggufy.ui.wiring import HERE, OWN, QUIET
 
@@ -226,7 +226,7 @@ class ChatTab:
             except Cancelled:  # what came until then stays
                 hint = ""
             except GgufyError as error:
-                hint = parts.message(told(str(error), texts))
+                hint = parts.message(told(error.message, texts))
             except Exception:  # one of the three edges: a visitor sees a sentence, the log has the rest
                 logger.exception("a reply could not be made")
                 hint = parts.message(texts["unexpected"])

@@ -3,7 +3,7 @@
 `TEXTS[language][key]`; keys are the same in both, and `{…}` in a text is filled with `str.format`. The browser's
 language decides, unless the visitor has chosen one: the choice is a cookie, which `texts_of` reads for what the server
 writes, and which language.js tells gradio's own components. Another language is one more table.
-The sentences of errors are not here, as they come from everywhere: see errors_zh.py.
+What errors say is not here, as they come from everywhere: see messages.py.
 """
 
 from __future__ import annotations

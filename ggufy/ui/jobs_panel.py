@@ -26,7 +26,8 @@ from ggufy.service.job_views import JobView
 from ggufy.service.service import Services
 from ggufy.ui import job_parts, parts
 from ggufy.ui.i18n import Texts, texts_of
-from ggufy.ui.views import SECTIONS, age, job_card, told
+from ggufy.ui.messages import told
+from ggufy.ui.views import SECTIONS, age, job_card
 from ggufy.ui.visitors import Profile, visitor_of
 from ggufy.ui.wiring import HERE, OWN, QUIET
 
@@ -105,7 +106,7 @@ class JobsPanel:
                 visitor_of(self.services, request, profile),
             )
         except GgufyError as error:
-            gr.Warning(html.escape(told(str(error), texts_of(request))))
+            gr.Warning(html.escape(told(error.message, texts_of(request))))
         return self.look(wanted, seen, request, profile)
 
     def _act(self, action: str, job: str, size: str, visitor: Visitor) -> None:

@@ -13,8 +13,8 @@ from ggufy.core.words import human_size
 from ggufy.publish.markup import Markup, el, join
 from ggufy.quantize.recipe import Forecast
 from ggufy.service.preparation import Preparation
-from ggufy.ui.errors_zh import say
 from ggufy.ui.i18n import Texts
+from ggufy.ui.messages import told
 
 
 def header(texts: Texts, *, login: bool = False, name: str = "") -> Markup:
@@ -53,7 +53,7 @@ def banner(state: Preparation, texts: Texts, *, may_work: bool, notes: Iterable[
     parts = [el("div", el("p", note), class_="gg-banner", role="note") for note in notes]
     if state.error:
         again = button(texts["again"], "again") if may_work else None
-        text = el("div", el("strong", texts["prepare_failed"]), el("p", say(state.error, texts["language"])))
+        text = el("div", el("strong", texts["prepare_failed"]), el("p", told(state.error, texts)))
         parts.append(el("div", text, again, class_="gg-banner gg-bad", role="alert"))
     elif not state.ready:
         parts.append(_preparing(state, texts))
@@ -62,7 +62,7 @@ def banner(state: Preparation, texts: Texts, *, may_work: bool, notes: Iterable[
 
 def _preparing(state: Preparation, texts: Texts) -> Markup:
     if state.waiting:  # nothing is being made meanwhile
-        waits = el("strong", say(state.waiting, texts["language"]))
+        waits = el("strong", told(state.waiting, texts))
         wait = el("p", texts["preparing_wait"], class_="gg-quiet")
         return el("div", el("div", waits, class_="gg-line"), wait, class_="gg-banner gg-prepare", role="status")
     title = texts["preparing"]
@@ -71,7 +71,7 @@ def _preparing(state: Preparation, texts: Texts) -> Markup:
         "div",
         el("div", el("strong", title), el("span", step, class_="gg-right gg-numbers"), class_="gg-line"),
         bar(100 * state.done // state.total if state.total else 0, label=title, moving=True),
-        el("p", say(state.text, texts["language"]), class_="gg-quiet gg-cut") if state.text else None,
+        el("p", told(state.text, texts), class_="gg-quiet gg-cut") if state.text else None,
         el("p", texts["preparing_wait"], class_="gg-quiet"),
         class_="gg-banner gg-prepare",
     )

@@ -23,8 +23,8 @@ from ggufy.service.service import Services
 from ggufy.ui import parts, source_parts
 from ggufy.ui.form import IMATRIX, MOST_CHARS, estimate_options, job_options, kind_of_mix, outtype_or_none, short_text
 from ggufy.ui.i18n import TEXTS, Texts, texts_of
+from ggufy.ui.messages import told
 from ggufy.ui.newest import Newest
-from ggufy.ui.views import told
 from ggufy.ui.visitors import Profile, visitor_of
 from ggufy.ui.wiring import HERE, OWN, QUEUED, QUIET
 
@@ -211,7 +211,7 @@ class QuantizeTab:
             cost = self._cost(text, outtype, vocab, mix, order, texts, visitor)
             yield [gr.skip(), gr.HTML(rows=rows), cost]
         except GgufyError as error:
-            yield [parts.message(told(str(error), texts)), gr.skip(), ""]
+            yield [parts.message(told(error.message, texts)), gr.skip(), ""]
         except Exception:  # one of the three edges: a visitor sees a sentence, the log has the rest
             logger.exception("a source could not be looked at")
             yield [parts.message(texts["unexpected"]), gr.skip(), ""]
@@ -258,7 +258,7 @@ class QuantizeTab:
                 mix=kind_of_mix(mix),
             )
         except GgufyError as error:  # if it is the source, the panel says what is wrong
-            return parts.note(told(str(error), texts)) if order.targets else Markup("")
+            return parts.note(told(error.message, texts)) if order.targets else Markup("")
         asked = order.quant_types or order.targets
         return source_parts.cost(found, texts) if found and asked else Markup("")
 
@@ -280,7 +280,7 @@ class QuantizeTab:
             job = self.services.submit(job_options([form[field] for field in self.fields()]), visitor)
             said = parts.message(texts["submitted"].format(name=job.request.name), "good")
         except GgufyError as error:
-            said = parts.message(told(str(error), texts))
+            said = parts.message(told(error.message, texts))
         except Exception:  # one of the three edges: a visitor sees a sentence, the log has the rest
             logger.exception("a job could not be started")
             said = parts.message(texts["unexpected"])

@@ -43,7 +43,7 @@ class PageServer:
         deadline = time.monotonic() + _START_S
         while not self._server.started:
             if not self._thread.is_alive() or time.monotonic() > deadline:
-                raise UsageError(f"the page at {self.url} did not start: the log says why.")
+                raise UsageError("the page at {url} did not start: the log says why.", url=self.url)
             time.sleep(0.02)
 
     def close(self, wait_s: float = _END_S) -> None:
@@ -80,7 +80,9 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.listen(128)
     except OSError as error:
         raise UsageError(
-            f"the page cannot be served on {host}:{port}: "
-            "stop what uses that port, or set GRADIO_SERVER_PORT to another."
+            "the page cannot be served on {host}:{port}: stop what uses that port, or set GRADIO_SERVER_PORT to "
+            "another.",
+            host=host,
+            port=port,
         ) from error
     return listener

@@ -11,7 +11,7 @@ from ggufy.publish.markup import Markup, el
 from ggufy.sources.format import Report
 from ggufy.sources.search import Found
 from ggufy.ui.i18n import Texts
-from ggufy.ui.views import told
+from ggufy.ui.messages import told
 
 _SHOWN_VARIANTS = 40
 

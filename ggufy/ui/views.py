@@ -5,7 +5,6 @@ Nothing here is escaped, and nothing is HTML; parts.py makes that of the rows.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,28 +24,13 @@ from ggufy.quantize.search import target
 from ggufy.service.job_views import JobView
 from ggufy.steps import STEPS, plan
 from ggufy.steps.outputs import output_of_row
-from ggufy.ui.errors_zh import say
 from ggufy.ui.i18n import Texts
+from ggufy.ui.messages import told
 from ggufy.ui.sizes import SizeRow, size_rows, start_at
 
 HUB = "https://huggingface.co"
 _ENDING = ("cancelling", "pausing")
 FILES_ROUTE = "files"  # the page serves /files/<job id>/<file name>
-# What a sentence says to people at a terminal, and how the page puts it; longer phrases come first.
-_WORDS = {
-    "run the same quantize command again": "start it again from the form",
-    "run the same command again": "press Retry",
-    "--imatrix none": "imatrix off",
-    "--imatrix": "“Importance matrix”",
-    "--outtype": "“Base type”",
-    "--vocab": "“Own vocabulary”",
-    "--types": "quant types",
-    "--name": "“Name”",
-    "--repo": "“Output repo”",
-    "--keep-card": "“Keep the repo's own card”",
-    "--out": "GGUFY_OUT",
-}
-_SPOKEN = re.compile("|".join(rf"{re.escape(words)}\b" for words in _WORDS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,16 +231,6 @@ def _figures(row: Mapping[str, Any]) -> tuple[dict[str, float] | None, dict[str,
     """Quality and speed of a measured file."""
     measured = row.get("evaluation") or {}
     return measured.get("quality"), measured.get("speed")
-
-
-def told(sentence: str, texts: Texts) -> str:
-    """An error's sentence in the visitor's language, and in the page's words."""
-    return in_page_words(say(sentence, texts["language"]))
-
-
-def in_page_words(sentence: str) -> str:
-    """An error's sentence with the page's names for options and commands."""
-    return _SPOKEN.sub(lambda match: _WORDS[match[0]], sentence)
 
 
 def age(then: str, texts: Texts, now: datetime) -> str:

@@ -237,7 +237,7 @@ def test_what_cannot_work_is_one_sentence_on_the_page(
     jobs = len(JobStore(app.out).jobs())
     said, panel = tab.page.locator("#gg-message"), tab.page.locator("#gg-panel")
     start(tab, source="demo")
-    expect(said.get_by_role("alert")).to_have_text("no quant type chosen: check at least one.")
+    expect(said.get_by_role("alert")).to_have_text("No quant type chosen: check at least one.")
     start(tab, "Q8_0", source="/nowhere/missing.pth")
     expect(panel.get_by_role("alert")).to_contain_text("/nowhere/missing.pth does not exist: give a .pth file")
     expect(said.get_by_role("alert")).to_contain_text("/nowhere/missing.pth does not exist: give a .pth file")

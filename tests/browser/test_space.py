@@ -94,8 +94,8 @@ def test_visitors_only_look(space: App, open_tab: Callable[..., Tab]) -> None:
     tab.page.get_by_role("tab", name="Chat").click()
     expect(tab.page.get_by_text("Only the owner of this Space may chat here.")).to_be_visible()
     expect(tab.page.get_by_role("button", name="Send")).to_be_disabled()
-    assert "only its owner may start" in call(space, LAST)
-    assert "only its owner may chat" in call(space, "gg-chat-message", {"gg-chat-message": "Hi"})
+    assert "Only its owner may start" in call(space, LAST)
+    assert "Only its owner may chat" in call(space, "gg-chat-message", {"gg-chat-message": "Hi"})
     assert JobStore(space.out).jobs() == []
     tab.page.goto("about:blank")
 
@@ -121,10 +121,10 @@ def test_only_the_owner_may_start_after_signing_in(
         expect(tab.page.get_by_role("article")).to_contain_text("cancelled")
     else:
         expect(tab.page.get_by_role("button", name="Start")).to_be_disabled()
-        assert "only its owner may start" in call(space, LAST, None, Cookie=f"session={value}")
+        assert "Only its owner may start" in call(space, LAST, None, Cookie=f"session={value}")
     tab.page.goto("about:blank")
 
 
 def test_a_forged_session_is_a_stranger_s(space: App) -> None:
     forged = session("somebody")[:-3] + "abc"
-    assert "only its owner may start" in call(space, LAST, None, Cookie=f"session={forged}")
+    assert "Only its owner may start" in call(space, LAST, None, Cookie=f"session={forged}")

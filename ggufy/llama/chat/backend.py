@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ggufy.core.errors import BusyError, ToolError
+from ggufy.core.messages import Message
 from ggufy.llama.chat.options import ChatOptions, Model
 from ggufy.llama.install import Llama
 from ggufy.llama.tools import failure_reason
@@ -128,7 +129,9 @@ class ChatBackend(abc.ABC):
         except (OSError, RuntimeError) as error:  # RuntimeError: the thread that starts programs was ended
             self._closed = True
             raise ToolError(
-                f"{self.name} cannot be started ({error}): free some disk and memory, and try again."
+                "{name} cannot be started ({reason}): free some disk and memory, and try again.",
+                name=self.name,
+                reason=error,
             ) from error
         if self._closed:  # while it was being started
             child.stop(self._process, grace_s=0.5)
@@ -151,7 +154,7 @@ class ChatBackend(abc.ABC):
         self._errors.seek(max(0, end - 10_000))
         text = self._errors.read().decode("utf-8", errors="replace")
         code = self._process.wait()
-        return failure_reason(text) if text.strip() else f"exit code {code}"
+        return failure_reason(text) if text.strip() else Message("exit code {code}", code=code)
 
     def _clean_up(self) -> None:
         if self._process is not None:

@@ -111,11 +111,16 @@ class Pool:
             if idle:
                 self._end(min(idle, key=lambda place: place.used))
             elif full:
-                raise BusyError(f"{self.size} replies are being made, and no more fit: try again in a moment.")
+                raise BusyError(
+                    "{count} replies are being made, and no more fit: try again in a moment.", count=self.size
+                )
             else:
                 raise UsageError(
-                    f"{name} needs about {human_size(need)} of memory, and {human_size(self._available())} are free: "
-                    "choose a smaller quant, or try again when less is running."
+                    "{name} needs about {needed} of memory, and {free} are free: choose a smaller quant, or try "
+                    "again when less is running.",
+                    name=name,
+                    needed=human_size(need),
+                    free=human_size(self._available()),
                 )
 
     def _end(self, place: _Slot) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
 from ggufy.core.errors import ToolError
+from ggufy.core.messages import Message
 from ggufy.llama.chat import messages
 from ggufy.llama.chat.backend import ChatBackend, ProcessExited
 from ggufy.llama.chat.messages import Follower
@@ -65,7 +66,9 @@ class ChatProcess(ChatBackend):
                 self._end()
                 return False
             if piece is None:
-                raise ToolError(f"llama-cli cannot load {self.model.path.name}: {self._failure()}")
+                raise ToolError(
+                    "llama-cli cannot load {name}: {reason}", name=self.model.path.name, reason=self._failure()
+                )
             banner += piece
         return True
 
@@ -87,14 +90,16 @@ class ChatProcess(ChatBackend):
                 piece = self._read()
                 if piece is None:
                     kind = ToolError if follower.began else ProcessExited
-                    raise kind(f"llama-cli ended ({self._failure()}): send the message again.")
+                    raise kind(Message("llama-cli ended ({reason}): send the message again.", reason=self._failure()))
                 text, ended = follower.feed(piece)
                 pending += text
                 if first and not ended and len(pending) < _MAX_ERROR and _ERROR.startswith(pending[: len(_ERROR)]):
                     continue  # llama-cli prints an error in the reply's place
                 if ended and first and pending.startswith(_ERROR) and follower.speeds == (0.0, 0.0):
                     reason = pending.removeprefix(_ERROR).splitlines()[0]
-                    raise ToolError(f"the model gave no reply: {reason}; clear the conversation, or write less.")
+                    raise ToolError(
+                        "the model gave no reply: {reason}; clear the conversation, or write less.", reason=reason
+                    )
                 if pending:
                     yield pending
                     pending, first = "", False
@@ -166,7 +171,7 @@ class CompletionProcess(ChatBackend):
     def _finish(self) -> None:
         assert self._process is not None and self._errors is not None
         if self._process.wait() != 0:
-            raise ToolError(f"llama-completion cannot continue the text: {self._failure()}")
+            raise ToolError("llama-completion cannot continue the text: {reason}", reason=self._failure())
         self._errors.seek(0)
         rates = dict(_RATE.findall(self._errors.read().decode("utf-8", errors="replace")))
         if "prompt eval" in rates and "eval" in rates:

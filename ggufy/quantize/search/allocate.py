@@ -62,8 +62,12 @@ def allocate(options: Options, budget: int) -> Allocation:
     smallest = int(table.sizes.min(axis=1).sum())
     if smallest > budget:
         raise UsageError(
-            f"{human_size(budget)} ({budget} bytes) is too small for these tensors, which take at least "
-            f"{human_size(smallest)} ({smallest} bytes): ask for more, or allow smaller types."
+            "{asked} ({bytes} bytes) is too small for these tensors, which take at least {least} ({count} bytes): "
+            "ask for more, or allow smaller types.",
+            asked=human_size(budget),
+            bytes=budget,
+            least=human_size(smallest),
+            count=smallest,
         )
     price = _price(table, budget)
     reduced = table.costs + price * table.sizes

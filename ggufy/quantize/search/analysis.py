@@ -211,7 +211,11 @@ def rows_of(base: Path, tensor: TensorInfo, head: GgufHead, ggml: Ggml, *, count
     chosen = np.ascontiguousarray(raw[:, np.arange(taken) * rows // taken])
     values = ggml.to_f32(chosen.reshape(-1).view(np.uint8), tensor.type).reshape(chosen.shape)
     if not np.isfinite(values).all():
-        raise SourceError(f"{base}: {tensor.name} has values that are not finite: fetch or convert the model again.")
+        raise SourceError(
+            "{base}: {tensor} has values that are not finite: fetch or convert the model again.",
+            base=base,
+            tensor=tensor.name,
+        )
     return values
 
 
@@ -244,6 +248,8 @@ def _check_sources(base: Path, head: GgufHead, names: Iterable[str]) -> None:
     for name in names:
         if head.tensors[name].type not in UNQUANTIZED:
             raise SourceError(
-                f"{base} is quantized already ({name} is {head.tensors[name].type}): take the F16, BF16 or F32 file "
-                "instead."
+                "{base} is quantized already ({tensor} is {type}): take the F16, BF16 or F32 file instead.",
+                base=base,
+                tensor=name,
+                type=head.tensors[name].type,
             )

@@ -87,8 +87,10 @@ class Target:
         if budget <= 0:
             needed = memory_needed(head) if self.kind == MEMORY else head
             raise UsageError(
-                f"{OPTIONS[self.kind]} {human_size(self.amount)} leaves no room for any weights (the rest takes "
-                f"{human_size(needed)}): ask for more."
+                "{option} {asked} leaves no room for any weights (the rest takes {rest}): ask for more.",
+                option=OPTIONS[self.kind],
+                asked=human_size(self.amount),
+                rest=human_size(needed),
             )
         return budget
 
@@ -105,7 +107,9 @@ def parse(*, size: str | None = None, bpw: str | None = None, memory: str | None
     if not given:
         return None
     if len(given) > 1:
-        raise UsageError(f"{' and '.join(OPTIONS[kind] for kind in given)} exclude each other: give one of them.")
+        raise UsageError(
+            "{options} exclude each other: give one of them.", options=" and ".join(OPTIONS[kind] for kind in given)
+        )
     [(kind, text)] = given.items()
     if kind == BPW:
         amount = _bpw(text)
@@ -121,7 +125,9 @@ def parse_word(word: str) -> Target:
     """
     match = _WORD.fullmatch(word.strip())
     if match is None:
-        raise UsageError(f"{brief(word)!r} is no size to order: write one such as 1.2GB, 900MiB, 3.275bpw or mem4GB.")
+        raise UsageError(
+            "{word} is no size to order: write one such as 1.2GB, 900MiB, 3.275bpw or mem4GB.", word=repr(brief(word))
+        )
     bits, size = match["bits"], match["size"]
     options = {"bpw": bits} if bits else {"memory" if match["memory"] else "size": size}
     try:
@@ -129,7 +135,7 @@ def parse_word(word: str) -> Target:
         return once if bits else _one({name: once.text.removeprefix("mem") for name in options})
     except UsageError:
         raise UsageError(
-            f"{brief(word)!r} is no size to order: it is too small, too large, or has another unit."
+            "{word} is no size to order: it is too small, too large, or has another unit.", word=repr(brief(word))
         ) from None
 
 
@@ -142,7 +148,7 @@ def of_label(text: str) -> tuple[Target, str]:
     """(target, quant type) of what `label` has made. Raises UsageError for anything else."""
     word, _, quant_type = text.removesuffix(SUFFIX).rpartition("-")
     if quant_type not in LADDER:
-        raise UsageError(f"{text!r} is no label of a size to order: write it as 1.2GB-IQ3_XXS_FIT.")
+        raise UsageError("{label} is no label of a size to order: write it as 1.2GB-IQ3_XXS_FIT.", label=repr(text))
     return parse_word(word), quant_type
 
 
@@ -216,10 +222,17 @@ def metadata(target: Target, *, bpw: float) -> dict[str, str]:
 
 def _bpw(text: str) -> float:
     if not _NUMBER.fullmatch(text.strip()):
-        raise UsageError(f"{OPTIONS[BPW]} {text!r} is no number: write bits per weight, such as 3.275.")
+        raise UsageError(
+            "{option} {text} is no number: write bits per weight, such as 3.275.", option=OPTIONS[BPW], text=repr(text)
+        )
     amount = float(text)
     if not 0 < amount <= MOST_BPW:
-        raise UsageError(f"{OPTIONS[BPW]} {text} is out of range: give bits per weight from 1.6 to {MOST_BPW:g}.")
+        raise UsageError(
+            "{option} {text} is out of range: give bits per weight from 1.6 to {most}.",
+            option=OPTIONS[BPW],
+            text=text,
+            most=f"{MOST_BPW:g}",
+        )
     return amount
 
 
@@ -230,10 +243,16 @@ def _bytes(text: str, option: str) -> tuple[int, str]:
     if unit in ("K", "M", "G", "T", "KI", "MI", "GI", "TI"):
         unit += "B"
     if match is None or unit not in _UNITS:
-        raise UsageError(f"{option} {text!r} is no size: write a number and a unit, such as 1.2GB or 900MiB.")
+        raise UsageError(
+            "{option} {text} is no size: write a number and a unit, such as 1.2GB or 900MiB.",
+            option=option,
+            text=repr(text),
+        )
     amount = Decimal(match[1]) * _UNITS[unit]
     if not 1 <= amount < 2**63:
-        raise UsageError(f"{option} {text} is out of range: write a size such as 1.2GB or 900MiB.")
+        raise UsageError(
+            "{option} {text} is out of range: write a size such as 1.2GB or 900MiB.", option=option, text=text
+        )
     return int(amount), _plain(float(match[1])) + unit.replace("K", "k", 1).replace("IB", "iB")
 
 

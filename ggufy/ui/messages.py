@@ -1,0 +1,69 @@
+"""Messages in the visitor's language and in the words of the page, and for programs in those of the API.
+
+`messages_zh.toml` has every template in Chinese: a table from English to it, with the same {values}. Another language
+is one more such file.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+
+from ggufy.core.messages import Message
+from ggufy.ui.i18n import Texts
+
+#: As core.messages.TERMINAL.
+PAGE = {
+    "AGAIN": "press Retry",
+    "ANEW": "start it again from the form",
+    "IMATRIX": "“Importance matrix”",
+    "KEEP_CARD": "“Keep the repo's own card”",
+    "NAME": "“Name”",
+    "NO_IMATRIX": "imatrix off",
+    "OUT": "GGUFY_OUT",
+    "OUTTYPE": "“Base type”",
+    "REPO": "“Output repo”",
+    "TYPES": "quant types",
+    "VOCAB": "“Own vocabulary”",
+}
+#: Where a call of the API has another name for it.
+API = PAGE | {
+    "AGAIN": "call resume_job",
+    "ANEW": "call start_job again",
+    "KEEP_CARD": "`keep_card`",
+    "NAME": "`name`",
+    "NO_IMATRIX": "`imatrix` false",
+    "TYPES": "`quant_types`",
+}
+_NAME = re.compile(r"(pip|ggufy)\b|\w+[.-]\w")  # no sentence makes its first letter a capital
+
+
+def told(text: str, texts: Texts) -> str:
+    """A message as the page puts it; any other text, such as the error of an old record, as it is."""
+    return _say(text, texts["language"], PAGE)
+
+
+def told_to_programs(text: str) -> str:
+    """A message as the API puts it: in English."""
+    return _say(text, "en", API)
+
+
+def _say(text: str, language: str, words: Mapping[str, str]) -> str:
+    if not isinstance(text, Message):
+        return text
+    said = text.say(catalogue(language), words)
+    if language != "en" or not text.template[:1].islower() or _NAME.match(text.template):
+        return said
+    return said[0].upper() + said[1:]
+
+
+@cache
+def catalogue(language: str) -> dict[str, str]:
+    """Templates in a language by the English ones; empty for English."""
+    if language == "en":
+        return {}
+    text = resources.files("ggufy.ui").joinpath(f"messages_{language}.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)
