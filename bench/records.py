@@ -11,9 +11,11 @@ import gguf
 import numpy as np
 
 from ggufy.core.catalog import QUANT_TYPES
-from ggufy.core.job import Artifact, FrontierPoint, Job, Request, Source, Status, to_json
+from ggufy.core.job import Artifact, FrontierPoint, Job, Request, Status
+from ggufy.core.job_record import to_json
 from ggufy.core.metrics import Evaluation, Quality, Speed
 from ggufy.core.plan import base_name, folder_name, quant_name
+from ggufy.core.source import Source
 from ggufy.records.store import STATE_REPO
 from ggufy.steps import files_made
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 
-from ggufy.core.job import Artifact, Job, Request, Source, Status
+from ggufy.core.job import Artifact, Job, Request, Status
 from ggufy.core.metrics import Evaluation, Quality
+from ggufy.core.source import Source
 
 
 def job(

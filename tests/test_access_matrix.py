@@ -30,7 +30,8 @@ import itsdangerous
 import pytest
 
 from ggufy.core.errors import UsageError
-from ggufy.core.job import Artifact, FrontierPoint, Job, Request, Source, Status
+from ggufy.core.job import Artifact, FrontierPoint, Job, Request, Status
+from ggufy.core.source import Source
 from ggufy.jobs.workspace import Workspace
 from ggufy.records.store import JobStore
 from ggufy.service.access import Visitor

@@ -23,8 +23,9 @@ import pytest
 import yaml
 from gguf import GGUFWriter
 
-from ggufy.core.job import Job, Request, Source, Status
+from ggufy.core.job import Job, Request, Status
 from ggufy.core.metrics import Evaluation, Quality, Speed
+from ggufy.core.source import Source
 from ggufy.llama.install import Llama
 from ggufy.models.chat_format import OLLAMA_FILES, STOP
 from ggufy.publish.card import PLOT, CardFacts, pages

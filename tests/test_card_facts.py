@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from ggufy.cli.terminal import results_table
-from ggufy.core import errors
-from ggufy.core import job as jobs
+from ggufy.core import errors, job_record
 from ggufy.core.errors import CAUSES, DiskError, GgufyError, SourceError, TokenError, without_folders
-from ggufy.core.job import Artifact, Job, Making, Request, Source, Status, evaluations_for
+from ggufy.core.job import Artifact, Job, Making, Request, Status, evaluations_for
 from ggufy.core.metrics import Evaluation, Quality, Speed
 from ggufy.core.plan import quant_name
+from ggufy.core.source import Source
 from ggufy.hub.protocol import RemoteFile
 from ggufy.jobs.results import results
 from ggufy.publish.card import CardFacts, pages
@@ -117,13 +117,13 @@ def test_figures_of_other_bytes_go_with_them() -> None:
 def test_records_keep_how_files_were_made_and_old_ones_are_read() -> None:
     job = Job(request=REQUEST, artifacts=(made("Q8_0", bpw=8.5, mix="rwkv", world=True),), cause="disk")
     job = job.with_evaluation(figures("Q8_0"))
-    assert jobs.from_json(jobs.to_json(job)) == job
-    text = jobs.to_json(job)
+    assert job_record.from_json(job_record.to_json(job)) == job
+    text = job_record.to_json(job)
     for line in ('"throttled": null', '"cause": "disk",', '"keep_card": false'):
         assert line in text
     old = text.replace('"cause": "disk",', "").replace(',\n        "throttled": null', "")
     old = old.replace(',\n    "keep_card": false', "")
-    assert jobs.from_json(old) == job.evolve(cause="")
+    assert job_record.from_json(old) == job.evolve(cause="")
 
 
 # ---- others in the same repo

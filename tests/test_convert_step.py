@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from ggufy.core.errors import Cancelled, SourceError
-from ggufy.core.job import Request, Source
+from ggufy.core.job import Request
+from ggufy.core.source import Source
 from ggufy.models.convert import convert
 from ggufy.steps.convert import ConvertStep
 from tests import tiny

@@ -12,7 +12,7 @@ import pytest
 
 from ggufy import __version__, demo
 from ggufy.cli.parser import build_parser
-from ggufy.core.job import from_json
+from ggufy.core.job_record import from_json
 from ggufy.hub.lease_record import LeaseRecord
 from ggufy.llama.install import PINNED
 from ggufy.system.settings import VARIABLES
@@ -80,7 +80,7 @@ def test_every_setting_is_in_the_table() -> None:
 
 
 def test_every_field_has_a_meaning() -> None:
-    for row in re.findall(r"^\| `\w+` \|.*\|$", docs.fields("ggufy.core.job.Source"), re.MULTILINE):
+    for row in re.findall(r"^\| `\w+` \|.*\|$", docs.fields("ggufy.core.source.Source"), re.MULTILINE):
         assert not row.endswith("|  |"), row
 
 

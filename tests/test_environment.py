@@ -32,9 +32,11 @@ from ggufy.core.errors import (
     TokenError,
     UsageError,
 )
-from ggufy.core.job import Request, Source, to_json
+from ggufy.core.job import Request
+from ggufy.core.job_record import to_json
 from ggufy.core.progress import Snapshot, StepProgress
 from ggufy.core.scrub import remember, scrub
+from ggufy.core.source import Source
 from ggufy.jobs.request import JobOptions, Watch, make_job
 from ggufy.net.hub_errors import ask, hub_error, is_passing
 from ggufy.net.session import ClientError, reason, short

@@ -12,8 +12,10 @@ import pytest
 from gguf import GGUFReader
 
 from ggufy.core.errors import UsageError
-from ggufy.core.job import STREAMED_KINDS, Artifact, Job, Source, Status, from_json, to_json
+from ggufy.core.job import Artifact, Job, Status
+from ggufy.core.job_record import from_json, to_json
 from ggufy.core.plan import Step
+from ggufy.core.source import STREAMED_KINDS, Source
 from ggufy.formats.gguf import GgufHead, read_head
 from ggufy.jobs.request import JobOptions, make_job
 from ggufy.jobs.runner import Runner

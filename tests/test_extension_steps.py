@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from ggufy.cli.terminal import results_table
-from ggufy.core.job import Job, Status, from_json, to_json
+from ggufy.core.job import Job, Status
+from ggufy.core.job_record import from_json, to_json
 from ggufy.core.plan import pending
 from ggufy.jobs.request import JobOptions, make_job
 from ggufy.jobs.results import results

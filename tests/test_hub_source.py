@@ -15,7 +15,7 @@ import pytest
 from huggingface_hub import get_session
 
 from ggufy.core.errors import BusyError, Cancelled, DiskError, SourceError
-from ggufy.core.job import Source
+from ggufy.core.source import Source
 from ggufy.net import download as ranged
 from ggufy.net import session as hub_session
 from ggufy.sources import hub

@@ -8,10 +8,11 @@ from collections.abc import Collection
 
 import pytest
 
-from ggufy.core import job as jobs
+from ggufy.core import job_record
 from ggufy.core import plan as plans
 from ggufy.core.catalog import parse_types
-from ggufy.core.job import Artifact, Job, Request, Source, Status
+from ggufy.core.job import Artifact, Job, Request, Status
+from ggufy.core.source import Source
 from ggufy.steps import plan
 
 pytestmark = pytest.mark.fast
@@ -24,7 +25,7 @@ def test_a_job_survives_json() -> None:
     job = Job(
         request=REQUEST, status=Status.FAILED, error="文件坏了", artifacts=(Artifact(name="a", size=1, sha256="x"),)
     )
-    assert jobs.from_json(jobs.to_json(job)) == job
+    assert job_record.from_json(job_record.to_json(job)) == job
 
 
 @pytest.mark.parametrize(
@@ -33,7 +34,7 @@ def test_a_job_survives_json() -> None:
 )
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
-        jobs.from_json(text)
+        job_record.from_json(text)
 
 
 BAD_NAMES = [
@@ -56,26 +57,26 @@ BAD_NAMES = [
 @pytest.mark.parametrize("where", ["name", "outtype", "quant_types", "targets", "artifacts"])
 def test_no_text_of_a_record_leads_out_of_its_folder(where: str, bad: str) -> None:
     """Records may be on the Hub, or in a folder that others can write to."""
-    record = json.loads(jobs.to_json(Job(request=REQUEST)))
+    record = json.loads(job_record.to_json(Job(request=REQUEST)))
     if where == "artifacts":
         record["artifacts"] = [{"name": bad, "size": 1, "sha256": "x"}]
     else:
         record["request"][where] = [bad] if isinstance(record["request"][where], list) else bad
     with pytest.raises(ValueError, match="is no part of a file's name"):
-        jobs.from_json(json.dumps(record))
+        job_record.from_json(json.dumps(record))
 
 
 @pytest.mark.parametrize("path", ["..", "a/..", "a/", "a/\0", "."])
 def test_no_path_of_a_remote_source_leads_elsewhere(path: str) -> None:
     source = dataclasses.replace(SOURCE, path=path, model_id="a/b")
     with pytest.raises(ValueError, match="is no part of a file's name"):
-        jobs.from_json(jobs.to_json(Job(request=dataclasses.replace(REQUEST, source=source))))
+        job_record.from_json(job_record.to_json(Job(request=dataclasses.replace(REQUEST, source=source))))
 
 
 @pytest.mark.parametrize("repo_id", ["../x", "a/../b", "a", "a/b/c", "a/.b", "a/模型", "a/b\n"])
 def test_no_repo_of_a_record_is_a_path(repo_id: str) -> None:
     with pytest.raises(ValueError, match="is no repo"):
-        jobs.from_json(jobs.to_json(Job(request=dataclasses.replace(REQUEST, repo_id=repo_id))))
+        job_record.from_json(job_record.to_json(Job(request=dataclasses.replace(REQUEST, repo_id=repo_id))))
 
 
 @pytest.mark.parametrize("field", ["calibration_sha256", "evaluation_sha256", "imatrix_sha256", "sha256", "mark"])
@@ -86,26 +87,26 @@ def test_no_digest_of_a_record_is_a_path(field: str) -> None:
     changes = {} if field in ("sha256", "mark") else {field: bad}
     request = dataclasses.replace(REQUEST, source=source, **changes)
     with pytest.raises(ValueError, match="is no digest"):
-        jobs.from_json(jobs.to_json(Job(request=request)))
+        job_record.from_json(job_record.to_json(Job(request=request)))
 
 
 @pytest.mark.parametrize("name", ["模型", "RWKV x", "a.b", "模" * 40, "_x", "é%+"])
 def test_names_that_people_give_are_kept(name: str) -> None:
     job = Job(request=dataclasses.replace(REQUEST, name=name, targets=("1.2GB-IQ3_XXS_FIT",)))
-    assert jobs.from_json(jobs.to_json(job)) == job
+    assert job_record.from_json(job_record.to_json(job)) == job
 
 
 def test_an_unknown_field_is_refused_not_dropped() -> None:
-    record = json.loads(jobs.to_json(Job(request=REQUEST)))
+    record = json.loads(job_record.to_json(Job(request=REQUEST)))
     record["surprise"] = 1
     with pytest.raises(ValueError, match="surprise"):
-        jobs.from_json(json.dumps(record))
+        job_record.from_json(json.dumps(record))
 
 
 def test_a_record_of_the_first_version_is_one_of_stock_recipes_and_keeps_its_id() -> None:
-    record = json.loads(jobs.to_json(Job(request=REQUEST)))
+    record = json.loads(job_record.to_json(Job(request=REQUEST)))
     assert record["request"].pop("mix") == "stock"
-    old = jobs.from_json(json.dumps(record | {"version": 1}))
+    old = job_record.from_json(json.dumps(record | {"version": 1}))
     assert old == Job(request=REQUEST)
     assert old.id == "m-b2e1fc09"
 

@@ -115,7 +115,7 @@ def test_only_the_card_that_changed_is_sent(services: Services, tab: Tab, out: P
     before = dict(tab.pieces)
     job = services.views()[2].job
     JobStore(out).save(job.evolve(status=Status.FAILED, error="the disk is full."))
-    services._look_again()
+    services._views.look_again()
     tab.poll()
     changed = {key for key in tab.pieces if tab.pieces[key] != before.get(key)}
     assert changed == {f"card {job.id}"}
@@ -153,7 +153,7 @@ def test_every_job_can_be_reached(tab: Tab, services: Services) -> None:
 def test_a_job_that_works_is_shown_however_old(tab: Tab, services: Services, out: Path) -> None:
     oldest = services.views()[-1].job
     JobStore(out).save(oldest.evolve(status=Status.RUNNING))
-    services._look_again()
+    services._views.look_again()
     polled(tab)
     assert "gg-running" in tab.pieces[f"card {oldest.id}"]
     assert "gg-folded" not in tab.pieces[f"card {oldest.id}"]

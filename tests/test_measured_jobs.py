@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from hub_fixture import ALICE, LocalHub, running_hub
 
-from ggufy.core.job import Status, from_json, to_json
+from ggufy.core.job import Status
+from ggufy.core.job_record import from_json, to_json
 from ggufy.core.plan import UPLOADED, pending
 from ggufy.formats.gguf import GgufHead, read_head
 from ggufy.llama import perplexity

@@ -17,7 +17,8 @@ from huggingface_hub.errors import HfHubHTTPError
 from ggufy.core import errors
 from ggufy.core.catalog import parse_types
 from ggufy.core.errors import DiskError, GgufyError, QuotaError, ToolError, sentence_of, without_folders
-from ggufy.core.job import Job, Status, from_json, to_json
+from ggufy.core.job import Job, Status
+from ggufy.core.job_record import from_json, to_json
 from ggufy.core.messages import TERMINAL, Message, holes
 from ggufy.models.vocab import load_vocab
 from ggufy.net.hub_errors import hub_error

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from ggufy.cli import terminal
-from ggufy.core.job import Artifact, Job, Request, Source, Status
+from ggufy.core.job import Artifact, Job, Request, Status
 from ggufy.core.plan import Fetch, Upload, Workload
 from ggufy.core.progress import Progress, Snapshot
+from ggufy.core.source import Source
 from ggufy.jobs.results import results
 from ggufy.steps import plan
 

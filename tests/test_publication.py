@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from ggufy import demo
-from ggufy.core.job import Request, Source
+from ggufy.core.job import Request
+from ggufy.core.source import Source
 from ggufy.formats.gguf import read_head
 from ggufy.hub.protocol import RemoteFile, git_sha1
 from ggufy.models.chat_format import CHAT_TEMPLATE, OLLAMA_FILES, WORLD

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from ggufy.core.errors import Cancelled, DiskError, HubAway, ToolError, UsageError
-from ggufy.core.job import Artifact, Job, Request, Source, Status
+from ggufy.core.job import Artifact, Job, Request, Status
 from ggufy.core.metrics import Evaluation, Quality
+from ggufy.core.source import Source
 from ggufy.hub.huggingface import HuggingFaceHub
 from ggufy.jobs.request import JobOptions
 from ggufy.llama.install import Llama
@@ -335,7 +336,7 @@ def test_what_is_made_is_seen_at_once(services: Services, tmp_path: Path) -> Non
     assert len(only(services).files) == 1
     (tmp_path / "out" / "m-GGUF" / "m-Q8_0.gguf").touch()
     assert services.file(job.id, "m-Q8_0.gguf")
-    services._look_again()
+    services._views.look_again()
     assert len(only(services).files) == 2
 
 
@@ -385,16 +386,16 @@ def test_a_chat_begins_with_the_best_that_fits_and_never_with_a_base(
         with (folder / name).open("wb") as file:
             file.truncate(size)
     JobStore(tmp_path / "out").save(replace(job, request=request, evaluations=measured))
-    services._look_again()
+    services._views.look_again()
     assert services.chats.models()[0] == "m-Q6_K.gguf"  # Q8_0 does not fit
     assert services.chats.models()[-1] == "m-F16.gguf"
     record(tmp_path, Status.DONE, name="old", artifacts=("old-F16.gguf",))
-    services._look_again()
+    services._views.look_again()
     assert services.chats.models()[0] == "m-Q6_K.gguf"
     four = record(tmp_path, Status.DONE, name="four", artifacts=("four-F16.gguf", "four-Q4_K_M.gguf"))
     JobStore(tmp_path / "out").save(replace(four, request=replace(four.request, quant_types=("Q4_K_M",))))
     record(tmp_path, Status.DONE, name="newest", artifacts=("newest-F16.gguf",))
-    services._look_again()
+    services._views.look_again()
     assert services.chats.models()[0] == "four-Q4_K_M.gguf"
     assert all("F16" in name for name in services.chats.models()[-4:])
 

@@ -12,8 +12,9 @@ import yaml
 
 from ggufy.cli.main import build_parser
 from ggufy.core.errors import UsageError
-from ggufy.core.job import Job, Making, Request, Source, Status
+from ggufy.core.job import Job, Making, Request, Status
 from ggufy.core.metrics import Evaluation, Quality
+from ggufy.core.source import Source
 from ggufy.jobs.request import JobOptions, make_job
 from ggufy.publish.card import CARD, CardFacts, card, check_readme, merge_readme, pages
 from ggufy.system.settings import Settings

@@ -19,7 +19,8 @@ import pytest
 from hub_fixture import ALICE, LocalHub, running_hub
 
 from ggufy.core.errors import GgufyError, UsageError
-from ggufy.core.job import FrontierPoint, Job, Request, Status, from_json, to_json
+from ggufy.core.job import FrontierPoint, Job, Request, Status
+from ggufy.core.job_record import from_json, to_json
 from ggufy.core.plan import pending
 from ggufy.core.progress import RUNNING
 from ggufy.formats.gguf import read_head

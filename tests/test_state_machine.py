@@ -28,9 +28,10 @@ from hypothesis.stateful import (
 )
 
 from ggufy.core.errors import DiskError, TokenError, ToolError
-from ggufy.core.job import RESTING, Artifact, Job, Request, Source, Status
+from ggufy.core.job import RESTING, Artifact, Job, Request, Status
 from ggufy.core.metrics import Evaluation, Quality
 from ggufy.core.plan import folder_name
+from ggufy.core.source import Source
 from ggufy.formats.gguf import GgufHead, TensorInfo
 from ggufy.hub.lease import LEASE_FILE, Lease
 from ggufy.hub.lease_record import LeaseRecord

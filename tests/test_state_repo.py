@@ -18,7 +18,8 @@ import pytest
 from huggingface_hub import HfApi
 
 from ggufy.core.errors import Cancelled, GgufyError, HubAway, HubError, LeaseLost, QuotaError, RepoMissing, TokenError
-from ggufy.core.job import Job, Status, to_json
+from ggufy.core.job import Job, Status
+from ggufy.core.job_record import to_json
 from ggufy.hub.commit_rate import CommitBudget
 from ggufy.hub.huggingface import HuggingFaceHub
 from ggufy.hub.lease import LEASE_FILE, Lease

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ggufy.core.job import Status, to_json
+from ggufy.core.job import Status
+from ggufy.core.job_record import to_json
 from ggufy.records import store as state
 from ggufy.records.store import JobStore
 from tests.jobs import job

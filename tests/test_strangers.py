@@ -15,7 +15,8 @@ from hub_fixture import ALICE, LocalHub, local_hub, no_request_elsewhere  # noqa
 
 from ggufy import demo
 from ggufy.core.errors import SourceError, UsageError
-from ggufy.core.job import Artifact, Job, Request, Status, from_json, to_json
+from ggufy.core.job import Artifact, Job, Request, Status
+from ggufy.core.job_record import from_json, to_json
 from ggufy.jobs import request as intake
 from ggufy.jobs.request import JobOptions, make_job
 from ggufy.jobs.workspace import Workspace
@@ -290,7 +291,7 @@ def test_a_hidden_job_s_files_are_not_shown_as_another_s(space: Services) -> Non
     made = Artifact(name="model-F16.gguf", size=23, sha256="ab" * 32)
     store.save(owned.with_artifact(made).evolve(status=Status.DONE))
     store.save(hidden.evolve(status=Status.RUNNING))
-    space._look_again()
+    space._views.look_again()
     assert space.file(owned.id, "model-F16.gguf", OWNER) is not None
     assert space.file(owned.id, "model-F16.gguf", GUEST) is None
     assert space.chats.models(GUEST) == []

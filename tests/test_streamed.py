@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from ggufy.core.errors import Cancelled, CannotStream, CheckpointError, SourceChanged, SourceError
-from ggufy.core.job import Source
+from ggufy.core.source import Source
 from ggufy.formats import streamed_checkpoint as streamed
 from ggufy.formats.streamed_checkpoint import open_streamed
 from ggufy.models.convert import convert

@@ -12,7 +12,7 @@ import huggingface_hub.constants
 import pytest
 
 from ggufy.core.errors import GgufyError
-from ggufy.core.job import from_json, to_json
+from ggufy.core.job_record import from_json, to_json
 from ggufy.demo import CHECKPOINT, VOCAB
 from ggufy.jobs import request as intake
 from ggufy.jobs.request import JobOptions, is_query, make_job

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from ggufy.core.catalog import QUANT_TYPES
-from ggufy.core.job import Artifact, Job, Request, Source, Status
+from ggufy.core.job import Artifact, Job, Request, Status
 from ggufy.core.messages import Message
 from ggufy.core.plan import Workload
 from ggufy.core.progress import Progress
+from ggufy.core.source import Source
 from ggufy.publish.markup import el, join
 from ggufy.service.job_views import JobView
 from ggufy.service.machine_load import MachineLoad

@@ -20,7 +20,8 @@ from attacks import ATTACKS, checkpoints, ggufs
 from ggufy.cli.parser import build_parser
 from ggufy.core import errors
 from ggufy.core.catalog import QUANT_TYPES
-from ggufy.core.job import Status, from_json, to_json
+from ggufy.core.job import Status
+from ggufy.core.job_record import from_json, to_json
 from ggufy.records.patience import Verdict, verdict
 from ggufy.system import settings
 

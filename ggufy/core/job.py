@@ -10,30 +10,21 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from pathlib import PurePath
 from typing import Any, Self
 
-from ggufy.core import metrics as evaluation
 from ggufy.core.errors import cause_of, sentence_of, without_folders
-from ggufy.core.messages import Message
 from ggufy.core.metrics import Evaluation
-from ggufy.core.scrub import scrub
+from ggufy.core.source import Source
 
-VERSION = 2
-STREAMED_KINDS = frozenset({"checkpoint"})  # of sources: formats that can be converted while they are fetched
 # 20 thousand tokens: more calibration text hardly changes a quant (llama.cpp's own table, 10 k against 10 M tokens).
 DEFAULT_CHUNKS = 40
 # Of evaluation text: 4 thousand scored tokens. The KLD's standard error is then about 1 to 2 % of it.
 EVALUATION_CHUNKS = 16
-_FILE_NAME = re.compile(r"(?!\.{1,2}$)[^/\\\0-\x1f\ud800-\udfff]+")
-_MOST_NAME = 240  # bytes, with room for what a file is called while it is made
-_REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-_DIGEST = re.compile(r"[0-9a-f]*")  # becomes a folder's name in the cache
 
 
 class Status(StrEnum):
@@ -82,70 +73,6 @@ class Artifact:
     size: int  # bytes
     sha256: str  # hex digest
     making: Making | None = None  # None: an older record, or a file that was found
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceFile:
-    """One file of a source."""
-
-    path: str  # local: absolute path; Hub: the file's path in the repo
-    size: int  # bytes
-    sha256: str  # hex digest
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """The pinned source: a file on this machine, or one of a Hub repo at one commit; or several that lie together."""
-
-    kind: str  # its format, see sources/registry.py: "checkpoint" (.pth) or "gguf"
-    path: str  # local: absolute path; Hub: the file's path in the repo; of several: of the one that names the model
-    size: int  # bytes, of all files
-    sha256: str  # hex digest of the whole file, or of several's; empty if only a plain address is known, see `mark`
-    files: tuple[SourceFile, ...] = ()  # all, if there are several; the first is that of `path`
-    mtime_ns: int = 0  # local files: while size and time stand, the digest is not computed again
-    model_id: str = ""  # Hub: owner/name
-    revision: str = ""  # Hub: commit sha
-    license: str = ""  # Hub: as the source's own card says; empty if it says nothing
-    url: str = ""  # plain address: without token or fragment
-    etag: str = ""  # plain address: the server's mark of the version
-    mark: str = ""  # plain address: the digest if one was given, else that of address, size and version
-    # The demo, or on the Hub and read without a token: anybody could have made this job. Not known of older records,
-    # which count as private until the job is started again from the form.
-    public: bool = False
-
-    @property
-    def remote(self) -> bool:
-        return bool(self.model_id or self.url)
-
-    @classmethod
-    def of_files(cls, files: Sequence[SourceFile], *, kind: str, **facts: Any) -> Self:
-        """From its files, of which the first names the model."""
-        first, *more = files
-        if not more:
-            return cls(kind=kind, path=first.path, size=first.size, sha256=first.sha256, **facts)
-        text = "".join(f"{one.sha256} {one.path.rpartition('/')[2]}\n" for one in files)
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        return cls(
-            kind=kind, path=first.path, size=sum(one.size for one in files), sha256=digest, files=tuple(files), **facts
-        )
-
-    def each(self) -> tuple[Self, ...]:
-        """A source for each of its files, the one that names the model last: where that is, all are."""
-        if not self.files:
-            return (self,)
-        alone = (dataclasses.replace(self, files=(), **dataclasses.asdict(one)) for one in self.files)
-        return tuple(alone)[::-1]
-
-    @property
-    def can_stream(self) -> bool:
-        """True for a remote .pth whose version the server vouches for. A digest that a user gives for a plain address
-        is checked over the whole file, which has to be downloaded then, as if its server names no version."""
-        return self.kind in STREAMED_KINDS and bool(self.model_id or (self.etag and not self.sha256))
-
-    @property
-    def key(self) -> str:
-        """Hex digest that stands for the file's content."""
-        return self.sha256 or self.mark
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -360,82 +287,3 @@ def folder_owners(jobs: Iterable[Job]) -> dict[str, Job]:
             name = job.request.name
             owners[name] = max(owners.get(name, job), job, key=lambda one: one.updated)
     return owners
-
-
-def to_json(job: Job) -> str:
-    """The job as JSON text, with the record's version."""
-    record = {"version": VERSION, **dataclasses.asdict(job)}
-    if not job.request.source.files:
-        del record["request"]["source"]["files"]  # as in records that are older than it
-    if isinstance(job.error, Message):
-        record["error_message"] = job.error.to_record()
-    return scrub(json.dumps(record, indent=2, ensure_ascii=False)) + "\n"
-
-
-# One function per version step: UPGRADES[1] turns a version-1 record into a version-2 one.
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
-
-
-def _with_mix(record: dict[str, Any]) -> dict[str, Any]:
-    """Version 1 knew only llama-quantize's own recipes, and no sizes to order, which are none by default."""
-    request = record.get("request")
-    return record | {"request": {"mix": "stock"} | request} if isinstance(request, dict) else record
-
-
-UPGRADES[1] = _with_mix
-
-
-def _artifact(*, making: dict[str, Any] | None = None, **fields: Any) -> Artifact:
-    return Artifact(making=Making(**making) if making else None, **fields)
-
-
-def from_json(text: str) -> Job:
-    """Reads what `to_json` wrote, in this version or an older one. Raises ValueError for anything else."""
-    record = json.loads(text)
-    version = record.pop("version", None) if isinstance(record, dict) else None
-    if not isinstance(version, int) or not 1 <= version <= VERSION:
-        raise ValueError(f"not a job record of version 1 to {VERSION}")
-    while version < VERSION:
-        record = UPGRADES[version](record)
-        version += 1
-    try:
-        request = record.pop("request")
-        files = tuple(SourceFile(**one) for one in request["source"].pop("files", ()))
-        request["source"] = Source(**request["source"], files=files)
-        request["quant_types"] = tuple(request["quant_types"])
-        request["targets"] = tuple(request.get("targets", ()))
-        artifacts = tuple(_artifact(**a) for a in record.pop("artifacts"))
-        status = Status(record.pop("status"))
-        measured = tuple(evaluation.from_record(e) for e in record.pop("evaluations", ()))
-        frontier = tuple(FrontierPoint(**point) for point in record.pop("frontier", ()))
-        pinned = Request(**request)
-        _check_names(pinned, artifacts)
-        if message := record.pop("error_message", None):
-            record["error"] = Message.from_record(message)
-        return Job(
-            request=pinned,
-            status=status,
-            artifacts=artifacts,
-            evaluations=measured,
-            frontier=frontier,
-            **record,
-        )
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"not a job record: {error}") from error
-
-
-def _check_names(request: Request, artifacts: tuple[Artifact, ...]) -> None:
-    """Raises ValueError for texts that would make paths to elsewhere: a record may come from the Hub, or from anybody
-    who can write into the folder."""
-    source = request.source
-    names = [request.name, request.outtype, request.output, *request.quants]
-    names += [artifact.name for artifact in artifacts]
-    names += [one.path.rpartition("/")[2] for one in source.each()] if source.remote else []
-    for text in names:
-        if not _FILE_NAME.fullmatch(text) or len(text.encode()) > _MOST_NAME:
-            raise ValueError(f"not a job record: {text[:80]!r} is no part of a file's name")
-    if request.repo_id and not _REPO_ID.fullmatch(request.repo_id):
-        raise ValueError(f"not a job record: {request.repo_id[:80]!r} is no repo")
-    for digest in (source.key, request.calibration_sha256, request.evaluation_sha256, request.imatrix_sha256):
-        if not _DIGEST.fullmatch(digest):
-            raise ValueError(f"not a job record: {digest[:80]!r} is no digest")

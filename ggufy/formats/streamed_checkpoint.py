@@ -24,7 +24,7 @@ from typing import BinaryIO, cast
 import torch
 
 from ggufy.core.errors import CannotStream, CheckpointError, SourceError
-from ggufy.core.job import Source
+from ggufy.core.source import Source
 from ggufy.formats.pickle_machine import PickledTensor
 from ggufy.formats.pickled import Archive, Record, read_archive
 from ggufy.net.http_file import BlockFile, HttpFile

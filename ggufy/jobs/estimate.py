@@ -16,9 +16,10 @@ import numpy as np
 
 from ggufy import demo
 from ggufy.core.catalog import BY_NAME, make_order
-from ggufy.core.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS, Request, Source
+from ggufy.core.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS, Request
 from ggufy.core.names import model_name
 from ggufy.core.plan import Workload
+from ggufy.core.source import Source
 from ggufy.llama.install import Llama
 from ggufy.llama.tools import ToolRun
 from ggufy.quantize.recipe import ImatrixFacts

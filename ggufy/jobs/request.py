@@ -17,17 +17,10 @@ from typing import Any
 from ggufy import demo
 from ggufy.core.catalog import OUTTYPES, make_order
 from ggufy.core.errors import CalibrationError, SourceError, UsageError
-from ggufy.core.job import (
-    DEFAULT_CHUNKS,
-    EVALUATION_CHUNKS,
-    STREAMED_KINDS,
-    Job,
-    Request,
-    Source,
-    SourceFile,
-)
+from ggufy.core.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS, Job, Request
 from ggufy.core.metrics import memory_needed
 from ggufy.core.names import is_repo_id, model_name, repo_name
+from ggufy.core.source import STREAMED_KINDS, Source, SourceFile
 from ggufy.core.words import brief, human_size
 from ggufy.formats.gguf import MAGIC, GgufHead
 from ggufy.quantize.search import mixes

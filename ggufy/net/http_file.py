@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 import httpx2
 
 from ggufy.core.errors import CannotStream, SourceChanged, SourceError
-from ggufy.core.job import Source
 from ggufy.core.messages import Message
+from ggufy.core.source import Source
 from ggufy.core.words import human_size
 from ggufy.net.http_get import Address, Answer, http_get
 from ggufy.net.hub_errors import source_errors, status_of

@@ -18,7 +18,7 @@ import httpx2
 from huggingface_hub import constants, get_session, hf_hub_url
 
 from ggufy.core.errors import SourceError
-from ggufy.core.job import Source
+from ggufy.core.source import Source
 from ggufy.net.hub_private import build_hf_headers, hf_raise_for_status
 from ggufy.net.session import QUICK_TIMEOUT, Reference, use_timeouts
 

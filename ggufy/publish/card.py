@@ -14,9 +14,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from ggufy.core.job import Job, Making, Source, Status
+from ggufy.core.job import Job, Making, Status
 from ggufy.core.metrics import comparable
 from ggufy.core.plan import base_name, folder_name, quant_name
+from ggufy.core.source import Source
 from ggufy.models.chat_format import OLLAMA_FILES
 from ggufy.publish import kld_plot as scatter
 from ggufy.publish.card_tables import last_part, public_name, tables

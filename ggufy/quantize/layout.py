@@ -149,16 +149,7 @@ def plan(
 
     Raises UsageError for a recipe, SourceError for a base and CalibrationError for an imatrix that cannot be used.
     """
-    if head.metadata.get("split.count", 1) not in (0, 1):
-        raise SourceError(
-            "{base} is one part of a split model: merge the parts with llama-gguf-split first.", base=base
-        )
-    if unknown := sorted(set(recipe) - set(head.tensors)):
-        raise UsageError(
-            "the recipe names the tensor {tensor}, which {base} has not: correct the recipe.",
-            tensor=repr(unknown[0]),
-            base=base,
-        )
+    _check(base, head, recipe)
     scales = scales or {}
     facts_of = (imatrix.facts, len(imatrix.weights)) if imatrix else (None, 0)
     architecture = registry.named(head.metadata.get("general.architecture")) if scales else None
@@ -198,6 +189,20 @@ def plan(
         ],
         size=len(start) + offset,
     )
+
+
+def _check(base: Path, head: GgufHead, recipe: Recipe) -> None:
+    """Raises SourceError or UsageError for a base and a recipe that cannot go together."""
+    if head.metadata.get("split.count", 1) not in (0, 1):
+        raise SourceError(
+            "{base} is one part of a split model: merge the parts with llama-gguf-split first.", base=base
+        )
+    if unknown := sorted(set(recipe) - set(head.tensors)):
+        raise UsageError(
+            "the recipe names the tensor {tensor}, which {base} has not: correct the recipe.",
+            tensor=repr(unknown[0]),
+            base=base,
+        )
 
 
 def _place(name: str) -> tuple[int, bytes]:

@@ -13,7 +13,8 @@ import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ggufy.core.job import Job, from_json, to_json
+from ggufy.core.job import Job
+from ggufy.core.job_record import from_json, to_json
 from ggufy.system.files import write_text
 
 logger = logging.getLogger(__name__)

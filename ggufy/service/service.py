@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 from ggufy.core.catalog import FIRST
 from ggufy.core.errors import GgufyError, UsageError
@@ -47,10 +46,7 @@ from ggufy.system.ttl_cache import TtlCache
 from ggufy.system.user_paths import user_path
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
-_AGAIN_S = 60.0  # between tries of what did not succeed, unless somebody asks for one sooner
 _END_S = 1.0  # that the end waits for the tool, and again for the Hub
-_MACHINE_S = 2.0
 _MOST_LISTED = 40  # files of a folder
 _MOST_WAITING = 10  # jobs of strangers at a time
 
@@ -111,7 +107,7 @@ class Services:
 
     def _queue(self, request: Request) -> Job:
         job = self.worker.submit(Job(request=request))
-        self._look_again()
+        self._views.look_again()
         return job
 
     def _check_room(self) -> None:
@@ -191,14 +187,14 @@ class Services:
         check_work(visitor, self.settings)
         if job := self._find(job_id, visitor):
             self.worker.cancel(job.id)
-            self._look_again()
+            self._views.look_again()
 
     def pause(self, job_id: str, visitor: Visitor = STRANGER) -> None:
         """Stops a waiting or running job until somebody resumes it, also over restarts."""
         check_work(visitor, self.settings)
         if job := self._find(job_id, visitor):
             self.worker.pause(job.id)
-            self._look_again()
+            self._views.look_again()
 
     def retry(self, job_id: str, visitor: Visitor = STRANGER) -> None:
         """Queues a job again. Raises UsageError if there is none of that id."""
@@ -207,7 +203,7 @@ class Services:
         if not is_owner(visitor, self.settings):
             self._check_room()
         self.worker.submit(job)
-        self._look_again()
+        self._views.look_again()
 
     def make_size(self, job_id: str, size: int, visitor: Visitor = STRANGER) -> Job:
         """Queues a job for one more file of what a job was made from: of `size` bytes, one of its frontier. Raises
@@ -320,9 +316,6 @@ class Services:
         model = self._chat_models(visitor).get(name)
         if model and model.repo_id and self.fetched:
             yield from self.fetched.fetch(model.repo_id, name, model.size, stopped)
-
-    def _look_again(self) -> None:
-        self._views.look_again()
 
     def _make_runner(self) -> Runner:
         """In the worker's thread, before the first job."""

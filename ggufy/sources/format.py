@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, ClassVar
 
 from ggufy.core.errors import Cancelled
-from ggufy.core.job import Source
+from ggufy.core.source import Source
 from ggufy.formats.gguf import GgufHead
 
 

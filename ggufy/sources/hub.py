@@ -18,8 +18,8 @@ from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from ggufy.core.errors import SourceError, UsageError
-from ggufy.core.job import Source, SourceFile
 from ggufy.core.messages import Message
+from ggufy.core.source import Source, SourceFile
 from ggufy.core.words import brief, human_size
 from ggufy.net.download import DownloadTask, fetch, fetch_small
 from ggufy.net.http_get import hub_address, hub_host, source_address

@@ -18,8 +18,8 @@ from urllib.parse import quote, unquote, urljoin
 
 from ggufy import demo
 from ggufy.core.errors import Cancelled, SourceAway, SourceError, UsageError
-from ggufy.core.job import STREAMED_KINDS
 from ggufy.core.messages import Message
+from ggufy.core.source import STREAMED_KINDS
 from ggufy.core.words import brief
 from ggufy.net.http_file import BLOCK, BlockFile, Deadline, HttpFile
 from ggufy.net.http_get import Address, hub_address

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from ggufy.core.errors import SourceError
-from ggufy.core.job import Source
+from ggufy.core.source import Source
 from ggufy.core.words import brief
 from ggufy.net import fast_download
 from ggufy.net.http_file import HttpFile

@@ -15,7 +15,8 @@ import gradio as gr
 
 from ggufy.core.catalog import parse_types
 from ggufy.core.errors import GgufyError, UsageError
-from ggufy.core.job import Job, Source
+from ggufy.core.job import Job
+from ggufy.core.source import Source
 from ggufy.core.words import human_size
 from ggufy.jobs.request import JobOptions
 from ggufy.quantize.search.target import parse_words

@@ -14,7 +14,8 @@ from playwright.sync_api import Request as Sent
 from playwright.sync_api import expect
 
 from ggufy.core.catalog import QUANT_TYPES
-from ggufy.core.job import Job, Request, Source, Status
+from ggufy.core.job import Job, Request, Status
+from ggufy.core.source import Source
 from ggufy.records.store import JobStore
 from ggufy.ui.api import NAMES
 from ggufy.ui.i18n import TEXTS

@@ -1,0 +1,97 @@
+"""A job's record as JSON text, and what an older, damaged or hostile one is worth."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from ggufy.core import metrics as evaluation
+from ggufy.core.job import Artifact, FrontierPoint, Job, Making, Request, Status
+from ggufy.core.messages import Message
+from ggufy.core.scrub import scrub
+from ggufy.core.source import Source, SourceFile
+
+VERSION = 2
+_FILE_NAME = re.compile(r"(?!\.{1,2}$)[^/\\\0-\x1f\ud800-\udfff]+")
+_MOST_NAME = 240  # bytes, with room for what a file is called while it is made
+_REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_DIGEST = re.compile(r"[0-9a-f]*")  # becomes a folder's name in the cache
+
+
+def to_json(job: Job) -> str:
+    """The job as JSON text, with the record's version."""
+    record = {"version": VERSION, **dataclasses.asdict(job)}
+    if not job.request.source.files:
+        del record["request"]["source"]["files"]  # as in records that are older than it
+    if isinstance(job.error, Message):
+        record["error_message"] = job.error.to_record()
+    return scrub(json.dumps(record, indent=2, ensure_ascii=False)) + "\n"
+
+
+def _with_mix(record: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 knew only llama-quantize's own recipes, and no sizes to order, which are none by default."""
+    request = record.get("request")
+    return record | {"request": {"mix": "stock"} | request} if isinstance(request, dict) else record
+
+
+# One function per version step: UPGRADES[1] turns a version-1 record into a version-2 one.
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _with_mix}
+
+
+def _artifact(*, making: dict[str, Any] | None = None, **fields: Any) -> Artifact:
+    return Artifact(making=Making(**making) if making else None, **fields)
+
+
+def from_json(text: str) -> Job:
+    """Reads what `to_json` wrote, in this version or an older one. Raises ValueError for anything else."""
+    record = json.loads(text)
+    version = record.pop("version", None) if isinstance(record, dict) else None
+    if not isinstance(version, int) or not 1 <= version <= VERSION:
+        raise ValueError(f"not a job record of version 1 to {VERSION}")
+    while version < VERSION:
+        record = UPGRADES[version](record)
+        version += 1
+    try:
+        request = record.pop("request")
+        files = tuple(SourceFile(**one) for one in request["source"].pop("files", ()))
+        request["source"] = Source(**request["source"], files=files)
+        request["quant_types"] = tuple(request["quant_types"])
+        request["targets"] = tuple(request.get("targets", ()))
+        artifacts = tuple(_artifact(**a) for a in record.pop("artifacts"))
+        status = Status(record.pop("status"))
+        measured = tuple(evaluation.from_record(e) for e in record.pop("evaluations", ()))
+        frontier = tuple(FrontierPoint(**point) for point in record.pop("frontier", ()))
+        pinned = Request(**request)
+        _check_names(pinned, artifacts)
+        if message := record.pop("error_message", None):
+            record["error"] = Message.from_record(message)
+        return Job(
+            request=pinned,
+            status=status,
+            artifacts=artifacts,
+            evaluations=measured,
+            frontier=frontier,
+            **record,
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a job record: {error}") from error
+
+
+def _check_names(request: Request, artifacts: tuple[Artifact, ...]) -> None:
+    """Raises ValueError for texts that would make paths to elsewhere: a record may come from the Hub, or from anybody
+    who can write into the folder."""
+    source = request.source
+    names = [request.name, request.outtype, request.output, *request.quants]
+    names += [artifact.name for artifact in artifacts]
+    names += [one.path.rpartition("/")[2] for one in source.each()] if source.remote else []
+    for text in names:
+        if not _FILE_NAME.fullmatch(text) or len(text.encode()) > _MOST_NAME:
+            raise ValueError(f"not a job record: {text[:80]!r} is no part of a file's name")
+    if request.repo_id and not _REPO_ID.fullmatch(request.repo_id):
+        raise ValueError(f"not a job record: {request.repo_id[:80]!r} is no repo")
+    for digest in (source.key, request.calibration_sha256, request.evaluation_sha256, request.imatrix_sha256):
+        if not _DIGEST.fullmatch(digest):
+            raise ValueError(f"not a job record: {digest[:80]!r} is no digest")
