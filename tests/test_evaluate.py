@@ -26,7 +26,8 @@ from ggufy.core.metrics import Evaluation, Quality, Speed
 from ggufy.formats.gguf import copy_with_metadata, read_head
 from ggufy.llama import perplexity, tools
 from ggufy.llama.install import Llama
-from ggufy.steps.evaluate import EvaluationConfig, evaluate, fitting_chunks
+from ggufy.steps.evaluate import EvaluationConfig, evaluate
+from ggufy.steps.evaluation_text import fitting_chunks
 from ggufy.steps.same_model import vocab_size
 from ggufy.system import resources as throttle
 from ggufy.system.locks import lock

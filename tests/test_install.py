@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from ggufy.core.errors import BusyError, ToolError
-from ggufy.llama import build, install
+from ggufy.llama import build, cpu_name, install, toolchain
 from ggufy.system import child_process as child
 from ggufy.system import locks
 from tests.miniature import COMMIT, TYPES, Mini, make_mini
@@ -278,7 +278,7 @@ def test_no_cmake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     python.symlink_to(sys.executable)
     monkeypatch.setattr(sys, "executable", str(python))
     with pytest.raises(ToolError, match="pip install cmake ninja"):
-        build.find_toolchain({"PATH": compilers(tmp_path)})
+        toolchain.find_toolchain({"PATH": compilers(tmp_path)})
 
 
 def test_override_is_used_as_it_is(
@@ -341,7 +341,7 @@ def test_cpu_name_tells_cpus_apart(tmp_path: Path) -> None:
     def named(text: str, *flags: str) -> str:
         (tmp_path / "proc").mkdir(exist_ok=True)
         (tmp_path / "proc/cpuinfo").write_text(text)
-        return install.cpu_name(flags, root=tmp_path)
+        return cpu_name.cpu_name(flags, root=tmp_path)
 
     one = named("processor\t: 0\nmodel name\t: A\ncpu MHz\t\t: 2000\nflags\t\t: avx2 fma\n")
     assert one == named("processor\t: 1\nmodel name\t: A\ncpu MHz\t\t: 3111\nflags\t\t: fma avx2\n")

@@ -14,7 +14,8 @@ from ggufy.core.words import human_size
 from ggufy.formats.gguf import read_head
 from ggufy.llama.install import Llama
 from ggufy.records.store import STATE_REPO
-from ggufy.steps.evaluate import EvaluationConfig, check_text, evaluate
+from ggufy.steps.evaluate import EvaluationConfig, evaluate
+from ggufy.steps.evaluation_text import check_text
 from ggufy.steps.same_model import check_models
 from ggufy.system import resources as throttle
 from ggufy.system.settings import Settings
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace, settings: Settings, get_llama: Callable[[Setti
         calibrations=_calibrations(args.quants, settings.cache),
         report=line,
     )
-    check_text(config)
+    check_text(config.text, config.calibrations)
     config = dataclasses.replace(config, llama=get_llama(settings))
     with stoppable() as stopped:
         try:

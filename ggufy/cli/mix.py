@@ -189,7 +189,8 @@ def _evaluation_config(
     stopped: threading.Event,
     base: Path,
 ) -> Any:
-    from ggufy.steps.evaluate import EvaluationConfig, check_text  # noqa: PLC0415
+    from ggufy.steps.evaluate import EvaluationConfig
+    from ggufy.steps.evaluation_text import check_text  # noqa: PLC0415
     from ggufy.steps.target_size import calibrations_of, folder_of  # noqa: PLC0415
     from ggufy.texts.calibration import ensure_texts  # noqa: PLC0415
 
@@ -209,7 +210,7 @@ def _evaluation_config(
         report=line,
         stopped=stopped.is_set,
     )
-    check_text(config)
+    check_text(config.text, config.calibrations)
     return config
 
 

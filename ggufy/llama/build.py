@@ -7,13 +7,11 @@ to be broken is thrown away once, and the build starts from nothing.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +22,7 @@ from ggufy.core.errors import DiskError, ToolError
 from ggufy.core.messages import Message
 from ggufy.core.words import human_size
 from ggufy.llama import tools
-from ggufy.system import child_process as child
+from ggufy.llama.toolchain import Toolchain
 from ggufy.system import files
 
 logger = logging.getLogger(__name__)
@@ -64,38 +62,6 @@ class Pin:
     def choices(self) -> tuple[str, ...]:
         """Everything besides the version that makes one build differ from another."""
         return (*self.flags, *(word for patch in self.patches for word in patch))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Toolchain:
-    """The programs that build, each an absolute path; `description` is the compiler's own first line."""
-
-    cc: str
-    cxx: str
-    cmake: str
-    ninja: str
-    description: str
-
-
-def find_toolchain(environment: Mapping[str, str]) -> Toolchain:
-    """Compilers from the environment's PATH, cmake and ninja from beside Python or from PATH.
-
-    Raises ToolError that says what to install.
-    """
-    cc, _ = _compiler(("cc", "gcc", "clang"), environment)
-    cxx, description = _compiler(("c++", "g++", "clang++"), environment)
-    if not cc or not cxx:
-        raise ToolError(
-            "llama.cpp has to be built once, and there is no C++ compiler: install one and {AGAIN} (Debian, "
-            "Ubuntu: apt-get install build-essential; Fedora: dnf install gcc-c++; macOS: xcode-select --install)."
-        )
-    places = f"{Path(sys.executable).parent}:{environment['PATH']}"
-    cmake, ninja = shutil.which("cmake", path=places), shutil.which("ninja", path=places)
-    if not cmake or not ninja:
-        raise ToolError("llama.cpp has to be built once, which needs cmake and ninja: run `pip install cmake ninja`.")
-    if importlib.util.find_spec("pip") is None:
-        raise ToolError("llama.cpp has to be fetched once, which needs pip: run `python -m ensurepip`.")
-    return Toolchain(cc=cc, cxx=cxx, cmake=cmake, ninja=ninja, description=description)
 
 
 def pip_variables(environment: Mapping[str, str]) -> dict[str, str]:
@@ -330,17 +296,3 @@ def first_error(text: str) -> str:
             told = " ".join(lines[number : number + 2]) if line.startswith("CMake") else line
             return told.removeprefix("ERROR: ").rstrip(".")
     return ""
-
-
-def _compiler(names: Sequence[str], environment: Mapping[str, str]) -> tuple[str, str]:
-    """(path, first line of --version) of the first of `names` that works; two empty strings if none does."""
-    for name in names:
-        found = shutil.which(name, path=environment["PATH"])
-        if found:
-            try:
-                done = child.run([found, "--version"], cwd=Path("/"), env=environment)
-            except subprocess.TimeoutExpired:
-                continue
-            if done.returncode == 0 and done.stdout:
-                return found, done.stdout.splitlines()[0]
-    return "", ""

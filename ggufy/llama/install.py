@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import logging
 import platform
@@ -33,6 +32,8 @@ from pathlib import Path
 from ggufy.core.errors import BusyError, ToolError
 from ggufy.core.messages import Message
 from ggufy.llama import build, tools
+from ggufy.llama.cpu_name import cpu_name
+from ggufy.llama.toolchain import find_toolchain
 from ggufy.system import child_process as child
 from ggufy.system import locks
 from ggufy.system import resources as throttle
@@ -99,7 +100,6 @@ PORTABLE = dataclasses.replace(
     tools=tuple(tool for tool in PINNED.tools if tool not in _NOT_IN_RELEASES),
 )
 _VERSION = re.compile(r"^version: (\S+) \((?:.*commit )?([0-9a-f]{7,40})\)", re.MULTILINE)
-_CPU_KEYS = {"model name", "flags", "Features", "CPU implementer", "CPU architecture", "CPU variant", "CPU part"}
 _CANNOT_START = (126, 127)
 
 
@@ -206,18 +206,6 @@ def installed_folder(cache: Path, pin: build.Pin = PINNED) -> Path:
     return cache / "llama.cpp" / f"{pin.version}-{cpu_name(pin.choices)}"
 
 
-def cpu_name(flags: Collection[str] = (), *, root: Path = Path("/")) -> str:
-    """Machine and a hash of the CPU's model and abilities (and `flags`): a build runs only where this is the same."""
-    facts: dict[str, str] = {}
-    with contextlib.suppress(OSError):
-        for line in (root / "proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() in _CPU_KEYS:
-                facts.setdefault(key.strip(), " ".join(sorted(value.split())))
-    text = json.dumps([sorted(facts.items()), list(flags)])
-    return f"{platform.machine()}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-
-
 def version_of(folder: Path) -> tuple[str, str]:
     """(version, commit) that llama-imatrix in `folder` prints. Raises ToolError if it does not start or says neither.
 
@@ -255,7 +243,7 @@ def _build(
     report: Progress,
 ) -> None:
     """Makes `folder`, or waits for another process that does."""
-    toolchain = build.find_toolchain(environment)
+    toolchain = find_toolchain(environment)
     with _held(folder.with_name(folder.name + ".lock"), report) as lock:
         if _installed(folder, pin):
             return

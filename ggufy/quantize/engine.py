@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from ggufy.formats.gguf import read_head
 from ggufy.llama.ggml import ByteArray, Ggml
 from ggufy.quantize.journal import journal_line, journal_of, read_journal
 from ggufy.quantize.layout import PIECE, FileLayout, Rows, Tensor, plan
+from ggufy.quantize.open_file import OpenFile, write_at
 from ggufy.quantize.task import Control, Made, QuantizeTask
 from ggufy.system import child_process as child
 from ggufy.system.files import PART_SUFFIX, disk_errors, finish, write_text
@@ -73,23 +74,6 @@ def quantize(order: QuantizeTask, control: Control, *, ggml: Ggml) -> Made:
     return made
 
 
-@dataclass(frozen=True)
-class _Opened:
-    """A file to read from at any place; of one that shrinks meanwhile, a mapping in memory would end the process."""
-
-    path: Path
-    descriptor: int
-
-    def read(self, offset: int, size: int) -> ByteArray:
-        data = os.pread(self.descriptor, size, offset)
-        while len(data) < size:
-            more = os.pread(self.descriptor, size - len(data), offset + len(data))
-            if not more:
-                raise SourceError("{path} became shorter while it was read: {AGAIN}.", path=self.path)
-            data += more
-        return np.frombuffer(data, dtype=np.uint8)
-
-
 class _Run:
     """One run over one file. What several threads change is guarded by `_lock`."""
 
@@ -99,7 +83,7 @@ class _Run:
         self.order, self.layout, self.ggml, self.control, self.stack = order, layout, ggml, control, stack
         self.made = Made()
         self._base = self._opened(order.base)
-        self._copies: dict[str, tuple[_Opened, int]] = {}  # tensor -> a sibling, and where it is in it
+        self._copies: dict[str, tuple[OpenFile, int]] = {}  # tensor -> a sibling, and where it is in it
         self._lock = threading.Condition()
         self._ended = threading.Event()
         self._busy, self._limit, self._duty = 0, 1, 1.0
@@ -120,7 +104,7 @@ class _Run:
         write_text(journal, "".join([f"{key}\n", *lines]))
         self._journal = self.stack.enter_context(journal.open("a", encoding="utf-8"))
         for offset, data in self.layout.fixed():
-            _write(self._file, data, offset)
+            write_at(self._file, data, offset)
         changing = {chunk.tensor.name: chunk.tensor for chunk in due if chunk.tensor.changes}
         self._prepare(changing.values())
         self._find_copies(changing)
@@ -176,7 +160,7 @@ class _Run:
                 before = time.thread_time()
                 data = self._bytes(piece)
                 digest.update(data.data)
-                _write(self._file, data.data, piece.offset)
+                write_at(self._file, data.data, piece.offset)
                 spent = time.thread_time() - before
                 self._rest(spent)
             finally:
@@ -307,7 +291,7 @@ class _Run:
                 ):
                     self._copies[name] = (sibling, offset)
 
-    def _agrees(self, tensor: Tensor, sibling: _Opened, offset: int) -> bool:
+    def _agrees(self, tensor: Tensor, sibling: OpenFile, offset: int) -> bool:
         """Whether the first and the last row in a sibling are what this run would make."""
         self._check_stopped()
         *_, last = tensor.matrices()
@@ -317,19 +301,13 @@ class _Run:
             for row in (replace(sample, count=1) for sample in samples)
         )
 
-    def _opened(self, path: Path) -> _Opened:
+    def _opened(self, path: Path) -> OpenFile:
         descriptor = os.open(path, os.O_RDONLY)
         self.stack.callback(os.close, descriptor)
-        return _Opened(path, descriptor)
+        return OpenFile(path, descriptor)
 
 
 def _comparable(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """What quants of the same base and imatrix have in common."""
     own = ("general.file_type", "ggufy.")
     return {key: value for key, value in metadata.items() if not key.startswith(own)}
-
-
-def _write(file: int, data: bytes | memoryview, offset: int) -> None:
-    while data:
-        written = os.pwrite(file, data, offset)
-        data, offset = data[written:], offset + written

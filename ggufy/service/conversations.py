@@ -93,10 +93,11 @@ class ChatSettings:
 def _number(name: str, value: object) -> float:
     low, high = LIMITS[name]
     limits = {"name": name, "low": f"{low:g}", "high": f"{high:g}"}
-    number = math.nan if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
-    if name == "length" and not (low <= number <= high and number.is_integer()):
+    known = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high  # NaN never is
+    number = float(value) if known else math.nan  # type: ignore[arg-type]
+    if name == "length" and not number.is_integer():
         raise UsageError("{name} must be a whole number from {low} to {high}.", **limits)
-    if not low <= number <= high:  # NaN is in no range
+    if not known:
         raise UsageError("{name} must be a number from {low} to {high}.", **limits)
     return number
 

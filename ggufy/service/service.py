@@ -87,7 +87,6 @@ class Services:
 
     @property
     def preparation(self) -> Preparation:
-        """How far llama.cpp's set-up is."""
         return self._preparer.state
 
     def prepare_again(self, visitor: Visitor = STRANGER) -> None:

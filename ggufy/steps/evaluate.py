@@ -29,18 +29,17 @@ from ggufy.core.words import human_size
 from ggufy.formats.gguf import GgufHead, read_head
 from ggufy.llama import perplexity, tools
 from ggufy.llama.install import Llama
+from ggufy.steps.evaluation_text import LEAST_CHUNKS, check_text, fitting_chunks, most_chunks
 from ggufy.steps.same_model import check_models, vocab_size
 from ggufy.system.child_process import CpuWait
 from ggufy.system.files import PART_SUFFIX, free_bytes, partial, sha256, write_text
 from ggufy.system.locks import lock
 from ggufy.system.resources import asked_share
-from ggufy.texts.overlap import check_disjoint
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "evaluation"  # in a job's work folder
 DISK_BUDGET = 4_000_000_000  # bytes for the base's predictions; 119 chunks of the World vocabulary
-_LEAST_CHUNKS = 4  # what the disk must hold; a mean over less says little
 SPARE = 100_000_000  # bytes of the disk that are left alone
 _WAIT_S = 2.0  # for the tool of a run that was just killed
 LOGITS_SUFFIX = ".logits"
@@ -91,7 +90,7 @@ def evaluate(base: Path, quants: Sequence[Path], config: EvaluationConfig) -> li
     while another run measures in the same folder; Cancelled.
     """
     head = check_models(base, quants)
-    check_text(config)
+    check_text(config.text, config.calibrations)
     message = Message(
         "another evaluation runs in {folder}: wait for it to end, or give another {OUT}.", folder=config.folder
     )
@@ -99,40 +98,6 @@ def evaluate(base: Path, quants: Sequence[Path], config: EvaluationConfig) -> li
         for left in config.folder.glob(f"*{PART_SUFFIX}"):
             left.unlink()
         return _Session(base.absolute(), head, config, config.tool_run(descriptor)).measure_all(quants)
-
-
-def check_text(config: EvaluationConfig) -> None:
-    """Raises CalibrationError if the text is missing, no UTF-8, or was used for calibration."""
-    if not config.text.is_file():
-        raise CalibrationError("there is no evaluation text {path}: check the path of --text.", path=config.text)
-    try:
-        config.text.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise CalibrationError(
-            "the evaluation text {path} is not UTF-8 (byte {byte}): save it as UTF-8 text.",
-            path=config.text,
-            byte=error.start,
-        ) from error
-    for calibration in config.calibrations:
-        check_disjoint(config.text, calibration)
-
-
-def fitting_chunks(wanted: int, room: int, vocab: int) -> int:
-    """The chunks whose predictions fit into `room` bytes: `wanted`, halved as often as needed; 0 if too few fit.
-
-    Halving, not filling: a disk that is a little fuller today gives the same number, and comparable figures.
-    """
-    chunks = wanted
-    while chunks >= min(_LEAST_CHUNKS, wanted) and chunks:
-        if perplexity.logits_bytes(vocab, chunks) <= room:
-            return chunks
-        chunks //= 2
-    return 0
-
-
-def most_chunks(text: Path) -> int:
-    """No text of this size has more: a token is a byte at least."""
-    return text.stat().st_size // tools.CONTEXT + 1
 
 
 class _Session:
@@ -192,7 +157,7 @@ class _Session:
         return chunks
 
     def _too_little(self, wanted: int, room: int, *, limited: bool) -> int:
-        needed = human_size(perplexity.logits_bytes(self.vocab, min(_LEAST_CHUNKS, wanted)))
+        needed = human_size(perplexity.logits_bytes(self.vocab, min(LEAST_CHUNKS, wanted)))
         sizes = {"needed": needed, "folder": self.config.folder.absolute(), "room": human_size(max(0, room))}
         if limited:
             raise DiskError(

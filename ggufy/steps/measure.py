@@ -9,7 +9,8 @@ from ggufy.core.job import Request
 from ggufy.core.plan import Products, Step, Workload, base_name
 from ggufy.llama.perplexity import logits_bytes
 from ggufy.steps.context import Context
-from ggufy.steps.evaluate import FOLDER, LOGITS_SUFFIX, EvaluationConfig, evaluate, most_chunks
+from ggufy.steps.evaluate import FOLDER, LOGITS_SUFFIX, EvaluationConfig, evaluate
+from ggufy.steps.evaluation_text import most_chunks
 from ggufy.steps.forecast import predictions_bytes
 from ggufy.steps.job_forecast import JobForecast
 from ggufy.steps.local_step import LocalStep

@@ -19,7 +19,8 @@ from ggufy.core.words import human_size
 from ggufy.formats.gguf import read_head, tensor_bytes
 from ggufy.quantize.search.target import FAST, STANDARD, THOROUGH, Target, metadata, nearest
 from ggufy.steps.context import Context
-from ggufy.steps.evaluate import EvaluationConfig, check_text
+from ggufy.steps.evaluate import EvaluationConfig
+from ggufy.steps.evaluation_text import check_text
 from ggufy.steps.recipe_search import PROBES, FoundRecipe, RecipeSearch
 from ggufy.system import resources as throttle
 from ggufy.system.files import sha256
@@ -154,7 +155,7 @@ def mixer_of(ctx: Context, step: Step, report: Callable[[str, float], None]) -> 
         report=report,
         stopped=ctx.stopped,
     )
-    check_text(config)
+    check_text(config.text, config.calibrations)
     with contextlib.ExitStack() as stack:
         while not stack.enter_context(_alone(config.folder)):
             ctx.check_stopped()

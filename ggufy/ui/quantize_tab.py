@@ -41,7 +41,7 @@ class QuantizeTab:
     """The form's components and events, added to the Blocks that is being built."""
 
     def __init__(self, services: Services, i18n: gr.I18n):
-        self.services, self.newest = services, Newest()
+        self.services, self.newest, self.priced = services, Newest(), Newest()
         self.title = gr.HTML(parts.title(TEXTS["en"]), **OWN)
         self.source = self._text(i18n, "source", "demo")
         source_js = (HERE / "source.js").read_text(encoding="utf-8")
@@ -178,12 +178,12 @@ class QuantizeTab:
     ) -> Iterator[list[Any]]:
         """What the source is, and a moment later what its quants would be; or what the Hub has of that name."""
         texts, visitor = texts_of(request), visitor_of(self.services, request, profile)
-        newest = self.newest.begin(str(request.session_hash))
+        newest, priced = self.newest.begin(session := str(request.session_hash)), self.priced.look(session)
         order = estimate_options(types, imatrix, evaluate, targets, mode)
-        for answer in self._looked(short_text(source), outtype, vocab, mix, order, texts, visitor):
+        for panel, table, cost in self._looked(short_text(source), outtype, vocab, mix, order, texts, visitor):
             if not newest():
                 return
-            yield answer
+            yield [panel, table, cost if priced() else gr.skip()]  # what was chosen since has a price of its own
 
     def _looked(
         self, text: str, outtype: Any, vocab: Any, mix: Any, order: EstimateOptions, texts: Texts, visitor: Any
@@ -232,10 +232,10 @@ class QuantizeTab:
     ) -> Any:
         """The cost of the types that are chosen now."""
         texts, visitor = texts_of(request), visitor_of(self.services, request, profile)
-        newest = self.newest.look(str(request.session_hash))
+        newest, priced = self.newest.look(session := str(request.session_hash)), self.priced.begin(session)
         order = estimate_options(types, imatrix, evaluate, targets, mode)
         cost = self._cost(source, outtype, vocab, mix, order, texts, visitor)
-        return cost if newest() else gr.skip()  # a look that began meanwhile may be at something else
+        return cost if newest() and priced() else gr.skip()  # a look that began meanwhile may be at something else
 
     def _cost(
         self,
