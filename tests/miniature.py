@@ -113,7 +113,7 @@ class Mini:
         """Spares a test the fetching."""
         build.unpack(self.root / "mini-1.0.tar.gz", self.pin.inside, self.building / "source")
 
-    def ensure(self, progress: install.Progress | None = None) -> install.Llama:
+    def ensure(self, progress: build.Progress | None = None) -> install.Llama:
         return install.ensure(
             self.cache, threads=2, pip_environment=self.pip_environment, progress=progress, pin=self.pin
         )

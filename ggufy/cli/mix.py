@@ -189,7 +189,7 @@ def _evaluation_config(
     stopped: threading.Event,
     base: Path,
 ) -> Any:
-    from ggufy.steps.evaluate import EvaluationConfig
+    from ggufy.steps.evaluate import EvaluationConfig  # noqa: PLC0415
     from ggufy.steps.evaluation_text import check_text  # noqa: PLC0415
     from ggufy.steps.target_size import calibrations_of, folder_of  # noqa: PLC0415
     from ggufy.texts.calibration import ensure_texts  # noqa: PLC0415

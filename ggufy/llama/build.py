@@ -7,6 +7,7 @@ to be broken is thrown away once, and the build starts from nothing.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -18,16 +19,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ggufy.core.errors import DiskError, ToolError
+from ggufy.core.errors import BusyError, DiskError, ToolError
 from ggufy.core.messages import Message
 from ggufy.core.words import human_size
 from ggufy.llama import tools
 from ggufy.llama.toolchain import Toolchain
-from ggufy.system import files
+from ggufy.system import files, locks
 
 logger = logging.getLogger(__name__)
 
 RECORD = "version.json"
+Progress = Callable[[int, int, str], None]  # steps done, of how many, what is done
 _NEEDED_BYTES = 400_000_000  # the package, 77 MB, and pip's copy of all of it, 217 MB; later 270 MB
 _STEP = re.compile(r"\[(\d+)/(\d+)\] (.+)")
 _ERROR = re.compile(r"\berror:|^CMake Error", re.IGNORECASE)
@@ -296,3 +298,20 @@ def first_error(text: str) -> str:
             told = " ".join(lines[number : number + 2]) if line.startswith("CMake") else line
             return told.removeprefix("ERROR: ").rstrip(".")
     return ""
+
+
+@contextlib.contextmanager
+def hold_build_lock(path: Path, report: Progress) -> Iterator[int]:
+    """Holds the lock of one build, after whoever has it now; `report` is called while waiting, and may raise."""
+    with contextlib.ExitStack() as stack:
+        told = False
+        while True:
+            try:
+                lock = stack.enter_context(locks.lock(path, wait_s=1.0 if told else 0.0))
+                break
+            except BusyError:
+                if not told:
+                    logger.info("another process is building llama.cpp; waiting for it (%s)", path)
+                told = True
+                report(0, 0, Message("waiting for another process that builds llama.cpp"))
+        yield lock

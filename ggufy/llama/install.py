@@ -17,7 +17,6 @@ such a folder from the same source for any CPU of this machine's kind: what an i
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import logging
@@ -25,22 +24,21 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ggufy.core.errors import BusyError, ToolError
+from ggufy.core.errors import ToolError
 from ggufy.core.messages import Message
 from ggufy.llama import build, tools
+from ggufy.llama.build import Progress, hold_build_lock
 from ggufy.llama.cpu_name import cpu_name
 from ggufy.llama.toolchain import find_toolchain
 from ggufy.system import child_process as child
-from ggufy.system import locks
 from ggufy.system import resources as throttle
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[int, int, str], None]
 """Called with steps done, steps in all (0: not known yet) and what is being done; may raise to stop the build."""
 
 CONVERTER = "convert_hf_to_gguf.py"
@@ -244,7 +242,7 @@ def _build(
 ) -> None:
     """Makes `folder`, or waits for another process that does."""
     toolchain = find_toolchain(environment)
-    with _held(folder.with_name(folder.name + ".lock"), report) as lock:
+    with hold_build_lock(folder.with_name(folder.name + ".lock"), report) as lock:
         if _installed(folder, pin):
             return
         logger.info("building llama.cpp %s in %s", pin.commit, folder)
@@ -318,23 +316,6 @@ def _probe(program: Path, option: str) -> str:
             reason=reason,
         )
     return done.stdout
-
-
-@contextlib.contextmanager
-def _held(path: Path, report: Progress) -> Iterator[int]:
-    """Holds the lock of one build, after whoever has it now; `report` is called while waiting, and may raise."""
-    with contextlib.ExitStack() as stack:
-        told = False
-        while True:
-            try:
-                lock = stack.enter_context(locks.lock(path, wait_s=1.0 if told else 0.0))
-                break
-            except BusyError:
-                if not told:
-                    logger.info("another process is building llama.cpp; waiting for it (%s)", path)
-                told = True
-                report(0, 0, Message("waiting for another process that builds llama.cpp"))
-        yield lock
 
 
 def _silent(done: int, total: int, text: str) -> None:
