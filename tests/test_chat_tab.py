@@ -139,12 +139,15 @@ class Looked:
             self.go.wait(60)
         raise UsageError(f"{text} does not exist: give a .pth file.")
 
+    def cost(self, text: str, visitor: Any, order: Any, **_: Any) -> Any:
+        raise UsageError("that is no size to order.")
+
 
 @pytest.fixture
 def form(monkeypatch: pytest.MonkeyPatch) -> QuantizeTab:
     form = object.__new__(QuantizeTab)
     looked: Any = Looked()
-    form.services, form.newest = looked, Newest()
+    form.services, form.newest, form.priced = looked, Newest(), Newest()
     monkeypatch.setattr("ggufy.ui.quantize_tab.visitor_of", lambda *_: None)
     return form
 
@@ -169,3 +172,15 @@ def test_a_late_answer_does_not_cover_a_newer_one(form: QuantizeTab) -> None:
     assert "b.pth does not exist" in answer[0]
     form.services.go.set()  # type: ignore[attr-defined]
     assert list(late) == []
+
+
+def test_a_late_look_does_not_cover_a_newer_price(form: QuantizeTab) -> None:
+    """Its cost is of what was chosen when it began; its panel still counts."""
+    late = look(form, "slow")
+    next(late)
+    price = form.price("slow", "auto", "", "rwkv", [], "bundled", False, "6 apples", "fast", REQUEST, None)
+    assert "is no size to order" in price
+    form.services.go.set()  # type: ignore[attr-defined]
+    (answer,) = late
+    assert "does not exist" in answer[0]
+    assert answer[2] == gr.skip()

@@ -207,6 +207,7 @@ def test_strangers_get_nothing_but_what_is_on_the_list() -> None:
         "repo_id": "a/b",
         "private": True,
         "keep_card": True,
+        "output": "toy",
     }
     left = for_stranger(JobOptions(**full, **cut))
     refused = {"vocab"}
