@@ -156,7 +156,7 @@ def test_a_failed_job_says_why_and_the_next_one_runs(worker: Worker, make: Calla
     wait(lambda: status(worker, good) is Status.DONE)
     failed = next(job for job in worker.jobs() if job.id == bad.id)
     assert failed.status is Status.FAILED
-    assert "does not exist" in failed.error
+    assert "is gone: put it back" in failed.error
 
 
 def test_shutdown_leaves_the_job_running_and_the_next_start_ends_it(
