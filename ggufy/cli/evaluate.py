@@ -1,4 +1,4 @@
-"""`python -m ggufy evaluate BASE.gguf QUANT.gguf…`: what it does and shows. Its options are in `__main__`."""
+"""`python -m ggufy evaluate BASE.gguf QUANT.gguf…`: what it does and shows. Its options are in parser.py."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
     run(job)   is the lease ours? → lock the folder → what is due? → forecast, does it fit? → each due step → done
                what passes by itself is waited for; what only a person can help with pauses the job, any other error of
                ours ends it as failed; cancel ends it as cancelled; shutdown leaves it running, and it is picked up at
-               the next start. See jobs/patience.py for what an error makes of a job.
+               the next start. See records/patience.py for what an error makes of a job.
 
 This is one of the three places that catch errors.
 """

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from ggufy.core.errors import ToolError
 from ggufy.core.metrics import Quality, Speed
-from ggufy.llama.tools import CONTEXT, ToolRun, parse_chunks, run_tool
+from ggufy.llama.tools import CONTEXT, ImatrixProgress, ToolRun, run_tool
 
 T = TypeVar("T")
 SCORED = CONTEXT - 1 - CONTEXT // 2  # tokens of a chunk that are scored
@@ -110,24 +110,10 @@ def run_for(
 # ---- read
 
 
-class ChunkProgress:
+class ChunkProgress(ImatrixProgress):
     """Follows llama-perplexity in both passes: chunks done, from `[k]ppl,` or from the rows of its table."""
 
-    def __init__(self, report: Callable[[float], None]):
-        self.report = report
-        self.chunks = 0
-        self.text = ""
-
-    def __call__(self, text: str) -> None:
-        self.text += text
-        if not self.chunks:
-            self.chunks = parse_chunks(self.text) or 0
-        end = 0
-        for match in _CHUNK.finditer(self.text):
-            end = match.end()
-            if self.chunks:
-                self.report(min(1.0, int(match[1] or match[2]) / self.chunks))
-        self.text = self.text[end:][-4096:]
+    finished = _CHUNK
 
 
 def parse_quality(text: str) -> Quality | None:

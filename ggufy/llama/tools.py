@@ -208,7 +208,9 @@ def _code_text(code: int) -> str:
 
 
 class ImatrixProgress:
-    """Follows llama-imatrix (and llama-perplexity): finished chunks, from `over N chunks` and `[k]ppl,`."""
+    """Follows llama-imatrix: finished chunks, from `over N chunks` and `[k]ppl,`."""
+
+    finished = _CHUNK  # a pattern; the one group of it that was found is the chunk's number
 
     def __init__(self, report: Callable[[float], None]):
         self.report = report
@@ -217,13 +219,13 @@ class ImatrixProgress:
 
     def __call__(self, text: str) -> None:
         self.text += text
-        if not self.chunks and (match := _CHUNKS.search(self.text)):
-            self.chunks = int(match[1])
+        if not self.chunks:
+            self.chunks = parse_chunks(self.text) or 0
         end = 0
-        for match in _CHUNK.finditer(self.text):
+        for match in self.finished.finditer(self.text):
             end = match.end()
             if self.chunks:
-                self.report(min(1.0, int(match[1]) / self.chunks))
+                self.report(min(1.0, int(match[match.lastindex or 0]) / self.chunks))
         self.text = self.text[end:][-4096:]
 
 

@@ -2,7 +2,7 @@
 
 The folder also keeps what a job's steps printed, in `logs/<job id>/<step>.log`, and unfinished work in `work/`.
 Nothing here decides what is left to do (see plan.py); it says what was asked, and tells people where a job stands.
-Records are read here and written by jobs/records.py; jobs/state_repo.py brings them to the Hub.
+Records are read here and written by records.py; state_repo.py brings them to the Hub.
 """
 
 from __future__ import annotations
