@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ggufy.core.errors import GgufyError
 from ggufy.service.service import Services
-from ggufy.system import child_process as child
+from ggufy.system import child_process
 from ggufy.system.settings import Settings, prepare_process
 from ggufy.system.streams import guard
 
@@ -28,7 +28,7 @@ def main() -> None:
     try:
         prepare_process(settings := Settings.from_env())
         if settings.die_with_parent:
-            child.die_with_parent()
+            child_process.die_with_parent()
         from ggufy.ui.build import serve  # after the settings: gradio, imported, stumbles over a wrong port
 
         page = serve(services := Services(settings))

@@ -10,14 +10,14 @@ from pathlib import Path
 from bench import clicks, conversion, engine, first_quant, forecast, mixes, overlap, page, segments, streamed
 from ggufy.core.catalog import BY_NAME
 from ggufy.llama.install import ensure
-from ggufy.system import resources as throttle
+from ggufy.system import resources
 from ggufy.system.settings import Settings
 from ggufy.texts.calibration import ensure_texts
 
 
 def main() -> None:
     settings = Settings.from_env()
-    cpus = throttle.allowed_cpus()
+    cpus = resources.allowed_cpus()
     llama = ensure(
         settings.cache,
         override=settings.llama_dir,

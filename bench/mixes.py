@@ -34,7 +34,7 @@ from ggufy.quantize.search.target import FAST, MODES, THOROUGH
 from ggufy.steps.evaluate import EvaluationConfig
 from ggufy.steps.recipe_kld import Divergences
 from ggufy.steps.recipe_search import PROBES, RecipeSearch
-from ggufy.system import resources as throttle
+from ggufy.system import resources
 from ggufy.system.files import sha256
 from ggufy.system.settings import Settings
 from ggufy.texts.calibration import PinnedTexts, ensure_texts, texts_named
@@ -103,11 +103,11 @@ def bench_model(given: Given, folder: Path, llama: Llama, settings: Settings) ->
     """Lines for the report: the ladder (`default` are the recipes that quantize uses), then what each part adds."""
     base, imatrix, probe, test, _ = given
     checked = check_texts(given, settings.cache)
-    threads = max(1, math.floor(throttle.allowed_cpus()))
+    threads = max(1, math.floor(resources.allowed_cpus()))
     digests = {base.absolute(): sha256(base)}
 
     def config(text: Path, place: str, chunks: int) -> EvaluationConfig:
-        environment = throttle.child_environment(threads=threads, home=settings.home)
+        environment = resources.child_environment(threads=threads, home=settings.home)
         where = folder / place
         return EvaluationConfig(
             text=text,
@@ -304,7 +304,7 @@ def main() -> None:
     llama = ensure(
         settings.cache,
         override=settings.llama_dir,
-        threads=max(1, math.floor(throttle.allowed_cpus())),
+        threads=max(1, math.floor(resources.allowed_cpus())),
         pip_environment=settings.pip_environment,
         types=BY_NAME,
     )

@@ -25,7 +25,7 @@ from bench.records import write_records
 from ggufy import demo
 from ggufy.llama.install import Llama
 from ggufy.service.conversations import Chats, ChatSettings
-from ggufy.system import resources as throttle
+from ggufy.system import resources
 
 LIMIT_ANSWER_S, LIMIT_PROGRESS_S, LIMIT_TOKEN_S, LIMIT_LOAD_S = 1.0, 2.0, 3.0, 2.0
 _ROOT = Path(__file__).parent.parent
@@ -120,7 +120,7 @@ def _page(out: Path, llama: Llama) -> Iterator[tuple[str, subprocess.Popen[bytes
     settings = {
         "GGUFY_OUT": str(out),
         "GGUFY_LLAMA_DIR": str(llama.bin),
-        "GGUFY_THREADS": str(max(1, int(throttle.allowed_cpus()))),
+        "GGUFY_THREADS": str(max(1, int(resources.allowed_cpus()))),
         "GRADIO_SERVER_PORT": str(port),
     }
     process = subprocess.Popen(

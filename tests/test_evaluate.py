@@ -19,7 +19,7 @@ import pytest
 
 from ggufy import demo
 from ggufy.cli.evaluate import evaluation_table
-from ggufy.core import metrics as evaluation
+from ggufy.core import metrics
 from ggufy.core.catalog import QUANT_TYPES
 from ggufy.core.errors import BusyError, CalibrationError, Cancelled, DiskError, SourceError, ToolError
 from ggufy.core.metrics import Evaluation, Quality, Speed
@@ -29,7 +29,7 @@ from ggufy.llama.install import Llama
 from ggufy.steps.evaluate import EvaluationConfig, evaluate
 from ggufy.steps.evaluation_text import fitting_chunks
 from ggufy.steps.same_model import vocab_size
-from ggufy.system import resources as throttle
+from ggufy.system import resources
 from ggufy.system.locks import lock
 from ggufy.system.settings import Settings
 from ggufy.texts import calibration
@@ -151,17 +151,17 @@ def test_progress_counts_chunks_in_both_passes(output: str, piece: int) -> None:
 
 
 def test_a_record_survives_json() -> None:
-    assert evaluation.from_json(evaluation.to_json(RECORD)) == RECORD
-    for older in (evaluation.to_json(RECORD).replace(',\n    "throttled": null', ""),):
-        assert '"throttled"' not in older and evaluation.from_json(older) == RECORD
+    assert metrics.from_json(metrics.to_json(RECORD)) == RECORD
+    for older in (metrics.to_json(RECORD).replace(',\n    "throttled": null', ""),):
+        assert '"throttled"' not in older and metrics.from_json(older) == RECORD
     without = RECORD.evolve(speed=None)
-    assert evaluation.from_json(evaluation.to_json(without)) == without
+    assert metrics.from_json(metrics.to_json(without)) == without
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 2}', '{"version": 1}', '{"version": 1, "quality": {}}'])
 def test_other_json_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
-        evaluation.from_json(text)
+        metrics.from_json(text)
 
 
 # ---- arithmetic
@@ -204,33 +204,33 @@ def test_the_table() -> None:
 def test_which_one() -> None:
     gb = 1_000_000_000
     sizes = {"Q8_0": 8 * gb, "Q4_K_M": 5 * gb, "IQ4_XS": 4 * gb, "Q2_K": 3 * gb}
-    assert evaluation.which_one(sizes, 16 * gb) == "Q8_0"
-    assert evaluation.which_one(sizes, 6 * gb) == "Q4_K_M"
-    assert evaluation.which_one(sizes, 3 * gb) is None
-    assert evaluation.which_one({}, 16 * gb) is None
+    assert metrics.which_one(sizes, 16 * gb) == "Q8_0"
+    assert metrics.which_one(sizes, 6 * gb) == "Q4_K_M"
+    assert metrics.which_one(sizes, 3 * gb) is None
+    assert metrics.which_one({}, 16 * gb) is None
     klds = {"Q4_K_M": 0.03, "IQ4_XS": 0.02, "Q2_K": 0.2}
-    assert evaluation.which_one(sizes, 6 * gb, klds) == "IQ4_XS"  # nearer to the base, though smaller
-    assert evaluation.which_one(sizes, 16 * gb, klds) == "Q8_0"  # the best is not measured: size decides
-    assert evaluation.which_one({"a": gb, "b": gb}, 4 * gb, {"a": 0.1, "b": 0.1}) == "a"
+    assert metrics.which_one(sizes, 6 * gb, klds) == "IQ4_XS"  # nearer to the base, though smaller
+    assert metrics.which_one(sizes, 16 * gb, klds) == "Q8_0"  # the best is not measured: size decides
+    assert metrics.which_one({"a": gb, "b": gb}, 4 * gb, {"a": 0.1, "b": 0.1}) == "a"
 
 
 def test_nonsense_is_never_picked() -> None:
     gb = 1_000_000_000
     sizes = {"Q4_0": 6 * gb, "IQ4_XS": 5 * gb, "Q2_K": 4 * gb, "TQ2_0": 3 * gb, "IQ1_S": 2 * gb, "TQ1_0": gb}
-    assert evaluation.which_one(sizes, 9 * gb) == "IQ4_XS"  # recommended, though Q4_0 is larger
-    assert evaluation.which_one(sizes, 5 * gb) == "Q2_K"  # ordinary
-    assert evaluation.which_one(sizes, 4 * gb) is None  # for other kinds of models, or for experiments
+    assert metrics.which_one(sizes, 9 * gb) == "IQ4_XS"  # recommended, though Q4_0 is larger
+    assert metrics.which_one(sizes, 5 * gb) == "Q2_K"  # ordinary
+    assert metrics.which_one(sizes, 4 * gb) is None  # for other kinds of models, or for experiments
     klds = dict.fromkeys(sizes, 0.1) | {"Q2_K": 2.0, "TQ2_0": 0.0, "IQ1_S": 0.3}
-    assert evaluation.which_one(sizes, 5 * gb, klds) == "IQ1_S"  # measured to be of use, as Q2_K is not
-    assert evaluation.which_one(sizes, 2 * gb, klds) is None
-    assert evaluation.which_one({"1.2GB": gb, "F16": 4 * gb}, 5 * gb) == "F16"
+    assert metrics.which_one(sizes, 5 * gb, klds) == "IQ1_S"  # measured to be of use, as Q2_K is not
+    assert metrics.which_one(sizes, 2 * gb, klds) is None
+    assert metrics.which_one({"1.2GB": gb, "F16": 4 * gb}, 5 * gb) == "F16"
 
 
 def test_the_picks_of_a_small_model_are_few() -> None:
     """All files of the demo fit into nearly the same memory: every amount is named once, no two lines are alike."""
     sizes = {row.name: round(row.bits * 1e6) for row in QUANT_TYPES} | {"F16": 15_000_000}
     for klds in ({}, {row.name: 1 / row.bits**4 for row in QUANT_TYPES} | {"F16": 0.0}):
-        found = evaluation.picks(sizes, klds)
+        found = metrics.picks(sizes, klds)
         assert len({pick.memory for pick in found}) == len({pick.type for pick in found}) == len(found) <= 8
         assert found[-1].type == "F16"
         assert not {pick.type for pick in found} & {"TQ1_0", "TQ2_0"}
@@ -258,7 +258,7 @@ def config(llama: Llama, tmp_path: Path) -> EvaluationConfig:
         text=calibration.ensure_texts(settings.cache).evaluation,
         folder=tmp_path / "evaluations",
         llama=llama,
-        environment=throttle.child_environment(threads=1, home=settings.home),
+        environment=resources.child_environment(threads=1, home=settings.home),
         threads=1,
         chunks=CHUNKS,
         speed=False,

@@ -16,8 +16,7 @@ import pytest
 
 from ggufy.core.errors import BusyError, ToolError
 from ggufy.llama import build, cpu_name, install, toolchain
-from ggufy.system import child_process as child
-from ggufy.system import locks
+from ggufy.system import child_process, locks
 from tests.miniature import COMMIT, TYPES, Mini, make_mini
 
 
@@ -86,10 +85,10 @@ def test_libraries_are_found_beside_the_program_and_nowhere_else(
     command, environment = [str(moved / "llama-imatrix"), "--version"], {"LANG": "C.UTF-8"}
     hidden = built[1].bin.rename(built[1].bin.with_name("hidden"))
     try:
-        assert child.run(command, cwd=tmp_path, env=environment).returncode == 0
+        assert child_process.run(command, cwd=tmp_path, env=environment).returncode == 0
         (library,) = moved.glob("libmini.*")
         library.rename(tmp_path / library.name)  # now in the working folder, which is not to be trusted
-        assert child.run(command, cwd=tmp_path, env=environment).returncode != 0
+        assert child_process.run(command, cwd=tmp_path, env=environment).returncode != 0
     finally:
         hidden.rename(built[1].bin)
 

@@ -28,7 +28,6 @@ from ggufy.system.settings import Settings
 from ggufy.texts.calibration import pin_text
 from ggufy.ui.i18n import TEXTS
 from ggufy.ui.messages import PAGE, catalogue, told
-from ggufy.ui.texts_zh import ZH
 from tests import tiny
 from tests.test_job import REQUEST
 
@@ -129,7 +128,7 @@ def test_every_message_has_its_chinese() -> None:
 
 @pytest.mark.fast
 def test_the_chinese_is_sound() -> None:
-    labels = {*ZH.values(), "其他"}
+    labels = {*TEXTS["zh"].values(), "其他"}
     for english, text in catalogue("zh").items():
         assert holes(text) == holes(english) - TERMINAL.keys(), english
         if english.endswith("."):

@@ -30,7 +30,7 @@ from ggufy.quantize.search.target import FAST, STANDARD, THOROUGH
 from ggufy.steps.evaluate import EvaluationConfig, evaluate
 from ggufy.steps.recipe_search import FoundRecipe, RecipeSearch
 from ggufy.steps.target_size import sized
-from ggufy.system import resources as throttle
+from ggufy.system import resources
 from ggufy.system.files import sha256
 from ggufy.system.settings import Settings
 from ggufy.texts.calibration import ensure_texts
@@ -58,7 +58,7 @@ def mixer_of(llama: Llama, text: Path) -> Callable[[Path, Path | None, Path], Re
             text=text,
             folder=folder,
             llama=llama,
-            environment=throttle.child_environment(threads=2, home=settings.home),
+            environment=resources.child_environment(threads=2, home=settings.home),
             threads=2,
             chunks=CHUNKS,
         )

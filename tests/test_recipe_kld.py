@@ -13,7 +13,7 @@ from ggufy.llama.install import Llama
 from ggufy.steps import evaluate as measuring
 from ggufy.steps.recipe_kld import Divergences
 from ggufy.steps.same_model import vocab_size
-from ggufy.system import resources as throttle
+from ggufy.system import resources
 from ggufy.system.files import sha256
 from ggufy.system.settings import Settings
 from ggufy.texts.calibration import ensure_texts
@@ -32,7 +32,7 @@ def divergences(llama: Llama, tmp_path: Path) -> Divergences:
         text=text,
         folder=tmp_path / "work",
         llama=llama,
-        environment=throttle.child_environment(threads=1, home=settings.home),
+        environment=resources.child_environment(threads=1, home=settings.home),
         threads=1,
         chunks=CHUNKS,
         speed=False,

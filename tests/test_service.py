@@ -23,7 +23,7 @@ from ggufy.records.store import JobStore
 from ggufy.service import preparation
 from ggufy.service.access import STRANGER, Visitor, check_chat, may_work
 from ggufy.service.service import JobView, Services
-from ggufy.system import resources as throttle
+from ggufy.system import resources
 from ggufy.system.settings import Settings
 
 SOURCE = Source(kind="checkpoint", path="/nowhere/m.pth", size=1, sha256="ab" * 32, public=True)
@@ -375,7 +375,7 @@ def evaluated(name: str, kld: float) -> Evaluation:
 def test_a_chat_begins_with_the_best_that_fits_and_never_with_a_base(
     services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(throttle, "memory_available", lambda: 300_000_000)
+    monkeypatch.setattr(resources, "memory_available", lambda: 300_000_000)
     types = ("Q8_0", "Q6_K", "IQ2_XS")
     names = ["m-F16.gguf", *(f"m-{kind}.gguf" for kind in types)]
     job = record(tmp_path, Status.DONE, artifacts=tuple(names))

@@ -34,7 +34,7 @@ from ggufy.sources.format import Report
 from ggufy.steps import forecast
 from ggufy.steps.job_forecast import JobForecast
 from ggufy.steps.outputs.gguf import GGUF
-from ggufy.system import resources as throttle
+from ggufy.system import resources
 from ggufy.system.files import sha256
 from ggufy.system.settings import Settings
 from tests import tiny
@@ -302,7 +302,7 @@ TABLE = {  # GB: source, base GGUF, largest quant, peak with the source on the d
 def sizes(llama: Llama, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, JobForecast]]:
     """Bytes of the .pth in BF16, and exact sizes of all 29 types, for each shape."""
     folder = tmp_path_factory.mktemp("skeletons")
-    run = ToolRun(environment=throttle.child_environment(threads=1, home=folder), cwd=folder)
+    run = ToolRun(environment=resources.child_environment(threads=1, home=folder), cwd=folder)
     found = {}
     for name, sizes in SHAPES.items():
         plans = tiny.hyperparameters("6", **sizes).tensors()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ggufy.system import resources as throttle
+from ggufy.system import resources
 
 GIB = 1 << 30
 NO_LIMIT_V1 = "9223372036854771712"
@@ -75,7 +75,7 @@ def machine(root: Path, contents: dict[str, str]) -> Path:
     ],
 )
 def test_allowed_cpus(tmp_path: Path, contents: dict[str, str], expected: float) -> None:
-    assert throttle.allowed_cpus(root=machine(tmp_path, contents), cores=8) == expected
+    assert resources.allowed_cpus(root=machine(tmp_path, contents), cores=8) == expected
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="macOS has no affinity masks")
@@ -83,21 +83,21 @@ def test_allowed_cpus_obeys_the_affinity_mask(tmp_path: Path) -> None:
     before = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {min(before)})
-        assert throttle.allowed_cpus(root=tmp_path) == 1.0
+        assert resources.allowed_cpus(root=tmp_path) == 1.0
     finally:
         os.sched_setaffinity(0, before)
-    assert throttle.allowed_cpus(root=tmp_path) == len(before)
+    assert resources.allowed_cpus(root=tmp_path) == len(before)
 
 
 def test_this_machine() -> None:
-    assert 0 < throttle.allowed_cpus() <= (os.cpu_count() or 1)
-    assert 0 <= throttle.memory_available() <= throttle.memory_limit()
-    assert throttle.memory_limit() > 100_000_000
+    assert 0 < resources.allowed_cpus() <= (os.cpu_count() or 1)
+    assert 0 <= resources.memory_available() <= resources.memory_limit()
+    assert resources.memory_limit() > 100_000_000
 
 
 @pytest.mark.parametrize(("cpus", "threads"), [(0.5, 1), (1, 1), (1.5, 1), (2, 1), (2.9, 1), (3, 2), (8, 7), (64, 63)])
 def test_default_threads_leave_one_cpu(cpus: float, threads: int) -> None:
-    assert throttle.default_threads(cpus) == threads
+    assert resources.default_threads(cpus) == threads
 
 
 MEMINFO = "MemTotal:       16777216 kB\nMemFree:         1000000 kB\nMemAvailable:    8388608 kB"
@@ -144,14 +144,14 @@ MEMINFO = "MemTotal:       16777216 kB\nMemFree:         1000000 kB\nMemAvailabl
 )
 def test_memory(tmp_path: Path, contents: dict[str, str], limit: int, available: int) -> None:
     root = machine(tmp_path, {"proc/meminfo": MEMINFO, **contents})
-    assert throttle.memory_limit(root=root) == limit
-    assert throttle.memory_available(root=root) == available
+    assert resources.memory_limit(root=root) == limit
+    assert resources.memory_available(root=root) == available
 
 
 def test_child_environment_is_built_and_not_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HF_TOKEN", "LLAMA_ARG_THREADS", "LD_PRELOAD", "OMP_NUM_THREADS"):
         monkeypatch.setenv(name, "99")
-    environment = throttle.child_environment(threads=3, home=Path("/home/someone"))
+    environment = resources.child_environment(threads=3, home=Path("/home/someone"))
     assert environment == {
         "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
         "HOME": "/home/someone",
@@ -159,38 +159,38 @@ def test_child_environment_is_built_and_not_inherited(monkeypatch: pytest.Monkey
         "OMP_NUM_THREADS": "3",
         "GOMP_SPINCOUNT": "0",
     }
-    with_tmpdir = throttle.child_environment(threads=3, home=Path("/home/someone"), tmpdir=Path("/scratch"))
+    with_tmpdir = resources.child_environment(threads=3, home=Path("/home/someone"), tmpdir=Path("/scratch"))
     assert with_tmpdir == {**environment, "TMPDIR": "/scratch"}
 
 
 def test_the_limit_stays_between_one_and_what_is_allowed() -> None:
-    limit = throttle.ThreadLimit(3, most=4)
+    limit = resources.ThreadLimit(3, most=4)
     assert (limit(), limit.set(9), limit.set(0), limit.set(2), limit()) == (3, 4, 1, 2, 2)
-    assert throttle.ThreadLimit(9, most=0)() == 1
-    wished = throttle.thread_limit(3)  # a user's own number may be above what is thought to be allowed
+    assert resources.ThreadLimit(9, most=0)() == 1
+    wished = resources.thread_limit(3)  # a user's own number may be above what is thought to be allowed
     assert (wished(), wished.most >= 3) == (3, True)
 
 
 def test_the_share_is_fixed_or_follows_the_page() -> None:
-    share = throttle.CpuShare(75)
+    share = resources.CpuShare(75)
     share.page_answered(2.0)
     assert share() == 0.75
-    share.set(throttle.AUTOMATIC)
+    share.set(resources.AUTOMATIC)
     share.page_answered(2.0)
     assert share() == 0.75 * 0.75
     for _ in range(50):
         share.page_answered(2.0)
-    assert share() == throttle.LEAST_SHARE
+    assert share() == resources.LEAST_SHARE
     for _ in range(100):
         share.page_answered(0.01)
     assert share() == 1.0
-    assert throttle.thread_limit(1).share() == 1.0
+    assert resources.thread_limit(1).share() == 1.0
 
 
 def test_the_cpu_meter_counts_between_two_looks(tmp_path: Path) -> None:
     (tmp_path / "proc").mkdir()
     stat = tmp_path / "proc/stat"
-    meter = throttle.CpuMeter(tmp_path)
+    meter = resources.CpuMeter(tmp_path)
     assert meter() == 0.0  # no Linux
     stat.write_text("cpu  100 0 100 700 100 0 0 0 0 0\ncpu0 1 2 3\n")
     assert meter() == 0.2
@@ -209,7 +209,7 @@ def test_the_cpu_meter_shows_the_share_of_this_container_s_quota(tmp_path: Path)
     (group / "cpu.max").write_text("50000 100000\n")
     (group / "cpu.stat").write_text("usage_usec 10000000\nuser_usec 9000000\n")
     clock = iter([100.0, 104.0, 108.0])
-    meter = throttle.CpuMeter(tmp_path, clock=lambda: next(clock))
+    meter = resources.CpuMeter(tmp_path, clock=lambda: next(clock))
     meter()
     (group / "cpu.stat").write_text("usage_usec 11000000\nuser_usec 9000000\n")
     assert meter() == pytest.approx(0.5)  # 1 s of 4 s at half a CPU
@@ -225,7 +225,7 @@ def test_the_cpu_meter_follows_the_group_that_binds(tmp_path: Path) -> None:
     for folder, usage in ((outer, 4_000_000), (inner, 1_000_000)):
         (folder / "cpu.stat").write_text(f"usage_usec {usage}\n")
     clock = iter([10.0, 20.0])
-    meter = throttle.CpuMeter(tmp_path, clock=lambda: next(clock))
+    meter = resources.CpuMeter(tmp_path, clock=lambda: next(clock))
     meter()
     (outer / "cpu.stat").write_text("usage_usec 8000000\n")  # what its other groups used is not ours to use
     assert meter() == pytest.approx(0.8)
@@ -243,14 +243,14 @@ def test_the_cpu_meter_of_version_1(tmp_path: Path) -> None:
     ):
         (group / name).write_text(text)
     clock = iter([10.0, 20.0])
-    meter = throttle.CpuMeter(tmp_path, clock=lambda: next(clock))
+    meter = resources.CpuMeter(tmp_path, clock=lambda: next(clock))
     meter()
     (group / "cpuacct.usage").write_text("2000000000")
     assert meter() == pytest.approx(0.2)
 
 
 def test_the_cpu_meter_looks_at_the_cpus_of_the_affinity_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(throttle, "_affinity", lambda: {1})
+    monkeypatch.setattr(resources, "_affinity", lambda: {1})
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/stat").write_text("cpu  100 0 0 100 0 0 0 0\ncpu0 90 0 0 10 0 0 0 0\ncpu1 10 0 0 90 0 0 0 0\n")
-    assert throttle.CpuMeter(tmp_path)() == 0.1
+    assert resources.CpuMeter(tmp_path)() == 0.1

@@ -41,7 +41,7 @@ from ggufy.quantize.search.mixes import LOSSES, mixed
 from ggufy.quantize.search.roles import OTHER, Depth, roles
 from ggufy.steps.evaluate import EvaluationConfig
 from ggufy.steps.recipe_search import RecipeSearch
-from ggufy.system import resources as throttle
+from ggufy.system import resources
 from ggufy.system.settings import Settings
 from ggufy.texts.calibration import ensure_texts
 
@@ -115,8 +115,8 @@ def harmless(recipe_search: RecipeSearch) -> dict[str, float]:
 
 def measured_harmless(base: Path, llama: Llama, settings: Settings, *, text: Path, chunks: int) -> dict[str, float]:
     """`harmless` over a text, with nothing left behind. Q8_0 and Q6_K need no imatrix."""
-    threads = max(1, math.floor(throttle.allowed_cpus()))
-    environment = throttle.child_environment(threads=threads, home=settings.home)
+    threads = max(1, math.floor(resources.allowed_cpus()))
+    environment = resources.child_environment(threads=threads, home=settings.home)
     with tempfile.TemporaryDirectory(prefix="ggufy-measure-") as folder:
         config = EvaluationConfig(
             text=text,
@@ -132,7 +132,7 @@ def measured_harmless(base: Path, llama: Llama, settings: Settings, *, text: Pat
 def recipe_lines(base: Path, llama: Llama, settings: Settings) -> list[str]:
     """For each quant type and role, which types its tensors get and how many get each."""
     head, lines = read_head(base), []
-    run = ToolRun(environment=throttle.child_environment(threads=1, home=settings.home), cwd=base.absolute().parent)
+    run = ToolRun(environment=resources.child_environment(threads=1, home=settings.home), cwd=base.absolute().parent)
     found = roles(head.tensors)
     for name in BY_NAME:
         stock = stock_recipe(llama.tool("llama-quantize"), run, base, name)

@@ -12,7 +12,7 @@ from ggufy.core.catalog import BY_NAME
 from ggufy.core.errors import ToolError
 from ggufy.core.words import human_size
 from ggufy.llama import install
-from ggufy.system import resources as throttle
+from ggufy.system import resources
 from ggufy.system.files import free_bytes
 from ggufy.system.settings import Settings
 
@@ -27,8 +27,8 @@ def examine(settings: Settings) -> dict[str, Any]:
     packages = {name: _package_version(name) for name in PACKAGES}
     problems += [f"the package {name} is missing: run `make setup`." for name, found in packages.items() if not found]
     llama = _llama(settings, problems)
-    cpus = throttle.allowed_cpus()
-    memory = throttle.memory_limit()
+    cpus = resources.allowed_cpus()
+    memory = resources.memory_limit()
     disk = {"out": free_bytes(settings.out), "cache": free_bytes(settings.cache)}
     if memory < _LEAST_MEMORY:
         problems.append(f"{human_size(memory)} of memory is little: models above 1B parameters will not fit.")
@@ -44,7 +44,7 @@ def examine(settings: Settings) -> dict[str, Any]:
         "packages": packages,
         "llama.cpp": llama,
         "cpus_allowed": cpus,
-        "threads": settings.threads or throttle.default_threads(cpus),
+        "threads": settings.threads or resources.default_threads(cpus),
         "memory": memory,
         "disk_free": disk,
         "hf_token": settings.hf_token is not None,

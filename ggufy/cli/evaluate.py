@@ -17,7 +17,7 @@ from ggufy.records.store import STATE_REPO
 from ggufy.steps.evaluate import EvaluationConfig, evaluate
 from ggufy.steps.evaluation_text import check_text
 from ggufy.steps.same_model import check_models
-from ggufy.system import resources as throttle
+from ggufy.system import resources
 from ggufy.system.settings import Settings
 from ggufy.texts.calibration import ensure_texts, texts_named
 
@@ -29,12 +29,12 @@ def run(args: argparse.Namespace, settings: Settings, get_llama: Callable[[Setti
     """Measures what is not measured yet; what goes to stdout."""
     check_models(args.base, args.quants)
     text = args.text or ensure_texts(settings.cache).evaluation
-    threads = args.threads or settings.threads or throttle.default_threads(throttle.allowed_cpus())
+    threads = args.threads or settings.threads or resources.default_threads(resources.allowed_cpus())
     line = Line(shown=not args.json, verb="measuring ")
     config = EvaluationConfig(
         text=text,
         folder=settings.out / STATE_REPO / "evaluations",
-        environment=throttle.child_environment(threads=threads, home=settings.home),
+        environment=resources.child_environment(threads=threads, home=settings.home),
         llama=Llama(bin=Path(), source=None, version="", commit=""),
         threads=threads,
         chunks=args.chunks,

@@ -29,8 +29,7 @@ from ggufy.core.words import human_size
 from ggufy.llama.install import Llama
 from ggufy.quantize.search.target import parse_words
 from ggufy.records.store import JobStore
-from ggufy.system import child_process as child
-from ggufy.system import streams
+from ggufy.system import child_process, streams
 from ggufy.system.files import chosen_with, disk_error
 from ggufy.system.locks import is_locked
 from ggufy.system.settings import Settings, prepare_process
@@ -52,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         if getattr(args, "json", False):
             streams.say_json()
         if settings.die_with_parent:
-            child.die_with_parent()
+            child_process.die_with_parent()
         return int(COMMANDS[args.command](args, settings))
     except UsageError as error:
         print(f"ggufy: {error}", file=sys.stderr)

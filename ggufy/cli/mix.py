@@ -26,7 +26,7 @@ from ggufy.formats.gguf import UNQUANTIZED, read_head
 from ggufy.llama.install import Llama
 from ggufy.quantize.search import target as targets
 from ggufy.quantize.search.proxy import is_codebook
-from ggufy.system import resources as throttle
+from ggufy.system import resources
 from ggufy.system.files import sha256
 from ggufy.system.locks import lock
 from ggufy.system.settings import Settings
@@ -194,14 +194,14 @@ def _evaluation_config(
     from ggufy.steps.target_size import calibrations_of, folder_of  # noqa: PLC0415
     from ggufy.texts.calibration import ensure_texts  # noqa: PLC0415
 
-    threads = args.threads or settings.threads or throttle.default_threads(throttle.allowed_cpus())
+    threads = args.threads or settings.threads or resources.default_threads(resources.allowed_cpus())
     line = Line(shown=not args.json)
     what = f"reading {base.name}"
     digest = sha256(base, lambda done: line(what, done / base.stat().st_size), stopped=stopped.is_set)
     config = EvaluationConfig(
         text=args.text or ensure_texts(settings.cache, stopped=stopped.is_set).probe,
         folder=folder_of(settings, digest),
-        environment=throttle.child_environment(threads=threads, home=settings.home),
+        environment=resources.child_environment(threads=threads, home=settings.home),
         llama=llama,
         threads=threads,
         chunks=args.chunks,

@@ -13,7 +13,7 @@ from ggufy.cli.terminal import Line, LiveDisplay, fitted, stoppable
 from ggufy.core.catalog import BY_NAME
 from ggufy.core.job import Job
 from ggufy.llama.install import Llama, ensure
-from ggufy.system import resources as throttle
+from ggufy.system import resources
 from ggufy.system.settings import Settings, redraws
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def ready_llama(settings: Settings) -> Llama:
     llama = ensure(
         settings.cache,
         override=settings.llama_dir,
-        threads=max(1, math.floor(throttle.allowed_cpus())),
+        threads=max(1, math.floor(resources.allowed_cpus())),
         progress=progress,
         pip_environment=settings.pip_environment,
         types=BY_NAME,

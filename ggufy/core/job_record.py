@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from ggufy.core import metrics as evaluation
+from ggufy.core import metrics
 from ggufy.core.job import Artifact, FrontierPoint, Job, Making, Request, Status
 from ggufy.core.messages import Message
 from ggufy.core.scrub import scrub
@@ -62,7 +62,7 @@ def from_json(text: str) -> Job:
         request["targets"] = tuple(request.get("targets", ()))
         artifacts = tuple(_artifact(**a) for a in record.pop("artifacts"))
         status = Status(record.pop("status"))
-        measured = tuple(evaluation.from_record(e) for e in record.pop("evaluations", ()))
+        measured = tuple(metrics.from_record(e) for e in record.pop("evaluations", ()))
         frontier = tuple(FrontierPoint(**point) for point in record.pop("frontier", ()))
         pinned = Request(**request)
         _check_names(pinned, artifacts)

@@ -33,7 +33,7 @@ from ggufy.steps.job_forecast import JobForecast
 from ggufy.steps.outputs.gguf import GGUF
 from ggufy.steps.outputs.output_format import OutputFormat
 from ggufy.steps.target_size import recipes_measured
-from ggufy.system import resources as throttle
+from ggufy.system import resources
 from ggufy.system.files import free_bytes
 from ggufy.system.settings import Settings
 
@@ -90,7 +90,7 @@ def preview(
         format_of(report.kind).write_described(
             report, skeleton, outtype=outtype or "f16", vocab=Path(own) if own else None, name=_name(report)
         )
-        environment = throttle.child_environment(threads=1, home=settings.home)
+        environment = resources.child_environment(threads=1, home=settings.home)
         run = ToolRun(environment=environment, cwd=Path(folder))
         facts = ImatrixFacts(file=f"{_name(report)}-imatrix.gguf", dataset="ggufy-calibration.txt")
         sizes = output.forecast(skeleton, output.types, llama=llama, run=run, facts=facts, mix=mix)

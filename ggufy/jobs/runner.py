@@ -34,7 +34,7 @@ from ggufy.steps.context import Context
 from ggufy.steps.forecast import check_space
 from ggufy.steps.local_step import LocalStep
 from ggufy.steps.target_size import recipes_measured
-from ggufy.system import resources as throttle
+from ggufy.system import resources
 from ggufy.system.clock import CLOCK, Clock, sleep
 from ggufy.system.files import PART_SUFFIX, disk_error
 from ggufy.system.locks import lock
@@ -55,13 +55,13 @@ class Runner:
         llama: Llama,
         threads: int | None = None,
         workspace: Workspace | None = None,
-        limit: throttle.ThreadLimit | None = None,
+        limit: resources.ThreadLimit | None = None,
         makers: Makers | None = None,
         clock: Clock = CLOCK,
     ):
         self.settings, self.llama = settings, llama
         self.workspace = workspace or Workspace(records=JobRecords(JobStore(settings.out)))
-        self.limit = limit or throttle.thread_limit(threads or settings.threads, settings.cpu_percent)
+        self.limit = limit or resources.thread_limit(threads or settings.threads, settings.cpu_percent)
         self.records = self.workspace.records
         self._makers, self._clock = makers or Makers(), clock
         self._folders = (settings.out.absolute(), settings.cache.absolute(), settings.home)  # told to nobody else

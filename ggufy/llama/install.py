@@ -34,8 +34,7 @@ from ggufy.llama import build, tools
 from ggufy.llama.build import Progress, hold_build_lock
 from ggufy.llama.cpu_name import cpu_name
 from ggufy.llama.toolchain import find_toolchain
-from ggufy.system import child_process as child
-from ggufy.system import resources as throttle
+from ggufy.system import child_process, resources
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +152,7 @@ def ensure(
     if found := find(cache, override, types=types, pin=pin):
         return found
     folder = installed_folder(cache, pin)
-    environment = throttle.child_environment(threads=threads, home=cache)
+    environment = resources.child_environment(threads=threads, home=cache)
     if path is not None:
         environment["PATH"] = path
     _build(
@@ -190,7 +189,7 @@ def build_portable(
         pin=pin,
         cpu=f"{platform.machine()}-any",
         threads=threads,
-        environment=throttle.child_environment(threads=threads, home=folder.parent),
+        environment=resources.child_environment(threads=threads, home=folder.parent),
         pip_environment=pip_environment,
         report=progress or _silent,
     )
@@ -297,9 +296,9 @@ def _check_override(folder: Path, *, types: Collection[str], pin: build.Pin) -> 
 
 def _probe(program: Path, option: str) -> str:
     """What a program prints for `option`; its exit code means nothing (llama-quantize --help ends with 1)."""
-    environment = throttle.child_environment(threads=1, home=program.parent)
+    environment = resources.child_environment(threads=1, home=program.parent)
     try:
-        done = child.run([str(program), option], cwd=program.parent, env=environment)
+        done = child_process.run([str(program), option], cwd=program.parent, env=environment)
     except subprocess.TimeoutExpired:
         raise ToolError(
             "{program} {option} did not end within a minute: build it again.", program=program, option=option

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ggufy.core.errors import GgufyError
 from ggufy.llama.install import build_portable
-from ggufy.system import resources as throttle
+from ggufy.system import resources
 from ggufy.system.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ def main(folder: Path) -> None:
             logger.info("%d of %d: %s", done, total, text)
 
     settings = Settings.from_env()
-    threads = max(1, math.floor(throttle.allowed_cpus()))
+    threads = max(1, math.floor(resources.allowed_cpus()))
     llama = build_portable(folder, threads=threads, pip_environment=settings.pip_environment, progress=progress)
     logger.info("llama.cpp %s (%s) in %s", llama.version, llama.commit, llama.bin)
 

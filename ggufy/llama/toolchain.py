@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ggufy.core.errors import ToolError
-from ggufy.system import child_process as child
+from ggufy.system import child_process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ def _compiler(names: Sequence[str], environment: Mapping[str, str]) -> tuple[str
         found = shutil.which(name, path=environment["PATH"])
         if found:
             try:
-                done = child.run([found, "--version"], cwd=Path("/"), env=environment)
+                done = child_process.run([found, "--version"], cwd=Path("/"), env=environment)
             except subprocess.TimeoutExpired:
                 continue
             if done.returncode == 0 and done.stdout:

@@ -22,7 +22,7 @@ from typing import BinaryIO
 
 from ggufy.core.errors import Cancelled, ToolError
 from ggufy.core.messages import Message
-from ggufy.system import child_process as child
+from ggufy.system import child_process
 
 CONTEXT = 512  # tokens a chunk, for imatrix and perplexity
 _TENSOR_LINE = re.compile(r"\[\s*(\d+)/\s*(\d+)\]\s+(\S+)\s+- \[([\d, ]+)\]")
@@ -93,7 +93,7 @@ def _obey(process: subprocess.Popen[bytes], run: ToolRun, obeyed: int) -> int:
     """Keeps a running tool to the thread limit of now; `obeyed` is the one that it is kept to already."""
     limit = run.limit() if run.limit else obeyed
     if limit != obeyed:
-        child.keep_to_cpus(process, limit)
+        child_process.keep_to_cpus(process, limit)
     return limit
 
 
@@ -102,7 +102,7 @@ def run_tool(command: list[str], run: ToolRun, feed: Callable[[str], None] | Non
 
     Raises ToolError with the tool's own reason when it fails, Cancelled when `run.stopped()` turned true.
     """
-    process = child.start(
+    process = child_process.start(
         command,
         cwd=run.cwd,
         env=run.environment,
@@ -114,7 +114,7 @@ def run_tool(command: list[str], run: ToolRun, feed: Callable[[str], None] | Non
         text = _follow(process, run, feed)
         code = process.wait()
     finally:
-        child.stop(process)
+        child_process.stop(process)
     if code != 0:
         raise ToolError(
             "{tool} failed ({code}): {reason}",
@@ -139,7 +139,7 @@ def _follow(process: subprocess.Popen[bytes], run: ToolRun, feed: Callable[[str]
     kept = 0
     log = _opened(run.log) if run.log else None
     limit = run.limit() if run.limit else 0
-    duty = child.Duty(process)
+    duty = child_process.Duty(process)
     try:
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)

@@ -33,7 +33,7 @@ from ggufy.quantize.journal import journal_line, journal_of, read_journal
 from ggufy.quantize.layout import PIECE, FileLayout, Rows, Tensor, plan
 from ggufy.quantize.open_file import OpenFile, write_at
 from ggufy.quantize.task import Control, Made, QuantizeTask
-from ggufy.system import child_process as child
+from ggufy.system import child_process
 from ggufy.system.files import PART_SUFFIX, disk_errors, finish, write_text
 
 logger = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ class _Run:
         """Threads make the chunks that are due; this one watches."""
         queue = iter(due)
         workers: list[Future[None]] = []
-        with ThreadPoolExecutor(_MOST_THREADS, "quantize", child.lower_own_priority) as pool:
+        with ThreadPoolExecutor(_MOST_THREADS, "quantize", child_process.lower_own_priority) as pool:
             try:
                 while due:
                     self._obey()

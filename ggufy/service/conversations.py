@@ -25,7 +25,7 @@ from ggufy.llama.chat.pool import Pool
 from ggufy.llama.chat.process import ChatProcess, CompletionProcess
 from ggufy.llama.install import Llama
 from ggufy.service.access import STRANGER, Visitor
-from ggufy.system import resources as throttle
+from ggufy.system import resources
 
 SIDES = ("a", "b")
 CHAT, TEXT = "chat", "text"
@@ -140,7 +140,7 @@ class Chats:
         processes: int = 2,
         idle_s: float = 300.0,
         abandoned_s: float = 60.0,
-        available: Callable[[], int] = throttle.memory_available,
+        available: Callable[[], int] = resources.memory_available,
         extra: Sequence[str] = (),
     ):
         """`models` gives name → file of the finished quants that somebody may talk to, in the order they are to be

@@ -40,7 +40,7 @@ from ggufy.sources.registry import format_of_name
 from ggufy.sources.search import Found, search
 from ggufy.steps.outputs import output_of_row
 from ggufy.steps.outputs.gguf import GGUF
-from ggufy.system import resources as throttle
+from ggufy.system import resources
 from ggufy.system.settings import Settings
 from ggufy.system.ttl_cache import TtlCache
 from ggufy.system.user_paths import user_path
@@ -60,7 +60,7 @@ class Services:
         records = self.workspace.records
         self.worker = Worker(records=records, make_runner=self._make_runner, wanted=self.workspace.ours)
         self._stopping = threading.Event()
-        self.limit = throttle.thread_limit(settings.threads, settings.cpu_percent)
+        self.limit = resources.thread_limit(settings.threads, settings.cpu_percent)
         self._preparer = Preparer(settings)
         self.machine = LoadMeter(settings.out, self.limit)
         hub = self.workspace.hub
@@ -244,9 +244,9 @@ class Services:
         self.limit.set(threads)
 
     def set_cpu_percent(self, percent: int, visitor: Visitor = STRANGER) -> None:
-        """What part of the allowed CPU time the work may use, from now on: one of throttle.CPU_PERCENTS."""
+        """What part of the allowed CPU time the work may use, from now on: one of resources.CPU_PERCENTS."""
         check_work(visitor, self.settings)
-        if percent in throttle.CPU_PERCENTS:
+        if percent in resources.CPU_PERCENTS:
             self.limit.share.set(percent)
 
     def file(self, job_id: str, name: str, visitor: Visitor = STRANGER) -> Path | None:
@@ -287,7 +287,7 @@ class Services:
         """The models that a visitor can talk to: finished files here, or in an output repo; the one to begin with
         first."""
         models = self._chat_models(visitor)
-        first = first_choice(models.values(), throttle.memory_available())
+        first = first_choice(models.values(), resources.memory_available())
         order = sorted(models, key=lambda name: (name != first, models[name].base))
         return {name: models[name].path for name in order}
 

@@ -13,7 +13,7 @@ from ggufy.core.metrics import Evaluation
 from ggufy.core.plan import SOURCE_PRODUCT, Step
 from ggufy.llama.install import Llama
 from ggufy.llama.tools import ToolRun
-from ggufy.system import resources as throttle
+from ggufy.system import resources
 from ggufy.system.files import DOWNLOAD_SUFFIX, sha256
 from ggufy.system.settings import Settings
 
@@ -91,7 +91,7 @@ class Context:
         """How a tool runs for this step: built environment, own log, ends when the job is stopped."""
         self.logs.mkdir(parents=True, exist_ok=True)
         return ToolRun(
-            environment=throttle.child_environment(threads=self.threads, home=self.settings.home),
+            environment=resources.child_environment(threads=self.threads, home=self.settings.home),
             cwd=cwd or self.folder,
             log=self.logs / f"{step.label.replace(' ', '-')}.log",
             stopped=self.stopped,

@@ -16,7 +16,7 @@ from ggufy.steps.job_forecast import JobForecast
 from ggufy.steps.local_step import LocalStep
 from ggufy.steps.outputs import output_of
 from ggufy.steps.same_model import vocab_size
-from ggufy.system import resources as throttle
+from ggufy.system import resources
 from ggufy.texts import calibration
 
 MEASURED = "figures:"  # before a quant's file name: what was measured of it
@@ -70,7 +70,7 @@ class EvaluateStep(LocalStep):
         config = EvaluationConfig(
             text=_pinned_text(ctx),
             folder=ctx.work / FOLDER,
-            environment=throttle.child_environment(threads=threads, home=ctx.settings.home),
+            environment=resources.child_environment(threads=threads, home=ctx.settings.home),
             llama=ctx.llama,
             threads=threads,
             chunks=ctx.request.evaluation_chunks,

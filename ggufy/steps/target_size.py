@@ -22,7 +22,7 @@ from ggufy.steps.context import Context
 from ggufy.steps.evaluate import EvaluationConfig
 from ggufy.steps.evaluation_text import check_text
 from ggufy.steps.recipe_search import PROBES, FoundRecipe, RecipeSearch
-from ggufy.system import resources as throttle
+from ggufy.system import resources
 from ggufy.system.files import sha256
 from ggufy.system.locks import lock
 from ggufy.system.settings import Settings
@@ -143,7 +143,7 @@ def mixer_of(ctx: Context, step: Step, report: Callable[[str, float], None]) -> 
     config = EvaluationConfig(
         text=ensure_texts(ctx.settings.cache, stopped=ctx.stopped).probe,
         folder=folder_of(ctx.settings, digest),
-        environment=throttle.child_environment(threads=ctx.threads, home=ctx.settings.home),
+        environment=resources.child_environment(threads=ctx.threads, home=ctx.settings.home),
         llama=ctx.llama,
         threads=ctx.threads,
         chunks=PROBE_CHUNKS,

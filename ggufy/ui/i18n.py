@@ -2,28 +2,40 @@
 
 `TEXTS[language][key]`; keys are the same in both, and `{…}` in a text is filled with `str.format`. The browser's
 language decides, unless the visitor has chosen one: the choice is a cookie, which `texts_of` reads for what the server
-writes, and which language.js tells gradio's own components. Another language is one more table.
-What errors say is not here, as they come from everywhere: see messages.py.
+writes, and which language.js tells gradio's own components. A language is one file, texts_LANGUAGE.toml, and its name
+in `TEXTS`. What errors say is not here, as they come from everywhere: see messages.py.
 """
 
 from __future__ import annotations
 
+import tomllib
 from http.cookies import CookieError, SimpleCookie
+from importlib import resources
 from typing import Any
 
 from ggufy.core.catalog import QUANT_TYPES
 from ggufy.quantize.search.target import ADVICE
-from ggufy.ui.texts_en import EN
-from ggufy.ui.texts_zh import ADVICE_ZH, ZH
 
 Texts = dict[str, str]
 COOKIE = "ggufy_language"
 
+
+def read_table(name: str) -> dict[str, Any]:
+    """What a .toml file of this package holds."""
+    return tomllib.loads(resources.files("ggufy.ui").joinpath(name).read_text(encoding="utf-8"))
+
+
+def _texts(language: str) -> Texts:
+    table = read_table(f"texts_{language}.toml")
+    advice = table.pop("advice", {})
+    return table | {f"advice_{name}": text for name, text in advice.items()}
+
+
 TEXTS: dict[str, Texts] = {
-    "en": EN
+    "en": _texts("en")
     | {f"advice_{row.name}": row.advice for row in QUANT_TYPES}
     | {f"advice_order_{kind}": text for kind, text in ADVICE.items()},
-    "zh": ZH | {f"advice_{name}": text for name, text in ADVICE_ZH.items()},
+    "zh": _texts("zh"),
 }
 
 

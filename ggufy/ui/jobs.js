@@ -32,10 +32,30 @@ const morph = (old, fresh) => {
   }
   if (!old.dataset.body) morphChildren(old, fresh);
 };
+const keyOf = ({ nodeName, dataset }) => {
+  const key = dataset?.details ?? dataset?.body ?? dataset?.key;
+  return key && `${nodeName} ${key}`;
+};
+// What has a key keeps its element, whatever appears or goes above it.
 const morphChildren = (old, fresh) => {
-  const [before, after] = [[...old.childNodes], [...fresh.childNodes]];
-  after.forEach((node, i) => (before[i] ? morph(before[i], node) : old.append(node)));
-  before.slice(after.length).forEach((node) => node.remove());
+  const kept = new Map([...old.childNodes].filter(keyOf).map((node) => [keyOf(node), node]));
+  let next = old.firstChild;
+  const passed = () => {
+    const node = next;
+    next = next.nextSibling;
+    kept.delete(keyOf(node));
+    return node;
+  };
+  for (const node of [...fresh.childNodes]) {
+    const same = keyOf(node) ? kept.get(keyOf(node)) : next && !keyOf(next) && next;
+    if (!same) {
+      old.insertBefore(node, next);
+      continue;
+    }
+    while (next !== same) passed().remove();
+    morph(passed(), node);
+  }
+  while (next) passed().remove();
 };
 
 const bodyOf = (key) => [...column.querySelectorAll("[data-body]")].find((body) => body.dataset.body === key);

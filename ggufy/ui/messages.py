@@ -7,13 +7,11 @@ is one more such file.
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from functools import cache
-from importlib import resources
 
 from ggufy.core.messages import Message
-from ggufy.ui.i18n import Texts
+from ggufy.ui.i18n import Texts, read_table
 
 #: As core.messages.TERMINAL.
 PAGE = {
@@ -65,5 +63,4 @@ def catalogue(language: str) -> dict[str, str]:
     """Templates in a language by the English ones; empty for English."""
     if language == "en":
         return {}
-    text = resources.files("ggufy.ui").joinpath(f"messages_{language}.toml").read_text(encoding="utf-8")
-    return tomllib.loads(text)
+    return read_table(f"messages_{language}.toml")

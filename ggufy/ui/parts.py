@@ -1,6 +1,6 @@
 """The parts of the page that are HTML of our own, from the rows of views.py; markup.py escapes every text.
 
-`data-key` names a part that the visitor can open and close, or focus; page.js keeps those states while the part is
+`data-key` names a part that the visitor can open and close, or focus; jobs.js keeps those states while the part is
 drawn again. `data-action` and `data-job` are what a button reports.
 """
 

@@ -12,7 +12,7 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
-from ggufy.core import metrics as evaluation
+from ggufy.core import metrics
 from ggufy.core.job import RESTING, Job, Status
 from ggufy.core.metrics import Pick, shown_speed
 from ggufy.core.plan import SOURCE_PRODUCT, Products
@@ -173,7 +173,7 @@ def picks(rows: Sequence[Mapping[str, Any]], outtype: str) -> tuple[Pick, ...]:
     models = {point.name: point for point in points(rows, outtype)}
     sizes = {name: point.size for name, point in models.items()}
     klds = {name: point.kld for name, point in models.items() if point.kld is not None}
-    return evaluation.picks(sizes, klds)
+    return metrics.picks(sizes, klds)
 
 
 def _kld(row: Mapping[str, Any]) -> float | None:

@@ -27,8 +27,7 @@ from ggufy.core.messages import Message
 from ggufy.llama.chat.options import ChatOptions, Model
 from ggufy.llama.install import Llama
 from ggufy.llama.tools import failure_reason
-from ggufy.system import child_process as child
-from ggufy.system import resources as throttle
+from ggufy.system import child_process, resources
 
 _POLL_MS = 100
 
@@ -101,7 +100,7 @@ class ChatBackend(abc.ABC):
                 process.wait(timeout=0.0 if self._busy.locked() else 1.0)
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)  # llama-cli goes at the second one, which child.stop sends
-            child.stop(process, grace_s=0.5)
+            child_process.stop(process, grace_s=0.5)
         if self._busy.acquire(blocking=False):  # otherwise whoever reads cleans up
             self._clean_up()
             self._busy.release()
@@ -116,9 +115,9 @@ class ChatBackend(abc.ABC):
             self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
             folder = Path(self._folder.name)
             command = [*self._command(folder, text), *self._extra]
-            environment = throttle.child_environment(threads=self._threads, home=folder)
+            environment = resources.child_environment(threads=self._threads, home=folder)
             self._process = self._starter.submit(
-                child.start,
+                child_process.start,
                 command,
                 cwd=folder,
                 env=environment,
@@ -134,7 +133,7 @@ class ChatBackend(abc.ABC):
                 reason=error,
             ) from error
         if self._closed:  # while it was being started
-            child.stop(self._process, grace_s=0.5)
+            child_process.stop(self._process, grace_s=0.5)
 
     def _read(self) -> str | None:
         """What has come, "" when nothing came for a moment, None at the end of the output."""
@@ -185,4 +184,4 @@ class ChatBackend(abc.ABC):
     def _end(self) -> None:
         assert self._process is not None
         self._closed = True
-        child.stop(self._process, grace_s=0.0)
+        child_process.stop(self._process, grace_s=0.0)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from ggufy.core.errors import BusyError, UsageError
 from ggufy.core.words import human_size
 from ggufy.llama.chat.backend import ChatBackend
-from ggufy.system import resources as throttle
+from ggufy.system import resources
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Pool:
         size: int,
         idle_s: float,
         abandoned_s: float,
-        available: Callable[[], int] = throttle.memory_available,
+        available: Callable[[], int] = resources.memory_available,
     ):
         self.size, self.idle_s, self.abandoned_s, self._available = size, idle_s, abandoned_s, available
         self._lock = threading.RLock()  # a dropped reply may be finished by the garbage collector, in any thread

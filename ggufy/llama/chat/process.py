@@ -22,7 +22,7 @@ from ggufy.llama.chat import messages
 from ggufy.llama.chat.backend import ChatBackend, ProcessExited
 from ggufy.llama.chat.messages import Follower
 from ggufy.llama.chat.options import chat_command, completion_command
-from ggufy.system import child_process as child
+from ggufy.system import child_process
 
 _GIVE_UP_S = 5.0  # how long a reply may take to end after it was told to
 _RATE = re.compile(r"(prompt eval|eval) time = .*?([\d.]+) tokens per second")
@@ -161,7 +161,7 @@ class CompletionProcess(ChatBackend):
             finally:
                 self._closed = True
                 assert self._process is not None
-                child.stop(self._process, grace_s=0.0)
+                child_process.stop(self._process, grace_s=0.0)
 
     def _command(self, folder: Path, text: str) -> list[str]:
         return completion_command(
