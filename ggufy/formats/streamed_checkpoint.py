@@ -18,7 +18,6 @@ import itertools
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import BinaryIO, cast
 
 import torch
@@ -27,6 +26,7 @@ from ggufy.core.errors import CannotStream, CheckpointError, SourceError
 from ggufy.core.source import Source
 from ggufy.formats.pickle_machine import PickledTensor
 from ggufy.formats.pickled import Archive, Record, read_archive
+from ggufy.formats.tensor_file import WantedTensor
 from ggufy.net.http_file import BlockFile, HttpFile
 from ggufy.net.http_get import source_address
 from ggufy.system.clock import never
@@ -45,14 +45,6 @@ _DTYPES = {
     "f8_e4m3": torch.float8_e4m3fn,
     "f8_e5m2": torch.float8_e5m2,
 }
-
-
-@dataclass(frozen=True)
-class WantedTensor:
-    """A tensor to be streamed."""
-
-    name: str
-    pieces: bool  # it may come in pieces of one dimension; else all of it at once, in its own shape
 
 
 class StreamedCheckpoint:
