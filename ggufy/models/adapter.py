@@ -1,0 +1,325 @@
+"""Adapters: what was trained beside a model, told from the names and shapes in its file and, of a folder that Hugging
+Face's PEFT has saved, from its adapter_config.json. No values are read here; merge.py merges them.
+
+A trainer names its tensors after the layer that they change: `blocks.0.att.key.lora_A`, with its wrapper's prefix
+before that, or `.weight` after it. What has no such ending is a whole tensor, trained along with the adapter, which
+replaces the model's.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from ggufy.core.errors import SourceError, UsageError
+from ggufy.models.architecture import Shapes, block_numbers, squeezed
+
+
+class Formula(Enum):
+    """How a tensor W [out, in] of the model changes. Indices: o of out, i of in; block (a, b) of r x r values of W."""
+
+    LORA = "W + scale B A, A [r, in], B [out, r]"
+    DORA = "M V / (norms of V's columns + 1e-6), V = W + scale B A, M [1, in]"
+    PISSA = "W - B0 A0 + B A"
+    ROWS = "W[o, i] + D[i mod r, o mod m], D [r, m]"
+    COLUMN_BLOCKS = "W + W D[b] + D[b] in each block, D [in / r, r, r]"
+    ROW_BLOCKS = "W + W D[a] + D[a] in each block, D [out / r, r, r]"
+    WHOLE = "the adapter's own tensor"
+
+
+SCALED = frozenset({Formula.LORA, Formula.DORA})
+_BLOCKS = frozenset({Formula.COLUMN_BLOCKS, Formula.ROW_BLOCKS})
+# What people call it, by the endings of the tensors of a layer, in the order in which its formula takes them.
+_KINDS = {
+    ("lora_A", "lora_B"): ("LoRA", Formula.LORA),
+    ("lora_A", "lora_B", "lora_M"): ("DoRA", Formula.DORA),
+    ("lora_A", "lora_B", "init_lora_A", "init_lora_B"): ("PiSSA", Formula.PISSA),
+    ("bone",): ("Bone", Formula.ROWS),
+    ("disha",): ("DiSHA", Formula.ROWS),
+    ("bone_block",): ("Bone", Formula.ROWS),
+    ("miss_block",): ("MiSS", Formula.ROWS),
+}
+_OF_PEFT = ("bone_block", "miss_block")  # the same, as Hugging Face's PEFT names them
+_ENDINGS = sorted({ending for endings in _KINDS for ending in endings})
+_LAYER = re.compile(rf"(.+)\.({'|'.join(_ENDINGS)})(?:\.default)?(?:\.weight)?")
+_WRAPPERS = re.compile(r"(?:(?:base_model\.model|_forward_module|_orig_mod|module|model)\.)+")
+_LARGEST = 1e6  # of a rank, alpha or scale that makes sense
+_LONGEST_CONFIG = 1 << 20  # bytes; they have one or two thousand
+# Fields of adapter_config.json that, with any value but nothing, change what merging would have to do.
+_REFUSED = (
+    "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "lora_bias", "use_qalora", "use_bdlora",
+    "layer_replication", "fan_in_fan_out", "alora_invocation_tokens", "target_parameters", "trainable_token_indices",
+    "kasa_config", "monteclora_config", "velora_config",
+)  # fmt: skip
+# Other ways to begin (PiSSA, OLoRA, …) change the model that the adapter is then trained beside.
+_BEGINNINGS = ("bat", "mini", "gaussian", "eva", "orthogonal", True, False, None)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What an adapter makes of one tensor of the model."""
+
+    formula: Formula
+    tensors: tuple[str, ...]  # names in the adapter's files, in the order in which the formula takes them
+    shapes: tuple[tuple[int, ...], ...]  # of these
+    transposed: bool = False  # it was trained beside a layout that has this tensor's rows as columns
+
+    @property
+    def rank(self) -> int:
+        """Its r; 0 of a whole tensor."""
+        return 0 if self.formula is Formula.WHOLE else self.shapes[0][-1 if self.formula in _BLOCKS else 0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """One adapter, before any value is read."""
+
+    name: str  # its file's or folder's, for sentences
+    kind: str  # for people
+    parts: Mapping[str, Part]  # by BlinkDL's name of the tensor that each changes
+    own_scale: float | None = None  # as its configuration says
+    mini: int = 0  # columns of D that stand for all, as its configuration says
+
+    @property
+    def rank(self) -> int:
+        return max(part.rank for part in self.parts.values())
+
+    def scale(self, given: float | None, alpha: float | None) -> float:
+        """What B A is multiplied with: as given, or as the adapter says, or alpha / r; 1 where nothing is.
+
+        Raises UsageError if it is not known, and for a scale of what has none.
+        """
+        ranks = {part.rank for part in self.parts.values() if part.formula in SCALED}
+        if given is not None and not ranks:
+            raise UsageError(
+                "{name} ({kind}) has no scale: leave it out.", name=self.name, kind=self.kind
+            )
+        known = given if given is not None else 1.0 if not ranks else self.own_scale
+        if known is None and alpha is not None and len(ranks) == 1:
+            known = alpha / max(ranks)
+        if known is None:
+            raise UsageError(
+                "{name} is a {kind} of rank {rank} that does not say its alpha: look up what it was trained with, and "
+                "give {LORA} with :SCALE after it, which is alpha / {rank}, or {LORA_ALPHA}.",
+                name=self.name,
+                kind=self.kind,
+                rank=" / ".join(map(str, sorted(ranks))),
+            )
+        return known
+
+
+def describe_adapter(shapes: Shapes, name: str, config: Mapping[str, Any] | None = None) -> Adapter:
+    """What the tensors of an adapter are; `shapes` has those of a PiSSA's init file too, `config` is what stands in
+    adapter_config.json.
+
+    Raises SourceError for what is no adapter, or none that can be merged.
+    """
+    _check_is_adapter(shapes, name)
+    config = config or {}
+    _check_config(config, name)
+    layers: dict[str, dict[str, str]] = {}
+    for key in shapes:
+        bare = _WRAPPERS.sub("", key, count=1) if _WRAPPERS.match(key) else key
+        match = _LAYER.fullmatch(bare)
+        layer, ending = (f"{match[1]}.weight", match[2]) if match else (bare, "")
+        if layers.setdefault(layer, {}).setdefault(ending, key) != key:
+            raise SourceError("{name} holds {key} twice: fetch or save it again.", name=name, key=_tame(layer))
+    found = {layer: _part(tensors, shapes, name) for layer, tensors in layers.items()}
+    kinds = dict.fromkeys(kind for kind, _ in found.values() if kind)
+    return Adapter(
+        name=name,
+        kind=", ".join(kinds) or "whole tensors",
+        parts={layer: part for layer, (_, part) in found.items()},
+        own_scale=_own_scale(config, name),
+        mini=_number(config, "mini_r", name) if config.get("init_weights") == "mini" else 0,
+    )
+
+
+def check_fits(adapter: Adapter, shapes: Shapes) -> None:
+    """Raises SourceError if the adapter is not for a model with these tensors (by BlinkDL's names)."""
+    layers, own = 1 + max(block_numbers(shapes), default=-1), 1 + max(block_numbers(adapter.parts), default=-1)
+    if own > layers:
+        raise SourceError(
+            "{name} is for a model of {own} blocks or more, and this one has {layers}: choose the model that it was "
+            "trained from.",
+            name=adapter.name,
+            own=own,
+            layers=layers,
+        )
+    for target, part in adapter.parts.items():
+        key = _tame(part.tensors[0])
+        if target.endswith(".time_state") and part.formula is Formula.WHOLE:
+            raise SourceError(
+                "{name} holds a tuned state ({key}), which is no weight: save the adapter without it.",
+                name=adapter.name,
+                key=key,
+            )
+        if target not in shapes:
+            raise SourceError(
+                "{name} holds {key}, which belongs to no tensor of this model: choose the model that it was trained "
+                "from.",
+                name=adapter.name,
+                key=key,
+            )
+        _check_shape(adapter, target, part, shapes[target])
+    _check_not_old_bone(adapter, shapes)
+
+
+# ---- one adapter
+
+
+def _check_is_adapter(shapes: Shapes, name: str) -> None:
+    if not shapes:
+        raise SourceError("{name} holds no tensors: choose another adapter.", name=name)
+    if all(key.endswith(".time_state") for key in shapes):
+        raise SourceError(
+            "{name} is a tuned state and no adapter: it is loaded when the model talks, not merged.", name=name
+        )
+    if "emb.weight" in shapes and "head.weight" in shapes and not any(map(_LAYER.fullmatch, shapes)):
+        raise SourceError("{name} is a whole model and no adapter: give it as the source.", name=name)
+
+
+def _part(tensors: Mapping[str, str], shapes: Shapes, name: str) -> tuple[str, Part]:
+    """One layer's part, and what people call its kind; `tensors` are names in the file by their endings."""
+    if list(tensors) == [""]:
+        return "", Part(Formula.WHOLE, (tensors[""],), (tuple(shapes[tensors[""]]),))
+    endings = next((known for known in _KINDS if set(known) == set(tensors)), None)
+    if endings is None:
+        raise SourceError(
+            "{name} has of one layer only {keys}, which makes no adapter that ggufy knows: fetch or save it again.",
+            name=name,
+            keys=", ".join(_tame(key) for key in tensors.values()),
+        )
+    kind, formula = _KINDS[endings]
+    keys = tuple(tensors[ending] for ending in endings)
+    sizes = tuple(tuple(shapes[key]) for key in keys)
+    blocks = formula is Formula.ROWS and len(sizes[0]) == 3
+    if blocks:
+        kind, formula = f"{kind} (bat)", Formula.ROW_BLOCKS if endings[0] in _OF_PEFT else Formula.COLUMN_BLOCKS
+    if any(0 in size for size in sizes) or len(sizes[0]) != (3 if blocks else 2):
+        raise SourceError(
+            "{name} holds {key} with the shape {shape}, which no adapter has: fetch or save it again.",
+            name=name,
+            key=_tame(keys[0]),
+            shape=_text(sizes[0]),
+        )
+    return kind, Part(formula, keys, sizes)
+
+
+def _check_shape(adapter: Adapter, target: str, part: Part, shape: tuple[int, ...]) -> None:
+    """Compares a part with the tensor that it changes."""
+    if part.formula is Formula.WHOLE:
+        fits = squeezed(part.shapes[0]) == squeezed(shape)
+    else:
+        fits = len(shape) == 2 and _fits_matrix(part, shape[::-1] if part.transposed else shape, adapter.mini)
+    if not fits:
+        raise SourceError(
+            "{name} does not fit this model: its {key} is {found}, and the model's {target} is {shape}; choose the "
+            "model that it was trained from.",
+            name=adapter.name,
+            key=_tame(part.tensors[-1]),
+            found=_text(part.shapes[-1]),
+            target=target,
+            shape=_text(shape),
+        )
+
+
+def _fits_matrix(part: Part, shape: tuple[int, ...], mini: int) -> bool:
+    (out, columns), found, r = shape, part.shapes, part.rank
+    match part.formula:
+        case Formula.ROWS:
+            return found[0][1] == (mini or out) and out % found[0][1] == 0
+        case Formula.COLUMN_BLOCKS | Formula.ROW_BLOCKS:
+            count = (columns if part.formula is Formula.COLUMN_BLOCKS else out) // r
+            return out % r == 0 and columns % r == 0 and found[0] == (count, r, r)
+        case _:
+            pairs = [found[:2], *([found[2:]] if part.formula is Formula.PISSA else [])]
+            fits = all(a[1:] == (columns,) and b == (out, a[0]) for a, b in pairs)
+            return fits and (part.formula is not Formula.DORA or squeezed(found[2]) == squeezed((columns,)))
+
+
+def _check_not_old_bone(adapter: Adapter, shapes: Shapes) -> None:
+    """Bone of September 2024 numbered its blocks by rows: between square matrices nobody can tell it from its
+    successor, which numbers them by columns."""
+    blocks = [
+        target
+        for target, part in adapter.parts.items()
+        if part.formula is Formula.COLUMN_BLOCKS and part.tensors[0].endswith("bone")
+    ]
+    if blocks and all(shapes[target][0] == shapes[target][1] for target in blocks):
+        raise SourceError(
+            "{name} may be the Bone of September 2024 or the one after it, which are merged in different ways: merge "
+            "it with the trainer that made it, and give the result as the source.",
+            name=adapter.name,
+        )
+
+
+# ---- adapter_config.json
+
+
+def parse_config(text: bytes, name: str) -> dict[str, Any]:
+    """What an adapter_config.json says. Raises SourceError if it makes no sense."""
+    try:
+        config = json.loads(text) if len(text) <= _LONGEST_CONFIG else None
+    except (ValueError, RecursionError):
+        config = None
+    if not isinstance(config, dict):
+        raise SourceError("the adapter_config.json of {name} makes no sense: fetch or save it again.", name=name)
+    return config
+
+
+def _check_config(config: Mapping[str, Any], name: str) -> None:
+    """Refuses what would have to be merged in another way."""
+    kind = config.get("peft_type", "LORA")
+    if kind not in ("LORA", "MISS", "BONE"):
+        raise SourceError(
+            "{name} is an adapter of the type {kind}, which ggufy cannot merge: merge it with PEFT, and give the "
+            "result as the source.",
+            name=name,
+            kind=_tame(str(kind)),
+        )
+    wrong = next((field for field in _REFUSED if config.get(field)), None)
+    if config.get("bias", "none") not in ("none", None):
+        wrong = "bias"
+    for field in ("init_lora_weights", "init_weights"):
+        if not any(config.get(field) is known or config.get(field) == known for known in _BEGINNINGS):
+            wrong = f"{field}: {_tame(str(config[field]))}"
+    if wrong:
+        raise SourceError(
+            "{name} was trained with {option} (see its adapter_config.json), which ggufy cannot merge: merge it with "
+            "PEFT, and give the result as the source.",
+            name=name,
+            option=wrong,
+        )
+
+
+def _own_scale(config: Mapping[str, Any], name: str) -> float | None:
+    """alpha / r, or alpha / sqrt(r) of rank-stabilized LoRA."""
+    if "lora_alpha" not in config:
+        return None
+    r, alpha = _number(config, "r", name), _number(config, "lora_alpha", name)
+    return alpha / (math.sqrt(r) if config.get("use_rslora") else r)
+
+
+def _number(config: Mapping[str, Any], field: str, name: str) -> Any:
+    number = config.get(field)
+    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number <= _LARGEST:
+        raise SourceError("the adapter_config.json of {name} makes no sense: fetch or save it again.", name=name)
+    return number
+
+
+# ---- words
+
+
+def _tame(key: str) -> str:
+    """A stranger's text."""
+    return repr(key[:80])[1:-1]
+
+
+def _text(shape: Iterable[int]) -> str:
+    return " x ".join(map(str, shape)) or "1"
