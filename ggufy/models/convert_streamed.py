@@ -20,7 +20,7 @@ from typing import BinaryIO
 import torch
 
 from ggufy.core.errors import CannotStream, CheckpointError, SourceChanged
-from ggufy.formats.streamed_checkpoint import StreamedCheckpoint, WantedTensor
+from ggufy.formats.streamed_tensors import StreamedTensors, WantedTensor
 from ggufy.models.architecture import TensorPlan
 from ggufy.models.convert import (
     PIECE_VALUES,
@@ -43,7 +43,7 @@ _BLOCK = 4 << 20
 
 
 def convert_streamed(
-    checkpoint: StreamedCheckpoint,
+    checkpoint: StreamedTensors,
     target: Path,
     *,
     outtype: str = "f16",
@@ -55,7 +55,7 @@ def convert_streamed(
     """As `ggufy.models.convert.convert`, and with the same bytes, from a checkpoint that is fetched by ranges.
 
     Gives the file's SHA-256 in hex digits. `progress` starts with the bytes that an earlier run has left. Raises what
-    `convert` raises, and what `StreamedCheckpoint.stream` raises. Nobody else may write the same target meanwhile.
+    `convert` raises, and what `StreamedTensors.stream` raises. Nobody else may write the same target meanwhile.
     """
     stem = Path(checkpoint.name).stem
     conversion = Conversion.of(
@@ -107,7 +107,7 @@ def _spans(conversion: Conversion) -> list[int]:
 class _Values:
     """The values of the tensors, in the order of the GGUF, as they arrive."""
 
-    def __init__(self, checkpoint: StreamedCheckpoint, plans: Sequence[TensorPlan]):
+    def __init__(self, checkpoint: StreamedTensors, plans: Sequence[TensorPlan]):
         wanted = (WantedTensor(source, pieces=plan.layout not in TURNED) for plan in plans for source in plan.sources)
         self._shapes, self._stream = checkpoint.shapes, checkpoint.stream(wanted)
 
