@@ -37,7 +37,7 @@ class Checkpoint:
     """
 
     def __init__(self, path: Path, tensors: dict[str, torch.Tensor]) -> None:
-        self.path = path
+        self.name = path.name
         self.shapes: dict[str, tuple[int, ...]] = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         self.dtypes: dict[str, torch.dtype] = {name: tensor.dtype for name, tensor in tensors.items()}
         self._tensors = tensors

@@ -1,4 +1,4 @@
-"""A .pth that stays where it is: its tensors are fetched by ranges (see streamed_tensors.py).
+"""A .pth that stays where it is: its tensors are fetched by ranges (see prefetched.py).
 
 The archive's directory, at its end, and its list of tensors say where each record lies; a record's values follow its
 local header, whose length only the header itself tells, so a record is fetched header and all.
@@ -21,7 +21,8 @@ from ggufy.core.errors import CannotStream, CheckpointError, SourceError
 from ggufy.core.source import Source
 from ggufy.formats.pickle_machine import PickledTensor
 from ggufy.formats.pickled import Archive, Record, read_archive
-from ggufy.formats.streamed_tensors import TORCH_DTYPES, Part, StreamedTensors, WantedTensor, parts_of
+from ggufy.formats.prefetched import TORCH_DTYPES, Part, PrefetchedTensors, parts_of
+from ggufy.formats.tensor_file import WantedTensor
 from ggufy.net.http_file import BlockFile, HttpFile
 from ggufy.net.http_get import source_address
 from ggufy.system.clock import never
@@ -30,7 +31,7 @@ _LONGEST_INDEX = 64 << 20  # bytes; 2,000 tensors take 0.5 MB
 _LOCAL_HEADER, _LONGEST_NAMES = 30, 2 * 65535  # of a zip entry: before its name, and its name and extra field
 
 
-class StreamedCheckpoint(StreamedTensors):
+class StreamedCheckpoint(PrefetchedTensors):
     """The tensors of a remote .pth. Made by `open_streamed`."""
 
     def __init__(self, file: HttpFile, archive: Archive, source: Source):

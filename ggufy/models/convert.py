@@ -1,4 +1,5 @@
-"""RWKV .pth to GGUF, directly: no Hugging Face folder in between, one piece of one tensor in memory at a time.
+"""Files of tensors to GGUF, directly: nothing in between, one piece of one tensor in memory at a time, or one tensor
+where it is made from others (origin.py).
 
 The header (metadata, then the name, shape, type and offset of every tensor) is known from the shapes alone and is
 written first; the weights follow in the same order, cast piece by piece and written where the header says. The same
@@ -23,8 +24,11 @@ import torch
 from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, size_label
 
 from ggufy.core.errors import CheckpointError, UsageError
-from ggufy.formats.checkpoint import Checkpoint, open_checkpoint
+from ggufy.formats.checkpoint import open_checkpoint
+from ggufy.formats.tensor_file import MappedTensors
 from ggufy.models.architecture import INNER_TRANSPOSED, TRANSPOSED, Hyperparameters, TensorPlan
+from ggufy.models.layouts import origins_of
+from ggufy.models.origin import Origins, shapes_of
 from ggufy.models.registry import detect
 from ggufy.models.vocab import gguf_tokens, vocab_for
 from ggufy.system.files import BackgroundWriter, Digesting, partial
@@ -73,8 +77,33 @@ def convert(
     rescale_every: int | None = None,
     progress: Progress | None = None,
 ) -> str:
-    """Writes the checkpoint `source` as the GGUF `target`, which appears whole or not at all; gives its SHA-256 in hex
-    digits.
+    """Writes the checkpoint `source` (.pth) as the GGUF `target`: see `convert_tensors`."""
+    with open_checkpoint(source) as checkpoint:
+        return convert_tensors(
+            checkpoint,
+            origins_of(checkpoint.shapes),
+            target,
+            outtype=outtype,
+            vocab=vocab,
+            name=name or source.stem,
+            rescale_every=rescale_every,
+            progress=progress,
+        )
+
+
+def convert_tensors(
+    file: MappedTensors,
+    origins: Origins,
+    target: Path,
+    *,
+    outtype: str = "f16",
+    vocab: Path | None = None,
+    name: str,
+    rescale_every: int | None = None,
+    progress: Progress | None = None,
+) -> str:
+    """Writes the model whose tensors have these origins in `file` as the GGUF `target`, which appears whole or not at
+    all; gives its SHA-256 in hex digits.
 
     `outtype` (f16, bf16 or f32) is the type of the matrices; vectors and a few small matrices are always F32.
     `vocab` is a vocabulary file for a checkpoint that does not use World's. `rescale_every` divides the outputs of
@@ -84,12 +113,10 @@ def convert(
     Raises CheckpointError for a wrong checkpoint, NaN or infinite weights, or values too large for `outtype`;
     VocabError if the vocabulary does not fit; DiskError if the disk does not take it.
     """
-    with open_checkpoint(source) as checkpoint:
-        conversion = Conversion.of(
-            checkpoint.shapes, outtype=outtype, vocab=vocab, name=name or source.stem, rescale_every=rescale_every
-        )
-        warn_about_leftovers(checkpoint.path.name, checkpoint.shapes, conversion.model)
-        return write_base(target, conversion, lambda plan: _mapped(checkpoint, plan), progress)
+    shapes = shapes_of(origins)
+    conversion = Conversion.of(shapes, outtype=outtype, vocab=vocab, name=name, rescale_every=rescale_every)
+    warn_about_leftovers(file.name, shapes, conversion.model)
+    return write_base(target, conversion, lambda plan: _mapped(file, origins, plan), progress)
 
 
 def write_base(
@@ -113,8 +140,8 @@ def write_base(
 def write_skeleton(
     shapes: Mapping[str, tuple[int, ...]], target: Path, *, outtype: str, vocab: Path | None, name: str
 ) -> None:
-    """Writes the header that `convert` would write for a checkpoint with these tensors, followed by a hole of the size
-    of the weights.
+    """Writes the header that `convert` would write for a model with these tensors (see `shapes_of`), followed by a
+    hole of the size of the weights.
 
     The file has `convert`'s exact size but takes almost no disk. Raises what `convert` raises before it reads weights.
     """
@@ -255,12 +282,14 @@ def write_tensors(
         writer.write(padding(conversion.size(plan)))
 
 
-def _mapped(checkpoint: Checkpoint, plan: TensorPlan) -> Iterator[Piece]:
+def _mapped(file: MappedTensors, origins: Origins, plan: TensorPlan) -> Iterator[Piece]:
     """The values of one tensor, out of the mapped file."""
-    for source in plan.sources:
-        yield from pieces_of(checkpoint.tensor(source), source, plan)
-    for source in plan.sources:
-        checkpoint.release(source)
+    for name in plan.sources:
+        origin = origins[name]
+        tensors = map(file.tensor, origin.sources)
+        yield from pieces_of(origin.make(*tensors) if origin.make else next(tensors), name, plan)
+    for source in {source for name in plan.sources for source in origins[name].sources}:
+        file.release(source)
 
 
 def pieces_of(tensor: torch.Tensor, source: str, plan: TensorPlan) -> Iterator[Piece]:

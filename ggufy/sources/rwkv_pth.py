@@ -12,6 +12,8 @@ from ggufy.formats.gguf import type_of_most
 from ggufy.formats.pickled import read_tensors
 from ggufy.models import registry
 from ggufy.models.architecture import block_numbers
+from ggufy.models.layouts import origins_of
+from ggufy.models.origin import shapes_of
 from ggufy.models.vocab import vocab_for
 from ggufy.sources.format import ConvertTask, OpenBeside, Report, SourceFormat
 from ggufy.system.user_paths import user_file
@@ -31,7 +33,7 @@ class RwkvPth(SourceFormat):
 
     def describe(self, file: BinaryIO, beside: OpenBeside, found: dict[str, Any], vocab: str | None) -> None:
         tensors = read_tensors(file, found["path"])
-        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        shapes = shapes_of(origins_of({name: tensor.shape for name, tensor in tensors.items()}))
         found["dtype"] = type_of_most((tensor.dtype, tensor.elements) for tensor in tensors.values())
         found["parameters"] = sum(tensor.elements for tensor in tensors.values())
         found |= _sizes(shapes) | {"shapes": shapes}
@@ -54,7 +56,7 @@ class RwkvPth(SourceFormat):
         if not task.streamed:
             super().write_skeleton(task, target)
             return
-        report = Report(source=task.source.path, shapes=_remote(task).shapes)
+        report = Report(source=task.source.path, shapes=shapes_of(origins_of(_remote(task).shapes)))
         self.write_described(report, target, outtype=task.outtype, vocab=task.vocab, name=task.name)
 
     def convert(self, task: ConvertTask, target: Path) -> str:
@@ -63,7 +65,8 @@ class RwkvPth(SourceFormat):
 
         options: dict[str, Any] = {"outtype": task.outtype, "vocab": task.vocab, "name": task.name}
         if task.streamed:
-            return convert_streamed(_remote(task), target, progress=task.progress, **options)
+            remote = _remote(task)
+            return convert_streamed(remote, origins_of(remote.shapes), target, progress=task.progress, **options)
         return convert(task.path, target, progress=task.progress, **options)
 
 

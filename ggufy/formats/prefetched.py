@@ -14,12 +14,12 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
 from ggufy.core.source import Source
+from ggufy.formats.tensor_file import WantedTensor
 from ggufy.net.http_file import HttpFile
 
 PIECE = 8 << 20  # bytes of one request
@@ -36,14 +36,6 @@ TORCH_DTYPES = {
 }
 
 
-@dataclass(frozen=True)
-class WantedTensor:
-    """A tensor to be streamed."""
-
-    name: str
-    pieces: bool  # it may come in pieces of one dimension; else all of it at once, in its own shape
-
-
 class Part(NamedTuple):
     """Bytes of a file that are fetched at once."""
 
@@ -52,7 +44,7 @@ class Part(NamedTuple):
     stop: int
 
 
-class StreamedTensors(ABC):
+class PrefetchedTensors(ABC):
     """The tensors of a remote model.
 
     `shapes` and `dtypes` are known at once; `received` and `requests` count bytes and answers, lists of tensors
