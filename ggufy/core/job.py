@@ -127,11 +127,15 @@ class Request:
         return hashlib.sha256(json.dumps(pinned, sort_keys=True).encode()).hexdigest()
 
     @property
+    def sources(self) -> tuple[Source, ...]:
+        """Of the model and its adapters."""
+        return (self.source, *(source for adapter in self.adapters for source in adapter.sources))
+
+    @property
     def local_paths(self) -> tuple[PurePath, ...]:
         """Of files on this machine that the user named."""
         named = [self.vocab_path, self.imatrix_path, self.calibration, self.evaluation_text]
-        files = (self.source, *(one for adapter in self.adapters for one in adapter.sources))
-        named += [one.path for source in files if not source.remote for one in source.each()]
+        named += [one.path for source in self.sources if not source.remote for one in source.each()]
         return tuple(PurePath(text) for text in named if text and ":" not in text)
 
     @property

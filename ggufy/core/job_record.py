@@ -93,17 +93,15 @@ def from_json(text: str) -> Job:
 def _check_names(request: Request, artifacts: tuple[Artifact, ...]) -> None:
     """Raises ValueError for texts that would make paths to elsewhere: a record may come from the Hub, or from anybody
     who can write into the folder."""
-    source = request.source
     names = [request.name, request.outtype, request.output, *request.quants]
     names += [artifact.name for artifact in artifacts]
-    sources = (source, *(one for adapter in request.adapters for one in adapter.sources))
-    names += [one.path.rpartition("/")[2] for each in sources if each.remote for one in each.each()]
+    names += [one.path.rpartition("/")[2] for source in request.sources if source.remote for one in source.each()]
     for text in names:
         if not _FILE_NAME.fullmatch(text) or len(text.encode()) > _MOST_NAME:
             raise ValueError(f"not a job record: {text[:80]!r} is no part of a file's name")
     if request.repo_id and not _REPO_ID.fullmatch(request.repo_id):
         raise ValueError(f"not a job record: {request.repo_id[:80]!r} is no repo")
     digests = (request.calibration_sha256, request.evaluation_sha256, request.imatrix_sha256)
-    for digest in (*digests, *(one.key for one in sources)):
+    for digest in (*digests, *(one.key for one in request.sources)):
         if not _DIGEST.fullmatch(digest):
             raise ValueError(f"not a job record: {digest[:80]!r} is no digest")

@@ -8,15 +8,13 @@ replaces the model's.
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 from ggufy.core.errors import SourceError, UsageError
+from ggufy.models.adapter_config import AdapterConfig, tame
 from ggufy.models.architecture import Shapes, block_numbers, squeezed
 
 
@@ -48,16 +46,6 @@ _OF_PEFT = ("bone_block", "miss_block")  # the same, as Hugging Face's PEFT name
 _ENDINGS = sorted({ending for endings in _KINDS for ending in endings})
 _LAYER = re.compile(rf"(.+)\.({'|'.join(_ENDINGS)})(?:\.default)?(?:\.weight)?")
 _WRAPPERS = re.compile(r"(?:(?:base_model\.model|_forward_module|_orig_mod|module|model)\.)+")
-_LARGEST = 1e6  # of a rank, alpha or scale that makes sense
-_LONGEST_CONFIG = 1 << 20  # bytes; they have one or two thousand
-# Fields of adapter_config.json that, with any value but nothing, change what merging would have to do.
-_REFUSED = (
-    "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "lora_bias", "use_qalora", "use_bdlora",
-    "layer_replication", "fan_in_fan_out", "alora_invocation_tokens", "target_parameters", "trainable_token_indices",
-    "kasa_config", "monteclora_config", "velora_config",
-)  # fmt: skip
-# Other ways to begin (PiSSA, OLoRA, …) change the model that the adapter is then trained beside.
-_BEGINNINGS = ("bat", "mini", "gaussian", "eva", "orthogonal", True, False, None)
 
 
 @dataclass(frozen=True)
@@ -89,6 +77,11 @@ class Adapter:
     def rank(self) -> int:
         return max(part.rank for part in self.parts.values())
 
+    @property
+    def asks_alpha(self) -> bool:
+        """True if merging needs alpha, and the adapter does not say it."""
+        return self.own_scale is None and any(part.formula in SCALED for part in self.parts.values())
+
     def scale(self, given: float | None, alpha: float | None) -> float:
         """What B A is multiplied with: as given, or as the adapter says, or alpha / r; 1 where nothing is.
 
@@ -96,9 +89,7 @@ class Adapter:
         """
         ranks = {part.rank for part in self.parts.values() if part.formula in SCALED}
         if given is not None and not ranks:
-            raise UsageError(
-                "{name} ({kind}) has no scale: leave it out.", name=self.name, kind=self.kind
-            )
+            raise UsageError("{name} ({kind}) has no scale: leave it out.", name=self.name, kind=self.kind)
         known = given if given is not None else 1.0 if not ranks else self.own_scale
         if known is None and alpha is not None and len(ranks) == 1:
             known = alpha / max(ranks)
@@ -113,36 +104,34 @@ class Adapter:
         return known
 
 
-def describe_adapter(shapes: Shapes, name: str, config: Mapping[str, Any] | None = None) -> Adapter:
-    """What the tensors of an adapter are; `shapes` has those of a PiSSA's init file too, `config` is what stands in
-    adapter_config.json.
+def describe_adapter(shapes: Shapes, name: str, config: AdapterConfig | None = None) -> Adapter:
+    """What the tensors of an adapter are; `shapes` has those of a PiSSA's init file too.
 
     Raises SourceError for what is no adapter, or none that can be merged.
     """
     _check_is_adapter(shapes, name)
-    config = config or {}
-    _check_config(config, name)
     layers: dict[str, dict[str, str]] = {}
     for key in shapes:
         bare = _WRAPPERS.sub("", key, count=1) if _WRAPPERS.match(key) else key
         match = _LAYER.fullmatch(bare)
         layer, ending = (f"{match[1]}.weight", match[2]) if match else (bare, "")
         if layers.setdefault(layer, {}).setdefault(ending, key) != key:
-            raise SourceError("{name} holds {key} twice: fetch or save it again.", name=name, key=_tame(layer))
+            raise SourceError("{name} holds {key} twice: fetch or save it again.", name=name, key=tame(layer))
     found = {layer: _part(tensors, shapes, name) for layer, tensors in layers.items()}
     kinds = dict.fromkeys(kind for kind, _ in found.values() if kind)
     return Adapter(
         name=name,
         kind=", ".join(kinds) or "whole tensors",
         parts={layer: part for layer, (_, part) in found.items()},
-        own_scale=_own_scale(config, name),
-        mini=_number(config, "mini_r", name) if config.get("init_weights") == "mini" else 0,
+        own_scale=config.scale if config else None,
+        mini=config.mini if config else 0,
     )
 
 
 def check_fits(adapter: Adapter, shapes: Shapes) -> None:
     """Raises SourceError if the adapter is not for a model with these tensors (by BlinkDL's names)."""
-    layers, own = 1 + max(block_numbers(shapes), default=-1), 1 + max(block_numbers(adapter.parts), default=-1)
+    changed = {target: part.shapes[0] for target, part in adapter.parts.items()}
+    layers, own = (1 + max(block_numbers(one), default=-1) for one in (shapes, changed))
     if own > layers:
         raise SourceError(
             "{name} is for a model of {own} blocks or more, and this one has {layers}: choose the model that it was "
@@ -152,7 +141,7 @@ def check_fits(adapter: Adapter, shapes: Shapes) -> None:
             layers=layers,
         )
     for target, part in adapter.parts.items():
-        key = _tame(part.tensors[0])
+        key = tame(part.tensors[0])
         if target.endswith(".time_state") and part.formula is Formula.WHOLE:
             raise SourceError(
                 "{name} holds a tuned state ({key}), which is no weight: save the adapter without it.",
@@ -193,7 +182,7 @@ def _part(tensors: Mapping[str, str], shapes: Shapes, name: str) -> tuple[str, P
         raise SourceError(
             "{name} has of one layer only {keys}, which makes no adapter that ggufy knows: fetch or save it again.",
             name=name,
-            keys=", ".join(_tame(key) for key in tensors.values()),
+            keys=", ".join(tame(key) for key in tensors.values()),
         )
     kind, formula = _KINDS[endings]
     keys = tuple(tensors[ending] for ending in endings)
@@ -205,7 +194,7 @@ def _part(tensors: Mapping[str, str], shapes: Shapes, name: str) -> tuple[str, P
         raise SourceError(
             "{name} holds {key} with the shape {shape}, which no adapter has: fetch or save it again.",
             name=name,
-            key=_tame(keys[0]),
+            key=tame(keys[0]),
             shape=_text(sizes[0]),
         )
     return kind, Part(formula, keys, sizes)
@@ -222,7 +211,7 @@ def _check_shape(adapter: Adapter, target: str, part: Part, shape: tuple[int, ..
             "{name} does not fit this model: its {key} is {found}, and the model's {target} is {shape}; choose the "
             "model that it was trained from.",
             name=adapter.name,
-            key=_tame(part.tensors[-1]),
+            key=tame(part.tensors[-1]),
             found=_text(part.shapes[-1]),
             target=target,
             shape=_text(shape),
@@ -259,66 +248,7 @@ def _check_not_old_bone(adapter: Adapter, shapes: Shapes) -> None:
         )
 
 
-# ---- adapter_config.json
-
-
-def parse_config(text: bytes, name: str) -> dict[str, Any]:
-    """What an adapter_config.json says. Raises SourceError if it makes no sense."""
-    try:
-        config = json.loads(text) if len(text) <= _LONGEST_CONFIG else None
-    except (ValueError, RecursionError):
-        config = None
-    if not isinstance(config, dict):
-        raise SourceError("the adapter_config.json of {name} makes no sense: fetch or save it again.", name=name)
-    return config
-
-
-def _check_config(config: Mapping[str, Any], name: str) -> None:
-    """Refuses what would have to be merged in another way."""
-    kind = config.get("peft_type", "LORA")
-    if kind not in ("LORA", "MISS", "BONE"):
-        raise SourceError(
-            "{name} is an adapter of the type {kind}, which ggufy cannot merge: merge it with PEFT, and give the "
-            "result as the source.",
-            name=name,
-            kind=_tame(str(kind)),
-        )
-    wrong = next((field for field in _REFUSED if config.get(field)), None)
-    if config.get("bias", "none") not in ("none", None):
-        wrong = "bias"
-    for field in ("init_lora_weights", "init_weights"):
-        if not any(config.get(field) is known or config.get(field) == known for known in _BEGINNINGS):
-            wrong = f"{field}: {_tame(str(config[field]))}"
-    if wrong:
-        raise SourceError(
-            "{name} was trained with {option} (see its adapter_config.json), which ggufy cannot merge: merge it with "
-            "PEFT, and give the result as the source.",
-            name=name,
-            option=wrong,
-        )
-
-
-def _own_scale(config: Mapping[str, Any], name: str) -> float | None:
-    """alpha / r, or alpha / sqrt(r) of rank-stabilized LoRA."""
-    if "lora_alpha" not in config:
-        return None
-    r, alpha = _number(config, "r", name), _number(config, "lora_alpha", name)
-    return alpha / (math.sqrt(r) if config.get("use_rslora") else r)
-
-
-def _number(config: Mapping[str, Any], field: str, name: str) -> Any:
-    number = config.get(field)
-    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number <= _LARGEST:
-        raise SourceError("the adapter_config.json of {name} makes no sense: fetch or save it again.", name=name)
-    return number
-
-
 # ---- words
-
-
-def _tame(key: str) -> str:
-    """A stranger's text."""
-    return repr(key[:80])[1:-1]
 
 
 def _text(shape: Iterable[int]) -> str:

@@ -24,6 +24,7 @@ class OpenAdapter:
 
     adapter: Adapter
     scale: float
+    key: str = ""  # stands for its bytes and its scale
     files: Sequence[MappedTensors]  # its own, and a PiSSA's init file
 
     def tensor(self, key: str) -> torch.Tensor:
@@ -69,7 +70,8 @@ def _merged(one: OpenAdapter, part: Part, before: Origin, *tensors: torch.Tensor
 
 
 def merge(formula: Formula, base: torch.Tensor, values: Sequence[torch.Tensor], scale: float) -> torch.Tensor:
-    """A matrix [out, in] with a part of an adapter (`values`, F32, in the order of `Part.tensors`): a new one in F32."""
+    """A matrix [out, in] with a part of an adapter merged into it, as a new one in F32; `values` are the part's
+    tensors in F32, in the order of `Part.tensors`."""
     return _FORMULAS[formula](base, values, scale)
 
 
