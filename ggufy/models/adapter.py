@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from ggufy.core.errors import SourceError, UsageError
 from ggufy.models.adapter_config import AdapterConfig, tame
 from ggufy.models.architecture import Shapes, block_numbers, squeezed
+from ggufy.models.names.blinkdl import from_blinkdl
+from ggufy.models.names.fla import from_fla_6, from_fla_7
+from ggufy.models.names.rwkv_rs import from_rwkv_rs
+from ggufy.models.origin import Origin
 
 
 class Formula(Enum):
@@ -45,7 +49,9 @@ _KINDS = {
 _OF_PEFT = ("bone_block", "miss_block")  # the same, as Hugging Face's PEFT names them
 _ENDINGS = sorted({ending for endings in _KINDS for ending in endings})
 _LAYER = re.compile(rf"(.+)\.({'|'.join(_ENDINGS)})(?:\.default)?(?:\.weight)?")
-_WRAPPERS = re.compile(r"(?:(?:base_model\.model|_forward_module|_orig_mod|module|model)\.)+")
+_WRAPPERS = re.compile(r"^(?:(?:base_model\.model|_orig_mod|_forward_module|module|model|rwkv7|rwkv)\.)+")
+_PARTED = re.compile(r"\.attn\.x_(?:proj|x|bias)\b")  # fla's, which hold several of BlinkDL's
+_LAYER_SHAPE = (2, 3)  # any that shows whether rows and columns are exchanged
 
 
 @dataclass(frozen=True)
@@ -112,17 +118,18 @@ def describe_adapter(shapes: Shapes, name: str, config: AdapterConfig | None = N
     _check_is_adapter(shapes, name)
     layers: dict[str, dict[str, str]] = {}
     for key in shapes:
-        bare = _WRAPPERS.sub("", key, count=1) if _WRAPPERS.match(key) else key
+        bare = _WRAPPERS.sub("", key)
         match = _LAYER.fullmatch(bare)
         layer, ending = (f"{match[1]}.weight", match[2]) if match else (bare, "")
         if layers.setdefault(layer, {}).setdefault(ending, key) != key:
             raise SourceError("{name} holds {key} twice: fetch or save it again.", name=name, key=tame(layer))
     found = {layer: _part(tensors, shapes, name) for layer, tensors in layers.items()}
     kinds = dict.fromkeys(kind for kind, _ in found.values() if kind)
+    named = _by_blinkdl({layer: part for layer, (_, part) in found.items()})
     return Adapter(
         name=name,
         kind=", ".join(kinds) or "whole tensors",
-        parts={layer: part for layer, (_, part) in found.items()},
+        parts=named,
         own_scale=config.scale if config else None,
         mini=config.mini if config else 0,
     )
@@ -173,6 +180,26 @@ def _check_is_adapter(shapes: Shapes, name: str) -> None:
         raise SourceError("{name} is a whole model and no adapter: give it as the source.", name=name)
 
 
+def _by_blinkdl(parts: Mapping[str, Part]) -> dict[str, Part]:
+    """The parts by BlinkDL's names of the tensors that they change; one that has none keeps its own."""
+    tensors = {
+        layer: Origin((layer,), part.shapes[0] if part.formula is Formula.WHOLE else _LAYER_SHAPE)
+        for layer, part in parts.items()
+        if not _PARTED.search(layer)
+    }
+    if any(".linear_attn." in layer for layer in tensors):
+        named = from_rwkv_rs(tensors)
+    elif any(".attn." in layer for layer in tensors):
+        named = (from_fla_6 if any(".linear.weight" in layer for layer in tensors) else from_fla_7)(tensors)
+    else:
+        _, named = from_blinkdl(tensors)
+    found = {
+        target: replace(parts[origin.sources[0]], transposed=origin.make is not None)
+        for target, origin in named.items()
+    }
+    return found | {layer: part for layer, part in parts.items() if layer not in tensors}
+
+
 def _part(tensors: Mapping[str, str], shapes: Shapes, name: str) -> tuple[str, Part]:
     """One layer's part, and what people call its kind; `tensors` are names in the file by their endings."""
     if list(tensors) == [""]:
@@ -203,7 +230,7 @@ def _part(tensors: Mapping[str, str], shapes: Shapes, name: str) -> tuple[str, P
 def _check_shape(adapter: Adapter, target: str, part: Part, shape: tuple[int, ...]) -> None:
     """Compares a part with the tensor that it changes."""
     if part.formula is Formula.WHOLE:
-        fits = squeezed(part.shapes[0]) == squeezed(shape)
+        fits = squeezed(part.shapes[0]) == squeezed(shape[::-1] if part.transposed else shape)
     else:
         fits = len(shape) == 2 and _fits_matrix(part, shape[::-1] if part.transposed else shape, adapter.mini)
     if not fits:

@@ -58,7 +58,8 @@ def merge_adapters(origins: Origins, adapters: Iterable[OpenAdapter]) -> dict[st
 
 
 def _whole(one: OpenAdapter, part: Part, shape: tuple[int, ...]) -> torch.Tensor:
-    return one.tensor(part.tensors[0]).reshape(shape)
+    values = one.tensor(part.tensors[0])
+    return (values.T if part.transposed else values).reshape(shape)
 
 
 def _merged(one: OpenAdapter, part: Part, before: Origin, *tensors: torch.Tensor) -> torch.Tensor:
