@@ -38,6 +38,7 @@ from ggufy.system.user_paths import user_path
 if TYPE_CHECKING:
     from ggufy.jobs.runner import Runner
     from ggufy.records.run_state import RunState
+    from ggufy.sources.adapter import AdapterWish
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -98,6 +99,7 @@ def run_quantize(args: argparse.Namespace, settings: Settings) -> int:
         private=args.private,
         keep_card=args.keep_card,
         mix=args.mix,
+        adapters=_adapters(args),
     )
     llama = ready_llama(settings)
     with connected(settings) as workspace:
@@ -129,10 +131,17 @@ def run_resume(args: argparse.Namespace, settings: Settings) -> int:
 
 def run_convert(args: argparse.Namespace, settings: Settings) -> int:
     from ggufy.models.convert import convert  # loads torch
+    from ggufy.sources.adapter import AdapterSearch, pin_adapters
+    from ggufy.sources.adapter_files import opened_adapters
+    from ggufy.sources.rwkv_pth import RwkvPth
 
     vocab = user_path(args.vocab) if args.vocab else None
     chosen_with(args.target.parent, "OUT.gguf")
-    convert(args.source, args.target, outtype=args.outtype or "f16", vocab=vocab, name=args.name)
+    search = AdapterSearch(settings)
+    pinned = [one for one, _ in pin_adapters(_adapters(args), search, RwkvPth())]
+    with opened_adapters(pinned, settings.cache, search) as adapters:
+        options = {"outtype": args.outtype or "f16", "vocab": vocab, "name": args.name}
+        convert(args.source, args.target, adapters=adapters, **options)
     print(f"{args.target}  {human_size(args.target.stat().st_size)}")
     return 0
 
@@ -231,6 +240,12 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], int]] = {
 
 
 # ---- helpers
+
+
+def _adapters(args: argparse.Namespace) -> AdapterWish:
+    from ggufy.sources.adapter import AdapterWish  # loads the Hub's client
+
+    return AdapterWish(texts=tuple(args.lora or ()), alpha=args.lora_alpha, init=args.lora_init or "")
 
 
 def _with_options(settings: Settings, args: argparse.Namespace) -> Settings:

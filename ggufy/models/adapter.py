@@ -216,7 +216,7 @@ def _part(tensors: Mapping[str, str], shapes: Shapes, name: str) -> tuple[str, P
     sizes = tuple(tuple(shapes[key]) for key in keys)
     blocks = formula is Formula.ROWS and len(sizes[0]) == 3
     if blocks:
-        kind, formula = f"{kind} (bat)", Formula.ROW_BLOCKS if endings[0] in _OF_PEFT else Formula.COLUMN_BLOCKS
+        kind, formula = f"{kind} bat", Formula.ROW_BLOCKS if endings[0] in _OF_PEFT else Formula.COLUMN_BLOCKS
     if any(0 in size for size in sizes) or len(sizes[0]) != (3 if blocks else 2):
         raise SourceError(
             "{name} holds {key} with the shape {shape}, which no adapter has: fetch or save it again.",

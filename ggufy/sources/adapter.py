@@ -11,8 +11,8 @@ import contextlib
 import hashlib
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
@@ -22,7 +22,7 @@ from ggufy.core.words import brief
 from ggufy.formats.gguf import MAGIC
 from ggufy.formats.pickled import read_tensors
 from ggufy.formats.safetensors import read_header
-from ggufy.models.adapter import Adapter, describe_adapter
+from ggufy.models.adapter import Adapter, check_fits, describe_adapter
 from ggufy.models.adapter_config import LARGEST, parse_config
 from ggufy.net.download import fetch_small
 from ggufy.net.http_file import BLOCK, BlockFile, HttpFile
@@ -30,8 +30,10 @@ from ggufy.net.http_get import hub_address, source_address
 from ggufy.net.hub_api import RepoSibling, repo_files
 from ggufy.net.session import Reference
 from ggufy.sources import hub
+from ggufy.sources.format import Report, SourceFormat
 from ggufy.system.clock import never
 from ggufy.system.files import sha256
+from ggufy.system.settings import Settings
 from ggufy.system.user_paths import is_there, user_file, user_path
 
 KIND = "adapter"  # of its Source
@@ -44,12 +46,14 @@ _LONGEST_HEAD = 64 << 20  # bytes of a file's list of tensors and what stands ar
 _LONGEST_SMALL = 4 << 20  # bytes of a file that the Hub keeps no digest of
 
 
-@dataclass(frozen=True, kw_only=True)
-class AdapterSearch:
-    """How adapters are looked for."""
+Found = tuple[PinnedAdapter, Adapter]
 
-    hub_only: bool = False  # no file of this machine is one, nor looked for
-    token: str | None = field(default=None, repr=False)
+
+@dataclass(frozen=True)
+class AdapterSearch:
+    """How adapters are looked for: with the token, and on this machine unless `settings` says not to."""
+
+    settings: Settings
     digest: Callable[[Path], str] = sha256
     stopped: Callable[[], bool] = never
 
@@ -63,8 +67,8 @@ class AdapterWish:
     init: str = ""  # the file that the only one, a PiSSA, began with
 
 
-def pin_adapters(wish: AdapterWish, search: AdapterSearch) -> tuple[tuple[PinnedAdapter, Adapter], ...]:
-    """Pins adapters by digest, and tells what they are.
+def pin_adapters(wish: AdapterWish, search: AdapterSearch, form: SourceFormat) -> tuple[Found, ...]:
+    """Pins the adapters of a model of that format by digest, and tells what they are.
 
     Raises SourceError for what is no adapter or cannot be had, UsageError if something was not said that merging
     needs, or was said and is of no use.
@@ -73,6 +77,8 @@ def pin_adapters(wish: AdapterWish, search: AdapterSearch) -> tuple[tuple[Pinned
         raise UsageError("{LORA_ALPHA} and {LORA_INIT} say more of an adapter: give one with {LORA}.")
     if wish.init and len(wish.texts) > 1:
         raise UsageError("{LORA_INIT} belongs to one adapter: put the others' beside them, as init_pissa.pth.")
+    if wish.texts and not form.converts:
+        raise UsageError("a GGUF is taken as it is: give the checkpoint that it was made from, and {LORA} with it.")
     if wish.alpha is not None and not 0 < wish.alpha <= LARGEST:
         raise UsageError("{LORA_ALPHA} takes a number above 0, such as 32: check it.")
     found = tuple(_pinned(text, wish, search) for text in wish.texts)
@@ -81,7 +87,7 @@ def pin_adapters(wish: AdapterWish, search: AdapterSearch) -> tuple[tuple[Pinned
     return found
 
 
-def _pinned(text: str, wish: AdapterWish, search: AdapterSearch) -> tuple[PinnedAdapter, Adapter]:
+def _pinned(text: str, wish: AdapterWish, search: AdapterSearch) -> Found:
     name, given = split_scale(text)
     source = _resolve(name, search)
     init = _resolve(wish.init, search) if wish.init else None
@@ -120,11 +126,28 @@ def adapter_stem(source: Source) -> str:
     return path.parent.name or source.model_id.rpartition("/")[2] or path.stem
 
 
+def check_adapters(adapters: Iterable[Found], report: Report | None) -> None:
+    """Raises SourceError if one is not for the model of the report, which is known if there is one."""
+    for _, adapter in adapters if report else ():
+        check_fits(adapter, report.shapes if report else {})
+
+
+def adapters_label(adapters: Iterable[Found], *, by_stranger: bool) -> str:
+    """What a model's name gets from its adapters: `-<adapter>` each, with the account it is of if a stranger chose
+    it."""
+    words: list[str] = []
+    for one, _ in adapters:
+        account = one.source.model_id.partition("/")[0]
+        words += [account] if by_stranger and account else []
+        words.append(adapter_stem(one.source))
+    return "".join(f"-{word}" for word in words)
+
+
 # ---- where it is
 
 
 def _resolve(text: str, search: AdapterSearch) -> Source:
-    files = None if search.hub_only else _files_here(text)
+    files = None if search.settings.hub_only else _files_here(text)
     if files is None:
         return _on_hub(text, search)
     pinned = [SourceFile(path=str(file), size=file.stat().st_size, sha256=search.digest(file)) for file in files]
@@ -151,7 +174,7 @@ def _files_here(text: str) -> list[Path] | None:
 
 def _on_hub(text: str, search: AdapterSearch) -> Source:
     wanted = hub.parse_reference(text)
-    listing = repo_files(wanted, token=search.token, stopped=search.stopped)
+    listing = repo_files(wanted, token=search.settings.hf_token, stopped=search.stopped)
     by_name = {file.rfilename: file for file in listing.files}
     weights = _chosen(wanted, listing.files)
     names = [weights]
@@ -189,7 +212,7 @@ def _pinned_file(file: RepoSibling, there: Reference, search: AdapterSearch) -> 
 
 
 def _small(there: Reference, search: AdapterSearch) -> bytes:
-    address = hub_address(there, token=search.token)
+    address = hub_address(there, token=search.settings.hf_token)
     return fetch_small(address, limit=_LONGEST_SMALL, stopped=search.stopped)
 
 
@@ -201,7 +224,7 @@ def _init_beside(source: Source, search: AdapterSearch) -> Source | None:
         found = next((name for name in names if is_there(Path(name))), None)
         return _resolve(str(found), search) if found else None
     there = Reference(repo_id=source.model_id, revision=source.revision)
-    listing = repo_files(there, token=search.token, stopped=search.stopped)
+    listing = repo_files(there, token=search.settings.hf_token, stopped=search.stopped)
     listed = {file.rfilename for file in listing.files}
     found = next((name for name in names if str(name) in listed), None)
     return _on_hub(f"{source.model_id}@{source.revision}:{found}", search) if found else None
@@ -240,7 +263,7 @@ def _opened(one: Source, search: AdapterSearch) -> Iterator[BinaryIO]:
     elif PurePosixPath(one.path).name == CONFIG:
         yield io.BytesIO(_small(Reference(repo_id=one.model_id, file=one.path, revision=one.revision), search))
     else:
-        address = source_address(one, token=search.token)
+        address = source_address(one, token=search.settings.hf_token)
         remote = HttpFile(address, one, stopped=search.stopped)
         with io.BufferedReader(BlockFile(remote, budget=_LONGEST_HEAD), BLOCK) as reader:
             yield cast(BinaryIO, reader)

@@ -42,7 +42,7 @@ class ConvertStep(LocalStep):
         """Leaves `<Model>-<OUTTYPE>.gguf`."""
         target, source = ctx.path(self.product), ctx.request.source
         cache, task = ctx.settings.cache, convert_task(ctx, self)
-        search = AdapterSearch(token=task.token, stopped=ctx.stopped)
+        search = AdapterSearch(ctx.settings, stopped=ctx.stopped)
         with opened_adapters(ctx.request.adapters, cache, search) as adapters:
             digest = format_of(source.kind).convert(replace(task, adapters=adapters), target)
         for path in ctx.source_files[::-1] if source.remote else ():
