@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -10,7 +11,7 @@ from types import TracebackType
 import torch
 
 from ggufy.core.errors import CheckpointError
-from ggufy.formats.prefetched import TORCH_DTYPES
+from ggufy.formats.checkpoint import DTYPES
 from ggufy.formats.safetensors import StoredTensor
 
 
@@ -24,7 +25,7 @@ class MappedSafetensors:
     def __init__(self, paths: Sequence[Path], tensors: Mapping[str, StoredTensor]):
         self.name = paths[0].name
         self.shapes = {name: tensor.shape for name, tensor in tensors.items()}
-        self.dtypes = {name: TORCH_DTYPES[tensor.dtype] for name, tensor in tensors.items()}
+        self.dtypes = {name: DTYPES[tensor.dtype] for name, tensor in tensors.items()}
         self._tensors = tensors
         self._maps = {path.name: _mapped(path) for path in paths}
         for tensor in tensors.values():
@@ -51,9 +52,10 @@ class MappedSafetensors:
         count = stored.stop - stored.start
         if not count:
             return torch.empty(stored.shape, dtype=dtype)
-        data = torch.frombuffer(self._maps[stored.file], dtype=torch.uint8, count=count, offset=stored.start)
+        with warnings.catch_warnings(action="ignore"):  # of memory that must not be written to: nobody does
+            data = torch.frombuffer(self._maps[stored.file], dtype=torch.uint8, count=count, offset=stored.start)
         if stored.start % dtype.itemsize:
-            data = data.clone()  # the list may have any length, and torch wants values at multiples of their size
+            data = data.clone()  # the list may have any length, and not all processors read a value that lies so
         return data.view(dtype).view(stored.shape)
 
     def release(self, name: str) -> None:
@@ -68,7 +70,8 @@ class MappedSafetensors:
 def _mapped(path: Path) -> mmap.mmap:
     try:
         with path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # torch warns of what cannot be written
+            # Not ACCESS_COPY: Linux refuses it for a file that is larger than its memory.
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:  # an empty file cannot be mapped
         raise CheckpointError(
             "{path} cannot be read ({reason}): check its permissions.", path=path, reason=error

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from ggufy.core.source import Source
-from ggufy.formats.prefetched import TORCH_DTYPES, Part, PrefetchedTensors, parts_of
+from ggufy.formats.checkpoint import DTYPES
+from ggufy.formats.prefetched import Part, PrefetchedTensors, parts_of
 from ggufy.formats.safetensors import StoredTensor
 from ggufy.formats.tensor_file import WantedTensor
 from ggufy.net.http_file import HttpFile
@@ -22,7 +23,7 @@ class StreamedSafetensors(PrefetchedTensors):
 
     def __init__(self, source: Source, files: Mapping[str, HttpFile], tensors: Mapping[str, StoredTensor]):
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
-        dtypes = {name: TORCH_DTYPES[tensor.dtype] for name, tensor in tensors.items()}
+        dtypes = {name: DTYPES[tensor.dtype] for name, tensor in tensors.items()}
         super().__init__(source, list(files.values()), shapes, dtypes)
         self._by_name, self._tensors = files, tensors
 
