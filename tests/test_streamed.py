@@ -19,8 +19,8 @@ import torch
 
 from ggufy.core.errors import Cancelled, CannotStream, CheckpointError, SourceChanged, SourceError
 from ggufy.core.source import Source
-from ggufy.formats import streamed_checkpoint as streamed
-from ggufy.formats.streamed_checkpoint import open_streamed
+from ggufy.formats import prefetched as streamed
+from ggufy.formats.streamed_checkpoint import StreamedCheckpoint, open_streamed
 from ggufy.models.convert import convert
 from ggufy.models.convert_streamed import convert_streamed
 from ggufy.models.layouts import origins_of
@@ -84,7 +84,7 @@ def publish(local_hub: LocalHub, tmp_path: Path) -> Publish:
 
 def stream(
     model: Model, target: Path, local_hub: LocalHub, *, source: Source | None = None, **options: object
-) -> streamed.StreamedCheckpoint:
+) -> StreamedCheckpoint:
     opened = open_streamed(source or model.source, endpoint=local_hub.endpoint)
     digest = convert_streamed(opened, origins_of(opened.shapes), target, vocab=model.vocab, name="x", **options)  # type: ignore[arg-type]
     assert digest == sha256(target)
@@ -270,11 +270,12 @@ def converting(model: Model, target: Path, local_hub: LocalHub) -> Iterator[subp
     """Another process that streams, and is killed."""
     script = (
         "import sys; from pathlib import Path; from ggufy.core.job import Source\n"
-        "from ggufy.formats import streamed_checkpoint as streamed\n"
+        "from ggufy.formats import prefetched as streamed\n"
+        "from ggufy.formats.streamed_checkpoint import open_streamed\n"
         "from ggufy.models.convert_streamed import convert_streamed\n"
         "from ggufy.models.origin import identity\n"
         "streamed.PIECE = 100_000\n"
-        f"opened = streamed.open_streamed({model.source!r})\n"
+        f"opened = open_streamed({model.source!r})\n"
         "convert_streamed(opened, identity(opened.shapes), Path(sys.argv[1]), vocab=Path(sys.argv[2]), name='x')\n"
     )
     command = [sys.executable, "-c", script, str(target), str(model.vocab)]
