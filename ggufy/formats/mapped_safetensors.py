@@ -30,9 +30,7 @@ class MappedSafetensors:
         self._maps = {path.name: _mapped(path) for path in paths}
         for tensor in tensors.values():
             if tensor.stop > len(self._maps[tensor.file]):
-                raise CheckpointError(
-                    "{name} changed while it was read: run the same command again.", name=tensor.file
-                )
+                raise CheckpointError("{name} changed while it was read: {AGAIN}.", name=tensor.file)
 
     def __enter__(self) -> MappedSafetensors:
         return self
