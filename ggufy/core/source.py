@@ -76,3 +76,23 @@ class Source:
     def key(self) -> str:
         """Hex digest that stands for the file's content."""
         return self.sha256 or self.mark
+
+
+@dataclass(frozen=True, kw_only=True)
+class PinnedAdapter:
+    """An adapter that is merged into the model on its way."""
+
+    source: Source  # its file; of a folder by Hugging Face's PEFT the weights, and adapter_config.json
+    init: Source | None = None  # what a PiSSA's training began with
+    kind: str  # for people: LoRA, Bone, …
+    rank: int = 0  # the largest; 0: it has only whole tensors
+    scale: float = 1.0  # of B A; 1 where nothing is scaled
+
+    @property
+    def key(self) -> str:
+        """Stands for everything that decides what becomes of the model."""
+        return f"{self.source.key}:{self.init.key if self.init else ''}:{self.scale!r}"
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return (self.source, self.init) if self.init else (self.source,)

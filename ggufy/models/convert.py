@@ -16,7 +16,7 @@ import contextlib
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from ggufy.formats.checkpoint import open_checkpoint
 from ggufy.formats.tensor_file import MappedTensors
 from ggufy.models.architecture import INNER_TRANSPOSED, TIME_STATE, TRANSPOSED, Hyperparameters, TensorPlan
 from ggufy.models.layouts import origins_of
+from ggufy.models.merge import OpenAdapter, merge_adapters
 from ggufy.models.origin import Origins, shapes_of
 from ggufy.models.registry import detect
 from ggufy.models.vocab import gguf_tokens, vocab_for
@@ -75,13 +76,15 @@ def convert(
     vocab: Path | None = None,
     name: str | None = None,
     rescale_every: int | None = None,
+    adapters: Iterable[OpenAdapter] = (),
     progress: Progress | None = None,
 ) -> str:
-    """Writes the checkpoint `source` (.pth) as the GGUF `target`: see `convert_tensors`."""
+    """Writes the checkpoint `source` (.pth), with adapters merged into it, as the GGUF `target`: see
+    `convert_tensors`. Raises SourceError too, if an adapter does not fit."""
     with open_checkpoint(source) as checkpoint:
         return convert_tensors(
             checkpoint,
-            origins_of(checkpoint.shapes),
+            merge_adapters(origins_of(checkpoint.shapes), adapters),
             target,
             outtype=outtype,
             vocab=vocab,

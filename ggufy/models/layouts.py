@@ -55,7 +55,7 @@ def recognize(shapes: Shapes) -> Layout:
     for name, shape in shapes.items():
         add(tensors, _WRAPPERS.sub("", name), Origin((name,), shape))
     if any(map(_ADAPTER.search, shapes)):
-        raise CheckpointError("this is an adapter, not a model: give its base model, and this with --lora.")
+        raise CheckpointError("this is an adapter, not a model: give its base model, and the adapter with {LORA}.")
     for mark, title in _HYBRIDS.items():
         if any(mark in name for name in shapes):
             raise CheckpointError(

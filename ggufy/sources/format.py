@@ -6,15 +6,18 @@ A format is a class in a file of its own (rwkv_pth.py, gguf_model.py); registry.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePath, PurePosixPath
-from typing import Any, BinaryIO, ClassVar
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
 from ggufy.core.errors import Cancelled
 from ggufy.core.source import Source
 from ggufy.formats.gguf import GgufHead
+
+if TYPE_CHECKING:
+    from ggufy.models.merge import OpenAdapter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +89,7 @@ class ConvertTask:
     outtype: str
     name: str  # of the model
     vocab: Path | None = None  # the user's vocabulary
+    adapters: Sequence[OpenAdapter] = ()  # to be merged into the model, in this order
     token: str | None = field(default=None, repr=False)
     report: Callable[[float], None] = lambda fraction: None
     stopped: Callable[[], bool] = lambda: False

@@ -42,12 +42,15 @@ class RwkvPth(SourceFormat):
     def convert(self, task: ConvertTask, target: Path) -> str:
         from ggufy.models.convert import convert  # noqa: PLC0415 - loads torch, seconds that only a due one pays
         from ggufy.models.convert_streamed import convert_streamed  # noqa: PLC0415
+        from ggufy.models.merge import merge_adapters  # noqa: PLC0415
 
         options: dict[str, Any] = {"outtype": task.outtype, "vocab": task.vocab, "name": task.name}
-        if task.streamed:
-            remote = _remote(task)
-            return convert_streamed(remote, origins_of(remote.shapes), target, progress=task.progress, **options)
-        return convert(task.path, target, progress=task.progress, **options)
+        if not task.streamed:
+            return convert(task.path, target, adapters=task.adapters, progress=task.progress, **options)
+        remote = _remote(task)
+        origins = merge_adapters(origins_of(remote.shapes), task.adapters)
+        mark = ",".join(one.key for one in task.adapters)
+        return convert_streamed(remote, origins, target, mark=mark, progress=task.progress, **options)
 
 
 def _remote(task: ConvertTask) -> StreamedCheckpoint:

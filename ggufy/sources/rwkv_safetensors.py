@@ -87,15 +87,18 @@ class RwkvSafetensors(SourceFormat):
         from ggufy.formats.mapped_safetensors import open_safetensors  # noqa: PLC0415 - loads torch
         from ggufy.models.convert import convert_tensors  # noqa: PLC0415
         from ggufy.models.convert_streamed import convert_streamed  # noqa: PLC0415
+        from ggufy.models.merge import merge_adapters  # noqa: PLC0415
 
         with vocab_file(task.vocab, _companion(task, WORLD_FILE)) as vocab:
             options: dict[str, Any] = {"outtype": task.outtype, "vocab": vocab, "name": task.name}
             options["progress"] = task.progress
             if task.streamed:
-                remote = _remote(task)
-                return convert_streamed(remote, _checked(remote.shapes, task), target, **options)
+                remote, mark = _remote(task), ",".join(one.key for one in task.adapters)
+                origins = merge_adapters(_checked(remote.shapes, task), task.adapters)
+                return convert_streamed(remote, origins, target, mark=mark, **options)
             with open_safetensors([task.path.with_name(name) for name in _names(task)]) as local:
-                return convert_tensors(local, _checked(local.shapes, task), target, **options)
+                origins = merge_adapters(_checked(local.shapes, task), task.adapters)
+                return convert_tensors(local, origins, target, **options)
 
 
 def _check_name(name: str) -> None:
