@@ -21,10 +21,12 @@ from ggufy.cli.parser import build_parser
 from ggufy.cli.running import connected, pinned, ready_llama, run_job
 from ggufy.cli.terminal import job_lines, results_table
 from ggufy.core.catalog import parse_types
-from ggufy.core.errors import GgufyError, UsageError
+from ggufy.core.errors import GgufyError, SourceError, UsageError
 from ggufy.core.job import Job, Status
 from ggufy.core.messages import Message
+from ggufy.core.names import stem_of
 from ggufy.core.plan import LOCK_NAME, base_name, folder_name, imatrix_name
+from ggufy.core.source import Source, SourceFile
 from ggufy.core.words import human_size
 from ggufy.llama.install import Llama
 from ggufy.quantize.search.target import parse_words
@@ -130,18 +132,29 @@ def run_resume(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def run_convert(args: argparse.Namespace, settings: Settings) -> int:
-    from ggufy.models.convert import convert  # loads torch
-    from ggufy.sources.adapter import AdapterSearch, pin_adapters
+    from ggufy.sources.adapter import AdapterSearch, pin_adapters  # loads the Hub's client
     from ggufy.sources.adapter_files import opened_adapters
-    from ggufy.sources.rwkv_pth import RwkvPth
+    from ggufy.sources.format import ConvertTask
+    from ggufy.sources.locate import local_file
+    from ggufy.sources.registry import format_of_file
 
     vocab = user_path(args.vocab) if args.vocab else None
     chosen_with(args.target.parent, "OUT.gguf")
-    search = AdapterSearch(settings)
-    pinned = [one for one, _ in pin_adapters(_adapters(args), search, RwkvPth())]
+    if (path := local_file(str(args.source))) is None:
+        raise SourceError("{path} does not exist: give the path of a .pth or .safetensors file.", path=args.source)
+    form, search = format_of_file(path), AdapterSearch(settings)
+    files = [SourceFile(path=str(file), size=file.stat().st_size, sha256="") for file in form.files_here(path)]
+    pinned = [one for one, _ in pin_adapters(_adapters(args), search, form)]
     with opened_adapters(pinned, settings.cache, search) as adapters:
-        options = {"outtype": args.outtype or "f16", "vocab": vocab, "name": args.name}
-        convert(args.source, args.target, adapters=adapters, **options)
+        task = ConvertTask(
+            source=Source.of_files(files, kind=form.kind),
+            path=path,
+            outtype=args.outtype or "f16",
+            name=args.name or stem_of(str(path)),
+            vocab=vocab,
+            adapters=adapters,
+        )
+        form.convert(task, args.target)
     print(f"{args.target}  {human_size(args.target.stat().st_size)}")
     return 0
 

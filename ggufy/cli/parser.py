@@ -20,15 +20,17 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
 
     quantize = commands.add_parser("quantize", help="make GGUF quants of a model")
-    quantize.add_argument("source", metavar="SOURCE", help="demo, a .pth, an unquantized .gguf, owner/repo[:file.pth]")
+    quantize.add_argument(
+        "source", metavar="SOURCE", help="demo, a .pth, .safetensors or unquantized .gguf, a folder, owner/repo[:file]"
+    )
     _add_what_to_make(quantize)
     _add_model_options(quantize)
     _add_adapters(quantize)
     _add_how_to_make(quantize)
     _add_publishing(quantize)
     _add_run_options(quantize)
-    convert = commands.add_parser("convert", help="convert one .pth to an unquantized GGUF")
-    convert.add_argument("source", metavar="SRC.pth", type=user_path)
+    convert = commands.add_parser("convert", help="convert one .pth, .safetensors or folder to an unquantized GGUF")
+    convert.add_argument("source", metavar="SRC", type=user_path)
     convert.add_argument("target", metavar="OUT.gguf", type=user_path)
     _add_model_options(convert)
     _add_adapters(convert)

@@ -26,14 +26,6 @@ PIECE = 8 << 20  # bytes of one request
 AHEAD = 48 << 20  # bytes asked for and not used yet
 READERS = 4  # threads that fetch: one connection seldom fills the line, and vectors cost a round trip each
 _MOST_WAITING = 64  # pieces; most tensors are vectors, far smaller than PIECE
-TORCH_DTYPES = {
-    "f64": torch.float64,
-    "f32": torch.float32,
-    "f16": torch.float16,
-    "bf16": torch.bfloat16,
-    "f8_e4m3": torch.float8_e4m3fn,
-    "f8_e5m2": torch.float8_e5m2,
-}
 
 
 class Part(NamedTuple):

@@ -19,7 +19,7 @@ from ggufy.core.catalog import OUTTYPES, make_order
 from ggufy.core.errors import CalibrationError, SourceError, UsageError
 from ggufy.core.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS, Job, Request
 from ggufy.core.metrics import memory_needed
-from ggufy.core.names import is_repo_id, model_name, repo_name
+from ggufy.core.names import is_repo_id, model_name, repo_name, stem_of
 from ggufy.core.source import STREAMED_KINDS, Source, SourceFile
 from ggufy.core.words import brief, human_size
 from ggufy.formats.gguf import MAGIC, GgufHead
@@ -139,8 +139,8 @@ def is_query(text: str, *, hub_only: bool = False) -> bool:
 def file_stem(path: str, model_id: str, *, by_stranger: bool) -> str:
     """What a model is named after: its file; a stranger's also after its account on the Hub, or one could choose a
     file's name so that its results go where the owner's are."""
-    account = model_id.partition("/")[0]
-    return f"{account}-{Path(path).stem}" if by_stranger and account else Path(path).stem
+    account, stem = model_id.partition("/")[0], stem_of(path, model_id)
+    return f"{account}-{stem}" if by_stranger and account else stem
 
 
 def _demo_wish(options: JobOptions) -> JobOptions:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gguf import GGUFWriter
 
 Shapes = Mapping[str, tuple[int, ...]]
+TIME_STATE = ".att.time_state"  # what a tuned state's tensors are called, also in a checkpoint that it was merged into
 
 
 class Arrangement(Enum):
@@ -127,7 +128,8 @@ class Architecture:
         return 1 << (int(match[1]) // rescale_every)
 
     def measure(self, shapes: Shapes) -> Hyperparameters:
-        """The sizes of a checkpoint. Raises CheckpointError for a missing tensor or a wrong shape."""
+        """The sizes of a checkpoint. Raises CheckpointError for a missing tensor, a wrong shape, and a tensor in a
+        block that is not the architecture's: a model that needs it is another one. Empty buffers do no harm."""
         layers = 1 + max(block_numbers(shapes))
         sizes = {"V": size_of(shapes, "emb.weight", 0), "C": size_of(shapes, "emb.weight", 1)}
         sizes |= self.read_sizes(shapes, layers)
@@ -141,6 +143,11 @@ class Architecture:
             )
         model = Hyperparameters(self, layers, sizes | {"H": width // head_size}, self.rescale_every)
         _check(shapes, model)
+        for name in model.leftovers(shapes):
+            if re.match(r"blocks\.", name) and 0 not in shapes[name] and not name.endswith(TIME_STATE):
+                raise CheckpointError(
+                    "{name} belongs to no {model}: {damaged}.", name=brief(name), model=self.title, damaged=_DAMAGED
+                )
         return model
 
 
@@ -251,6 +258,11 @@ def _check(shapes: Shapes, model: Hyperparameters) -> None:
 def squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
     """A shape without dimensions of 1."""
     return tuple(size for size in shape if size != 1)
+
+
+def brief(name: str) -> str:
+    """A stranger's text for a sentence: on one line and not long."""
+    return repr(name[:80])[1:-1]
 
 
 def _text(shape: tuple[int, ...]) -> str:

@@ -26,7 +26,7 @@ from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, size_label
 from ggufy.core.errors import CheckpointError, UsageError
 from ggufy.formats.checkpoint import open_checkpoint
 from ggufy.formats.tensor_file import MappedTensors
-from ggufy.models.architecture import INNER_TRANSPOSED, TRANSPOSED, Hyperparameters, TensorPlan
+from ggufy.models.architecture import INNER_TRANSPOSED, TIME_STATE, TRANSPOSED, Hyperparameters, TensorPlan
 from ggufy.models.layouts import origins_of
 from ggufy.models.merge import OpenAdapter, merge_adapters
 from ggufy.models.origin import Origins, shapes_of
@@ -159,7 +159,7 @@ def write_skeleton(
 def warn_about_leftovers(name: str, shapes: Mapping[str, tuple[int, ...]], model: Hyperparameters) -> None:
     """Logs which tensors of the checkpoint called `name` its GGUF will not hold."""
     unknown = model.leftovers(shapes)
-    rest = [name for name in unknown if not name.endswith(".att.time_state")]
+    rest = [name for name in unknown if not name.endswith(TIME_STATE)]
     if len(rest) < len(unknown):
         logger.warning("%s: att.time_state is a tuned state, not a weight: left out", name)
     if rest:
