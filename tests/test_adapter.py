@@ -224,7 +224,7 @@ def test_a_configuration_that_is_none(text: bytes) -> None:
 def test_alpha_is_asked_for_and_never_guessed() -> None:
     adapter = describe_adapter(lora_of("blocks.0.att.key", r=8), "mine")
     with pytest.raises(
-        UsageError, match="mine is a LoRA of rank 8 .* --lora with :SCALE after it, which is alpha / 8"
+        UsageError, match="mine is a LoRA of rank 8 .* --lora with :SCALE behind its name, which is alpha / rank, or --lora-alpha"
     ):
         adapter.scale(None, None)
     assert adapter.scale(None, 32) == 4

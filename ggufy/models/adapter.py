@@ -102,7 +102,7 @@ class Adapter:
         if known is None:
             raise UsageError(
                 "{name} is a {kind} of rank {rank} that does not say its alpha: look up what it was trained with, and "
-                "give {LORA} with :SCALE after it, which is alpha / {rank}, or {LORA_ALPHA}.",
+                "give {LORA} with :SCALE behind its name, which is alpha / rank, or {LORA_ALPHA}.",
                 name=self.name,
                 kind=self.kind,
                 rank=" / ".join(map(str, sorted(ranks))),
