@@ -41,7 +41,7 @@ def report_table(report: Report) -> str:
     ]
     rows = [
         ("source", report.source),
-        ("kind", report.title),
+        ("kind", report.title + (f", converted as {report.becomes}" if report.becomes else "")),
         ("file", f"{report.path} ({human_size(report.size)})" if report.path else ""),
         ("shape", ", ".join(part for part in shape if part)),
         ("vocabulary", f"{report.vocab_size:,} tokens" if report.vocab_size else ""),

@@ -16,7 +16,7 @@ import contextlib
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,10 +26,19 @@ from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, size_label
 from ggufy.core.errors import CheckpointError, UsageError
 from ggufy.formats.checkpoint import open_checkpoint
 from ggufy.formats.tensor_file import MappedTensors
-from ggufy.models.architecture import INNER_TRANSPOSED, TIME_STATE, TRANSPOSED, Hyperparameters, TensorPlan
+from ggufy.models.architecture import (
+    INNER_TRANSPOSED,
+    TIME_STATE,
+    TRANSPOSED,
+    Hyperparameters,
+    Shapes,
+    TensorPlan,
+    brief,
+)
 from ggufy.models.layouts import origins_of
 from ggufy.models.origin import Origins, shapes_of
 from ggufy.models.registry import detect
+from ggufy.models.rwkv5 import upgraded
 from ggufy.models.vocab import gguf_tokens, vocab_for
 from ggufy.system.files import BackgroundWriter, Digesting, partial
 
@@ -113,9 +122,11 @@ def convert_tensors(
     Raises CheckpointError for a wrong checkpoint, NaN or infinite weights, or values too large for `outtype`;
     VocabError if the vocabulary does not fit; DiskError if the disk does not take it.
     """
-    shapes = shapes_of(origins)
-    conversion = Conversion.of(shapes, outtype=outtype, vocab=vocab, name=name, rescale_every=rescale_every)
-    warn_about_leftovers(file.name, shapes, conversion.model)
+    conversion = Conversion.of(
+        shapes_of(origins), outtype=outtype, vocab=vocab, name=name, rescale_every=rescale_every
+    )
+    origins = upgraded(origins)
+    tell_about(file.name, origins, conversion.model)
     return write_base(target, conversion, lambda plan: _mapped(file, origins, plan), progress)
 
 
@@ -137,9 +148,7 @@ def write_base(
     return sink.hexdigest()
 
 
-def write_skeleton(
-    shapes: Mapping[str, tuple[int, ...]], target: Path, *, outtype: str, vocab: Path | None, name: str
-) -> None:
+def write_skeleton(shapes: Shapes, target: Path, *, outtype: str, vocab: Path | None, name: str) -> None:
     """Writes the header that `convert` would write for a model with these tensors (see `shapes_of`), followed by a
     hole of the size of the weights.
 
@@ -153,15 +162,17 @@ def write_skeleton(
             file.truncate(padded(file.tell()) + sum(padded(conversion.size(plan)) for plan in conversion.plans))
 
 
-def warn_about_leftovers(name: str, shapes: Mapping[str, tuple[int, ...]], model: Hyperparameters) -> None:
-    """Logs which tensors of the checkpoint called `name` its GGUF will not hold."""
-    unknown = model.leftovers(shapes)
+def tell_about(name: str, origins: Origins, model: Hyperparameters) -> None:
+    """Logs which tensors of the file called `name` its GGUF will not hold, and what it holds in another way."""
+    unknown = model.leftovers(shapes_of(origins))
     rest = [name for name in unknown if not name.endswith(TIME_STATE)]
     if len(rest) < len(unknown):
         logger.warning("%s: att.time_state is a tuned state, not a weight: left out", name)
     if rest:
-        shown = ", ".join(rest[:8]) + (f" and {len(rest) - 8} more" if len(rest) > 8 else "")
+        shown = ", ".join(map(brief, rest[:8])) + (f" and {len(rest) - 8} more" if len(rest) > 8 else "")
         logger.warning("%s: %s has no tensors %s: left out", name, model.architecture.title, shown)
+    if (head := origins.get("head.weight")) and head == origins.get("emb.weight"):
+        logger.warning("%s: it has no head of its own: the embedding's values are taken", name)
 
 
 @dataclass(frozen=True)
@@ -177,7 +188,7 @@ class Conversion:
     @classmethod
     def of(
         cls,
-        shapes: Mapping[str, tuple[int, ...]],
+        shapes: Shapes,
         *,
         outtype: str,
         vocab: Path | None,
