@@ -21,10 +21,12 @@ from ggufy.cli.parser import build_parser
 from ggufy.cli.running import connected, pinned, ready_llama, run_job
 from ggufy.cli.terminal import job_lines, results_table
 from ggufy.core.catalog import parse_types
-from ggufy.core.errors import GgufyError, UsageError
+from ggufy.core.errors import GgufyError, SourceError, UsageError
 from ggufy.core.job import Job, Status
 from ggufy.core.messages import Message
+from ggufy.core.names import stem_of
 from ggufy.core.plan import LOCK_NAME, base_name, folder_name, imatrix_name
+from ggufy.core.source import Source, SourceFile
 from ggufy.core.words import human_size
 from ggufy.llama.install import Llama
 from ggufy.quantize.search.target import parse_words
@@ -38,6 +40,7 @@ from ggufy.system.user_paths import user_path
 if TYPE_CHECKING:
     from ggufy.jobs.runner import Runner
     from ggufy.records.run_state import RunState
+    from ggufy.sources.adapter import AdapterWish
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -98,6 +101,7 @@ def run_quantize(args: argparse.Namespace, settings: Settings) -> int:
         private=args.private,
         keep_card=args.keep_card,
         mix=args.mix,
+        adapters=_adapters(args),
     )
     llama = ready_llama(settings)
     with connected(settings) as workspace:
@@ -128,11 +132,29 @@ def run_resume(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def run_convert(args: argparse.Namespace, settings: Settings) -> int:
-    from ggufy.models.convert import convert  # loads torch
+    from ggufy.sources.adapter import AdapterSearch, pin_adapters  # loads the Hub's client
+    from ggufy.sources.adapter_files import opened_adapters
+    from ggufy.sources.format import ConvertTask
+    from ggufy.sources.locate import local_file
+    from ggufy.sources.registry import format_of_file
 
     vocab = user_path(args.vocab) if args.vocab else None
     chosen_with(args.target.parent, "OUT.gguf")
-    convert(args.source, args.target, outtype=args.outtype or "f16", vocab=vocab, name=args.name)
+    if (path := local_file(str(args.source))) is None:
+        raise SourceError("{path} does not exist: give the path of a .pth or .safetensors file.", path=args.source)
+    form, search = format_of_file(path), AdapterSearch(settings)
+    files = [SourceFile(path=str(file), size=file.stat().st_size, sha256="") for file in form.files_here(path)]
+    pinned = [one for one, _ in pin_adapters(_adapters(args), search, form)]
+    with opened_adapters(pinned, settings.cache, search) as adapters:
+        task = ConvertTask(
+            source=Source.of_files(files, kind=form.kind),
+            path=path,
+            outtype=args.outtype or "f16",
+            name=args.name or stem_of(str(path)),
+            vocab=vocab,
+            adapters=adapters,
+        )
+        form.convert(task, args.target)
     print(f"{args.target}  {human_size(args.target.stat().st_size)}")
     return 0
 
@@ -241,6 +263,12 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], int]] = {
 
 
 # ---- helpers
+
+
+def _adapters(args: argparse.Namespace) -> AdapterWish:
+    from ggufy.sources.adapter import AdapterWish  # loads the Hub's client
+
+    return AdapterWish(texts=tuple(args.lora or ()), alpha=args.lora_alpha, init=args.lora_init or "")
 
 
 def _with_options(settings: Settings, args: argparse.Namespace) -> Settings:

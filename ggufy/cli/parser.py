@@ -20,16 +20,20 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
 
     quantize = commands.add_parser("quantize", help="make GGUF quants of a model")
-    quantize.add_argument("source", metavar="SOURCE", help="demo, a .pth, an unquantized .gguf, owner/repo[:file.pth]")
+    quantize.add_argument(
+        "source", metavar="SOURCE", help="demo, a .pth, .safetensors or unquantized .gguf, a folder, owner/repo[:file]"
+    )
     _add_what_to_make(quantize)
     _add_model_options(quantize)
+    _add_adapters(quantize)
     _add_how_to_make(quantize)
     _add_publishing(quantize)
     _add_run_options(quantize)
-    convert = commands.add_parser("convert", help="convert one .pth to an unquantized GGUF")
-    convert.add_argument("source", metavar="SRC.pth", type=user_path)
+    convert = commands.add_parser("convert", help="convert one .pth, .safetensors or folder to an unquantized GGUF")
+    convert.add_argument("source", metavar="SRC", type=user_path)
     convert.add_argument("target", metavar="OUT.gguf", type=user_path)
     _add_model_options(convert)
+    _add_adapters(convert)
     upgrade = commands.add_parser("upgrade", help="write an RWKV-5 with a gate as an RWKV-6 checkpoint")
     upgrade.add_argument("source", metavar="IN.pth", type=user_path)
     upgrade.add_argument("target", metavar="OUT.pth", type=user_path)
@@ -113,6 +117,17 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--outtype", choices=OUTTYPES, help="type of the base GGUF (f16)")
     parser.add_argument("--vocab", metavar="FILE", help="vocabulary of a checkpoint that is not a World model")
     parser.add_argument("--name", help="name of the model in file names and metadata (the source's file name)")
+
+
+def _add_adapters(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--lora",
+        action="append",
+        metavar="FILE[:SCALE]",
+        help="an adapter to merge: a .pth, a PEFT folder or owner/repo[:file]; SCALE is alpha / r; several, in order",
+    )
+    parser.add_argument("--lora-alpha", type=float, metavar="ALPHA", help="alpha of adapters that do not say it")
+    parser.add_argument("--lora-init", metavar="FILE", help="what a PiSSA began with (init_pissa.pth beside it)")
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:

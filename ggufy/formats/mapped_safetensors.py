@@ -7,19 +7,19 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 import torch
 
 from ggufy.core.errors import CheckpointError
 from ggufy.formats.checkpoint import DTYPES
-from ggufy.formats.safetensors import StoredTensor
+from ggufy.formats.safetensors import StoredTensor, is_shard, read_tensors
 
 
 class MappedSafetensors:
-    """The tensors of `paths`, by name, as their lists say; a context manager.
+    """The tensors of `paths`, by name, as their lists say; a context manager. Made by `open_safetensors`.
 
-    `shapes` and `dtypes` cost no reading. Raises CheckpointError if a file cannot be read, or is not the one that was
-    listed any more.
+    `shapes` and `dtypes` cost no reading.
     """
 
     def __init__(self, paths: Sequence[Path], tensors: Mapping[str, StoredTensor]):
@@ -30,9 +30,7 @@ class MappedSafetensors:
         self._maps = {path.name: _mapped(path) for path in paths}
         for tensor in tensors.values():
             if tensor.stop > len(self._maps[tensor.file]):
-                raise CheckpointError(
-                    "{name} changed while it was read: run the same command again.", name=tensor.file
-                )
+                raise CheckpointError("{name} changed while it was read: {AGAIN}.", name=tensor.file)
 
     def __enter__(self) -> MappedSafetensors:
         return self
@@ -69,10 +67,32 @@ class MappedSafetensors:
 
 def _mapped(path: Path) -> mmap.mmap:
     try:
-        with path.open("rb") as file:
+        with _opened(path) as file:
             # Not ACCESS_COPY: Linux refuses it for a file that is larger than its memory.
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:  # an empty file cannot be mapped
-        raise CheckpointError(
-            "{path} cannot be read ({reason}): check its permissions.", path=path, reason=error
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def open_safetensors(paths: Sequence[Path]) -> MappedSafetensors:
+    """Opens a model on this machine: its only file, or its index first and then its parts; others are left alone.
+
+    Raises CheckpointError, saying what is wrong, if it is not all named tensors.
+    """
+    first, *others = paths
+    parts = {path.name: path for path in others if is_shard(path.name)}
+    with _opened(first) as file:
+        tensors = read_tensors(file, first.name, lambda part: _opened(parts[part]), parts)
+    return MappedSafetensors([*parts.values()] if parts else [first], tensors)
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError | ValueError) -> CheckpointError:
+    reason = error.strerror if isinstance(error, OSError) else error
+    return CheckpointError("{path} cannot be read ({reason}): check its permissions.", path=path, reason=reason)

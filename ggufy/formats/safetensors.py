@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, NoReturn
@@ -32,6 +33,7 @@ DTYPES = {
     "F8_E4M3": ("f8_e4m3", 1),
     "F8_E5M2": ("f8_e5m2", 1),
 }
+OpenPart = Callable[[str], AbstractContextManager[BinaryIO]]
 _LONGEST_LIST = 2_000_000  # bytes; RWKV-7 of 14B parameters has about 300 kB
 _MOST_VALUES = 1 << 48
 _MOST_DIMENSIONS = 8
@@ -53,14 +55,20 @@ class StoredTensor:
         return math.prod(self.shape)
 
 
+def is_index(name: str) -> bool:
+    """True for the name of the index of a model of several files."""
+    return name.endswith(INDEX_SUFFIX)
+
+
 def is_shard(name: str) -> bool:
     """True for the name of one file of several, such as `model-00001-of-00003.safetensors`."""
     return _SHARD.fullmatch(PurePosixPath(name).name) is not None
 
 
-def shard_of(name: str, index: str) -> bool:
+def is_shard_of(name: str, index: str) -> bool:
     """True if a file belongs to the model of an index, by their names; folders count."""
-    return is_shard(name) and name.startswith(index.removesuffix(INDEX_SUFFIX) + "-")
+    match = _SHARD.fullmatch(name)
+    return match is not None and match[1] == index.removesuffix(INDEX_SUFFIX)
 
 
 def read_header(file: BinaryIO, name: str) -> dict[str, StoredTensor]:
@@ -92,6 +100,19 @@ def read_header(file: BinaryIO, name: str) -> dict[str, StoredTensor]:
     return tensors
 
 
+def read_tensors(file: BinaryIO, name: str, open_part: OpenPart, parts: Collection[str]) -> dict[str, StoredTensor]:
+    """The tensors of a model, from its only file or its index; `open_part` opens one of `parts`, the names of those
+    that are beside it. Raises CheckpointError, and what `open_part` raises."""
+    if not is_index(name):
+        return read_header(file, name)
+    index = read_index(file, name)
+    lists = {}
+    for part in sorted({*index.values()} & {*parts}):
+        with open_part(part) as opened:
+            lists[part] = read_header(opened, part)
+    return _joined(index, lists, name)
+
+
 def read_index(file: BinaryIO, name: str) -> dict[str, str]:
     """Each tensor's file, which lies beside the index. Raises CheckpointError for what is no sound index."""
     text = file.read(_LONGEST_LIST + 1)
@@ -108,7 +129,7 @@ def read_index(file: BinaryIO, name: str) -> dict[str, str]:
     return places
 
 
-def joined(
+def _joined(
     index: Mapping[str, str], lists: Mapping[str, Mapping[str, StoredTensor]], name: str
 ) -> dict[str, StoredTensor]:
     """The tensors of all files of an index called `name`, whose own lists are given by their names.
@@ -116,7 +137,7 @@ def joined(
     Raises CheckpointError if these are not the files and tensors that the index names.
     """
     tensors: dict[str, StoredTensor] = {}
-    for file in sorted({*index.values(), *lists}):
+    for file in sorted({*index.values()}):
         if file not in lists:
             raise CheckpointError(
                 "{name} names {file}, which is not beside it: {advice}.", name=name, file=file, advice=AGAIN

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ggufy.core.errors import CheckpointError
-from ggufy.models.architecture import Shapes
+from ggufy.models.architecture import Shapes, brief
 from ggufy.models.origin import Origin
 
 if TYPE_CHECKING:
@@ -57,9 +57,9 @@ def add(tensors: dict[str, Origin], name: str, origin: Origin) -> None:
     if (other := tensors.setdefault(name, origin)) is not origin:
         raise CheckpointError(
             "the tensors {one} and {other} are both {name}: save the model again with each tensor once.",
-            one=_shown(other.sources[0]),
-            other=_shown(origin.sources[0]),
-            name=_shown(name),
+            one=brief(other.sources[0]),
+            other=brief(origin.sources[0]),
+            name=brief(name),
         )
 
 
@@ -78,7 +78,3 @@ def _turn(tensor: torch.Tensor) -> torch.Tensor:
 def any_ends(shapes: Shapes | Mapping[str, Origin], *ends: str) -> bool:
     """Whether a tensor's name has one of these ends."""
     return any(name.endswith(ends) for name in shapes)
-
-
-def _shown(name: str) -> str:
-    return repr(name[:80])[1:-1]  # a stranger's text: keep it tame
