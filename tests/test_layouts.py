@@ -61,7 +61,9 @@ def test_a_tied_head_is_the_embedding() -> None:
         (["model.layers.0.self_attn.time_mixer.k_k", "model.embed_tokens.weight"], "this is ARWKV"),
         (["model.layers.0.self_attn.time_maa_w1"], "this is RWKV6Qwen2"),
         (["model.emb.weight", "rwkv7.embeddings.weight"], "are both emb.weight"),
-        (["emb.weight", "_orig_mod.emb.weight"], "are both emb.weight"),
+        (["module.emb.weight", "_orig_mod.emb.weight"], "are both emb.weight"),
+        (["emb.weight", "blocks.0.att.key.lora_A"], r"an adapter \(blocks\.0\.att\.key\.lora_A\) that is not merged"),
+        (["base_model.model.emb.weight", "base_model.model.blocks.0.att.key.lora_A.default.weight"], "is not merged"),
     ],
 )
 def test_what_cannot_be_read_is_named(names: list[str], says: str) -> None:

@@ -45,7 +45,7 @@ def report_table(report: Report) -> str:
     ]
     rows = [
         ("source", report.source),
-        ("kind", report.title),
+        ("kind", report.title + (f", converted as {report.becomes}" if report.becomes else "")),
         ("layout", report.layout),
         ("file", f"{report.path} ({human_size(report.size)})" if report.path else ""),
         ("shape", ", ".join(part for part in shape if part)),

@@ -159,6 +159,15 @@ def run_convert(args: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
+def run_upgrade(args: argparse.Namespace, settings: Settings) -> int:
+    from ggufy.models.upgrade import upgrade  # loads torch
+
+    chosen_with(args.target.parent, "OUT.pth")
+    upgrade(args.source, args.target)
+    print(f"{args.target}  {human_size(args.target.stat().st_size)}")
+    return 0
+
+
 def run_evaluate(args: argparse.Namespace, settings: Settings) -> int:
     from ggufy.cli import evaluate as evaluate_command  # loads the Hub's client
 
@@ -242,6 +251,7 @@ def run_setup(args: argparse.Namespace, settings: Settings) -> int:
 COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], int]] = {
     "quantize": run_quantize,
     "convert": run_convert,
+    "upgrade": run_upgrade,
     "evaluate": run_evaluate,
     "mix": run_mix,
     "inspect": inspect_command.run_inspect,

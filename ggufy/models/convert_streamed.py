@@ -33,10 +33,11 @@ from ggufy.models.convert import (
     padded,
     padding,
     pieces_of,
-    warn_about_leftovers,
+    tell_about,
     write_tensors,
 )
 from ggufy.models.origin import Origin, Origins, shapes_of
+from ggufy.models.rwkv5 import upgraded
 from ggufy.system.files import PART_SUFFIX, BackgroundWriter, Buffer, disk_errors, finish, part_of
 
 logger = logging.getLogger(__name__)
@@ -62,9 +63,11 @@ def convert_streamed(
     an adapter's digest and scale. `progress` starts with the bytes that an earlier run has left. Raises what
     `convert_tensors` and `stream` raise. Nobody else may write the same target meanwhile.
     """
-    shapes = shapes_of(origins)
-    conversion = Conversion.of(shapes, outtype=outtype, vocab=vocab, name=name, rescale_every=rescale_every)
-    warn_about_leftovers(file.name, shapes, conversion.model)
+    conversion = Conversion.of(
+        shapes_of(origins), outtype=outtype, vocab=vocab, name=name, rescale_every=rescale_every
+    )
+    origins = upgraded(origins)
+    tell_about(file.name, origins, conversion.model)
     total = sum(conversion.size(plan) for plan in conversion.plans)
 
     def tell(done: int) -> None:

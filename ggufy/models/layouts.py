@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ggufy.core.errors import CheckpointError
-from ggufy.models.architecture import Shapes
+from ggufy.models.architecture import Shapes, brief
 from ggufy.models.names.blinkdl import from_blinkdl
 from ggufy.models.names.fla import from_fla_6, from_fla_7
 from ggufy.models.names.rwkv_rs import from_rwkv_rs
@@ -53,8 +53,15 @@ def recognize(shapes: Shapes) -> Layout:
     """
     tensors: dict[str, Origin] = {}
     for name, shape in shapes.items():
-        add(tensors, _WRAPPERS.sub("", name), Origin((name,), shape))
-    if any(map(_ADAPTER.search, shapes)):
+        bare = _WRAPPERS.sub("", name)
+        add(tensors, name if bare in shapes else bare, Origin((name,), shape))  # a copy beside the plain one is not it
+    if adapter := next(filter(_ADAPTER.search, shapes), None):
+        if any(name.endswith("emb.weight") for name in shapes):
+            raise CheckpointError(
+                "this model was saved with an adapter ({name}) that is not merged into it: merge it with the "
+                "trainer's own script first.",
+                name=brief(adapter),
+            )
         raise CheckpointError("this is an adapter, not a model: give its base model, and the adapter with {LORA}.")
     for mark, title in _HYBRIDS.items():
         if any(mark in name for name in shapes):

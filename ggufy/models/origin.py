@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -38,3 +39,14 @@ def identity(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Origin]:
 def shapes_of(origins: Origins) -> dict[str, tuple[int, ...]]:
     """Shapes by BlinkDL's names: what `registry.detect` and `write_skeleton` take."""
     return {name: origin.shape for name, origin in origins.items()}
+
+
+def derived(origin: Origin, shape: tuple[int, ...], change: Callable[[torch.Tensor], torch.Tensor]) -> Origin:
+    """What `change` makes of a tensor, which it gets in `origin.shape`; its values are put into `shape`."""
+    return Origin(origin.sources, shape, partial(_changed, origin, shape, change))
+
+
+def _changed(
+    origin: Origin, shape: tuple[int, ...], change: Callable[[torch.Tensor], torch.Tensor], *tensors: torch.Tensor
+) -> torch.Tensor:
+    return change((origin.make(*tensors) if origin.make else tensors[0]).reshape(origin.shape)).reshape(shape)

@@ -9,6 +9,7 @@ from ggufy.core.errors import CheckpointError
 from ggufy.core.messages import Message
 from ggufy.models.architecture import TIME_STATE, Architecture, Hyperparameters, Shapes, block_numbers, brief
 from ggufy.models.rwkv import older_version
+from ggufy.models.rwkv5 import UPGRADED, upgraded_shapes
 from ggufy.models.rwkv6 import RWKV6
 from ggufy.models.rwkv7 import RWKV7
 
@@ -30,7 +31,8 @@ _OLDER = {
 
 
 def detect(shapes: Shapes) -> Hyperparameters:
-    """What the tensors of a checkpoint (BlinkDL's names to torch shapes) are.
+    """What the tensors of a checkpoint (BlinkDL's names to torch shapes) are; an RWKV-5 with a gate is the RWKV-6 that
+    it becomes (see rwkv5.py).
 
     Raises CheckpointError for anything but a whole model of a known architecture: a tuned state, another RWKV, another
     model, a missing tensor or a wrong shape (with its name, and what was found and expected), one too many.
@@ -53,11 +55,14 @@ def detect(shapes: Shapes) -> Hyperparameters:
             )
     if architecture := _marked(shapes):
         return architecture.measure(shapes)
-    if version := older_version(shapes):
+    version = older_version(shapes)
+    if version in UPGRADED:
+        return RWKV6.measure(upgraded_shapes(shapes))
+    if version:
         raise CheckpointError(
             "this is RWKV-{version}, which llama.cpp cannot run, and {reason}: choose an RWKV-6 or RWKV-7 checkpoint.",
             version=version,
-            reason=_OLDER[version[0]],
+            reason=_OLDER[version],
         )
     raise CheckpointError("this is a variety of RWKV that ggufy does not know: choose an RWKV-6 or RWKV-7 checkpoint.")
 

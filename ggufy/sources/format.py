@@ -73,6 +73,11 @@ class Report:
         return kept | {"variants": [{"name": v.name, "size": v.size} for v in self.variants]}
 
     @property
+    def becomes(self) -> str:
+        """What it is converted as, if that is another version of RWKV than its own."""
+        return "RWKV-6" if self.version.startswith("5.") and self.architecture == "rwkv6" else ""
+
+    @property
     def title(self) -> str:
         """Its kind in words."""
         name = f"RWKV-{self.version}" if self.version else self.architecture

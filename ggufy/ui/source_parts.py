@@ -37,7 +37,7 @@ def report(found: Report, texts: Texts) -> Markup:
 
 
 def _facts(found: Report, texts: Texts) -> list[str]:
-    facts = []
+    facts = [texts["fact_becomes"].format(name=found.becomes)] if found.becomes else []
     if found.parameters:
         facts.append(texts["fact_parameters"].format(count=human_count(found.parameters)))
     if found.layers:
