@@ -18,7 +18,13 @@ State = dict[str, torch.Tensor]
 _DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64"}
 
 
-def save(path: Path, state: State, *, metadata: dict[str, str] | None = None) -> Path:
+def save(path: Path, state: State) -> Path:
+    """Writes a safetensors file."""
+    path.write_bytes(packed(state))
+    return path
+
+
+def packed(state: State, *, metadata: dict[str, str] | None = None) -> bytes:
     """A safetensors file, the largest types first and then by name, as the PyPI package orders them."""
     names = sorted(state, key=lambda name: (-state[name].dtype.itemsize, name))
     head: dict[str, object] = {"__metadata__": metadata or {"format": "pt"}}
@@ -31,8 +37,7 @@ def save(path: Path, state: State, *, metadata: dict[str, str] | None = None) ->
         end += len(raw)
     text = json.dumps(head).encode()
     text += b" " * (-len(text) % 8)
-    path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(values))
-    return path
+    return struct.pack("<Q", len(text)) + text + b"".join(values)
 
 
 def save_shards(folder: Path, state: State, count: int) -> Path:

@@ -155,12 +155,16 @@ def _json(text: bytes, name: str) -> dict[str, Any]:
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         entries = dict(pairs)
+        "".join(entries).encode()  # half of a letter is no text: ValueError
         if len(entries) < len(pairs):
             _damaged(name, Message("two of its entries have one name"))
         return entries
 
+    def no_number(word: str) -> NoReturn:
+        raise ValueError(word)  # Infinity and NaN are not JSON
+
     try:
-        content = json.loads(text.decode(), object_pairs_hook=once)
+        content = json.loads(text.decode(), object_pairs_hook=once, parse_constant=no_number)
     except (ValueError, RecursionError) as error:
         raise CheckpointError("{name} has a damaged list of tensors: {advice}.", name=name, advice=AGAIN) from error
     if not isinstance(content, dict):
@@ -171,7 +175,7 @@ def _json(text: bytes, name: str) -> dict[str, Any]:
 def _tensor(key: str, entry: Any, data: int, name: str) -> StoredTensor:
     """One entry of the list; the values of the file begin at byte `data`."""
     match entry:
-        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [start, stop], **rest} if not rest:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [start, stop]}:
             numbers = (*shape, start, stop)
         case _:
             _wrong_entry(key, name)
