@@ -99,10 +99,14 @@ def two_layouts(path: Path) -> None:
 
 @attack("signs.safetensors", r"not an RWKV checkpoint .*\\x1b")
 def signs(path: Path) -> None:
-    """Names of tensors that clear a terminal, are HTML for a page, and half of a letter."""
-    names = ("\x1b[2J<img src=x onerror=alert(1)>", "\ud800")
-    tensors = {name: entry((8,), 32 * place, 32 * place + 32) for place, name in enumerate(names)}
-    written(path, listed(**tensors))
+    """Names of tensors that clear a terminal, and are HTML for a page."""
+    written(path, listed(**{"\x1b[2J<img src=x onerror=alert(1)>": entry((16,), 0, 64)}))
+
+
+@attack("half-letter.safetensors", "has a damaged list of tensors")
+def half_letter(path: Path) -> None:
+    """A name with half of a letter, which nobody can write into a record or a page."""
+    written(path, listed(**{"\ud800": entry((16,), 0, 64)}))
 
 
 @attack("elsewhere.safetensors.index.json", "is no name of a part")

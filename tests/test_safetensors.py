@@ -1,4 +1,4 @@
-"""Safetensors read by our own reader: what it says, what it refuses, and the GGUF that comes of it, in every layout."""
+"""Safetensors by our own reader: what it says, what it refuses, and the GGUF that comes of it, in every layout."""
 
 from __future__ import annotations
 
