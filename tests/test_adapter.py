@@ -224,7 +224,7 @@ def test_a_configuration_that_is_none(text: bytes) -> None:
 def test_alpha_is_asked_for_and_never_guessed() -> None:
     adapter = describe_adapter(lora_of("blocks.0.att.key", r=8), "mine")
     with pytest.raises(
-        UsageError, match="mine is a LoRA of rank 8 .* --lora with :SCALE behind its name, which is alpha / rank, or --lora-alpha"
+        UsageError, match="mine is a LoRA of rank 8 .* --lora with :SCALE behind its name, .* or --lora-alpha"
     ):
         adapter.scale(None, None)
     assert adapter.scale(None, 32) == 4
@@ -457,6 +457,17 @@ def logits(states: Mapping[str, Mapping[str, torch.Tensor]], folder: Path, versi
     subprocess.run(command, env=os.environ | switches | {"OMP_NUM_THREADS": "1"}, check=True, capture_output=True)
     found = np.load(folder / "l.npz")
     return {name: found[path] for name, path in paths.items()}
+
+
+def test_an_adapter_is_merged_before_the_upgrade(tmp_path: Path) -> None:
+    """RWKV-5.2 becomes RWKV-6 on the way; the adapter knows it as it was."""
+    vocab = reference_file(f"{DATA}/derived/byte.vocab.txt")
+    merged = tiny.save(tmp_path / "merged.pth", merged_reference("5v2-730K", "lora-5v2.pth", 32))
+    expected = converted(merged, vocab, tmp_path / "e.gguf")
+    source, lora = (
+        reference_file(f"{DATA}/derived/{name}.pth") for name in ("tiny-rwkv-5v2-730K", "adapters/lora-5v2")
+    )
+    assert converted(source, vocab, tmp_path / "x.gguf", f"{lora}:4") == expected
 
 
 def test_the_logits_of_models_that_the_trainers_scripts_merge(tmp_path: Path) -> None:
