@@ -22,7 +22,7 @@ from tests import tiny
 
 pytestmark = pytest.mark.fast
 NOT_ASKED = {"source", "output", "owner", "by_stranger"}  # of JobOptions: what no option sets
-ONE = {Kind.TEXT: "x", Kind.FLAG: True, Kind.NUMBER: 7, Kind.WORDS: ["Q8_0"]}
+ONE = {Kind.TEXT: "x", Kind.FLAG: True, Kind.NUMBER: 7, Kind.REAL: 16.5, Kind.WORDS: ["Q8_0"], Kind.PLACES: ["a/b"]}
 # What each is set to where it must be something that there is.
 VALUES: dict[str, Any] = {
     "targets": ["5MB"],
@@ -56,7 +56,7 @@ def test_every_option_can_be_set_everywhere(option: Option) -> None:
     args = build_parser().parse_args(["quantize", "demo", *words_of(option)])
     assert read_options(args.source, vars(args)) == wanted
     parameters = inspect.signature(_Api.start_job).parameters
-    assert parameters[option.name].annotation in (str, bool, int)
+    assert parameters[option.name].annotation in (str, bool, int, float)
     if option.page and option.name not in ("calibration", "imatrix"):  # the page asks for these two in its own way
         form = {"source": "demo", "types": ["Q8_0"], "mode": "", option.page: value_of(option)}
         form |= {"targets": ["5MB"]} if option.name == "mode" else {}
@@ -89,6 +89,8 @@ def test_the_page_asks_for_texts_in_its_own_way() -> None:
         ({"chunks": -1}, "chunks must be a whole number"),
         ({"chunks": "7"}, "chunks must be a whole number"),
         ({"chunks": True}, "chunks must be a whole number"),
+        ({"lora": "a/b", "lora_alpha": "much"}, "lora_alpha must be a number"),
+        ({"lora": ["a/b"] * 257}, "at most 256"),
         ({"vocab": "x" * 4097}, "use at most 4096"),
     ],
 )
@@ -108,7 +110,7 @@ def test_nothing_given_is_the_default() -> None:
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
 def test_visitors_may_choose_what_the_table_says(option: Option) -> None:
     asked = read_options("demo", {option.name: value_of(option)})
-    if option.name in ("vocab", "calibration", "evaluation"):  # a file of this machine
+    if option.name in ("vocab", "calibration", "evaluation", "lora_init"):  # a file of this machine
         with pytest.raises(UsageError, match="on a Space"):
             for_stranger(asked)
         asked = replace(asked, **{option.name: BY_NAME[option.name].default})
@@ -116,7 +118,10 @@ def test_visitors_may_choose_what_the_table_says(option: Option) -> None:
     assert left == (getattr(asked, option.name) if option.visitors else option.default)
 
 
-@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+# Of adapters test_adapter_jobs.py says the same.
+@pytest.mark.parametrize(
+    "option", [one for one in OPTIONS if not one.name.startswith("lora")], ids=lambda option: option.name
+)
 def test_what_decides_bytes_makes_another_job(option: Option, tmp_path: Path) -> None:
     checkpoint, vocab = tiny.checkpoint(tmp_path, "7")
     (tmp_path / "calibration.txt").write_text("Something else to read. " * 4000, encoding="utf-8")

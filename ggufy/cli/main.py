@@ -20,10 +20,12 @@ from ggufy.cli import mix as mix_command
 from ggufy.cli.parser import build_parser
 from ggufy.cli.running import connected, pinned, ready_llama, run_job
 from ggufy.cli.terminal import job_lines, results_table
-from ggufy.core.errors import GgufyError, UsageError
+from ggufy.core.errors import GgufyError, SourceError, UsageError
 from ggufy.core.job import Job, Status
 from ggufy.core.messages import Message
+from ggufy.core.names import stem_of
 from ggufy.core.plan import LOCK_NAME, base_name, folder_name, imatrix_name
+from ggufy.core.source import Source, SourceFile
 from ggufy.core.words import human_size
 from ggufy.jobs.options import JobOptions, read_options
 from ggufy.llama.install import Llama
@@ -37,6 +39,7 @@ from ggufy.system.user_paths import user_path
 if TYPE_CHECKING:
     from ggufy.jobs.runner import Runner
     from ggufy.records.run_state import RunState
+    from ggufy.sources.adapter import AdapterWish
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -105,11 +108,38 @@ def run_resume(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def run_convert(args: argparse.Namespace, settings: Settings) -> int:
-    from ggufy.models.convert import convert  # loads torch
+    from ggufy.sources.adapter import AdapterSearch, pin_adapters  # loads the Hub's client
+    from ggufy.sources.adapter_files import opened_adapters
+    from ggufy.sources.format import ConvertTask
+    from ggufy.sources.locate import local_file
+    from ggufy.sources.registry import format_of_file
 
     vocab = user_path(args.vocab) if args.vocab else None
     chosen_with(args.target.parent, "OUT.gguf")
-    convert(args.source, args.target, outtype=args.outtype or "f16", vocab=vocab, name=args.name)
+    if (path := local_file(str(args.source))) is None:
+        raise SourceError("{path} does not exist: give the path of a .pth or .safetensors file.", path=args.source)
+    form, search = format_of_file(path), AdapterSearch(settings)
+    files = [SourceFile(path=str(file), size=file.stat().st_size, sha256="") for file in form.files_here(path)]
+    pinned = [one for one, _ in pin_adapters(_adapters(args), search, form)]
+    with opened_adapters(pinned, settings.cache, search) as adapters:
+        task = ConvertTask(
+            source=Source.of_files(files, kind=form.kind),
+            path=path,
+            outtype=args.outtype or "f16",
+            name=args.name or stem_of(str(path)),
+            vocab=vocab,
+            adapters=adapters,
+        )
+        form.convert(task, args.target)
+    print(f"{args.target}  {human_size(args.target.stat().st_size)}")
+    return 0
+
+
+def run_upgrade(args: argparse.Namespace, settings: Settings) -> int:
+    from ggufy.models.upgrade import upgrade  # loads torch
+
+    chosen_with(args.target.parent, "OUT.pth")
+    upgrade(args.source, args.target)
     print(f"{args.target}  {human_size(args.target.stat().st_size)}")
     return 0
 
@@ -196,6 +226,7 @@ def run_setup(args: argparse.Namespace, settings: Settings) -> int:
 COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], int]] = {
     "quantize": run_quantize,
     "convert": run_convert,
+    "upgrade": run_upgrade,
     "evaluate": run_evaluate,
     "mix": run_mix,
     "inspect": inspect_command.run_inspect,
@@ -207,6 +238,12 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], int]] = {
 
 
 # ---- helpers
+
+
+def _adapters(args: argparse.Namespace) -> AdapterWish:
+    from ggufy.sources.adapter import AdapterWish  # loads the Hub's client
+
+    return AdapterWish(texts=tuple(args.lora), alpha=args.lora_alpha, init=args.lora_init or "")
 
 
 def _with_options(settings: Settings, args: argparse.Namespace) -> Settings:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ggufy.cli import inspect, mix
 from ggufy.core.metrics import DEFAULT_CHUNKS as COMMAND_CHUNKS
-from ggufy.jobs.options import BY_NAME, OPTIONS, Kind, Option
+from ggufy.jobs.options import BY_NAME, CONVERTING, OPTIONS, Kind, Option
 from ggufy.system.user_paths import user_path
 
 
@@ -19,13 +19,18 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
 
     quantize = commands.add_parser("quantize", help="make GGUF quants of a model")
-    quantize.add_argument("source", metavar="SOURCE", help="demo, a .pth, an unquantized .gguf, owner/repo[:file.pth]")
+    quantize.add_argument(
+        "source", metavar="SOURCE", help="demo, a .pth, .safetensors or unquantized .gguf, a folder, owner/repo[:file]"
+    )
     _add_options(quantize, OPTIONS)
     _add_run_options(quantize)
-    convert = commands.add_parser("convert", help="convert one .pth to an unquantized GGUF")
-    convert.add_argument("source", metavar="SRC.pth", type=user_path)
+    convert = commands.add_parser("convert", help="convert one .pth, .safetensors or folder to an unquantized GGUF")
+    convert.add_argument("source", metavar="SRC", type=user_path)
     convert.add_argument("target", metavar="OUT.gguf", type=user_path)
-    _add_options(convert, (BY_NAME[name] for name in ("outtype", "vocab", "name")))
+    _add_options(convert, (BY_NAME[name] for name in CONVERTING))
+    upgrade = commands.add_parser("upgrade", help="write an RWKV-5 with a gate as an RWKV-6 checkpoint")
+    upgrade.add_argument("source", metavar="IN.pth", type=user_path)
+    upgrade.add_argument("target", metavar="OUT.pth", type=user_path)
     evaluate = commands.add_parser("evaluate", help="measure quants against their base: perplexity, KLD, speed")
     _add_evaluate(evaluate)
     mix.add_parser(commands)
@@ -52,7 +57,9 @@ def _add_options(parser: argparse.ArgumentParser, options: Iterable[Option]) -> 
                 more |= {"action": "store_true"}
             case Kind.NUMBER:
                 more |= {"type": int}
-            case Kind.WORDS:
+            case Kind.REAL:
+                more |= {"type": float, "metavar": option.metavar}
+            case Kind.WORDS | Kind.PLACES:
                 more |= {"action": "extend", "type": lambda text: [text], "metavar": option.metavar, "default": []}
             case Kind.TEXT:
                 more |= {"choices": option.choices, "metavar": option.metavar}

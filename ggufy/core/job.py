@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from ggufy.core.errors import cause_of, sentence_of, without_folders
 from ggufy.core.metrics import Evaluation
-from ggufy.core.source import Source
+from ggufy.core.source import PinnedAdapter, Source
 
 # 20 thousand tokens: more calibration text hardly changes a quant (llama.cpp's own table, 10 k against 10 M tokens).
 DEFAULT_CHUNKS = 40
@@ -114,6 +114,7 @@ class Request:
     private: bool = free(False)  # of that repo, if it has to be made
     keep_card: bool = free(False)  # its README.md is somebody's own: only the model files go there
     by_stranger: bool = free(False)  # made for a Space's visitor: its steps run without the token
+    adapters: tuple[PinnedAdapter, ...] = later(())  # merged into the model, in this order
 
     def inputs(self) -> str:
         """Digest of everything that decides the bytes of base GGUF, imatrix and quants. Two requests that differ only
@@ -127,13 +128,20 @@ class Request:
             if one.metadata.get("free") or (one.metadata.get("later") and pinned[one.name] == one.default):
                 del pinned[one.name]
         pinned["source"] = self.source.key
+        if self.adapters:
+            pinned["adapters"] = [one.key for one in self.adapters]
         return hashlib.sha256(json.dumps(pinned, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Of the model and its adapters."""
+        return (self.source, *(source for adapter in self.adapters for source in adapter.sources))
 
     @property
     def local_paths(self) -> tuple[PurePath, ...]:
         """Of files on this machine that the user named."""
         named = [self.vocab_path, self.imatrix_path, self.calibration, self.evaluation_text]
-        named += [] if self.source.remote else [one.path for one in self.source.each()]
+        named += [one.path for source in self.sources if not source.remote for one in source.each()]
         return tuple(PurePath(text) for text in named if text and ":" not in text)
 
     @property

@@ -18,6 +18,7 @@ from ggufy.quantize.search import mixes
 from ggufy.quantize.search.target import MODES, parse_words
 
 LONGEST = 4096  # characters of a text, as of a path
+MOST = 256  # words of a list
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,9 @@ class JobOptions:
     repo_id: str | None = None  # None: <owner>/<Model>-GGUF
     private: bool = False
     keep_card: bool = False  # publish the model files only; the repo has a README.md of its own
+    lora: tuple[str, ...] = ()  # adapters to merge into the model, in this order: FILE[:SCALE]
+    lora_alpha: float | None = None  # of those that say neither alpha nor a scale
+    lora_init: str | None = None  # the file that the only one, a PiSSA, began with
     by_stranger: bool = False  # made for a Space's visitor, see strangers.py
 
 
@@ -52,7 +56,9 @@ class Kind(Enum):
     TEXT = "text"
     FLAG = "true or false"
     NUMBER = "whole number"
+    REAL = "number"
     WORDS = "list"  # or its words in one text, with commas
+    PLACES = "list of files"  # or names on a hub
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +130,33 @@ OPTIONS = (
         flag="--name",
         help="name of the model in file names and metadata (the source's file name)",
         page="name",
+        bytes=True,
+    ),
+    Option(
+        name="lora",
+        flag="--lora",
+        kind=Kind.PLACES,
+        metavar="FILE[:SCALE]",
+        help="an adapter to merge: a .pth, a PEFT folder or owner/repo[:file]; SCALE is alpha / r; several, in order",
+        page="lora",
+        visitors=True,
+        bytes=True,
+    ),
+    Option(
+        name="lora_alpha",
+        flag="--lora-alpha",
+        kind=Kind.REAL,
+        metavar="ALPHA",
+        help="alpha of adapters that do not say it",
+        page="lora_alpha",
+        visitors=True,
+        bytes=True,
+    ),
+    Option(
+        name="lora_init",
+        flag="--lora-init",
+        metavar="FILE",
+        help="what a PiSSA began with (init_pissa.pth beside it)",
         bytes=True,
     ),
     Option(
@@ -204,6 +237,7 @@ OPTIONS = (
         page="keep_card",
     ),
 )
+CONVERTING = ("outtype", "vocab", "name", "lora", "lora_alpha", "lora_init")  # what `convert` has of them
 BY_NAME = {option.name: option for option in OPTIONS}
 
 
@@ -242,12 +276,33 @@ def read_text(name: str, value: object) -> str:
 def _read(option: Option, value: object, name: str) -> Any:
     match option.kind:
         case Kind.WORDS:
-            words = value if isinstance(value, list | tuple) else [value]
-            return read_text(name, ",".join(read_text(name, word) for word in words))
+            return ",".join(_list(name, value))
+        case Kind.PLACES:
+            return tuple(_list(name, list(parse_words(value)) if isinstance(value, str) else value))
         case Kind.FLAG if value is not None and not isinstance(value, bool):
             raise UsageError("{name} must be true or false.", name=name)
         case Kind.NUMBER if value is not None and (type(value) is not int or value < 0):  # True is an int, too
             raise UsageError("{name} must be a whole number, and not negative.", name=name)
+        case Kind.REAL:
+            return _number(name, value)
         case Kind.TEXT:
             return read_text(name, value) or option.default
     return option.default if value is None else value
+
+
+def _list(name: str, value: object) -> list[str]:
+    words = value if isinstance(value, list | tuple) else [value]
+    if len(words) > MOST:
+        raise UsageError("{name} has {count} words: use at most {most}.", name=name, count=len(words), most=MOST)
+    return [text for word in words if (text := read_text(name, word))]
+
+
+def _number(name: str, value: object) -> float | None:
+    try:
+        if value is None or value == "":
+            return None
+        if isinstance(value, str | int | float) and not isinstance(value, bool):
+            return float(value)
+    except (ValueError, OverflowError):
+        pass
+    raise UsageError("{name} must be a number, such as 32.", name=name)

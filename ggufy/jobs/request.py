@@ -19,7 +19,7 @@ from ggufy.core.catalog import OUTTYPES, make_order
 from ggufy.core.errors import CalibrationError, SourceError, UsageError
 from ggufy.core.job import Job, Request
 from ggufy.core.metrics import memory_needed
-from ggufy.core.names import is_repo_id, model_name, repo_name
+from ggufy.core.names import is_repo_id, model_name, repo_name, stem_of
 from ggufy.core.source import STREAMED_KINDS, Source, SourceFile
 from ggufy.core.words import brief, human_size
 from ggufy.formats.gguf import MAGIC, GgufHead
@@ -28,6 +28,7 @@ from ggufy.quantize.search import mixes
 from ggufy.quantize.search import target as sizes
 from ggufy.records.store import JobStore
 from ggufy.sources import hub
+from ggufy.sources.adapter import AdapterSearch, AdapterWish, adapters_label, check_adapters, pin_adapters
 from ggufy.sources.format import Report, SourceFormat
 from ggufy.sources.inspect import look
 from ggufy.sources.locate import is_plain_url, local_file
@@ -66,10 +67,14 @@ def make_job(options: JobOptions, settings: Settings, watch: Watch | None = None
     settings = settings.for_strangers() if options.by_stranger else settings
     source = _source(options.source, settings, watch)
     form = format_of(source.kind)
-    looked = options.targets or (source.remote and source.kind not in STREAMED_KINDS)
+    wish = AdapterWish(texts=options.lora, alpha=options.lora_alpha, init=options.lora_init or "")
+    adapters = pin_adapters(wish, AdapterSearch(settings, watch.sha256, watch.stopped), form)
+    looked = options.targets or adapters or (source.remote and source.kind not in STREAMED_KINDS)
     report = look(options.source, settings, vocab=options.vocab) if looked else None
+    check_adapters(adapters, report)
     head = None if source.remote else form.base_head(Path(source.path))
     stem = options.name or file_stem(source.path, source.model_id, by_stranger=options.by_stranger)
+    stem += "" if options.name else adapters_label(adapters, by_stranger=options.by_stranger)
     name = model_name(stem)
     request = Request(
         name=name,
@@ -82,6 +87,7 @@ def make_job(options: JobOptions, settings: Settings, watch: Watch | None = None
         output=options.output,
         outtype=_outtype(options, head),
         mix=_mix(options, head),
+        adapters=tuple(one for one, _ in adapters),
         **_order_fields(options, report),
         **_imatrix_fields(options, settings, watch),
         **_vocab_fields(options, form),
@@ -105,8 +111,8 @@ def is_query(text: str, *, hub_only: bool = False) -> bool:
 def file_stem(path: str, model_id: str, *, by_stranger: bool) -> str:
     """What a model is named after: its file; a stranger's also after its account on the Hub, or one could choose a
     file's name so that its results go where the owner's are."""
-    account = model_id.partition("/")[0]
-    return f"{account}-{Path(path).stem}" if by_stranger and account else Path(path).stem
+    account, stem = model_id.partition("/")[0], stem_of(path, model_id)
+    return f"{account}-{stem}" if by_stranger and account else stem
 
 
 def _demo_wish(options: JobOptions) -> JobOptions:

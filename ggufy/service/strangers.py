@@ -12,6 +12,7 @@ from ggufy.sources.hub import is_on_hub
 from ggufy.texts.calibration import BUNDLED, NAMED
 
 MOST_SIZES = 8  # sizes to order in one job
+MOST_ADAPTERS = 4
 _TEXTS = frozenset({BUNDLED, *NAMED})
 
 
@@ -29,6 +30,10 @@ def for_stranger(options: JobOptions) -> JobOptions:
             "on a Space a text is {texts}, and no file of this machine: leave other texts, imatrix files and "
             "vocabularies out.",
             texts=" or ".join(sorted(_TEXTS)),
+        )
+    if options.lora_init or not all(map(is_on_hub, options.lora)) or len(options.lora) > MOST_ADAPTERS:
+        raise UsageError(
+            "on a Space an adapter is owner/repo:file, at most {most} of them: leave out others.", most=MOST_ADAPTERS
         )
     if len(options.targets) > MOST_SIZES:
         raise UsageError("on a Space one job makes at most {most} sizes: order fewer.", most=MOST_SIZES)

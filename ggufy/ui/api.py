@@ -28,7 +28,7 @@ Answer = TypeVar("Answer")
 #: The first have had these places from the beginning, for calls that name no parameters.
 _FIRST = ("quant_types", "imatrix", "evaluate", "name", "targets", "mode", "keep_card")
 _IN_ORDER = (*(BY_NAME[name] for name in _FIRST), *(option for option in OPTIONS if option.name not in _FIRST))
-_TYPES = {Kind.TEXT: str, Kind.FLAG: bool, Kind.NUMBER: int, Kind.WORDS: str}
+_TYPES = {Kind.TEXT: str, Kind.FLAG: bool, Kind.NUMBER: int, Kind.REAL: float, Kind.WORDS: str, Kind.PLACES: str}
 NAMES = ("inspect_source", "start_job", "list_jobs", "job_status", "cancel_job", "resume_job", "list_results")
 
 

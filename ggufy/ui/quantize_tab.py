@@ -98,6 +98,8 @@ class QuantizeTab:
         self.evaluation = self._text(i18n, "evaluation", "bundled")
         self.name = self._text(i18n, "name")
         self.vocab = self._text(i18n, "vocab")
+        self.lora = self._text(i18n, "lora")
+        self.lora_alpha = self._text(i18n, "lora_alpha")
         published = self.services.workspace.hub is not None
         self.repo = self._text(i18n, "repo", visible=published)
         self.private = gr.Checkbox(False, label=i18n("private"), visible=published, elem_id="gg-private")
