@@ -20,7 +20,8 @@ from ggufy.core.source import PinnedAdapter, Source
 from ggufy.formats import prefetched as streamed
 from ggufy.formats.checkpoint import open_checkpoint
 from ggufy.formats.streamed_checkpoint import open_streamed
-from ggufy.jobs.request import JobOptions, make_job
+from ggufy.jobs.options import JobOptions
+from ggufy.jobs.request import make_job
 from ggufy.models.convert import convert
 from ggufy.models.convert_streamed import convert_streamed
 from ggufy.models.layouts import origins_of
@@ -88,10 +89,8 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def wish(model: tuple[Path, Path], *texts: str, **options: object) -> JobOptions:
-    asked = AdapterWish(texts=texts, alpha=options.pop("alpha", None))  # type: ignore[arg-type]
-    vocab = str(model[1])
-    usual = {"source": str(model[0]), "vocab": vocab, "quant_types": (), "imatrix": "none"}
-    return JobOptions(**usual | {"adapters": asked} | options)  # type: ignore[arg-type]
+    usual = {"source": str(model[0]), "vocab": str(model[1]), "quant_types": (), "imatrix": "none", "lora": texts}
+    return JobOptions(**usual | options)  # type: ignore[arg-type]
 
 
 # ---- streams
@@ -226,7 +225,7 @@ def test_a_private_adapter_makes_a_private_job(
 def test_what_a_request_holds(tmp_path: Path, model: tuple[Path, Path], lora: Path, folder: Path) -> None:
     where = settings(tmp_path)
     plain = make_job(wish(model), where)
-    one = make_job(wish(model, str(lora), alpha=8), where)
+    one = make_job(wish(model, str(lora), lora_alpha=8), where)
     assert plain.request.name == "rwkv-7" and one.request.name == "rwkv-7-poems"
     assert make_job(wish(model, f"{lora}:2"), where).id == one.id, "alpha 8 of rank 4 is a scale of 2"
     assert one.request.adapters[0].source.sha256 == sha256(lora)

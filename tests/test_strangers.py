@@ -18,14 +18,14 @@ from ggufy.core.errors import SourceError, UsageError
 from ggufy.core.job import Artifact, Job, Request, Status
 from ggufy.core.job_record import from_json, to_json
 from ggufy.jobs import request as intake
-from ggufy.jobs.request import JobOptions, make_job
+from ggufy.jobs.options import JobOptions
+from ggufy.jobs.request import make_job
 from ggufy.jobs.workspace import Workspace
 from ggufy.llama.install import Llama
 from ggufy.records.store import JobStore
 from ggufy.service.access import STRANGER, Visitor, is_public, may_see
 from ggufy.service.service import Services
 from ggufy.service.strangers import MOST_ADAPTERS, MOST_SIZES, for_stranger
-from ggufy.sources.adapter import AdapterWish
 from ggufy.sources.inspect import inspect
 from ggufy.steps.context import Context
 from tests.test_job import REQUEST
@@ -199,8 +199,9 @@ def test_strangers_get_nothing_but_what_is_on_the_list() -> None:
         "mix": "stock",
         "targets": ("1GB",),
         "mode": "fast",
+        "lora": ("bob/adapter:a.pth",),
+        "lora_alpha": 32.0,
         "owner": "alice",
-        "adapters": AdapterWish(texts=("bob/lora:a.pth:2",), alpha=8),
     }
     cut = {
         "chunks": 100_000,
@@ -212,20 +213,20 @@ def test_strangers_get_nothing_but_what_is_on_the_list() -> None:
         "output": "toy",
     }
     left = for_stranger(JobOptions(**full, **cut))
-    refused = {"vocab"}
+    refused = {"vocab", "lora_init"}
     assert {item.name for item in fields(JobOptions)} == full.keys() | cut.keys() | refused | {"by_stranger"}
     assert left == JobOptions(**full, by_stranger=True)
     with pytest.raises(UsageError, match=f"at most {MOST_SIZES} sizes"):
         for_stranger(JobOptions(**full | {"targets": ("1GB",) * (MOST_SIZES + 1)}))
     for wrong in (
-        AdapterWish(texts=("/etc/passwd",)),
-        AdapterWish(texts=("bob/lora:a.pth", "lora.pth:2")),
-        AdapterWish(texts=("https://example.org/lora.pth",)),
-        AdapterWish(texts=("bob/lora:a.pth",), init="init_pissa.pth"),
-        AdapterWish(texts=("bob/lora:a.pth",) * (MOST_ADAPTERS + 1)),
+        {"lora": ("/etc/passwd",)},
+        {"lora": ("bob/lora:a.pth:2", "lora.pth:2")},
+        {"lora": ("https://example.org/lora.pth",)},
+        {"lora": ("bob/lora:a.pth",) * (MOST_ADAPTERS + 1)},
+        {"lora_init": "init_pissa.pth"},
     ):
-        with pytest.raises(UsageError, match="on a Space adapters are at most"):
-            for_stranger(JobOptions(**full | {"adapters": wrong}))
+        with pytest.raises(UsageError, match="on a Space an adapter is owner/repo:file"):
+            for_stranger(JobOptions(**full | wrong))
 
 
 def test_strangers_jobs_wait_in_a_short_line(space: Services) -> None:

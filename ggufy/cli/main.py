@@ -20,7 +20,6 @@ from ggufy.cli import mix as mix_command
 from ggufy.cli.parser import build_parser
 from ggufy.cli.running import connected, pinned, ready_llama, run_job
 from ggufy.cli.terminal import job_lines, results_table
-from ggufy.core.catalog import parse_types
 from ggufy.core.errors import GgufyError, SourceError, UsageError
 from ggufy.core.job import Job, Status
 from ggufy.core.messages import Message
@@ -28,8 +27,8 @@ from ggufy.core.names import stem_of
 from ggufy.core.plan import LOCK_NAME, base_name, folder_name, imatrix_name
 from ggufy.core.source import Source, SourceFile
 from ggufy.core.words import human_size
+from ggufy.jobs.options import JobOptions, read_options
 from ggufy.llama.install import Llama
-from ggufy.quantize.search.target import parse_words
 from ggufy.records.store import JobStore
 from ggufy.system import child_process, streams
 from ggufy.system.files import chosen_with, disk_error
@@ -76,33 +75,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_quantize(args: argparse.Namespace, settings: Settings) -> int:
-    from ggufy.jobs.request import JobOptions  # these two load the Hub's client, which other commands do without
-    from ggufy.jobs.runner import Runner
+    from ggufy.jobs.runner import Runner  # loads the Hub's client, which other commands do without
 
     settings = _with_options(settings, args)
-    if args.chunks < 0:
-        raise UsageError("--chunks is negative: give a number of chunks, or 0 for the whole text.")
-    targets = tuple(word for text in args.target or () for word in parse_words(text))
-    options = JobOptions(
-        source=args.source,
-        quant_types=parse_types(args.types or ("none" if targets else "recommended")),
-        targets=targets,
-        mode=args.mode or "",
-        outtype=args.outtype,
-        imatrix=args.imatrix,
-        calibration=args.calibration,
-        chunks=args.chunks,
-        evaluate=args.evaluate,
-        evaluation=args.evaluation,
-        evaluation_chunks=args.evaluation_chunks,
-        vocab=args.vocab,
-        name=args.name,
-        repo_id=args.repo,
-        private=args.private,
-        keep_card=args.keep_card,
-        mix=args.mix,
-        adapters=_adapters(args),
-    )
+    options = read_options(args.source, vars(args), lambda option: option.flag)
     llama = ready_llama(settings)
     with connected(settings) as workspace:
         options = replace(options, owner=workspace.owner)
@@ -186,7 +162,6 @@ def run_mix(args: argparse.Namespace, settings: Settings) -> int:
 
 def _base_and_imatrix(args: argparse.Namespace, settings: Settings, llama: Llama) -> tuple[Path, Path | None]:
     """What a mix is made from: the files given, or made as `quantize` makes them."""
-    from ggufy.jobs.request import JobOptions
     from ggufy.jobs.runner import Runner
     from ggufy.sources.registry import format_of_name
 
@@ -268,7 +243,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], int]] = {
 def _adapters(args: argparse.Namespace) -> AdapterWish:
     from ggufy.sources.adapter import AdapterWish  # loads the Hub's client
 
-    return AdapterWish(texts=tuple(args.lora or ()), alpha=args.lora_alpha, init=args.lora_init or "")
+    return AdapterWish(texts=tuple(args.lora), alpha=args.lora_alpha, init=args.lora_init or "")
 
 
 def _with_options(settings: Settings, args: argparse.Namespace) -> Settings:

@@ -7,8 +7,7 @@ that becomes a path, a repo of the owner's or a question to the disk. What may b
 from __future__ import annotations
 
 from ggufy.core.errors import UsageError
-from ggufy.jobs.request import JobOptions
-from ggufy.sources.adapter import split_scale
+from ggufy.jobs.options import OPTIONS, JobOptions
 from ggufy.sources.hub import is_on_hub
 from ggufy.texts.calibration import BUNDLED, NAMED
 
@@ -32,26 +31,11 @@ def for_stranger(options: JobOptions) -> JobOptions:
             "vocabularies out.",
             texts=" or ".join(sorted(_TEXTS)),
         )
-    names = [split_scale(text)[0] for text in options.adapters.texts]
-    if options.adapters.init or not all(map(is_on_hub, names)) or len(names) > MOST_ADAPTERS:
+    if options.lora_init or not all(map(is_on_hub, options.lora)) or len(options.lora) > MOST_ADAPTERS:
         raise UsageError(
-            "on a Space adapters are at most {most} of the Hub, as owner/repo:file.pth, and no file of this machine.",
-            most=MOST_ADAPTERS,
+            "on a Space an adapter is owner/repo:file, at most {most} of them: leave out others.", most=MOST_ADAPTERS
         )
     if len(options.targets) > MOST_SIZES:
         raise UsageError("on a Space one job makes at most {most} sizes: order fewer.", most=MOST_SIZES)
-    return JobOptions(
-        source=options.source,
-        quant_types=options.quant_types,
-        outtype=options.outtype,
-        imatrix=options.imatrix,
-        calibration=options.calibration,
-        evaluate=options.evaluate,
-        evaluation=options.evaluation,
-        mix=options.mix,
-        targets=options.targets,
-        mode=options.mode,
-        owner=options.owner,
-        adapters=options.adapters,
-        by_stranger=True,
-    )
+    allowed = {option.name: getattr(options, option.name) for option in OPTIONS if option.visitors}
+    return JobOptions(source=options.source, owner=options.owner, by_stranger=True, **allowed)

@@ -21,7 +21,7 @@ PAGE = {
     "KEEP_CARD": "“Keep the repo's own card”",
     "LORA": "“Adapters”",
     "LORA_ALPHA": "“Alpha of the adapters”",
-    "LORA_INIT": "“Beginning of a PiSSA”",
+    "LORA_INIT": "`lora_init`",
     "NAME": "“Name”",
     "NO_IMATRIX": "imatrix off",
     "OUT": "GGUFY_OUT",
@@ -36,6 +36,9 @@ API = PAGE | {
     "ANEW": "call start_job again",
     "KEEP_CARD": "`keep_card`",
     "NAME": "`name`",
+    "LORA": "`lora`",
+    "LORA_ALPHA": "`lora_alpha`",
+    "LORA_INIT": "`lora_init`",
     "NO_IMATRIX": "`imatrix` false",
     "TYPES": "`quant_types`",
 }
