@@ -133,7 +133,7 @@ def is_query(text: str, *, hub_only: bool = False) -> bool:
 def file_stem(path: str, model_id: str, *, by_stranger: bool) -> str:
     """What a model is named after: its file; a stranger's also after its account on the Hub, or one could choose a
     file's name so that its results go where the owner's are."""
-    account = model_id.partition("/")[0]
+    account = model_id.partition("/")[0].replace(":", ".")  # `ms.` before one of ModelScope
     return f"{account}-{Path(path).stem}" if by_stranger and account else Path(path).stem
 
 
@@ -162,7 +162,7 @@ def _source(text: str, settings: Settings, watch: Watch) -> Source:
         return resolve_url(text, stopped=watch.stopped)
     if path := local_file(text, hub_only=settings.hub_only):
         return _local_source(path, settings, watch)
-    return hub.resolve(text, token=settings.hf_token, stopped=watch.stopped)
+    return hub.resolve(text, token=settings.token_for(hub.parse_reference(text).host), stopped=watch.stopped)
 
 
 def _local_source(path: Path, settings: Settings, watch: Watch) -> Source:

@@ -36,6 +36,7 @@ class DownloadTask:
     size: int  # bytes
     sha256: str  # hex digest
     error: type[GgufyError]  # what is raised when something else arrives
+    whole: bool = False  # its server may send all of it whatever part is asked for: what was cut begins anew
 
 
 def fetch(
@@ -76,7 +77,7 @@ def fetch_small(address: Address, *, limit: int, stopped: Callable[[], bool] = n
 
     def get() -> bytes:
         body = bytearray()
-        with http_get(address, timeout=DOWNLOAD_TIMEOUT) as answer:
+        with http_get(address, span=(0, None), timeout=DOWNLOAD_TIMEOUT) as answer:
             if answer.is_web_page:
                 raise SourceError(
                     "{url} is a web page, not a text file: give the address of the raw file.", url=address.shown
@@ -95,7 +96,7 @@ def fetch_small(address: Address, *, limit: int, stopped: Callable[[], bool] = n
 
 def _append(wanted: DownloadTask, part: Path, *, report: Callable[[int], None], stopped: Callable[[], bool]) -> None:
     """One request: adds to `part` what the server sends from its present size on."""
-    have = _size(part)
+    have = 0 if wanted.whole else _size(part)
     with http_get(wanted.address, span=(have, None), timeout=DOWNLOAD_TIMEOUT) as answer:
         start = _checked_start(answer, wanted, have)
         with part.open("r+b") as file:
@@ -107,6 +108,8 @@ def _append(wanted: DownloadTask, part: Path, *, report: Callable[[int], None], 
                     raise _other_file(wanted)
                 file.write(block)
                 report(file.tell())
+    if wanted.whole and _size(part) != wanted.size:
+        raise _other_file(wanted)
     if _size(part) <= have:
         raise httpx2.RemoteProtocolError(Message("the answer held nothing new"))
 
