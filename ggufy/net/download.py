@@ -71,6 +71,24 @@ def fetch(
         _finish(wanted, part, target, stopped=stopped)
 
 
+def fetch_newest(
+    wanted: DownloadTask,
+    target: Path,
+    *,
+    progress: Callable[[int], None] | None = None,
+    stopped: Callable[[], bool] = never,
+) -> None:
+    """As `fetch`, of a file that may have been another one when an earlier process began: then it begins anew."""
+    begun = target.with_name(target.name + DOWNLOAD_SUFFIX)
+    continued = begun.exists() and begun.stat().st_size > 0
+    try:
+        fetch(wanted, target, progress=progress, stopped=stopped)
+    except wanted.error:
+        if begun.exists() or not continued:
+            raise
+        fetch(wanted, target, progress=progress, stopped=stopped)
+
+
 def fetch_small(address: Address, *, limit: int, stopped: Callable[[], bool] = never) -> bytes:
     """The text file at an address. Raises SourceError if it cannot be had, is a web page, or is larger than `limit`
     bytes; Cancelled."""
