@@ -10,6 +10,7 @@ from ggufy.core.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS
 from ggufy.core.metrics import DEFAULT_CHUNKS as COMMAND_CHUNKS
 from ggufy.quantize.search.mixes import KINDS, RWKV
 from ggufy.quantize.search.target import MODES
+from ggufy.system.settings import HUBS
 from ggufy.system.user_paths import user_path
 
 
@@ -20,7 +21,9 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
 
     quantize = commands.add_parser("quantize", help="make GGUF quants of a model")
-    quantize.add_argument("source", metavar="SOURCE", help="demo, a .pth, an unquantized .gguf, owner/repo[:file.pth]")
+    quantize.add_argument(
+        "source", metavar="SOURCE", help="demo, a .pth, an unquantized .gguf, [ms:]owner/repo[:file.pth]"
+    )
     _add_what_to_make(quantize)
     _add_model_options(quantize)
     _add_how_to_make(quantize)
@@ -117,5 +120,5 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=user_path, help="folder for results (ggufy-out)")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout, no progress")
     parser.add_argument(
-        "--hub", choices=("local", "hf"), help="results in folders here, or in repos on the Hub (local)"
+        "--hub", choices=HUBS, help="results in folders here, in repos on the Hub, on ModelScope, or on both (local)"
     )

@@ -6,11 +6,10 @@ Commits name no parent there, so nobody can tell whether somebody else was faste
 
 from __future__ import annotations
 
-import base64
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +22,8 @@ from ggufy.core.hosts import MODELSCOPE, RepoName
 from ggufy.core.messages import Message
 from ggufy.core.names import RepoKind
 from ggufy.hub.commit_rate import CommitBudget
-from ggufy.hub.protocol import Content, RemoteFile, Staged, check_path, is_listed, sha256_of
+from ggufy.hub.modelscope_files import NewFile, blocks, new_file
+from ggufy.hub.protocol import Content, RemoteFile, check_path, is_listed, sha256_of
 from ggufy.net import modelscope
 from ggufy.net.download import DownloadTask, fetch_newest
 from ggufy.net.http_get import Address, http_get, hub_address
@@ -46,38 +46,8 @@ from ggufy.system.clock import never
 logger = logging.getLogger(__name__)
 _EXISTS = (10010101001, 10010202004)  # `Code` of the two sites for a name that is taken
 _RACED = 10030000001  # somebody else's commit, or too many at a time: made again
-_LFS_BYTES = 64 << 10  # larger files are kept apart from the repo
-_ALWAYS_INSIDE = {"README.md", "configuration.json", "config.json"}  # what ModelScope itself reads
-_BLOCK = 1 << 20
 _UPLOAD_TIMEOUT = httpx2.Timeout(60.0, connect=10.0, read=3600.0)  # it takes its time when all has arrived
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class _New:
-    """A file that is to be in the repo."""
-
-    path: str
-    content: bytes | Path
-    size: int  # bytes
-    sha256: str  # hex digest
-
-    @property
-    def lfs(self) -> bool:
-        return self.size > _LFS_BYTES and self.path not in _ALWAYS_INSIDE
-
-    def action(self) -> dict[str, Any]:
-        """What a commit says of it."""
-        told: dict[str, Any] = {"action": "create", "path": self.path, "size": self.size}
-        if self.lfs:
-            return told | {"type": "lfs", "sha256": self.sha256, "content": "", "encoding": ""}
-        data = self.content if isinstance(self.content, bytes) else self.content.read_bytes()
-        return told | {
-            "type": "normal",
-            "sha256": "",
-            "content": base64.b64encode(data).decode(),
-            "encoding": "base64",
-        }
 
 
 class ModelScopeHub:
@@ -187,7 +157,7 @@ class ModelScopeHub:
         progress: Callable[[int], None] | None = None,
         stopped: Callable[[], bool] = never,
     ) -> str:
-        new = [_new(path, content) for path, content in (add or {}).items()]
+        new = [new_file(path, content) for path, content in (add or {}).items()]
         report = progress or (lambda done: None)
         with modelscope_errors(repo_id):
             for failed in itertools.count(1):
@@ -217,7 +187,7 @@ class ModelScopeHub:
         self,
         wanted: Reference,
         message: str,
-        new: Iterable[_New],
+        new: Iterable[NewFile],
         report: Callable[[int], None],
         stopped: Callable[[], bool],
     ) -> str:
@@ -244,7 +214,7 @@ class ModelScopeHub:
         self._call("POST", path, {"commit_message": message, "actions": [file.action() for file in missing]})
         return self._tree(wanted).commit
 
-    def _places(self, wanted: Reference, files: Iterable[_New]) -> dict[str, str]:
+    def _places(self, wanted: Reference, files: Iterable[NewFile]) -> dict[str, str]:
         """Where files have to be sent, by digest; what the storage has already is not among them."""
         objects = [{"oid": file.sha256, "size": file.size} for file in files]
         if not objects:
@@ -254,12 +224,12 @@ class ModelScopeHub:
         uploads = {one["oid"]: (one.get("actions") or {}).get("upload") for one in told.get("objects") or ()}
         return {oid: str(upload["href"]) for oid, upload in uploads.items() if upload}
 
-    def _put(self, href: str, file: _New, report: Callable[[int], None], stopped: Callable[[], bool]) -> None:
+    def _put(self, href: str, file: NewFile, report: Callable[[int], None], stopped: Callable[[], bool]) -> None:
         """The whole file in one request."""
         request = get_session().build_request(
             "PUT",
             href,
-            content=_blocks(file.content, report, stopped),
+            content=blocks(file.content, report, stopped),
             headers={"Content-Length": str(file.size)},
             timeout=_UPLOAD_TIMEOUT,
         )
@@ -303,27 +273,6 @@ def _report_from(report: Callable[[int], None], start: int, done: int) -> None:
 
 def _reference(repo_id: str) -> Reference:
     return Reference(repo_id=RepoName.of(repo_id).repo_id, host=MODELSCOPE)
-
-
-def _new(path: str, content: Content) -> _New:
-    assert not isinstance(content, Staged), "nothing is staged on ModelScope"
-    check_path(path)
-    if isinstance(content, Path) and not content.is_file():
-        raise HubError("{path} is gone, so it cannot be uploaded: make it again.", path=content)
-    size = len(content) if isinstance(content, bytes) else content.stat().st_size
-    return _New(path=path, content=content, size=size, sha256=sha256_of(content))
-
-
-def _blocks(content: bytes | Path, report: Callable[[int], None], stopped: Callable[[], bool]) -> Iterator[bytes]:
-    """The content in pieces. Raises Cancelled soon after `stopped()` turned true."""
-    if isinstance(content, bytes):
-        yield content
-        return
-    with content.open("rb") as file:
-        while block := file.read(_BLOCK):
-            check_stopped(stopped)
-            yield block
-            report(file.tell())
 
 
 def _passes(error: Exception) -> bool:

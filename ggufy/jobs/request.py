@@ -1,7 +1,7 @@
 """From what a user types to a pinned request: the one way in, for the command line and for the page.
 
-SOURCE is `demo`, a local `.pth`, a local unquantized `.gguf`, a Hub repo (`owner/repo`, `owner/repo:file.pth`), or the
-plain address of a `.pth` or `.gguf`.
+SOURCE is `demo`, a local `.pth`, a local unquantized `.gguf`, a repo of a hub (`owner/repo`, `owner/repo:file.pth`,
+`ms:owner/repo`), or the plain address of a `.pth` or `.gguf`.
 Everything that decides the bytes of the result is pinned here by digest; whatever cannot work is refused here.
 """
 
@@ -17,6 +17,7 @@ from typing import Any
 from ggufy import demo
 from ggufy.core.catalog import OUTTYPES, make_order
 from ggufy.core.errors import CalibrationError, SourceError, UsageError
+from ggufy.core.hosts import RepoName
 from ggufy.core.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS, Job, Request
 from ggufy.core.metrics import memory_needed
 from ggufy.core.names import is_repo_id, model_name, repo_name
@@ -62,7 +63,8 @@ class JobOptions:
     mix: str = mixes.RWKV  # or mixes.STOCK; other models than RWKV-6 and RWKV-7 always get the latter
     targets: tuple[str, ...] = ()  # sizes to order: 1.2GB, 900MiB, 3.275bpw, mem4GB
     mode: str = ""  # fast, standard or thorough; empty: standard if there are targets
-    owner: str = ""  # account on the Hub that the results go to; empty: a folder here
+    owner: str = ""  # account that the results go to, `ms:name` on ModelScope; empty: a folder here
+    copy_owner: str = ""  # account that they go to besides
     repo_id: str | None = None  # None: <owner>/<Model>-GGUF
     private: bool = False
     keep_card: bool = False  # publish the model files only; the repo has a README.md of its own
@@ -101,7 +103,8 @@ def make_job(options: JobOptions, settings: Settings, watch: Watch | None = None
     name = model_name(stem)
     request = Request(
         name=name,
-        repo_id=_repo_id(options, stem),
+        repo_id=_repo_id(options, options.owner, stem),
+        copies=(_repo_id(options, options.copy_owner, stem),) if options.copy_owner else (),
         private=options.private and bool(options.owner),
         keep_card=options.keep_card and bool(options.owner),
         by_stranger=options.by_stranger,
@@ -142,19 +145,20 @@ def _demo_wish(options: JobOptions) -> JobOptions:
     return replace(options, source=str(demo.CHECKPOINT), vocab=options.vocab or str(demo.VOCAB), evaluate=evaluate)
 
 
-def _repo_id(options: JobOptions, stem: str) -> str:
-    if not options.owner:
+def _repo_id(options: JobOptions, owner: str, stem: str) -> str:
+    if not owner:
         if options.repo_id:
             raise UsageError("{REPO} names a repo on the Hub: add --hub hf, or leave it out.")
         return ""
-    repo_id = options.repo_id or f"{options.owner}/{repo_name(stem)}"
+    account = RepoName.of(owner)
+    repo_id = options.repo_id or f"{account.repo_id}/{repo_name(stem)}"
     if not is_repo_id(repo_id):
         raise UsageError(
             "{repo} is no name for a repo: give one such as {example} with {REPO}.",
             repo=repr(brief(repo_id)),
-            example=f"{options.owner}/my-model-GGUF",
+            example=f"{account.repo_id}/my-model-GGUF",
         )
-    return repo_id
+    return str(RepoName(account.host, repo_id))
 
 
 def _source(text: str, settings: Settings, watch: Watch) -> Source:

@@ -44,5 +44,6 @@ def for_stranger(options: JobOptions) -> JobOptions:
         targets=options.targets,
         mode=options.mode,
         owner=options.owner,
+        copy_owner=options.copy_owner,
         by_stranger=True,
     )

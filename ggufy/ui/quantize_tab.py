@@ -97,7 +97,7 @@ class QuantizeTab:
         self.evaluation = self._text(i18n, "evaluation", "bundled")
         self.name = self._text(i18n, "name")
         self.vocab = self._text(i18n, "vocab")
-        published = self.services.workspace.hub is not None
+        published = bool(self.services.workspace.hubs)
         self.repo = self._text(i18n, "repo", visible=published)
         self.private = gr.Checkbox(False, label=i18n("private"), visible=published, elem_id="gg-private")
         self.keep_card = gr.Checkbox(

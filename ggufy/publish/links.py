@@ -1,0 +1,22 @@
+"""Addresses of repos and their files, as people open them."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from ggufy.core.hosts import RepoName
+from ggufy.net.modelscope import MASTER
+from ggufy.net.session import Reference
+from ggufy.system.settings import modelscope_endpoint
+
+
+def repo_page(name: str) -> str:
+    """Page of a repo, which is named as in core/hosts.py."""
+    repo = RepoName.of(name)
+    return Reference(repo_id=repo.repo_id, host=repo.host).page
+
+
+def file_address(page: str, file: str) -> str:
+    """Where a file of the repo with this page can be downloaded."""
+    branch = MASTER if page.startswith(f"{modelscope_endpoint()}/models/") else "main"
+    return f"{page}/resolve/{branch}/{quote(file)}"
