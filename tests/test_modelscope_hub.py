@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,9 +15,14 @@ import pytest
 from ggufy.core.errors import HubAway, HubError, QuotaError, RepoMissing, StorageError, TokenError
 from ggufy.hub.commit_rate import CommitBudget
 from ggufy.hub.modelscope import ModelScopeHub
+from ggufy.jobs.request import JobOptions
+from ggufy.jobs.workspace import ModelScopeAccount, Workspace
 from ggufy.net import modelscope
 from ggufy.net import session as hub_session
 from ggufy.net.session import Reference
+from ggufy.records.account import Account
+from ggufy.records.records import JobRecords
+from ggufy.records.store import JobStore
 from tests.modelscope_fixture import (  # noqa: F401 - a fixture
     MS_ALICE,
     MS_ALICE_READ,
@@ -214,3 +220,38 @@ def test_the_listing_of_our_own_repo_is_that_of_its_newest_commit(hub: ModelScop
     wanted = Reference(repo_id=repo.removeprefix("ms:"), host="ms", revision=head)
     tree = modelscope.repo_tree(wanted, token=MS_ALICE, endpoint=hub._endpoint)
     assert tree.commit == head and hub.read(repo, "README.md", kind="model") == b"# Card\n"
+
+
+def test_the_account_is_asked_for_once_by_whoever_comes_and_remembered(tmp_path: Path) -> None:
+    records = JobRecords(JobStore(tmp_path))
+    gate, asked = threading.Barrier(2, timeout=30), list[str]()
+
+    def ask() -> str:
+        gate.wait()  # the thread of the start and the one that waits have both asked
+        asked.append("one")
+        return "alice"
+
+    account = Account.of_token(ask, "a token").on_modelscope()
+    places = ModelScopeAccount(ModelScopeHub(token=None), account, records)
+    workspace = Workspace(records=records, modelscope=places)
+    assert workspace.owner == ""
+    with pytest.raises(HubAway, match="ModelScope has not said yet whose token this is"):
+        workspace.addressed(JobOptions(source="demo", quant_types=()))
+    workspace.start()
+    workspace.acquire()
+    assert workspace.addressed(JobOptions(source="demo", quant_types=())).owner == "ms:alice" and asked
+    again = ModelScopeAccount(ModelScopeHub(token=None), account, records)
+    assert again.owner == "ms:alice"
+    other = Account.of_token(ask, "another token").on_modelscope()
+    assert ModelScopeAccount(ModelScopeHub(token=None), other, records).owner == ""
+    workspace.close()
+
+
+def test_a_token_that_is_not_known_is_told_to_whoever_needs_it(
+    connect: Callable[[str | None], ModelScopeHub], tmp_path: Path
+) -> None:
+    records, hub = JobRecords(JobStore(tmp_path)), connect("ms-unknown")
+    workspace = Workspace(records=records, modelscope=ModelScopeAccount(hub, Account(ask=hub.user), records))
+    workspace.start()
+    with pytest.raises(TokenError, match="ModelScope does not know the token"):
+        workspace.acquire()

@@ -41,7 +41,7 @@ class ModelScopeAccount:
     def __init__(self, hub: OutputHub, account: Account, records: JobRecords):
         self.hub, self._account, self._folder = hub, account, records.store.root
         self._owner = account.remembered(self._folder)
-        self._ends = threading.Event()
+        self._ends, self._writing = threading.Event(), threading.Lock()
 
     @property
     def owner(self) -> str:
@@ -59,8 +59,10 @@ class ModelScopeAccount:
         """Waits until the owner is known. Raises Cancelled, and what somebody must act on."""
         if self._owner:
             return
-        self._owner = Patience(stopped=lambda: stopped() or self._ends.is_set(), say=say)(self._account.ask)
-        self._account.remember(self._folder, self._owner)
+        owner = Patience(stopped=lambda: stopped() or self._ends.is_set(), say=say)(self._account.ask)
+        with self._writing:  # the thread that asked at the start may have its answer now too
+            self._account.remember(self._folder, owner)
+            self._owner = owner
 
     def _find_out(self) -> None:
         try:

@@ -19,6 +19,7 @@ from urllib.parse import quote, unquote, urljoin
 
 from ggufy import demo
 from ggufy.core.errors import Cancelled, SourceAway, SourceError, UsageError
+from ggufy.core.hosts import MODELSCOPE
 from ggufy.core.messages import Message
 from ggufy.core.source import STREAMED_KINDS
 from ggufy.core.words import brief
@@ -156,6 +157,8 @@ def _opened_on_hub(
         if listing.gated:
             check_access(wanted, token=token, endpoint=endpoint, stopped=deadline.passed)
     except Cancelled as error:
+        if wanted.host == MODELSCOPE:
+            raise SourceAway("ModelScope did not answer in time: try again later.") from error
         raise SourceAway("the Hub did not answer in time: try again later.") from error
     whole = {file.rfilename: file for file in listing.files if file.lfs and file.lfs.pointer_size == NO_POINTER}
 

@@ -192,6 +192,8 @@ def prepare_process(settings: Settings) -> None:
     """Makes this process's environment fit for the libraries in it, before they are imported: some read it then."""
     chosen_with(settings.out, Message("{OUT}"))
     chosen_with(settings.cache, "GGUFY_CACHE")
+    if settings.withheld:
+        logger.warning("HF_TOKEN is not sent to %s: GGUFY_TOKEN_TO_MIRROR=1 would send it there", settings.withheld)
     # Its own place is in the home folder, and where that cannot be written it would log to stdout.
     os.environ.setdefault("HF_XET_LOG_DEST", os.devnull)
     for name in [name for name in os.environ if name.lower() in _PROXIES]:
