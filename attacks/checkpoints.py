@@ -1,4 +1,4 @@
-"""Hostile .pth files: a zip with a pickle in it, both written by hand."""
+"""Hostile .pth files: a zip with a pickle in it, or pickles and storages in a row, all written by hand."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def build_with_state(path: Path) -> None:
     archive(path, b"\x80\x02ccodecs\nStreamReader\n)\x81}(" + text("stream") + text(CALLED) + b"ub.")
 
 
-@attack("attribute.pth", "saved with pickle protocol 4")
+@attack("attribute.pth", r"holds collections\.OrderedDict\.__init__\.__globals__, which may run code")
 def dotted_name(path: Path) -> None:
     """Reaches a function through an allowed class: protocol 4 takes dotted names."""
     name = "OrderedDict.__init__.__globals__"
@@ -134,3 +134,86 @@ def cut(path: Path) -> None:
     archive(path, state(**{"emb.weight": made}), {"0": bytes(64)})
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
+
+
+# ---- as PyTorch saved before 1.6: five pickles in a row, then the storages
+
+
+def old(path: Path, listing: bytes, keys: tuple[str, ...], storages: bytes, *, machine: bytes = b"\x88") -> None:
+    """A file of that format; `machine` is whether the numbers are little endian."""
+    magic = b"\x80\x02" + number(0x1950A86A20F9469CFC6C) + b"."
+    version = b"\x80\x02" + number(1001) + b"."
+    made_on = b"\x80\x02}" + text("little_endian") + machine + b"s."
+    named = b"\x80\x02](" + b"".join(map(text, keys)) + b"e."
+    path.write_bytes(magic + version + made_on + listing + named + storages)
+
+
+def storage(count: int) -> bytes:
+    """A storage of zeros."""
+    return struct.pack("<q", count) + bytes(4 * count)
+
+
+_PLAIN = state(**{"emb.weight": tensor("0", (4, 4), stride=(4, 1), offset=0, numel=16)})
+
+
+@attack("old-system.pth", "holds posix.system, which may run code")
+def old_system(path: Path) -> None:
+    """Runs a shell command, in the format that torch unpickles without a second look."""
+    old(path, b"\x80\x02cposix\nsystem\n(" + text(f"touch {CALLED}") + b"tR.", (), b"")
+
+
+@attack("old-keys.pth", "holds posix.system, which may run code")
+def old_system_in_keys(path: Path) -> None:
+    """Runs it from the last of the five pickles, after a sound list."""
+    old(path, _PLAIN[:-1] + b"." + b"\x80\x02cposix\nsystem\n(" + text(f"touch {CALLED}") + b"tR.", (), b"")
+
+
+@attack("old-view.pth", "damaged list of tensors")
+def old_view(path: Path) -> None:
+    """A storage that is a part of another one, beginning before it."""
+    plain = b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + number(16)
+    view = b"(" + text("1") + number(-4096) + number(16) + b"t"
+    old(path, _PLAIN.replace(plain, plain + view), ("0",), storage(16))
+
+
+@attack("old-doubled.pth", "damaged list of tensors")
+def old_doubled(path: Path) -> None:
+    """A storage that is listed a hundred thousand times, and is there once."""
+    old(path, _PLAIN, ("0",) * 100_000, storage(16))
+
+
+@attack("old-other.pth", "damaged list of tensors")
+def old_other(path: Path) -> None:
+    """The keys are those of other storages."""
+    old(path, _PLAIN, ("1",), storage(16))
+
+
+@attack("old-cut.pth", "cut short or damaged")
+def old_cut(path: Path) -> None:
+    """Half of its storages."""
+    old(path, _PLAIN, ("0",), storage(16)[:40])
+
+
+@attack("old-big.pth", "not saved on a little-endian machine")
+def old_big_endian(path: Path) -> None:
+    """Numbers the other way round, which would be read as other ones."""
+    old(path, _PLAIN, ("0",), storage(16), machine=b"\x89")
+
+
+@attack("pickle.pth", "is a pickle, but not of torch.save")
+def plain_pickle(path: Path) -> None:
+    """A pickle of Python's own."""
+    path.write_bytes(_PLAIN)
+
+
+@attack("wrapped.pth", "holds no tensors")
+def wrapped(path: Path) -> None:
+    """A dict that is the model in itself: whoever looks into it looks for ever."""
+    archive(path, b"\x80\x02}q\x00" + text("model") + b"h\x00s.")
+
+
+@attack("optimizer.pth", "holds collections.deque, which may run code")
+def optimizer(path: Path) -> None:
+    """Sound weights beside something that has to be called to be read."""
+    inner = _PLAIN[2:-1]
+    archive(path, b"\x80\x02}(" + text("model") + inner + text("optimizer") + b"ccollections\ndeque\n)Ru.")

@@ -25,6 +25,7 @@ from pathlib import Path
 from ggufy.system.files import sha256
 from ggufy.models.convert import convert
 from ggufy.models.convert_streamed import convert_streamed
+from ggufy.models.layouts import origins_of
 from ggufy.formats.streamed_checkpoint import open_streamed
 from ggufy.sources.url import resolve_url
 what, source, target = sys.argv[1:]
@@ -36,7 +37,8 @@ elif what == "convert":
     convert(Path(source), Path(target))
     sha256(Path(target))
 else:
-    convert_streamed(open_streamed(resolve_url(source)), Path(target))
+    remote = open_streamed(resolve_url(source))
+    convert_streamed(remote, origins_of(remote.shapes), Path(target), name="bench")
 print(json.dumps([time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024]))
 """
 

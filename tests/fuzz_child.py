@@ -85,6 +85,25 @@ def read_pickled(path: Path) -> None:
     inspect(str(path), SETTINGS)
 
 
+def read_safetensors(path: Path) -> None:
+    """The list of tensors, then their values; what the list states must be inside."""
+    from ggufy.formats.mapped_safetensors import open_safetensors
+    from ggufy.formats.safetensors import read_header
+
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        tensors = read_header(file, path.name)
+    assert tensors
+    assert sum(tensor.stop - tensor.start for tensor in tensors.values()) < size
+    assert all(8 < tensor.start <= tensor.stop <= size for tensor in tensors.values())
+    looked_at({name: tensor.shape for name, tensor in tensors.items()})
+    with open_safetensors([path]) as opened:
+        for name, shape in opened.shapes.items():
+            assert tuple(opened.tensor(name).clone().shape) == shape
+            opened.release(name)
+    inspect(str(path), SETTINGS)
+
+
 def read_checkpoint(path: Path) -> None:
     """The tensors themselves, through torch; the list without torch must be the same."""
     from ggufy.formats.checkpoint import open_checkpoint
@@ -106,10 +125,12 @@ def read_checkpoint(path: Path) -> None:
 
 def looked_at(shapes: dict[str, tuple[int, ...]]) -> None:
     """The next stage, with whatever names and shapes were read: it finds the architecture, or has a sentence."""
+    from ggufy.models.layouts import origins_of
+    from ggufy.models.origin import shapes_of
     from ggufy.models.registry import detect
 
     try:
-        detect(shapes)
+        detect(shapes_of(origins_of(shapes)))
     except GgufyError as error:
         assert is_sentence(str(error)), f"not a plain sentence: {str(error)[:1000]!r}"
 
@@ -129,11 +150,18 @@ def _pth(rng: random.Random) -> bytes:
     return fuzz_pth.mutated(rng)
 
 
+def _safetensors(rng: random.Random) -> bytes:
+    from tests import fuzz_safetensors
+
+    return fuzz_safetensors.mutated(rng)
+
+
 TARGETS: dict[str, tuple[str, Callable[[random.Random], bytes], Callable[[Path], None]]] = {
     "gguf": ("x.gguf", lambda rng: fuzz_gguf.mutated(rng, fuzz_gguf.model()), read_gguf),
     "imatrix": ("x.gguf", lambda rng: fuzz_gguf.mutated(rng, fuzz_gguf.imatrix()), take_imatrix),
     "pickled": ("x.pth", _pth, read_pickled),
     "checkpoint": ("x.pth", _pth, read_checkpoint),
+    "safetensors": ("x.safetensors", _safetensors, read_safetensors),
 }
 
 
@@ -233,6 +261,10 @@ def _warm_up(target: str, path: Path, read: Callable[[Path], None]) -> None:
 
         torch.set_num_threads(1)
         path.write_bytes(sound()[0])
+    elif target == "safetensors":
+        from tests.fuzz_safetensors import sound as sound_safetensors
+
+        path.write_bytes(sound_safetensors("plain"))
     else:
         path.write_bytes((fuzz_gguf.model() if target == "gguf" else fuzz_gguf.imatrix()).write())
     read(path)

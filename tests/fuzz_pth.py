@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import io
+import itertools
 import pickletools
 import random
 import re
@@ -51,8 +53,21 @@ def sound() -> tuple[bytes, ...]:
     return tuple(files)
 
 
+@cache
+def old() -> tuple[bytes, ...]:
+    """The same as torch saved it before 1.6."""
+    files = []
+    for whole in sound():
+        content = torch.load(io.BytesIO(whole), weights_only=True)
+        torch.save(content, file := io.BytesIO(), _use_new_zipfile_serialization=False)
+        files.append(file.getvalue())
+    return tuple(files)
+
+
 def mutated(rng: random.Random) -> bytes:
     """A .pth with at least one thing wrong with it."""
+    if rng.random() < 0.25:
+        return _old_mutated(rng, rng.choice(old()))
     whole = rng.choice(sound())
     ways = rng.choice(((1, 0, 0), (1, 0, 0), (1, 0, 0), (0, 1, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1)))
     data = bytearray(_rebuilt(rng, whole) if ways[0] else whole)
@@ -61,6 +76,32 @@ def mutated(rng: random.Random) -> bytes:
     if ways[2]:
         scramble(rng, data)
     return bytes(data)
+
+
+# ---- pickles in a row
+
+
+def _old_mutated(rng: random.Random, whole: bytes) -> bytes:
+    """One of the five pickles edited or replaced, or numbers before the storages, or any bytes."""
+    file, ends = io.BytesIO(whole), [0]
+    for _ in range(5):
+        collections.deque(pickletools.genops(file), maxlen=0)
+        ends.append(file.tell())
+    pickles = [whole[start:end] for start, end in itertools.pairwise(ends)]
+    storages = bytearray(whole[ends[-1] :])
+    match rng.randrange(5):
+        case 0 | 1:
+            place = rng.choice((0, 1, 2, 3, 3, 3, 4, 4))
+            pickles[place] = _edited(rng, pickles[place]) if rng.random() < 0.7 else _hostile(rng)
+        case 2:
+            poke(rng, storages, [(0, 8)])
+        case 3:
+            del storages[rng.randrange(len(storages)) :]
+        case 4:
+            data = bytearray(whole)
+            scramble(rng, data)
+            return bytes(data)
+    return b"".join(pickles) + storages
 
 
 # ---- archives

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from attacks import ATTACKS, checkpoints, ggufs
+from attacks import ATTACKS, checkpoints, ggufs, safetensors
 from ggufy.sources.inspect import inspect
 from ggufy.system.settings import Settings
 
 pytestmark = pytest.mark.fast
-assert checkpoints and ggufs  # they register what they have
+assert checkpoints and ggufs and safetensors  # they register what they have
 MOST_BYTES = 64 << 20  # of memory, for any file
 
 

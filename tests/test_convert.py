@@ -16,7 +16,7 @@ from gguf import GGUFReader
 from ggufy.models.convert import convert
 from tests import tiny
 
-LAYERS = {"6": 7, "7": 3}  # Version 6 needs a seventh block for the first division by 2.
+LAYERS = {"5.1": 3, "5.2": 7, "6": 7, "7": 3}  # Version 6 needs a seventh block for the first division by 2.
 # Several threads spin on each other when the cores are busy; these models are too small to gain from them.
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0"}
 DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32}
@@ -148,7 +148,7 @@ def _llama_perplexity(tool: Path, model: Path, text: Path) -> list[float]:
 
 
 @pytest.mark.tools
-@pytest.mark.parametrize("version", ["6", "7"])
+@pytest.mark.parametrize("version", ["5.1", "5.2", "6", "7"])
 def test_perplexity_equals_the_references(tmp_path: Path, llama_bin: Path, version: str) -> None:
     source, vocab = tiny.checkpoint(tmp_path, version, layers=LAYERS[version])
     target, text = tmp_path / "made.gguf", tmp_path / "text.txt"

@@ -113,13 +113,23 @@ def test_rescaling_can_be_left_out(tmp_path: Path) -> None:
 
 
 def test_leftovers_are_named_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    state = tiny.weights("7") | {"blocks.0.att.time_state": torch.ones(2, 64, 64), "blocks.1.att.extra": torch.ones(1)}
+    state = tiny.weights("7") | {
+        "blocks.0.att.time_state": torch.ones(2, 64, 64),
+        "blocks.0.att.time_shift.weight": torch.ones(0),
+        "loss.scale": torch.ones(1),
+    }
     source, vocab = tiny.save(tmp_path / "x.pth", state), tiny.write_vocab(tmp_path / "vocab.txt")
     with caplog.at_level(logging.WARNING, "ggufy"):
         convert(source, tmp_path / "x.gguf", vocab=vocab)
     assert "att.time_state is a tuned state, not a weight: left out" in caplog.text
-    assert "RWKV-7 has no tensors blocks.1.att.extra: left out" in caplog.text
+    assert "RWKV-7 has no tensors blocks.0.att.time_shift.weight, loss.scale: left out" in caplog.text
     assert len(caplog.records) == 2
+
+
+def test_a_tensor_in_a_block_that_is_not_known_makes_it_another_model(tmp_path: Path) -> None:
+    state = tiny.weights("7") | {"blocks.1.att.extra": torch.ones(1)}
+    with pytest.raises(CheckpointError, match=r"blocks\.1\.att\.extra belongs to no RWKV-7: .* a variety of RWKV"):
+        convert(tiny.save(tmp_path / "x.pth", state), tmp_path / "x.gguf", vocab=tiny.write_vocab(tmp_path / "v.txt"))
 
 
 def test_progress_counts_every_byte_of_the_weights(tmp_path: Path) -> None:

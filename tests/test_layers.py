@@ -21,7 +21,7 @@ OWNERS = {
     "subprocess": ("ggufy/llama/", "ggufy/system/child_process.py"),
     "huggingface_hub": ("ggufy/hub/", "ggufy/net/"),
     "httpx2": ("ggufy/hub/", "ggufy/net/"),
-    "pickle": ("ggufy/formats/checkpoint.py",),  # for the name of its error; ruff forbids loading
+    "pickle": (),  # what is pickled is read by ggufy/formats/pickle_machine.py, which runs nothing
 }
 WHO_RUNS = {"ggufy/jobs/queue.py", "ggufy/service/service.py", "ggufy/cli/main.py", "ggufy/cli/running.py"}
 

@@ -15,7 +15,7 @@ import pytest
 from ggufy.core.errors import HubAway, HubError, QuotaError, RepoMissing, StorageError, TokenError
 from ggufy.hub.commit_rate import CommitBudget
 from ggufy.hub.modelscope import ModelScopeHub
-from ggufy.jobs.request import JobOptions
+from ggufy.jobs.options import JobOptions
 from ggufy.jobs.workspace import ModelScopeAccount, Workspace
 from ggufy.net import modelscope
 from ggufy.net import session as hub_session

@@ -20,7 +20,8 @@ from ggufy.core.job_record import from_json, to_json
 from ggufy.core.source import Source
 from ggufy.formats.checkpoint import open_checkpoint
 from ggufy.formats.streamed_checkpoint import WantedTensor, open_streamed
-from ggufy.jobs.request import JobOptions, file_stem
+from ggufy.jobs.options import JobOptions
+from ggufy.jobs.request import file_stem
 from ggufy.net import modelscope
 from ggufy.net import session as hub_session
 from ggufy.net.http_file import HttpFile

@@ -35,12 +35,19 @@ def test_every_wrong_shape_is_refused(version: str) -> None:
         detect(shapes | {"blocks.1.att.key.weight": (128, 64)})
 
 
+V7A = ("emb.weight", "blocks.0.att.r_k", "blocks.0.ffn.s_emb.weight", "blocks.0.ffn.s0")
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["emb.weight", "blocks.0.att.time_mix_k", "blocks.0.att.time_first"], "this is RWKV-4"),
-        (["emb.weight", "blocks.0.att.time_mix_k", "blocks.0.att.ln_x.weight"], "this is RWKV-5"),
-        (["emb.weight", "blocks.0.att.r_k", "blocks.0.ffn.s_emb.weight"], "DeepEmbed"),
+        (["emb.weight", "blocks.0.att.time_mix_k", "blocks.0.att.time_first"], "this is RWKV-4, .* no matrix"),
+        (["emb.weight", "blocks.0.att.time_mix_k", "blocks.0.att.ln_x.weight"], "this is RWKV-5, .* has no gate"),
+        ([*V7A], r"this is RWKV-7a, an RWKV-7 with DeepEmbed, for which llama\.cpp has no graph"),
+        ([*V7A, "blocks.0.qkv.k_emb.weight"], "this is RWKV-7b, an RWKV-7 with DeepEmbed and DeepEmbedAttention"),
+        (["emb.weight", "blocks.0.att.r_k", "blocks.0.ffn.enn.weight"], "this is RWKV-8, with an embedding of every"),
+        (["emb.weight", "blocks.0.ffn.enn.weight", "blocks.0.qkv.ennk.weight"], "this is RWKV-8 hybrid"),
+        (["blocks.0.att.time_state", "blocks.1.att.time_state"], "this is a tuned state, .* `ggufy state`"),
         (["emb.weight", "blocks.0.att.other"], "a variety of RWKV that ggufy does not know"),
         (
             ["model.embed_tokens.weight", "lm_head.weight"],

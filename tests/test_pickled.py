@@ -116,11 +116,8 @@ def test_nothing_in_a_pickle_runs(local_hub: LocalHub, tmp_path: Path, kind: str
         data = saved({"emb.weight": WEIGHT, "bomb": EVIL[kind](proof)}, pickle_protocol=protocol)
     local_hub.put("alice/evil", "model.pth", data)
     problem = inspect("alice/evil:model.pth", Settings.from_env({}), endpoint=local_hub.endpoint).problem
-    if protocol == 2 or kind == "getattr":
-        assert "model.pth was refused: it holds " in problem
-        assert "nothing of it was run" in problem
-    else:
-        assert "model.pth was saved with pickle protocol 4" in problem
+    assert "model.pth was refused: it holds " in problem
+    assert "nothing of it was run" in problem
     assert not proof.exists()
     (tmp_path / "model.pth").write_bytes(data)
     with pytest.raises(CheckpointError):
@@ -224,8 +221,7 @@ def test_tensors_must_lie_in_their_records() -> None:
         ([WEIGHT], "holds a list, not a dict"),
         (WEIGHT, "holds a tensor, not a dict"),
         ({}, "holds no tensors"),
-        ({"model": {"emb.weight": WEIGHT}}, "holds a dict under 'model'"),
-        ({"emb.weight": WEIGHT, "epoch": 3}, "holds a int under 'epoch'"),
+        ({"model": {"epoch": 3}}, "holds no tensors"),
         ({0: WEIGHT}, "under '0'"),
         ({"emb.weight": WEIGHT.to(torch.int8)}, r"emb.weight in x\.pth is int8"),
         ({"emb.weight": torch.eye(2).to_sparse()}, r"it holds torch\._utils\._rebuild_sparse_tensor"),
@@ -240,10 +236,12 @@ def test_what_torch_may_load_but_is_no_checkpoint(content: object, message: str,
         open_checkpoint(tmp_path / "x.pth")
 
 
-def test_the_plain_protocols_are_read_and_the_others_named() -> None:
-    assert len(read(saved({"w": WEIGHT}))) == 1
-    with pytest.raises(CheckpointError, match="saved with pickle protocol 5"):
-        read(saved({"w": WEIGHT}, pickle_protocol=5))
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_every_protocol_is_read_and_a_future_one_named() -> None:
+    for protocol in (2, 3, 4, 5):
+        assert len(read(saved({"w": WEIGHT}, pickle_protocol=protocol))) == 1
+    with pytest.raises(CheckpointError, match="saved with pickle protocol 6"):
+        read(archive(b"\x80\x06}."))
 
 
 def test_other_archives_and_formats() -> None:
@@ -252,8 +250,8 @@ def test_other_archives_and_formats() -> None:
         made.writestr("readme.txt", "hello")
     with pytest.raises(CheckpointError, match="a zip archive but not a PyTorch checkpoint"):
         read(file.getvalue())
-    with pytest.raises(CheckpointError, match=r"before version 1\.6"):
-        read(saved({"w": WEIGHT}, _use_new_zipfile_serialization=False))
+    with pytest.raises(CheckpointError, match="is a pickle, but not of torch.save"):
+        read(pickle.dumps({}, protocol=2))
     with pytest.raises(CheckpointError, match="is not a PyTorch checkpoint"):
         read(pickle.dumps({}, protocol=0))
     scripted = io.BytesIO(archive(b"\x80\x02c__torch__.Model\nModel\n)\x81."))

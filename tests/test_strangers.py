@@ -18,7 +18,8 @@ from ggufy.core.errors import SourceError, UsageError
 from ggufy.core.job import Artifact, Job, Request, Status
 from ggufy.core.job_record import from_json, to_json
 from ggufy.jobs import request as intake
-from ggufy.jobs.request import JobOptions, make_job
+from ggufy.jobs.options import JobOptions
+from ggufy.jobs.request import make_job
 from ggufy.jobs.workspace import Workspace
 from ggufy.llama.install import Llama
 from ggufy.records.store import JobStore
@@ -198,6 +199,8 @@ def test_strangers_get_nothing_but_what_is_on_the_list() -> None:
         "mix": "stock",
         "targets": ("1GB",),
         "mode": "fast",
+        "lora": ("bob/adapter:a.pth",),
+        "lora_alpha": 32.0,
         "owner": "alice",
     }
     cut = {
@@ -210,7 +213,7 @@ def test_strangers_get_nothing_but_what_is_on_the_list() -> None:
         "output": "toy",
     }
     left = for_stranger(JobOptions(**full, **cut))
-    refused = {"vocab"}
+    refused = {"vocab", "lora_init"}
     assert {item.name for item in fields(JobOptions)} == full.keys() | cut.keys() | refused | {"by_stranger"}
     assert left == JobOptions(**full, by_stranger=True)
     with pytest.raises(UsageError, match=f"at most {MOST_SIZES} sizes"):

@@ -19,10 +19,11 @@ import torch
 
 from ggufy.core.errors import Cancelled, CannotStream, CheckpointError, SourceChanged, SourceError
 from ggufy.core.source import Source
-from ggufy.formats import streamed_checkpoint as streamed
-from ggufy.formats.streamed_checkpoint import open_streamed
+from ggufy.formats import prefetched as streamed
+from ggufy.formats.streamed_checkpoint import StreamedCheckpoint, open_streamed
 from ggufy.models.convert import convert
 from ggufy.models.convert_streamed import convert_streamed
+from ggufy.models.layouts import origins_of
 from ggufy.net import session as hub_session
 from ggufy.sources import hub
 from ggufy.sources.url import resolve_url
@@ -83,9 +84,9 @@ def publish(local_hub: LocalHub, tmp_path: Path) -> Publish:
 
 def stream(
     model: Model, target: Path, local_hub: LocalHub, *, source: Source | None = None, **options: object
-) -> streamed.StreamedCheckpoint:
+) -> StreamedCheckpoint:
     opened = open_streamed(source or model.source, endpoint=local_hub.endpoint)
-    digest = convert_streamed(opened, target, vocab=model.vocab, name="x", **options)  # type: ignore[arg-type]
+    digest = convert_streamed(opened, origins_of(opened.shapes), target, vocab=model.vocab, name="x", **options)  # type: ignore[arg-type]
     assert digest == sha256(target)
     return opened
 
@@ -146,7 +147,7 @@ def test_a_private_source_is_read_with_the_token_and_only_the_hub_gets_it(
         open_streamed(source, endpoint=local_hub.endpoint)
     local_hub.clear()
     opened = open_streamed(source, token=ALICE, endpoint=local_hub.endpoint)
-    convert_streamed(opened, tmp_path / "x.gguf", vocab=model.vocab, name="x")
+    convert_streamed(opened, origins_of(opened.shapes), tmp_path / "x.gguf", vocab=model.vocab, name="x")
     assert (tmp_path / "x.gguf").read_bytes() == model.local()
     assert {line["token"] for line in local_hub.log("/resolve/")} == {ALICE}
     assert {line["token"] for line in local_hub.log("/__cdn/")} == {""}
@@ -269,11 +270,13 @@ def converting(model: Model, target: Path, local_hub: LocalHub) -> Iterator[subp
     """Another process that streams, and is killed."""
     script = (
         "import sys; from pathlib import Path; from ggufy.core.job import Source\n"
-        "from ggufy.formats import streamed_checkpoint as streamed\n"
+        "from ggufy.formats import prefetched as streamed\n"
+        "from ggufy.formats.streamed_checkpoint import open_streamed\n"
         "from ggufy.models.convert_streamed import convert_streamed\n"
+        "from ggufy.models.origin import identity\n"
         "streamed.PIECE = 100_000\n"
-        f"opened = streamed.open_streamed({model.source!r})\n"
-        "convert_streamed(opened, Path(sys.argv[1]), vocab=Path(sys.argv[2]), name='x')\n"
+        f"opened = open_streamed({model.source!r})\n"
+        "convert_streamed(opened, identity(opened.shapes), Path(sys.argv[1]), vocab=Path(sys.argv[2]), name='x')\n"
     )
     command = [sys.executable, "-c", script, str(target), str(model.vocab)]
     with subprocess.Popen(command, cwd=ROOT, env=local_hub.environment(target.parent)) as process:

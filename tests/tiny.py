@@ -57,7 +57,11 @@ def weights(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> dict[str, torch.Tensor]:
-    """The state dict of a random checkpoint; `version` is "6" or "7", `ffn` is 3 x width unless given."""
+    """The state dict of a random checkpoint; `version` is "5.1", "5.2", "6" or "7", `ffn` is 3 x width unless
+    given."""
+    if version.startswith("5"):
+        state = weights("6", width=width, layers=layers, ffn=ffn, vocab=vocab, dtype=dtype, seed=seed)
+        return _as_5(state, one_a_head=version == "5.1")
     random = torch.Generator().manual_seed(seed)
     ffn = 3 * width if ffn is None else ffn
 
@@ -137,6 +141,21 @@ def _block_6(width, normal, matrix) -> dict[str, torch.Tensor]:  # type: ignore[
         "ffn.time_maa_r": normal(1, 1, width, std=0.3, mean=0.5),
         "ffn.receptance.weight": matrix(width, width),
     }
+
+
+def _as_5(state: dict[str, torch.Tensor], *, one_a_head: bool) -> dict[str, torch.Tensor]:
+    """An RWKV-5 of the matrices of an RWKV-6, with a decay and a bonus for each channel or for each head."""
+    older: dict[str, torch.Tensor] = {}
+    for name, tensor in state.items():
+        if name.endswith((".time_faaaa", ".time_decay")):
+            heads = tensor.reshape(-1, HEAD_SIZE).contiguous()
+            new = name.replace("time_faaaa", "time_first") if one_a_head else name
+            older[new] = heads[:, 0].clone() if one_a_head else heads
+        elif ".time_maa_" in name and name[-1] in "kvrg":
+            older[name.replace("time_maa", "time_mix")] = tensor
+        elif ".time_maa_" not in name and "_decay_w" not in name:
+            older[name] = tensor
+    return older
 
 
 def _block_7(width, normal, matrix) -> dict[str, torch.Tensor]:  # type: ignore[no-untyped-def]

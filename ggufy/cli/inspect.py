@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command to those of the program."""
     parser = commands.add_parser("inspect", help="what a source is, without downloading it")
-    parser.add_argument("source", metavar="SOURCE", help="demo, a .pth or .gguf here or at an address, owner/repo")
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="demo, a .pth, .safetensors or .gguf here or at an address, a folder, owner/repo",
+    )
     parser.add_argument("--vocab", metavar="FILE", help="vocabulary of a checkpoint that is not a World model")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
@@ -41,7 +45,8 @@ def report_table(report: Report) -> str:
     ]
     rows = [
         ("source", report.source),
-        ("kind", report.title),
+        ("kind", report.title + (f", converted as {report.becomes}" if report.becomes else "")),
+        ("layout", report.layout),
         ("file", f"{report.path} ({human_size(report.size)})" if report.path else ""),
         ("shape", ", ".join(part for part in shape if part)),
         ("vocabulary", f"{report.vocab_size:,} tokens" if report.vocab_size else ""),

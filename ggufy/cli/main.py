@@ -21,14 +21,15 @@ from ggufy.cli import mix as mix_command
 from ggufy.cli.parser import build_parser
 from ggufy.cli.running import connected, pinned, ready_llama, run_job
 from ggufy.cli.terminal import job_lines, results_table
-from ggufy.core.catalog import parse_types
-from ggufy.core.errors import GgufyError, UsageError
+from ggufy.core.errors import GgufyError, SourceError, UsageError
 from ggufy.core.job import Job, Status
 from ggufy.core.messages import Message
+from ggufy.core.names import stem_of
 from ggufy.core.plan import LOCK_NAME, base_name, folder_name, imatrix_name
+from ggufy.core.source import Source, SourceFile
 from ggufy.core.words import human_size
+from ggufy.jobs.options import JobOptions, read_options
 from ggufy.llama.install import Llama
-from ggufy.quantize.search.target import parse_words
 from ggufy.records.store import JobStore
 from ggufy.system import child_process, streams
 from ggufy.system.files import chosen_with, disk_error
@@ -39,6 +40,7 @@ from ggufy.system.user_paths import user_path
 if TYPE_CHECKING:
     from ggufy.jobs.runner import Runner
     from ggufy.records.run_state import RunState
+    from ggufy.sources.adapter import AdapterWish
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -74,32 +76,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_quantize(args: argparse.Namespace, settings: Settings) -> int:
-    from ggufy.jobs.request import JobOptions  # these two load the Hub's client, which other commands do without
-    from ggufy.jobs.runner import Runner
+    from ggufy.jobs.runner import Runner  # loads the Hub's client, which other commands do without
 
     settings = _with_options(settings, args)
-    if args.chunks < 0:
-        raise UsageError("--chunks is negative: give a number of chunks, or 0 for the whole text.")
-    targets = tuple(word for text in args.target or () for word in parse_words(text))
-    options = JobOptions(
-        source=args.source,
-        quant_types=parse_types(args.types or ("none" if targets else "recommended")),
-        targets=targets,
-        mode=args.mode or "",
-        outtype=args.outtype,
-        imatrix=args.imatrix,
-        calibration=args.calibration,
-        chunks=args.chunks,
-        evaluate=args.evaluate,
-        evaluation=args.evaluation,
-        evaluation_chunks=args.evaluation_chunks,
-        vocab=args.vocab,
-        name=args.name,
-        repo_id=args.repo,
-        private=args.private,
-        keep_card=args.keep_card,
-        mix=args.mix,
-    )
+    options = read_options(args.source, vars(args), lambda option: option.flag)
     llama = ready_llama(settings)
     with connected(settings) as workspace:
         options = workspace.addressed(options)
@@ -128,11 +108,38 @@ def run_resume(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def run_convert(args: argparse.Namespace, settings: Settings) -> int:
-    from ggufy.models.convert import convert  # loads torch
+    from ggufy.sources.adapter import AdapterSearch, pin_adapters  # loads the Hub's client
+    from ggufy.sources.adapter_files import opened_adapters
+    from ggufy.sources.format import ConvertTask
+    from ggufy.sources.locate import local_file
+    from ggufy.sources.registry import format_of_file
 
     vocab = user_path(args.vocab) if args.vocab else None
     chosen_with(args.target.parent, "OUT.gguf")
-    convert(args.source, args.target, outtype=args.outtype or "f16", vocab=vocab, name=args.name)
+    if (path := local_file(str(args.source))) is None:
+        raise SourceError("{path} does not exist: give the path of a .pth or .safetensors file.", path=args.source)
+    form, search = format_of_file(path), AdapterSearch(settings)
+    files = [SourceFile(path=str(file), size=file.stat().st_size, sha256="") for file in form.files_here(path)]
+    pinned = [one for one, _ in pin_adapters(_adapters(args), search, form)]
+    with opened_adapters(pinned, settings.cache, search) as adapters:
+        task = ConvertTask(
+            source=Source.of_files(files, kind=form.kind),
+            path=path,
+            outtype=args.outtype or "f16",
+            name=args.name or stem_of(str(path)),
+            vocab=vocab,
+            adapters=adapters,
+        )
+        form.convert(task, args.target)
+    print(f"{args.target}  {human_size(args.target.stat().st_size)}")
+    return 0
+
+
+def run_upgrade(args: argparse.Namespace, settings: Settings) -> int:
+    from ggufy.models.upgrade import upgrade  # loads torch
+
+    chosen_with(args.target.parent, "OUT.pth")
+    upgrade(args.source, args.target)
     print(f"{args.target}  {human_size(args.target.stat().st_size)}")
     return 0
 
@@ -155,7 +162,6 @@ def run_mix(args: argparse.Namespace, settings: Settings) -> int:
 
 def _base_and_imatrix(args: argparse.Namespace, settings: Settings, llama: Llama) -> tuple[Path, Path | None]:
     """What a mix is made from: the files given, or made as `quantize` makes them."""
-    from ggufy.jobs.request import JobOptions
     from ggufy.jobs.runner import Runner
     from ggufy.sources.registry import format_of_name
 
@@ -220,6 +226,7 @@ def run_setup(args: argparse.Namespace, settings: Settings) -> int:
 COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], int]] = {
     "quantize": run_quantize,
     "convert": run_convert,
+    "upgrade": run_upgrade,
     "evaluate": run_evaluate,
     "mix": run_mix,
     "inspect": inspect_command.run_inspect,
@@ -231,6 +238,12 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], int]] = {
 
 
 # ---- helpers
+
+
+def _adapters(args: argparse.Namespace) -> AdapterWish:
+    from ggufy.sources.adapter import AdapterWish  # loads the Hub's client
+
+    return AdapterWish(texts=tuple(args.lora), alpha=args.lora_alpha, init=args.lora_init or "")
 
 
 def _with_options(settings: Settings, args: argparse.Namespace) -> Settings:

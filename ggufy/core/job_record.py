@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ggufy.core import metrics
 from ggufy.core.job import Artifact, FrontierPoint, Job, Making, Request, Status
 from ggufy.core.messages import Message
 from ggufy.core.scrub import scrub
-from ggufy.core.source import Source, SourceFile
+from ggufy.core.source import PinnedAdapter, Source, SourceFile
 
 VERSION = 2
 _FILE_NAME = re.compile(r"(?!\.{1,2}$)[^/\\\0-\x1f\ud800-\udfff]+")
@@ -26,8 +26,10 @@ def to_json(job: Job) -> str:
     record = {"version": VERSION, **dataclasses.asdict(job)}
     if not job.request.source.files:
         del record["request"]["source"]["files"]  # as in records that are older than it
+    if not job.request.adapters:
+        del record["request"]["adapters"]  # likewise
     if not job.request.copies:
-        del record["request"]["copies"]  # the same
+        del record["request"]["copies"]  # likewise
     if isinstance(job.error, Message):
         record["error_message"] = job.error.to_record()
     return scrub(json.dumps(record, indent=2, ensure_ascii=False)) + "\n"
@@ -47,6 +49,14 @@ def _artifact(*, making: dict[str, Any] | None = None, **fields: Any) -> Artifac
     return Artifact(making=Making(**making) if making else None, **fields)
 
 
+def _source(*, files: Iterable[dict[str, Any]] = (), **fields: Any) -> Source:
+    return Source(files=tuple(SourceFile(**one) for one in files), **fields)
+
+
+def _adapter(*, source: dict[str, Any], init: dict[str, Any] | None = None, **fields: Any) -> PinnedAdapter:
+    return PinnedAdapter(source=_source(**source), init=_source(**init) if init else None, **fields)
+
+
 def from_json(text: str) -> Job:
     """Reads what `to_json` wrote, in this version or an older one. Raises ValueError for anything else."""
     record = json.loads(text)
@@ -58,8 +68,8 @@ def from_json(text: str) -> Job:
         version += 1
     try:
         request = record.pop("request")
-        files = tuple(SourceFile(**one) for one in request["source"].pop("files", ()))
-        request["source"] = Source(**request["source"], files=files)
+        request["source"] = _source(**request["source"])
+        request["adapters"] = tuple(_adapter(**one) for one in request.get("adapters", ()))
         request["quant_types"] = tuple(request["quant_types"])
         request["targets"] = tuple(request.get("targets", ()))
         request["copies"] = tuple(request.get("copies", ()))
@@ -86,16 +96,16 @@ def from_json(text: str) -> Job:
 def _check_names(request: Request, artifacts: tuple[Artifact, ...]) -> None:
     """Raises ValueError for texts that would make paths to elsewhere: a record may come from the Hub, or from anybody
     who can write into the folder."""
-    source = request.source
     names = [request.name, request.outtype, request.output, *request.quants]
     names += [artifact.name for artifact in artifacts]
-    names += [one.path.rpartition("/")[2] for one in source.each()] if source.remote else []
+    names += [one.path.rpartition("/")[2] for source in request.sources if source.remote for one in source.each()]
     for text in names:
         if not _FILE_NAME.fullmatch(text) or len(text.encode()) > _MOST_NAME:
             raise ValueError(f"not a job record: {text[:80]!r} is no part of a file's name")
     for repo in request.repos:
         if not _REPO_ID.fullmatch(repo):
             raise ValueError(f"not a job record: {repo[:80]!r} is no repo")
-    for digest in (source.key, request.calibration_sha256, request.evaluation_sha256, request.imatrix_sha256):
+    digests = (request.calibration_sha256, request.evaluation_sha256, request.imatrix_sha256)
+    for digest in (*digests, *(one.key for one in request.sources)):
         if not _DIGEST.fullmatch(digest):
             raise ValueError(f"not a job record: {digest[:80]!r} is no digest")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from pathlib import PurePath
 from typing import Literal
 
 from ggufy.core.catalog import BY_NAME, OUTTYPES
@@ -28,7 +29,22 @@ _LABEL = re.compile(
     rf"[-._]*(?:{'|'.join([*BY_NAME, *OUTTYPES])})(?:_FIT)?(?=[-.]|$)", re.IGNORECASE
 )  # `_FIT`: quantize/target.py
 _REPO = re.compile(r"[A-Za-z0-9](?:[\w.-]*\w)?/[A-Za-z0-9](?:[\w.-]*\w)?", re.ASCII)
+_INDEX = ".index.json"
+_ANONYMOUS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 _CARD_TITLE = re.compile(rf"^# (.+){re.escape(folder_name(''))}$", re.MULTILINE)
+
+
+def is_anonymous(path: str) -> bool:
+    """True for a file that is called as every model's is, by the programs that write it."""
+    return PurePath(path).name in _ANONYMOUS
+
+
+def stem_of(path: str, model_id: str = "") -> str:
+    """What a model is named after: its file, or if that is called as all are, its folder or the name of its repo."""
+    file = PurePath(path)
+    if is_anonymous(path) and (name := file.parent.name or model_id.rpartition("/")[2]):
+        return name
+    return PurePath(file.name.removesuffix(_INDEX)).stem
 
 
 def model_name(stem: str) -> str:

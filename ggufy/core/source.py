@@ -10,7 +10,9 @@ from typing import Any, Self
 
 from ggufy.core.hosts import RepoName
 
-STREAMED_KINDS = frozenset({"checkpoint"})  # of sources: formats that can be converted while they are fetched
+STREAMED_KINDS = frozenset(
+    {"checkpoint", "safetensors"}
+)  # of sources: formats that can be converted while they are fetched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,7 @@ class SourceFile:
 class Source:
     """The pinned source: a file on this machine, or one of a Hub repo at one commit; or several that lie together."""
 
-    kind: str  # its format, see sources/registry.py: "checkpoint" (.pth) or "gguf"
+    kind: str  # its format, see sources/registry.py: "checkpoint" (.pth), "safetensors" or "gguf"
     path: str  # local: absolute path; Hub: the file's path in the repo; of several: of the one that names the model
     size: int  # bytes, of all files
     sha256: str  # hex digest of the whole file, or of several's; empty if only a plain address is known, see `mark`
@@ -72,11 +74,32 @@ class Source:
 
     @property
     def can_stream(self) -> bool:
-        """True for a remote .pth whose version the server vouches for. A digest that a user gives for a plain address
-        is checked over the whole file, which has to be downloaded then, as if its server names no version."""
+        """True for a remote model of a streamed kind whose version the server vouches for. A digest that a user gives
+        for a plain address is checked over the whole file, which has to be downloaded then, as if its server names no
+        version."""
         return self.kind in STREAMED_KINDS and bool(self.model_id or (self.etag and not self.sha256))
 
     @property
     def key(self) -> str:
         """Hex digest that stands for the file's content."""
         return self.sha256 or self.mark
+
+
+@dataclass(frozen=True, kw_only=True)
+class PinnedAdapter:
+    """An adapter that is merged into the model on its way."""
+
+    source: Source  # its file; of a folder by Hugging Face's PEFT the weights, and adapter_config.json
+    init: Source | None = None  # what a PiSSA's training began with
+    kind: str  # for people: LoRA, Bone, …
+    rank: int = 0  # the largest; 0: it has only whole tensors
+    scale: float = 1.0  # of B A; 1 where nothing is scaled
+
+    @property
+    def key(self) -> str:
+        """Stands for everything that decides what becomes of the model."""
+        return f"{self.source.key}:{self.init.key if self.init else ''}:{self.scale!r}"
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return (self.source, self.init) if self.init else (self.source,)

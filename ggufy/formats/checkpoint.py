@@ -1,18 +1,13 @@
 """RWKV checkpoints (.pth), opened without reading and without running anything in them.
 
-A .pth is a zip archive: one pickle that lists the tensors, and one record of raw bytes for each. `open_checkpoint`
-reads the list with `read_tensors` first, which runs nothing, cannot be kept busy, and has a sentence for every kind of
-wrong file; only what that takes goes to torch, which unpickles it once more with `weights_only=True` and maps the
-records into memory. A tensor is read from the disk when its values are first used, and `release` gives its pages back.
+`open_checkpoint` reads the list of tensors (see pickled.py) and maps the file into memory. A tensor is a view on its
+record; it is read from the disk when its values are first used, and `release` gives its pages back.
 """
 
 from __future__ import annotations
 
-import ctypes
 import mmap
-import pickle
-import struct
-import zipfile
+import warnings
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -20,14 +15,17 @@ from typing import BinaryIO
 import torch
 
 from ggufy.core.errors import CheckpointError
-from ggufy.formats.pickle_machine import AGAIN
-from ggufy.formats.pickled import read_tensors
+from ggufy.formats.pickle_machine import PickledTensor
+from ggufy.formats.pickled import LOCAL_HEADER, Archive, read_archive
 
-# torch has no common class for "this archive makes no sense".
-_NONSENSE = (
-    RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError, EOFError,
-    OSError, struct.error, pickle.UnpicklingError,
-)  # fmt: skip
+DTYPES = {
+    "f64": torch.float64,
+    "f32": torch.float32,
+    "f16": torch.float16,
+    "bf16": torch.bfloat16,
+    "f8_e4m3": torch.float8_e4m3fn,
+    "f8_e5m2": torch.float8_e5m2,
+}
 
 
 class Checkpoint:
@@ -36,11 +34,11 @@ class Checkpoint:
     `shapes` and `dtypes` are known at once and cost no reading. Made by `open_checkpoint`.
     """
 
-    def __init__(self, path: Path, tensors: dict[str, torch.Tensor]) -> None:
-        self.path = path
-        self.shapes: dict[str, tuple[int, ...]] = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        self.dtypes: dict[str, torch.dtype] = {name: tensor.dtype for name, tensor in tensors.items()}
-        self._tensors = tensors
+    def __init__(self, name: str, archive: Archive, data: mmap.mmap) -> None:
+        self.name = name
+        self.shapes = {name: tensor.shape for name, tensor in archive.tensors.items()}
+        self.dtypes = {name: DTYPES[tensor.dtype] for name, tensor in archive.tensors.items()}
+        self._archive, self._data = archive, data
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -52,37 +50,55 @@ class Checkpoint:
 
     def close(self) -> None:
         """Lets go of the mapping; views given out before stay valid."""
-        self._tensors = {}
+        del self._data
 
     def tensor(self, name: str) -> torch.Tensor:
-        """A view on the mapped file: its shape is `shapes[name]`, its strides are the file's. Never write to it."""
-        return self._tensors[name]
+        """A view on the mapped file: its shape is `shapes[name]`, its strides are the file's. Never write to it.
+
+        Raises CheckpointError if its record makes no sense.
+        """
+        tensor, dtype = self._archive.tensors[name], self.dtypes[name]
+        if not tensor.elements:
+            return torch.empty(tensor.shape, dtype=dtype)
+        start, stop = self._place(tensor)
+        count = (stop - start) // tensor.width
+        data: mmap.mmap | bytearray = self._data
+        if start % tensor.width:  # as in files before PyTorch 1.6: not all processors read a value that lies so
+            data, start = bytearray(memoryview(self._data)[start:stop]), 0
+        with warnings.catch_warnings(action="ignore"):  # of memory that must not be written to: nobody does
+            values = torch.frombuffer(data, dtype=dtype, count=count, offset=start)
+        return values.as_strided(tensor.shape, tensor.strides)
 
     def release(self, name: str) -> None:
         """Takes the pages of a tensor out of this process's memory; they come back from the file if used again."""
-        storage = self._tensors[name].untyped_storage()
-        _drop_pages(storage.data_ptr(), storage.nbytes())
+        tensor = self._archive.tensors[name]
+        start, stop = self._place(tensor) if tensor.elements else (0, 0)
+        first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+        length = stop // mmap.PAGESIZE * mmap.PAGESIZE - first
+        if length > 0 and hasattr(mmap, "MADV_DONTNEED"):
+            self._data.madvise(mmap.MADV_DONTNEED, first, length)
+
+    def _place(self, tensor: PickledTensor) -> tuple[int, int]:
+        """First byte of a tensor within the file, and the byte after its last."""
+        record = self._archive.records[tensor.key]
+        lead = record.lead(self._data[record.begin : min(record.end, record.begin + LOCAL_HEADER)], self.name)
+        low, high = span_of(tensor)
+        return record.begin + lead + low, record.begin + lead + high
+
+
+def span_of(tensor: PickledTensor) -> tuple[int, int]:
+    """First byte of a tensor within its record, and the byte after its last."""
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
+    return tensor.offset * tensor.width, (tensor.offset + last + 1) * tensor.width
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
     """Opens a .pth; raises CheckpointError, saying what the file holds instead, if it is not all named tensors."""
     with _opened(path) as file:
-        listed = read_tensors(file, path.name)
-    _check_entries(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        shapes = {name: tuple(tensor.shape) for name, tensor in content.items()}
-    except _NONSENSE as error:
-        first_line = repr(str(error).partition("\n")[0].strip().rstrip(".")[:200])[1:-1]
-        raise CheckpointError(
-            "{name} cannot be read as a PyTorch checkpoint ({reason}): {advice}.",
-            name=path.name,
-            reason=first_line,
-            advice=AGAIN,
-        ) from error
-    if shapes != {name: tensor.shape for name, tensor in listed.items()}:
-        raise CheckpointError("{name} holds two lists of tensors that differ: {again}.", name=path.name, again=AGAIN)
-    return Checkpoint(path, {name: tensor.detach() for name, tensor in content.items()})
+        archive = read_archive(file, path.name)
+        # Not ACCESS_COPY: Linux refuses it for a file that is larger than its memory.
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return Checkpoint(path.name, archive, data)
 
 
 def _opened(path: Path) -> BinaryIO:
@@ -96,25 +112,3 @@ def _opened(path: Path) -> BinaryIO:
         raise CheckpointError(
             "{path} cannot be read ({reason}): check its permissions.", path=path, reason=error.strerror
         ) from error
-
-
-def _check_entries(path: Path) -> None:
-    """Refuses what torch reads in another way than `read_tensors`: doubled names, of whatever case."""
-    with zipfile.ZipFile(path) as archive:
-        names = [entry.filename.lower() for entry in archive.infolist()]
-    if len(set(names)) < len(names):
-        raise CheckpointError(
-            "{name} is damaged (two of its records have one name): {again}.", name=path.name, again=AGAIN
-        )
-
-
-def _drop_pages(address: int, size: int) -> None:
-    """madvise(MADV_DONTNEED) on the whole pages inside a range of a private, never written mapping of a file."""
-    first = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
-    length = (address + size) // mmap.PAGESIZE * mmap.PAGESIZE - first
-    advice = getattr(mmap, "MADV_DONTNEED", None)
-    if advice is None or length <= 0:
-        return
-    madvise = ctypes.CDLL(None).madvise
-    madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    madvise(first, length, advice)  # Only advice: an error would mean that memory stays in use a little longer.

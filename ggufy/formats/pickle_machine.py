@@ -14,7 +14,7 @@ import pickletools
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from ggufy.core.errors import CheckpointError
 from ggufy.core.messages import Message
@@ -55,6 +55,9 @@ _OTHERS = {
     "torch._utils _rebuild_tensor_v3",
 }
 _KNOWN = _OTHERS | set(_STORAGES) | {f"torch {name}" for name in _DTYPES}
+_PLAIN = (
+    "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "SHORT_BINSTRING"
+)  # fmt: skip
 _MOST_VALUES = 1 << 48
 AGAIN = Message("download or copy it again")
 # What the standard library raises when a pickle makes no sense.
@@ -149,15 +152,24 @@ class PickleMachine:
             "SETITEM": lambda _: self.update([self.stack.pop(), self.stack.pop()][::-1]),
             "SETITEMS": lambda _: self.update(self.above_mark()),
         }
+        # Protocols 4 and 5 say the same in other operations. A frame only tells how much of the file to read at once.
+        self.actions |= {
+            "FRAME": lambda _: None,
+            "MEMOIZE": lambda _: self.memory.update({len(self.memory): self.stack[-1]}),
+            "STACK_GLOBAL": lambda _: self.find_named(self.stack.pop(), self.stack.pop()),
+        }
         for put in ("BINPUT", "LONG_BINPUT"):
             self.actions[put] = lambda number: self.memory.update({number: self.stack[-1]})
         for get in ("BINGET", "LONG_BINGET"):
             self.actions[get] = lambda number: self.stack.append(self.memory[number])
-        for plain in ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING"):
+        for plain in _PLAIN:
             self.actions[plain] = self.stack.append
 
-    def run(self, pickled: bytes) -> Any:
-        """What the pickle describes; raises CheckpointError if that is more than containers and tensors."""
+    def run(self, pickled: bytes | BinaryIO) -> Any:
+        """What the pickle describes, of a file the one that begins where it stands; raises CheckpointError if that is
+        more than containers and tensors."""
+        for left in (self.stack, self.marks, self.memory):
+            left.clear()
         try:
             for operation, argument, _ in pickletools.genops(pickled):
                 if operation.name == "STOP":
@@ -170,13 +182,18 @@ class PickleMachine:
             self.damaged(error)
 
     def start(self, protocol: int) -> None:
-        if protocol > 3:
+        if protocol > 5:
             raise CheckpointError(
                 "{name} was saved with pickle protocol {protocol}: if you trust it, load it and save it again "
                 "with torch.save as it comes.",
                 name=self.name,
                 protocol=protocol,
             )
+
+    def find_named(self, name: Any, module: Any) -> None:
+        if not isinstance(name, str) or not isinstance(module, str):
+            self.damaged()
+        self.find(f"{module} {name}")
 
     def find(self, name: str) -> None:
         if name not in _KNOWN:
@@ -204,7 +221,10 @@ class PickleMachine:
 
     def storage(self, identity: Any) -> Storage:
         match identity:
-            case ("storage", _Global(kind), str(key), str(), int(count)) if kind in _STORAGES and count < _MOST_VALUES:
+            # Before PyTorch 1.6 a sixth entry told the part of another storage that this one is; since 0.4 it is None.
+            case ("storage", _Global(kind), str(key), str(), int(count), *view) if (
+                kind in _STORAGES and 0 <= count < _MOST_VALUES and view in ([], [None])
+            ):
                 storage = Storage(key, _STORAGES[kind], count)
             case _:
                 self.damaged()

@@ -99,7 +99,7 @@ def preview(
 
 def _name(report: Report) -> str:
     """As the files will be called unless the user gives another name."""
-    return model_name(Path(report.path).stem)
+    return model_name(report.stem or Path(report.path).stem)
 
 
 def cost(

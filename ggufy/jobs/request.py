@@ -18,23 +18,24 @@ from ggufy import demo
 from ggufy.core.catalog import OUTTYPES, make_order
 from ggufy.core.errors import CalibrationError, SourceError, UsageError
 from ggufy.core.hosts import RepoName
-from ggufy.core.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS, Job, Request
+from ggufy.core.job import Job, Request
 from ggufy.core.metrics import memory_needed
-from ggufy.core.names import is_repo_id, model_name, repo_name
+from ggufy.core.names import is_repo_id, model_name, repo_name, stem_of
 from ggufy.core.source import STREAMED_KINDS, Source, SourceFile
 from ggufy.core.words import brief, human_size
 from ggufy.formats.gguf import MAGIC, GgufHead
+from ggufy.jobs.options import JobOptions, read_source
 from ggufy.quantize.search import mixes
 from ggufy.quantize.search import target as sizes
 from ggufy.records.store import JobStore
 from ggufy.sources import hub
+from ggufy.sources.adapter import AdapterSearch, AdapterWish, adapters_label, check_adapters, pin_adapters
 from ggufy.sources.format import Report, SourceFormat
 from ggufy.sources.inspect import look
 from ggufy.sources.locate import is_plain_url, local_file
 from ggufy.sources.registry import format_of, format_of_file
 from ggufy.sources.url import resolve_url
 from ggufy.steps.outputs import OUTPUTS, output_of
-from ggufy.steps.outputs.gguf import GGUF
 from ggufy.system.files import sha256
 from ggufy.system.settings import Settings
 from ggufy.system.user_paths import is_there, user_file, user_path
@@ -42,33 +43,6 @@ from ggufy.texts import calibration
 from ggufy.texts.overlap import check_disjoint
 
 _WORTH_A_WORD = 1 << 30  # bytes: reading less takes a moment
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobOptions:
-    """What the user asked for, before anything is looked at."""
-
-    source: str
-    quant_types: tuple[str, ...]
-    output: str = GGUF.name  # format of the quants, one of OUTPUTS
-    outtype: str | None = None  # None: f16, or what an unquantized GGUF already is
-    imatrix: str = "auto"  # auto, none, or a file
-    calibration: str = "bundled"
-    chunks: int = DEFAULT_CHUNKS
-    evaluate: bool | None = None  # None: the demo only
-    evaluation: str = "bundled"
-    evaluation_chunks: int = EVALUATION_CHUNKS
-    vocab: str | None = None
-    name: str | None = None
-    mix: str = mixes.RWKV  # or mixes.STOCK; other models than RWKV-6 and RWKV-7 always get the latter
-    targets: tuple[str, ...] = ()  # sizes to order: 1.2GB, 900MiB, 3.275bpw, mem4GB
-    mode: str = ""  # fast, standard or thorough; empty: standard if there are targets
-    owner: str = ""  # account that the results go to, `ms:name` on ModelScope; empty: a folder here
-    copy_owner: str = ""  # account that they go to besides
-    repo_id: str | None = None  # None: <owner>/<Model>-GGUF
-    private: bool = False
-    keep_card: bool = False  # publish the model files only; the repo has a README.md of its own
-    by_stranger: bool = False  # made for a Space's visitor, see strangers.py
 
 
 @dataclass(frozen=True)
@@ -89,17 +63,19 @@ def make_job(options: JobOptions, settings: Settings, watch: Watch | None = None
     """Pins the wish. Raises a GgufyError, in one sentence, for anything that cannot work, and Cancelled soon after
     `watch.stopped()` turned true."""
     watch = watch or Watch()
-    if not options.source.strip():
-        raise UsageError("no source given: enter demo, a path, or owner/repo:file.pth.")
-    if options.source == "demo":
+    if read_source(options.source) == "demo":
         return make_job(_demo_wish(options), settings, watch)
     settings = settings.for_strangers() if options.by_stranger else settings
     source = _source(options.source, settings, watch)
     form = format_of(source.kind)
-    looked = options.targets or (source.remote and source.kind not in STREAMED_KINDS)
+    wish = AdapterWish(texts=options.lora, alpha=options.lora_alpha, init=options.lora_init or "")
+    adapters = pin_adapters(wish, AdapterSearch(settings, watch.sha256, watch.stopped), form)
+    looked = options.targets or adapters or (source.remote and source.kind not in STREAMED_KINDS)
     report = look(options.source, settings, vocab=options.vocab) if looked else None
+    check_adapters(adapters, report)
     head = None if source.remote else form.base_head(Path(source.path))
     stem = options.name or file_stem(source.path, source.model_id, by_stranger=options.by_stranger)
+    stem += "" if options.name else adapters_label(adapters, by_stranger=options.by_stranger)
     name = model_name(stem)
     request = Request(
         name=name,
@@ -113,6 +89,7 @@ def make_job(options: JobOptions, settings: Settings, watch: Watch | None = None
         output=options.output,
         outtype=_outtype(options, head),
         mix=_mix(options, head),
+        adapters=tuple(one for one, _ in adapters),
         **_order_fields(options, report),
         **_imatrix_fields(options, settings, watch),
         **_vocab_fields(options, form),
@@ -137,7 +114,8 @@ def file_stem(path: str, model_id: str, *, by_stranger: bool) -> str:
     """What a model is named after: its file; a stranger's also after its account on the Hub, or one could choose a
     file's name so that its results go where the owner's are."""
     account = model_id.partition("/")[0].replace(":", ".")  # `ms.` before one of ModelScope
-    return f"{account}-{Path(path).stem}" if by_stranger and account else Path(path).stem
+    stem = stem_of(path, model_id)
+    return f"{account}-{stem}" if by_stranger and account else stem
 
 
 def _demo_wish(options: JobOptions) -> JobOptions:

@@ -276,7 +276,8 @@ class Runner:
     def _remove_orphans(self, job: Job) -> None:
         """Removes half downloads that no unfinished job needs, and what cancelled and finished jobs left of theirs."""
         jobs = [*self.records.all(), job]
-        needed = {j.request.source.key[:16] for j in jobs if j.status not in FINISHED or j.id == job.id}
+        unfinished = [j.request for j in jobs if j.status not in FINISHED or j.id == job.id]
+        needed = {source.key[:16] for request in unfinished for source in request.sources}
         remove_orphans(self.settings.cache / "sources", keep=needed)
         ended = (Status.DONE, Status.CANCELLED)
         kept = {self.records.store.work_folder(j.request.inputs()) for j in jobs if j.status not in ended or j is job}

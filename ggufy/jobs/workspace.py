@@ -21,7 +21,7 @@ from ggufy.hub.huggingface import HuggingFaceHub
 from ggufy.hub.lease import Lease
 from ggufy.hub.modelscope import ModelScopeHub
 from ggufy.hub.protocol import Hub, OutputHub
-from ggufy.jobs.request import JobOptions
+from ggufy.jobs.options import JobOptions
 from ggufy.net.http_get import hub_host
 from ggufy.records.account import Account
 from ggufy.records.patience import Patience

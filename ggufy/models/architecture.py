@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gguf import GGUFWriter
 
 Shapes = Mapping[str, tuple[int, ...]]
+TIME_STATE = ".att.time_state"  # what a tuned state's tensors are called, also in a checkpoint that it was merged into
 
 
 class Arrangement(Enum):
@@ -127,7 +128,8 @@ class Architecture:
         return 1 << (int(match[1]) // rescale_every)
 
     def measure(self, shapes: Shapes) -> Hyperparameters:
-        """The sizes of a checkpoint. Raises CheckpointError for a missing tensor or a wrong shape."""
+        """The sizes of a checkpoint. Raises CheckpointError for a missing tensor, a wrong shape, and a tensor in a
+        block that is not the architecture's: a model that needs it is another one. Empty buffers do no harm."""
         layers = 1 + max(block_numbers(shapes))
         sizes = {"V": size_of(shapes, "emb.weight", 0), "C": size_of(shapes, "emb.weight", 1)}
         sizes |= self.read_sizes(shapes, layers)
@@ -137,10 +139,15 @@ class Architecture:
                 "the width {width} is not a multiple of the head size {size}: {damaged}.",
                 width=width,
                 size=head_size,
-                damaged=_DAMAGED,
+                damaged=DAMAGED,
             )
         model = Hyperparameters(self, layers, sizes | {"H": width // head_size}, self.rescale_every)
         _check(shapes, model)
+        for name in model.leftovers(shapes):
+            if re.match(r"blocks\.", name) and 0 not in shapes[name] and not name.endswith(TIME_STATE):
+                raise CheckpointError(
+                    "{name} belongs to no {model}: {damaged}.", name=brief(name), model=self.title, damaged=DAMAGED
+                )
         return model
 
 
@@ -212,20 +219,20 @@ def block_numbers(shapes: Shapes) -> list[int]:
     return [int(match[1]) for name in shapes if (match := re.match(r"blocks\.([0-9]{1,6})\.", name))]
 
 
-_DAMAGED = Message("the checkpoint is damaged, or a variety of RWKV that ggufy does not know")
+DAMAGED = Message("the checkpoint is damaged, or a variety of RWKV that ggufy does not know")
 
 
 def size_of(shapes: Shapes, name: str, axis: int) -> int:
     """One size of one tensor; raises CheckpointError if there is no such tensor or axis, or if it is empty."""
     if name not in shapes:
-        raise CheckpointError("the checkpoint has no tensor {name}: {damaged}.", name=name, damaged=_DAMAGED)
+        raise CheckpointError("the checkpoint has no tensor {name}: {damaged}.", name=name, damaged=DAMAGED)
     shape = shapes[name]
     if len(shape) <= max(axis, 1) or 0 in shape:
         raise CheckpointError(
             "{name} has the shape {shape}, not that of a matrix: {damaged}.",
             name=name,
-            shape=_text(shape),
-            damaged=_DAMAGED,
+            shape=shape_text(shape),
+            damaged=DAMAGED,
         )
     return shape[axis]
 
@@ -235,16 +242,16 @@ def _check(shapes: Shapes, model: Hyperparameters) -> None:
     for plan in model.tensors():
         for source in plan.sources:
             if source not in shapes:
-                raise CheckpointError("the checkpoint has no tensor {name}: {damaged}.", name=source, damaged=_DAMAGED)
+                raise CheckpointError("the checkpoint has no tensor {name}: {damaged}.", name=source, damaged=DAMAGED)
             found = shapes[source]
             # Trainers save vectors as 1 x 1 x C or as C; both hold the same values in the same order.
             if squeezed(found) != squeezed(plan.source_shape):
                 raise CheckpointError(
                     "{name} has the shape {shape}, but {expected} was expected: {damaged}.",
                     name=source,
-                    shape=_text(found),
-                    expected=_text(plan.source_shape),
-                    damaged=_DAMAGED,
+                    shape=shape_text(found),
+                    expected=shape_text(plan.source_shape),
+                    damaged=DAMAGED,
                 )
 
 
@@ -253,5 +260,11 @@ def squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(size for size in shape if size != 1)
 
 
-def _text(shape: tuple[int, ...]) -> str:
+def brief(name: str) -> str:
+    """A stranger's text for a sentence: on one line and not long."""
+    return repr(name[:80])[1:-1]
+
+
+def shape_text(shape: tuple[int, ...]) -> str:
+    """For a sentence."""
     return " x ".join(str(size) for size in shape) or Message("of a single number")

@@ -1,4 +1,5 @@
-"""RWKV .pth to GGUF, directly: no Hugging Face folder in between, one piece of one tensor in memory at a time.
+"""Files of tensors to GGUF, directly: nothing in between, one piece of one tensor in memory at a time, or one tensor
+where it is made from others (origin.py).
 
 The header (metadata, then the name, shape, type and offset of every tensor) is known from the shapes alone and is
 written first; the weights follow in the same order, cast piece by piece and written where the header says. The same
@@ -15,17 +16,31 @@ import contextlib
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, size_label
+from gguf import GGUFWriter, size_label
 
-from ggufy.core.errors import CheckpointError, UsageError
-from ggufy.formats.checkpoint import Checkpoint, open_checkpoint
-from ggufy.models.architecture import INNER_TRANSPOSED, TRANSPOSED, Hyperparameters, TensorPlan
+from ggufy.core.errors import UsageError
+from ggufy.formats.checkpoint import open_checkpoint
+from ggufy.formats.tensor_file import MappedTensors
+from ggufy.models.architecture import (
+    INNER_TRANSPOSED,
+    TIME_STATE,
+    TRANSPOSED,
+    Hyperparameters,
+    Shapes,
+    TensorPlan,
+    brief,
+)
+from ggufy.models.layouts import origins_of
+from ggufy.models.merge import OpenAdapter, merge_adapters
+from ggufy.models.origin import Origins, shapes_of
+from ggufy.models.outtype import OUT_TYPES, OutType, cast
 from ggufy.models.registry import detect
+from ggufy.models.rwkv5 import upgraded
 from ggufy.models.vocab import gguf_tokens, vocab_for
 from ggufy.system.files import BackgroundWriter, Digesting, partial
 
@@ -40,29 +55,6 @@ PIECE_VALUES = 256 << 10  # A piece and its cast stay in a core's cache between 
 TURNED = (TRANSPOSED, INNER_TRANSPOSED)
 
 
-@dataclass(frozen=True)
-class OutType:
-    """An unquantized type; `limit` is the smallest magnitude that rounds to infinity in it."""
-
-    dtype: torch.dtype
-    tensor_type: GGMLQuantizationType
-    file_type: LlamaFileType
-    limit: float
-
-
-def _out_type(dtype: torch.dtype, tensor_type: GGMLQuantizationType, file_type: LlamaFileType) -> OutType:
-    info = torch.finfo(dtype)
-    half_step = info.eps / 2 * 2.0 ** math.floor(math.log2(info.max))
-    return OutType(dtype, tensor_type, file_type, info.max + half_step)
-
-
-OUT_TYPES = {
-    "f16": _out_type(torch.float16, GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
-    "bf16": _out_type(torch.bfloat16, GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
-    "f32": _out_type(torch.float32, GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
-}
-
-
 def convert(
     source: Path,
     target: Path,
@@ -71,10 +63,37 @@ def convert(
     vocab: Path | None = None,
     name: str | None = None,
     rescale_every: int | None = None,
+    adapters: Iterable[OpenAdapter] = (),
     progress: Progress | None = None,
 ) -> str:
-    """Writes the checkpoint `source` as the GGUF `target`, which appears whole or not at all; gives its SHA-256 in hex
-    digits.
+    """Writes the checkpoint `source` (.pth), with adapters merged into it, as the GGUF `target`: see
+    `convert_tensors`. Raises SourceError too, if an adapter does not fit."""
+    with open_checkpoint(source) as checkpoint:
+        return convert_tensors(
+            checkpoint,
+            merge_adapters(origins_of(checkpoint.shapes), adapters),
+            target,
+            outtype=outtype,
+            vocab=vocab,
+            name=name or source.stem,
+            rescale_every=rescale_every,
+            progress=progress,
+        )
+
+
+def convert_tensors(
+    file: MappedTensors,
+    origins: Origins,
+    target: Path,
+    *,
+    outtype: str = "f16",
+    vocab: Path | None = None,
+    name: str,
+    rescale_every: int | None = None,
+    progress: Progress | None = None,
+) -> str:
+    """Writes the model whose tensors have these origins in `file` as the GGUF `target`, which appears whole or not at
+    all; gives its SHA-256 in hex digits.
 
     `outtype` (f16, bf16 or f32) is the type of the matrices; vectors and a few small matrices are always F32.
     `vocab` is a vocabulary file for a checkpoint that does not use World's. `rescale_every` divides the outputs of
@@ -84,12 +103,12 @@ def convert(
     Raises CheckpointError for a wrong checkpoint, NaN or infinite weights, or values too large for `outtype`;
     VocabError if the vocabulary does not fit; DiskError if the disk does not take it.
     """
-    with open_checkpoint(source) as checkpoint:
-        conversion = Conversion.of(
-            checkpoint.shapes, outtype=outtype, vocab=vocab, name=name or source.stem, rescale_every=rescale_every
-        )
-        warn_about_leftovers(checkpoint.path.name, checkpoint.shapes, conversion.model)
-        return write_base(target, conversion, lambda plan: _mapped(checkpoint, plan), progress)
+    conversion = Conversion.of(
+        shapes_of(origins), outtype=outtype, vocab=vocab, name=name, rescale_every=rescale_every
+    )
+    origins = upgraded(origins)
+    tell_about(file.name, origins, conversion.model)
+    return write_base(target, conversion, lambda plan: _mapped(file, origins, plan), progress)
 
 
 def write_base(
@@ -110,11 +129,9 @@ def write_base(
     return sink.hexdigest()
 
 
-def write_skeleton(
-    shapes: Mapping[str, tuple[int, ...]], target: Path, *, outtype: str, vocab: Path | None, name: str
-) -> None:
-    """Writes the header that `convert` would write for a checkpoint with these tensors, followed by a hole of the size
-    of the weights.
+def write_skeleton(shapes: Shapes, target: Path, *, outtype: str, vocab: Path | None, name: str) -> None:
+    """Writes the header that `convert` would write for a model with these tensors (see `shapes_of`), followed by a
+    hole of the size of the weights.
 
     The file has `convert`'s exact size but takes almost no disk. Raises what `convert` raises before it reads weights.
     """
@@ -126,15 +143,17 @@ def write_skeleton(
             file.truncate(padded(file.tell()) + sum(padded(conversion.size(plan)) for plan in conversion.plans))
 
 
-def warn_about_leftovers(name: str, shapes: Mapping[str, tuple[int, ...]], model: Hyperparameters) -> None:
-    """Logs which tensors of the checkpoint called `name` its GGUF will not hold."""
-    unknown = model.leftovers(shapes)
-    rest = [name for name in unknown if not name.endswith(".att.time_state")]
+def tell_about(name: str, origins: Origins, model: Hyperparameters) -> None:
+    """Logs which tensors of the file called `name` its GGUF will not hold, and what it holds in another way."""
+    unknown = model.leftovers(shapes_of(origins))
+    rest = [name for name in unknown if not name.endswith(TIME_STATE)]
     if len(rest) < len(unknown):
         logger.warning("%s: att.time_state is a tuned state, not a weight: left out", name)
     if rest:
-        shown = ", ".join(rest[:8]) + (f" and {len(rest) - 8} more" if len(rest) > 8 else "")
+        shown = ", ".join(map(brief, rest[:8])) + (f" and {len(rest) - 8} more" if len(rest) > 8 else "")
         logger.warning("%s: %s has no tensors %s: left out", name, model.architecture.title, shown)
+    if (head := origins.get("head.weight")) and head == origins.get("emb.weight"):
+        logger.warning("%s: it has no head of its own: the embedding's values are taken", name)
 
 
 @dataclass(frozen=True)
@@ -150,7 +169,7 @@ class Conversion:
     @classmethod
     def of(
         cls,
-        shapes: Mapping[str, tuple[int, ...]],
+        shapes: Shapes,
         *,
         outtype: str,
         vocab: Path | None,
@@ -245,7 +264,7 @@ def write_tensors(
     total, done = sum(sizes), sum(sizes[:whole])
     for plan in conversion.plans[whole:]:
         for source, piece in pieces(plan):
-            data = _cast(piece, source, out=conversion.out_type(plan), divisor=conversion.divisor(plan))
+            data = cast(piece, source, out=conversion.out_type(plan), divisor=conversion.divisor(plan))
             if data.data_ptr() == piece.data_ptr():
                 data = data.clone()  # a view on the mapping: its pages are let go of before it is written
             writer.write(data.view(torch.uint8).numpy().data)
@@ -255,12 +274,14 @@ def write_tensors(
         writer.write(padding(conversion.size(plan)))
 
 
-def _mapped(checkpoint: Checkpoint, plan: TensorPlan) -> Iterator[Piece]:
+def _mapped(file: MappedTensors, origins: Origins, plan: TensorPlan) -> Iterator[Piece]:
     """The values of one tensor, out of the mapped file."""
-    for source in plan.sources:
-        yield from pieces_of(checkpoint.tensor(source), source, plan)
-    for source in plan.sources:
-        checkpoint.release(source)
+    for name in plan.sources:
+        origin = origins[name]
+        tensors = map(file.tensor, origin.sources)
+        yield from pieces_of(origin.make(*tensors) if origin.make else next(tensors), name, plan)
+    for source in {source for name in plan.sources for source in origins[name].sources}:
+        file.release(source)
 
 
 def pieces_of(tensor: torch.Tensor, source: str, plan: TensorPlan) -> Iterator[Piece]:
@@ -271,37 +292,6 @@ def pieces_of(tensor: torch.Tensor, source: str, plan: TensorPlan) -> Iterator[P
     rows = max(1, PIECE_VALUES // math.prod(tensor.shape[1:]))
     for first in range(0, tensor.shape[0], rows):
         yield source, tensor[first : first + rows]
-
-
-def _cast(piece: torch.Tensor, source: str, *, out: OutType, divisor: int) -> torch.Tensor:
-    """One piece in its GGUF type, contiguous and of one dimension; raises CheckpointError if a value is lost."""
-    if divisor > 1:
-        # The official converter divides F16 in F16 (small values lose bits), everything else in F32.
-        piece = (piece if piece.dtype == torch.float16 else piece.to(torch.float32)) / divisor
-    elif piece.dtype not in (torch.float16, torch.bfloat16, torch.float32):
-        piece = piece.to(torch.float32)
-    # One pass finds the smallest and the largest value; a NaN anywhere makes both NaN.
-    smallest, largest = (float(value) for value in torch.aminmax(piece))
-    largest = max(-smallest, largest)
-    if math.isnan(largest):
-        raise CheckpointError(
-            "{name} holds NaN values: the checkpoint is damaged, or its training failed; choose another one.",
-            name=source,
-        )
-    if math.isinf(largest):
-        raise CheckpointError(
-            "{name} holds infinite values: the checkpoint is damaged, or its training failed; choose another one.",
-            name=source,
-        )
-    if largest >= out.limit:
-        raise CheckpointError(
-            "{name} holds {value}, which is too large for {type}: convert with {OUTTYPE} {outtype}.",
-            name=source,
-            value=f"{largest:.6g}",
-            type=out.tensor_type.name,
-            outtype="bf16" if out.dtype == torch.float16 else "f32",
-        )
-    return piece.to(out.dtype).reshape(-1)
 
 
 def padding(size: int) -> bytes:

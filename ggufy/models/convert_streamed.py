@@ -1,10 +1,11 @@
-"""A remote RWKV .pth to GGUF without the .pth ever being on the disk, taken up again where it was stopped.
+"""Remote files of tensors to GGUF without those ever being on the disk, taken up again where that was stopped.
 
 Tensors are fetched in the order of the GGUF and written to `<target>.part` from front to back. A journal beside it,
-`<target>.journal.part`, starts with a line that stands for everything that decides the bytes (the source and the
-GGUF's header), and gets another for each tensor that is whole: the SHA-256 of the file up to its end. The next run
-checks the part against the journal, keeps the tensors that are whole, and fetches from the first that is not. Both
-files stay when the network, the disk or the process fails, and go when the source itself is at fault.
+`<target>.journal.part`, starts with a line that stands for everything that decides the bytes (the source, the GGUF's
+header and what else the weights are made with), and gets another for each tensor that is whole: the SHA-256 of the
+file up to its end. The next run checks the part against the journal, keeps the tensors that are whole, and fetches
+from the first that is not. Both files stay when the network, the disk or the process fails, and go when the source
+itself is at fault.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import torch
 
 from ggufy.core.errors import CannotStream, CheckpointError, SourceChanged
-from ggufy.formats.streamed_checkpoint import StreamedCheckpoint, WantedTensor
+from ggufy.formats.tensor_file import StreamedTensors, WantedTensor
 from ggufy.models.architecture import TensorPlan
 from ggufy.models.convert import (
     PIECE_VALUES,
@@ -32,9 +33,11 @@ from ggufy.models.convert import (
     padded,
     padding,
     pieces_of,
-    warn_about_leftovers,
+    tell_about,
     write_tensors,
 )
+from ggufy.models.origin import Origin, Origins, shapes_of
+from ggufy.models.rwkv5 import upgraded
 from ggufy.system.files import PART_SUFFIX, BackgroundWriter, Buffer, disk_errors, finish, part_of
 
 logger = logging.getLogger(__name__)
@@ -43,25 +46,28 @@ _BLOCK = 4 << 20
 
 
 def convert_streamed(
-    checkpoint: StreamedCheckpoint,
+    file: StreamedTensors,
+    origins: Origins,
     target: Path,
     *,
     outtype: str = "f16",
     vocab: Path | None = None,
-    name: str | None = None,
+    name: str,
     rescale_every: int | None = None,
+    mark: str = "",
     progress: Progress | None = None,
 ) -> str:
-    """As `ggufy.models.convert.convert`, and with the same bytes, from a checkpoint that is fetched by ranges.
+    """As `ggufy.models.convert.convert_tensors`, and with the same bytes, from a file that is fetched by ranges.
 
-    Gives the file's SHA-256 in hex digits. `progress` starts with the bytes that an earlier run has left. Raises what
-    `convert` raises, and what `StreamedCheckpoint.stream` raises. Nobody else may write the same target meanwhile.
+    Gives the file's SHA-256 in hex digits. `mark` stands for what `origins` have from elsewhere than the file, such as
+    an adapter's digest and scale. `progress` starts with the bytes that an earlier run has left. Raises what
+    `convert_tensors` and `stream` raise. Nobody else may write the same target meanwhile.
     """
-    stem = Path(checkpoint.name).stem
     conversion = Conversion.of(
-        checkpoint.shapes, outtype=outtype, vocab=vocab, name=name or stem, rescale_every=rescale_every
+        shapes_of(origins), outtype=outtype, vocab=vocab, name=name, rescale_every=rescale_every
     )
-    warn_about_leftovers(checkpoint.name, checkpoint.shapes, conversion.model)
+    origins = upgraded(origins)
+    tell_about(file.name, origins, conversion.model)
     total = sum(conversion.size(plan) for plan in conversion.plans)
 
     def tell(done: int) -> None:
@@ -70,10 +76,11 @@ def convert_streamed(
 
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = _Part(target, checkpoint.source.key, _header(conversion, target), _spans(conversion))
+        part = _Part(target, file.source.key + mark, _header(conversion, target), _spans(conversion))
         try:
             part.open(tell)
-            with part, one_thread(), contextlib.closing(_Values(checkpoint, conversion.plans[part.whole :])) as values:
+            values = _Values(file, origins, conversion.plans[part.whole :])
+            with part, one_thread(), contextlib.closing(values):
                 if part.whole:
                     logger.info("%s: %d of %d tensors are here", target.name, part.whole, len(conversion.plans))
                 with BackgroundWriter(part) as writer:
@@ -107,23 +114,45 @@ def _spans(conversion: Conversion) -> list[int]:
 class _Values:
     """The values of the tensors, in the order of the GGUF, as they arrive."""
 
-    def __init__(self, checkpoint: StreamedCheckpoint, plans: Sequence[TensorPlan]):
-        wanted = (WantedTensor(source, pieces=plan.layout not in TURNED) for plan in plans for source in plan.sources)
-        self._shapes, self._stream = checkpoint.shapes, checkpoint.stream(wanted)
+    def __init__(self, file: StreamedTensors, origins: Origins, plans: Sequence[TensorPlan]):
+        self._shapes, self._origins = file.shapes, origins
+        self._stream = file.stream(self._wanted(plans))
+        self._kept: tuple[tuple[str, ...], list[torch.Tensor]] = ((), [])  # what the latest tensor was made from
+
+    def _wanted(self, plans: Iterable[TensorPlan]) -> Iterator[WantedTensor]:
+        kept: tuple[str, ...] = ()
+        for plan in plans:
+            for origin in (self._origins[name] for name in plan.sources):
+                if origin.make is None:
+                    yield WantedTensor(origin.sources[0], pieces=plan.layout not in TURNED)
+                elif origin.sources != kept:
+                    yield from (WantedTensor(source, pieces=False) for source in origin.sources)
+                    kept = origin.sources
 
     def of(self, plan: TensorPlan) -> Iterator[Piece]:
         """To be called for each tensor in turn, and used up."""
-        for source in plan.sources:
-            left = torch.Size(self._shapes[source]).numel()
-            while left:
-                tensor = next(self._stream)
-                left -= tensor.numel()
-                if plan.layout in TURNED:
-                    yield from pieces_of(tensor, source, plan)
-                else:
-                    values = tensor.reshape(-1)
-                    for first in range(0, values.numel(), PIECE_VALUES):
-                        yield source, values[first : first + PIECE_VALUES]
+        for name in plan.sources:
+            origin = self._origins[name]
+            if origin.make is not None:
+                yield from pieces_of(origin.make(*self._whole(origin)), name, plan)
+            elif plan.layout in TURNED:
+                yield from pieces_of(next(self._stream), name, plan)
+            else:
+                yield from self._pieces(origin.sources[0], name)
+
+    def _whole(self, origin: Origin) -> list[torch.Tensor]:
+        """The tensors that one is made from; those of the one before it are not fetched again."""
+        if self._kept[0] != origin.sources:
+            self._kept = (origin.sources, [next(self._stream) for _ in origin.sources])
+        return self._kept[1]
+
+    def _pieces(self, source: str, name: str) -> Iterator[Piece]:
+        left = torch.Size(self._shapes[source]).numel()
+        while left:
+            values = next(self._stream).reshape(-1)
+            left -= values.numel()
+            for first in range(0, values.numel(), PIECE_VALUES):
+                yield name, values[first : first + PIECE_VALUES]
 
     def close(self) -> None:
         self._stream.close()

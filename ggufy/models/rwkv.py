@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ggufy.models.architecture import FLAT, Hyperparameters, Shapes, TensorRow, size_of, squeezed
+from ggufy.models.architecture import FLAT, Hyperparameters, Shapes, TensorRow, size_of
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -59,7 +59,7 @@ def add_common_metadata(writer: GGUFWriter, model: Hyperparameters) -> None:
 
 
 def older_version(shapes: Shapes) -> str:
-    """The version of an RWKV that llama.cpp cannot run: 4, 5, 5.1 or 5.2, or nothing if it is none of these.
+    """The version of an RWKV before 6: 4, 5, 5.1 or 5.2, or nothing if it is none of these.
 
     The versions 5.x are told apart as the package `rwkv` does: 5.1 added a gate, 5.2 a decay for each channel.
     """
@@ -67,6 +67,6 @@ def older_version(shapes: Shapes) -> str:
         return ""
     if not any(".att.ln_x." in name for name in shapes):
         return "4"
-    if any(name.endswith(".att.time_decay") and len(squeezed(shape)) > 1 for name, shape in shapes.items()):
+    if any(name.endswith(".att.time_decay") and max((0, *shape[1:])) > 1 for name, shape in shapes.items()):
         return "5.2"
     return "5.1" if any(name.endswith(".att.gate.weight") for name in shapes) else "5"

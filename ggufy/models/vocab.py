@@ -21,8 +21,9 @@ from ggufy.core.errors import VocabError
 from ggufy.core.messages import Message
 
 WORLD_FILE = "rwkv_vocab_v20230424.txt"
-# World models have 7 rows more than tokens; more than this many means another vocabulary, not rounding.
-MAX_PADDING = 128
+# World models have 6 rows more than tokens; trainers round up to multiples of 128, some of as much as 1,024. More rows
+# than this many mean another vocabulary, such as that of a model that speaks.
+MAX_PADDING = 1024
 END_OF_TEXT = b"<s>"
 # A string literal without escapes, which holds what it shows.
 _PLAIN = re.compile(r"'([^'\\\r\n\0]+)'")
@@ -93,6 +94,13 @@ def vocab_for(rows: int, path: Path | None) -> tuple[bytes, ...]:
         if missing:
             logger.warning("the vocabulary lacks %d of the 256 single bytes: text with those cannot be read", missing)
         return tokens
+    if path is None and rows > len(tokens):
+        raise VocabError(
+            "emb.weight has {rows} rows, {more} more than the World vocabulary has tokens: this model has others, for "
+            "speech perhaps; give its own vocabulary file with {VOCAB}.",
+            rows=rows,
+            more=rows - len(tokens),
+        )
     if path is None:
         raise VocabError(
             "emb.weight has {rows} rows, but the World vocabulary has {count} tokens (with id 0): give the "

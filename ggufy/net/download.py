@@ -6,6 +6,7 @@ The client library forgets a partial download when its process ends, so the down
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,10 +14,11 @@ from pathlib import Path
 
 import httpx2
 
-from ggufy.core.errors import DiskError, GgufyError, SourceError
+from ggufy.core.errors import DiskError, GgufyError, SourceChanged, SourceError
 from ggufy.core.messages import Message
+from ggufy.core.source import Source
 from ggufy.core.words import human_size
-from ggufy.net.http_get import Address, Answer, http_get
+from ggufy.net.http_get import Address, Answer, http_get, source_address
 from ggufy.net.hub_errors import ask
 from ggufy.net.session import DOWNLOAD_TIMEOUT, DOWNLOAD_TRIES, check_stopped, with_retries
 from ggufy.system.clock import never
@@ -110,6 +112,25 @@ def fetch_small(address: Address, *, limit: int, stopped: Callable[[], bool] = n
         return bytes(body)
 
     return ask(get, address.wanted, token=address.token, shown=address.shown, stopped=stopped)
+
+
+def fetch_pinned(
+    source: Source,
+    *,
+    limit: int,
+    token: str | None = None,
+    endpoint: str | None = None,
+    stopped: Callable[[], bool] = never,
+) -> bytes:
+    """A small file that is pinned. Raises SourceChanged if it is another one now, else as `fetch_small`."""
+    data = fetch_small(source_address(source, token=token, endpoint=endpoint), limit=limit, stopped=stopped)
+    if hashlib.sha256(data).hexdigest() != source.sha256:
+        raise SourceChanged(
+            "the server sends another file than {path} of commit {commit}: {AGAIN}.",
+            path=source.path,
+            commit=source.revision[:8],
+        )
+    return data
 
 
 def _append(wanted: DownloadTask, part: Path, *, report: Callable[[int], None], stopped: Callable[[], bool]) -> None:

@@ -18,7 +18,7 @@ import httpx2
 from huggingface_hub import constants, get_session, hf_hub_url
 
 from ggufy.core.errors import SourceError
-from ggufy.core.hosts import MODELSCOPE, RepoName
+from ggufy.core.hosts import MODELSCOPE
 from ggufy.core.source import Source
 from ggufy.net.hub_private import build_hf_headers, hf_raise_for_status
 from ggufy.net.modelscope import modelscope_file
@@ -67,8 +67,7 @@ def source_address(source: Source, *, token: str | None, endpoint: str | None = 
     """A pinned source, on a hub or at a plain address."""
     if source.url:
         return Address(url=source.url, shown=source.url)
-    repo = RepoName.of(source.model_id)
-    wanted = Reference(repo_id=repo.repo_id, host=repo.host, file=source.path, revision=source.revision)
+    wanted = Reference.named(source.model_id, file=source.path, revision=source.revision)
     return hub_address(wanted, token=token, endpoint=endpoint)
 
 

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, Self, TypeVar
 
 import httpx2
 from huggingface_hub import set_client_factory
@@ -65,6 +65,12 @@ class Reference:
     file: str = ""  # path in the repo; empty: not chosen
     revision: str | None = None  # branch, tag or commit
     repo_type: str = "model"  # model or dataset
+
+    @classmethod
+    def named(cls, name: str, **more: Any) -> Self:
+        """A repo by the name that people and records give it, see core/hosts.py."""
+        repo = RepoName.of(name)
+        return cls(repo_id=repo.repo_id, host=repo.host, **more)
 
     @property
     def name(self) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
-from ggufy.core.hosts import RepoName
 from ggufy.net.modelscope import MASTER
 from ggufy.net.session import Reference
 from ggufy.system.settings import modelscope_endpoint
@@ -12,8 +11,7 @@ from ggufy.system.settings import modelscope_endpoint
 
 def repo_page(name: str) -> str:
     """Page of a repo, which is named as in core/hosts.py."""
-    repo = RepoName.of(name)
-    return Reference(repo_id=repo.repo_id, host=repo.host).page
+    return Reference.named(name).page
 
 
 def file_address(page: str, file: str) -> str:

@@ -40,7 +40,7 @@ def is_owner(visitor: Visitor, settings: Settings) -> bool:
 
 def is_public(request: Request) -> bool:
     """True for a job that any visitor could have made, with results for everybody."""
-    return request.source.public and not request.private
+    return all(source.public for source in request.sources) and not request.private
 
 
 def may_see(visitor: Visitor, request: Request, settings: Settings) -> bool:

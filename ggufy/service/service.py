@@ -17,8 +17,9 @@ from ggufy.core.job import RESTING, Job, Request
 from ggufy.core.names import model_name, repo_name
 from ggufy.core.plan import folder_name
 from ggufy.jobs.estimate import Cost, EstimateOptions, Preview, cost, preview
+from ggufy.jobs.options import JobOptions
 from ggufy.jobs.queue import Worker
-from ggufy.jobs.request import JobOptions, file_stem, is_query, make_job
+from ggufy.jobs.request import file_stem, is_query, make_job
 from ggufy.jobs.results import models
 from ggufy.jobs.runner import Runner
 from ggufy.jobs.workspace import connect
@@ -122,7 +123,8 @@ class Services:
         return is_query(text, hub_only=not is_owner(visitor, self.settings))
 
     def models_in(self, folder: str, visitor: Visitor = STRANGER) -> list[Path]:
-        """The models of a folder on this machine, for its owner; none if it is no folder."""
+        """The models of a folder on this machine to choose from, for its owner; none if it is no folder, or has only
+        one, which the folder then stands for."""
         if not is_owner(visitor, self.settings):
             return []
         try:
@@ -132,7 +134,7 @@ class Services:
             found = [entry for entry in path.iterdir() if format_of_name(entry.name) and entry.is_file()]
         except (OSError, UsageError):  # no permission, no path at all
             return []
-        return sorted(found)[:_MOST_LISTED]
+        return sorted(found)[:_MOST_LISTED] if len(found) > 1 else []
 
     def search(self, query: str, visitor: Visitor = STRANGER) -> list[Found]:
         """Repos of that name on the Hub, which anybody may look for. Raises HubAway."""

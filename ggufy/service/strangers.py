@@ -7,11 +7,12 @@ that becomes a path, a repo of the owner's or a question to the disk. What may b
 from __future__ import annotations
 
 from ggufy.core.errors import UsageError
-from ggufy.jobs.request import JobOptions
+from ggufy.jobs.options import OPTIONS, JobOptions
 from ggufy.sources.hub import is_on_hub
 from ggufy.texts.calibration import BUNDLED, NAMED
 
 MOST_SIZES = 8  # sizes to order in one job
+MOST_ADAPTERS = 4
 _TEXTS = frozenset({BUNDLED, *NAMED})
 
 
@@ -30,20 +31,12 @@ def for_stranger(options: JobOptions) -> JobOptions:
             "vocabularies out.",
             texts=" or ".join(sorted(_TEXTS)),
         )
+    if options.lora_init or not all(map(is_on_hub, options.lora)) or len(options.lora) > MOST_ADAPTERS:
+        raise UsageError(
+            "on a Space an adapter is owner/repo:file, at most {most} of them: leave out others.", most=MOST_ADAPTERS
+        )
     if len(options.targets) > MOST_SIZES:
         raise UsageError("on a Space one job makes at most {most} sizes: order fewer.", most=MOST_SIZES)
-    return JobOptions(
-        source=options.source,
-        quant_types=options.quant_types,
-        outtype=options.outtype,
-        imatrix=options.imatrix,
-        calibration=options.calibration,
-        evaluate=options.evaluate,
-        evaluation=options.evaluation,
-        mix=options.mix,
-        targets=options.targets,
-        mode=options.mode,
-        owner=options.owner,
-        copy_owner=options.copy_owner,
-        by_stranger=True,
-    )
+    allowed = {option.name: getattr(options, option.name) for option in OPTIONS if option.visitors}
+    allowed |= {"owner": options.owner, "copy_owner": options.copy_owner}
+    return JobOptions(source=options.source, by_stranger=True, **allowed)

@@ -6,15 +6,18 @@ A format is a class in a file of its own (rwkv_pth.py, gguf_model.py); registry.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
-from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, ClassVar
+from pathlib import Path, PurePath, PurePosixPath
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
 from ggufy.core.errors import Cancelled
 from ggufy.core.source import Source
 from ggufy.formats.gguf import GgufHead
+
+if TYPE_CHECKING:
+    from ggufy.models.merge import OpenAdapter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +34,12 @@ class Report:
 
     source: str  # as it was typed
     problem: str = ""  # why it cannot be quantized, and what to do next; empty: it can
-    kind: str = ""  # checkpoint or gguf
+    kind: str = ""  # checkpoint, safetensors or gguf
     noun: str = ""  # that for people
     path: str = ""  # name of the file, in the repo if it is in one
+    files: tuple[str, ...] = ()  # names of all of the model's files, its own first
+    stem: str = ""  # what the model is named after
+    layout: str = ""  # whose names and layout its tensors have, see models/layouts.py
     architecture: str = ""  # as llama.cpp calls it: rwkv6, rwkv7, llama, …
     version: str = ""  # of RWKV: 4, 5, 5.1, 5.2, 6 or 7
     layers: int = 0
@@ -52,6 +58,7 @@ class Report:
     streams: bool = False  # remote: converting it needs no room for the file itself
     received: int = 0  # bytes of the file that were fetched to know all this
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False)  # checkpoint: of its tensors
+    own_vocab: bytes = field(default=b"", repr=False)  # content of the vocabulary file that comes with it
     head: bytes = field(default=b"", repr=False)  # unquantized GGUF: everything before its data
 
     @property
@@ -61,9 +68,14 @@ class Report:
 
     def facts(self) -> dict[str, Any]:
         """What people and programs are told."""
-        hidden = ("noun", "shapes", "head")
+        hidden = ("noun", "files", "stem", "shapes", "own_vocab", "head")
         kept = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in hidden}
         return kept | {"variants": [{"name": v.name, "size": v.size} for v in self.variants]}
+
+    @property
+    def becomes(self) -> str:
+        """What it is converted as, if that is another version of RWKV than its own."""
+        return "RWKV-6" if self.version.startswith("5.") and self.architecture == "rwkv6" else ""
 
     @property
     def title(self) -> str:
@@ -82,6 +94,7 @@ class ConvertTask:
     outtype: str
     name: str  # of the model
     vocab: Path | None = None  # the user's vocabulary
+    adapters: Sequence[OpenAdapter] = ()  # to be merged into the model, in this order
     token: str | None = field(default=None, repr=False)
     report: Callable[[float], None] = lambda fraction: None
     stopped: Callable[[], bool] = lambda: False
@@ -99,7 +112,7 @@ OpenBeside = Callable[[str], AbstractContextManager[BinaryIO]]  # opens another 
 class SourceFormat(ABC):
     """One format. A model of several files is known by the name of one of them."""
 
-    kind: ClassVar[str]  # in job records; those that can be streamed stand in core.job.STREAMED_KINDS too
+    kind: ClassVar[str]  # in job records; those that can be streamed stand in STREAMED_KINDS of core/source.py too
     noun: ClassVar[str]  # for people
     suffix: ClassVar[str]  # of its name
     unnamed: ClassVar[bool] = False  # a repo's only model is taken without being named
@@ -134,7 +147,8 @@ class SourceFormat(ABC):
 
     @abstractmethod
     def describe(self, file: BinaryIO, beside: OpenBeside, found: dict[str, Any], vocab: str | None) -> None:
-        """Puts fields of a Report into `found`, which has the path, as far as they can be known from little reading.
+        """Puts fields of a Report into `found`, which has the path and all files, as far as they can be known from
+        little reading.
 
         Raises SourceError, with what is known by then in `found`, for what cannot be quantized.
         """
@@ -146,7 +160,8 @@ class SourceFormat(ABC):
 
     def write_skeleton(self, task: ConvertTask, target: Path) -> None:
         """The same of a pinned source."""
-        found: dict[str, Any] = {"path": task.path.name, "size": task.source.size}
+        names = tuple(PurePath(one.path).name for one in task.source.each()[::-1])
+        found: dict[str, Any] = {"path": task.path.name, "files": names, "size": task.source.size}
         with task.path.open("rb") as file:
             vocab = str(task.vocab) if task.vocab else None
             self.describe(file, lambda name: task.path.with_name(name).open("rb"), found, vocab)

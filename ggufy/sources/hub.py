@@ -30,7 +30,7 @@ from ggufy.net.modelscope import SMALL
 from ggufy.net.session import Reference
 from ggufy.sources.addresses import is_modelscope, modelscope_reference, split_address
 from ggufy.sources.format import SourceFormat
-from ggufy.sources.registry import format_of_name, models_among
+from ggufy.sources.registry import format_of_name, models_among, unnamed_among
 from ggufy.system.files import DOWNLOAD_SUFFIX
 from ggufy.system.user_paths import user_text
 
@@ -134,8 +134,11 @@ def model_files(wanted: Reference, files: Sequence[RepoSibling]) -> tuple[Source
     Raises SourceError."""
     by_name = {file.rfilename: file for file in files}
     models = models_among(by_name)
-    unnamed = [name for name, form in models.items() if form.unnamed]
-    chosen = choose_file(wanted, files, suffix=".pth", candidates=unnamed, also=models)
+    if inside := {name: form for name, form in models.items() if name.startswith(f"{wanted.file.rstrip('/')}/")}:
+        wanted = replace(wanted, file="")  # a folder of the repo
+    unnamed = unnamed_among(inside or models)
+    suffix = models[unnamed[0]].suffix if unnamed else ".pth"
+    chosen = choose_file(wanted, files, suffix=suffix, candidates=unnamed, also=models)
     names = models[chosen.rfilename].files(chosen.rfilename, lambda: by_name)
     if chosen.lfs is None and len(names) == 1:
         raise SourceError(

@@ -21,6 +21,7 @@ from ggufy import demo
 from ggufy.core.errors import Cancelled, SourceAway, SourceError, UsageError
 from ggufy.core.hosts import MODELSCOPE
 from ggufy.core.messages import Message
+from ggufy.core.names import stem_of
 from ggufy.core.source import STREAMED_KINDS
 from ggufy.core.words import brief
 from ggufy.net.download import fetch_small
@@ -32,7 +33,7 @@ from ggufy.sources import hub
 from ggufy.sources.addresses import split_address
 from ggufy.sources.format import OpenBeside, Report, SourceFormat, Variant
 from ggufy.sources.locate import is_plain_url, local_file
-from ggufy.sources.registry import format_of, format_of_file, format_of_name, models_among
+from ggufy.sources.registry import format_of, format_of_file, format_of_name, models_among, unnamed_among
 from ggufy.system.settings import Settings
 
 _LONGEST_TEXT = 600
@@ -106,8 +107,9 @@ def _opened_here(path: Path, found: dict[str, Any]) -> Iterator[tuple[BinaryIO, 
         ) from error
     with file:
         form = format_of_file(path)
-        size = sum(one.stat().st_size for one in form.files_here(path))
-        found |= {"kind": form.kind, "path": path.name, "size": size}
+        files = form.files_here(path)
+        found |= {"kind": form.kind, "path": path.name, "size": sum(one.stat().st_size for one in files)}
+        found |= {"files": tuple(one.name for one in files), "stem": stem_of(str(path))}
         yield file, lambda name: path.with_name(name).open("rb")
 
 
@@ -121,7 +123,7 @@ def _opened_url(text: str, found: dict[str, Any], *, public: bool) -> Iterator[t
         raise SourceError(
             "{text} is not the address of a model: give one that ends in .pth or .gguf.", text=brief(text)
         )
-    found |= {"kind": form.kind, "path": path.name}
+    found |= {"kind": form.kind, "path": path.name, "files": (path.name,), "stem": stem_of(path.name)}
     address = url._replace(fragment="").geturl()
     deadline = Deadline()
 
@@ -153,6 +155,7 @@ def _opened_on_hub(
         )
         form, chosen = _chosen(wanted, listing, dict(models))
         found |= {"kind": form.kind, "path": chosen.file, "streams": form.kind in STREAMED_KINDS}
+        found |= {"files": form.files(chosen.file, lambda: sizes), "stem": stem_of(chosen.file, wanted.repo_id)}
         found["size"] = next(variant.size for variant in found["variants"] if variant.name == chosen.file)
         if listing.gated:
             check_access(wanted, token=token, endpoint=endpoint, stopped=deadline.passed)
@@ -174,13 +177,14 @@ def _opened_on_hub(
 
 def _chosen(wanted: Reference, listing: Listing, models: dict[str, SourceFormat]) -> tuple[SourceFormat, Reference]:
     """The model that was named or is the only one, at the listing's commit. Raises SourceError if none is."""
-    unnamed = [name for name, form in models.items() if form.unnamed]
+    unnamed = unnamed_among(models)
     repo = wanted.name
     if not wanted.file and len(unnamed) > 1:
         raise SourceError(
-            "{repo} holds {count} .pth files: choose one, for example {example}.",
+            "{repo} holds {count} {suffix} files: choose one, for example {example}.",
             repo=repo,
             count=len(unnamed),
+            suffix=models[unnamed[0]].suffix,
             example=f"{repo}:{min(unnamed)}",
         )
     if not wanted.file and models and not unnamed:

@@ -8,8 +8,8 @@ from ggufy import demo
 from ggufy.core.errors import SourceError
 from ggufy.core.words import brief
 from ggufy.sources import hub
-from ggufy.sources.registry import format_of_name
-from ggufy.system.user_paths import is_there, user_file, user_path
+from ggufy.sources.registry import format_of_name, models_among, unnamed_among
+from ggufy.system.user_paths import is_there, user_file, user_path, user_text
 
 
 def is_plain_url(text: str) -> bool:
@@ -33,12 +33,34 @@ def local_file(text: str, *, hub_only: bool = False) -> Path | None:
     )
     if looks_local or is_there(path):
         if is_there(path) and path.is_dir():
-            raise SourceError(
-                "{text} is a folder: give a .pth file, an unquantized .gguf, owner/repo:file.pth, or demo.",
-                text=brief(text),
-            )
+            return _only_model(path.resolve(), text)
         raise SourceError(
             "{text} does not exist: give a .pth file, an unquantized .gguf, owner/repo:file.pth, or demo.",
             text=brief(text),
         )
     return None
+
+
+def _only_model(folder: Path, text: str) -> Path:
+    """The one model of a folder that need not be named. Raises SourceError if there is none, or several."""
+    try:
+        names = [entry.name for entry in folder.iterdir() if entry.is_file()]
+    except OSError as error:
+        raise SourceError(
+            "{path} cannot be read ({reason}): check its permissions.", path=brief(text), reason=error.strerror
+        ) from error
+    unnamed = sorted(unnamed_among(models_among(names)))
+    if not unnamed:
+        raise SourceError(
+            "{text} is a folder: give a .pth file, an unquantized .gguf, owner/repo:file.pth, or demo.",
+            text=brief(text),
+        )
+    if len(unnamed) > 1:
+        raise SourceError(
+            "{text} holds {count} models: name one, for example {example}.",
+            text=brief(text),
+            count=len(unnamed),
+            example=brief(unnamed[0]),
+        )
+    user_text(unnamed[0])
+    return folder / unnamed[0]

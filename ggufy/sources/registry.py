@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ggufy.sources.format import SourceFormat
 from ggufy.sources.gguf_model import UnquantizedGguf
 from ggufy.sources.rwkv_pth import RwkvPth
+from ggufy.sources.rwkv_safetensors import RwkvSafetensors
 
 # The first that recognizes a file has it. A .pth comes last: it takes every file, and says what is wrong with it.
-FORMATS: tuple[SourceFormat, ...] = (UnquantizedGguf(), RwkvPth())
+FORMATS: tuple[SourceFormat, ...] = (UnquantizedGguf(), RwkvSafetensors(), RwkvPth())
 
 
 def format_of(kind: str) -> SourceFormat:
@@ -31,3 +32,12 @@ def format_of_name(name: str) -> SourceFormat | None:
 def models_among(names: Iterable[str]) -> dict[str, SourceFormat]:
     """The models of a repo, by name."""
     return {name: found for name in names if (found := format_of_name(name))}
+
+
+def unnamed_among(models: Mapping[str, SourceFormat]) -> list[str]:
+    """Those of a repo's or folder's models of which the only one is taken without being named: those of one format,
+    the last of FORMATS that is there. So a .pth goes before what was made of it."""
+    for form in FORMATS[::-1]:
+        if form.unnamed and (names := [name for name, one in models.items() if one is form]):
+            return names
+    return []

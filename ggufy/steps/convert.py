@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from ggufy.core.errors import SourceError
 from ggufy.core.job import Artifact, Request
 from ggufy.core.plan import LINE_BYTES, SOURCE_PRODUCT, Step, Workload, base_name
+from ggufy.sources.adapter import AdapterSearch
+from ggufy.sources.adapter_files import drop_fetched, opened_adapters
 from ggufy.sources.format import ConvertTask
 from ggufy.sources.registry import format_of
 from ggufy.steps.context import Context
@@ -38,9 +41,13 @@ class ConvertStep(LocalStep):
     def run(self, ctx: Context) -> Artifact:
         """Leaves `<Model>-<OUTTYPE>.gguf`."""
         target, source = ctx.path(self.product), ctx.request.source
-        digest = format_of(source.kind).convert(convert_task(ctx, self), target)
+        cache, task = ctx.settings.cache, convert_task(ctx, self)
+        search = AdapterSearch(ctx.settings, stopped=ctx.stopped)
+        with opened_adapters(ctx.request.adapters, cache, search) as adapters:
+            digest = format_of(source.kind).convert(replace(task, adapters=adapters), target)
         for path in ctx.source_files[::-1] if source.remote else ():
             path.unlink(missing_ok=True)
+        drop_fetched(ctx.request.adapters, cache)
         artifact = Artifact(name=target.name, size=target.stat().st_size, sha256=digest)
         return with_base(artifact, target, llama=ctx.llama.commit)
 

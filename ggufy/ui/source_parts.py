@@ -37,7 +37,7 @@ def report(found: Report, texts: Texts) -> Markup:
 
 
 def _facts(found: Report, texts: Texts) -> list[str]:
-    facts = []
+    facts = [texts["fact_becomes"].format(name=found.becomes)] if found.becomes else []
     if found.parameters:
         facts.append(texts["fact_parameters"].format(count=human_count(found.parameters)))
     if found.layers:
@@ -45,6 +45,7 @@ def _facts(found: Report, texts: Texts) -> list[str]:
     if found.width:
         facts.append(texts["fact_width"].format(count=found.width))
     facts += [found.dtype] if found.dtype else []
+    facts += [texts["fact_layout"].format(name=found.layout)] if found.layout else []
     facts += [human_size(found.size)] if found.size else []
     facts += [texts["fact_license"].format(name=found.license)] if found.license else []
     facts += [texts["fact_gated"]] if found.gated else []

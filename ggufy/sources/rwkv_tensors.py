@@ -1,0 +1,101 @@
+"""What sources whose tensors become an RWKV's base GGUF have in common: telling what they are."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from ggufy.core.errors import CheckpointError, SourceError
+from ggufy.core.words import brief
+from ggufy.formats.gguf import type_of_most
+from ggufy.models import registry
+from ggufy.models.architecture import Hyperparameters, Shapes, block_numbers
+from ggufy.models.layouts import recognize
+from ggufy.models.names.config import check_config, other_architecture
+from ggufy.models.origin import Origins, shapes_of
+from ggufy.models.vocab import WORLD_FILE, vocab_for
+from ggufy.system.user_paths import user_file
+
+_NO_CONFIG: Mapping[str, Any] = {}
+
+
+class ListedTensor(Protocol):
+    """A tensor as the list of a file describes it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> str: ...
+
+    @property
+    def elements(self) -> int: ...
+
+
+def describe_rwkv(
+    tensors: Mapping[str, ListedTensor],
+    found: dict[str, Any],
+    vocab: str | None,
+    *,
+    config: Mapping[str, Any] = _NO_CONFIG,
+    own: bytes = b"",
+) -> None:
+    """Puts what the tensors of an RWKV say into `found`, the fields of a Report.
+
+    `vocab` is the file that the user gave, `own` the content of the model's own vocabulary file; without both, World's
+    has to fit. Raises SourceError for what cannot be converted, with what is known by then in `found`.
+    """
+    found["dtype"] = type_of_most((tensor.dtype, tensor.elements) for tensor in tensors.values())
+    found["parameters"] = sum(tensor.elements for tensor in tensors.values())
+    layout = recognize({name: tensor.shape for name, tensor in tensors.items()})
+    shapes = shapes_of(layout.origins)
+    found |= _sizes(shapes) | {"shapes": shapes, "own_vocab": own}
+    model = model_of(layout.origins, config)
+    found |= {"architecture": model.architecture.name, "parameters": model.parameters, "layout": layout.title}
+    found |= {"head_size": model.sizes.get("N", 0), "heads": model.sizes["H"] if "N" in model.sizes else 0}
+    given = user_file(vocab) if vocab else None
+    if vocab and given is None:
+        raise SourceError(
+            "the vocabulary {path} does not exist: check the path given with {VOCAB}.", path=brief(vocab)
+        )
+    with vocab_file(given, own) as path:
+        vocab_for(model.vocab_size, path)
+
+
+def model_of(origins: Origins, config: Mapping[str, Any]) -> Hyperparameters:
+    """What tensors with these origins are. Raises CheckpointError for what cannot be converted, or if the config.json
+    beside them says so."""
+    try:
+        model = registry.detect(shapes_of(origins))
+    except CheckpointError as error:
+        if other := other_architecture(config):
+            raise CheckpointError(
+                "this is {name}, not an RWKV: convert it with llama.cpp's convert_hf_to_gguf.py, and give the GGUF.",
+                name=other,
+            ) from error
+        raise
+    check_config(config, model)
+    return model
+
+
+@contextlib.contextmanager
+def vocab_file(given: Path | None, own: bytes) -> Iterator[Path | None]:
+    """The user's vocabulary, or a file with that of the model itself; None: World's."""
+    if given is not None or not own:
+        yield given
+        return
+    with tempfile.TemporaryDirectory(prefix="ggufy-") as folder:
+        path = Path(folder) / WORLD_FILE
+        path.write_bytes(own)
+        yield path
+
+
+def _sizes(shapes: Shapes) -> dict[str, Any]:
+    """What can be said of any RWKV, also of one that cannot be converted."""
+    embedding = shapes.get("emb.weight", ())
+    vocab_size, width = embedding if len(embedding) == 2 else (0, 0)
+    layers = max(block_numbers(shapes), default=-1) + 1
+    return {"version": registry.version_of(shapes), "layers": layers, "width": width, "vocab_size": vocab_size}
