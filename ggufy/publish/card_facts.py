@@ -62,11 +62,11 @@ def gather(
 
 def brothers(job: Job, jobs: Iterable[Job]) -> list[Job]:
     """Other jobs that make files of the same base and options for the same repo."""
-    repo_id, inputs = job.request.repo_id, job.request.inputs()
+    inputs = job.request.inputs()
     return [
         other
         for other in jobs
-        if other.id != job.id and other.request.repo_id == repo_id and other.request.inputs() == inputs
+        if other.id != job.id and other.request.shares_repo(job.request) and other.request.inputs() == inputs
     ]
 
 

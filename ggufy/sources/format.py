@@ -50,7 +50,7 @@ class Report:
     parameters: int = 0
     dtype: str = ""  # of most weights: bf16, f16, f32, or a quantized GGUF's tensor type
     size: int = 0  # of the file or files, bytes
-    model_id: str = ""  # Hub: owner/name
+    model_id: str = ""  # Hub: owner/name; on ModelScope ms:owner/name
     revision: str = ""  # Hub: commit sha
     license: str = ""  # Hub: as the repo's card says
     gated: bool = False  # Hub: its conditions have to be accepted first
