@@ -84,6 +84,13 @@ def test_every_field_has_a_meaning() -> None:
         assert not row.endswith("|  |"), row
 
 
+def test_every_test_that_proves_a_layout_is_there() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", TEXTS[ROOT / "docs/sources.md"])
+    assert len(named) > 10
+    for file, test in named:
+        assert re.search(rf"^(?:async )?def {test}\(", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE), test
+
+
 # ---- commands
 
 
