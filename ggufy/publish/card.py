@@ -111,7 +111,8 @@ def card(job: Job, facts: CardFacts) -> str:
     """Markdown with front matter."""
     request = job.request
     name, source = request.name, request.source
-    digest = f", sha256 `{source.sha256}`" if source.sha256 else ""
+    named = source.files[0].sha256 if source.files else source.sha256  # of the file that is named, not of all together
+    digest = f", sha256 `{named}`" if named else ""
     lines = [
         _front_matter(job, facts),
         f"# {folder_name(name)}",
