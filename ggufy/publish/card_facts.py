@@ -160,9 +160,9 @@ def forecast_makings(request: Request, forecast: JobForecast, llama_commit: str)
 def speaks_world(request: Request, base: GgufHead | None, file: HeldFile) -> bool:
     """Whether the job's model speaks RWKV's World format.
 
-    Its base GGUF tells. Without one, checkpoints with World's vocabulary do; of those with another, and of GGUFs, it is
-    seen by what went to the repo when the base was here. Ollama's files under these names may be somebody's own: what is in them counts, and
-    the prompt in `system` is anybody's.
+    Its base GGUF tells. Without one, checkpoints with World's vocabulary do; of those with another, and of GGUFs, it
+    is seen by what went to the repo when the base was here. Ollama's files under these names may be somebody's own:
+    what is in them counts, and the prompt in `system` is anybody's.
     """
     if base is not None:
         return speaks(base.metadata)
