@@ -116,7 +116,8 @@ def card(job: Job, facts: CardFacts, *, repo: str = "") -> str:
     """Markdown with front matter; `repo` as for `pages`."""
     request, place = job.request, RepoName.of(repo or job.request.repo_id)
     name, source = request.name, request.source
-    digest = f", sha256 `{source.sha256}`" if source.sha256 else ""
+    named = source.files[0].sha256 if source.files else source.sha256  # of the file that is named, not of all together
+    digest = f", sha256 `{named}`" if named else ""
     lines = [
         _front_matter(job, facts, place),
         f"# {folder_name(name)}",
