@@ -29,6 +29,7 @@ class Outside:
             return
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")
         line = {"method": scope["method"], "path": scope["path"], "query": scope["query_string"].decode()}
+        line |= {"cookie": request.headers.get("Cookie", ""), "host": request.headers.get("Host", "")}
         line |= {"token": token, "range": request.headers.get("Range", ""), "status": 0, "sent": 0}
         self.log.append(line)
         await self.answer(scope, receive, Recorder(send, line), self.fault(f"{line['method']} {line['path']}"))
@@ -47,7 +48,8 @@ class Outside:
             return
         if fault.get("after"):
             await self.app(scope, receive, Recorder(None, {}))
-        error = JSONResponse({"error": "a fault of the test"}, fault["status"], fault.get("headers"))
+        body = fault.get("body", {"error": "a fault of the test"})
+        error = JSONResponse(body, fault["status"], fault.get("headers"))
         await error(scope, receive, send)
 
     async def late(self, scope: Any, receive: Any, seconds: float) -> Any:

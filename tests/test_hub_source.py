@@ -1,4 +1,5 @@
-"""Sources on the Hub, against a local Hub: what is pinned, what is refused, and downloads that survive everything."""
+"""Sources on the Hub, against a local Hub: what is pinned, what is refused, and downloads that survive everything; the
+latter from a local ModelScope too. What is particular to that is in test_modelscope_source.py."""
 
 # ruff: noqa: F811 - fixtures are imported
 from __future__ import annotations
@@ -8,6 +9,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
@@ -22,6 +24,7 @@ from ggufy.sources import hub
 from ggufy.system.files import sha256
 from ggufy.system.locks import lock
 from tests.hub_fixture import ALICE, BOB, LocalHub, local_hub, no_request_elsewhere  # noqa: F401 - fixtures
+from tests.modelscope_fixture import LocalModelScope, local_modelscope  # noqa: F401 - a fixture
 
 ROOT = Path(__file__).parent.parent
 DATA = random.Random(0).randbytes(3_000_000)
@@ -35,18 +38,26 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub_session, "LONGEST_WAIT_S", 0.05)
 
 
+@pytest.fixture(params=["the Hub", "ModelScope"])
+def site(request: pytest.FixtureRequest, local_hub: LocalHub, local_modelscope: LocalModelScope) -> Iterator[LocalHub]:
+    """Where a source is."""
+    found = local_hub if request.param == "the Hub" else local_modelscope
+    yield found
+    found.mend()
+
+
 @pytest.fixture
-def source(local_hub: LocalHub) -> Source:
+def source(site: LocalHub) -> Source:
     """A checkpoint in a repo of the test's own; the log starts after it."""
     repo = f"alice/source-{next(NUMBERS)}"
-    local_hub.put(repo, "model.pth", DATA)
-    found = hub.resolve(repo, endpoint=local_hub.endpoint)
-    local_hub.clear()
+    site.put(repo, "model.pth", DATA)
+    found = hub.resolve(f"ms:{repo}" if isinstance(site, LocalModelScope) else repo, endpoint=site.endpoint)
+    site.clear()
     return found
 
 
-def ranges(local_hub: LocalHub) -> list[str]:
-    return [line["range"] for line in local_hub.log("/__cdn/")]
+def ranges(site: LocalHub) -> list[str]:
+    return [line["range"] for line in site.log("/__cdn/")]
 
 
 # ---- what is meant
@@ -185,33 +196,31 @@ def test_a_missing_repo_and_an_unreachable_hub_are_one_sentence_each(local_hub: 
 # ---- the download
 
 
-def test_a_download_reports_its_bytes_and_leaves_only_the_file(
-    local_hub: LocalHub, tmp_path: Path, source: Source
-) -> None:
+def test_a_download_reports_its_bytes_and_leaves_only_the_file(site: LocalHub, tmp_path: Path, source: Source) -> None:
     seen: list[int] = []
-    hub.download(source, tmp_path / "new" / "model.pth", progress=seen.append, endpoint=local_hub.endpoint)
+    hub.download(source, tmp_path / "new" / "model.pth", progress=seen.append, endpoint=site.endpoint)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["model.pth"]
     assert sha256(tmp_path / "new" / "model.pth") == source.sha256
     assert seen[0] == 0 and seen[-1] == source.size and seen == sorted(seen)
 
 
-def test_a_cut_connection_goes_on_where_it_was_cut(local_hub: LocalHub, tmp_path: Path, source: Source) -> None:
-    local_hub.fault("GET /__cdn/", cut=1_000_000, times=2)
-    hub.download(source, tmp_path / "model.pth", endpoint=local_hub.endpoint)
+def test_a_cut_connection_goes_on_where_it_was_cut(site: LocalHub, tmp_path: Path, source: Source) -> None:
+    site.fault("GET /__cdn/", cut=1_000_000, times=2)
+    hub.download(source, tmp_path / "model.pth", endpoint=site.endpoint)
     assert (tmp_path / "model.pth").read_bytes() == DATA
     whole = 1_000_000 // BLOCK * BLOCK
-    assert ranges(local_hub) == ["", f"bytes={whole}-", f"bytes={2 * whole}-"]
+    assert ranges(site) == ["", f"bytes={whole}-", f"bytes={2 * whole}-"]
 
 
-def test_the_next_process_continues_after_kill_9(local_hub: LocalHub, tmp_path: Path, source: Source) -> None:
+def test_the_next_process_continues_after_kill_9(site: LocalHub, tmp_path: Path, source: Source) -> None:
     target = tmp_path / "model.pth"
     script = (
         "import sys; from pathlib import Path; from ggufy.core.job import Source; from ggufy.sources import hub\n"
         f"hub.download({source!r}, Path(sys.argv[1]))"
     )
     command = [sys.executable, "-c", script, str(target)]
-    environment = local_hub.environment(tmp_path)
-    local_hub.fault("GET /__cdn/", cut=2_000_000, delay=120)
+    environment = site.environment(tmp_path)
+    site.fault("GET /__cdn/", cut=2_000_000, delay=120)
     part = tmp_path / "model.pth.download"
     whole = 2_000_000 // BLOCK * BLOCK
     with subprocess.Popen(command, cwd=ROOT, env=environment) as process:
@@ -222,63 +231,62 @@ def test_the_next_process_continues_after_kill_9(local_hub: LocalHub, tmp_path: 
     assert part.stat().st_size == whole and not target.exists()
     subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=60)
     assert target.read_bytes() == DATA and not part.exists()
-    assert ranges(local_hub) == ["", f"bytes={whole}-"]
+    assert ranges(site) == ["", f"bytes={whole}-"]
 
 
-def test_a_server_that_ignores_ranges_starts_over(local_hub: LocalHub, tmp_path: Path, source: Source) -> None:
+def test_a_server_that_ignores_ranges_starts_over(site: LocalHub, tmp_path: Path, source: Source) -> None:
     (tmp_path / "model.pth.download").write_bytes(DATA[:1000])
-    local_hub.fault("GET /__cdn/", no_range=True)
-    hub.download(source, tmp_path / "model.pth", endpoint=local_hub.endpoint)
+    site.fault("GET /__cdn/", no_range=True)
+    hub.download(source, tmp_path / "model.pth", endpoint=site.endpoint)
     assert (tmp_path / "model.pth").read_bytes() == DATA
-    assert [line["sent"] for line in local_hub.log("/__cdn/")] == [len(DATA)]
+    assert [line["sent"] for line in site.log("/__cdn/")] == [len(DATA)]
 
 
 @pytest.mark.parametrize("kept", [len(DATA), len(DATA) + 5])
 def test_a_partial_file_of_full_or_greater_size_is_not_trusted(
-    local_hub: LocalHub, tmp_path: Path, source: Source, kept: int
+    site: LocalHub, tmp_path: Path, source: Source, kept: int
 ) -> None:
     (tmp_path / "model.pth.download").write_bytes((DATA + b"-more")[:kept])
-    hub.download(source, tmp_path / "model.pth", endpoint=local_hub.endpoint)
+    hub.download(source, tmp_path / "model.pth", endpoint=site.endpoint)
     assert (tmp_path / "model.pth").read_bytes() == DATA
-    assert len(ranges(local_hub)) == (0 if kept == len(DATA) else 1)
+    assert len(ranges(site)) == (0 if kept == len(DATA) else 1)
 
 
-def test_a_damaged_partial_file_is_removed_and_fetched_anew(
-    local_hub: LocalHub, tmp_path: Path, source: Source
-) -> None:
+def test_a_damaged_partial_file_is_removed_and_fetched_anew(site: LocalHub, tmp_path: Path, source: Source) -> None:
     (tmp_path / "model.pth.download").write_bytes(b"x" * 1000)
     with pytest.raises(SourceError, match=r"arrived damaged .* run the same command again"):
-        hub.download(source, tmp_path / "model.pth", endpoint=local_hub.endpoint)
+        hub.download(source, tmp_path / "model.pth", endpoint=site.endpoint)
     assert list(tmp_path.iterdir()) == []
-    hub.download(source, tmp_path / "model.pth", endpoint=local_hub.endpoint)
+    hub.download(source, tmp_path / "model.pth", endpoint=site.endpoint)
     assert (tmp_path / "model.pth").read_bytes() == DATA
 
 
-def test_content_with_another_digest_never_gets_the_name(local_hub: LocalHub, tmp_path: Path) -> None:
-    local_hub.put("alice/wrong", "model.pth", DATA, oid="ab" * 32)
-    found = hub.resolve("alice/wrong", endpoint=local_hub.endpoint)
+def test_content_with_another_digest_never_gets_the_name(site: LocalHub, tmp_path: Path) -> None:
+    site.put("alice/wrong", "model.pth", DATA, oid="ab" * 32)
+    name = "ms:alice/wrong" if isinstance(site, LocalModelScope) else "alice/wrong"
+    found = hub.resolve(name, endpoint=site.endpoint)
     with pytest.raises(SourceError, match="arrived damaged"):
-        hub.download(found, tmp_path / "model.pth", endpoint=local_hub.endpoint)
+        hub.download(found, tmp_path / "model.pth", endpoint=site.endpoint)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_another_file_than_the_pinned_one_is_refused(local_hub: LocalHub, tmp_path: Path, source: Source) -> None:
+def test_another_file_than_the_pinned_one_is_refused(site: LocalHub, tmp_path: Path, source: Source) -> None:
     (tmp_path / "model.pth.download").write_bytes(DATA[:1000])
     for size, digest in ((len(DATA) + 1, source.sha256), (len(DATA) - 1, source.sha256), (len(DATA), "cd" * 32)):
         pinned = Source(**{**vars(source), "size": size, "sha256": digest})
         with pytest.raises(SourceError, match=r"the server sends another file than model\.pth"):
-            hub.download(pinned, tmp_path / "model.pth", endpoint=local_hub.endpoint)
+            hub.download(pinned, tmp_path / "model.pth", endpoint=site.endpoint)
     assert (tmp_path / "model.pth.download").read_bytes() == DATA[:1000]
 
 
-@pytest.mark.parametrize("path", ["/api/models/", "/resolve/", "/__cdn/"])
-def test_a_busy_hub_is_asked_again(local_hub: LocalHub, tmp_path: Path, source: Source, path: str) -> None:
-    local_hub.fault(f"GET .*{path}", status=429, headers={"Retry-After": "0"})
-    local_hub.fault(f"GET .*{path}", status=503)
-    assert hub.resolve(source.model_id, endpoint=local_hub.endpoint) == source
-    hub.download(source, tmp_path / "model.pth", endpoint=local_hub.endpoint)
+@pytest.mark.parametrize("path", ["/source-", "/(resolve|repo)", "/__cdn/"])
+def test_a_busy_hub_is_asked_again(site: LocalHub, tmp_path: Path, source: Source, path: str) -> None:
+    site.fault(f"GET .*{path}", status=429, headers={"Retry-After": "0"})
+    site.fault(f"GET .*{path}", status=503)
+    assert hub.resolve(source.model_id, endpoint=site.endpoint) == source
+    hub.download(source, tmp_path / "model.pth", endpoint=site.endpoint)
     assert (tmp_path / "model.pth").read_bytes() == DATA
-    assert [line["status"] for line in local_hub.log(path)][:2] == [429, 503]
+    assert [line["status"] for line in site.log() if line["status"] >= 400] == [429, 503]
 
 
 def test_how_long_the_hub_asks_to_wait_is_respected() -> None:
@@ -294,50 +302,49 @@ def test_how_long_the_hub_asks_to_wait_is_respected() -> None:
 
 
 def test_a_hub_that_stays_away_ends_in_one_sentence_and_the_bytes_stay(
-    local_hub: LocalHub, tmp_path: Path, source: Source
+    site: LocalHub, tmp_path: Path, source: Source
 ) -> None:
-    local_hub.fault("GET /__cdn/", cut=600_000)
-    local_hub.fault("GET /__cdn/", status=502, times=hub_session.DOWNLOAD_TRIES)
+    site.fault("GET /__cdn/", cut=600_000)
+    site.fault("GET /__cdn/", status=502, times=hub_session.DOWNLOAD_TRIES)
     with pytest.raises(SourceError, match="HTTP status 502: run the same command again later, it continues"):
-        hub.download(source, tmp_path / "model.pth", endpoint=local_hub.endpoint)
+        hub.download(source, tmp_path / "model.pth", endpoint=site.endpoint)
     whole = 600_000 // BLOCK * BLOCK
     assert (tmp_path / "model.pth.download").stat().st_size == whole and not (tmp_path / "model.pth").exists()
-    hub.download(source, tmp_path / "model.pth", endpoint=local_hub.endpoint)
-    assert ranges(local_hub)[-1] == f"bytes={whole}-"
+    hub.download(source, tmp_path / "model.pth", endpoint=site.endpoint)
+    assert ranges(site)[-1] == f"bytes={whole}-"
 
 
 def test_more_cuts_than_tries_are_survived_as_long_as_bytes_arrive(
-    local_hub: LocalHub, tmp_path: Path, source: Source
+    site: LocalHub, tmp_path: Path, source: Source
 ) -> None:
     cuts = len(DATA) // BLOCK
     assert cuts > hub_session.DOWNLOAD_TRIES
-    local_hub.fault("GET /__cdn/", cut=BLOCK + 10, times=cuts)
-    hub.download(source, tmp_path / "model.pth", endpoint=local_hub.endpoint)
-    assert (tmp_path / "model.pth").read_bytes() == DATA and len(ranges(local_hub)) == cuts + 1
+    site.fault("GET /__cdn/", cut=BLOCK + 10, times=cuts)
+    hub.download(source, tmp_path / "model.pth", endpoint=site.endpoint)
+    assert (tmp_path / "model.pth").read_bytes() == DATA and len(ranges(site)) == cuts + 1
 
 
 def test_a_silent_server_is_left_and_asked_again(
-    local_hub: LocalHub, tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch
+    site: LocalHub, tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub_session.use_timeouts()
     assert None not in (get_session().timeout.connect, get_session().timeout.read)
     monkeypatch.setattr(ranged, "DOWNLOAD_TIMEOUT", httpx2.Timeout(0.5))
-    local_hub.fault("GET /__cdn/", delay=60)
-    hub.download(source, tmp_path / "model.pth", endpoint=local_hub.endpoint)
+    site.fault("GET /__cdn/", delay=60)
+    hub.download(source, tmp_path / "model.pth", endpoint=site.endpoint)
     assert (tmp_path / "model.pth").read_bytes() == DATA
 
 
-def test_a_silent_hub_is_asked_again(local_hub: LocalHub) -> None:
-    local_hub.put("alice/silent", "model.pth", DATA)
-    local_hub.fault("GET /api/models/alice/silent", delay=60)
+def test_a_silent_hub_is_asked_again(site: LocalHub, source: Source) -> None:
+    site.fault("GET /api/", delay=60)
     hub_session.use_timeouts(httpx2.Timeout(0.5))
     try:
-        assert hub.resolve("alice/silent", endpoint=local_hub.endpoint).size == len(DATA)
+        assert hub.resolve(source.model_id, endpoint=site.endpoint) == source
     finally:
         hub_session.use_timeouts(hub_session.SESSION_TIMEOUT)
 
 
-def test_a_stop_keeps_what_arrived(local_hub: LocalHub, tmp_path: Path, source: Source) -> None:
+def test_a_stop_keeps_what_arrived(site: LocalHub, tmp_path: Path, source: Source) -> None:
     seen: list[int] = []
     with pytest.raises(Cancelled):
         hub.download(
@@ -345,20 +352,20 @@ def test_a_stop_keeps_what_arrived(local_hub: LocalHub, tmp_path: Path, source: 
             tmp_path / "model.pth",
             progress=seen.append,
             stopped=lambda: len(seen) > 4,
-            endpoint=local_hub.endpoint,
+            endpoint=site.endpoint,
         )
     assert (tmp_path / "model.pth.download").stat().st_size == seen[-1] == 4 * BLOCK
-    hub.download(source, tmp_path / "model.pth", endpoint=local_hub.endpoint)
-    assert ranges(local_hub) == ["", f"bytes={4 * BLOCK}-"]
+    hub.download(source, tmp_path / "model.pth", endpoint=site.endpoint)
+    assert ranges(site) == ["", f"bytes={4 * BLOCK}-"]
 
 
 def test_a_full_disk_and_a_second_run_are_told_before_anything_is_asked(
-    local_hub: LocalHub, tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch
+    site: LocalHub, tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     busy = pytest.raises(BusyError, match=r"another run is downloading model\.pth")
     with lock(tmp_path / "model.pth.download"), busy:
-        hub.download(source, tmp_path / "model.pth", endpoint=local_hub.endpoint)
+        hub.download(source, tmp_path / "model.pth", endpoint=site.endpoint)
     monkeypatch.setattr(ranged, "free_bytes", lambda path: 1_000_000)
     with pytest.raises(DiskError, match=r"model\.pth needs 3\.0 MB more and 1\.0 MB are free"):
-        hub.download(source, tmp_path / "model.pth", endpoint=local_hub.endpoint)
-    assert local_hub.log() == []
+        hub.download(source, tmp_path / "model.pth", endpoint=site.endpoint)
+    assert site.log() == []

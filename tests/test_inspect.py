@@ -223,7 +223,7 @@ def test_several_variants_are_listed(look: Look, put: Callable[..., str], local_
 def test_a_repo_without_checkpoints(look: Look, put: Callable[..., str]) -> None:
     repo = put(b"GGUF", path="model-F16.gguf")
     assert f"holds no .pth file, only GGUF: name an unquantized one, for example {repo}:" in look(repo).problem
-    assert "holds no .pth file: look at https" in look(put(b"#", path="model.safetensors")).problem
+    assert "holds no .pth file: look at https" in look(put(b"#", path="model.onnx")).problem
 
 
 def test_gated_and_private(look: Look, put: Callable[..., str]) -> None:

@@ -16,7 +16,7 @@ from ggufy.jobs.options import JobOptions
 from ggufy.jobs.request import make_job
 from ggufy.jobs.runner import Runner
 from ggufy.llama.install import Llama
-from ggufy.publish import hub_repo, uploader
+from ggufy.publish import output_repo, uploader
 from ggufy.publish.uploader import Uploader
 from ggufy.records.patience import Patience
 from ggufy.records.run_state import RunState
@@ -300,7 +300,7 @@ def test_the_job_fails_and_says_why(llama: Llama, tmp_path: Path, monkeypatch: p
     live.stop.cancelled = Impatient()
     here = threading.current_thread()
     monkeypatch.setattr(
-        hub_repo, "pages", lambda job, facts, readme: {} if threading.current_thread() is here else broken({})
+        output_repo, "pages", lambda job, facts, **more: {} if threading.current_thread() is here else broken({})
     )
     with connected(settings.out, LocalHub(tmp_path / "hub"), "alice") as workspace:
         ended = Runner(settings=settings, llama=llama, workspace=workspace).run(job, live)

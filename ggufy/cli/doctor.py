@@ -48,6 +48,8 @@ def examine(settings: Settings) -> dict[str, Any]:
         "memory": memory,
         "disk_free": disk,
         "hf_token": settings.hf_token is not None,
+        "hf_token_withheld_from": settings.withheld,
+        "modelscope_token": settings.modelscope_token is not None,
     }
 
 
@@ -62,11 +64,18 @@ def report_lines(findings: dict[str, Any]) -> str:
         f"threads    {findings['threads']} used, {findings['cpus_allowed']:g} allowed",
         f"memory     {human_size(findings['memory'])}",
         f"disk free  {human_size(free['out'])} for results, {human_size(free['cache'])} for the cache",
-        f"HF_TOKEN   {'set' if findings['hf_token'] else 'not set (needed for private or gated sources only)'}",
+        f"HF_TOKEN   {_token(findings)}",
+        *(["ModelScope token set"] if findings["modelscope_token"] else []),
         *(f"problem    {problem}" for problem in findings["problems"]),
         *(["all well"] if findings["ok"] else []),
     ]
     return "\n".join(lines)
+
+
+def _token(findings: dict[str, Any]) -> str:
+    if host := findings["hf_token_withheld_from"]:
+        return f"not sent to {host} (GGUFY_TOKEN_TO_MIRROR=1 sends it there)"
+    return "set" if findings["hf_token"] else "not set (needed for private or gated sources only)"
 
 
 def _package_version(name: str) -> str | None:

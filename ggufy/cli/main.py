@@ -10,8 +10,9 @@ import argparse
 import json
 import logging
 import sys
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,7 @@ def run_quantize(args: argparse.Namespace, settings: Settings) -> int:
     options = read_options(args.source, vars(args), lambda option: option.flag)
     llama = ready_llama(settings)
     with connected(settings) as workspace:
-        options = replace(options, owner=workspace.owner)
+        options = workspace.addressed(options)
         runner = Runner(settings=settings, llama=llama, threads=args.threads, workspace=workspace)
         done = [run_job(runner, pinned(options, settings, quiet=args.json), quiet=args.json)]
     return _finish(done, runner, as_json=args.json)
@@ -89,16 +90,15 @@ def run_quantize(args: argparse.Namespace, settings: Settings) -> int:
 
 def run_resume(args: argparse.Namespace, settings: Settings) -> int:
     from ggufy.jobs.runner import Runner
+    from ggufy.jobs.workspace import hub_option
 
     settings = _with_options(settings, args)
     with connected(settings) as workspace:
         unfinished = [job for job in workspace.records.all() if job.unfinished]
         waiting = [job for job in unfinished if workspace.ours(job)]
-        if len(waiting) < len(unfinished):
-            other = "--hub local" if workspace.hub else "--hub hf"
-            print(
-                f"{len(unfinished) - len(waiting)} jobs go elsewhere: `resume {other}` continues them", file=sys.stderr
-            )
+        elsewhere = Counter(hub_option(job.request.repos) for job in unfinished if not workspace.ours(job))
+        for other, count in elsewhere.items():
+            print(f"{count} jobs go elsewhere: `resume --hub {other}` continues them", file=sys.stderr)
         if not waiting:
             print(json.dumps({"jobs": []}) if args.json else "nothing to resume.")
             return 0
@@ -268,11 +268,15 @@ def _finish(done: list[tuple[Job, RunState]], runner: Runner, *, as_json: bool) 
                 "error": job.error,
                 "folder": str(folder.absolute()),
             }
-            record |= {"repo_id": job.request.repo_id, "frontier": [asdict(point) for point in job.frontier]}
+            record |= {
+                "repo_id": job.request.repo_id,
+                "copies": list(job.request.copies),
+                "frontier": [asdict(point) for point in job.frontier],
+            }
             records.append(record | {"files": rows})
         elif job.status == Status.DONE:
             print(results_table(rows))
-            print(f"\n{len(rows)} files in {job.request.repo_id or folder.absolute()}")
+            print(f"\n{len(rows)} files in {', '.join(job.request.repos) or folder.absolute()}")
         if job.error:
             print(f"ggufy: {job.error}", file=sys.stderr)
     if as_json:

@@ -9,6 +9,7 @@ from typing import Any
 from ggufy.cli import inspect, mix
 from ggufy.core.metrics import DEFAULT_CHUNKS as COMMAND_CHUNKS
 from ggufy.jobs.options import BY_NAME, CONVERTING, OPTIONS, Kind, Option
+from ggufy.system.settings import HUBS
 from ggufy.system.user_paths import user_path
 
 
@@ -20,7 +21,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     quantize = commands.add_parser("quantize", help="make GGUF quants of a model")
     quantize.add_argument(
-        "source", metavar="SOURCE", help="demo, a .pth, .safetensors or unquantized .gguf, a folder, owner/repo[:file]"
+        "source",
+        metavar="SOURCE",
+        help="demo, a .pth, .safetensors or unquantized .gguf, a folder, [ms:]owner/repo[:file]",
     )
     _add_options(quantize, OPTIONS)
     _add_run_options(quantize)
@@ -84,5 +87,5 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=user_path, help="folder for results (ggufy-out)")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout, no progress")
     parser.add_argument(
-        "--hub", choices=("local", "hf"), help="results in folders here, or in repos on the Hub (local)"
+        "--hub", choices=HUBS, help="results in folders here, in repos on the Hub, on ModelScope, or on both (local)"
     )

@@ -93,7 +93,7 @@ def run_job(runner: Runner, job: Job, *, quiet: bool) -> tuple[Job, RunState]:
         live = RunState(stop=Stop(shutdown=stopped))
         if quiet:
             return runner.run(job, live), live
-        where = job.request.repo_id or runner.folder(job)
+        where = ", ".join(job.request.repos) or runner.folder(job)
         count = len(job.request.quants)
         print(f"{job.request.name}: {count} quant{'s' if count > 1 else ''} into {where}", file=sys.stderr)
         with LiveDisplay(live.progress.snapshot):

@@ -110,11 +110,12 @@ class Request:
     mix: str = later("stock")  # whose recipes: "rwkv" (quantize/mixes.py), or "stock" as of llama-quantize
     targets: tuple[str, ...] = free(())  # sizes to order, as their files are called: 1.2GB-IQ3_XXS_FIT
     mode: str = free("")  # how much is measured for them: fast, standard or thorough; empty: none was asked for
-    repo_id: str = free("")  # owner/name of the output repo on the Hub; empty: a folder here
+    repo_id: str = free("")  # owner/name of the output repo on the Hub, ms:owner/name on ModelScope; empty: a folder
     private: bool = free(False)  # of that repo, if it has to be made
     keep_card: bool = free(False)  # its README.md is somebody's own: only the model files go there
     by_stranger: bool = free(False)  # made for a Space's visitor: its steps run without the token
     adapters: tuple[PinnedAdapter, ...] = later(())  # merged into the model, in this order
+    copies: tuple[str, ...] = free(())  # further output repos, which get the same files
 
     def inputs(self) -> str:
         """Digest of everything that decides the bytes of base GGUF, imatrix and quants. Two requests that differ only
@@ -131,6 +132,15 @@ class Request:
         if self.adapters:
             pinned["adapters"] = [one.key for one in self.adapters]
         return hashlib.sha256(json.dumps(pinned, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def repos(self) -> tuple[str, ...]:
+        """Every output repo; none if results stay in a folder here."""
+        return (self.repo_id, *self.copies) if self.repo_id else ()
+
+    def shares_repo(self, other: Request) -> bool:
+        """True if results of both go to the same repo, or one of them."""
+        return not set(self.repos).isdisjoint(other.repos)
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -165,7 +175,8 @@ class Request:
         ordered = f"{self.mode}:{','.join(self.targets)}" if self.mode else ""
         asked = "stranger" if self.by_stranger else ""  # a job of its own: it never becomes the owner's private one
         output = "" if self.output == "gguf" else self.output  # as in records that are older than it
-        text = self.inputs() + ",".join(self.quant_types) + self.repo_id + measured + ordered + asked + output
+        repos = ",".join((self.repo_id, *self.copies))
+        text = self.inputs() + ",".join(self.quant_types) + repos + measured + ordered + asked + output
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 

@@ -17,7 +17,7 @@ from ggufy.core.source import PinnedAdapter, Source, SourceFile
 VERSION = 2
 _FILE_NAME = re.compile(r"(?!\.{1,2}$)[^/\\\0-\x1f\ud800-\udfff]+")
 _MOST_NAME = 240  # bytes, with room for what a file is called while it is made
-_REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_REPO_ID = re.compile(r"(?:ms:)?[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]*")  # becomes a folder's name in the cache
 
 
@@ -28,6 +28,8 @@ def to_json(job: Job) -> str:
         del record["request"]["source"]["files"]  # as in records that are older than it
     if not job.request.adapters:
         del record["request"]["adapters"]  # likewise
+    if not job.request.copies:
+        del record["request"]["copies"]  # likewise
     if isinstance(job.error, Message):
         record["error_message"] = job.error.to_record()
     return scrub(json.dumps(record, indent=2, ensure_ascii=False)) + "\n"
@@ -70,6 +72,7 @@ def from_json(text: str) -> Job:
         request["adapters"] = tuple(_adapter(**one) for one in request.get("adapters", ()))
         request["quant_types"] = tuple(request["quant_types"])
         request["targets"] = tuple(request.get("targets", ()))
+        request["copies"] = tuple(request.get("copies", ()))
         artifacts = tuple(_artifact(**a) for a in record.pop("artifacts"))
         status = Status(record.pop("status"))
         measured = tuple(metrics.from_record(e) for e in record.pop("evaluations", ()))
@@ -99,8 +102,9 @@ def _check_names(request: Request, artifacts: tuple[Artifact, ...]) -> None:
     for text in names:
         if not _FILE_NAME.fullmatch(text) or len(text.encode()) > _MOST_NAME:
             raise ValueError(f"not a job record: {text[:80]!r} is no part of a file's name")
-    if request.repo_id and not _REPO_ID.fullmatch(request.repo_id):
-        raise ValueError(f"not a job record: {request.repo_id[:80]!r} is no repo")
+    for repo in request.repos:
+        if not _REPO_ID.fullmatch(repo):
+            raise ValueError(f"not a job record: {repo[:80]!r} is no repo")
     digests = (request.calibration_sha256, request.evaluation_sha256, request.imatrix_sha256)
     for digest in (*digests, *(one.key for one in request.sources)):
         if not _DIGEST.fullmatch(digest):

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-STREAMED_KINDS = frozenset(
-    {"checkpoint", "safetensors"}
-)  # of sources: formats that can be converted while they are fetched
+from ggufy.core.hosts import RepoName
+
+# Of sources: formats that can be converted while they are fetched.
+STREAMED_KINDS = frozenset({"checkpoint", "safetensors", "bin"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,13 +27,13 @@ class SourceFile:
 class Source:
     """The pinned source: a file on this machine, or one of a Hub repo at one commit; or several that lie together."""
 
-    kind: str  # its format, see sources/registry.py: "checkpoint" (.pth), "safetensors" or "gguf"
+    kind: str  # its format, see sources/registry.py: "checkpoint" (.pth), "safetensors", "bin" or "gguf"
     path: str  # local: absolute path; Hub: the file's path in the repo; of several: of the one that names the model
     size: int  # bytes, of all files
     sha256: str  # hex digest of the whole file, or of several's; empty if only a plain address is known, see `mark`
     files: tuple[SourceFile, ...] = ()  # all, if there are several; the first is that of `path`
     mtime_ns: int = 0  # local files: while size and time stand, the digest is not computed again
-    model_id: str = ""  # Hub: owner/name
+    model_id: str = ""  # Hub: owner/name; on ModelScope ms:owner/name
     revision: str = ""  # Hub: commit sha
     license: str = ""  # Hub: as the source's own card says; empty if it says nothing
     url: str = ""  # plain address: without token or fragment
@@ -41,6 +42,11 @@ class Source:
     # The demo, or on the Hub and read without a token: anybody could have made this job. Not known of older records,
     # which count as private until the job is started again from the form.
     public: bool = False
+
+    @property
+    def host(self) -> str:
+        """Which hub it is on, as core/hosts.py calls it."""
+        return RepoName.of(self.model_id).host
 
     @property
     def remote(self) -> bool:

@@ -23,12 +23,12 @@ from ggufy.core.names import RepoKind
 from ggufy.hub.commit_rate import CommitBudget
 from ggufy.hub.commits import Commit, remote_file
 from ggufy.hub.protocol import Content, RemoteFile, Staged, check_path, is_listed
-from ggufy.net.download import DownloadTask, fetch
+from ggufy.net.download import DownloadTask, fetch_newest
 from ggufy.net.http_get import Address, http_get, hub_address
 from ggufy.net.hub_errors import hub_errors, status_of
 from ggufy.net.session import ASK_TRIES, Reference, use_timeouts, with_retries
 from ggufy.system.clock import never
-from ggufy.system.files import DOWNLOAD_SUFFIX, partial
+from ggufy.system.files import partial
 
 T = TypeVar("T")
 
@@ -140,15 +140,8 @@ class HuggingFaceHub:
             sha256=found.sha256,
             error=HubError,
         )
-        begun = target.with_name(target.name + DOWNLOAD_SUFFIX)
-        continued = begun.exists() and begun.stat().st_size > 0
         with hub_errors(repo_id, kind):
-            try:
-                fetch(file, target, progress=progress, stopped=stopped)
-            except HubError:
-                if begun.exists() or not continued:
-                    raise
-                fetch(file, target, progress=progress, stopped=stopped)  # the beginning was that of an older file
+            fetch_newest(file, target, progress=progress, stopped=stopped)
 
     def stage(
         self,

@@ -1,4 +1,5 @@
-"""What the program asks of a hub; huggingface.py does it with repos on the Hugging Face Hub.
+"""What the program asks of a hub; huggingface.py does it with repos on the Hugging Face Hub, and modelscope.py what
+results need of it (OutputHub) with those on ModelScope.
 
 A repo is named `owner/name` and is of a kind. It changes by commits: some files added or replaced, some deleted, all
 at once. Each commit has an id; who names the id that was seen last as `parent` is refused (StaleParent) if somebody
@@ -33,7 +34,7 @@ Content = bytes | Path | Staged
 @dataclass(frozen=True, kw_only=True)
 class RemoteFile:
     """A file of a repo. The Hugging Face Hub knows the sha256 of large files only (those that it keeps in LFS or Xet,
-    as every GGUF), and of any other its git digest; a folder knows the sha256 of all."""
+    as every GGUF), and of any other its git digest; ModelScope and a folder know the sha256 of all."""
 
     size: int  # bytes
     sha256: str | None = None  # hex digest
@@ -48,25 +49,19 @@ class RemoteFile:
         return self.sha256 == (digest or sha256_of(content))
 
 
-class Hub(Protocol):
-    """A place for repos. Every method raises a HubError when it cannot do its work, and DiskError for this disk."""
+class OutputHub(Protocol):
+    """A place for repos that one program at a time writes to, as results go to. Every method raises a HubError when it
+    cannot do its work, and DiskError for this disk."""
 
     def create_repo(self, repo_id: str, *, kind: RepoKind, private: bool = False) -> None:
         """Makes the repo if there is none. Raises HubError if it exists, is public, and should be private."""
-
-    def head(self, repo_id: str, *, kind: RepoKind) -> str | None:
-        """Id of the newest commit, or None if the repo does not exist or is hidden from this token."""
 
     def list_files(self, repo_id: str, *, kind: RepoKind, under: str = "") -> dict[str, RemoteFile]:
         """What the repo holds now, by path, or that part whose paths begin with the folder `under` (`jobs/`); nothing
         if it does not exist."""
 
-    def read(self, repo_id: str, path: str, *, kind: RepoKind, at: str | None = None) -> bytes | None:
-        """A small file, or None if there is no such file or repo.
-
-        `at` asks for it as of that commit. Raises StaleParent if that cannot be had any more; a folder has only its
-        newest commit.
-        """
+    def read(self, repo_id: str, path: str, *, kind: RepoKind) -> bytes | None:
+        """A small file, or None if there is no such file or repo."""
 
     def download(
         self,
@@ -81,6 +76,44 @@ class Hub(Protocol):
         """Brings a file here, whole and checked, or not at all; the next process goes on where this one ended.
 
         `progress` gets the bytes that are here. Raises Cancelled soon after `stopped()` turned true.
+        """
+
+    def commit(
+        self,
+        repo_id: str,
+        *,
+        kind: RepoKind,
+        message: str,
+        add: Mapping[str, Content] | None = None,
+        progress: Callable[[int], None] | None = None,
+        stopped: Callable[[], bool] = never,
+    ) -> str:
+        """Adds (or replaces) files; returns the id of the new commit.
+
+        What is there already is not sent again; if nothing is left to do, no commit is made and the newest one's id is
+        returned. An answer that gets lost does not matter: whether the commit was made is found out. `progress` gets
+        the bytes of the added files that are through. Raises RepoMissing, QuotaError, and Cancelled soon after
+        `stopped()` turned true.
+        """
+
+    def wait_s(self) -> float:
+        """Seconds until an ordinary commit may be made; 0 if it may be made now."""
+
+    def count_past_commits(self, repo_id: str, *, kind: RepoKind) -> None:
+        """Counts what other processes committed to the repo in the last hour; once for each repo."""
+
+
+class Hub(OutputHub, Protocol):
+    """A place for repos that several programs may write to: who names what he has seen is told of the others."""
+
+    def head(self, repo_id: str, *, kind: RepoKind) -> str | None:
+        """Id of the newest commit, or None if the repo does not exist or is hidden from this token."""
+
+    def read(self, repo_id: str, path: str, *, kind: RepoKind, at: str | None = None) -> bytes | None:
+        """A small file, or None if there is no such file or repo.
+
+        `at` asks for it as of that commit. Raises StaleParent if that cannot be had any more; a folder has only its
+        newest commit.
         """
 
     def stage(
@@ -108,23 +141,11 @@ class Hub(Protocol):
         stopped: Callable[[], bool] = never,
         urgent: bool = False,
     ) -> str:
-        """Adds (or replaces) and deletes files; returns the id of the new commit.
-
-        What is there already is not sent again, and what is to be deleted may be missing; if nothing is left to do,
-        no commit is made and the newest one's id is returned. An answer that gets lost does not matter: whether the
-        commit was made is found out. `progress` gets the bytes of the added files that are through; `urgent` lets a
-        lease use commits that are kept back for it. Raises StaleParent if `parent` is given and is not the newest
-        commit, RepoMissing, QuotaError, and Cancelled soon after `stopped()` turned true.
-        """
+        """Deletes files too; what is to be deleted may be missing. `urgent` lets a lease use commits that are kept
+        back for it. Raises StaleParent if `parent` is given and is not the newest commit."""
 
     def squash(self, repo_id: str, *, kind: RepoKind, message: str) -> str:
         """Makes one commit of the whole history, with the same files; returns its id."""
-
-    def wait_s(self) -> float:
-        """Seconds until an ordinary commit may be made; 0 if it may be made now."""
-
-    def count_past_commits(self, repo_id: str, *, kind: RepoKind) -> None:
-        """Counts what other processes committed to the repo in the last hour; once for each repo."""
 
 
 def check_path(path: str) -> str:

@@ -40,7 +40,8 @@ class JobOptions:
     mix: str = mixes.RWKV  # or mixes.STOCK; other models than RWKV-6 and RWKV-7 always get the latter
     targets: tuple[str, ...] = ()  # sizes to order: 1.2GB, 900MiB, 3.275bpw, mem4GB
     mode: str = ""  # fast, standard or thorough; empty: standard if there are targets
-    owner: str = ""  # account on the Hub that the results go to; empty: a folder here
+    owner: str = ""  # account that the results go to, `ms:name` on ModelScope; empty: a folder here
+    copy_owner: str = ""  # account that they go to besides
     repo_id: str | None = None  # None: <owner>/<Model>-GGUF
     private: bool = False
     keep_card: bool = False  # publish the model files only; the repo has a README.md of its own

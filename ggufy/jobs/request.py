@@ -1,7 +1,7 @@
 """From what a user types to a pinned request: the one way in, for the command line and for the page.
 
-SOURCE is `demo`, a local `.pth`, a local unquantized `.gguf`, a Hub repo (`owner/repo`, `owner/repo:file.pth`), or the
-plain address of a `.pth` or `.gguf`.
+SOURCE is `demo`, a local `.pth`, a local unquantized `.gguf`, a repo of a hub (`owner/repo`, `owner/repo:file.pth`,
+`ms:owner/repo`), or the plain address of a `.pth` or `.gguf`.
 Everything that decides the bytes of the result is pinned here by digest; whatever cannot work is refused here.
 """
 
@@ -17,6 +17,7 @@ from typing import Any
 from ggufy import demo
 from ggufy.core.catalog import OUTTYPES, make_order
 from ggufy.core.errors import CalibrationError, SourceError, UsageError
+from ggufy.core.hosts import RepoName
 from ggufy.core.job import Job, Request
 from ggufy.core.metrics import memory_needed
 from ggufy.core.names import is_repo_id, model_name, repo_name, stem_of
@@ -78,7 +79,8 @@ def make_job(options: JobOptions, settings: Settings, watch: Watch | None = None
     name = model_name(stem)
     request = Request(
         name=name,
-        repo_id=_repo_id(options, stem),
+        repo_id=_repo_id(options, options.owner, stem),
+        copies=(_repo_id(options, options.copy_owner, stem),) if options.copy_owner else (),
         private=options.private and bool(options.owner),
         keep_card=options.keep_card and bool(options.owner),
         by_stranger=options.by_stranger,
@@ -111,7 +113,8 @@ def is_query(text: str, *, hub_only: bool = False) -> bool:
 def file_stem(path: str, model_id: str, *, by_stranger: bool) -> str:
     """What a model is named after: its file; a stranger's also after its account on the Hub, or one could choose a
     file's name so that its results go where the owner's are."""
-    account, stem = model_id.partition("/")[0], stem_of(path, model_id)
+    account = model_id.partition("/")[0].replace(":", ".")  # `ms.` before one of ModelScope
+    stem = stem_of(path, model_id)
     return f"{account}-{stem}" if by_stranger and account else stem
 
 
@@ -120,19 +123,20 @@ def _demo_wish(options: JobOptions) -> JobOptions:
     return replace(options, source=str(demo.CHECKPOINT), vocab=options.vocab or str(demo.VOCAB), evaluate=evaluate)
 
 
-def _repo_id(options: JobOptions, stem: str) -> str:
-    if not options.owner:
+def _repo_id(options: JobOptions, owner: str, stem: str) -> str:
+    if not owner:
         if options.repo_id:
             raise UsageError("{REPO} names a repo on the Hub: add --hub hf, or leave it out.")
         return ""
-    repo_id = options.repo_id or f"{options.owner}/{repo_name(stem)}"
+    account = RepoName.of(owner)
+    repo_id = options.repo_id or f"{account.repo_id}/{repo_name(stem)}"
     if not is_repo_id(repo_id):
         raise UsageError(
             "{repo} is no name for a repo: give one such as {example} with {REPO}.",
             repo=repr(brief(repo_id)),
-            example=f"{options.owner}/my-model-GGUF",
+            example=f"{account.repo_id}/my-model-GGUF",
         )
-    return repo_id
+    return str(RepoName(account.host, repo_id))
 
 
 def _source(text: str, settings: Settings, watch: Watch) -> Source:
@@ -140,7 +144,7 @@ def _source(text: str, settings: Settings, watch: Watch) -> Source:
         return resolve_url(text, stopped=watch.stopped)
     if path := local_file(text, hub_only=settings.hub_only):
         return _local_source(path, settings, watch)
-    return hub.resolve(text, token=settings.hf_token, stopped=watch.stopped)
+    return hub.resolve(text, token=settings.token_for(hub.parse_reference(text).host), stopped=watch.stopped)
 
 
 def _local_source(path: Path, settings: Settings, watch: Watch) -> Source:

@@ -17,10 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from ggufy.core.errors import BusyError, Cancelled, CannotStream, GgufyError, LeaseLost, UsageError
+from ggufy.core.hosts import RepoName
 from ggufy.core.job import FINISHED, RESTING, Job, Status, evaluations_for
 from ggufy.core.messages import Message
 from ggufy.core.plan import LOCK_NAME, Fetch, Products, Step, Upload, Workload, base_name, folder_name, pending
-from ggufy.jobs.workspace import Workspace
+from ggufy.jobs.workspace import Workspace, hub_option
 from ggufy.llama.install import Llama
 from ggufy.publish.destination import Destination, LocalFolder
 from ggufy.publish.hub_repo import HubRepo, Places
@@ -142,12 +143,15 @@ class Runner:
     def _destination(self, job: Job, ctx: Context, live: RunState, patience: Patience) -> Destination:
         if not job.request.repo_id:
             return LocalFolder(self.records, job, ctx.folder)
-        hub, state = self.workspace.hub, self.workspace.state
-        if hub is None or state is None:
+        hubs = self.workspace.hubs
+        if any(RepoName.of(name).host not in hubs for name in job.request.repos):
             raise UsageError(
-                "{job} goes to {repo}: run it with --hub hf and HF_TOKEN.", job=job.id, repo=job.request.repo_id
+                "{job} goes to {repo}: run it with --hub {hub} and a token for that.",
+                job=job.id,
+                repo=", ".join(job.request.repos),
+                hub=hub_option(job.request.repos),
             )
-        places = Places(hub=hub, state=state, records=self.records, llama_commit=self.llama.commit)
+        places = Places(hubs=hubs, state=self.workspace.state, records=self.records, llama_commit=self.llama.commit)
         return HubRepo(places, job, ctx, live, patience)
 
     def _tell(self, job: Job, live: RunState, destination: Destination, error: Exception) -> None:

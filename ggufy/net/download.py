@@ -38,6 +38,7 @@ class DownloadTask:
     size: int  # bytes
     sha256: str  # hex digest
     error: type[GgufyError]  # what is raised when something else arrives
+    whole: bool = False  # its server may send all of it whatever part is asked for: what was cut begins anew
 
 
 def fetch(
@@ -72,13 +73,31 @@ def fetch(
         _finish(wanted, part, target, stopped=stopped)
 
 
+def fetch_newest(
+    wanted: DownloadTask,
+    target: Path,
+    *,
+    progress: Callable[[int], None] | None = None,
+    stopped: Callable[[], bool] = never,
+) -> None:
+    """As `fetch`, of a file that may have been another one when an earlier process began: then it begins anew."""
+    begun = target.with_name(target.name + DOWNLOAD_SUFFIX)
+    continued = begun.exists() and begun.stat().st_size > 0
+    try:
+        fetch(wanted, target, progress=progress, stopped=stopped)
+    except wanted.error:
+        if begun.exists() or not continued:
+            raise
+        fetch(wanted, target, progress=progress, stopped=stopped)
+
+
 def fetch_small(address: Address, *, limit: int, stopped: Callable[[], bool] = never) -> bytes:
     """The text file at an address. Raises SourceError if it cannot be had, is a web page, or is larger than `limit`
     bytes; Cancelled."""
 
     def get() -> bytes:
         body = bytearray()
-        with http_get(address, timeout=DOWNLOAD_TIMEOUT) as answer:
+        with http_get(address, span=(0, None), timeout=DOWNLOAD_TIMEOUT) as answer:
             if answer.is_web_page:
                 raise SourceError(
                     "{url} is a web page, not a text file: give the address of the raw file.", url=address.shown
@@ -116,7 +135,7 @@ def fetch_pinned(
 
 def _append(wanted: DownloadTask, part: Path, *, report: Callable[[int], None], stopped: Callable[[], bool]) -> None:
     """One request: adds to `part` what the server sends from its present size on."""
-    have = _size(part)
+    have = 0 if wanted.whole else _size(part)
     with http_get(wanted.address, span=(have, None), timeout=DOWNLOAD_TIMEOUT) as answer:
         start = _checked_start(answer, wanted, have)
         with part.open("r+b") as file:
@@ -128,6 +147,8 @@ def _append(wanted: DownloadTask, part: Path, *, report: Callable[[int], None], 
                     raise _other_file(wanted)
                 file.write(block)
                 report(file.tell())
+    if wanted.whole and _size(part) != wanted.size:
+        raise _other_file(wanted)
     if _size(part) <= have:
         raise httpx2.RemoteProtocolError(Message("the answer held nothing new"))
 

@@ -18,9 +18,11 @@ import httpx2
 from huggingface_hub import constants, get_session, hf_hub_url
 
 from ggufy.core.errors import SourceError
+from ggufy.core.hosts import MODELSCOPE
 from ggufy.core.source import Source
 from ggufy.net.hub_private import build_hf_headers, hf_raise_for_status
-from ggufy.net.session import QUICK_TIMEOUT, Reference, use_timeouts
+from ggufy.net.modelscope import modelscope_file
+from ggufy.net.session import QUICK_TIMEOUT, Origin, Reference, identify, origin, use_timeouts
 
 _REDIRECTS = 6
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
@@ -32,30 +34,40 @@ class Address:
 
     url: str
     shown: str  # what people read
-    wanted: Reference | None = None  # the file of the Hub that it is
-    on_hub: bool = False  # the Hub's own host is asked: only then the token goes along
+    wanted: Reference | None = None  # the file of a hub that it is
     token: str | None = field(default=None, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # with the token in them, if there is one
+    origins: frozenset[Origin] = frozenset()  # the hub's own: only they get these headers, also after redirects
     public: bool = False  # only the public internet is asked, also after redirects
 
     def after(self, url: httpx2.URL) -> Address:
-        """Where redirects have led, to be asked from now on; no token goes to another host."""
-        same = _origin(url) == _origin(httpx2.URL(self.url))
-        return replace(self, url=str(url), on_hub=self.on_hub and same)
+        """Where redirects have led, to be asked from now on."""
+        return replace(self, url=str(url))
 
 
 def hub_address(wanted: Reference, *, token: str | None, endpoint: str | None = None) -> Address:
-    """A file on the Hub."""
-    url = hf_hub_url(
-        wanted.repo_id, wanted.file, repo_type=wanted.repo_type, revision=wanted.revision, endpoint=endpoint
-    )
-    return Address(url=url, shown=f"{wanted.repo_id}:{wanted.file}", wanted=wanted, on_hub=True, token=token)
+    """A file on the Hub, or on ModelScope."""
+    if wanted.host == MODELSCOPE:
+        url, headers, origins = modelscope_file(wanted, token=token, endpoint=endpoint)
+    else:
+        url = hf_hub_url(
+            wanted.repo_id, wanted.file, repo_type=wanted.repo_type, revision=wanted.revision, endpoint=endpoint
+        )
+        headers, origins = _identity(url, token)
+    shown = f"{wanted.name}:{wanted.file}"
+    return Address(url=url, shown=shown, wanted=wanted, token=token, headers=headers, origins=origins)
+
+
+def _identity(url: str, token: str | None) -> tuple[dict[str, str], frozenset[Origin]]:
+    """What the Hub is told of us, and which hosts are."""
+    return build_hf_headers(token=token or False), frozenset({origin(httpx2.URL(url))})
 
 
 def source_address(source: Source, *, token: str | None, endpoint: str | None = None) -> Address:
-    """A pinned source, on the Hub or at a plain address."""
+    """A pinned source, on a hub or at a plain address."""
     if source.url:
         return Address(url=source.url, shown=source.url)
-    wanted = Reference(repo_id=source.model_id, file=source.path, revision=source.revision)
+    wanted = Reference.named(source.model_id, file=source.path, revision=source.revision)
     return hub_address(wanted, token=token, endpoint=endpoint)
 
 
@@ -104,7 +116,7 @@ def http_get(
     `timeout` the session's holds. Raises one of session.FAILURES, and SourceError for what is not `public`.
     """
     use_timeouts()
-    headers = build_hf_headers(token=address.token or False) if address.on_hub else {}
+    headers = {}
     if span is not None:
         headers["Accept-Encoding"] = "identity"
     if span is not None and span != (0, None):
@@ -116,6 +128,7 @@ def http_get(
             raise SourceError(
                 "{url} is not on the public internet: download it yourself and give the file.", url=address.shown
             )
+        identify(request, address.headers, address.origins)
         response = session.send(request, stream=True, follow_redirects=False)
         with contextlib.closing(response):
             linked = response.headers.get("X-Linked-Etag", "").removeprefix("W/").strip('"')
@@ -124,7 +137,7 @@ def http_get(
                 hf_raise_for_status(response)
                 yield Answer(response=response, sha256=frozenset(digests))
                 return
-            request = response.next_request  # the client leaves the token behind where it leads to another host
+            request = response.next_request
     raise httpx2.TooManyRedirects("", request=request)
 
 
@@ -135,7 +148,9 @@ def ask_hub(
 
     Raises one of session.FAILURES, or RuntimeError where another thread has closed the session.
     """
-    address = Address(url=f"{endpoint or constants.ENDPOINT}{path}", shown="the Hub", on_hub=True, token=token)
+    url = f"{endpoint or constants.ENDPOINT}{path}"
+    headers, origins = _identity(url, token)
+    address = Address(url=url, shown="the Hub", token=token, headers=headers, origins=origins)
     with http_get(address, timeout=QUICK_TIMEOUT, params=params) as answer:
         answer.response.read()
         return answer.response.json()
@@ -149,7 +164,3 @@ def is_public(host: str) -> bool:
         return True
     addresses = [ipaddress.ip_address(text.partition("%")[0]) for text in found]
     return all((getattr(address, "ipv4_mapped", None) or address).is_global for address in addresses)
-
-
-def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:
-    return url.scheme, url.host, url.port

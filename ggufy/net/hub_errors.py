@@ -35,8 +35,10 @@ from ggufy.core.errors import (
     StorageError,
     TokenError,
 )
+from ggufy.core.hosts import MODELSCOPE
 from ggufy.core.messages import Message
 from ggufy.core.names import RepoKind
+from ggufy.net.modelscope_errors import modelscope_sentence
 from ggufy.net.session import (
     FAILURES,
     UNSENDABLE,
@@ -82,7 +84,7 @@ def source_errors(wanted: Reference | None, *, token: str | None, shown: str = "
         yield
     except FAILURES as error:
         kind = SourceError if wait_s(error, planned=0.0) is None else SourceAway
-        raise kind(_source_sentence(error, wanted, token) if wanted else _plain_sentence(error, shown)) from error
+        raise kind(_sentence(error, wanted, token, shown)) from error
 
 
 @contextlib.contextmanager
@@ -164,6 +166,14 @@ def status_of(error: Exception) -> int:
 def quota_wait_s(error: Exception, unsaid: float = _QUOTA_WAIT_S) -> float:
     """Seconds for which nothing more is to be asked after a 429; `unsaid` where the Hub names none."""
     return (asked_wait_s(error.response) if isinstance(error, HfHubHTTPError) else 0.0) or unsaid
+
+
+def _sentence(error: Exception, wanted: Reference | None, token: str | None, shown: str) -> str:
+    if wanted is None:
+        return _plain_sentence(error, shown)
+    if wanted.host == MODELSCOPE:
+        return modelscope_sentence(error, wanted, token) or _plain_sentence(error, Message("ModelScope"))
+    return _source_sentence(error, wanted, token)
 
 
 def _source_sentence(error: Exception, wanted: Reference, token: str | None) -> str:

@@ -9,18 +9,19 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, Self, TypeVar
 
 import httpx2
 from huggingface_hub import set_client_factory
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
 from ggufy.core.errors import Cancelled
+from ggufy.core.hosts import HUGGING_FACE, MODELSCOPE, RepoName
 from ggufy.core.messages import Message, message_of
 from ggufy.net.hub_private import default_client_factory, parse_ratelimit_headers
-from ggufy.system.settings import proxy_fault
+from ggufy.system.settings import modelscope_endpoint, proxy_fault
 
 logger = logging.getLogger(__name__)
 
@@ -52,21 +53,41 @@ FAILURES = (
 UNSENDABLE = (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError)
 _installed: httpx2.Timeout | None = None
 T = TypeVar("T")
+Origin = tuple[str, str, int | None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """What a user named on the Hub."""
+    """What a user named on a hub."""
 
     repo_id: str  # owner/name
+    host: str = HUGGING_FACE  # or MODELSCOPE
     file: str = ""  # path in the repo; empty: not chosen
     revision: str | None = None  # branch, tag or commit
     repo_type: str = "model"  # model or dataset
 
+    @classmethod
+    def named(cls, name: str, **more: Any) -> Self:
+        """A repo by the name that people and records give it, see core/hosts.py."""
+        repo = RepoName.of(name)
+        return cls(repo_id=repo.repo_id, host=repo.host, **more)
+
+    @property
+    def name(self) -> str:
+        """As people name the repo, `ms:owner/name` if it is on ModelScope."""
+        return str(RepoName(self.host, self.repo_id))
+
     @property
     def page(self) -> str:
+        """Where people look at the repo."""
         prefix = "" if self.repo_type == "model" else f"{self.repo_type}s/"
+        if self.host == MODELSCOPE:
+            return f"{modelscope_endpoint()}/models/{self.repo_id}"
         return f"https://huggingface.co/{prefix}{self.repo_id}"
+
+    @property
+    def files_page(self) -> str:
+        return f"{self.page}/files" if self.host == MODELSCOPE else f"{self.page}/tree/main"
 
 
 def use_timeouts(timeout: httpx2.Timeout | None = None) -> None:
@@ -97,6 +118,20 @@ def use_timeouts(timeout: httpx2.Timeout | None = None) -> None:
 
     _installed = wanted
     set_client_factory(client)
+
+
+def origin(url: httpx2.URL) -> Origin:
+    """Scheme, host and port of an address; an unnamed port is None."""
+    return url.scheme, url.host, url.port
+
+
+def identify(request: httpx2.Request, headers: Mapping[str, str], origins: frozenset[Origin]) -> None:
+    """Gives a request these headers if its host is one of those that may get them, and takes away what an earlier
+    request or answer has left of a token."""
+    for name in ("Authorization", "Cookie"):
+        request.headers.pop(name, None)
+    if origin(request.url) in origins:
+        request.headers.update(headers)
 
 
 def with_retries(

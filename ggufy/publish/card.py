@@ -14,14 +14,18 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ggufy.core.hosts import MODELSCOPE, RepoName
 from ggufy.core.job import Job, Making, Status
 from ggufy.core.metrics import comparable
 from ggufy.core.plan import base_name, folder_name, quant_name
 from ggufy.core.source import PinnedAdapter, Source
 from ggufy.models.chat_format import OLLAMA_FILES
 from ggufy.publish import kld_plot as scatter
+from ggufy.publish import modelscope_card
 from ggufy.publish.card_tables import last_part, public_name, tables
 from ggufy.publish.kld_plot import Point, Words
+from ggufy.publish.links import repo_page
+from ggufy.publish.modelscope_card import TASK, license_name
 from ggufy.publish.readme import check_readme, merge_readme, yaml_text
 from ggufy.quantize.search import target
 from ggufy.quantize.search.mixes import RWKV
@@ -65,16 +69,17 @@ class CardFacts:
     rwkv: bool = False  # speaks RWKV's World format
 
 
-def pages(job: Job, facts: CardFacts, *, readme: str | None = None) -> dict[str, str]:
+def pages(job: Job, facts: CardFacts, *, repo: str = "", readme: str | None = None) -> dict[str, str]:
     """Text by file name; none if the repo keeps a card of its own.
 
-    `readme` is the README.md that the repo has: what people wrote into it stays. Ollama's files are written once: what
-    somebody changes in them stays.
+    `repo` is which of the job's repos they are for, as core/hosts.py names it (empty: the first). `readme` is the
+    README.md that the repo has: what people wrote into it stays. Ollama's files are written once: what somebody
+    changes in them stays.
     """
     if job.request.keep_card:
         return {}
     job = facts.shown or job
-    found = {CARD: merge_readme(readme, card(job, facts))}
+    found = {CARD: merge_readme(readme, card(job, facts, repo=repo))}
     if points := _points(job):
         found[PLOT] = scatter.document(points, _WORDS)
     if facts.rwkv:
@@ -107,13 +112,14 @@ _SENSITIVITIES = {
 }
 
 
-def card(job: Job, facts: CardFacts) -> str:
-    """Markdown with front matter."""
-    request = job.request
+def card(job: Job, facts: CardFacts, *, repo: str = "") -> str:
+    """Markdown with front matter; `repo` as for `pages`."""
+    request, place = job.request, RepoName.of(repo or job.request.repo_id)
     name, source = request.name, request.source
-    digest = f", sha256 `{source.sha256}`" if source.sha256 else ""
+    named = source.files[0].sha256 if source.files else source.sha256  # of the file that is named, not of all together
+    digest = f", sha256 `{named}`" if named else ""
     lines = [
-        _front_matter(job, facts),
+        _front_matter(job, facts, place),
         f"# {folder_name(name)}",
         "",
         f"{output_of(request).title.format(name=name)} Made by ggufy {facts.version} from"
@@ -126,7 +132,7 @@ def card(job: Job, facts: CardFacts) -> str:
         "",
         *_how_made(job, facts),
         "",
-        *_how_to_run(job, facts),
+        *_how_to_run(job, facts, place),
         "",
     ]
     return "\n".join(lines)
@@ -134,7 +140,7 @@ def card(job: Job, facts: CardFacts) -> str:
 
 def _origin(source: Source) -> str:
     if source.model_id:
-        return f"[{source.model_id}](https://huggingface.co/{source.model_id})"
+        return f"[{RepoName.of(source.model_id).repo_id}]({repo_page(source.model_id)})"
     return f"<{source.url.partition('?')[0]}>" if source.url else "a local file"  # a query may hold a key
 
 
@@ -153,16 +159,20 @@ def _adapters(adapters: Sequence[PinnedAdapter]) -> list[str]:
     return [*lines, ""]
 
 
-def _front_matter(job: Job, facts: CardFacts) -> str:
-    source = job.request.source
+def _front_matter(job: Job, facts: CardFacts, place: RepoName) -> str:
+    sources = (job.request.source, *(one.source for one in job.request.adapters))
+    named = dict.fromkeys(RepoName.of(source.model_id) for source in sources)
+    models = [one.repo_id for one in named if one.repo_id and one.host == place.host]  # it links to its own only
     rows = ["---"]
     if facts.license:
-        rows.append(f"license: {yaml_text(facts.license)}")
-    models = dict.fromkeys(one.model_id for one in (source, *(a.source for a in job.request.adapters)))
-    named = [yaml_text(model) for model in models if model]
-    if named:
-        rows += [f"base_model: {named[0]}"] if len(named) == 1 else ["base_model:", *(f"- {name}" for name in named)]
-        rows.append("base_model_relation: quantized")
+        on_modelscope = place.host == MODELSCOPE
+        rows.append(f"license: {yaml_text(license_name(facts.license) if on_modelscope else facts.license)}")
+    if len(models) > 1:
+        rows += ["base_model:", *(f"- {yaml_text(model)}" for model in models), "base_model_relation: quantized"]
+    elif models:
+        rows += [f"base_model: {yaml_text(models[0])}", "base_model_relation: quantized"]
+    if place.host == MODELSCOPE:
+        rows += ["tasks:", f"- {TASK}"]
     output = output_of(job.request)
     rows += [f"library_name: {output.library}", "quantized_by: ggufy", "tags:"]
     rows += [f"- {tag}" for tag in (*output.tags, "ggufy")]
@@ -255,11 +265,19 @@ def _to_order(job: Job, facts: CardFacts) -> list[str]:
     ]
 
 
-def _how_to_run(job: Job, facts: CardFacts) -> list[str]:
+def _how_to_run(job: Job, facts: CardFacts, place: RepoName) -> list[str]:
     converted, quant_type = format_of(job.request.source.kind).converts, _example(job, facts.uploaded)
     how_to_run = output_of(job.request).how_to_run
-    lines = how_to_run(job.request.repo_id, quant_type, world=facts.rwkv, converted=converted)
+    lines = how_to_run(place.repo_id, quant_type, world=facts.rwkv, converted=converted)
+    if place.host == MODELSCOPE:
+        lines = modelscope_card.how_to_run(lines, place.repo_id, quant_type, _file_of(job, quant_type))
     return ["## How to run one", "", *lines]
+
+
+def _file_of(job: Job, label: str) -> str:
+    """Name of the file that tools know by this label."""
+    names = [quant_name(job.request, quant) for quant in job.request.quants if quant.rpartition("-")[2] == label]
+    return names[0] if names else base_name(job.request)
 
 
 def _example(job: Job, uploaded: Collection[str]) -> str:

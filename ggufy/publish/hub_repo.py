@@ -1,22 +1,22 @@
-"""The output repo on the Hub as a run's destination: uploads and fetches, room on the disk, the card."""
+"""The output repo as a run's destination, or several that get the same files: uploads, fetches, room on the disk."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from ggufy.core.errors import Cancelled, DiskError, HubError, UsageError
-from ggufy.core.job import Artifact, Job, was_at_work
-from ggufy.core.names import check_card
+from ggufy.core.errors import Cancelled, DiskError, HubError
+from ggufy.core.hosts import RepoName
+from ggufy.core.job import Artifact, Job
 from ggufy.core.plan import Products, Step, Upload
 from ggufy.core.words import human_size
-from ggufy.hub.protocol import Hub
+from ggufy.hub.protocol import OutputHub
 from ggufy.publish import card_facts
-from ggufy.publish.card import CARD, pages
-from ggufy.publish.readme import check_readme
-from ggufy.publish.uploader import Uploader
+from ggufy.publish.card import CardFacts
+from ggufy.publish.output_repo import OutputRepo
 from ggufy.records.patience import Patience
 from ggufy.records.records import JobRecords
 from ggufy.records.run_state import RunState
@@ -66,69 +66,61 @@ class StateBackupStore:
 
 @dataclass(frozen=True, kw_only=True)
 class Places:
-    """What a destination on the Hub works with, besides the job."""
+    """What a destination on hubs works with, besides the job."""
 
-    hub: Hub
-    state: StateRepo
+    hubs: Mapping[str, OutputHub]  # by the names of core/hosts.py
+    state: StateRepo | None  # None: records stay on this machine, and so does unfinished work
     records: JobRecords
     llama_commit: str
 
 
 class HubRepo:
-    """One run of one job towards its output repo."""
+    """One run of one job towards its output repos. A file has arrived when it is in all of them."""
 
     keeps_all = False
 
     def __init__(self, places: Places, job: Job, ctx: Context, live: RunState, patience: Patience):
-        self._places, self._records, self._hub = places, places.records, places.hub
-        self._job, self._ctx, self._live, self._patience = job, ctx, live, patience
-        self._ending: Job | None = None
+        self._records, self._job, self._ctx, self._live, self._patience = places.records, job, ctx, live, patience
         self._made: dict[str, Artifact] = {}
-        self.safe = StateBackupStore(places.state, job.request.inputs()[:16], patience)
+        self._fractions: dict[tuple[str, str], float] = {}  # by file name and repo
+        self.safe: StateBackupStore | None = None
+        if places.state is not None:
+            self.safe = StateBackupStore(places.state, job.request.inputs()[:16], patience)
         self._uploads = {step.file_name: step for step in plan(job.request) if isinstance(step, Upload)}
-        self._uploader = Uploader(
-            places.hub,
-            job.request.repo_id,
-            private=job.request.private,
-            pages=self._pages,
-            patience=patience,
-            held_up=lambda: places.state.misses(job.id),
-            uploaded=self._uploaded,
-            fraction=lambda artifact, done: live.progress.fraction(self._uploads[artifact.name], done),
-        )
+        self._repos = [
+            OutputRepo(
+                places.hubs[RepoName.of(name).host],
+                name,
+                self._latest,
+                card=partial(self._facts, places.llama_commit),
+                patience=patience,
+                held_up=partial(places.state.misses, job.id) if places.state is not None else lambda: "",
+                uploaded=self._uploaded,
+                fraction=partial(self._fraction, name),
+            )
+            for name in job.request.repos
+        ]
 
     def start(self, *, resumed: bool) -> None:
-        self._uploader.start(self._patience)
-        repo_id = self._job.request.repo_id
-        self._patience(lambda: self._hub.count_past_commits(repo_id, kind="model"))
-        request = self._job.request
-        if not request.keep_card and (readme := self._patience(self._readme)):
-            check_readme(readme, request.repo_id)
-            check_card(readme, repo_id=request.repo_id, name=request.name)
-        names = [name for name in self._uploads if self._uploader.file(name)]
-        owners = [job for job in self._records.all() if job.request.repo_id == request.repo_id and was_at_work(job)]
-        owner = max(owners, key=lambda job: job.updated, default=None)
-        if names and not resumed and (owner is None or owner.request.inputs() != request.inputs()):
-            raise UsageError(
-                "{repo} already holds {file}, made from something else or with other options: give this run "
-                "another {REPO} or {NAME}.",
-                repo=request.repo_id,
-                file=names[0],
-            )
+        for repo in self._repos:
+            repo.start(self._records.all(), self._uploads, resumed=resumed)
         self._adopt()
 
     def _adopt(self) -> None:
-        """Notes products that the repo holds and the record does not know: the run before this one was killed when
+        """Notes products that the repos hold and the record does not know: the run before this one was killed when
         they had just been uploaded."""
         known = {artifact.name for artifact in self._latest().artifacts}
-        there = {name: self._uploader.file(name) for name in self._uploads if name not in known}
+        there = {name: self._repos[0].file(name) for name in self._uploads if name not in known and self.has(name)}
         found = [Artifact(name=n, size=f.size, sha256=f.sha256) for n, f in there.items() if f and f.sha256]
         if found:
             self._records.add_artifacts(self._job.id, found)
 
     def has(self, name: str) -> bool:
         """One that differs from what this job has made does not count."""
-        there = self._uploader.file(name)
+        return all(self._holds(repo, name) for repo in self._repos)
+
+    def _holds(self, repo: OutputRepo, name: str) -> bool:
+        there = repo.file(name)
         known = next((a for a in self._latest().artifacts if a.name == name), None)
         return there is not None and (known is None or there.sha256 in (None, known.sha256))
 
@@ -138,20 +130,23 @@ class HubRepo:
         elif isinstance(step, Upload):
             self._live.progress.started(step)
             path = self._ctx.folder / step.file_name
-            self._uploader.put(path, self._made.get(step.file_name) or artifact_of(path))
+            artifact = self._made.get(step.file_name) or artifact_of(path)
+            for repo in self._repos:
+                repo.uploader.put(path, artifact)
 
     def fetch(self, step: Step) -> None:
         self._live.progress.started(step)
         path = self._ctx.folder / step.product
         if not path.exists():
-            size = (there.size if (there := self._uploader.file(step.product)) else 0) or 1
+            repo = next((repo for repo in self._repos if repo.file(step.product)), self._repos[0])
+            size = (there.size if (there := repo.file(step.product)) else 0) or 1
             self.make_room(size)
-            self._patience(lambda: self._download(step, path, size))
+            self._patience(lambda: self._download(repo, step, path, size))
         self._live.progress.finished(step, None)
 
-    def _download(self, step: Step, path: Path, size: int) -> None:
-        self._hub.download(
-            self._job.request.repo_id,
+    def _download(self, repo: OutputRepo, step: Step, path: Path, size: int) -> None:
+        repo.hub.download(
+            repo.repo_id,
             step.product,
             path,
             kind="model",
@@ -175,27 +170,35 @@ class HubRepo:
                     folder=self._ctx.folder,
                     free=human_size(free),
                 )
-            idle = not self._uploader.busy  # an upload may have ended since the disk was looked at: once more
-            if not idle:
-                self._live.progress.waits(self._uploader.waits_for)
+            # An upload may have ended since the disk was looked at: once more.
+            busy = [repo.uploader for repo in self._repos if repo.uploader.busy]
+            idle = not busy
+            if busy:
+                self._live.progress.waits(next((one.waits_for for one in busy if one.waits_for), ""))
                 sleep(_ROOM_S, self._ctx.stopped, self._patience.clock)
         self._live.progress.waits("")
 
     def finish(self, *, measured: bool) -> None:
         """Waits for the uploads, and the card with the last figures; then lets go of what was saved for a restart."""
-        say = self._live.progress.waits
-        if measured:
-            self._uploader.drain(say)  # files bring a card along: this one comes after them
-            self._uploader.refresh_card()
-        self._uploader.drain(say)
-        self.safe.drop(self.safe.names())
+        self._drain()
+        if measured:  # files bring a card along: this one comes after them
+            for repo in self._repos:
+                repo.uploader.refresh_card()
+            self._drain()
+        if self.safe is not None:
+            self.safe.drop(self.safe.names())
+
+    def _drain(self) -> None:
+        for repo in self._repos:
+            repo.uploader.drain(self._live.progress.waits)
 
     def tell(self, job: Job) -> None:
-        self._ending = job
-        self._uploader.last_card()
+        for repo in self._repos:
+            repo.last_card(job)
 
     def close(self) -> None:
-        self._uploader.close()
+        for repo in self._repos:
+            repo.uploader.close()
 
     def _latest(self) -> Job:
         return self._records.latest(self._job.id) or self._job
@@ -226,38 +229,45 @@ class HubRepo:
         row = output_of(self._job.request).types.get(step.quant_type)
         return row.tensor_type if row else ""
 
-    # ---- in the uploader's thread
+    # ---- in the uploaders' threads
+
+    def _fraction(self, repo: str, artifact: Artifact, done: float) -> None:
+        """How much of a file has arrived, of all that is to be sent."""
+        self._fractions[artifact.name, repo] = done
+        parts = [self._fractions.get((artifact.name, one.name), 0.0) for one in self._repos]
+        self._live.progress.fraction(self._uploads[artifact.name], sum(parts) / len(parts))
 
     def _uploaded(self, artifacts: list[Artifact]) -> None:
-        for artifact in artifacts:
+        if not (arrived := [one for one in artifacts if all(repo.holds(one) for repo in self._repos)]):
+            return
+        for artifact in arrived:
             self._live.progress.finished(self._uploads[artifact.name], artifact)
-        self._records.add_artifacts(self._job.id, artifacts)
-        self._let_go(artifacts)
+        self._records.add_artifacts(self._job.id, arrived)
+        self._let_go(arrived)
 
     def _let_go(self, artifacts: list[Artifact]) -> None:
         """Deletes what was saved of these while they were being made."""
+        if self.safe is None:
+            return
         try:
             names = self.safe.names()
             self.safe.drop([name for artifact in artifacts for name in saved_files(names, artifact.name)])
         except (HubError, Cancelled) as error:  # it goes at the end of the job, or with the next one
             logger.warning("parts of finished quants stay in the state repo: %s", error)
 
-    def _pages(self, uploaded: Mapping[str, int]) -> dict[str, str]:
-        job = self._ending or self._latest()
+    def _facts(
+        self, llama_commit: str, job: Job, repo: OutputRepo, uploaded: Mapping[str, int]
+    ) -> tuple[Job, CardFacts]:
+        """What the card of a repo that holds these files (name -> bytes) is made from."""
         for artifact in list(self._made.values()):  # the record knows them when they are uploaded
             job = job.with_artifact(artifact)
         facts = card_facts.gather(
             job,
             self._records.all(),
             sizes=uploaded,
-            file=self._uploader.file,
+            file=repo.file,
             folder=self._ctx.folder,
             forecast=self._live.forecast,
-            llama_commit=self._places.llama_commit,
+            llama_commit=llama_commit,
         )
-        return pages(job, facts, readme=None if job.request.keep_card else self._readme())
-
-    def _readme(self) -> str | None:
-        """What the repo's README.md says now: somebody may have written into it since the last commit."""
-        data = self._hub.read(self._job.request.repo_id, CARD, kind="model")
-        return None if data is None else data.decode("utf-8", errors="replace")
+        return job, facts

@@ -20,7 +20,7 @@ from pathlib import Path
 from ggufy.core.errors import Cancelled, GgufyError, HubError, RepoMissing
 from ggufy.core.job import Artifact
 from ggufy.core.messages import Message
-from ggufy.hub.protocol import Hub, RemoteFile
+from ggufy.hub.protocol import OutputHub, RemoteFile
 from ggufy.records.patience import Patience, pause_s
 from ggufy.system.clock import never, sleep
 
@@ -44,7 +44,7 @@ class Uploader:
 
     def __init__(
         self,
-        hub: Hub,
+        hub: OutputHub,
         repo_id: str,
         *,
         private: bool,

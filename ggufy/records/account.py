@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ggufy.system.files import write_text
 
-_OWNER_FILE = "owner.txt"
+_MODELSCOPE_FILE = "owner-modelscope.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,19 +18,24 @@ class Account:
 
     ask: Callable[[], str]  # the account's name; asks the Hub
     key: str = ""  # stands for the token that was given, and says nothing about it
+    file: str = "owner.txt"
 
     @classmethod
     def of_token(cls, ask: Callable[[], str], token: str) -> Account:
         return cls(ask=ask, key=hashlib.sha256(b"ggufy account " + token.encode()).hexdigest()[:12])
 
+    def on_modelscope(self) -> Account:
+        """The same of an account there."""
+        return replace(self, file=_MODELSCOPE_FILE)
+
     def remembered(self, folder: Path) -> str:
         """The name that the Hub gave for this token at an earlier start; empty if it gave none."""
         try:
-            key, _, owner = (folder / _OWNER_FILE).read_text(encoding="utf-8").strip().partition(" ")
+            key, _, owner = (folder / self.file).read_text(encoding="utf-8").strip().partition(" ")
         except (OSError, ValueError):
             return ""
         return owner if self.key and key == self.key else ""
 
     def remember(self, folder: Path, owner: str) -> None:
         if self.key and owner != self.remembered(folder):
-            write_text(folder / _OWNER_FILE, f"{self.key} {owner}\n")
+            write_text(folder / self.file, f"{self.key} {owner}\n")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ggufy.core.errors import Cancelled, DiskError
 from ggufy.core.words import human_size
-from ggufy.hub.protocol import Hub
+from ggufy.hub.protocol import OutputHub
 from ggufy.steps.outputs import OUTPUTS
 from ggufy.system.clock import never
 from ggufy.system.files import free_bytes
@@ -42,7 +42,7 @@ class _Download:
 class ModelCache:
     """The models of this kind. Any thread may fetch; `stopped` ends all downloads."""
 
-    def __init__(self, hub: Hub, cache: Path, stopped: Callable[[], bool]):
+    def __init__(self, hub: OutputHub, cache: Path, stopped: Callable[[], bool]):
         self._hub, self._root, self._stopped = hub, cache / "chat", stopped
         self._lock = threading.Lock()  # never held while somebody waits, or over the network
         self._downloads: dict[Path, _Download] = {}

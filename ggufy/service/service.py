@@ -64,7 +64,7 @@ class Services:
         self.limit = resources.thread_limit(settings.threads, settings.cpu_percent)
         self._preparer = Preparer(settings)
         self.machine = LoadMeter(settings.out, self.limit)
-        hub = self.workspace.hub
+        hub = next(iter(self.workspace.hubs.values()), None)
         self.fetched = ModelCache(hub, settings.cache, self._stopping.is_set) if hub else None
         self.chats = Chats(self._preparer.ready_llama, self._models, self.limit)
         self.who = Accounts(settings.hf_token, lambda: self.workspace.owner)  # whose token a caller has shown
@@ -101,8 +101,8 @@ class Services:
         if not is_owner(visitor, self.settings):
             options = for_stranger(options)
             self._check_room()
-        made = make_job(replace(options, owner=self.workspace.known_owner()), self.settings).request
-        hidden = any(job.request.private and job.request.repo_id == made.repo_id for job in self.worker.jobs())
+        made = make_job(self.workspace.addressed(options), self.settings).request
+        hidden = any(job.request.private and job.request.shares_repo(made) for job in self.worker.jobs())
         return self._queue(replace(made, private=made.private or hidden))  # a repo made private stays so
 
     def _queue(self, request: Request) -> Job:
@@ -297,7 +297,7 @@ class Services:
         """By name, of the newest job first."""
         found: dict[str, ChatModel] = {}
         for view in self.views(visitor, whole=True):
-            repo_id = view.job.request.repo_id
+            repo_id = view.job.request.repo_id if self.workspace.ours(view.job) else ""
             rows = [row for row in models(view.files) if output_of_row(row).chats]
             for row in sorted(rows, key=lambda row: row.get("type") != FIRST):
                 if row["file"] in view.here:

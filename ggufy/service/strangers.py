@@ -38,4 +38,5 @@ def for_stranger(options: JobOptions) -> JobOptions:
     if len(options.targets) > MOST_SIZES:
         raise UsageError("on a Space one job makes at most {most} sizes: order fewer.", most=MOST_SIZES)
     allowed = {option.name: getattr(options, option.name) for option in OPTIONS if option.visitors}
-    return JobOptions(source=options.source, owner=options.owner, by_stranger=True, **allowed)
+    allowed |= {"owner": options.owner, "copy_owner": options.copy_owner}
+    return JobOptions(source=options.source, by_stranger=True, **allowed)

@@ -137,7 +137,7 @@ def adapters_label(adapters: Iterable[Found], *, by_stranger: bool) -> str:
     it."""
     words: list[str] = []
     for one, _ in adapters:
-        account = one.source.model_id.partition("/")[0]
+        account = one.source.model_id.partition("/")[0].replace(":", ".")  # `ms.` before one of ModelScope
         words += [account] if by_stranger and account else []
         words.append(adapter_stem(one.source))
     return "".join(f"-{word}" for word in words)
@@ -174,7 +174,7 @@ def _files_here(text: str) -> list[Path] | None:
 
 def _on_hub(text: str, search: AdapterSearch) -> Source:
     wanted = hub.parse_reference(text)
-    listing = repo_files(wanted, token=search.settings.hf_token, stopped=search.stopped)
+    listing = repo_files(wanted, token=search.settings.token_for(wanted.host), stopped=search.stopped)
     by_name = {file.rfilename: file for file in listing.files}
     weights = _chosen(wanted, listing.files)
     names = [weights]
@@ -185,7 +185,7 @@ def _on_hub(text: str, search: AdapterSearch) -> Source:
     return Source.of_files(
         files,
         kind=KIND,
-        model_id=wanted.repo_id,
+        model_id=wanted.name,
         revision=listing.commit,
         license=listing.license,
         public=listing.public,
@@ -212,7 +212,7 @@ def _pinned_file(file: RepoSibling, there: Reference, search: AdapterSearch) -> 
 
 
 def _small(there: Reference, search: AdapterSearch) -> bytes:
-    address = hub_address(there, token=search.settings.hf_token)
+    address = hub_address(there, token=search.settings.token_for(there.host))
     return fetch_small(address, limit=_LONGEST_SMALL, stopped=search.stopped)
 
 
@@ -223,8 +223,8 @@ def _init_beside(source: Source, search: AdapterSearch) -> Source | None:
     if not source.remote:
         found = next((name for name in names if is_there(Path(name))), None)
         return _resolve(str(found), search) if found else None
-    there = Reference(repo_id=source.model_id, revision=source.revision)
-    listing = repo_files(there, token=search.settings.hf_token, stopped=search.stopped)
+    there = Reference.named(source.model_id, revision=source.revision)
+    listing = repo_files(there, token=search.settings.token_for(there.host), stopped=search.stopped)
     listed = {file.rfilename for file in listing.files}
     found = next((name for name in names if str(name) in listed), None)
     return _on_hub(f"{source.model_id}@{source.revision}:{found}", search) if found else None
@@ -261,9 +261,9 @@ def _opened(one: Source, search: AdapterSearch) -> Iterator[BinaryIO]:
         with Path(one.path).open("rb") as file:
             yield file
     elif PurePosixPath(one.path).name == CONFIG:
-        yield io.BytesIO(_small(Reference(repo_id=one.model_id, file=one.path, revision=one.revision), search))
+        yield io.BytesIO(_small(Reference.named(one.model_id, file=one.path, revision=one.revision), search))
     else:
-        address = source_address(one, token=search.settings.hf_token)
+        address = source_address(one, token=search.settings.token_for(one.host))
         remote = HttpFile(address, one, stopped=search.stopped)
         with io.BufferedReader(BlockFile(remote, budget=_LONGEST_HEAD), BLOCK) as reader:
             yield cast(BinaryIO, reader)

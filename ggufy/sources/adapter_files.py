@@ -41,7 +41,7 @@ def fetch_adapter(pinned: PinnedAdapter, cache: Path, search: AdapterSearch) -> 
             if not whole:
                 path.unlink(missing_ok=True)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                hub.download(one, path, token=search.settings.hf_token, stopped=search.stopped)
+                hub.download(one, path, token=search.settings.token_for(one.host), stopped=search.stopped)
             found.append(replace(one, path=str(path), model_id="", revision=""))
     return found
 

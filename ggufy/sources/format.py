@@ -34,7 +34,7 @@ class Report:
 
     source: str  # as it was typed
     problem: str = ""  # why it cannot be quantized, and what to do next; empty: it can
-    kind: str = ""  # checkpoint, safetensors or gguf
+    kind: str = ""  # checkpoint, safetensors, bin or gguf
     noun: str = ""  # that for people
     path: str = ""  # name of the file, in the repo if it is in one
     files: tuple[str, ...] = ()  # names of all of the model's files, its own first
@@ -50,7 +50,7 @@ class Report:
     parameters: int = 0
     dtype: str = ""  # of most weights: bf16, f16, f32, or a quantized GGUF's tensor type
     size: int = 0  # of the file or files, bytes
-    model_id: str = ""  # Hub: owner/name
+    model_id: str = ""  # Hub: owner/name; on ModelScope ms:owner/name
     revision: str = ""  # Hub: commit sha
     license: str = ""  # Hub: as the repo's card says
     gated: bool = False  # Hub: its conditions have to be accepted first

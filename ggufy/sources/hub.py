@@ -1,7 +1,7 @@
-"""Files on the Hugging Face Hub: which one is meant, at which commit, and how it gets here.
+"""Files on the Hugging Face Hub and on ModelScope: which one is meant, at which commit, and how it gets here.
 
-`resolve` turns `owner/repo:file.pth` into a Source that is pinned to a commit and a digest; `download` fetches it, by
-ranges (net/download.py).
+`resolve` turns `owner/repo:file.pth`, or `ms:owner/repo:file.pth`, into a Source that is pinned to a commit and a
+digest; `download` fetches it, by ranges (net/download.py).
 
 A token is sent only when it was given: none is looked up in files or in the environment.
 """
@@ -16,17 +16,19 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import unquote
 
 from ggufy.core.errors import SourceError, UsageError
-from ggufy.core.messages import Message
+from ggufy.core.hosts import MODELSCOPE, RepoName
 from ggufy.core.source import Source, SourceFile
 from ggufy.core.words import brief, human_size
 from ggufy.net.download import DownloadTask, fetch, fetch_small
 from ggufy.net.http_get import hub_address, hub_host, source_address
 from ggufy.net.hub_api import RepoSibling, repo_files
 from ggufy.net.hub_errors import source_errors
+from ggufy.net.modelscope import SMALL
 from ggufy.net.session import Reference
+from ggufy.sources.addresses import is_modelscope, modelscope_reference, split_address
 from ggufy.sources.format import SourceFormat
 from ggufy.sources.registry import format_of_name, models_among, unnamed_among
 from ggufy.system.files import DOWNLOAD_SUFFIX
@@ -34,22 +36,23 @@ from ggufy.system.user_paths import user_text
 
 logger = logging.getLogger(__name__)
 _LARGEST_TEXT = 64 << 20  # bytes of a file that the Hub keeps no digest of
-_LONGEST_ADDRESS = 4096  # letters; signed ones have some hundred
 _HOSTS = {"huggingface.co", "www.huggingface.co", "hf.co"}
 _NAME = r"[A-Za-z0-9_][\w.-]*"
-_REFERENCE = re.compile(rf"({_NAME}/{_NAME})(?:@([^:\s]+))?(?::(.+))?", re.ASCII)
+_REFERENCE = re.compile(rf"(ms:)?({_NAME}/{_NAME})(?:@([^:\s]+))?(?::(.+))?", re.ASCII)
 
 
 def is_reference(text: str) -> bool:
-    """True if the text can only name something on the Hub: `owner/repo`, `owner/repo:file.pth` or a Hub URL."""
+    """True if the text can only name something on a hub: `owner/repo`, `owner/repo:file.pth`, `ms:owner/repo`, or a
+    hub's URL."""
     if "://" in text:
-        return split_address(text).netloc in _HOSTS | {hub_host()}
+        host = split_address(text).netloc
+        return host in _HOSTS | {hub_host()} or is_modelscope(host)
     match = _REFERENCE.fullmatch(text)
-    return match is not None and (match[3] is not None or format_of_name(text) is None)
+    return match is not None and (bool(match[1] or match[4]) or format_of_name(text) is None)
 
 
 def is_on_hub(text: str) -> bool:
-    """True for a name or an address of the Hub, whatever files this machine has."""
+    """True for a name or an address of a hub, whatever files this machine has."""
     try:
         return is_reference(text) if "://" in text else _REFERENCE.fullmatch(text) is not None
     except (SourceError, UsageError):  # no address at all
@@ -57,29 +60,19 @@ def is_on_hub(text: str) -> bool:
 
 
 def parse_reference(text: str, *, repo_type: str = "model", endpoint: str | None = None) -> Reference:
-    """Reads `owner/repo[@revision][:file]`, or the URL of a model repo or of one of its files.
+    """Reads `[ms:]owner/repo[@revision][:file]`, or the URL of a model repo or of one of its files.
 
     Raises SourceError for anything else.
     """
     if "://" in text:
-        return _parse_url(text, hub_host(endpoint))
-    if match := _REFERENCE.fullmatch(user_text(text).strip()):
-        return Reference(repo_id=match[1], revision=match[2], file=match[3] or "", repo_type=repo_type)
+        url = split_address(text)
+        return modelscope_reference(url) if is_modelscope(url.netloc) else _parse_url(text, hub_host(endpoint))
+    match = _REFERENCE.fullmatch(user_text(text).strip())
+    if match and match[1] and repo_type == "model":
+        return Reference(repo_id=match[2], host=MODELSCOPE, revision=match[3], file=match[4] or "")
+    if match and not match[1]:
+        return Reference(repo_id=match[2], revision=match[3], file=match[4] or "", repo_type=repo_type)
     raise SourceError("{text} is no name on the Hub: write owner/repo or owner/repo:file.", text=repr(brief(text)))
-
-
-def split_address(text: str) -> SplitResult:
-    """The parts of an address. Raises SourceError for what is none."""
-    try:
-        if "\0" in text or len(text) > _LONGEST_ADDRESS:
-            raise ValueError(Message("it holds a zero byte") if "\0" in text else Message("it is too long"))
-        return urlsplit(user_text(text).strip())
-    except ValueError as error:
-        raise SourceError(
-            "{text} is no address that can be fetched ({reason}): check it.",
-            text=brief(text).replace(chr(0), ""),
-            reason=error,
-        ) from error
 
 
 def _parse_url(text: str, own_host: str) -> Reference:
@@ -121,7 +114,7 @@ def resolve(
     def pinned(file: RepoSibling) -> SourceFile:
         if file.lfs is not None:
             return SourceFile(path=file.rfilename, size=file.lfs.size, sha256=file.lfs.sha256)
-        there = Reference(repo_id=wanted.repo_id, file=file.rfilename, revision=listing.commit)
+        there = replace(wanted, file=file.rfilename, revision=listing.commit)
         address = hub_address(there, token=token, endpoint=endpoint)
         text = fetch_small(address, limit=_LARGEST_TEXT, stopped=stopped)
         return SourceFile(path=file.rfilename, size=len(text), sha256=hashlib.sha256(text).hexdigest())
@@ -129,7 +122,7 @@ def resolve(
     return Source.of_files(
         [pinned(file) for file in files],
         kind=form.kind,
-        model_id=wanted.repo_id,
+        model_id=wanted.name,
         revision=listing.commit,
         license=listing.license,
         public=listing.public,
@@ -151,7 +144,7 @@ def model_files(wanted: Reference, files: Sequence[RepoSibling]) -> tuple[Source
         raise SourceError(
             "{name} in {repo} is a small text file, not a model: choose another.",
             name=chosen.rfilename,
-            repo=wanted.repo_id,
+            repo=wanted.name,
         )
     return models[chosen.rfilename], [by_name[name] for name in names]
 
@@ -169,7 +162,7 @@ def choose_file(
 
     Raises SourceError, which lists the candidates, if that decides nothing.
     """
-    repo, by_name = wanted.repo_id, {file.rfilename: file for file in files}
+    repo, by_name = wanted.name, {file.rfilename: file for file in files}
     candidates = sorted(candidates if candidates is not None else (name for name in by_name if name.endswith(suffix)))
     listed = ", ".join(f"{name} ({human_size(by_name[name].size or 0)})" for name in candidates)
     if wanted.file in by_name and wanted.file in (*candidates, *also):
@@ -232,6 +225,7 @@ def download(
         size=source.size,
         sha256=source.sha256,
         error=SourceError,
+        whole=RepoName.of(source.model_id).host == MODELSCOPE and source.size < SMALL,
     )
     with source_errors(address.wanted, token=token):
         fetch(file, target, progress=progress, stopped=stopped)

@@ -8,6 +8,7 @@ sentence, with the next thing to do.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import logging
 from collections.abc import Iterator
@@ -18,15 +19,18 @@ from urllib.parse import quote, unquote, urljoin
 
 from ggufy import demo
 from ggufy.core.errors import Cancelled, SourceAway, SourceError, UsageError
+from ggufy.core.hosts import MODELSCOPE
 from ggufy.core.messages import Message
 from ggufy.core.names import stem_of
 from ggufy.core.source import STREAMED_KINDS
 from ggufy.core.words import brief
+from ggufy.net.download import fetch_small
 from ggufy.net.http_file import BLOCK, BlockFile, Deadline, HttpFile
 from ggufy.net.http_get import Address, hub_address
-from ggufy.net.hub_api import Listing, check_access, repo_files
+from ggufy.net.hub_api import NO_POINTER, Listing, RepoSibling, check_access, repo_files
 from ggufy.net.session import QUICK_TIMEOUT, SILENCE_S, Reference
 from ggufy.sources import hub
+from ggufy.sources.addresses import split_address
 from ggufy.sources.format import OpenBeside, Report, SourceFormat, Variant
 from ggufy.sources.locate import is_plain_url, local_file
 from ggufy.sources.registry import format_of, format_of_file, format_of_name, models_among, unnamed_among
@@ -90,7 +94,7 @@ def _opened(
         return _opened_url(text, found, public=settings.space_id is not None)
     if path := local_file(text, hub_only=settings.hub_only):
         return _opened_here(path, found)
-    return _opened_on_hub(text, found, token=settings.hf_token, endpoint=endpoint)
+    return _opened_on_hub(hub.parse_reference(text, endpoint=endpoint), settings, found, endpoint=endpoint)
 
 
 @contextlib.contextmanager
@@ -111,7 +115,7 @@ def _opened_here(path: Path, found: dict[str, Any]) -> Iterator[tuple[BinaryIO, 
 
 @contextlib.contextmanager
 def _opened_url(text: str, found: dict[str, Any], *, public: bool) -> Iterator[tuple[BinaryIO, OpenBeside]]:
-    url = hub.split_address(text)
+    url = split_address(text)
     path = PurePosixPath(unquote(url.path))
     if url.username is not None:
         raise SourceError("an address with a password in it is not taken: it would end up in job records.")
@@ -134,11 +138,10 @@ def _opened_url(text: str, found: dict[str, Any], *, public: bool) -> Iterator[t
 
 @contextlib.contextmanager
 def _opened_on_hub(
-    text: str, found: dict[str, Any], *, token: str | None, endpoint: str | None
+    wanted: Reference, settings: Settings, found: dict[str, Any], *, endpoint: str | None
 ) -> Iterator[tuple[BinaryIO, OpenBeside]]:
-    deadline = Deadline()
-    wanted = hub.parse_reference(text, endpoint=endpoint)
-    found["model_id"] = wanted.repo_id
+    deadline, token = Deadline(), settings.token_for(wanted.host)
+    found["model_id"] = wanted.name
     try:
         listing = repo_files(
             wanted, token=token, endpoint=endpoint, check=False, timeout_s=SILENCE_S, stopped=deadline.passed
@@ -157,10 +160,15 @@ def _opened_on_hub(
         if listing.gated:
             check_access(wanted, token=token, endpoint=endpoint, stopped=deadline.passed)
     except Cancelled as error:
+        if wanted.host == MODELSCOPE:
+            raise SourceAway("ModelScope did not answer in time: try again later.") from error
         raise SourceAway("the Hub did not answer in time: try again later.") from error
+    whole = {file.rfilename: file for file in listing.files if file.lfs and file.lfs.pointer_size == NO_POINTER}
 
     def beside(name: str) -> contextlib.AbstractContextManager[BinaryIO]:
         there = hub_address(replace(chosen, file=name), token=token, endpoint=endpoint)
+        if name in whole:
+            return _whole(there, whole[name], deadline, found)
         return _reading(there, deadline, found)
 
     with beside(chosen.file) as file:
@@ -170,7 +178,7 @@ def _opened_on_hub(
 def _chosen(wanted: Reference, listing: Listing, models: dict[str, SourceFormat]) -> tuple[SourceFormat, Reference]:
     """The model that was named or is the only one, at the listing's commit. Raises SourceError if none is."""
     unnamed = unnamed_among(models)
-    repo = wanted.repo_id
+    repo = wanted.name
     if not wanted.file and len(unnamed) > 1:
         raise SourceError(
             "{repo} holds {count} {suffix} files: choose one, for example {example}.",
@@ -186,7 +194,17 @@ def _chosen(wanted: Reference, listing: Listing, models: dict[str, SourceFormat]
             example=f"{repo}:{min(models)}",
         )
     form, files = hub.model_files(wanted, listing.files)
-    return form, Reference(repo_id=repo, file=files[0].rfilename, revision=listing.commit)
+    return form, replace(wanted, file=files[0].rfilename, revision=listing.commit)
+
+
+def _whole(address: Address, file: RepoSibling, deadline: Deadline, found: dict[str, Any]) -> io.BytesIO:
+    """A small file, of which ModelScope sends no parts. Raises SourceError if it is not the one that was listed: of a
+    missing one, ModelScope sends a sentence as if it were the file."""
+    data = fetch_small(address, limit=_MOST_BYTES, stopped=deadline.passed)
+    found["received"] = found.get("received", 0) + len(data)
+    if file.lfs is None or (len(data), hashlib.sha256(data).hexdigest()) != (file.lfs.size, file.lfs.sha256):
+        raise SourceError("{url} arrived damaged (its sha256 is another): try again later.", url=address.shown)
+    return io.BytesIO(data)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from ggufy.core.words import brief
 from ggufy.net import fast_download
 from ggufy.net.http_file import HttpFile
 from ggufy.net.http_get import Address
-from ggufy.sources.hub import split_address
+from ggufy.sources.addresses import split_address
 from ggufy.sources.registry import format_of_name
 from ggufy.system.files import sha256
 

@@ -61,7 +61,7 @@ def convert_task(ctx: Context, step: Step) -> ConvertTask:
         outtype=ctx.request.outtype,
         name=ctx.request.name,
         vocab=pinned_vocab(ctx),
-        token=ctx.settings.hf_token,
+        token=ctx.settings.token_for(ctx.request.source.host),
         report=lambda fraction: ctx.report(step, fraction),
         stopped=ctx.stopped,
     )

@@ -50,13 +50,13 @@ class DownloadStep(LocalStep):
         if source.url:
             _fetch_plain(ctx, self)
             return
-        before = 0
+        before, token = 0, ctx.settings.token_for(source.host)
         for file, target in zip(source.each(), ctx.source_files, strict=True):
 
             def progress(done: int, before: int = before) -> None:
                 ctx.report(self, (before + done) / max(1, source.size))
 
-            hub.download(file, target, token=ctx.settings.hf_token, progress=progress, stopped=ctx.stopped)
+            hub.download(file, target, token=token, progress=progress, stopped=ctx.stopped)
             before += file.size
 
 

@@ -8,7 +8,11 @@
 | GGUFY_THREADS      | threads for the tools                                       | one less than allowed|
 | GGUFY_CPU_PERCENT  | part of the allowed CPU time to use: 10 to 100, or auto     | 100                  |
 | HF_TOKEN           | Hugging Face token, for private or gated sources and hf     |                      |
-| GGUFY_HUB          | where results go: local (folders) or hf (repos on the Hub)  | local; on a Space hf |
+| HF_ENDPOINT        | another address of the Hub, such as https://hf-mirror.com   | https://huggingface.co |
+| GGUFY_TOKEN_TO_MIRROR | 1: the host in HF_ENDPOINT gets HF_TOKEN, and sees it    |                      |
+| MODELSCOPE_API_TOKEN | ModelScope token, for private sources and modelscope      |                      |
+| MODELSCOPE_ENDPOINT | another address of ModelScope: https://www.modelscope.ai   | https://modelscope.cn |
+| GGUFY_HUB          | where results go: local, hf, modelscope, or hf,modelscope   | local; on a Space hf |
 | GGUFY_COMMITS      | commits to the Hub in an hour, at most                      | 60                   |
 | GGUFY_LEASE        | seconds after which a silent runner's work is taken over    | 600                  |
 | GRADIO_SERVER_NAME | address that the page listens on; 0.0.0.0 for all           | 127.0.0.1            |
@@ -36,6 +40,7 @@ from typing import TextIO
 from urllib.parse import urlsplit
 
 from ggufy.core.errors import UsageError
+from ggufy.core.hosts import MODELSCOPE
 from ggufy.core.messages import Message
 from ggufy.core.scrub import remember
 from ggufy.system.files import chosen_with
@@ -50,6 +55,10 @@ VARIABLES = (
     "GGUFY_THREADS",
     "GGUFY_CPU_PERCENT",
     "HF_TOKEN",
+    "HF_ENDPOINT",
+    "GGUFY_TOKEN_TO_MIRROR",
+    "MODELSCOPE_API_TOKEN",
+    "MODELSCOPE_ENDPOINT",
     "GGUFY_HUB",
     "GGUFY_COMMITS",
     "GGUFY_LEASE",
@@ -64,7 +73,8 @@ VARIABLES = (
     "GGUFY_TRUSTED_NETWORK",
     "GGUFY_HOSTS",
 )
-HUB_LOCAL, HUB_HF = "local", "hf"
+HUB_LOCAL, HUB_HF, HUB_MODELSCOPE = "local", "hf", "modelscope"
+HUBS = (HUB_LOCAL, HUB_HF, HUB_MODELSCOPE, f"{HUB_HF},{HUB_MODELSCOPE}")
 # What pip may need to reach its index; nothing else, and never a Hugging Face token, goes to it.
 _PIP_PREFIXES = (
     "PIP_",
@@ -76,6 +86,7 @@ _PIP_PREFIXES = (
     "HTTPS_PROXY",
     "NO_PROXY",
 )
+_MODELSCOPE = "https://modelscope.cn"
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
 
@@ -91,7 +102,7 @@ class Settings:
     llama_dir: Path | None  # someone's own llama.cpp
     threads: int | None  # None: decided from cgroup and affinity
     hf_token: str | None = field(repr=False)  # never printed
-    hub: str  # local or hf
+    hub: str  # one of HUBS
     commits_an_hour: int
     lease_s: float  # seconds
     home: Path  # the user's home folder, for children
@@ -108,7 +119,9 @@ class Settings:
     password: str = field(default="", repr=False)  # elsewhere: of the page
     trusted_network: bool = False  # elsewhere: whoever reaches the page may use it
     hosts: frozenset[str] = frozenset()  # elsewhere: more names of the page, in small letters; `*.` stands for any
-    hub_only: bool = False  # sources are the demo or on the Hub: see for_strangers
+    hub_only: bool = False  # sources are the demo or on a hub: see for_strangers
+    modelscope_token: str | None = field(default=None, repr=False)  # never printed
+    withheld: str = ""  # the mirror that does not get HF_TOKEN, so that `hf_token` is None
 
     @classmethod
     def from_env(cls, environment: Mapping[str, str] | None = None) -> Settings:
@@ -125,8 +138,9 @@ class Settings:
         cache, llama_dir = env.get("GGUFY_CACHE"), env.get("GGUFY_LLAMA_DIR")
         if not cache and home is None:
             raise UsageError("there is no home folder for the cache: set HOME or GGUFY_CACHE.")
-        space_id, token = env.get("SPACE_ID") or None, _token(env)
-        places = (HUB_HF, HUB_LOCAL) if space_id and token else (HUB_LOCAL, HUB_HF)
+        space_id, token = env.get("SPACE_ID") or None, _token(env, "HF_TOKEN")
+        places = (HUB_HF, HUB_LOCAL, *HUBS[2:]) if space_id and token else HUBS
+        withheld = _mirror(env) if token else ""
         owners = env.get("GGUFY_OWNERS") or env.get("SPACE_AUTHOR_NAME") or (space_id or "").partition("/")[0]
         return cls(
             out=user_path(env.get("GGUFY_OUT") or "ggufy-out"),
@@ -134,7 +148,9 @@ class Settings:
             llama_dir=user_path(llama_dir) if llama_dir else None,
             threads=_number(env, "GGUFY_THREADS"),
             cpu_percent=_percent(env, "GGUFY_CPU_PERCENT"),
-            hf_token=token,
+            hf_token=None if withheld else token,
+            withheld=withheld,
+            modelscope_token=_token(env, "MODELSCOPE_API_TOKEN"),
             hub=_choice(env, "GGUFY_HUB", places),
             commits_an_hour=_number(env, "GGUFY_COMMITS") or 60,
             lease_s=float(_number(env, "GGUFY_LEASE") or 600),
@@ -155,12 +171,17 @@ class Settings:
 
     def __post_init__(self) -> None:
         remember(self.hf_token)
+        remember(self.modelscope_token)
         remember(self.password)
 
     def for_strangers(self) -> Settings:
         """What their jobs are made and run with, and their sources looked at: without the token, and without files or
         the network of this machine."""
-        return replace(self, hf_token=None, hub_only=True)
+        return replace(self, hf_token=None, modelscope_token=None, hub_only=True)
+
+    def token_for(self, host: str) -> str | None:
+        """The token that the hub of this name (core/hosts.py) gets."""
+        return self.modelscope_token if host == MODELSCOPE else self.hf_token
 
     def having(self, *, out: Path | None = None, hub: str | None = None) -> Settings:
         """The same settings with what the command line says instead."""
@@ -171,6 +192,8 @@ def prepare_process(settings: Settings) -> None:
     """Makes this process's environment fit for the libraries in it, before they are imported: some read it then."""
     chosen_with(settings.out, Message("{OUT}"))
     chosen_with(settings.cache, "GGUFY_CACHE")
+    if settings.withheld:
+        logger.warning("HF_TOKEN is not sent to %s: GGUFY_TOKEN_TO_MIRROR=1 would send it there", settings.withheld)
     # Its own place is in the home folder, and where that cannot be written it would log to stdout.
     os.environ.setdefault("HF_XET_LOG_DEST", os.devnull)
     for name in [name for name in os.environ if name.lower() in _PROXIES]:
@@ -222,15 +245,35 @@ def _is_place(text: str) -> bool:
         return False
 
 
-def _token(env: Mapping[str, str]) -> str | None:
-    """The token without what copying it brings along. Raises UsageError, which does not quote it, for no token."""
-    raw = env.get("HF_TOKEN", "")
+def modelscope_endpoint() -> str:
+    """Address of ModelScope, without a slash at its end."""
+    text = os.environ.get("MODELSCOPE_ENDPOINT", "").strip().rstrip("/") or _MODELSCOPE
+    return text if "://" in text else f"https://{text}"
+
+
+def _mirror(env: Mapping[str, str]) -> str:
+    """The host that HF_ENDPOINT names, if it is none that a token is meant for: somebody else's sees what it gets."""
+    host = _host(env.get("HF_ENDPOINT", ""))
+    own = host in ("", "huggingface.co", "localhost") or host.endswith(".huggingface.co") or host.startswith("127.")
+    return "" if own or env.get("GGUFY_TOKEN_TO_MIRROR") == "1" else host
+
+
+def _host(address: str) -> str:
+    try:
+        return (urlsplit(address.strip()).hostname or "").rstrip(".")
+    except ValueError:  # the client says what is wrong with it
+        return ""
+
+
+def _token(env: Mapping[str, str], variable: str) -> str | None:
+    """A token without what copying it brings along. Raises UsageError, which does not quote it, for no token."""
+    raw = env.get(variable, "")
     remember(raw.strip())
     token = raw.strip()
     if len(token) > 1 and token[0] == token[-1] and token[0] in "\"'":
         token = token[1:-1].strip()
     if not re.fullmatch("[!-~]*", token):
-        raise UsageError("HF_TOKEN holds a character that no token has: paste it again.")
+        raise UsageError("{variable} holds a character that no token has: paste it again.", variable=variable)
     return token or None
 
 

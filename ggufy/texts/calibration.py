@@ -28,7 +28,8 @@ from ggufy.net.download import fetch_small
 from ggufy.net.http_get import Address, hub_address
 from ggufy.net.hub_api import repo_files
 from ggufy.net.session import Reference
-from ggufy.sources.hub import choose_file, is_reference, parse_reference, split_address
+from ggufy.sources.addresses import split_address
+from ggufy.sources.hub import choose_file, is_reference, parse_reference
 from ggufy.system.files import partial, sha256, write_text
 from ggufy.system.locks import lock
 from ggufy.system.user_paths import user_file, user_text

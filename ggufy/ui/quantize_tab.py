@@ -100,7 +100,7 @@ class QuantizeTab:
         self.vocab = self._text(i18n, "vocab")
         self.lora = self._text(i18n, "lora")
         self.lora_alpha = self._text(i18n, "lora_alpha")
-        published = self.services.workspace.hub is not None
+        published = bool(self.services.workspace.hubs)
         self.repo = self._text(i18n, "repo", visible=published)
         self.private = gr.Checkbox(False, label=i18n("private"), visible=published, elem_id="gg-private")
         self.keep_card = gr.Checkbox(

@@ -20,6 +20,7 @@ from ggufy.core.progress import DONE, RUNNING, WAITING, Snapshot, StepProgress
 from ggufy.core.words import human_size, human_time
 from ggufy.jobs.results import models
 from ggufy.publish.kld_plot import Point
+from ggufy.publish.links import file_address, repo_page
 from ggufy.quantize.search import target
 from ggufy.service.job_views import JobView
 from ggufy.steps import STEPS, plan
@@ -28,7 +29,6 @@ from ggufy.ui.i18n import Texts
 from ggufy.ui.messages import told
 from ggufy.ui.sizes import SizeRow, size_rows, start_at
 
-HUB = "https://huggingface.co"
 _ENDING = ("cancelling", "pausing")
 FILES_ROUTE = "files"  # the page serves /files/<job id>/<file name>
 
@@ -138,7 +138,7 @@ def job_card(
         steps_sum=texts["steps_done"].format(done=done, total=len(steps)),
         files=tuple(file_row(job.id, row, texts, repo=repo) for row in view.files) if "files" in shown else (),
         files_sum=files_sum,
-        where=job.request.repo_id or str(view.folder),
+        where=", ".join(job.request.repos) or str(view.folder),
         link=repo,
         points=points(view.files, job.request.outtype) if "plot" in shown else (),
         picks=picks(view.files, job.request.outtype) if "files" in shown else (),
@@ -216,14 +216,14 @@ def advice(row: Mapping[str, Any], texts: Texts) -> str:
 
 
 def repo_address(job: Job) -> str:
-    """Where the job's results are on the Hub; empty if they are in a folder here."""
-    return f"{HUB}/{job.request.repo_id}" if job.request.repo_id else ""
+    """Where the job's results are on a hub; empty if they are in a folder here."""
+    return repo_page(job.request.repo_id) if job.request.repo_id else ""
 
 
 def file_link(job_id: str, name: str, *, repo: str) -> str:
     """Where a file can be downloaded: from its repo, or from this page."""
     if repo:
-        return f"{repo}/resolve/main/{quote(name)}"
+        return file_address(repo, name)
     return f"{FILES_ROUTE}/{quote(job_id, safe='')}/{quote(name, safe='')}"
 
 
