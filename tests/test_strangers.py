@@ -24,7 +24,8 @@ from ggufy.llama.install import Llama
 from ggufy.records.store import JobStore
 from ggufy.service.access import STRANGER, Visitor, is_public, may_see
 from ggufy.service.service import Services
-from ggufy.service.strangers import MOST_SIZES, for_stranger
+from ggufy.service.strangers import MOST_ADAPTERS, MOST_SIZES, for_stranger
+from ggufy.sources.adapter import AdapterWish
 from ggufy.sources.inspect import inspect
 from ggufy.steps.context import Context
 from tests.test_job import REQUEST
@@ -199,6 +200,7 @@ def test_strangers_get_nothing_but_what_is_on_the_list() -> None:
         "targets": ("1GB",),
         "mode": "fast",
         "owner": "alice",
+        "adapters": AdapterWish(texts=("bob/lora:a.pth:2",), alpha=8),
     }
     cut = {
         "chunks": 100_000,
@@ -215,6 +217,15 @@ def test_strangers_get_nothing_but_what_is_on_the_list() -> None:
     assert left == JobOptions(**full, by_stranger=True)
     with pytest.raises(UsageError, match=f"at most {MOST_SIZES} sizes"):
         for_stranger(JobOptions(**full | {"targets": ("1GB",) * (MOST_SIZES + 1)}))
+    for wrong in (
+        AdapterWish(texts=("/etc/passwd",)),
+        AdapterWish(texts=("bob/lora:a.pth", "lora.pth:2")),
+        AdapterWish(texts=("https://example.org/lora.pth",)),
+        AdapterWish(texts=("bob/lora:a.pth",), init="init_pissa.pth"),
+        AdapterWish(texts=("bob/lora:a.pth",) * (MOST_ADAPTERS + 1)),
+    ):
+        with pytest.raises(UsageError, match="on a Space adapters are at most"):
+            for_stranger(JobOptions(**full | {"adapters": wrong}))
 
 
 def test_strangers_jobs_wait_in_a_short_line(space: Services) -> None:

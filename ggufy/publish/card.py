@@ -11,13 +11,13 @@ opened by itself.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ggufy.core.job import Job, Making, Status
 from ggufy.core.metrics import comparable
 from ggufy.core.plan import base_name, folder_name, quant_name
-from ggufy.core.source import Source
+from ggufy.core.source import PinnedAdapter, Source
 from ggufy.models.chat_format import OLLAMA_FILES
 from ggufy.publish import kld_plot as scatter
 from ggufy.publish.card_tables import last_part, public_name, tables
@@ -121,6 +121,7 @@ def card(job: Job, facts: CardFacts) -> str:
         f" {_origin(source)} (`{last_part(source.path)}`{digest}"
         + (f", revision `{source.revision}`)." if source.revision else ")."),
         "",
+        *_adapters(request.adapters),
         *_state(job, facts.uploaded),
         *tables(job, facts.uploaded, facts.making, plot=f"![{_WORDS.title}]({PLOT})" if _points(job) else ""),
         "",
@@ -138,13 +139,31 @@ def _origin(source: Source) -> str:
     return f"<{source.url.partition('?')[0]}>" if source.url else "a local file"  # a query may hold a key
 
 
+def _adapters(adapters: Sequence[PinnedAdapter]) -> list[str]:
+    """What was merged into the model."""
+    if not adapters:
+        return []
+    lines = ["Merged into the model before it was converted, in this order:", ""]
+    for one in adapters:
+        source = one.source
+        where = f"{_origin(source)} (`{last_part(source.path)}`, sha256 `{source.sha256}`"
+        where += f", revision `{source.revision}`)" if source.revision else ")"
+        facts = [one.kind] + ([f"rank {one.rank}"] if one.rank else [])
+        facts += [f"alpha / r = {one.scale:g}"] if one.scale != 1 else []
+        lines.append(f"- adapter from {where}: {', '.join(facts)}")
+    return [*lines, ""]
+
+
 def _front_matter(job: Job, facts: CardFacts) -> str:
     source = job.request.source
     rows = ["---"]
     if facts.license:
         rows.append(f"license: {yaml_text(facts.license)}")
-    if source.model_id:
-        rows += [f"base_model: {yaml_text(source.model_id)}", "base_model_relation: quantized"]
+    models = dict.fromkeys(one.model_id for one in (source, *(a.source for a in job.request.adapters)))
+    named = [yaml_text(model) for model in models if model]
+    if named:
+        rows += [f"base_model: {named[0]}"] if len(named) == 1 else ["base_model:", *(f"- {name}" for name in named)]
+        rows.append("base_model_relation: quantized")
     output = output_of(job.request)
     rows += [f"library_name: {output.library}", "quantized_by: ggufy", "tags:"]
     rows += [f"- {tag}" for tag in (*output.tags, "ggufy")]

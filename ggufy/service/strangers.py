@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from ggufy.core.errors import UsageError
 from ggufy.jobs.request import JobOptions
+from ggufy.sources.adapter import split_scale
 from ggufy.sources.hub import is_on_hub
 from ggufy.texts.calibration import BUNDLED, NAMED
 
 MOST_SIZES = 8  # sizes to order in one job
+MOST_ADAPTERS = 4
 _TEXTS = frozenset({BUNDLED, *NAMED})
 
 
@@ -30,6 +32,12 @@ def for_stranger(options: JobOptions) -> JobOptions:
             "vocabularies out.",
             texts=" or ".join(sorted(_TEXTS)),
         )
+    names = [split_scale(text)[0] for text in options.adapters.texts]
+    if options.adapters.init or not all(map(is_on_hub, names)) or len(names) > MOST_ADAPTERS:
+        raise UsageError(
+            "on a Space adapters are at most {most} of the Hub, as owner/repo:file.pth, and no file of this machine.",
+            most=MOST_ADAPTERS,
+        )
     if len(options.targets) > MOST_SIZES:
         raise UsageError("on a Space one job makes at most {most} sizes: order fewer.", most=MOST_SIZES)
     return JobOptions(
@@ -44,5 +52,6 @@ def for_stranger(options: JobOptions) -> JobOptions:
         targets=options.targets,
         mode=options.mode,
         owner=options.owner,
+        adapters=options.adapters,
         by_stranger=True,
     )
