@@ -22,16 +22,22 @@ from ggufy.formats.checkpoint import open_checkpoint
 from ggufy.formats.streamed_checkpoint import WantedTensor, open_streamed
 from ggufy.jobs.options import JobOptions
 from ggufy.jobs.request import file_stem
+from ggufy.jobs.workspace import connect
 from ggufy.net import modelscope
 from ggufy.net import session as hub_session
 from ggufy.net.http_file import HttpFile
 from ggufy.net.http_get import source_address
 from ggufy.net.session import Reference
+from ggufy.publish.links import repo_page
 from ggufy.service.strangers import for_stranger
 from ggufy.sources import hub
+from ggufy.sources.adapter import AdapterSearch, AdapterWish, adapters_label, pin_adapters
 from ggufy.sources.inspect import inspect
 from ggufy.sources.locate import is_plain_url
-from ggufy.system.settings import Settings
+from ggufy.sources.registry import format_of
+from ggufy.system.files import sha256
+from ggufy.system.settings import HUBS, Settings
+from ggufy.ui.views import file_link
 from tests import tiny
 from tests.modelscope_fixture import (  # noqa: F401 - a fixture
     MS_ALICE,
@@ -359,3 +365,52 @@ def test_a_record_says_where_its_source_is_and_older_ones_load(repo: str) -> Non
     assert from_json(to_json(job)) == job and json.loads(to_json(job))["request"]["source"]["model_id"] == f"ms:{repo}"
     elsewhere = replace(source, model_id="alice/elsewhere", revision="ab" * 20)
     assert elsewhere.host == "" and replace(job.request, source=elsewhere).job_id == job.id  # the same bytes
+
+
+def test_a_job_goes_to_each_hub_under_its_account_there_and_older_ids_stay() -> None:
+    one = REQUEST if REQUEST.repo_id else replace(REQUEST, repo_id="alice/m-GGUF")
+    both = replace(one, copies=("ms:alice_cn/m-GGUF",))
+    alone = replace(one, repo_id="ms:alice_cn/m-GGUF")
+    assert len({one.job_id, both.job_id, alone.job_id}) == 3 and one.inputs() == both.inputs() == alone.inputs()
+    assert both.repos == (one.repo_id, "ms:alice_cn/m-GGUF") and replace(one, repo_id="").repos == ()
+    assert both.shares_repo(one) and both.shares_repo(alone) and not one.shares_repo(alone)
+    told = json.loads(to_json(Job(request=one)))
+    assert "copies" not in told["request"] and from_json(json.dumps(told)).request == one
+    assert from_json(to_json(Job(request=both))).request == both
+    told["request"]["copies"] = ["ms:../../x"]
+    with pytest.raises(ValueError, match="is no repo"):
+        from_json(json.dumps(told))
+
+
+def test_the_page_links_to_the_site(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MODELSCOPE_ENDPOINT")
+    page = repo_page("ms:alice/m-GGUF")
+    assert page == "https://modelscope.cn/models/alice/m-GGUF"
+    assert file_link("j", "m-Q8_0.gguf", repo=page) == f"{page}/resolve/master/m-Q8_0.gguf"
+    page = repo_page("alice/m-GGUF")
+    assert file_link("j", "a b.gguf", repo=page) == "https://huggingface.co/alice/m-GGUF/resolve/main/a%20b.gguf"
+
+
+def test_a_setting_names_one_place_or_two(tmp_path: Path) -> None:
+    assert [settings(tmp_path, GGUFY_HUB=hub).hub for hub in HUBS] == list(HUBS)
+    with pytest.raises(UsageError, match="one of local, hf, modelscope, hf,modelscope"):
+        settings(tmp_path, GGUFY_HUB="both")
+    with pytest.raises(UsageError, match="set MODELSCOPE_API_TOKEN, or leave modelscope out"):
+        connect(settings(tmp_path, GGUFY_HUB="modelscope", GGUFY_OUT=str(tmp_path)))
+
+
+def test_an_adapter_may_lie_there_too(local_modelscope: LocalModelScope, tmp_path: Path) -> None:
+    adapter = {
+        "blocks.0.att.receptance.lora_A": torch.zeros(4, 64),
+        "blocks.0.att.receptance.lora_B": torch.zeros(64, 4),
+    }
+    torch.save(adapter, tmp_path / "adapter.pth")
+    local_modelscope.put("alice/adapter", "adapter.pth", (tmp_path / "adapter.pth").read_bytes(), private=1)
+    own = settings(tmp_path, MODELSCOPE_API_TOKEN=MS_ALICE)
+    search = AdapterSearch(own, sha256, lambda: False)
+    wish = AdapterWish(texts=("ms:alice/adapter:2",), alpha=None, init="")
+    ((pinned, _),) = pin_adapters(wish, search, format_of("checkpoint"))
+    assert (pinned.source.model_id, pinned.scale, pinned.source.public) == ("ms:alice/adapter", 2.0, False)
+    assert adapters_label([(pinned, None)], by_stranger=True) == "-ms.alice-adapter"
+    with pytest.raises(SourceError, match="or it is private"):
+        pin_adapters(wish, AdapterSearch(own.for_strangers(), sha256, lambda: False), format_of("checkpoint"))

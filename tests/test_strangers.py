@@ -202,6 +202,7 @@ def test_strangers_get_nothing_but_what_is_on_the_list() -> None:
         "lora": ("bob/adapter:a.pth",),
         "lora_alpha": 32.0,
         "owner": "alice",
+        "copy_owner": "ms:alice",
     }
     cut = {
         "chunks": 100_000,
