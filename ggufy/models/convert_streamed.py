@@ -50,6 +50,7 @@ def convert_streamed(
     vocab: Path | None = None,
     name: str | None = None,
     rescale_every: int | None = None,
+    chat_format: str = "",
     progress: Progress | None = None,
 ) -> str:
     """As `ggufy.models.convert.convert`, and with the same bytes, from a checkpoint that is fetched by ranges.
@@ -59,7 +60,12 @@ def convert_streamed(
     """
     stem = Path(checkpoint.name).stem
     conversion = Conversion.of(
-        checkpoint.shapes, outtype=outtype, vocab=vocab, name=name or stem, rescale_every=rescale_every
+        checkpoint.shapes,
+        outtype=outtype,
+        vocab=vocab,
+        name=name or stem,
+        rescale_every=rescale_every,
+        chat_format=chat_format,
     )
     warn_about_leftovers(checkpoint.name, checkpoint.shapes, conversion.model)
     total = sum(conversion.size(plan) for plan in conversion.plans)
