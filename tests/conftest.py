@@ -154,6 +154,20 @@ def serve(programs: dict[str, Path], tmp_path: Path) -> Iterator[Callable[[list[
         process.wait()
 
 
+class Prompts:
+    """The prompts that llama-cli has given to the model, from its --log-prompts-dir."""
+
+    def __init__(self, folder: Path):
+        folder.mkdir(exist_ok=True)
+        self.folder, self.seen = folder, set[Path]()
+        self.options = ("--log-prompts-dir", str(folder))
+
+    def new(self) -> str:
+        (path,) = set(self.folder.iterdir()) - self.seen
+        self.seen.add(path)
+        return path.read_bytes().decode("utf-8")
+
+
 # What Ollama does with a template that names .Messages (its template/template.go), with Go's own library.
 _GO = """
 package main
