@@ -396,3 +396,22 @@ def test_thought_and_answer(
 ) -> None:
     assert chat.split(reply, think, ended=False) == coming
     assert chat.split(reply, think, ended=True) == ended
+
+
+# ---- the document
+
+
+@pytest.mark.fast
+def test_the_document_has_the_prompts() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "chat.md").read_text(encoding="utf-8")
+    told = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello!"), ("user", "Why?")]
+    turns = [{"role": role, "content": content} for role, content in told]
+    for chat in FORMATS.values():
+        assert f"| `{chat.name}` | {chat.models} | `{chat.prompt(turns).replace(chr(10), '⏎')}` |" in text
+    efforts = zip(G1.words.efforts.items(), G1H.words.efforts.values(), strict=True)
+    for (level, plain), bracketed in efforts:
+        assert f"| {level} | `{plain}` | `{bracketed}` | `<think>` |" in text
+    tools = text.partition("```text\n")[2].partition("\n```")[0]
+    system, question = tools.split("\n\n")[0].removeprefix("System: "), "How warm is it in Paris?"
+    turns = [{"role": "system", "content": system}, {"role": "user", "content": question}]
+    assert G1C.prompt(turns) == tools
