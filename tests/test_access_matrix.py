@@ -35,7 +35,7 @@ from ggufy.core.source import Source
 from ggufy.jobs.workspace import Workspace
 from ggufy.records.store import JobStore
 from ggufy.service.access import Visitor
-from ggufy.service.conversations import ChatSettings as Talk
+from ggufy.service.chat_settings import ChatSettings as Talk
 from ggufy.service.service import Services
 from ggufy.system.settings import Settings
 from ggufy.ui.api import NAMES, _Api
@@ -104,6 +104,7 @@ ENDPOINTS = {
     ),
     "ChatTab.look": Row(jobs=True),
     "ChatTab.choose": Row(data={"gg-chat-model-a": MODEL}),
+    "ChatTab.advise": Row(data={"gg-chat-model-a": MODEL, "gg-chat-think": "on"}),
     "ChatTab.say": Row(right="chat", data=TALK, holds="llama.cpp is not ready", after="ChatTab.look"),
     "ChatTab.regenerate": Row(right="chat", data=TALK, holds="no message to reply", after="ChatTab.look"),
     "ChatTab.halt": Row(),

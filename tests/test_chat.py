@@ -19,8 +19,11 @@ from ggufy.llama.chat.messages import Follower, clean, encode, encode_conversati
 from ggufy.llama.chat.options import ChatOptions, Model
 from ggufy.llama.chat.process import ChatProcess, CompletionProcess
 from ggufy.llama.install import Llama
-from ggufy.service.conversations import MAX_MESSAGE, MAX_SYSTEM, MAX_TURNS, MAX_VISITORS, Chats, ChatSettings
+from ggufy.models.chat_format import WORLD
+from ggufy.service.chat_settings import MAX_SYSTEM, ChatSettings
+from ggufy.service.conversations import MAX_MESSAGE, MAX_TURNS, MAX_VISITORS, Chats
 from tests import chatty
+from tests.conftest import Prompts
 
 SHORT = ChatSettings(length=3, temperature=0.0)
 
@@ -113,19 +116,6 @@ def chats(llama: Llama, quant: Path) -> Iterator[Callable[..., Chats]]:
         one.close()
 
 
-class Prompts:
-    """The prompts that llama-cli has given to the model, from its --log-prompts-dir."""
-
-    def __init__(self, folder: Path):
-        self.folder, self.seen = folder, set[Path]()
-        self.options = ("--log-prompts-dir", str(folder))
-
-    def new(self) -> str:
-        (path,) = set(self.folder.iterdir()) - self.seen
-        self.seen.add(path)
-        return path.read_bytes().decode("utf-8")
-
-
 def ask(chats: Chats, message: str | None, *, side: str = "a", visitor: str = "v", **options: object) -> str:
     """Sends a message, waits for the reply and returns it."""
     settings = options.pop("settings", SHORT)
@@ -180,7 +170,7 @@ def test_nothing_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="empty"):
         encode(text)
     with pytest.raises(UsageError, match="empty"):
-        encode_conversation(["hi", "hello", text], world=True)
+        encode_conversation(["hi", "hello", text], chat=WORLD)
 
 
 def test_the_model_gets_exactly_the_text(
@@ -230,7 +220,7 @@ def test_another_model_has_its_own_template(chats: Callable[..., Chats], tmp_pat
     (tmp_path / "prompts").mkdir()
     prompts = Prompts(tmp_path / "prompts")
     model = chatty.write(tmp_path / "other.gguf")
-    assert not Model.read(model).world
+    assert Model.read(model).chat is None
     service = chats(models={"demo": model}, extra=prompts.options)
     settings = ChatSettings(system="Be\nbrief", length=8)
     head = "[system]Be\nbrief[end]\n"

@@ -30,6 +30,7 @@ from ggufy.core.source import Source, SourceFile
 from ggufy.core.words import human_size
 from ggufy.jobs.options import JobOptions, read_options
 from ggufy.llama.install import Llama
+from ggufy.models.chat_format import pinned_format
 from ggufy.records.store import JobStore
 from ggufy.system import child_process, streams
 from ggufy.system.files import chosen_with, disk_error
@@ -121,6 +122,7 @@ def run_convert(args: argparse.Namespace, settings: Settings) -> int:
     form, search = format_of_file(path), AdapterSearch(settings)
     files = [SourceFile(path=str(file), size=file.stat().st_size, sha256="") for file in form.files_here(path)]
     pinned = [one for one, _ in pin_adapters(_adapters(args), search, form)]
+    names = [args.name or "", path.name]
     with opened_adapters(pinned, settings.cache, search) as adapters:
         task = ConvertTask(
             source=Source.of_files(files, kind=form.kind),
@@ -129,6 +131,7 @@ def run_convert(args: argparse.Namespace, settings: Settings) -> int:
             name=args.name or stem_of(str(path)),
             vocab=vocab,
             adapters=adapters,
+            chat_format=pinned_format(args.chat_format, names),
         )
         form.convert(task, args.target)
     print(f"{args.target}  {human_size(args.target.stat().st_size)}")

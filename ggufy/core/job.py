@@ -110,6 +110,7 @@ class Request:
     mix: str = later("stock")  # whose recipes: "rwkv" (quantize/mixes.py), or "stock" as of llama-quantize
     targets: tuple[str, ...] = free(())  # sizes to order, as their files are called: 1.2GB-IQ3_XXS_FIT
     mode: str = free("")  # how much is measured for them: fast, standard or thorough; empty: none was asked for
+    chat_format: str = later("")  # how the model talks (models/chat_format.py); empty: World's, as in older records
     repo_id: str = free("")  # owner/name of the output repo on the Hub, ms:owner/name on ModelScope; empty: a folder
     private: bool = free(False)  # of that repo, if it has to be made
     keep_card: bool = free(False)  # its README.md is somebody's own: only the model files go there
@@ -128,6 +129,8 @@ class Request:
         for one in dataclasses.fields(self):
             if one.metadata.get("free") or (one.metadata.get("later") and pinned[one.name] == one.default):
                 del pinned[one.name]
+        if self.source.kind == "gguf":  # taken as it is: only its card differs
+            pinned.pop("chat_format", None)
         pinned["source"] = self.source.key
         if self.adapters:
             pinned["adapters"] = [one.key for one in self.adapters]

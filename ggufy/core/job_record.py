@@ -30,6 +30,8 @@ def to_json(job: Job) -> str:
         del record["request"]["adapters"]  # likewise
     if not job.request.copies:
         del record["request"]["copies"]  # likewise
+    if not job.request.chat_format:
+        del record["request"]["chat_format"]  # likewise
     if isinstance(job.error, Message):
         record["error_message"] = job.error.to_record()
     return scrub(json.dumps(record, indent=2, ensure_ascii=False)) + "\n"

@@ -14,6 +14,7 @@ from typing import Any
 from ggufy.core.catalog import OUTTYPES, parse_types
 from ggufy.core.errors import UsageError
 from ggufy.core.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS
+from ggufy.models.chat_format import AUTO, FORMATS
 from ggufy.quantize.search import mixes
 from ggufy.quantize.search.target import MODES, parse_words
 
@@ -37,6 +38,7 @@ class JobOptions:
     evaluation_chunks: int = EVALUATION_CHUNKS
     vocab: str | None = None
     name: str | None = None
+    chat_format: str = AUTO  # or one of FORMATS; of models other than RWKV none is
     mix: str = mixes.RWKV  # or mixes.STOCK; other models than RWKV-6 and RWKV-7 always get the latter
     targets: tuple[str, ...] = ()  # sizes to order: 1.2GB, 900MiB, 3.275bpw, mem4GB
     mode: str = ""  # fast, standard or thorough; empty: standard if there are targets
@@ -131,6 +133,14 @@ OPTIONS = (
         flag="--name",
         help="name of the model in file names and metadata (the source's file name)",
         page="name",
+        bytes=True,
+    ),
+    Option(
+        name="chat_format",
+        flag="--chat-format",
+        choices=(AUTO, *FORMATS),
+        help="how an RWKV is talked to, of its generation (%(default)s: by its name)",
+        visitors=True,
         bytes=True,
     ),
     Option(
@@ -238,7 +248,8 @@ OPTIONS = (
         page="keep_card",
     ),
 )
-CONVERTING = ("outtype", "vocab", "name", "lora", "lora_alpha", "lora_init")  # what `convert` has of them
+#: What `convert` has of them.
+CONVERTING = ("outtype", "vocab", "name", "chat_format", "lora", "lora_alpha", "lora_init")
 BY_NAME = {option.name: option for option in OPTIONS}
 
 

@@ -25,6 +25,8 @@ from ggufy.core.source import STREAMED_KINDS, Source, SourceFile
 from ggufy.core.words import brief, human_size
 from ggufy.formats.gguf import MAGIC, GgufHead
 from ggufy.jobs.options import JobOptions, read_source
+from ggufy.models.chat_format import pinned_format
+from ggufy.models.chat_names import names_of
 from ggufy.quantize.search import mixes
 from ggufy.quantize.search import target as sizes
 from ggufy.records.store import JobStore
@@ -90,6 +92,9 @@ def make_job(options: JobOptions, settings: Settings, watch: Watch | None = None
         outtype=_outtype(options, head),
         mix=_mix(options, head),
         adapters=tuple(one for one, _ in adapters),
+        chat_format=pinned_format(
+            options.chat_format, [options.name or "", *names_of(source)], head.metadata if head else None
+        ),
         **_order_fields(options, report),
         **_imatrix_fields(options, settings, watch),
         **_vocab_fields(options, form),

@@ -55,6 +55,7 @@ def convert_streamed(
     name: str,
     rescale_every: int | None = None,
     mark: str = "",
+    chat_format: str = "",
     progress: Progress | None = None,
 ) -> str:
     """As `ggufy.models.convert.convert_tensors`, and with the same bytes, from a file that is fetched by ranges.
@@ -64,7 +65,12 @@ def convert_streamed(
     `convert_tensors` and `stream` raise. Nobody else may write the same target meanwhile.
     """
     conversion = Conversion.of(
-        shapes_of(origins), outtype=outtype, vocab=vocab, name=name, rescale_every=rescale_every
+        shapes_of(origins),
+        outtype=outtype,
+        vocab=vocab,
+        name=name,
+        rescale_every=rescale_every,
+        chat_format=chat_format,
     )
     origins = upgraded(origins)
     tell_about(file.name, origins, conversion.model)

@@ -3,6 +3,7 @@
     README.md                  the model card: what it is, what is there, what is still to come, how to run it
     size-and-kld.svg           the plot that the card shows, once two quants were measured
     template, system, params   how Ollama is to talk with an RWKV (see chat_format.py)
+    chat_template.jinja        how llama.cpp is, where the GGUFs have a template of somebody else's
 
 It is rewritten in the commit that brings a file, so while a job runs the card is the public display of its progress.
 Hugging Face draws an SVG of a repo where an image is asked for, as the card does, and shows it as text when it is
@@ -19,9 +20,11 @@ from ggufy.core.job import Job, Making, Status
 from ggufy.core.metrics import comparable
 from ggufy.core.plan import base_name, folder_name, quant_name
 from ggufy.core.source import PinnedAdapter, Source
-from ggufy.models.chat_format import OLLAMA_FILES
+from ggufy.models.chat_format import TEMPLATE_FILE, RwkvFormat, format_called, ollama_files
+from ggufy.models.chat_names import official
 from ggufy.publish import kld_plot as scatter
 from ggufy.publish import modelscope_card
+from ggufy.publish.card_chat import how_to_talk
 from ggufy.publish.card_tables import last_part, public_name, tables
 from ggufy.publish.kld_plot import Point, Words
 from ggufy.publish.links import repo_page
@@ -66,7 +69,7 @@ class CardFacts:
     license: str = ""  # of the source, as its own card says; empty: unknown, and none is invented
     llama_commit: str = ""  # of now, for files of which it is not known
     version: str = ""  # of ggufy
-    rwkv: bool = False  # speaks RWKV's World format
+    rwkv: bool = False  # speaks one of RWKV's chat formats
 
 
 def pages(job: Job, facts: CardFacts, *, repo: str = "", readme: str | None = None) -> dict[str, str]:
@@ -82,9 +85,16 @@ def pages(job: Job, facts: CardFacts, *, repo: str = "", readme: str | None = No
     found = {CARD: merge_readme(readme, card(job, facts, repo=repo))}
     if points := _points(job):
         found[PLOT] = scatter.document(points, _WORDS)
-    if facts.rwkv:
-        found |= {name: text for name, text in OLLAMA_FILES.items() if name not in facts.uploaded}
+    if chat := _chat(job, facts):
+        files = ollama_files(chat)
+        if chat.thinks and not format_of(job.request.source.kind).converts:
+            files[TEMPLATE_FILE] = chat.template
+        found |= {name: text for name, text in files.items() if name not in facts.uploaded}
     return found
+
+
+def _chat(job: Job, facts: CardFacts) -> RwkvFormat | None:
+    return format_called(job.request.chat_format) if facts.rwkv else None
 
 
 _RECIPES = (
@@ -134,6 +144,7 @@ def card(job: Job, facts: CardFacts, *, repo: str = "") -> str:
         "",
         *_how_to_run(job, facts, place),
         "",
+        *(how_to_talk(chat, official(name)) if (chat := _chat(job, facts)) else ()),
     ]
     return "\n".join(lines)
 
@@ -163,10 +174,13 @@ def _front_matter(job: Job, facts: CardFacts, place: RepoName) -> str:
     sources = (job.request.source, *(one.source for one in job.request.adapters))
     named = dict.fromkeys(RepoName.of(source.model_id) for source in sources)
     models = [one.repo_id for one in named if one.repo_id and one.host == place.host]  # it links to its own only
-    rows = ["---"]
-    if facts.license:
-        on_modelscope = place.host == MODELSCOPE
-        rows.append(f"license: {yaml_text(license_name(facts.license) if on_modelscope else facts.license)}")
+    known, rows = official(job.request.name), ["---"]
+    if text := facts.license or (known.license if known else ""):
+        rows.append(f"license: {yaml_text(license_name(text) if place.host == MODELSCOPE else text)}")
+    if known:
+        rows += ["language:", *(f"- {language}" for language in known.languages)]
+        if not job.request.source.model_id and place.host != MODELSCOPE:
+            models.insert(0, known.repo_id)
     if len(models) > 1:
         rows += ["base_model:", *(f"- {yaml_text(model)}" for model in models), "base_model_relation: quantized"]
     elif models:
@@ -268,7 +282,7 @@ def _to_order(job: Job, facts: CardFacts) -> list[str]:
 def _how_to_run(job: Job, facts: CardFacts, place: RepoName) -> list[str]:
     converted, quant_type = format_of(job.request.source.kind).converts, _example(job, facts.uploaded)
     how_to_run = output_of(job.request).how_to_run
-    lines = how_to_run(place.repo_id, quant_type, world=facts.rwkv, converted=converted)
+    lines = how_to_run(place.repo_id, quant_type, chat=_chat(job, facts), converted=converted)
     if place.host == MODELSCOPE:
         lines = modelscope_card.how_to_run(lines, place.repo_id, quant_type, _file_of(job, quant_type))
     return ["## How to run one", "", *lines]

@@ -59,6 +59,7 @@ class Report:
     received: int = 0  # bytes of the file that were fetched to know all this
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False)  # checkpoint: of its tensors
     own_vocab: bytes = field(default=b"", repr=False)  # content of the vocabulary file that comes with it
+    chat_format: str = ""  # of an RWKV, as far as its names tell; see Request
     head: bytes = field(default=b"", repr=False)  # unquantized GGUF: everything before its data
 
     @property
@@ -68,7 +69,7 @@ class Report:
 
     def facts(self) -> dict[str, Any]:
         """What people and programs are told."""
-        hidden = ("noun", "files", "stem", "shapes", "own_vocab", "head")
+        hidden = ("noun", "files", "stem", "shapes", "own_vocab", "head", "chat_format")
         kept = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in hidden}
         return kept | {"variants": [{"name": v.name, "size": v.size} for v in self.variants]}
 
@@ -95,6 +96,7 @@ class ConvertTask:
     name: str  # of the model
     vocab: Path | None = None  # the user's vocabulary
     adapters: Sequence[OpenAdapter] = ()  # to be merged into the model, in this order
+    chat_format: str = ""  # see Request
     token: str | None = field(default=None, repr=False)
     report: Callable[[float], None] = lambda fraction: None
     stopped: Callable[[], bool] = lambda: False
@@ -165,7 +167,7 @@ class SourceFormat(ABC):
         with task.path.open("rb") as file:
             vocab = str(task.vocab) if task.vocab else None
             self.describe(file, lambda name: task.path.with_name(name).open("rb"), found, vocab)
-        report = Report(source=str(task.path), **found)
+        report = Report(source=str(task.path), **found | {"chat_format": task.chat_format})
         self.write_described(report, target, outtype=task.outtype, vocab=task.vocab, name=task.name)
 
     @abstractmethod

@@ -79,14 +79,16 @@ class RwkvFolder(SourceFormat):
         from ggufy.models.convert import write_skeleton  # noqa: PLC0415 - loads torch
 
         with vocab_file(vocab, report.own_vocab) as path:
-            write_skeleton(report.shapes, target, outtype=outtype, vocab=path, name=name)
+            options: dict[str, Any] = {"outtype": outtype, "vocab": path, "chat_format": report.chat_format}
+            write_skeleton(report.shapes, target, name=name, **options)
 
     def write_skeleton(self, task: ConvertTask, target: Path) -> None:
         if not task.streamed:
             super().write_skeleton(task, target)
             return
         origins = _checked(self.opened_remote(task).shapes, task)
-        report = Report(source=task.source.path, shapes=shapes_of(origins), own_vocab=_companion(task, WORLD_FILE))
+        found: dict[str, Any] = {"shapes": shapes_of(origins), "own_vocab": _companion(task, WORLD_FILE)}
+        report = Report(source=task.source.path, chat_format=task.chat_format, **found)
         self.write_described(report, target, outtype=task.outtype, vocab=task.vocab, name=task.name)
 
     def convert(self, task: ConvertTask, target: Path) -> str:
@@ -96,7 +98,7 @@ class RwkvFolder(SourceFormat):
 
         with vocab_file(task.vocab, _companion(task, WORLD_FILE)) as vocab:
             options: dict[str, Any] = {"outtype": task.outtype, "vocab": vocab, "name": task.name}
-            options["progress"] = task.progress
+            options |= {"progress": task.progress, "chat_format": task.chat_format}
             if task.streamed:
                 remote, mark = self.opened_remote(task), ",".join(one.key for one in task.adapters)
                 origins = merge_adapters(_checked(remote.shapes, task), task.adapters)

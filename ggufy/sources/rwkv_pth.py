@@ -30,13 +30,15 @@ class RwkvPth(SourceFormat):
     def write_described(self, report: Report, target: Path, *, outtype: str, vocab: Path | None, name: str) -> None:
         from ggufy.models.convert import write_skeleton  # noqa: PLC0415 - loads torch
 
-        write_skeleton(report.shapes, target, outtype=outtype, vocab=vocab, name=name)
+        options: dict[str, Any] = {"outtype": outtype, "vocab": vocab, "chat_format": report.chat_format}
+        write_skeleton(report.shapes, target, name=name, **options)
 
     def write_skeleton(self, task: ConvertTask, target: Path) -> None:
         if not task.streamed:
             super().write_skeleton(task, target)
             return
-        report = Report(source=task.source.path, shapes=shapes_of(origins_of(_remote(task).shapes)))
+        shapes = shapes_of(origins_of(_remote(task).shapes))
+        report = Report(source=task.source.path, shapes=shapes, chat_format=task.chat_format)
         self.write_described(report, target, outtype=task.outtype, vocab=task.vocab, name=task.name)
 
     def convert(self, task: ConvertTask, target: Path) -> str:
@@ -45,6 +47,7 @@ class RwkvPth(SourceFormat):
         from ggufy.models.merge import merge_adapters  # noqa: PLC0415
 
         options: dict[str, Any] = {"outtype": task.outtype, "vocab": task.vocab, "name": task.name}
+        options["chat_format"] = task.chat_format
         if not task.streamed:
             return convert(task.path, target, adapters=task.adapters, progress=task.progress, **options)
         remote = _remote(task)

@@ -61,6 +61,7 @@ def convert_task(ctx: Context, step: Step) -> ConvertTask:
         outtype=ctx.request.outtype,
         name=ctx.request.name,
         vocab=pinned_vocab(ctx),
+        chat_format=ctx.request.chat_format,
         token=ctx.settings.token_for(ctx.request.source.host),
         report=lambda fraction: ctx.report(step, fraction),
         stopped=ctx.stopped,

@@ -16,6 +16,7 @@ from ggufy.core.catalog import OUTTYPES, QUANT_TYPES
 from ggufy.core.errors import GgufyError
 from ggufy.jobs.estimate import EstimateOptions
 from ggufy.jobs.options import LONGEST, OPTIONS
+from ggufy.models.chat_format import AUTO, FORMATS
 from ggufy.publish.markup import Markup
 from ggufy.quantize.search.mixes import KINDS, RWKV
 from ggufy.quantize.search.target import MODES, STANDARD
@@ -98,6 +99,13 @@ class QuantizeTab:
         self.evaluation = self._text(i18n, "evaluation", "bundled")
         self.name = self._text(i18n, "name")
         self.vocab = self._text(i18n, "vocab")
+        self.chat_format = gr.Radio(
+            [AUTO, *FORMATS],
+            value=AUTO,
+            label=i18n("chat_format"),
+            info=i18n("chat_format_info"),
+            elem_id="gg-chat-format",
+        )
         self.lora = self._text(i18n, "lora")
         self.lora_alpha = self._text(i18n, "lora_alpha")
         published = bool(self.services.workspace.hubs)
