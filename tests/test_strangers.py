@@ -199,6 +199,7 @@ def test_strangers_get_nothing_but_what_is_on_the_list() -> None:
         "mix": "stock",
         "targets": ("1GB",),
         "mode": "fast",
+        "chat_format": "g1c",
         "lora": ("bob/adapter:a.pth",),
         "lora_alpha": 32.0,
         "owner": "alice",
