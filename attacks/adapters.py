@@ -11,11 +11,11 @@ from attacks.checkpoints import archive, state, tensor
 KEY = "blocks.0.att.key"
 
 
-def lora(path: Path, layer: str) -> None:
-    """A sound one of rank 1."""
+def lora(path: Path, layer: str, **more: bytes) -> None:
+    """A sound one of rank 1, and tensors beside it."""
     a = tensor("0", (1, 256), stride=(256, 1), offset=0, numel=256)
     b = tensor("0", (256, 1), stride=(1, 1), offset=0, numel=256)
-    archive(path, state(**{f"{layer}.lora_A": a, f"{layer}.lora_B": b}), {"0": bytes(1024)})
+    archive(path, state(**{f"{layer}.lora_A": a, f"{layer}.lora_B": b} | more), {"0": bytes(1024)})
 
 
 def folder(path: Path, config: bytes) -> None:
@@ -54,7 +54,7 @@ def blocks(path: Path) -> None:
 def vector(path: Path) -> None:
     """Would replace a vector of 256 values by a matrix of as many."""
     square = tensor("0", (16, 16), stride=(16, 1), offset=0, numel=256)
-    archive(path, state(**{"blocks.0.ln1.weight": square}), {"0": bytes(1024)})
+    lora(path, KEY, **{"blocks.0.ln1.weight": square})
 
 
 @attack("config-depth", "adapter_config.json of config-depth makes no sense", adapter=True)

@@ -76,7 +76,7 @@ def by_hand(formula: Formula, w: np.ndarray, parts: list[np.ndarray], scale: flo
         (Formula.ROW_BLOCKS, [(3, 4, 4)]),
     ],
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.float8_e5m2])
 def test_a_formula(formula: Formula, shapes: list[tuple[int, ...]], dtype: torch.dtype) -> None:
     base = adapters.random(12, 8, seed=9).to(dtype)
     before, parts = base.clone(), [adapters.random(*shape, seed=n) * 5 for n, shape in enumerate(shapes)]

@@ -73,6 +73,8 @@ def _merged(one: OpenAdapter, part: Part, before: Origin, *tensors: torch.Tensor
 def merge(formula: Formula, base: torch.Tensor, values: Sequence[torch.Tensor], scale: float) -> torch.Tensor:
     """A matrix [out, in] with a part of an adapter merged into it, as a new one in F32; `values` are the part's
     tensors in F32, in the order of `Part.tensors`."""
+    if base.dtype not in (torch.float32, torch.float16, torch.bfloat16):  # not all operations mix others with F32
+        base = base.to(torch.float32)
     return _FORMULAS[formula](base, values, scale)
 
 
