@@ -95,10 +95,6 @@ def version_5(name: str) -> dict[str, torch.Tensor]:
         state |= {f"{block}att.time_mix_k": torch.ones(1, 1, 128), f"{block}att.time_decay": torch.ones(2)}
         if name != "4":
             state[f"{block}att.ln_x.weight"] = torch.ones(128)
-        if name in ("5.1", "5.2"):
-            state[f"{block}att.gate.weight"] = torch.ones(128, 128)
-        if name == "5.2":
-            state[f"{block}att.time_decay"] = torch.ones(2, 64)
     return state
 
 
