@@ -21,7 +21,7 @@ from ggufy.ui.form import job_options
 from tests import tiny
 
 pytestmark = pytest.mark.fast
-NOT_ASKED = {"source", "output", "owner", "by_stranger"}  # of JobOptions: what no option sets
+NOT_ASKED = {"source", "output", "owner", "copy_owner", "by_stranger"}  # of JobOptions: what no option sets
 ONE = {Kind.TEXT: "x", Kind.FLAG: True, Kind.NUMBER: 7, Kind.REAL: 16.5, Kind.WORDS: ["Q8_0"], Kind.PLACES: ["a/b"]}
 # What each is set to where it must be something that there is.
 VALUES: dict[str, Any] = {
