@@ -3,8 +3,9 @@
     python -m attacks FOLDER     writes them all there, for other programs to try
 
 An attack is a function that writes one file; its docstring says what the file tries, `says` is a pattern of the one
-sentence that `ggufy inspect` must answer. tests/test_attacks.py runs all of them, within memory and time that no file
-may exceed, and looks that nothing was executed and nothing written. Nothing here imports ggufy.
+sentence that `ggufy inspect` must answer (of an adapter: `ggufy convert --lora`). tests/test_attacks.py runs all of
+them, within memory and time that no file may exceed, and looks that nothing was executed and nothing written. Nothing
+here imports ggufy.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ class Attack:
     name: str  # of the file
     make: Callable[[Path], None]
     says: str  # a pattern of the refusal
+    adapter: bool = False  # given as an adapter of a model (a file, or a folder), not as the model
 
     @property
     def tries(self) -> str:
@@ -30,11 +32,13 @@ class Attack:
 ATTACKS: dict[str, Attack] = {}
 
 
-def attack(name: str, says: str) -> Callable[[Callable[[Path], None]], Callable[[Path], None]]:
+def attack(
+    name: str, says: str, *, adapter: bool = False
+) -> Callable[[Callable[[Path], None]], Callable[[Path], None]]:
     """Registers a function that writes the file."""
 
     def register(make: Callable[[Path], None]) -> Callable[[Path], None]:
-        ATTACKS[name] = Attack(name, make, says)
+        ATTACKS[name] = Attack(name, make, says, adapter)
         return make
 
     return register

@@ -35,6 +35,15 @@ def test_names_shapes_types_and_values(tmp_path: Path) -> None:
         assert checkpoint.tensor("turned").stride() == (1, 3)
 
 
+def test_views_outlive_the_file(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(_save(tmp_path / "x.pth", {"w": torch.arange(3.0), "other": torch.ones(2)}))
+    values = checkpoint.tensor("w")
+    checkpoint.close()
+    checkpoint.close()
+    del checkpoint
+    assert values.tolist() == [0, 1, 2]
+
+
 def test_parameters_are_tensors_without_gradient(tmp_path: Path) -> None:
     with open_checkpoint(_save(tmp_path / "x.pth", {"w": torch.nn.Parameter(torch.ones(3))})) as checkpoint:
         assert not checkpoint.tensor("w").requires_grad

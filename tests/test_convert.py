@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -11,21 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from gguf import GGUFReader
 
 from ggufy.models.convert import convert
 from tests import tiny
+from tests.official import ENVIRONMENT, run_converter, tensors_of
 
 LAYERS = {"5.1": 3, "5.2": 7, "6": 7, "7": 3}  # Version 6 needs a seventh block for the first division by 2.
-# Several threads spin on each other when the cores are busy; these models are too small to gain from them.
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0"}
 DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32}
-
-
-def _tensors(path: Path) -> dict[str, tuple[list[int], str, bytes]]:
-    """Name to shape (in GGUF's order), type and data."""
-    tensors = GGUFReader(path).tensors
-    return {t.name: ([int(n) for n in t.shape], t.tensor_type.name, t.data.tobytes()) for t in tensors}
 
 
 # ---------------------------------------------------------------------- the official converter
@@ -53,20 +44,7 @@ def _official(version: str, state: dict[str, torch.Tensor], *, outtype: str, sou
         renamed[new if name == "head.weight" else prefix + new] = tensor
     torch.save(renamed, model / "pytorch_model.bin")
     tiny.write_vocab(model / "rwkv_vocab_v20230424.txt")
-    # The converter imports transformers at its top; RWKV needs nothing from it.
-    stub = folder / "stub" / "transformers"
-    stub.mkdir(parents=True)
-    (stub / "__init__.py").write_text(
-        "class AutoConfig:\n    @staticmethod\n    def from_pretrained(*a, **k):\n        raise RuntimeError('stub')\n"
-    )
-    target = folder / "official.gguf"
-    subprocess.run(
-        [sys.executable, source / "convert_hf_to_gguf.py", model, "--outfile", target, "--outtype", outtype],
-        env=ENVIRONMENT | {"PYTHONPATH": f"{stub.parent}{os.pathsep}{source / 'gguf-py'}"},
-        check=True,
-        capture_output=True,
-    )
-    return target
+    return run_converter(model, source, outtype=outtype)
 
 
 @pytest.mark.tools
@@ -88,7 +66,7 @@ def test_tensors_equal_the_official_converters(
     ours = tiny.converted(tmp_path, version, outtype=outtype, **options)
     state = tiny.weights(version, **options)
     official = _official(version, state, outtype=outtype, source=llama_source, folder=tmp_path)
-    found, expected = _tensors(ours), _tensors(official)
+    found, expected = tensors_of(ours), tensors_of(official)
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         assert found[name] == tensor, name

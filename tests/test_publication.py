@@ -9,13 +9,14 @@ import pytest
 
 from ggufy import demo
 from ggufy.core.job import Request
-from ggufy.core.source import Source
+from ggufy.core.source import Source, SourceFile
 from ggufy.formats.gguf import read_head
 from ggufy.hub.protocol import RemoteFile, git_sha1
 from ggufy.models.chat_format import CHAT_TEMPLATE, OLLAMA_FILES, WORLD
 from ggufy.models.convert import convert
-from ggufy.models.vocab import load_vocab, world_vocab_path
+from ggufy.models.vocab import WORLD_FILE, load_vocab, world_vocab_path
 from ggufy.publish.card_facts import speaks_world
+from ggufy.system.files import sha256
 from tests import chatty, tiny
 
 MUSIC = [one for one in tiny.vocab_tokens() if one not in (b"User", b"Assistant")]
@@ -25,6 +26,14 @@ THEIRS = {"template": "{{ .Prompt }}", "system": OLLAMA_FILES["system"], "params
 def request(kind: str, vocab: str = "") -> Request:
     source = Source(kind=kind, path=f"/m.{kind}", size=1, sha256="ab" * 32)
     return Request(name="m", source=source, quant_types=("Q8_0",), outtype="f16", vocab_path=vocab)
+
+
+def folder(vocab_sha256: str) -> Request:
+    """A job of safetensors that lie beside a vocabulary."""
+    names = {"model.safetensors": "ab" * 32, WORLD_FILE: vocab_sha256}
+    files = [SourceFile(path=f"/m/{name}", size=1, sha256=digest) for name, digest in names.items()]
+    source = Source.of_files(files, kind="safetensors")
+    return Request(name="m", source=source, quant_types=("Q8_0",), outtype="f16")
 
 
 def holding(files: dict[str, str]) -> Callable[[str], RemoteFile | None]:
@@ -42,6 +51,10 @@ def holding(files: dict[str, str]) -> Callable[[str], RemoteFile | None]:
         (request("checkpoint"), THEIRS, True),
         (request("checkpoint", "/own.txt"), {}, False),
         (request("checkpoint", "/own.txt"), OLLAMA_FILES, True),  # as when the base was here
+        (request("safetensors"), {}, True),
+        (folder(sha256(world_vocab_path())), {}, True),
+        (folder("cd" * 32), {}, False),
+        (folder("cd" * 32), OLLAMA_FILES, True),
         (request("gguf"), OLLAMA_FILES, True),
         (request("gguf"), {**OLLAMA_FILES, "template": "{{ .Prompt }}"}, True),  # one was changed
         (request("gguf"), THEIRS, False),  # a transformer's

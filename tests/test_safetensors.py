@@ -11,18 +11,23 @@ import pytest
 import torch
 
 from ggufy.core.errors import CheckpointError, SourceError
+from ggufy.core.job import Job, Request
 from ggufy.core.source import Source, SourceFile
 from ggufy.formats.mapped_safetensors import open_safetensors
 from ggufy.formats.safetensors import read_header, read_index, read_tensors
 from ggufy.models.convert import convert
 from ggufy.models.vocab import WORLD_FILE
+from ggufy.publish.card import CardFacts, card
 from ggufy.sources.format import ConvertTask
 from ggufy.sources.inspect import inspect
 from ggufy.sources.locate import local_file
 from ggufy.sources.registry import format_of_file
 from ggufy.system.settings import Settings
+from ggufy.ui import source_parts
+from ggufy.ui.i18n import TEXTS
 from tests import layouts, tiny
 from tests.conftest import Ggufy
+from tests.official import run_converter, tensors_of
 from tests.reference import reference_file
 
 pytestmark = pytest.mark.fast
@@ -302,3 +307,57 @@ def test_the_command_line_takes_a_folder(tmp_path: Path, ggufy: Ggufy) -> None:
     assert base.read_bytes() == (tmp_path / "x.gguf").read_bytes()
     assert ggufy("convert", folder, tmp_path / "y.gguf").code == 0
     assert (tmp_path / "y.gguf").read_bytes() == base.read_bytes()
+
+
+# ---- llama.cpp's own converter, of the layouts that it can read
+
+_SIZES = {"hidden_size": 128, "num_hidden_layers": 2, "intermediate_size": 384, "vocab_size": tiny.VOCAB_ROWS}
+_CONFIGS = {
+    "fla 7": {"architectures": ["RWKV7ForCausalLM"], "head_dim": 64, "norm_eps": 1e-5}
+    | {
+        f"{name}_low_rank_dim": rank
+        for name, rank in zip(("decay", "a", "v", "gate"), tiny.RANKS_7.values(), strict=True)
+    },
+    "smerkyg": {"architectures": ["Rwkv7ForCausalLM"], "head_size": 64, "layer_norm_epsilon": 1e-5}
+    | {
+        f"lora_rank_{name}": rank
+        for name, rank in zip(("decay", "iclr", "value_residual_mix", "gate"), tiny.RANKS_7.values(), strict=True)
+    },
+    "finch": {"architectures": ["Rwkv6ForCausalLM"], "head_size": 64, "layer_norm_epsilon": 1e-5, "rescale_every": 6},
+}
+
+
+@pytest.mark.tools
+@pytest.mark.parametrize("layout", _CONFIGS)
+def test_tensors_equal_the_official_converters(layout: str, tmp_path: Path, llama_source: Path) -> None:
+    version, export, _ = layouts.LAYOUTS[layout]
+    folder = tmp_path / "model"
+    folder.mkdir()
+    layouts.save(folder / "model.safetensors", export(tiny.weights(version, layers=2)))
+    (folder / "config.json").write_text(json.dumps(_SIZES | _CONFIGS[layout]))
+    tiny.write_vocab(folder / WORLD_FILE)
+    official = run_converter(folder, llama_source, outtype="f16")
+    made(folder, tmp_path / "x.gguf", vocab=None)
+    found, expected = tensors_of(tmp_path / "x.gguf"), tensors_of(official)
+    assert found.keys() == expected.keys()
+    assert [name for name in expected if found[name] != expected[name]] == []
+
+
+def test_the_page_and_the_card_name_what_there_is(tmp_path: Path, settings: Settings) -> None:
+    """The layout, if it is not BlinkDL's; and the digest of the file that is named, not of all together."""
+    vocab = str(tiny.write_vocab(tmp_path / "vocab.txt"))
+    shown = {}
+    for name in ("plain", "fla 7"):
+        path = layouts.save(tmp_path / f"{name}.safetensors", layouts.LAYOUTS[name][1](tiny.weights("7")))
+        shown[name] = str(source_parts.report(inspect(str(path), settings, vocab=vocab), TEXTS["en"]))
+    assert "layout: fla RWKV-7" in shown["fla 7"] and "RWKV-7 safetensors" in shown["fla 7"]
+    assert "layout" not in shown["plain"]
+    files = [
+        SourceFile(path=name, size=1, sha256=digest * 32)
+        for name, digest in (("a/model.safetensors", "ab"), ("a/config.json", "cd"))
+    ]
+    source = Source.of_files(files, kind="safetensors", model_id="o/a", revision="e" * 40)
+    text = card(
+        Job(request=Request(name="a", source=source, quant_types=("Q8_0",), outtype="f16")), CardFacts(uploaded={})
+    )
+    assert f"(`model.safetensors`, sha256 `{'ab' * 32}`, revision" in text

@@ -25,7 +25,7 @@ from ggufy.llama.install import Llama
 from ggufy.records.store import JobStore
 from ggufy.service.access import STRANGER, Visitor, is_public, may_see
 from ggufy.service.service import Services
-from ggufy.service.strangers import MOST_SIZES, for_stranger
+from ggufy.service.strangers import MOST_ADAPTERS, MOST_SIZES, for_stranger
 from ggufy.sources.inspect import inspect
 from ggufy.steps.context import Context
 from tests.test_job import REQUEST
@@ -219,6 +219,15 @@ def test_strangers_get_nothing_but_what_is_on_the_list() -> None:
     assert left == JobOptions(**full, by_stranger=True)
     with pytest.raises(UsageError, match=f"at most {MOST_SIZES} sizes"):
         for_stranger(JobOptions(**full | {"targets": ("1GB",) * (MOST_SIZES + 1)}))
+    for wrong in (
+        {"lora": ("/etc/passwd",)},
+        {"lora": ("bob/lora:a.pth:2", "lora.pth:2")},
+        {"lora": ("https://example.org/lora.pth",)},
+        {"lora": ("bob/lora:a.pth",) * (MOST_ADAPTERS + 1)},
+        {"lora_init": "init_pissa.pth"},
+    ):
+        with pytest.raises(UsageError, match="on a Space an adapter is owner/repo:file"):
+            for_stranger(JobOptions(**full | wrong))
 
 
 def test_strangers_jobs_wait_in_a_short_line(space: Services) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 
 from ggufy.core.errors import Cancelled, CannotStream, SourceChanged, SourceError
 from ggufy.core.source import Source
@@ -27,7 +28,10 @@ from ggufy.models.layouts import origins_of
 from ggufy.models.vocab import WORLD_FILE
 from ggufy.net import session as hub_session
 from ggufy.sources import hub
+from ggufy.sources.format import ConvertTask
 from ggufy.sources.inspect import inspect
+from ggufy.sources.locate import local_file
+from ggufy.sources.registry import format_of
 from ggufy.sources.url import resolve_url
 from ggufy.system.files import sha256
 from ggufy.system.settings import Settings
@@ -219,6 +223,38 @@ def test_a_folder_of_a_repo_is_named(parts: Model, local_hub: LocalHub, tmp_path
     assert {one.path.partition("/")[0] for one in source.files} == {"rwkv7-b"}
     stream(parts, source, tmp_path / "x.gguf", local_hub)
     assert (tmp_path / "x.gguf").read_bytes() == parts.base
+
+
+def test_a_bin_is_a_checkpoint_in_a_folder(parts: Model, local_hub: LocalHub, tmp_path: Path) -> None:
+    """With the same vocabulary and config.json; safetensors go before it."""
+    folder = tmp_path / "my-rwkv"
+    folder.mkdir()
+    state = tiny.weights("7", width=256, layers=3)
+    torch.save(layouts.fla_7(state), folder / "pytorch_model.bin")
+    for name in ("config.json", WORLD_FILE):
+        (folder / name).write_bytes((parts.folder / name).read_bytes())
+    for path in folder.iterdir():
+        local_hub.put("alice/my-rwkv", path.name, path.read_bytes())
+    report = inspect("alice/my-rwkv", SETTINGS, endpoint=local_hub.endpoint)
+    assert (report.problem, report.kind, report.layout, report.stem) == ("", "bin", "fla RWKV-7", "my-rwkv")
+    source = hub.resolve("alice/my-rwkv", endpoint=local_hub.endpoint)
+    assert source.can_stream and len(source.files) == 3
+    here = local_file(str(folder))
+    assert here is not None
+    task = ConvertTask(source=source, path=here, outtype="f16", name="x")
+    format_of(source.kind).convert(task, tmp_path / "here.gguf")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "ENDPOINT", local_hub.endpoint)
+        patch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", local_hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        format_of(source.kind).convert(
+            replace(task, path=tmp_path / "nowhere", streamed=True), tmp_path / "there.gguf"
+        )
+    assert (tmp_path / "here.gguf").read_bytes() == (tmp_path / "there.gguf").read_bytes() == parts.base
+    layouts.save(folder / "model.safetensors", layouts.fla_7(state))
+    both = local_file(str(folder))
+    assert both is not None and both.name == "model.safetensors"
 
 
 # ---- jobs

@@ -18,6 +18,7 @@ import pytest
 import torch
 from gguf import GGUFReader
 
+from ggufy.cli.inspect import report_table
 from ggufy.core.errors import CheckpointError, DiskError
 from ggufy.formats.checkpoint import open_checkpoint
 from ggufy.formats.streamed_checkpoint import open_streamed
@@ -29,6 +30,8 @@ from ggufy.models.upgrade import upgrade
 from ggufy.sources import hub
 from ggufy.sources.inspect import inspect
 from ggufy.system.settings import Settings
+from ggufy.ui.i18n import TEXTS
+from ggufy.ui.source_parts import report as page_report
 from tests import tiny
 from tests.hub_fixture import LocalHub, local_hub  # noqa: F401 - a fixture
 from tests.reference import reference_file
@@ -152,6 +155,10 @@ def test_a_look_says_what_it_becomes(tmp_path: Path) -> None:
     source, vocab = tiny.checkpoint(tmp_path, "5.2")
     report = inspect(str(source), Settings.from_env({}), vocab=str(vocab))
     assert (report.problem, report.title, report.becomes) == ("", "RWKV-5.2 checkpoint", "RWKV-6")
+    assert "converted as RWKV-6" in report_table(report)
+    assert "converted as RWKV-6" in page_report(report, TEXTS["en"]) and "转换为 RWKV-6" in page_report(
+        report, TEXTS["zh"]
+    )
     assert (report.architecture, report.heads, report.head_size, report.layers) == ("rwkv6", 2, tiny.HEAD_SIZE, 2)
 
 

@@ -106,7 +106,7 @@ def test_pinned_by_size_and_version(files: tuple[str, Path, Path], tmp_path: Pat
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("https://example.org/model.zip", "ends in .pth or .gguf"),
+        ("https://example.org/model.zip", "ends in .pth, .safetensors or .gguf"),
         ("https://example.org/model.pth#sha256=12", "64 hex digits"),
         ("https://me:secret@example.org/model.pth", "password"),
         ("http://127.0.0.1:9/model.pth", "127.0.0.1:9"),

@@ -10,9 +10,8 @@ from typing import Any, Self
 
 from ggufy.core.hosts import RepoName
 
-STREAMED_KINDS = frozenset(
-    {"checkpoint", "safetensors"}
-)  # of sources: formats that can be converted while they are fetched
+# Of sources: formats that can be converted while they are fetched.
+STREAMED_KINDS = frozenset({"checkpoint", "safetensors", "bin"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +27,7 @@ class SourceFile:
 class Source:
     """The pinned source: a file on this machine, or one of a Hub repo at one commit; or several that lie together."""
 
-    kind: str  # its format, see sources/registry.py: "checkpoint" (.pth), "safetensors" or "gguf"
+    kind: str  # its format, see sources/registry.py: "checkpoint" (.pth), "safetensors", "bin" or "gguf"
     path: str  # local: absolute path; Hub: the file's path in the repo; of several: of the one that names the model
     size: int  # bytes, of all files
     sha256: str  # hex digest of the whole file, or of several's; empty if only a plain address is known, see `mark`

@@ -50,7 +50,7 @@ class Checkpoint:
 
     def close(self) -> None:
         """Lets go of the mapping; views given out before stay valid."""
-        del self._data
+        vars(self).pop("_data", None)  # closing it would take it from them: torch keeps it, but not as a buffer
 
     def tensor(self, name: str) -> torch.Tensor:
         """A view on the mapped file: its shape is `shapes[name]`, its strides are the file's. Never write to it.

@@ -1,7 +1,7 @@
 """From what a user types to a pinned request: the one way in, for the command line and for the page.
 
-SOURCE is `demo`, a local `.pth`, a local unquantized `.gguf`, a repo of a hub (`owner/repo`, `owner/repo:file.pth`,
-`ms:owner/repo`), or the plain address of a `.pth` or `.gguf`.
+SOURCE is `demo`, a local `.pth`, `.safetensors` or unquantized `.gguf`, a folder with one model, a repo of a hub
+(`owner/repo`, `owner/repo:file.pth`, `owner/repo:folder`, `ms:owner/repo`), or the plain address of such a file.
 Everything that decides the bytes of the result is pinned here by digest; whatever cannot work is refused here.
 """
 

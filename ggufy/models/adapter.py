@@ -102,7 +102,7 @@ class Adapter:
         if known is None:
             raise UsageError(
                 "{name} is a {kind} of rank {rank} that does not say its alpha: look up what it was trained with, and "
-                "give {LORA} with :SCALE after it, which is alpha / {rank}, or {LORA_ALPHA}.",
+                "give {LORA} with :SCALE behind its name, which is alpha / rank, or {LORA_ALPHA}.",
                 name=self.name,
                 kind=self.kind,
                 rank=" / ".join(map(str, sorted(ranks))),
@@ -247,6 +247,8 @@ def _check_shape(adapter: Adapter, target: str, part: Part, shape: tuple[int, ..
 
 def _fits_matrix(part: Part, shape: tuple[int, ...], mini: int) -> bool:
     (out, columns), found, r = shape, part.shapes, part.rank
+    if max(r, *(min(size) for size in found)) > max(shape):  # a stranger's r, and what it would take to multiply
+        return False
     match part.formula:
         case Formula.ROWS:
             return found[0][1] == (mini or out) and out % found[0][1] == 0

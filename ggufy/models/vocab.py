@@ -21,6 +21,10 @@ from ggufy.core.errors import VocabError
 from ggufy.core.messages import Message
 
 WORLD_FILE = "rwkv_vocab_v20230424.txt"
+WORLD_SHA256 = (  # of BlinkDL's file, and of the same with CRLF
+    "e6dee3d4e31b4d5c40ac99508ac6c701ceef4bed681bf2167ce9a908552bca89",
+    "8324476023347dec2964625ccb2075c864d250a9c6d9a74f36daba628de8c008",
+)
 # World models have 6 rows more than tokens; trainers round up to multiples of 128, some of as much as 1,024. More rows
 # than this many mean another vocabulary, such as that of a model that speaks.
 MAX_PADDING = 1024

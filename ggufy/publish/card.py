@@ -11,14 +11,14 @@ opened by itself.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ggufy.core.hosts import MODELSCOPE, RepoName
 from ggufy.core.job import Job, Making, Status
 from ggufy.core.metrics import comparable
 from ggufy.core.plan import base_name, folder_name, quant_name
-from ggufy.core.source import Source
+from ggufy.core.source import PinnedAdapter, Source
 from ggufy.models.chat_format import OLLAMA_FILES
 from ggufy.publish import kld_plot as scatter
 from ggufy.publish import modelscope_card
@@ -116,7 +116,8 @@ def card(job: Job, facts: CardFacts, *, repo: str = "") -> str:
     """Markdown with front matter; `repo` as for `pages`."""
     request, place = job.request, RepoName.of(repo or job.request.repo_id)
     name, source = request.name, request.source
-    digest = f", sha256 `{source.sha256}`" if source.sha256 else ""
+    named = source.files[0].sha256 if source.files else source.sha256  # of the file that is named, not of all together
+    digest = f", sha256 `{named}`" if named else ""
     lines = [
         _front_matter(job, facts, place),
         f"# {folder_name(name)}",
@@ -125,6 +126,7 @@ def card(job: Job, facts: CardFacts, *, repo: str = "") -> str:
         f" {_origin(source)} (`{last_part(source.path)}`{digest}"
         + (f", revision `{source.revision}`)." if source.revision else ")."),
         "",
+        *_adapters(request.adapters),
         *_state(job, facts.uploaded),
         *tables(job, facts.uploaded, facts.making, plot=f"![{_WORDS.title}]({PLOT})" if _points(job) else ""),
         "",
@@ -142,14 +144,33 @@ def _origin(source: Source) -> str:
     return f"<{source.url.partition('?')[0]}>" if source.url else "a local file"  # a query may hold a key
 
 
+def _adapters(adapters: Sequence[PinnedAdapter]) -> list[str]:
+    """What was merged into the model."""
+    if not adapters:
+        return []
+    lines = ["Merged into the model before it was converted, in this order:", ""]
+    for one in adapters:
+        source = one.source
+        where = f"{_origin(source)} (`{last_part(source.path)}`, sha256 `{source.sha256}`"
+        where += f", revision `{source.revision}`)" if source.revision else ")"
+        facts = [one.kind] + ([f"rank {one.rank}"] if one.rank else [])
+        facts += [f"alpha / r = {one.scale:g}"] if one.scale != 1 else []
+        lines.append(f"- adapter from {where}: {', '.join(facts)}")
+    return [*lines, ""]
+
+
 def _front_matter(job: Job, facts: CardFacts, place: RepoName) -> str:
-    origin = RepoName.of(job.request.source.model_id)
+    sources = (job.request.source, *(one.source for one in job.request.adapters))
+    named = dict.fromkeys(RepoName.of(source.model_id) for source in sources)
+    models = [one.repo_id for one in named if one.repo_id and one.host == place.host]  # it links to its own only
     rows = ["---"]
     if facts.license:
         on_modelscope = place.host == MODELSCOPE
         rows.append(f"license: {yaml_text(license_name(facts.license) if on_modelscope else facts.license)}")
-    if origin.repo_id and origin.host == place.host:  # a site links to its own models only
-        rows += [f"base_model: {yaml_text(origin.repo_id)}", "base_model_relation: quantized"]
+    if len(models) > 1:
+        rows += ["base_model:", *(f"- {yaml_text(model)}" for model in models), "base_model_relation: quantized"]
+    elif models:
+        rows += [f"base_model: {yaml_text(models[0])}", "base_model_relation: quantized"]
     if place.host == MODELSCOPE:
         rows += ["tasks:", f"- {TASK}"]
     output = output_of(job.request)

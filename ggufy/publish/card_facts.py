@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from ggufy import __version__
 from ggufy.core.catalog import make_order
@@ -15,6 +15,7 @@ from ggufy.core.plan import base_name, quant_name
 from ggufy.formats.gguf import GgufHead, read_head
 from ggufy.hub.protocol import RemoteFile
 from ggufy.models.chat_format import OLLAMA_FILES, speaks
+from ggufy.models.vocab import WORLD_FILE, WORLD_SHA256
 from ggufy.publish.card import CardFacts
 from ggufy.quantize.search.mixes import STOCK, has_recipes, rescaling
 from ggufy.sources.registry import format_of
@@ -159,13 +160,14 @@ def forecast_makings(request: Request, forecast: JobForecast, llama_commit: str)
 def speaks_world(request: Request, base: GgufHead | None, file: HeldFile) -> bool:
     """Whether the job's model speaks RWKV's World format.
 
-    Its base GGUF tells. Without one, checkpoints with World's vocabulary do; of others it is seen by what went to the
-    repo when the base was here. Ollama's files under these names may be somebody's own: what is in them counts, and
-    the prompt in `system` is anybody's.
+    Its base GGUF tells. Without one, checkpoints with World's vocabulary do; of those with another, and of GGUFs, it
+    is seen by what went to the repo when the base was here. Ollama's files under these names may be somebody's own:
+    what is in them counts, and the prompt in `system` is anybody's.
     """
     if base is not None:
         return speaks(base.metadata)
-    if format_of(request.source.kind).rwkv and not request.vocab_path:
+    brought = {one.sha256 for one in request.source.files if PurePath(one.path).name == WORLD_FILE}
+    if format_of(request.source.kind).rwkv and not request.vocab_path and brought <= set(WORLD_SHA256):
         return True
     ours = {name: text.encode() for name, text in OLLAMA_FILES.items() if name != "system"}
     return any((there := file(name)) is not None and there.holds(text) for name, text in ours.items())

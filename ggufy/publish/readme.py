@@ -36,7 +36,8 @@ _UNSEEN = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")  
 # How the paragraphs of a card begin, in every version so far.
 _PARAGRAPHS = re.compile(
     r"# \S+-GGUF$|GGUF files of .*Made by ggufy|\*\*(In progress: )?\d+ of \d+ files|\*\*All files are here|"
-    r"\| file \||!\[Size of the quants|Measured with llama-perplexity|Figures over other text|"
+    r"\| file \||!\[Size of the quants|Measured with llama-perplexity|Figures over other text|- adapter from |"
+    r"Merged into the model before|"
     r"## How (it was made|to run one)$|Converted to (F16|BF16|F32) and quantized|The recipes are ggufy's|"
     r"In the base, as in most|Files with `_FIT`|- (`[^`\n]+`(, )?)+: (by the error|expected)|"
     r"With \[(llama\.cpp|Ollama)\]|As a server for everything|"

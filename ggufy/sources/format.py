@@ -34,7 +34,7 @@ class Report:
 
     source: str  # as it was typed
     problem: str = ""  # why it cannot be quantized, and what to do next; empty: it can
-    kind: str = ""  # checkpoint, safetensors or gguf
+    kind: str = ""  # checkpoint, safetensors, bin or gguf
     noun: str = ""  # that for people
     path: str = ""  # name of the file, in the repo if it is in one
     files: tuple[str, ...] = ()  # names of all of the model's files, its own first

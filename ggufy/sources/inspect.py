@@ -121,7 +121,8 @@ def _opened_url(text: str, found: dict[str, Any], *, public: bool) -> Iterator[t
         raise SourceError("an address with a password in it is not taken: it would end up in job records.")
     if (form := format_of_name(path.name)) is None:
         raise SourceError(
-            "{text} is not the address of a model: give one that ends in .pth or .gguf.", text=brief(text)
+            "{text} is not the address of a model: give one that ends in .pth, .safetensors or .gguf.",
+            text=brief(text),
         )
     found |= {"kind": form.kind, "path": path.name, "files": (path.name,), "stem": stem_of(path.name)}
     address = url._replace(fragment="").geturl()

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from ggufy.sources.format import SourceFormat
 from ggufy.sources.gguf_model import UnquantizedGguf
+from ggufy.sources.rwkv_bin import RwkvBin
 from ggufy.sources.rwkv_pth import RwkvPth
 from ggufy.sources.rwkv_safetensors import RwkvSafetensors
 
 # The first that recognizes a file has it. A .pth comes last: it takes every file, and says what is wrong with it.
-FORMATS: tuple[SourceFormat, ...] = (UnquantizedGguf(), RwkvSafetensors(), RwkvPth())
+FORMATS: tuple[SourceFormat, ...] = (UnquantizedGguf(), RwkvBin(), RwkvSafetensors(), RwkvPth())
 
 
 def format_of(kind: str) -> SourceFormat:

@@ -40,8 +40,8 @@ def resolve_url(text: str, *, stopped: Callable[[], bool] = lambda: False) -> So
     digest = _DIGEST.fullmatch(fragment)
     if form is None or (fragment and not digest):
         raise SourceError(
-            "{text} is not the address of a model: give one that ends in .pth or .gguf, with #sha256=<64 hex "
-            "digits> after it or nothing.",
+            "{text} is not the address of a model: give one that ends in .pth, .safetensors or .gguf, with "
+            "#sha256=<64 hex digits> after it or nothing.",
             text=brief(text),
         )
     size, etag = _look(url, stopped)

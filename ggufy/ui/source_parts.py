@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ggufy.core.words import human_size, human_time
 from ggufy.jobs.estimate import Cost
+from ggufy.models.names.blinkdl import BLINKDL
 from ggufy.publish.markup import Markup, el
 from ggufy.sources.format import Report
 from ggufy.sources.search import Found
@@ -45,7 +46,7 @@ def _facts(found: Report, texts: Texts) -> list[str]:
     if found.width:
         facts.append(texts["fact_width"].format(count=found.width))
     facts += [found.dtype] if found.dtype else []
-    facts += [texts["fact_layout"].format(name=found.layout)] if found.layout else []
+    facts += [texts["fact_layout"].format(name=found.layout)] if found.layout not in ("", BLINKDL) else []
     facts += [human_size(found.size)] if found.size else []
     facts += [texts["fact_license"].format(name=found.license)] if found.license else []
     facts += [texts["fact_gated"]] if found.gated else []

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
+pytestmark = pytest.mark.browser
 SCRIPT = Path(__file__).parents[2] / "ggufy" / "ui" / "jobs.js"
 # As gradio runs a component's js_on_load: with the element, its values, and a way to hear of new ones.
 RUN = """

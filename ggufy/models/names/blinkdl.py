@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from ggufy.models.names.table import any_ends, name_table, named_by, turned
 from ggufy.models.origin import Origin
 
+BLINKDL = "BlinkDL"  # the title of the layout that all others are brought to
 _SPELT_OUT = name_table("""
     embeddings.weight                           emb.weight
     lm_head.weight                              head.weight
@@ -48,7 +49,7 @@ _TELLING = ("blocks.0.att.w1", "blocks.0.att.time_decay_w1")
 
 def from_blinkdl(tensors: Mapping[str, Origin]) -> tuple[str, dict[str, Origin]]:
     """The layout's name, and the tensors by BlinkDL's names; those given have lost what stands before every name."""
-    title = "Hugging Face (attention, feed_forward)" if any(".attention." in name for name in tensors) else "BlinkDL"
+    title = "Hugging Face (attention, feed_forward)" if any(".attention." in name for name in tensors) else BLINKDL
     found = named_by(_SPELT_OUT, tensors)
     if any_ends(found, ".att.time_mix_w1"):
         title, found = "web-rwkv", named_by(_WEB_RWKV_6, found)
