@@ -222,7 +222,14 @@ def test_a_job_id_is_made_as_specified() -> None:
     file = {"kind": "adapter", "path": "/a.pth", "size": 1, "sha256": "ab" * 32}
     lora = {"source": file, "init": None, "kind": "LoRA", "rank": 8, "scale": 4.0}
     pissa = lora | {"init": file, "scale": 1.0}
-    for changes in ({}, {"mix": "stock"}, {"output": "toy"}, {"adapters": [lora, pissa]}, more):
+    for changes in (
+        {},
+        {"mix": "stock"},
+        {"copies": ["ms:you/m-GGUF"]},
+        {"output": "toy"},
+        {"adapters": [lora, pissa]},
+        more,
+    ):
         changed = json.loads(record)
         changed["request"] |= changes
         known = from_json(json.dumps(changed))

@@ -90,7 +90,7 @@ def uploads(log: list[dict[str, Any]]) -> list[str]:
 
 
 def wait_for(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while not what():
         assert time.monotonic() < deadline and process.poll() is None, "it did not happen"
         time.sleep(0.1)
