@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ggufy.cli.terminal import Line, LiveDisplay, fitted, stoppable
 from ggufy.core.catalog import BY_NAME
 from ggufy.core.job import Job
+from ggufy.core.writing import list_shares, warn_of_texts
 from ggufy.llama.install import Llama, ensure
 from ggufy.system import resources
 from ggufy.system.settings import Settings, redraws
@@ -74,6 +75,16 @@ def _say(reason: str) -> None:
         print(f"ggufy: waiting: {reason}", file=sys.stderr)
 
 
+def _say_texts(job: Job) -> None:
+    """What the texts of a job are, and what is missing in them."""
+    request = job.request
+    for name in ("calibration", "evaluation"):
+        if shares := list_shares(getattr(request, f"{name}_writing")):
+            print(f"{name} text: {shares}", file=sys.stderr)
+    for warning in warn_of_texts(request.speaks, request.calibration_writing, request.evaluation_writing):
+        print(f"ggufy: {warning}", file=sys.stderr)
+
+
 def pinned(options: JobOptions, settings: Settings, *, quiet: bool) -> Job:
     """The job that is wished for, with what is read for it in sight."""
     from ggufy.jobs.request import Watch, make_job
@@ -96,5 +107,6 @@ def run_job(runner: Runner, job: Job, *, quiet: bool) -> tuple[Job, RunState]:
         where = job.request.repo_id or runner.folder(job)
         count = len(job.request.quants)
         print(f"{job.request.name}: {count} quant{'s' if count > 1 else ''} into {where}", file=sys.stderr)
+        _say_texts(job)
         with LiveDisplay(live.progress.snapshot):
             return runner.run(job, live), live

@@ -20,6 +20,7 @@ from typing import Any, Self
 from ggufy.core.errors import cause_of, sentence_of, without_folders
 from ggufy.core.metrics import Evaluation
 from ggufy.core.source import Source
+from ggufy.core.writing import WritingShare
 
 # 20 thousand tokens: more calibration text hardly changes a quant (llama.cpp's own table, 10 k against 10 M tokens).
 DEFAULT_CHUNKS = 40
@@ -107,6 +108,9 @@ class Request:
     evaluation_text: str = free("")  # what the user named
     evaluation_sha256: str = free("")  # digest of the text used
     evaluation_chunks: int = free(0)  # of 512 tokens
+    speaks: tuple[str, ...] = free(())  # writing systems of the model, as far as they are known; see core/writing.py
+    calibration_writing: tuple[WritingShare, ...] = free(())  # of the part that is read; empty: an older record
+    evaluation_writing: tuple[WritingShare, ...] = free(())  # the same of the evaluation text
     mix: str = later("stock")  # whose recipes: "rwkv" (quantize/mixes.py), or "stock" as of llama-quantize
     targets: tuple[str, ...] = free(())  # sizes to order, as their files are called: 1.2GB-IQ3_XXS_FIT
     mode: str = free("")  # how much is measured for them: fast, standard or thorough; empty: none was asked for

@@ -13,6 +13,7 @@ from ggufy.core.job import Artifact, FrontierPoint, Job, Making, Request, Status
 from ggufy.core.messages import Message
 from ggufy.core.scrub import scrub
 from ggufy.core.source import Source, SourceFile
+from ggufy.core.writing import WritingShare, check_writing
 
 VERSION = 2
 _FILE_NAME = re.compile(r"(?!\.{1,2}$)[^/\\\0-\x1f\ud800-\udfff]+")
@@ -60,6 +61,9 @@ def from_json(text: str) -> Job:
         request["source"] = Source(**request["source"], files=files)
         request["quant_types"] = tuple(request["quant_types"])
         request["targets"] = tuple(request.get("targets", ()))
+        for name in ("calibration_writing", "evaluation_writing"):
+            request[name] = tuple(WritingShare(**one) for one in request.get(name, ()))
+        request["speaks"] = tuple(request.get("speaks", ()))
         artifacts = tuple(_artifact(**a) for a in record.pop("artifacts"))
         status = Status(record.pop("status"))
         measured = tuple(metrics.from_record(e) for e in record.pop("evaluations", ()))
@@ -90,6 +94,7 @@ def _check_names(request: Request, artifacts: tuple[Artifact, ...]) -> None:
     for text in names:
         if not _FILE_NAME.fullmatch(text) or len(text.encode()) > _MOST_NAME:
             raise ValueError(f"not a job record: {text[:80]!r} is no part of a file's name")
+    check_writing(request.speaks, (*request.calibration_writing, *request.evaluation_writing))
     if request.repo_id and not _REPO_ID.fullmatch(request.repo_id):
         raise ValueError(f"not a job record: {request.repo_id[:80]!r} is no repo")
     for digest in (source.key, request.calibration_sha256, request.evaluation_sha256, request.imatrix_sha256):

@@ -96,6 +96,11 @@ def speaks(metadata: Mapping[str, Any]) -> bool:
     if its converter wrote none."""
     if metadata.get("tokenizer.ggml.model") != TOKENIZER:
         return False
+    return bool(metadata.get("tokenizer.chat_template")) or has_world_vocabulary(metadata)
+
+
+def has_world_vocabulary(metadata: Mapping[str, Any]) -> bool:
+    """Whether the GGUF with this metadata has World's vocabulary."""
     tokens = metadata.get("tokenizer.ggml.tokens", 0)
     rows = tokens if isinstance(tokens, int) else len(tokens)
-    return bool(metadata.get("tokenizer.chat_template")) or rows == _WORLD_ROWS
+    return metadata.get("tokenizer.ggml.model") == TOKENIZER and rows == _WORLD_ROWS

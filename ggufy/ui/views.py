@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
@@ -25,6 +24,7 @@ from ggufy.service.job_views import JobView
 from ggufy.steps import STEPS, plan
 from ggufy.steps.outputs import output_of_row
 from ggufy.ui.i18n import Texts
+from ggufy.ui.job_facts import job_facts, writing_facts
 from ggufy.ui.messages import told
 from ggufy.ui.sizes import SizeRow, size_rows, start_at
 
@@ -72,6 +72,7 @@ class JobCard:
     state: str  # a status, or cancelling or pausing
     state_text: str
     facts: tuple[str, ...]
+    writing: tuple[str, ...]  # what its texts are, and what is missing in them
     percent: int
     now: str  # what it is doing, or waits for
     left: str  # how long it will take
@@ -125,7 +126,8 @@ def job_card(
         name=job.request.name,
         state=state,
         state_text=texts[f"status_{state}"],
-        facts=_facts(job, texts, now or datetime.now(UTC)),
+        facts=job_facts(job, texts, now or datetime.now(UTC)),
+        writing=writing_facts(job, texts),
         percent=round(100 * (done + (running.fraction if running else 0)) / len(steps)),
         now=_now(view, steps, texts, ready=ready),
         left=_left(view.snapshot, texts) if running else "",
@@ -233,18 +235,6 @@ def _figures(row: Mapping[str, Any]) -> tuple[dict[str, float] | None, dict[str,
     return measured.get("quality"), measured.get("speed")
 
 
-def age(then: str, texts: Texts, now: datetime) -> str:
-    """How long ago an ISO 8601 time was."""
-    minutes = int((now - datetime.fromisoformat(then)).total_seconds() // 60) if then else 0
-    if minutes < 1:
-        return texts["just_now"]
-    if minutes < 60:
-        return texts["minutes_ago"].format(count=minutes)
-    if minutes < 48 * 60:
-        return texts["hours_ago"].format(count=minutes // 60)
-    return texts["days_ago"].format(count=minutes // 1440)
-
-
 def _steps(view: JobView) -> tuple[StepProgress, ...]:
     """The live steps, or what the files say of a job that is not live."""
     if view.snapshot and view.snapshot.steps:
@@ -281,20 +271,6 @@ def _label(progress: StepProgress, texts: Texts) -> str:
     step = progress.step
     what = target.short(step.quant_type) or step.subject
     return f"{texts.get(f'kind_{step.kind}', step.kind)} {what}".strip()
-
-
-def _facts(job: Job, texts: Texts, now: datetime) -> tuple[str, ...]:
-    request = job.request
-    source = PurePath(request.source.path).name
-    count = len(request.quants)
-    quants = texts["quants_one" if count == 1 else "quants"].format(count=count)
-    return (
-        f"{request.source.model_id}:{source}" if request.source.model_id else source,
-        texts["sizes_only"] if request.analysed and not count else quants,
-        texts["base"].format(outtype=request.outtype),
-        texts[f"imatrix_{request.imatrix}"],
-        age(job.updated if job.status in RESTING else job.created, texts, now),
-    )
 
 
 def _now(view: JobView, steps: tuple[StepProgress, ...], texts: Texts, *, ready: bool) -> str:
