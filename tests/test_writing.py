@@ -12,6 +12,7 @@ from ggufy import demo
 from ggufy.core.job import Job
 from ggufy.core.job_record import from_json, to_json
 from ggufy.core.writing import NAMES, SYSTEMS, WritingShare, list_shares, missing_systems, warn_of_texts
+from ggufy.jobs.texts import split_texts
 from ggufy.models.vocab import load_vocab, world_vocab_path
 from ggufy.texts.writing import (
     BYTES_A_TOKEN,
@@ -153,3 +154,23 @@ def test_records_with_kinds_that_nobody_knows_are_refused(wrong: dict[str, objec
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_the_page_has_a_word_for_every_kind(language: str) -> None:
     assert all(TEXTS[language][f"writing_{kind}"] for kind in NAMES)
+
+
+@pytest.mark.parametrize(
+    ("choice", "texts"),
+    [
+        ("bundled", ["bundled"]),
+        ("bundled, zh.txt", ["bundled", "zh.txt"]),
+        ("me/texts:zh.txt,bundled,", ["me/texts:zh.txt", "bundled"]),
+        ("https://example.org/a,b.txt", ["https://example.org/a,b.txt"]),
+        (",", [","]),
+    ],
+)
+def test_several_texts_stand_between_commas(choice: str, texts: list[str]) -> None:
+    assert split_texts(choice) == texts
+
+
+def test_a_file_whose_name_has_a_comma_is_one_text(tmp_path: Path) -> None:
+    path = tmp_path / "one,two.txt"
+    path.touch()
+    assert split_texts(str(path)) == [str(path)]

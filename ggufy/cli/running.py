@@ -78,10 +78,12 @@ def _say(reason: str) -> None:
 def _say_texts(job: Job) -> None:
     """What the texts of a job are, and what is missing in them."""
     request = job.request
-    for name in ("calibration", "evaluation"):
-        if shares := list_shares(getattr(request, f"{name}_writing")):
-            print(f"{name} text: {shares}", file=sys.stderr)
-    for warning in warn_of_texts(request.speaks, request.calibration_writing, request.evaluation_writing):
+    texts = [("calibration text", request.calibration_writing)]
+    texts += [(f"evaluation text {text.choice}", text.writing) for text in request.evaluation_texts]
+    for name, writing in texts:
+        if shares := list_shares(writing):
+            print(f"{name}: {shares}", file=sys.stderr)
+    for warning in warn_of_texts(request.speaks, request.calibration_writing, request.evaluation_shares):
         print(f"ggufy: {warning}", file=sys.stderr)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ggufy.core import metrics
-from ggufy.core.job import Artifact, FrontierPoint, Job, Making, Request, Status
+from ggufy.core.job import Artifact, EvaluationText, FrontierPoint, Job, Making, Request, Status
 from ggufy.core.messages import Message
 from ggufy.core.scrub import scrub
 from ggufy.core.source import Source, SourceFile
@@ -46,6 +46,10 @@ def _artifact(*, making: dict[str, Any] | None = None, **fields: Any) -> Artifac
     return Artifact(making=Making(**making) if making else None, **fields)
 
 
+def _evaluation_text(*, writing: list[dict[str, Any]], **fields: Any) -> EvaluationText:
+    return EvaluationText(writing=tuple(WritingShare(**one) for one in writing), **fields)
+
+
 def from_json(text: str) -> Job:
     """Reads what `to_json` wrote, in this version or an older one. Raises ValueError for anything else."""
     record = json.loads(text)
@@ -63,6 +67,7 @@ def from_json(text: str) -> Job:
         request["targets"] = tuple(request.get("targets", ()))
         for name in ("calibration_writing", "evaluation_writing"):
             request[name] = tuple(WritingShare(**one) for one in request.get(name, ()))
+        request["evaluation_more"] = tuple(_evaluation_text(**one) for one in request.get("evaluation_more", ()))
         request["speaks"] = tuple(request.get("speaks", ()))
         artifacts = tuple(_artifact(**a) for a in record.pop("artifacts"))
         status = Status(record.pop("status"))
@@ -94,9 +99,12 @@ def _check_names(request: Request, artifacts: tuple[Artifact, ...]) -> None:
     for text in names:
         if not _FILE_NAME.fullmatch(text) or len(text.encode()) > _MOST_NAME:
             raise ValueError(f"not a job record: {text[:80]!r} is no part of a file's name")
-    check_writing(request.speaks, (*request.calibration_writing, *request.evaluation_writing))
+    more = request.evaluation_more
+    shares = [one for text in more for one in text.writing]
+    check_writing(request.speaks, (*request.calibration_writing, *request.evaluation_writing, *shares))
     if request.repo_id and not _REPO_ID.fullmatch(request.repo_id):
         raise ValueError(f"not a job record: {request.repo_id[:80]!r} is no repo")
-    for digest in (source.key, request.calibration_sha256, request.evaluation_sha256, request.imatrix_sha256):
+    digests = [source.key, request.calibration_sha256, request.evaluation_sha256, request.imatrix_sha256]
+    for digest in (*digests, *(text.sha256 for text in more)):
         if not _DIGEST.fullmatch(digest):
             raise ValueError(f"not a job record: {digest[:80]!r} is no digest")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ggufy.core.errors import UsageError, VocabError
-from ggufy.core.job import Request
+from ggufy.core.job import EvaluationText, Request
 from ggufy.formats.gguf import GgufHead
 from ggufy.jobs.options import JobOptions
 from ggufy.models.chat_format import has_world_vocabulary
@@ -14,7 +14,7 @@ from ggufy.models.vocab import load_vocab
 from ggufy.sources.format import SourceFormat
 from ggufy.steps.outputs import output_of
 from ggufy.system.settings import Settings
-from ggufy.system.user_paths import user_path
+from ggufy.system.user_paths import user_file, user_path
 from ggufy.texts import calibration, writing
 from ggufy.texts.overlap import check_disjoint
 
@@ -22,27 +22,40 @@ from ggufy.texts.overlap import check_disjoint
 def evaluation_fields(
     options: JobOptions, request: Request, settings: Settings, *, stopped: Callable[[], bool]
 ) -> dict[str, Any]:
-    """Fields of the request, pinned so far, that say over which text its quants are measured. Raises a GgufyError for
+    """Fields of the request, pinned so far, that say over which texts its quants are measured. Raises a GgufyError for
     a text that cannot be used, and Cancelled."""
     if not options.evaluate or not output_of(request).measured:  # figures come with quants that can be measured
         return {}
     if options.evaluation_chunks < 1:
         raise UsageError("the figures need at least one chunk of text: give a larger number of evaluation chunks.")
-    text = calibration.pin_text(
-        options.evaluation, settings.cache, token=settings.hf_token, use="evaluation", stopped=stopped
-    )
     read = calibration.pinned(settings.cache, request.calibration_sha256) if request.imatrix == "auto" else None
-    if read is not None:
-        check_disjoint(text.path, read)
+    others = [read] if read else []
     if request.mode:
-        check_disjoint(text.path, calibration.ensure_texts(settings.cache, stopped=stopped).probe)
+        others.append(calibration.ensure_texts(settings.cache, stopped=stopped).probe)
+    texts: dict[str, EvaluationText] = {}
+    for choice in split_texts(options.evaluation):
+        text = calibration.pin_text(choice, settings.cache, token=settings.hf_token, use="evaluation", stopped=stopped)
+        for other in others:
+            check_disjoint(text.path, other)
+        shares = writing.shares_read(text.path, options.evaluation_chunks)
+        texts.setdefault(text.sha256, EvaluationText(choice=choice, sha256=text.sha256, writing=shares))
+    first, *more = texts.values()
     return {
         "evaluate": True,
-        "evaluation_text": options.evaluation,
-        "evaluation_sha256": text.sha256,
+        "evaluation_text": first.choice,
+        "evaluation_sha256": first.sha256,
         "evaluation_chunks": options.evaluation_chunks,
-        "evaluation_writing": writing.shares_read(text.path, options.evaluation_chunks),
+        "evaluation_writing": first.writing,
+        "evaluation_more": tuple(more),
     }
+
+
+def split_texts(choice: str) -> list[str]:
+    """The texts that were named, with commas between them. What is a file's name or begins as an address is one text,
+    whatever commas it has."""
+    if choice.startswith(("http://", "https://")) or user_file(choice):
+        return [choice]
+    return [word.strip() for word in choice.split(",") if word.strip()] or [choice]
 
 
 def spoken_systems(options: JobOptions, form: SourceFormat, head: GgufHead | None) -> tuple[str, ...]:

@@ -30,11 +30,13 @@ def writing_facts(job: Job, texts: Texts) -> tuple[str, ...]:
     """What is read of the texts, by kinds of writing; then what is missing in them."""
     request = job.request
     found = []
-    for name in ("calibration_writing", "evaluation_writing"):
-        kinds = ((texts[f"writing_{one.kind}"], one.percent) for one in getattr(request, name))
+    read = [("calibration_writing", request.calibration_writing)]
+    read += [("evaluation_writing", text.writing) for text in request.evaluation_texts]
+    for name, writing in read:
+        kinds = ((texts[f"writing_{one.kind}"], one.percent) for one in writing)
         shares = [texts["writing_share"].format(kind=kind, percent=percent) for kind, percent in kinds]
         found += [texts[name].format(shares=texts["comma"].join(shares))] if shares else []
-    warnings = warn_of_texts(request.speaks, request.calibration_writing, request.evaluation_writing)
+    warnings = warn_of_texts(request.speaks, request.calibration_writing, request.evaluation_shares)
     return (*found, *(told(warning, texts) for warning in warnings))
 
 

@@ -186,7 +186,7 @@ def _kld(row: Mapping[str, Any]) -> float | None:
 
 def file_row(job_id: str, row: dict[str, Any], texts: Texts, *, repo: str = "") -> FileRow:
     """One line of the results, from a record of `ggufy.jobs.results.results`; `repo` is the output repo's address."""
-    quality, speed = _figures(row)
+    over, speed = _figures(row)
     made_by = STEPS[row["kind"]]
     if row.get("same_tensors_as"):
         note = texts["same_as"].format(other=row["same_tensors_as"])
@@ -199,9 +199,9 @@ def file_row(job_id: str, row: dict[str, Any], texts: Texts, *, repo: str = "") 
         size=human_size(row["size"]),
         bpw=f"{row['bpw']:.2f}" if "bpw" in row else "",
         imatrix=texts["yes" if row["needs_imatrix"] else "no"] if "needs_imatrix" in row else "",
-        kld=f"{quality['kld']:.4f}" if quality else "",
-        ppl_ratio=f"{quality['ppl_ratio']:.3f}" if quality else "",
-        same_top=f"{quality['same_top']:.1f} %" if quality else "",
+        kld=" / ".join(f"{one['kld']:.4f}" for one in over),
+        ppl_ratio=" / ".join(f"{one['ppl_ratio']:.3f}" for one in over),
+        same_top=" / ".join(f"{one['same_top']:.1f} %" for one in over),
         speed=shown_speed(speed),
         note=note,
         sha256=row.get("sha256", ""),
@@ -229,10 +229,11 @@ def file_link(job_id: str, name: str, *, repo: str) -> str:
     return f"{FILES_ROUTE}/{quote(job_id, safe='')}/{quote(name, safe='')}"
 
 
-def _figures(row: Mapping[str, Any]) -> tuple[dict[str, float] | None, dict[str, Any] | None]:
-    """Quality and speed of a measured file."""
+def _figures(row: Mapping[str, Any]) -> tuple[list[dict[str, float]], dict[str, Any] | None]:
+    """Quality over each text, and speed, of a measured file."""
     measured = row.get("evaluation") or {}
-    return measured.get("quality"), measured.get("speed")
+    over = [one["quality"] for one in (measured, *measured.get("others", ())) if one]
+    return over, measured.get("speed")
 
 
 def _steps(view: JobView) -> tuple[StepProgress, ...]:
