@@ -22,6 +22,7 @@ from ggufy.texts.writing import (
     systems_of_metadata,
     systems_of_vocabulary,
 )
+from ggufy.ui.form import estimate_options
 from ggufy.ui.i18n import TEXTS
 from tests.test_job import REQUEST
 
@@ -168,6 +169,11 @@ def test_the_page_has_a_word_for_every_kind(language: str) -> None:
 )
 def test_several_texts_stand_between_commas(choice: str, texts: list[str]) -> None:
     assert split_texts(choice) == texts
+
+
+def test_the_form_counts_what_is_measured_on() -> None:
+    counts = [estimate_options([], "off", True, "", "fast", text).texts for text in ("bundled", "a.txt,b.txt", "", 5)]
+    assert counts == [1, 2, 1, 1]
 
 
 def test_a_file_whose_name_has_a_comma_is_one_text(tmp_path: Path) -> None:

@@ -51,9 +51,13 @@ def evaluation_fields(
 
 
 def split_texts(choice: str) -> list[str]:
-    """The texts that were named, with commas between them. What is a file's name or begins as an address is one text,
-    whatever commas it has."""
-    if choice.startswith(("http://", "https://")) or user_file(choice):
+    """As `named_texts`; the name of a file here is one text, whatever commas it has."""
+    return [choice] if user_file(choice) else named_texts(choice)
+
+
+def named_texts(choice: str) -> list[str]:
+    """The texts that were named, with commas between them; what begins as an address is one."""
+    if choice.startswith(("http://", "https://")):
         return [choice]
     return [word.strip() for word in choice.split(",") if word.strip()] or [choice]
 
