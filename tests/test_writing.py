@@ -12,8 +12,13 @@ from ggufy import demo
 from ggufy.core.job import Job
 from ggufy.core.job_record import from_json, to_json
 from ggufy.core.writing import NAMES, SYSTEMS, WritingShare, list_shares, missing_systems, warn_of_texts
+from ggufy.jobs.options import read_options
+from ggufy.jobs.request import make_job
 from ggufy.jobs.texts import split_texts
 from ggufy.models.vocab import load_vocab, world_vocab_path
+from ggufy.publish.card import CardFacts, card
+from ggufy.service.job_views import JobView
+from ggufy.system.settings import Settings
 from ggufy.texts.writing import (
     BYTES_A_TOKEN,
     WORLD_SPEAKS,
@@ -24,6 +29,7 @@ from ggufy.texts.writing import (
 )
 from ggufy.ui.form import estimate_options
 from ggufy.ui.i18n import TEXTS
+from ggufy.ui.views import job_card
 from tests.test_job import REQUEST
 
 pytestmark = pytest.mark.fast
@@ -155,6 +161,30 @@ def test_records_with_kinds_that_nobody_knows_are_refused(wrong: dict[str, objec
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_the_page_has_a_word_for_every_kind(language: str) -> None:
     assert all(TEXTS[language][f"writing_{kind}"] for kind in NAMES)
+
+
+def test_jobs_cards_and_the_page_say_what_is_read(tmp_path: Path) -> None:
+    text = tmp_path / "zh.txt"
+    text.write_text("".join(f"第{n}条船回到了码头，船上有{n * n}条鱼。\n" for n in range(200)), encoding="utf-8")
+    cache = str(Settings.from_env().cache)  # where the texts are, which take seconds to make
+    settings = Settings.from_env({"GGUFY_OUT": str(tmp_path / "out"), "HOME": str(tmp_path), "GGUFY_CACHE": cache})
+    asked = {"evaluation": f"bundled,{text}", "quant_types": "Q8_0"}
+    job = make_job(read_options("demo", asked), settings)
+    request = job.request
+    assert request.speaks == ("latin",)
+    assert [text.writing[0].kind for text in request.evaluation_texts] == ["english", "chinese"]
+    assert {"english", "chinese", "code"} <= {one.kind for one in request.calibration_writing}
+    said = list_shares(request.calibration_writing)
+    assert f": {said}." in card(job, CardFacts(uploaded={}))
+    view = JobView(job=job, files=(), folder=tmp_path)
+    assert [line.partition(": ")[0] for line in job_card(view, TEXTS["en"]).writing] == [
+        "imatrix text",
+        "measured on",
+        "measured on",
+    ]
+    world = job.evolve(request=replace(request, speaks=WORLD_SPEAKS, calibration_writing=request.evaluation_writing))
+    last = job_card(replace(view, job=world), TEXTS["zh"]).writing[-1]
+    assert last.startswith("校准文本中没有中文，")  # the evaluation texts have some
 
 
 @pytest.mark.parametrize(
