@@ -8,22 +8,26 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hub_fixture import ALICE, LocalHub, running_hub
 
-from ggufy.core.job import Status
+from ggufy.cli.terminal import results_table
+from ggufy.core.job import EvaluationText, Job, Status, evaluations_for
 from ggufy.core.job_record import from_json, to_json
+from ggufy.core.metrics import Evaluation, TextFigures
 from ggufy.core.plan import UPLOADED, pending
+from ggufy.core.writing import WritingShare
 from ggufy.formats.gguf import GgufHead, read_head
 from ggufy.llama import perplexity
 from ggufy.llama.install import Llama
 from ggufy.llama.perplexity import logits_bytes
 from ggufy.llama.tools import ToolRun
 from ggufy.publish.card import PLOT
+from ggufy.publish.card_tables import tables
 from ggufy.records.store import JobStore
 from ggufy.steps import evaluate as steps_evaluate
 from ggufy.steps import measure, plan
@@ -34,9 +38,11 @@ from ggufy.steps.job_forecast import JobForecast
 from ggufy.steps.measure import MEASURED, EvaluateStep
 from ggufy.system.resources import AUTOMATIC, CpuShare, ThreadLimit
 from ggufy.system.settings import Settings
+from ggufy.ui.i18n import TEXTS
+from ggufy.ui.views import file_row
 from tests import chatty, tiny
 from tests.conftest import Ggufy
-from tests.test_evaluate import RECORD
+from tests.test_evaluate import READ, RECORD
 from tests.test_publish import get
 from tests.test_views import REQUEST
 
@@ -101,7 +107,7 @@ def test_a_job_measures_over_all_its_chunks_or_not_at_all(ctx: Context, monkeypa
         return [None]
 
     monkeypatch.setattr(measure, "evaluate", evaluated)
-    monkeypatch.setattr(measure, "_pinned_text", lambda ctx: ctx.folder / "text")
+    monkeypatch.setattr(measure, "_pinned_text", lambda ctx, text: ctx.folder / "text")
     MEASURE.run(ctx)
     assert (asked[0].all_chunks, asked[0].chunks) == (True, 4)
 
@@ -121,6 +127,80 @@ def test_room_for_the_bases_predictions_is_asked_for_before_measuring(ctx: Conte
     with kept.open("wb") as file:
         file.truncate(needed)
     assert MEASURE.left_bytes(ctx, sizes) == 0
+
+
+SECOND = EvaluationText(choice="zh.txt", sha256="34" * 32, writing=(WritingShare(kind="chinese", percent=99),))
+TWO_TEXTS = replace(REQUEST_MEASURED, evaluation_more=(SECOND,))
+
+
+def test_every_text_has_figures_and_the_first_one_has_the_speed(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[EvaluationConfig] = []
+    taken: list[Evaluation] = []
+    told: list[float] = []
+
+    def evaluated(base: Path, quants: list[Path], config: EvaluationConfig) -> list[Evaluation]:
+        asked.append(config)
+        config.report("", 0.5)
+        name = config.text.name
+        quality = replace(RECORD.quality, kld=len(asked) / 100)
+        return [
+            RECORD.evolve(text=name, text_sha256=name, quality=quality, speed=RECORD.speed if config.speed else None)
+        ]
+
+    monkeypatch.setattr(measure, "evaluate", evaluated)
+    monkeypatch.setattr(measure, "_pinned_text", lambda ctx, text: ctx.folder / text.sha256[:2])
+    two = replace(ctx, request=TWO_TEXTS, measured=taken.append, report=lambda step, fraction: told.append(fraction))
+    MEASURE.run(two)
+    (found,) = taken
+    (other,) = found.others
+    assert (found.text, found.quality.kld, found.speed) == ("12", 0.01, RECORD.speed)
+    assert (other.text, other.writing, other.quality.kld) == ("34", "chinese", 0.02)
+    assert [config.speed for config in asked] == [True, False]
+    assert asked[0].folder == ctx.work / FOLDER != asked[1].folder  # the first one's as ever, whatever is left there
+    assert told == [0.25, 0.75]
+    record = Job(request=TWO_TEXTS, evaluations=(found,))
+    assert from_json(to_json(record)) == record
+
+
+def test_every_text_needs_room_for_its_predictions(ctx: Context) -> None:
+    base = GgufHead(metadata={}, tensors={}, metadata_end=0, data_start=0, file_size=0)
+    base.metadata["tokenizer.ggml.tokens"] = 65536
+    sizes = JobForecast(base=base, quants={}, same_as={})
+    assert MEASURE.left_bytes(replace(ctx, request=TWO_TEXTS), sizes) == 2 * logits_bytes(65536, 4) + SPARE
+
+
+def test_a_further_text_is_another_job_that_shares_its_files() -> None:
+    assert TWO_TEXTS.inputs() == REQUEST_MEASURED.inputs()
+    assert TWO_TEXTS.job_id != REQUEST_MEASURED.job_id
+    assert [text.choice for text in TWO_TEXTS.evaluation_texts] == [REQUEST_MEASURED.evaluation_text, "zh.txt"]
+
+
+def test_figures_are_taken_over_only_with_those_of_every_text() -> None:
+    one = RECORD.evolve(quant=REQUEST.file_of("Q4_K_M"))
+    whole = one.evolve(
+        others=(
+            TextFigures(text="zh.txt", text_sha256=SECOND.sha256, writing="", chunks=4, tokens=9, quality=one.quality),
+        )
+    )
+    for figures, taken in ((one, ()), (whole, (whole,))):
+        other = Job(request=REQUEST_MEASURED, evaluations=(figures,))
+        assert evaluations_for(TWO_TEXTS, [other]) == taken
+        assert evaluations_for(REQUEST_MEASURED, [other]) == (figures,)
+
+
+def test_the_card_and_the_tables_have_the_figures_of_every_text() -> None:
+    other = TextFigures(
+        text="zh.txt", text_sha256="34", writing="chinese", chunks=4, tokens=1020, quality=replace(READ, kld=0.0777)
+    )
+    found = RECORD.evolve(quant=REQUEST.file_of("Q4_K_M"), others=(other,))
+    lines = tables(Job(request=TWO_TEXTS, evaluations=(found,)), {found.quant: 9}, {}, plot="")
+    at = next(n for n, line in enumerate(lines) if "1,020 tokens of zh.txt text, which is mostly Chinese" in line)
+    assert [line for line in lines[at:] if found.quant in line and "0.0777" in line]
+    assert not [line for line in lines[:at] if "0.0777" in line]
+    row = {"file": found.quant, "kind": "quantize", "type": "Q4_K_M", "size": 9, "evaluation": asdict(found)}
+    assert f"{READ.kld:.4f} / 0.0777" in results_table([row])
+    assert "tokens of t.txt / 1020 tokens of zh.txt" in results_table([row])
+    assert file_row("job", row, TEXTS["en"]).kld == f"{READ.kld:.4f} / 0.0777"
 
 
 BENCH = """#!/bin/sh
@@ -209,6 +289,29 @@ def test_killed_while_measuring(ggufy: Ggufy, ggufy_environment: dict[str, str],
     assert left <= {".gguf", ".json", ".log", ""}
     assert ggufy(*command, "--no-evaluate").code == 0  # the same files, another job
     assert [len(job.evaluations) for job in store.jobs()] == [2, 0]
+
+
+@pytest.mark.tools
+def test_two_texts_are_measured_and_told_apart(ggufy: Ggufy, tmp_path: Path) -> None:
+    """The first one's figures are those of a job with that text alone, which are not measured again for it."""
+    text = tmp_path / "zh.txt"
+    text.write_text("".join(f"第{n}条船回到了码头，船上有{n * n}条鱼。" for n in range(150)), encoding="utf-8")
+    command = ["quantize", "demo", "--types", "Q2_K", "--evaluation-chunks", "2", "--out", str(tmp_path / "out")]
+    both = ggufy(*command, "--evaluation", f"bundled,{text}")
+    assert both.code == 0, both.err
+    assert f"evaluation text {text}: 100 % Chinese" in both.err
+    assert "/" in both.out and "tokens of zh.txt" in both.out
+    (job,) = JobStore(tmp_path / "out").jobs()
+    (found,) = job.evaluations
+    (other,) = found.others
+    assert (other.text, other.writing, other.chunks, other.tokens) == ("zh.txt", "chinese", 2, found.tokens)
+    assert other.quality.base_ppl != found.quality.base_ppl
+    alone = ggufy(*command, "--evaluation", "bundled", "--json")
+    (row,) = [row for row in json.loads(alone.out)["files"] if row.get("type") == "Q2_K"]
+    assert row["evaluation"]["quality"]["kld"] == found.quality.kld
+    again = ggufy(*command, "--evaluation", str(text), "--json")
+    (row,) = [row for row in json.loads(again.out)["files"] if row.get("type") == "Q2_K"]
+    assert row["evaluation"]["quality"]["kld"] == other.quality.kld
 
 
 @pytest.mark.tools

@@ -20,7 +20,10 @@ EXPECTED = {
     "greet": [("page load",)],
     "look of source": [("page load",), ("gg-panel look",), ("gg-mix change", "gg-outtype change"), ("choose then",)],
     "choose": [("gg-panel click",)],
-    "price": [("gg-panel price",), ("gg-evaluate change", "gg-imatrix change", "gg-mode change", "gg-types change")],
+    "price": [
+        ("gg-panel price",),
+        ("gg-evaluate change", "gg-evaluation change", "gg-imatrix change", "gg-mode change", "gg-types change"),
+    ],
     "choose_imatrix": [("gg-imatrix change",)],
     "check": [("gg-start click",)],
     "begin": [("check then",)],

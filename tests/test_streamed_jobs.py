@@ -20,7 +20,7 @@ import pytest
 
 from ggufy.core.catalog import BY_NAME, parse_types
 from ggufy.core.job import Status
-from ggufy.jobs.estimate import EstimateOptions, Preview, cost
+from ggufy.jobs.estimate import Cost, EstimateOptions, Preview, cost
 from ggufy.jobs.options import JobOptions
 from ggufy.jobs.request import make_job
 from ggufy.jobs.runner import Runner
@@ -339,3 +339,22 @@ def test_the_disk_that_models_take(
     assert folder > streamed
     assert streamed < SPACE
     assert (downloaded < SPACE) == (name != "14B"), "it is streaming that makes room for a 14B model"
+
+
+def test_every_text_to_measure_on_costs_time_and_disk(
+    sizes: dict[str, tuple[int, JobForecast]], tmp_path: Path
+) -> None:
+    source, made = next(iter(sizes.values()))
+    settings = Settings.from_env({"GGUFY_OUT": str(tmp_path), "HOME": str(tmp_path)})
+    report = Report(source="x", kind="checkpoint", path="x.pth", size=source)
+
+    def price(texts: int) -> Cost:
+        order = EstimateOptions(quant_types=("Q4_K_M", "Q8_0"), evaluate=texts > 0, texts=texts)
+        found = cost(Preview(report=report, sizes=made), order, settings, where="x", account="", threads=2)
+        assert found is not None
+        return found
+
+    none, one, three = price(0), price(1), price(3)
+    assert three.peak - one.peak == pytest.approx(2 * 16 * 33.4e6, rel=0.01)  # predictions over World's vocabulary
+    assert one.seconds - none.seconds < three.seconds - one.seconds < 2 * (one.seconds - none.seconds)  # one speed
+    assert three.made == none.made

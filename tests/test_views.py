@@ -24,9 +24,10 @@ from ggufy.service.preparation import Preparation
 from ggufy.steps import plan
 from ggufy.ui import job_parts, parts
 from ggufy.ui.i18n import TEXTS, pick, texts_of
+from ggufy.ui.job_facts import age
 from ggufy.ui.messages import told
 from ggufy.ui.plot import plot
-from ggufy.ui.views import SECTIONS, JobCard, age, job_card, picks, points
+from ggufy.ui.views import SECTIONS, JobCard, job_card, picks, points
 
 EN, ZH = TEXTS["en"], TEXTS["zh"]
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ggufy.cli.terminal import Line, LiveDisplay, fitted, stoppable
 from ggufy.core.catalog import BY_NAME
 from ggufy.core.job import Job
+from ggufy.core.writing import list_shares, warn_of_texts
 from ggufy.llama.install import Llama, ensure
 from ggufy.system import resources
 from ggufy.system.settings import Settings, redraws
@@ -74,6 +75,18 @@ def _say(reason: str) -> None:
         print(f"ggufy: waiting: {reason}", file=sys.stderr)
 
 
+def _say_texts(job: Job) -> None:
+    """What the texts of a job are, and what is missing in them."""
+    request = job.request
+    texts = [("calibration text", request.calibration_writing)]
+    texts += [(f"evaluation text {text.choice}", text.writing) for text in request.evaluation_texts]
+    for name, writing in texts:
+        if shares := list_shares(writing):
+            print(f"{name}: {shares}", file=sys.stderr)
+    for warning in warn_of_texts(request.speaks, request.calibration_writing, request.evaluation_shares):
+        print(f"ggufy: {warning}", file=sys.stderr)
+
+
 def pinned(options: JobOptions, settings: Settings, *, quiet: bool) -> Job:
     """The job that is wished for, with what is read for it in sight."""
     from ggufy.jobs.request import Watch, make_job
@@ -96,5 +109,6 @@ def run_job(runner: Runner, job: Job, *, quiet: bool) -> tuple[Job, RunState]:
         where = ", ".join(job.request.repos) or runner.folder(job)
         count = len(job.request.quants)
         print(f"{job.request.name}: {count} quant{'s' if count > 1 else ''} into {where}", file=sys.stderr)
+        _say_texts(job)
         with LiveDisplay(live.progress.snapshot):
             return runner.run(job, live), live

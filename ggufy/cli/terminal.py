@@ -166,15 +166,18 @@ def _measured_how(rows: list[dict[str, Any]]) -> list[str]:
     threads = f"; t/s with {' or '.join(map(str, counts))} thread{'s' if counts[-1] > 1 else ''}" if counts else ""
     if any(one["speed"] and not shown_speed(one["speed"]) for one in found):
         threads += ", left out where the machine had other work"
-    return [f"figures over {found[0]['tokens']} tokens of {found[0]['text']}{threads}"]
+    over = [f"{one['tokens']} tokens of {one['text']}" for one in (found[0], *found[0].get("others", ()))]
+    return [f"figures over {' / '.join(over)}{threads}"]
 
 
 def _figures(row: dict[str, Any]) -> list[str]:
     """KLD, perplexity over the base's, and tokens generated a second."""
     if "evaluation" not in row:
         return ["", "", ""]
-    quality, speed = row["evaluation"]["quality"], row["evaluation"]["speed"]
-    return [f"{quality['kld']:.4f}", f"{quality['ppl_ratio']:.3f}", shown_speed(speed)]
+    measured = row["evaluation"]
+    over = [one["quality"] for one in (measured, *measured.get("others", ()))]
+    klds, ratios = ([f"{one[name]:.{digits}f}" for one in over] for name, digits in (("kld", 4), ("ppl_ratio", 3)))
+    return [" / ".join(klds), " / ".join(ratios), shown_speed(measured["speed"])]
 
 
 def _note(row: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ from typing import Any, Self
 from ggufy.core.errors import cause_of, sentence_of, without_folders
 from ggufy.core.metrics import Evaluation
 from ggufy.core.source import PinnedAdapter, Source
+from ggufy.core.writing import WritingShare
 
 # 20 thousand tokens: more calibration text hardly changes a quant (llama.cpp's own table, 10 k against 10 M tokens).
 DEFAULT_CHUNKS = 40
@@ -87,6 +88,15 @@ def later(default: Any) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvaluationText:
+    """A further text to measure on."""
+
+    choice: str  # what the user named
+    sha256: str  # digest of the text used
+    writing: tuple[WritingShare, ...] = ()  # of the part that is read
+
+
+@dataclass(frozen=True, kw_only=True)
 class Request:
     """What was asked, pinned."""
 
@@ -107,6 +117,10 @@ class Request:
     evaluation_text: str = free("")  # what the user named
     evaluation_sha256: str = free("")  # digest of the text used
     evaluation_chunks: int = free(0)  # of 512 tokens
+    speaks: tuple[str, ...] = free(())  # writing systems of the model, as far as they are known; see core/writing.py
+    calibration_writing: tuple[WritingShare, ...] = free(())  # of the part that is read; empty: an older record
+    evaluation_writing: tuple[WritingShare, ...] = free(())  # the same of the evaluation text
+    evaluation_more: tuple[EvaluationText, ...] = free(())  # further texts, each over as many chunks
     mix: str = later("stock")  # whose recipes: "rwkv" (quantize/mixes.py), or "stock" as of llama-quantize
     targets: tuple[str, ...] = free(())  # sizes to order, as their files are called: 1.2GB-IQ3_XXS_FIT
     mode: str = free("")  # how much is measured for them: fast, standard or thorough; empty: none was asked for
@@ -154,6 +168,7 @@ class Request:
     def local_paths(self) -> tuple[PurePath, ...]:
         """Of files on this machine that the user named."""
         named = [self.vocab_path, self.imatrix_path, self.calibration, self.evaluation_text]
+        named += [text.choice for text in self.evaluation_more]
         named += [one.path for source in self.sources if not source.remote for one in source.each()]
         return tuple(PurePath(text) for text in named if text and ":" not in text)
 
@@ -167,6 +182,21 @@ class Request:
         return f"{self.name}-{quant}.{self.output}"
 
     @property
+    def evaluation_texts(self) -> tuple[EvaluationText, ...]:
+        """All texts that are measured on, the one that counts first."""
+        if not self.evaluate:
+            return ()
+        first = EvaluationText(
+            choice=self.evaluation_text, sha256=self.evaluation_sha256, writing=self.evaluation_writing
+        )
+        return (first, *self.evaluation_more)
+
+    @property
+    def evaluation_shares(self) -> tuple[WritingShare, ...]:
+        """Of all texts that are measured on, one after the other."""
+        return tuple(one for text in self.evaluation_texts for one in text.writing)
+
+    @property
     def analysed(self) -> bool:
         """True if the job finds the best size for every quality by measuring (see steps/analyse.py)."""
         return self.mode not in ("", "fast")
@@ -175,6 +205,7 @@ class Request:
     def job_id(self) -> str:
         """`<Model>-<8 hex digits>`: the same request is the same job."""
         measured = f"{self.evaluation_sha256},{self.evaluation_chunks}" if self.evaluate else ""
+        measured += "".join(f",{text.sha256}" for text in self.evaluation_more)
         ordered = f"{self.mode}:{','.join(self.targets)}" if self.mode else ""
         asked = "stranger" if self.by_stranger else ""  # a job of its own: it never becomes the owner's private one
         output = "" if self.output == "gguf" else self.output  # as in records that are older than it
@@ -290,6 +321,7 @@ def evaluations_for(request: Request, jobs: Iterable[Job]) -> tuple[Evaluation, 
     digests = {a.name: a.sha256 for j in (*sorted(same, key=lambda j: j.updated), *own) for a in j.artifacts}
     names = {request.file_of(quant): quant in request.targets for quant in request.quants}
     text = (request.evaluation_sha256, request.evaluation_chunks)
+    more = {text.sha256 for text in request.evaluation_more}
     found: dict[str, Evaluation] = {}
     for other in (*own, *same):
         if (other.request.evaluation_sha256, other.request.evaluation_chunks) != text:
@@ -297,7 +329,8 @@ def evaluations_for(request: Request, jobs: Iterable[Job]) -> tuple[Evaluation, 
         for figures in other.evaluations:
             made_to_order = names.get(figures.quant)
             known = digests.get(figures.quant, "" if made_to_order else figures.quant_sha256)
-            if made_to_order is not None and figures.quant_sha256 == known:
+            whole = more <= {one.text_sha256 for one in figures.others}
+            if made_to_order is not None and figures.quant_sha256 == known and whole:
                 found.setdefault(figures.quant, figures)
     most = max((figures.tokens for figures in found.values()), default=0)  # a fuller disk gave older records fewer
     return tuple(figures for figures in found.values() if figures.tokens == most)

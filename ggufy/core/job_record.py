@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ggufy.core import metrics
-from ggufy.core.job import Artifact, FrontierPoint, Job, Making, Request, Status
+from ggufy.core.job import Artifact, EvaluationText, FrontierPoint, Job, Making, Request, Status
 from ggufy.core.messages import Message
 from ggufy.core.scrub import scrub
 from ggufy.core.source import PinnedAdapter, Source, SourceFile
+from ggufy.core.writing import WritingShare, check_writing
 
 VERSION = 2
 _FILE_NAME = re.compile(r"(?!\.{1,2}$)[^/\\\0-\x1f\ud800-\udfff]+")
@@ -59,6 +60,10 @@ def _adapter(*, source: dict[str, Any], init: dict[str, Any] | None = None, **fi
     return PinnedAdapter(source=_source(**source), init=_source(**init) if init else None, **fields)
 
 
+def _evaluation_text(*, writing: list[dict[str, Any]], **fields: Any) -> EvaluationText:
+    return EvaluationText(writing=tuple(WritingShare(**one) for one in writing), **fields)
+
+
 def from_json(text: str) -> Job:
     """Reads what `to_json` wrote, in this version or an older one. Raises ValueError for anything else."""
     record = json.loads(text)
@@ -75,6 +80,10 @@ def from_json(text: str) -> Job:
         request["quant_types"] = tuple(request["quant_types"])
         request["targets"] = tuple(request.get("targets", ()))
         request["copies"] = tuple(request.get("copies", ()))
+        for name in ("calibration_writing", "evaluation_writing"):
+            request[name] = tuple(WritingShare(**one) for one in request.get(name, ()))
+        request["evaluation_more"] = tuple(_evaluation_text(**one) for one in request.get("evaluation_more", ()))
+        request["speaks"] = tuple(request.get("speaks", ()))
         artifacts = tuple(_artifact(**a) for a in record.pop("artifacts"))
         status = Status(record.pop("status"))
         measured = tuple(metrics.from_record(e) for e in record.pop("evaluations", ()))
@@ -104,10 +113,14 @@ def _check_names(request: Request, artifacts: tuple[Artifact, ...]) -> None:
     for text in names:
         if not _FILE_NAME.fullmatch(text) or len(text.encode()) > _MOST_NAME:
             raise ValueError(f"not a job record: {text[:80]!r} is no part of a file's name")
+    more = request.evaluation_more
+    shares = [one for text in more for one in text.writing]
+    check_writing(request.speaks, (*request.calibration_writing, *request.evaluation_writing, *shares))
     for repo in request.repos:
         if not _REPO_ID.fullmatch(repo):
             raise ValueError(f"not a job record: {repo[:80]!r} is no repo")
-    digests = (request.calibration_sha256, request.evaluation_sha256, request.imatrix_sha256)
+    digests = [request.calibration_sha256, request.evaluation_sha256, request.imatrix_sha256]
+    digests += [text.sha256 for text in more]
     for digest in (*digests, *(one.key for one in request.sources)):
         if not _DIGEST.fullmatch(digest):
             raise ValueError(f"not a job record: {digest[:80]!r} is no digest")

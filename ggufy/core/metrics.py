@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from ggufy.core.catalog import BY_NAME
 from ggufy.core.words import human_size
+from ggufy.core.writing import NAMES
 
 VERSION = 1
 DEFAULT_CHUNKS = 64  # 16 thousand scored tokens: the KLD's standard error is about 1 % of it
@@ -92,6 +93,18 @@ def plus_minus(value: float, error: float) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextFigures:
+    """Figures of the same quant over a further text."""
+
+    text: str  # its name
+    text_sha256: str
+    writing: str  # kind that most of it is of, see core/writing.py; empty: unknown
+    chunks: int  # of 512 tokens
+    tokens: int  # that were scored
+    quality: Quality
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """One quant measured against its base."""
 
@@ -108,6 +121,7 @@ class Evaluation:
     tokens: int  # that were scored: the second half of each chunk but its last
     quality: Quality
     speed: Speed | None = None  # None: not measured
+    others: tuple[TextFigures, ...] = ()  # over further texts; all that is compared or picked by is over the first
 
     def is_of(self, sha256: str) -> bool:
         """Whether these are the figures of the file with this digest; older records may not say."""
@@ -147,9 +161,14 @@ def from_record(record: Mapping[str, Any]) -> Evaluation:
     try:
         fields = dict(record)
         quality, speed = Quality(**fields.pop("quality")), fields.pop("speed")
-        return Evaluation(quality=quality, speed=Speed(**speed) if speed else None, **fields)
+        others = tuple(_text_figures(**one) for one in fields.pop("others", ()))
+        return Evaluation(quality=quality, speed=Speed(**speed) if speed else None, others=others, **fields)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"not an evaluation: {error}") from error
+
+
+def _text_figures(*, quality: Mapping[str, Any], writing: str, **fields: Any) -> TextFigures:
+    return TextFigures(quality=Quality(**quality), writing=writing if writing in NAMES else "", **fields)
 
 
 def memory_needed(size: int) -> int:

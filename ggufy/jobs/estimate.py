@@ -55,6 +55,7 @@ class EstimateOptions:
     quant_types: tuple[str, ...]
     imatrix: bool = True
     evaluate: bool = False
+    texts: int = 1  # to measure on
     targets: tuple[str, ...] = ()  # sizes to order, as the user wrote them
     mode: str = ""
 
@@ -117,7 +118,7 @@ def cost(
         base=base,
         beside=imatrix,
         quants=quants,
-        scratch=predictions_bytes(sizes.base, EVALUATION_CHUNKS) if order.evaluate else 0,
+        scratch=predictions_bytes(sizes.base, EVALUATION_CHUNKS * order.texts) if order.evaluate else 0,
         source=report.size if report.remote and not report.streams else 0,
         published=bool(account),
     )
@@ -148,7 +149,7 @@ def _seconds(report: Report, sizes: JobForecast, order: EstimateOptions, *, thre
         base_bytes=sizes.base.file_size,
         recipes=recipes_measured(request),
         chunks=DEFAULT_CHUNKS,
-        evaluation_chunks=EVALUATION_CHUNKS,
+        evaluation_chunks=EVALUATION_CHUNKS * order.texts,
         threads=threads,
     )
     return sum(step.seconds(load) for step in plan(request))  # to a folder, and of a source that is here: no transfers

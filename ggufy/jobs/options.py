@@ -216,7 +216,7 @@ OPTIONS = (
         name="evaluation",
         flag="--evaluation",
         metavar="TEXT",
-        help="text for that, named as the one for the imatrix (%(default)s)",
+        help="text for that, or several (bundled,zh.txt), named as the one for the imatrix (%(default)s)",
         page="evaluation",
         visitors=True,
     ),

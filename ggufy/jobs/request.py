@@ -25,6 +25,7 @@ from ggufy.core.source import STREAMED_KINDS, Source, SourceFile
 from ggufy.core.words import brief, human_size
 from ggufy.formats.gguf import MAGIC, GgufHead
 from ggufy.jobs.options import JobOptions, read_source
+from ggufy.jobs.texts import evaluation_fields, spoken_systems
 from ggufy.models.chat_format import pinned_format
 from ggufy.models.chat_names import names_of
 from ggufy.quantize.search import mixes
@@ -41,8 +42,7 @@ from ggufy.steps.outputs import OUTPUTS, output_of
 from ggufy.system.files import sha256
 from ggufy.system.settings import Settings
 from ggufy.system.user_paths import is_there, user_file, user_path
-from ggufy.texts import calibration
-from ggufy.texts.overlap import check_disjoint
+from ggufy.texts import calibration, writing
 
 _WORTH_A_WORD = 1 << 30  # bytes: reading less takes a moment
 
@@ -98,9 +98,10 @@ def make_job(options: JobOptions, settings: Settings, watch: Watch | None = None
         **_order_fields(options, report),
         **_imatrix_fields(options, settings, watch),
         **_vocab_fields(options, form),
+        speaks=spoken_systems(options, form, head),
     )
     _check_types(request)
-    request = replace(request, **_evaluation_fields(options, request, settings, watch))
+    request = replace(request, **evaluation_fields(options, request, settings, stopped=watch.stopped))
     return Job(request=request)
 
 
@@ -254,7 +255,12 @@ def _imatrix_fields(options: JobOptions, settings: Settings, watch: Watch) -> di
         text = calibration.pin_text(
             options.calibration, settings.cache, token=settings.hf_token, stopped=watch.stopped
         )
-        return {"calibration": options.calibration, "calibration_sha256": text.sha256, "chunks": options.chunks}
+        return {
+            "calibration": options.calibration,
+            "calibration_sha256": text.sha256,
+            "calibration_writing": writing.shares_read(text.path, options.chunks),
+            "chunks": options.chunks,
+        }
     path = user_file(options.imatrix)
     if path is None:
         raise CalibrationError(
@@ -267,27 +273,6 @@ def _imatrix_fields(options: JobOptions, settings: Settings, watch: Watch) -> di
                 name=path.name,
             )
     return {"imatrix": "file", "imatrix_path": str(path), "imatrix_sha256": watch.sha256(path)}
-
-
-def _evaluation_fields(options: JobOptions, request: Request, settings: Settings, watch: Watch) -> dict[str, Any]:
-    if not options.evaluate or not output_of(request).measured:  # figures come with quants that can be measured
-        return {}
-    if options.evaluation_chunks < 1:
-        raise UsageError("the figures need at least one chunk of text: give a larger number of evaluation chunks.")
-    text = calibration.pin_text(
-        options.evaluation, settings.cache, token=settings.hf_token, use="evaluation", stopped=watch.stopped
-    )
-    read = calibration.pinned(settings.cache, request.calibration_sha256) if request.imatrix == "auto" else None
-    if read is not None:
-        check_disjoint(text.path, read)
-    if request.mode:
-        check_disjoint(text.path, calibration.ensure_texts(settings.cache, stopped=watch.stopped).probe)
-    return {
-        "evaluate": True,
-        "evaluation_text": options.evaluation,
-        "evaluation_sha256": text.sha256,
-        "evaluation_chunks": options.evaluation_chunks,
-    }
 
 
 def _vocab_fields(options: JobOptions, form: SourceFormat) -> dict[str, Any]:

@@ -246,7 +246,7 @@ class Runner:
                 base_bytes=forecast.base.file_size,
                 recipes=recipes_measured(ctx.request),
                 chunks=ctx.request.chunks or 60,
-                evaluation_chunks=ctx.request.evaluation_chunks,
+                evaluation_chunks=ctx.request.evaluation_chunks * len(ctx.request.evaluation_texts),
                 sizes={s.product: s.size(forecast) for s in steps if isinstance(s, LocalStep) and s.makes_file},
             )
         )

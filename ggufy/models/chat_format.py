@@ -278,7 +278,12 @@ def speaks(metadata: Mapping[str, Any]) -> bool:
     its converter wrote none."""
     if metadata.get("tokenizer.ggml.model") != TOKENIZER:
         return False
-    return bool(metadata.get("tokenizer.chat_template")) or _rows(metadata) == _WORLD_ROWS
+    return bool(metadata.get("tokenizer.chat_template")) or has_world_vocabulary(metadata)
+
+
+def has_world_vocabulary(metadata: Mapping[str, Any]) -> bool:
+    """Whether the GGUF with this metadata has World's vocabulary."""
+    return metadata.get("tokenizer.ggml.model") == TOKENIZER and _rows(metadata) == _WORLD_ROWS
 
 
 def _rows(metadata: Mapping[str, Any]) -> int:

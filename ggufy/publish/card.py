@@ -20,6 +20,7 @@ from ggufy.core.job import Job, Making, Status
 from ggufy.core.metrics import comparable
 from ggufy.core.plan import base_name, folder_name, quant_name
 from ggufy.core.source import PinnedAdapter, Source
+from ggufy.core.writing import list_shares
 from ggufy.models.chat_format import TEMPLATE_FILE, RwkvFormat, format_called, ollama_files
 from ggufy.models.chat_names import official
 from ggufy.publish import kld_plot as scatter
@@ -242,8 +243,10 @@ def _how_made(job: Job, facts: CardFacts) -> list[str]:
         chunks = f"up to {request.chunks}" if request.chunks else "all"
         lines.append(
             f"with an imatrix from {chunks} chunks of 512 tokens of the calibration text "
-            f"{public_name(request.calibration)} (sha256 `{request.calibration_sha256}`)."
+            f"{public_name(request.calibration)} (sha256 `{request.calibration_sha256}`)"
         )
+        shares = list_shares(request.calibration_writing)
+        lines[-1] += f": {shares}." if shares else "."
     elif request.imatrix == "file":
         lines.append(f"with an imatrix that its user gave (sha256 `{request.imatrix_sha256}`).")
     else:

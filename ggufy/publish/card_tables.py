@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 from ggufy.core.job import Job, Making, Status, first_with_the_same
-from ggufy.core.metrics import Evaluation, comparable
+from ggufy.core.metrics import Evaluation, TextFigures, comparable
 from ggufy.core.plan import quant_name
 from ggufy.core.words import human_size
+from ggufy.core.writing import NAMES
 from ggufy.steps import files_made
 from ggufy.steps.outputs import output_of
 
@@ -46,6 +47,7 @@ def tables(job: Job, uploaded: Mapping[str, int], making: Mapping[str, Making], 
         lines.append("| " + " | ".join([*cells, *first.of(name), advice if here else absent]) + " |")
     lines += first.explained()
     lines += ["", plot] if plot else []
+    lines += _text_tables(first.found)
     told = {found.quant for found in first.found}
     for group in groups[1:]:
         lines += _other_table(_Figures([one.evolve(speed=None) if one.quant in told else one for one in group]))
@@ -113,6 +115,28 @@ def _other_table(figures: _Figures) -> list[str]:
     lines += [f"| {' | '.join(['file', *figures.head])} |", "|---" * (1 + len(figures.head)) + "|"]
     lines += [f"| {' | '.join([one.quant, *figures.of(one.quant)])} |" for one in figures.found]
     return [*lines, *figures.explained()]
+
+
+def _text_tables(found: Sequence[Evaluation]) -> list[str]:
+    """A table for each further text that files of the first table were measured over."""
+    texts: dict[tuple[str, int], list[tuple[Evaluation, TextFigures]]] = {}
+    for one in found:
+        for other in one.others:
+            texts.setdefault((other.text_sha256, other.tokens), []).append((one, other))
+    lines = []
+    for pairs in texts.values():
+        text = pairs[0][1]
+        writing = f", which is mostly {NAMES[text.writing]}" if text.writing else ""
+        lines += [
+            "",
+            f"The same over {text.tokens:,} tokens of {public_name(text.text)} text{writing} (sha256 "
+            f"`{text.text_sha256}`). Perplexity of the base: {text.quality.base_ppl:.3f}.",
+            "",
+        ]
+        figures = _Figures([one.evolve(quality=other.quality, speed=None) for one, other in pairs])
+        lines += [f"| {' | '.join(['file', *figures.head])} |", "|---" * (1 + len(figures.head)) + "|"]
+        lines += [f"| {' | '.join([one.quant, *figures.of(one.quant)])} |" for one in figures.found]
+    return lines
 
 
 def _threads(count: int) -> str:

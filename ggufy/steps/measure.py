@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from ggufy.core.errors import CalibrationError
-from ggufy.core.job import Request
+from ggufy.core.job import EvaluationText, Request
+from ggufy.core.metrics import Evaluation, TextFigures
 from ggufy.core.plan import Products, Step, Workload, base_name
 from ggufy.llama.perplexity import logits_bytes
 from ggufy.steps.context import Context
-from ggufy.steps.evaluate import FOLDER, LOGITS_SUFFIX, EvaluationConfig, evaluate
+from ggufy.steps.evaluate import FOLDER, LOGITS_SUFFIX, SPARE, EvaluationConfig, evaluate
 from ggufy.steps.evaluation_text import most_chunks
-from ggufy.steps.forecast import predictions_bytes
 from ggufy.steps.job_forecast import JobForecast
 from ggufy.steps.local_step import LocalStep
 from ggufy.steps.outputs import output_of
@@ -54,50 +54,70 @@ class EvaluateStep(LocalStep):
         return 0.5 + tokens * 2 * load.weights / (56e9 * load.threads)
 
     def left_bytes(self, ctx: Context, forecast: JobForecast) -> int:
-        """The base's predictions, which all quants share."""
-        request = ctx.request
-        text = calibration.pinned(ctx.settings.cache, request.evaluation_sha256)
-        chunks = min(request.evaluation_chunks, most_chunks(text)) if text else request.evaluation_chunks
-        here = sum(path.stat().st_size for path in (ctx.work / FOLDER).glob(f"*{LOGITS_SUFFIX}"))
-        whole = here >= logits_bytes(vocab_size(forecast.base), chunks)
-        return 0 if whole else predictions_bytes(forecast.base, chunks) - here
+        """The base's predictions over each text, which all quants share."""
+        left, vocab = 0, vocab_size(forecast.base)
+        for text in ctx.request.evaluation_texts:
+            path, chunks = calibration.pinned(ctx.settings.cache, text.sha256), ctx.request.evaluation_chunks
+            needed = logits_bytes(vocab, min(chunks, most_chunks(path)) if path else chunks)
+            here = sum(path.stat().st_size for path in _folder(ctx, text).glob(f"*{LOGITS_SUFFIX}"))
+            left += max(0, needed - here)
+        return left + SPARE if left else 0
 
     def run(self, ctx: Context) -> None:
         """Leaves no file: the base's predictions stay in the work folder for the next quant, and go with it."""
+        texts = ctx.request.evaluation_texts
+        first, *more = (self._measured(ctx, text, place, len(texts)) for place, text in enumerate(texts))
+        others = (
+            TextFigures(
+                text=one.text,
+                text_sha256=one.text_sha256,
+                writing=text.writing[0].kind if text.writing else "",
+                chunks=one.chunks,
+                tokens=one.tokens,
+                quality=one.quality,
+            )
+            for text, one in zip(texts[1:], more, strict=True)
+        )
+        ctx.measured(first.evolve(others=tuple(others)) if more else first)
+
+    def _measured(self, ctx: Context, text: EvaluationText, place: int, count: int) -> Evaluation:
+        """Over one of the texts; the speed is measured with the first."""
         base, quant = (ctx.path(product) for product in self.reads)
         threads = ctx.threads
         run = ctx.tool_run(self)
         config = EvaluationConfig(
-            text=_pinned_text(ctx),
-            folder=ctx.work / FOLDER,
+            text=_pinned_text(ctx, text),
+            folder=_folder(ctx, text),
             environment=resources.child_environment(threads=threads, home=ctx.settings.home),
             llama=ctx.llama,
             threads=threads,
             chunks=ctx.request.evaluation_chunks,
+            speed=place == 0,
             keep_logits=True,
             all_chunks=True,
             digests=ctx.digests,
             log=run.log,
             limit=run.limit,
             share=ctx.share,
-            report=lambda what, fraction: ctx.report(self, fraction),
+            report=lambda what, fraction: ctx.report(self, (place + fraction) / count),
             stopped=ctx.stopped,
         )
-        ctx.measured(evaluate(base, [quant], config)[0])
+        return evaluate(base, [quant], config)[0]
 
 
-def _pinned_text(ctx: Context) -> Path:
-    request, settings = ctx.request, ctx.settings
-    text = calibration.find_again(
-        request.evaluation_text,
-        request.evaluation_sha256,
-        settings.cache,
-        token=settings.hf_token,
-        use="evaluation",
-        stopped=ctx.stopped,
+def _folder(ctx: Context, text: EvaluationText) -> Path:
+    """Where its figures and predictions are: one of its own for each further text."""
+    folder = ctx.work / FOLDER
+    return folder if text.sha256 == ctx.request.evaluation_sha256 else folder / text.sha256[:16]
+
+
+def _pinned_text(ctx: Context, text: EvaluationText) -> Path:
+    settings = ctx.settings
+    found = calibration.find_again(
+        text.choice, text.sha256, settings.cache, token=settings.hf_token, use="evaluation", stopped=ctx.stopped
     )
-    if text is None:
+    if found is None:
         raise CalibrationError(
             "the evaluation text that this job was made with is gone from the cache: {ANEW}, which fetches it."
         )
-    return text
+    return found

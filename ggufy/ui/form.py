@@ -9,6 +9,7 @@ from ggufy.core.catalog import OUTTYPES
 from ggufy.core.errors import UsageError
 from ggufy.jobs.estimate import EstimateOptions, chosen
 from ggufy.jobs.options import LONGEST, OPTIONS, JobOptions, read_options, read_text
+from ggufy.jobs.texts import named_texts
 from ggufy.quantize.search.mixes import KINDS, RWKV
 from ggufy.quantize.search.target import MODES, STANDARD, parse_words
 
@@ -20,11 +21,14 @@ def short_text(value: Any) -> str:
     return value.strip()[:LONGEST] if isinstance(value, str) else ""
 
 
-def estimate_options(types: Any, imatrix: Any, evaluate: Any, targets: Any, mode: Any) -> EstimateOptions:
+def estimate_options(
+    types: Any, imatrix: Any, evaluate: Any, targets: Any, mode: Any, evaluation: Any
+) -> EstimateOptions:
     return EstimateOptions(
         quant_types=chosen([name for name in types if isinstance(name, str)] if isinstance(types, list) else []),
         imatrix=imatrix != "off",
         evaluate=bool(evaluate),
+        texts=len(named_texts(short_text(evaluation))),
         targets=parse_words(short_text(targets)),
         mode=mode if mode in MODES else STANDARD,
     )

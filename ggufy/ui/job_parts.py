@@ -168,6 +168,7 @@ def _content(card: JobCard, texts: Texts, sections: Sequence[str], opened: Colle
     sums = {"files": card.files_sum, "steps": card.steps_sum}
     return [
         el("p", *(el("span", word) for word in card.facts), class_="gg-facts gg-quiet"),
+        el("p", *(el("span", line) for line in card.writing), class_="gg-facts gg-quiet") if card.writing else None,
         progress if card.state != "done" else None,
         now if card.now else None,
         el("p", card.error, class_=f"gg-message gg-{'needs' if card.state == 'paused' else 'bad'}")

@@ -26,8 +26,9 @@ from ggufy.service.job_views import JobView
 from ggufy.service.service import Services
 from ggufy.ui import job_parts, parts
 from ggufy.ui.i18n import Texts, texts_of
+from ggufy.ui.job_facts import age
 from ggufy.ui.messages import told
-from ggufy.ui.views import SECTIONS, age, job_card
+from ggufy.ui.views import SECTIONS, job_card
 from ggufy.ui.visitors import Profile, visitor_of
 from ggufy.ui.wiring import HERE, OWN, QUIET
 

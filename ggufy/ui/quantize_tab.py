@@ -137,7 +137,7 @@ class QuantizeTab:
         )
         looked = [self.panel, self.types, self.cost]
         on_source = [self.source, self.outtype, self.vocab, self.mix, self.types, self.imatrix, self.evaluate]
-        on_source += [self.targets, self.mode]
+        on_source += [self.targets, self.mode, self.evaluation]
         several: dict[str, Any] = {"trigger_mode": "multiple"}  # the newest does not wait for those before
         self.panel.look(self.look, on_source, looked, **QUEUED, **several)  # see source.js
         gr.on([self.outtype.change, self.mix.change], self.look, on_source, looked, **QUEUED, **several)
@@ -147,7 +147,7 @@ class QuantizeTab:
         )
         last: dict[str, Any] = QUIET | {"trigger_mode": "always_last"}
         self.panel.price(self.price, on_source, self.cost, **last)
-        changes = [self.types.change, self.imatrix.change, self.evaluate.change, self.mode.change]
+        changes = [one.change for one in (self.types, self.imatrix, self.evaluate, self.mode, self.evaluation)]
         gr.on(changes, self.price, on_source, self.cost, **last)
         pressed = self.start.click(self.check, None, self.message, **QUIET)
         show(pressed.then(self.begin, set(self.fields().values()), self.message, **QUEUED))
@@ -170,13 +170,14 @@ class QuantizeTab:
         evaluate: Any,
         targets: Any,
         mode: Any,
+        evaluation: Any,
         request: gr.Request,
         profile: Profile,
     ) -> Iterator[list[Any]]:
         """What the source is, and a moment later what its quants would be; or what the Hub has of that name."""
         texts, visitor = texts_of(request), visitor_of(self.services, request, profile)
         newest, priced = self.newest.begin(session := str(request.session_hash)), self.priced.look(session)
-        order = estimate_options(types, imatrix, evaluate, targets, mode)
+        order = estimate_options(types, imatrix, evaluate, targets, mode, evaluation)
         for panel, table, cost in self._looked(short_text(source), outtype, vocab, mix, order, texts, visitor):
             if not newest():
                 return
@@ -224,13 +225,14 @@ class QuantizeTab:
         evaluate: Any,
         targets: Any,
         mode: Any,
+        evaluation: Any,
         request: gr.Request,
         profile: Profile,
     ) -> Any:
         """The cost of the types that are chosen now."""
         texts, visitor = texts_of(request), visitor_of(self.services, request, profile)
         newest, priced = self.newest.look(session := str(request.session_hash)), self.priced.begin(session)
-        order = estimate_options(types, imatrix, evaluate, targets, mode)
+        order = estimate_options(types, imatrix, evaluate, targets, mode, evaluation)
         cost = self._cost(source, outtype, vocab, mix, order, texts, visitor)
         return cost if newest() and priced() else gr.skip()  # a look that began meanwhile may be at something else
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
@@ -26,6 +25,7 @@ from ggufy.service.job_views import JobView
 from ggufy.steps import STEPS, plan
 from ggufy.steps.outputs import output_of_row
 from ggufy.ui.i18n import Texts
+from ggufy.ui.job_facts import job_facts, writing_facts
 from ggufy.ui.messages import told
 from ggufy.ui.sizes import SizeRow, size_rows, start_at
 
@@ -72,6 +72,7 @@ class JobCard:
     state: str  # a status, or cancelling or pausing
     state_text: str
     facts: tuple[str, ...]
+    writing: tuple[str, ...]  # what its texts are, and what is missing in them
     percent: int
     now: str  # what it is doing, or waits for
     left: str  # how long it will take
@@ -125,7 +126,8 @@ def job_card(
         name=job.request.name,
         state=state,
         state_text=texts[f"status_{state}"],
-        facts=_facts(job, texts, now or datetime.now(UTC)),
+        facts=job_facts(job, texts, now or datetime.now(UTC)),
+        writing=writing_facts(job, texts),
         percent=round(100 * (done + (running.fraction if running else 0)) / len(steps)),
         now=_now(view, steps, texts, ready=ready),
         left=_left(view.snapshot, texts) if running else "",
@@ -184,7 +186,7 @@ def _kld(row: Mapping[str, Any]) -> float | None:
 
 def file_row(job_id: str, row: dict[str, Any], texts: Texts, *, repo: str = "") -> FileRow:
     """One line of the results, from a record of `ggufy.jobs.results.results`; `repo` is the output repo's address."""
-    quality, speed = _figures(row)
+    over, speed = _figures(row)
     made_by = STEPS[row["kind"]]
     if row.get("same_tensors_as"):
         note = texts["same_as"].format(other=row["same_tensors_as"])
@@ -197,9 +199,9 @@ def file_row(job_id: str, row: dict[str, Any], texts: Texts, *, repo: str = "") 
         size=human_size(row["size"]),
         bpw=f"{row['bpw']:.2f}" if "bpw" in row else "",
         imatrix=texts["yes" if row["needs_imatrix"] else "no"] if "needs_imatrix" in row else "",
-        kld=f"{quality['kld']:.4f}" if quality else "",
-        ppl_ratio=f"{quality['ppl_ratio']:.3f}" if quality else "",
-        same_top=f"{quality['same_top']:.1f} %" if quality else "",
+        kld=" / ".join(f"{one['kld']:.4f}" for one in over),
+        ppl_ratio=" / ".join(f"{one['ppl_ratio']:.3f}" for one in over),
+        same_top=" / ".join(f"{one['same_top']:.1f} %" for one in over),
         speed=shown_speed(speed),
         note=note,
         sha256=row.get("sha256", ""),
@@ -227,22 +229,11 @@ def file_link(job_id: str, name: str, *, repo: str) -> str:
     return f"{FILES_ROUTE}/{quote(job_id, safe='')}/{quote(name, safe='')}"
 
 
-def _figures(row: Mapping[str, Any]) -> tuple[dict[str, float] | None, dict[str, Any] | None]:
-    """Quality and speed of a measured file."""
+def _figures(row: Mapping[str, Any]) -> tuple[list[dict[str, float]], dict[str, Any] | None]:
+    """Quality over each text, and speed, of a measured file."""
     measured = row.get("evaluation") or {}
-    return measured.get("quality"), measured.get("speed")
-
-
-def age(then: str, texts: Texts, now: datetime) -> str:
-    """How long ago an ISO 8601 time was."""
-    minutes = int((now - datetime.fromisoformat(then)).total_seconds() // 60) if then else 0
-    if minutes < 1:
-        return texts["just_now"]
-    if minutes < 60:
-        return texts["minutes_ago"].format(count=minutes)
-    if minutes < 48 * 60:
-        return texts["hours_ago"].format(count=minutes // 60)
-    return texts["days_ago"].format(count=minutes // 1440)
+    over = [one["quality"] for one in (measured, *measured.get("others", ())) if one]
+    return over, measured.get("speed")
 
 
 def _steps(view: JobView) -> tuple[StepProgress, ...]:
@@ -281,20 +272,6 @@ def _label(progress: StepProgress, texts: Texts) -> str:
     step = progress.step
     what = target.short(step.quant_type) or step.subject
     return f"{texts.get(f'kind_{step.kind}', step.kind)} {what}".strip()
-
-
-def _facts(job: Job, texts: Texts, now: datetime) -> tuple[str, ...]:
-    request = job.request
-    source = PurePath(request.source.path).name
-    count = len(request.quants)
-    quants = texts["quants_one" if count == 1 else "quants"].format(count=count)
-    return (
-        f"{request.source.model_id}:{source}" if request.source.model_id else source,
-        texts["sizes_only"] if request.analysed and not count else quants,
-        texts["base"].format(outtype=request.outtype),
-        texts[f"imatrix_{request.imatrix}"],
-        age(job.updated if job.status in RESTING else job.created, texts, now),
-    )
 
 
 def _now(view: JobView, steps: tuple[StepProgress, ...], texts: Texts, *, ready: bool) -> str:

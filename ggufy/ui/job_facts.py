@@ -1,0 +1,52 @@
+"""The quiet lines below a job's title, as plain text: what it makes from what, and what its texts are. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import PurePath
+
+from ggufy.core.job import RESTING, Job
+from ggufy.core.writing import warn_of_texts
+from ggufy.ui.i18n import Texts
+from ggufy.ui.messages import told
+
+
+def job_facts(job: Job, texts: Texts, now: datetime) -> tuple[str, ...]:
+    """Source, quants, base, imatrix, age."""
+    request = job.request
+    source = PurePath(request.source.path).name
+    count = len(request.quants)
+    quants = texts["quants_one" if count == 1 else "quants"].format(count=count)
+    return (
+        f"{request.source.model_id}:{source}" if request.source.model_id else source,
+        texts["sizes_only"] if request.analysed and not count else quants,
+        texts["base"].format(outtype=request.outtype),
+        texts[f"imatrix_{request.imatrix}"],
+        age(job.updated if job.status in RESTING else job.created, texts, now),
+    )
+
+
+def writing_facts(job: Job, texts: Texts) -> tuple[str, ...]:
+    """What is read of the texts, by kinds of writing; then what is missing in them."""
+    request = job.request
+    found = []
+    read = [("calibration_writing", request.calibration_writing)]
+    read += [("evaluation_writing", text.writing) for text in request.evaluation_texts]
+    for name, writing in read:
+        kinds = ((texts[f"writing_{one.kind}"], one.percent) for one in writing)
+        shares = [texts["writing_share"].format(kind=kind, percent=percent) for kind, percent in kinds]
+        found += [texts[name].format(shares=texts["comma"].join(shares))] if shares else []
+    warnings = warn_of_texts(request.speaks, request.calibration_writing, request.evaluation_shares)
+    return (*found, *(told(warning, texts) for warning in warnings))
+
+
+def age(then: str, texts: Texts, now: datetime) -> str:
+    """How long ago an ISO 8601 time was."""
+    minutes = int((now - datetime.fromisoformat(then)).total_seconds() // 60) if then else 0
+    if minutes < 1:
+        return texts["just_now"]
+    if minutes < 60:
+        return texts["minutes_ago"].format(count=minutes)
+    if minutes < 48 * 60:
+        return texts["hours_ago"].format(count=minutes // 60)
+    return texts["days_ago"].format(count=minutes // 1440)
