@@ -13,7 +13,8 @@ import hashlib
 import logging
 import re
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -27,6 +28,7 @@ from ggufy.net.hub_api import RepoSibling, repo_files
 from ggufy.net.hub_errors import source_errors
 from ggufy.net.session import Reference
 from ggufy.sources.format import SourceFormat
+from ggufy.sources.patterns import is_wild, matching
 from ggufy.sources.registry import format_of_name, models_among
 from ggufy.system.files import DOWNLOAD_SUFFIX
 from ggufy.system.user_paths import user_text
@@ -140,6 +142,7 @@ def model_files(wanted: Reference, files: Sequence[RepoSibling]) -> tuple[Source
     Raises SourceError."""
     by_name = {file.rfilename: file for file in files}
     models = models_among(by_name)
+    wanted = _only_match(wanted, models)
     unnamed = [name for name, form in models.items() if form.unnamed]
     chosen = choose_file(wanted, files, suffix=".pth", candidates=unnamed, also=models)
     names = models[chosen.rfilename].files(chosen.rfilename, lambda: by_name)
@@ -150,6 +153,30 @@ def model_files(wanted: Reference, files: Sequence[RepoSibling]) -> tuple[Source
             repo=wanted.repo_id,
         )
     return models[chosen.rfilename], [by_name[name] for name in names]
+
+
+def _only_match(wanted: Reference, models: Mapping[str, SourceFormat]) -> Reference:
+    """With the one model that a pattern stands for in its place. Raises SourceError if there are more, or none."""
+    if not is_wild(wanted.file) or wanted.file in models:
+        return wanted
+    found = matching(wanted.file, models.items())
+    if len(found) == 1:
+        return replace(wanted, file=found[0])
+    if not found:
+        raise SourceError(
+            "{repo} has no model that matches {pattern}: it holds {files}.",
+            repo=wanted.repo_id,
+            pattern=wanted.file,
+            files=", ".join(sorted(models)) or Message("nothing like it"),
+        )
+    raise SourceError(
+        "{repo} has {count} models that match {pattern}, choose one, for example {example}; there are {files}.",
+        repo=wanted.repo_id,
+        count=len(found),
+        pattern=wanted.file,
+        example=f"{wanted.repo_id}:{found[0]}",
+        files=", ".join(found),
+    )
 
 
 def choose_file(
