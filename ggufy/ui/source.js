@@ -19,5 +19,8 @@ document.addEventListener("keydown", (event) => {
 });
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-action]");
-  if (button) trigger("click", { action: button.dataset.action, job: button.dataset.job || "" });
+  if (button?.dataset.action === "start-ticked") {
+    const sources = [...element.querySelectorAll("input:checked")].map((tick) => tick.value);
+    if (sources.length) trigger("several", { sources });
+  } else if (button) trigger("click", { action: button.dataset.action, job: button.dataset.job || "" });
 });
