@@ -112,7 +112,7 @@ class Services:
     def submit_each(
         self, options: JobOptions, sources: Sequence[str], visitor: Visitor = STRANGER
     ) -> tuple[list[Job], dict[str, GgufyError]]:
-        """Queues a job for each source; returns them, and by source why others could not be made. Raises GgufyError."""
+        """Queues a job for each source; returns them, and by source why others were refused. Raises GgufyError."""
         check_work(visitor, self.settings)
         if not is_owner(visitor, self.settings):
             check_count(sources)
