@@ -87,6 +87,7 @@ class Row:
 
 PUBLIC, PRIVATE = "PUBLIC JOB", "PRIVATE JOB"  # stand for their ids
 MODEL = f"{SHOWN}-Q8_0.gguf"
+QUICK = {"gg-source": "demo", "gg-types": ["Q8_0"], "gg-imatrix": "off", "gg-evaluate": False}
 TALK = {"gg-chat-model-a": MODEL, "gg-chat-message": "Hello"}
 ENDPOINTS = {
     "JobsPanel.look": Row(jobs=True),
@@ -99,9 +100,16 @@ ENDPOINTS = {
     "QuantizeTab.check": Row(),
     "QuantizeTab.begin": Row(
         right="work",
-        data={"gg-source": "demo", "gg-types": ["Q8_0"], "gg-imatrix": "off", "gg-evaluate": False},
+        data=QUICK,
         holds="was added",
     ),
+    "QuantizeTab.begin_ticked": Row(
+        right="work", data=QUICK, event={"sources": ["demo", "demo"]}, holds="1 jobs were added"
+    ),
+    "FollowPanel.greet": Row(),
+    "FollowPanel.show": Row(),
+    "FollowPanel.follow": Row(right="own", data={"gg-follow-source": "demo"}, holds="is no repo on the Hub"),
+    "FollowPanel.unfollow": Row(right="own", event={"job": "x/y"}, holds="No repo is followed"),
     "ChatTab.look": Row(jobs=True),
     "ChatTab.choose": Row(data={"gg-chat-model-a": MODEL}),
     "ChatTab.advise": Row(data={"gg-chat-model-a": MODEL, "gg-chat-think": "on"}),

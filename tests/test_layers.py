@@ -23,7 +23,8 @@ OWNERS = {
     "httpx2": ("ggufy/hub/", "ggufy/net/"),
     "pickle": (),  # what is pickled is read by ggufy/formats/pickle_machine.py, which runs nothing
 }
-WHO_RUNS = {"ggufy/jobs/queue.py", "ggufy/service/service.py", "ggufy/cli/main.py", "ggufy/cli/running.py"}
+WHO_RUNS = {"ggufy/jobs/queue.py", "ggufy/service/service.py"}
+WHO_RUNS |= {f"ggufy/cli/{name}.py" for name in ("main", "running", "several", "watch")}
 
 
 def imports(path: Path) -> set[str]:

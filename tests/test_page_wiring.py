@@ -15,7 +15,7 @@ from ggufy.ui.api import NAMES
 
 # Handler (js: in the browser only) -> what it follows, one tuple for each time it is connected.
 EXPECTED = {
-    "look of jobs": [("page load",), ("timer tick",), ("gg-jobs look",), ("begin then",)],
+    "look of jobs": [("page load",), ("timer tick",), ("gg-jobs look",), ("begin then",), ("begin_ticked then",)],
     "act": [("gg-banner click", "gg-jobs click", "gg-machine click")],
     "greet": [("page load",)],
     "look of source": [("page load",), ("gg-panel look",), ("gg-mix change", "gg-outtype change"), ("choose then",)],
@@ -27,6 +27,11 @@ EXPECTED = {
     "choose_imatrix": [("gg-imatrix change",)],
     "check": [("gg-start click",)],
     "begin": [("check then",)],
+    "begin_ticked": [("gg-panel several",)],
+    "greet of follow": [("page load",)],
+    "show": [("gg-follow expand",)],
+    "follow": [("gg-follow-add click",)],
+    "unfollow": [("gg-followed click",)],
     "<lambda>": [("gg-evaluate change",)],
     "js": [("gg-imatrix change",), ("gg-source change",)],
     "look of chat": [("chat select",)],
@@ -52,9 +57,11 @@ def triggers(tmp_path: Path) -> dict[str, list[tuple[str, ...]]]:
     names = {}
     for number, fn in page.fns.items():
         owner = type(getattr(fn.fn, "__self__", None)).__name__
-        kind = {"JobsPanel": "jobs", "QuantizeTab": "source", "ChatTab": "chat"}.get(owner, "")
+        kind = {"JobsPanel": "jobs", "QuantizeTab": "source", "ChatTab": "chat", "FollowPanel": "follow"}.get(
+            owner, ""
+        )
         plain = getattr(fn.fn, "__name__", "") or "js"
-        shared = plain == "look" or (plain, kind) == ("choose", "chat")
+        shared = plain == "look" or (plain, kind) in (("choose", "chat"), ("greet", "follow"))
         names[number] = f"{plain} of {kind}" if shared else plain
     found: dict[str, list[tuple[str, ...]]] = {}
     for number, fn in page.fns.items():

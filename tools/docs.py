@@ -163,7 +163,7 @@ def _json_type(annotation: str) -> str:
     if items := re.fullmatch(r"tuple\[(\w+), \.\.\.\]", inner):
         shown = f"list of {_TYPES.get(items[1], items[1])}"
     else:
-        shown = _TYPES.get(inner, inner)
+        shown = "object" if inner.startswith("Mapping[") else _TYPES.get(inner, inner)
     return f"{shown} or null" if inner != annotation else shown
 
 

@@ -12,17 +12,16 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ggufy.cli import inspect as inspect_command
 from ggufy.cli import mix as mix_command
 from ggufy.cli.parser import build_parser
-from ggufy.cli.running import connected, pinned, ready_llama, run_job
-from ggufy.cli.terminal import job_lines, results_table
+from ggufy.cli.running import connected, finish, pinned, ready_llama, run_job
+from ggufy.cli.terminal import job_lines
 from ggufy.core.errors import GgufyError, SourceError, UsageError
-from ggufy.core.job import Job, Status
+from ggufy.core.job import Status
 from ggufy.core.messages import Message
 from ggufy.core.names import stem_of
 from ggufy.core.plan import LOCK_NAME, base_name, folder_name, imatrix_name
@@ -39,8 +38,6 @@ from ggufy.system.settings import Settings, prepare_process
 from ggufy.system.user_paths import user_path
 
 if TYPE_CHECKING:
-    from ggufy.jobs.runner import Runner
-    from ggufy.records.run_state import RunState
     from ggufy.sources.adapter import AdapterWish
 
 
@@ -77,16 +74,30 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_quantize(args: argparse.Namespace, settings: Settings) -> int:
-    from ggufy.jobs.runner import Runner  # loads the Hub's client, which other commands do without
+    from ggufy.cli.several import (
+        run_several,
+        several_sources,
+    )  # load the Hub's client, which other commands do without
+    from ggufy.jobs.runner import Runner
 
     settings = _with_options(settings, args)
     options = read_options(args.source, vars(args), lambda option: option.flag)
+    several = several_sources(options.source, every=args.all, settings=settings)
     llama = ready_llama(settings)
     with connected(settings) as workspace:
         options = workspace.addressed(options)
         runner = Runner(settings=settings, llama=llama, threads=args.threads, workspace=workspace)
+        if several is not None:
+            done, refused = run_several(runner, options, several, quiet=args.json)
+            return finish(done, runner, as_json=args.json, several=True, refused=refused)
         done = [run_job(runner, pinned(options, settings, quiet=args.json), quiet=args.json)]
-    return _finish(done, runner, as_json=args.json)
+    return finish(done, runner, as_json=args.json)
+
+
+def run_watch(args: argparse.Namespace, settings: Settings) -> int:
+    from ggufy.cli import watch as watch_command  # loads the Hub's client
+
+    return watch_command.run_watch(args, _with_options(settings, args))
 
 
 def run_resume(args: argparse.Namespace, settings: Settings) -> int:
@@ -105,7 +116,7 @@ def run_resume(args: argparse.Namespace, settings: Settings) -> int:
             return 0
         runner = Runner(settings=settings, llama=ready_llama(settings), threads=args.threads, workspace=workspace)
         done = [run_job(runner, job, quiet=args.json) for job in waiting]
-    return _finish(done, runner, as_json=args.json)
+    return finish(done, runner, as_json=args.json)
 
 
 def run_convert(args: argparse.Namespace, settings: Settings) -> int:
@@ -235,6 +246,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], int]] = {
     "inspect": inspect_command.run_inspect,
     "status": run_status,
     "resume": run_resume,
+    "watch": run_watch,
     "doctor": run_doctor,
     "setup": run_setup,
 }
@@ -255,36 +267,6 @@ def _with_options(settings: Settings, args: argparse.Namespace) -> Settings:
     if args.out is not None:
         chosen_with(args.out, "--out")
     return settings.having(out=args.out, hub=getattr(args, "hub", None))
-
-
-def _finish(done: list[tuple[Job, RunState]], runner: Runner, *, as_json: bool) -> int:
-    from ggufy.jobs.results import results
-
-    records: list[dict[str, Any]] = []
-    for job, live in done:
-        folder = runner.folder(job)
-        rows = results(job, live.forecast, folder)
-        if as_json:
-            record: dict[str, Any] = {
-                "job": job.id,
-                "status": job.status,
-                "error": job.error,
-                "folder": str(folder.absolute()),
-            }
-            record |= {
-                "repo_id": job.request.repo_id,
-                "copies": list(job.request.copies),
-                "frontier": [asdict(point) for point in job.frontier],
-            }
-            records.append(record | {"files": rows})
-        elif job.status == Status.DONE:
-            print(results_table(rows))
-            print(f"\n{len(rows)} files in {', '.join(job.request.repos) or folder.absolute()}")
-        if job.error:
-            print(f"ggufy: {job.error}", file=sys.stderr)
-    if as_json:
-        print(json.dumps(records[0] if len(records) == 1 else {"jobs": records}, indent=2, ensure_ascii=False))
-    return 0 if all(job.status == Status.DONE for job, _ in done) else 1
 
 
 def _held(folder: Path) -> bool:

@@ -23,8 +23,9 @@ def build_parser() -> argparse.ArgumentParser:
     quantize.add_argument(
         "source",
         metavar="SOURCE",
-        help="demo, a .pth, .safetensors or unquantized .gguf, a folder, [ms:]owner/repo[:file]",
+        help="demo, a .pth, .safetensors or unquantized .gguf, a folder, [ms:]owner/repo[:file], or a pattern of some",
     )
+    quantize.add_argument("--all", action="store_true", help="all models of the repo, one job each")
     _add_options(quantize, OPTIONS)
     _add_run_options(quantize)
     convert = commands.add_parser("convert", help="convert one .pth, .safetensors or folder to an unquantized GGUF")
@@ -38,6 +39,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_evaluate(evaluate)
     mix.add_parser(commands)
     inspect.add_parser(commands)
+    watch = commands.add_parser("watch", help="wait for new models of a repo, and make GGUF quants of each")
+    _add_watch(watch)
     status = commands.add_parser("status", help="list the jobs")
     resume = commands.add_parser("resume", help="continue every job that was interrupted")
     _add_run_options(resume)
@@ -67,6 +70,18 @@ def _add_options(parser: argparse.ArgumentParser, options: Iterable[Option]) -> 
             case Kind.TEXT:
                 more |= {"choices": option.choices, "metavar": option.metavar}
         parser.add_argument(option.flag, **more)
+
+
+def _add_watch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source", metavar="SOURCE", nargs="?", default="", help="owner/repo, owner/repo:*.pth (all that are followed)"
+    )
+    parser.add_argument("--every", default="6h", metavar="TIME", help="between looks: 30m, 6h, 1d (%(default)s)")
+    parser.add_argument("--once", action="store_true", help="look once, make what is new, and end: for a scheduler")
+    parser.add_argument("--existing", action="store_true", help="at first, also what is in the repo already")
+    parser.add_argument("--remove", action="store_true", help="follow it no longer")
+    _add_options(parser, (option for option in OPTIONS if option.name not in ("name", "repo_id")))
+    _add_run_options(parser)
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:

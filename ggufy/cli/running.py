@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import signal
 import sys
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
-from ggufy.cli.terminal import Line, LiveDisplay, fitted, stoppable
+from ggufy.cli.terminal import Line, LiveDisplay, fitted, results_table, stoppable
 from ggufy.core.catalog import BY_NAME
-from ggufy.core.job import Job
+from ggufy.core.errors import GgufyError
+from ggufy.core.job import Job, Status
 from ggufy.core.writing import list_shares, warn_of_texts
 from ggufy.llama.install import Llama, ensure
 from ggufy.system import resources
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from ggufy.jobs.options import JobOptions
     from ggufy.jobs.runner import Runner
     from ggufy.jobs.workspace import Workspace
+    from ggufy.records.records import JobRecords
     from ggufy.records.run_state import RunState
 
 _LEAVE_S, _SAVE_S = 2.0, 60.0  # that an end waits for the Hub: after Ctrl-C, and when all is done
@@ -62,7 +66,7 @@ def connected(settings: Settings) -> Iterator[Workspace]:
     wait_s = _LEAVE_S
     try:
         workspace.start()
-        workspace.acquire(say=_say)
+        workspace.acquire(say=say_waiting)
         yield workspace
         wait_s = _SAVE_S
     finally:
@@ -70,7 +74,8 @@ def connected(settings: Settings) -> Iterator[Workspace]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _say(reason: str) -> None:
+def say_waiting(reason: str) -> None:
+    """Tells people why nothing goes on."""
     if reason:
         print(f"ggufy: waiting: {reason}", file=sys.stderr)
 
@@ -98,12 +103,20 @@ def pinned(options: JobOptions, settings: Settings, *, quiet: bool) -> Job:
         line.clear()
 
 
+def queue_job(records: JobRecords, job: Job) -> Job:
+    """Notes that the job is to run: `resume` continues it if nobody comes to that. Raises DiskError."""
+    from ggufy.records.run_state import RunState
+
+    return records.queue(job, RunState().run_id)
+
+
 def run_job(runner: Runner, job: Job, *, quiet: bool) -> tuple[Job, RunState]:
     """Runs the job; Ctrl-C and SIGTERM end it in good order, and nothing is lost."""
     from ggufy.records.run_state import RunState, Stop
 
     with stoppable() as stopped:
         live = RunState(stop=Stop(shutdown=stopped))
+        runner.records.expect(job.id, live.run_id)
         if quiet:
             return runner.run(job, live), live
         where = ", ".join(job.request.repos) or runner.folder(job)
@@ -112,3 +125,47 @@ def run_job(runner: Runner, job: Job, *, quiet: bool) -> tuple[Job, RunState]:
         _say_texts(job)
         with LiveDisplay(live.progress.snapshot):
             return runner.run(job, live), live
+
+
+def finish(
+    done: Sequence[tuple[Job, RunState]],
+    runner: Runner | None,
+    *,
+    as_json: bool,
+    several: bool = False,
+    refused: Mapping[str, GgufyError] | None = None,
+) -> int:
+    """Says what became of jobs, and returns the exit code. With `several`, JSON has a list also of a single one;
+    `refused` are sources that no job could be made of."""
+    from ggufy.jobs.results import results
+
+    records: list[dict[str, Any]] = []
+    for job, live in done:
+        assert runner is not None
+        folder = runner.folder(job)
+        rows = results(job, live.forecast, folder)
+        if as_json:
+            record: dict[str, Any] = {
+                "job": job.id,
+                "status": job.status,
+                "error": job.error,
+                "folder": str(folder.absolute()),
+            }
+            record |= {
+                "repo_id": job.request.repo_id,
+                "copies": list(job.request.copies),
+                "frontier": [asdict(point) for point in job.frontier],
+            }
+            records.append(record | {"files": rows})
+        elif job.status == Status.DONE:
+            print(results_table(rows))
+            print(f"\n{len(rows)} files in {', '.join(job.request.repos) or folder.absolute()}")
+        if job.error:
+            print(f"ggufy: {job.error}", file=sys.stderr)
+    if as_json:
+        alone = len(records) == 1 and not several
+        found: dict[str, Any] = records[0] if alone else {"jobs": records}
+        if refused:
+            found["refused"] = [{"source": source, "error": str(error)} for source, error in refused.items()]
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+    return 0 if not refused and all(job.status == Status.DONE for job, _ in done) else 1

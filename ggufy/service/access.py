@@ -66,6 +66,15 @@ def check_work(visitor: Visitor, settings: Settings) -> None:
         )
 
 
+def check_owner(visitor: Visitor, settings: Settings) -> None:
+    """Raises UsageError for what not even a visitor who may work may do."""
+    if not is_owner(visitor, settings):
+        raise UsageError(
+            "only its owner may follow repos on this Space: {way}, or run ggufy on your own machine.",
+            way=_way_in(settings),
+        )
+
+
 def check_chat(visitor: Visitor, settings: Settings) -> None:
     """Raises UsageError unless the visitor may chat."""
     if not may_chat(visitor, settings):

@@ -1,15 +1,19 @@
-"""The finished models that can be talked to, and which of them to begin with. Pure."""
+"""The finished models that can be talked to, and which of them to begin with."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from ggufy.core.catalog import FIRST
 from ggufy.core.metrics import memory_needed
+from ggufy.jobs.results import models
+from ggufy.service.job_views import JobView
+from ggufy.service.model_cache import ModelCache
+from ggufy.steps.outputs import output_of_row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,3 +53,23 @@ def first_choice(models: Collection[ChatModel], memory: int) -> str | None:
     if fitting:
         return min(fitting, key=lambda model: (math.inf if model.kld is None else model.kld, -model.size)).name
     return min(quants, key=lambda model: model.size).name if quants else None
+
+
+def models_of(
+    views: Iterable[JobView], fetched: ModelCache | None, ours: Callable[[JobView], bool]
+) -> dict[str, ChatModel]:
+    """The models of jobs by name, of the newest job first: finished files here, or
+    `fetched` from an output repo if that is `ours`."""
+    found: dict[str, ChatModel] = {}
+    for view in views:
+        repo_id = view.job.request.repo_id if ours(view) else ""
+        rows = [row for row in models(view.files) if output_of_row(row).chats]
+        for row in sorted(rows, key=lambda row: row.get("type") != FIRST):
+            if row["file"] in view.here:
+                path, repo = view.folder / row["file"], ""
+            elif fetched and repo_id:
+                path, repo = fetched.path(repo_id, row["file"]), repo_id
+            else:
+                continue
+            found.setdefault(row["file"], ChatModel.of(row, path, repo))
+    return found

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ggufy.core.catalog import FIRST
 from ggufy.core.errors import GgufyError, UsageError
 from ggufy.core.job import RESTING, Job, Request
 from ggufy.core.names import model_name, repo_name
@@ -20,35 +19,33 @@ from ggufy.jobs.estimate import Cost, EstimateOptions, Preview, cost, preview
 from ggufy.jobs.options import JobOptions
 from ggufy.jobs.queue import Worker
 from ggufy.jobs.request import file_stem, is_query, make_job
-from ggufy.jobs.results import models
 from ggufy.jobs.runner import Runner
+from ggufy.jobs.several import make_each
 from ggufy.jobs.workspace import connect
 from ggufy.quantize.search import target
 from ggufy.quantize.search.mixes import RWKV
 from ggufy.service.access import STRANGER, Visitor, check_work, is_owner, may_see
 from ggufy.service.accounts import Accounts
-from ggufy.service.chat_models import ChatModel, first_choice
+from ggufy.service.chat_models import ChatModel, first_choice, models_of
 from ggufy.service.conversations import Chats
+from ggufy.service.following import Following
 from ggufy.service.job_views import JobView as JobView
 from ggufy.service.job_views import JobViews
 from ggufy.service.machine_load import LoadMeter
 from ggufy.service.model_cache import ModelCache
 from ggufy.service.preparation import Preparation, Preparer
-from ggufy.service.strangers import for_stranger
+from ggufy.service.strangers import check_count, for_stranger
 from ggufy.sources.format import Report
 from ggufy.sources.inspect import inspect
-from ggufy.sources.registry import format_of_name
+from ggufy.sources.locate import models_in
 from ggufy.sources.search import Found, search
-from ggufy.steps.outputs import output_of_row
 from ggufy.steps.outputs.gguf import GGUF
 from ggufy.system import resources
 from ggufy.system.settings import Settings
 from ggufy.system.ttl_cache import TtlCache
-from ggufy.system.user_paths import user_path
 
 logger = logging.getLogger(__name__)
 _END_S = 1.0  # that the end waits for the tool, and again for the Hub
-_MOST_LISTED = 40  # files of a folder
 _MOST_WAITING = 10  # jobs of strangers at a time
 
 
@@ -71,16 +68,25 @@ class Services:
         self._reports: TtlCache[Report] = TtlCache(600.0)
         self._previews: TtlCache[Preview] = TtlCache(600.0)
         self._views = JobViews(self.worker, settings.out)
+        self.following = Following(
+            settings,
+            self.workspace,
+            make=lambda options: Job(request=self._pin(options)),
+            queue=lambda job: self._queue(job.request),
+            stopped=self._stopping.is_set,
+        )
 
     def start(self) -> None:
         """Starts the worker, which goes on with every unfinished job; returns at once."""
         self.workspace.start()
         for job in self.worker.start():
             logger.info("job %s is taken up again", job.id)
+        self.following.start()
 
     def shutdown(self) -> None:
         """Ends the running tool; what is unfinished goes on at the next start."""
         self._stopping.set()
+        self.following.close()
         self._preparer.stop()
         self.worker.shutdown(_END_S)
         self.workspace.close(_END_S)
@@ -101,9 +107,21 @@ class Services:
         if not is_owner(visitor, self.settings):
             options = for_stranger(options)
             self._check_room()
+        return self._queue(self._pin(options))
+
+    def submit_each(
+        self, options: JobOptions, sources: Sequence[str], visitor: Visitor = STRANGER
+    ) -> tuple[list[Job], dict[str, GgufyError]]:
+        """Queues a job for each source; returns them, and by source why others were refused. Raises GgufyError."""
+        check_work(visitor, self.settings)
+        if not is_owner(visitor, self.settings):
+            check_count(sources)
+        return make_each(options, sources, lambda wish: self.submit(wish, visitor))
+
+    def _pin(self, options: JobOptions) -> Request:
         made = make_job(self.workspace.addressed(options), self.settings).request
         hidden = any(job.request.private and job.request.shares_repo(made) for job in self.worker.jobs())
-        return self._queue(replace(made, private=made.private or hidden))  # a repo made private stays so
+        return replace(made, private=made.private or hidden)  # a repo made private stays so
 
     def _queue(self, request: Request) -> Job:
         job = self.worker.submit(Job(request=request))
@@ -125,16 +143,7 @@ class Services:
     def models_in(self, folder: str, visitor: Visitor = STRANGER) -> list[Path]:
         """The models of a folder on this machine to choose from, for its owner; none if it is no folder, or has only
         one, which the folder then stands for."""
-        if not is_owner(visitor, self.settings):
-            return []
-        try:
-            path = user_path(folder)
-            if not path.is_dir():
-                return []
-            found = [entry for entry in path.iterdir() if format_of_name(entry.name) and entry.is_file()]
-        except (OSError, UsageError):  # no permission, no path at all
-            return []
-        return sorted(found)[:_MOST_LISTED] if len(found) > 1 else []
+        return models_in(folder) if is_owner(visitor, self.settings) else []
 
     def search(self, query: str, visitor: Visitor = STRANGER) -> list[Found]:
         """Repos of that name on the Hub, which anybody may look for. Raises HubAway."""
@@ -294,20 +303,8 @@ class Services:
         return {name: models[name].path for name in order}
 
     def _chat_models(self, visitor: Visitor) -> dict[str, ChatModel]:
-        """By name, of the newest job first."""
-        found: dict[str, ChatModel] = {}
-        for view in self.views(visitor, whole=True):
-            repo_id = view.job.request.repo_id if self.workspace.ours(view.job) else ""
-            rows = [row for row in models(view.files) if output_of_row(row).chats]
-            for row in sorted(rows, key=lambda row: row.get("type") != FIRST):
-                if row["file"] in view.here:
-                    path, repo = view.folder / row["file"], ""
-                elif self.fetched and repo_id:
-                    path, repo = self.fetched.path(repo_id, row["file"]), repo_id
-                else:
-                    continue
-                found.setdefault(row["file"], ChatModel.of(row, path, repo))
-        return found
+        views = self.views(visitor, whole=True)
+        return models_of(views, self.fetched, lambda view: self.workspace.ours(view.job))
 
     def fetch_model(
         self, name: str, visitor: Visitor = STRANGER, stopped: Callable[[], bool] = lambda: False

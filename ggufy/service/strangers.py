@@ -6,6 +6,8 @@ that becomes a path, a repo of the owner's or a question to the disk. What may b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ggufy.core.errors import UsageError
 from ggufy.jobs.options import OPTIONS, JobOptions
 from ggufy.sources.hub import is_on_hub
@@ -13,7 +15,14 @@ from ggufy.texts.calibration import BUNDLED, NAMED
 
 MOST_SIZES = 8  # sizes to order in one job
 MOST_ADAPTERS = 4
+MOST_AT_ONCE = 3  # models of a repo that are started together
 _TEXTS = frozenset({BUNDLED, *NAMED})
+
+
+def check_count(sources: Sequence[str]) -> None:
+    """Raises UsageError for more models than a stranger may start at once."""
+    if len(sources) > MOST_AT_ONCE:
+        raise UsageError("on a Space at most {most} models are started at once: tick fewer.", most=MOST_AT_ONCE)
 
 
 def for_stranger(options: JobOptions) -> JobOptions:

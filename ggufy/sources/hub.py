@@ -13,13 +13,14 @@ import hashlib
 import logging
 import re
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
 
 from ggufy.core.errors import SourceError, UsageError
 from ggufy.core.hosts import MODELSCOPE, RepoName
+from ggufy.core.messages import Message
 from ggufy.core.source import Source, SourceFile
 from ggufy.core.words import brief, human_size
 from ggufy.net.download import DownloadTask, fetch, fetch_small
@@ -30,6 +31,7 @@ from ggufy.net.modelscope import SMALL
 from ggufy.net.session import Reference
 from ggufy.sources.addresses import is_modelscope, modelscope_reference, split_address
 from ggufy.sources.format import SourceFormat
+from ggufy.sources.patterns import is_wild, matching
 from ggufy.sources.registry import format_of_name, models_among, unnamed_among
 from ggufy.system.files import DOWNLOAD_SUFFIX
 from ggufy.system.user_paths import user_text
@@ -134,6 +136,7 @@ def model_files(wanted: Reference, files: Sequence[RepoSibling]) -> tuple[Source
     Raises SourceError."""
     by_name = {file.rfilename: file for file in files}
     models = models_among(by_name)
+    wanted = _only_match(wanted, models)
     if inside := {name: form for name, form in models.items() if name.startswith(f"{wanted.file.rstrip('/')}/")}:
         wanted = replace(wanted, file="")  # a folder of the repo
     unnamed = unnamed_among(inside or models)
@@ -147,6 +150,30 @@ def model_files(wanted: Reference, files: Sequence[RepoSibling]) -> tuple[Source
             repo=wanted.name,
         )
     return models[chosen.rfilename], [by_name[name] for name in names]
+
+
+def _only_match(wanted: Reference, models: Mapping[str, SourceFormat]) -> Reference:
+    """With the one model that a pattern stands for in its place. Raises SourceError if there are more, or none."""
+    if not is_wild(wanted.file) or wanted.file in models:
+        return wanted
+    found = matching(wanted.file, models.items())
+    if len(found) == 1:
+        return replace(wanted, file=found[0])
+    if not found:
+        raise SourceError(
+            "{repo} has no model that matches {pattern}: it holds {files}.",
+            repo=wanted.repo_id,
+            pattern=wanted.file,
+            files=", ".join(sorted(models)) or Message("nothing like it"),
+        )
+    raise SourceError(
+        "{repo} has {count} models that match {pattern}, choose one, for example {example}; there are {files}.",
+        repo=wanted.repo_id,
+        count=len(found),
+        pattern=wanted.file,
+        example=f"{wanted.repo_id}:{found[0]}",
+        files=", ".join(found),
+    )
 
 
 def choose_file(

@@ -34,6 +34,7 @@ from ggufy.sources import hub
 from ggufy.sources.addresses import split_address
 from ggufy.sources.format import OpenBeside, Report, SourceFormat, Variant
 from ggufy.sources.locate import is_plain_url, local_file
+from ggufy.sources.patterns import is_wild, matching
 from ggufy.sources.registry import format_of, format_of_file, format_of_name, models_among, unnamed_among
 from ggufy.system.settings import Settings
 
@@ -153,6 +154,9 @@ def _opened_on_hub(
         found |= {"revision": listing.commit, "license": listing.license, "gated": listing.gated}
         sizes = {file.rfilename: file.size or 0 for file in listing.files}
         models = sorted(models_among(sizes).items())
+        if is_wild(wanted.file) and wanted.file not in sizes:
+            meant = matching(wanted.file, models)
+            models = [(name, form) for name, form in models if name in meant]
         found["variants"] = tuple(
             Variant(name=name, size=sum(sizes[part] for part in form.files(name, lambda: sizes)))
             for name, form in models

@@ -5,16 +5,31 @@ from __future__ import annotations
 from pathlib import Path
 
 from ggufy import demo
-from ggufy.core.errors import SourceError
+from ggufy.core.errors import SourceError, UsageError
 from ggufy.core.words import brief
 from ggufy.sources import hub
 from ggufy.sources.registry import format_of_name, models_among, unnamed_among
 from ggufy.system.user_paths import is_there, user_file, user_path, user_text
 
+_MOST_LISTED = 40  # files of a folder
+
 
 def is_plain_url(text: str) -> bool:
     """True for an http(s) address that is not one of the Hub's own. Raises SourceError if it makes no sense."""
     return text.startswith(("https://", "http://")) and not hub.is_reference(text)
+
+
+def models_in(folder: str) -> list[Path]:
+    """The models of a folder on this machine to choose from, the first of many; none if it is no folder that can be
+    read, or has only one, which the folder then stands for."""
+    try:
+        path = user_path(folder)
+        if not path.is_dir():
+            return []
+        found = [entry for entry in path.iterdir() if format_of_name(entry.name) and entry.is_file()]
+    except (OSError, UsageError):  # no permission, no path at all
+        return []
+    return sorted(found)[:_MOST_LISTED] if len(found) > 1 else []
 
 
 def local_file(text: str, *, hub_only: bool = False) -> Path | None:

@@ -28,6 +28,7 @@ from ggufy.system.settings import Settings
 from ggufy.ui import parts
 from ggufy.ui.api import NAMES, add_api
 from ggufy.ui.chat_tab import ChatTab
+from ggufy.ui.follow_panel import FollowPanel
 from ggufy.ui.guard import KnownHosts, Locked
 from ggufy.ui.head import EarlyScript
 from ggufy.ui.i18n import TEXTS, texts_of
@@ -57,12 +58,14 @@ def build(services: Services) -> gr.Blocks:
             with gr.Tab(i18n("tab_quantize"), id="quantize"), gr.Row(elem_id="gg-columns"):
                 with gr.Column(scale=2, min_width=340, elem_id="gg-form"):
                     form = QuantizeTab(services, i18n)
+                    follow = FollowPanel(services, i18n)
                 with gr.Column(scale=3, min_width=340):
                     jobs = JobsPanel(services)
             with gr.Tab(i18n("tab_chat"), id="chat") as tab:
                 chat = ChatTab(services, i18n, tab)
         jobs.connect(page, banner)
         form.connect(page, jobs.show_after)
+        follow.connect(page, form)
         chat.connect()
 
         def greet(request: gr.Request, profile: Profile) -> list[Any]:

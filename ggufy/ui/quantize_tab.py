@@ -7,7 +7,7 @@ when its visitor has stopped typing (source.js); an answer that comes after a ne
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import gradio as gr
@@ -15,7 +15,7 @@ import gradio as gr
 from ggufy.core.catalog import OUTTYPES, QUANT_TYPES
 from ggufy.core.errors import GgufyError
 from ggufy.jobs.estimate import EstimateOptions
-from ggufy.jobs.options import LONGEST, OPTIONS
+from ggufy.jobs.options import LONGEST, OPTIONS, JobOptions
 from ggufy.models.chat_format import AUTO, FORMATS
 from ggufy.publish.markup import Markup
 from ggufy.quantize.search.mixes import KINDS, RWKV
@@ -150,7 +150,9 @@ class QuantizeTab:
         changes = [one.change for one in (self.types, self.imatrix, self.evaluate, self.mode, self.evaluation)]
         gr.on(changes, self.price, on_source, self.cost, **last)
         pressed = self.start.click(self.check, None, self.message, **QUIET)
-        show(pressed.then(self.begin, set(self.fields().values()), self.message, **QUEUED))
+        fields = set(self.fields().values())
+        show(pressed.then(self.begin, fields, self.message, **QUEUED))
+        show(self.panel.several(self.begin_ticked, fields, self.message, **QUEUED))
 
     def fields(self) -> dict[str, Any]:
         """What decides the job, by what the page calls it."""
@@ -275,17 +277,34 @@ class QuantizeTab:
     def begin(self, form: dict[Any, Any], request: gr.Request, profile: Profile) -> str:
         """Starts a job."""
         texts, visitor = texts_of(request), visitor_of(self.services, request, profile)
+        return self._said(
+            lambda: parts.message(
+                texts["submitted"].format(name=self.services.submit(self.wish(form), visitor).request.name), "good"
+            ),
+            texts,
+        )
+
+    def begin_ticked(self, form: dict[Any, Any], event: gr.EventData, request: gr.Request, profile: Profile) -> str:
+        """Starts a job for each model of a repo that was ticked."""
+        texts, visitor = texts_of(request), visitor_of(self.services, request, profile)
+        sources = source_parts.ticked(event)
+        return self._said(
+            lambda: source_parts.started(*self.services.submit_each(self.wish(form), sources, visitor), texts), texts
+        )
+
+    def wish(self, form: Mapping[Any, Any], **more: Any) -> JobOptions:
+        """What the form asks for, with other values for what is named. Raises UsageError."""
+        return job_options({name: form[field] for name, field in self.fields().items()} | more)
+
+    def _said(self, work: Callable[[], Markup], texts: Texts) -> Markup:
+        """What `work` says, or what went wrong."""
         try:
-            job = self.services.submit(
-                job_options({name: form[field] for name, field in self.fields().items()}), visitor
-            )
-            said = parts.message(texts["submitted"].format(name=job.request.name), "good")
+            return work()
         except GgufyError as error:
-            said = parts.message(told(error.message, texts))
+            return parts.message(told(error.message, texts))
         except Exception:  # one of the three edges: a visitor sees a sentence, the log has the rest
             logger.exception("a job could not be started")
-            said = parts.message(texts["unexpected"])
-        return said
+            return parts.message(texts["unexpected"])
 
     def greet(self, texts: Texts, visitor: Any) -> list[Any]:
         """Title and Start as this visitor should see them."""

@@ -1,5 +1,6 @@
 // Body of gradio's js_on_load for the panel under the source: its buttons report what was picked, and when a visitor
-// has stopped typing for a moment, or presses Enter, what was typed is looked at, once.
+// has stopped typing for a moment, or presses Enter, what was typed is looked at, once. Of several models, it reports
+// which are ticked.
 const PAUSE_MS = 250;
 const asks = { "gg-source": "look", "gg-vocab": "look", "gg-targets": "price" }; // field -> event
 const waiting = new Map(); // event -> timer
@@ -17,7 +18,17 @@ document.addEventListener("keydown", (event) => {
   const what = event.key === "Enter" && !event.isComposing && askedBy(event.target);
   if (what) ask(what, 0);
 });
+
+// The panel is drawn again when an option changes: what was ticked stays.
+const ticks = new Map(); // source -> whether it was ticked
+element.addEventListener("change", ({ target }) => ticks.set(target.value, target.checked));
+new MutationObserver(() => {
+  for (const tick of element.querySelectorAll("input")) tick.checked = ticks.get(tick.value) ?? tick.checked;
+}).observe(element, { childList: true, subtree: true });
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-action]");
-  if (button) trigger("click", { action: button.dataset.action, job: button.dataset.job || "" });
+  if (button?.dataset.action === "start-ticked") {
+    const sources = [...element.querySelectorAll("input:checked")].map((tick) => tick.value);
+    if (sources.length) trigger("several", { sources });
+  } else if (button) trigger("click", { action: button.dataset.action, job: button.dataset.job || "" });
 });

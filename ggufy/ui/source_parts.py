@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from ggufy.core.errors import GgufyError
+from ggufy.core.job import Job
 from ggufy.core.words import human_size, human_time
 from ggufy.jobs.estimate import Cost
 from ggufy.models.names.blinkdl import BLINKDL
 from ggufy.publish.markup import Markup, el
 from ggufy.sources.format import Report
+from ggufy.sources.patterns import is_wild
 from ggufy.sources.search import Found
+from ggufy.ui.form import short_text
 from ggufy.ui.i18n import Texts
 from ggufy.ui.messages import told
 
-_SHOWN_VARIANTS = 40
+MOST_TICKED = 40  # variants that are shown
 
 
 def hint(text: str, kind: str = "") -> Markup:
@@ -24,7 +29,7 @@ def hint(text: str, kind: str = "") -> Markup:
 
 def report(found: Report, texts: Texts) -> Markup:
     """What a source is, in one look; why it cannot work; or the files to choose from."""
-    if found.problem and len(found.variants) > 1 and not found.path:
+    if found.problem and not found.path and len(found.variants) > 1:
         return _variants(found, texts)
     if found.problem:
         return el("p", told(found.problem, texts), class_="gg-message gg-bad", role="alert")
@@ -54,13 +59,36 @@ def _facts(found: Report, texts: Texts) -> list[str]:
 
 
 def _variants(found: Report, texts: Texts) -> Markup:
-    """Buttons that put one file of the repo into the source."""
-    buttons = [
-        _choice(f"{found.model_id}:{variant.name}", variant.name, human_size(variant.size))
-        for variant in found.variants[:_SHOWN_VARIANTS]
-    ]
+    """Buttons that put one file of the repo into the source, and a tick each to start several, at the commit that was
+    looked at; all are ticked where a pattern was typed."""
+    ticked = is_wild(found.source.rpartition(":")[2])
+    rows = []
+    for variant in found.variants[:MOST_TICKED]:
+        pinned = f"{found.model_id}@{found.revision}:{variant.name}"
+        label = texts["tick"].format(name=variant.name)
+        tick = el("input", type="checkbox", value=pinned, checked=ticked, data_key=f"tick {pinned}", aria_label=label)
+        choice = _choice(f"{found.model_id}:{variant.name}", variant.name, human_size(variant.size))
+        rows.append(el("div", tick, choice, class_="gg-variant"))
     title = el("p", texts["variant"].format(count=len(found.variants)), class_="gg-quiet gg-hint")
-    return el("div", title, el("div", *buttons, class_="gg-choices"), class_="gg-report")
+    start = el("button", texts["start_ticked"], type="button", data_action="start-ticked", class_="gg-button")
+    return el("div", title, el("div", *rows, class_="gg-choices"), start, class_="gg-report")
+
+
+def ticked(event: Any) -> list[str]:
+    """The sources that a browser says were ticked."""
+    sources = getattr(event, "sources", None)
+    texts = [short_text(source) for source in sources[:MOST_TICKED]] if isinstance(sources, list) else []
+    return list(dict.fromkeys(filter(None, texts)))
+
+
+def started(jobs: Sequence[Job], refused: Mapping[str, GgufyError], texts: Texts) -> Markup:
+    """What came of starting several."""
+    lines = [el("p", texts["started"].format(count=len(jobs)), class_="gg-message gg-good", role="status")]
+    lines += [
+        el("p", f"{source.rpartition(':')[2]}: {told(error.message, texts)}", class_="gg-message gg-bad", role="alert")
+        for source, error in refused.items()
+    ]
+    return el("div", *(lines if jobs else lines[1:]))
 
 
 def local_files(found: Iterable[Path], texts: Texts) -> Markup:

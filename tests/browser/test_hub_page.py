@@ -87,6 +87,50 @@ def test_from_a_search_to_a_repo_and_a_chat(
     expect(page.locator("#gg-chat-log-a .gg-note")).to_contain_text("t/s", timeout=WORK_MS)
 
 
+def test_ticked_models_become_jobs_and_a_repo_is_followed(
+    hub: LocalHub, vocab: Path, published: App, open_tab: Callable[..., Tab], shoot: Callable[[Tab, str], None]
+) -> None:
+    repo = "BlinkDL/rwkv-7-three"
+    weights = tiny.checkpoint(vocab.parent, "7", width=256, layers=2)[0].read_bytes()
+    for name in ("three-a.pth", "three-b.pth", "three-c.pth"):
+        hub.put(repo, name, weights, lfs=1)
+    tab = open_tab(at=published)
+    page, panel = tab.page, tab.page.locator("#gg-panel")
+    page.get_by_label("Source").fill(repo)
+    expect(panel).to_contain_text("3 files: choose one, or tick several")
+    panel.get_by_label("Tick three-a.pth").check()
+    panel.get_by_label("Tick three-c.pth").focus()
+    page.keyboard.press("Space")
+    open_more(tab)
+    page.get_by_label("Own vocabulary").fill(str(vocab))  # which has the panel drawn again
+    page.get_by_role("radio", name="none").check()
+    page.get_by_role("button", name="Clear", exact=True).first.click()
+    page.get_by_role("checkbox", name="Q8_0", exact=True).check()
+    expect(panel.locator("input:checked")).to_have_count(2)
+    shoot(tab, "ticked")
+    panel.get_by_role("button", name="Start the ticked").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#gg-message")).to_contain_text("2 jobs were added")
+    for name in ("three-a", "three-c"):
+        expect(tab.card(name)).to_be_visible()
+    expect(tab.card("three-b")).to_have_count(0)
+
+    page.get_by_label("Source").fill(f"{repo}:three-[bc].pth")
+    expect(panel.get_by_label("Tick three-b.pth")).to_be_checked()
+    expect(panel.get_by_label("Tick three-a.pth")).to_have_count(0)
+
+    page.get_by_role("button", name="Follow repos").click()
+    followed = page.locator("#gg-followed")
+    expect(followed).to_contain_text("No repo is followed")
+    page.locator("#gg-follow-source").get_by_role("textbox").fill(f"{repo}:*.pth")
+    page.locator("#gg-follow-add").click()
+    expect(followed).to_contain_text(f"{repo}:*.pth")
+    expect(followed).to_contain_text("next look in 5 h 59 min")
+    shoot(tab, "followed")
+    followed.get_by_role("button", name="Follow BlinkDL/rwkv-7-three:*.pth no longer").click()
+    expect(followed).to_contain_text("No repo is followed")
+
+
 def test_what_the_hub_does_not_have(published: App, open_tab: Callable[..., Tab]) -> None:
     tab = open_tab(at=published)
     panel = tab.page.locator("#gg-panel")
