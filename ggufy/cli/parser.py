@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ggufy.cli import inspect, mix
+from ggufy.cli import chat, complete, inspect, mix, state
 from ggufy.core.catalog import OUTTYPES
 from ggufy.core.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS
 from ggufy.core.metrics import DEFAULT_CHUNKS as COMMAND_CHUNKS
@@ -34,6 +34,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_evaluate(evaluate)
     mix.add_parser(commands)
     inspect.add_parser(commands)
+    state.add_parser(commands)
+    chat.add_parser(commands)
+    complete.add_parser(commands)
     status = commands.add_parser("status", help="list the jobs")
     resume = commands.add_parser("resume", help="continue every job that was interrupted")
     _add_run_options(resume)

@@ -69,12 +69,24 @@ def encode_conversation(texts: Sequence[str], *, world: bool) -> bytes:
     cleaned = [clean(text).strip(_BLANKS) for text in texts]
     if not cleaned[-1].strip():
         raise UsageError("the message is empty: write something first.")
-    if not world:
-        return _lines(_SEPARATOR.join(cleaned))
+    return _lines(_written_out(cleaned) if world else _SEPARATOR.join(cleaned))
+
+
+def conversation_prompt(texts: Sequence[str], *, system: str) -> str:
+    """All that was said in RWKV's template, from the system prompt (if any) to where the reply begins."""
+    cleaned = [clean(text).strip(_BLANKS) for text in texts]
+    if not cleaned[-1].strip():
+        raise UsageError("the message is empty: write something first.")
+    head = f"System: {clean(system).strip(_BLANKS)}\n\n" if system.strip() else ""
+    return f"{head}User: {_written_out(cleaned)}\n\nAssistant:"
+
+
+def _written_out(cleaned: Sequence[str]) -> str:
+    """What was said, without the name of who began and the place of the reply, which the template adds."""
     joined = cleaned[0]
     for number, text in enumerate(cleaned[1:], start=1):
         joined += f"\n\nAssistant: {text}" if number % 2 else f"\n\nUser: {text}"
-    return _lines(joined)
+    return joined
 
 
 def unpacking(template: str) -> str:
@@ -122,3 +134,32 @@ class Follower:
             ready = ready.lstrip()
             self._shown = True
         return ready, mark is not None
+
+
+class StopTexts:
+    """Ends a text that comes in pieces before the first of some texts, which is never shown, not even its
+    beginning."""
+
+    def __init__(self, stops: Sequence[str]):
+        self._stops = [stop for stop in stops if stop]
+        self._text = ""
+
+    def feed(self, piece: str) -> tuple[str, bool]:
+        """Takes a piece; gives what can be shown now, and whether the end was found."""
+        self._text += piece
+        found = [place for stop in self._stops if (place := self._text.find(stop)) >= 0]
+        cut = min(found) if found else len(self._text) - self._begun()
+        ready, self._text = self._text[:cut], self._text[cut:]
+        return ready, bool(found)
+
+    def rest(self) -> str:
+        """What was held back, when nothing comes any more."""
+        rest, self._text = self._text, ""
+        return rest
+
+    def _begun(self) -> int:
+        """Letters at the end of the text that may be the beginning of a stop."""
+        text = self._text
+        longest = max(map(len, self._stops), default=1) - 1
+        lengths = range(min(longest, len(text)), 0, -1)
+        return next((n for n in lengths if any(stop.startswith(text[-n:]) for stop in self._stops)), 0)

@@ -1,0 +1,18 @@
+"""Other people's models and figures, which are not part of the repo: `GGUFY_TEST_DATA`, or `shared/data` beside it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def reference_file(name: str) -> Path:
+    """A file of that data, by its path there. Skips the test where it is absent."""
+    folder = Path(os.environ.get("GGUFY_TEST_DATA") or ROOT.parent / "shared" / "data")
+    if not (folder / name).exists():
+        pytest.skip(f"{folder / name} is not there: set GGUFY_TEST_DATA to the reference data")
+    return folder / name

@@ -1,0 +1,239 @@
+"""Plain completion and chat in the terminal: what comes, where it ends, what becomes of what people type."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ggufy.formats.session import SUFFIX
+from ggufy.llama.chat.messages import StopTexts, conversation_prompt
+from ggufy.llama.chat.options import ChatOptions, Model, completion_command
+from ggufy.llama.install import Llama
+from ggufy.llama.states import save_state
+from ggufy.models.tuned_state import read_tuned_state
+from tests import scripted, tiny
+from tests.conftest import ROOT, Ggufy
+from tests.test_state import states_of
+
+# What the scripted model makes of any text that ends in a colon, for ever.
+TURN = " One.\n\nTwo。\n\nUser:"
+
+
+@pytest.fixture(scope="module")
+def talker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return scripted.converted(tmp_path_factory.mktemp("talker"))
+
+
+@pytest.fixture(scope="module")
+def dreamer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose tokens come by chance."""
+    return tiny.converted(tmp_path_factory.mktemp("dreamer"), "7")
+
+
+# ---- stops
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+@pytest.mark.parametrize(
+    ("text", "stops", "shown"),
+    [
+        ("hello", (), "hello"),
+        ("hello", ("",), "hello"),
+        ("hello", ("x",), "hello"),
+        ("hello", ("l",), "he"),
+        ("hello", ("lo", "ll"), "he"),
+        ("hello", ("hello!",), "hello"),
+        ("\n\nUse\n\nUser: hi", ("\n\nUser:",), "\n\nUse"),
+        ("aaab", ("aab",), "a"),
+        ("中文。\n\nUser:", ("\n\nUser:", "文章"), "中文。"),
+    ],
+)
+def test_a_text_ends_before_a_stop(text: str, stops: tuple[str, ...], shown: str, size: int) -> None:
+    filtered, seen = StopTexts(stops), ""
+    for start in range(0, len(text), size):
+        piece, found = filtered.feed(text[start : start + size])
+        seen += piece
+        assert shown.startswith(seen)
+        if found:
+            break
+    else:
+        seen += filtered.rest()
+    assert seen == shown
+
+
+# ---- complete
+
+
+@pytest.mark.fast
+def test_texts_and_states_travel_in_files(tmp_path: Path) -> None:
+    """A text is no word of the command, and a state is opened for reading alone."""
+    model = Model(path=tmp_path / "m.gguf", world=True)
+    options = ChatOptions(top_k=40, repeat=1.2, seed=7, state=tmp_path / "s.bin", stops=("--help",))
+    text = "--help\n" * 3
+    command = completion_command(tmp_path / "tool", model, options, threads=1, folder=tmp_path, text=text)
+    assert (tmp_path / "prompt.txt").read_text(encoding="utf-8") == text + "\n"
+    assert not any("--help" in word for word in command)
+    assert command[-3:] == ["--prompt-cache", str(tmp_path / "s.bin"), "--prompt-cache-ro"]
+    assert {"--top-k": "40", "-s": "7", "--repeat-penalty": "1.2"}.items() <= dict(
+        zip(command, command[1:], strict=False)
+    ).items()
+    assert "penalties;top_k;top_p;temperature" in command
+
+
+@pytest.mark.tools
+def test_a_text_goes_on(ggufy: Ggufy, talker: Path, tmp_path: Path) -> None:
+    done = ggufy("complete", talker, "-p", "User: hi\\n\\nAssistant:", "-n", 7)
+    assert (done.code, done.out, done.err) == (0, TURN + "\n", "")
+    done = ggufy("complete", talker, "-p", "Assistant:", "-n", 7, "--json")
+    found = json.loads(done.out)
+    assert (found["text"], found["end"]) == (TURN, "length")
+    assert found["prompt_tps"] > 0 < found["generation_tps"]
+    done = ggufy("complete", talker, "-p", "Assistant:", "--stop", "Nothing", "--stop", "\\n\\nUser", "--json")
+    assert json.loads(done.out)["text"] == TURN.removesuffix("\n\nUser:")
+    assert json.loads(done.out)["end"] == "stop"
+    # a file is taken as it is; the newline at its end is part of the text
+    for content, out in (("x:", " One."), ("x:\\n", None)):
+        (tmp_path / "prompt").write_text(content, encoding="utf-8")
+        done = ggufy("complete", talker, "--file", tmp_path / "prompt", "-n", 1)
+        assert done.code == 0 and (done.out == out + "\n" if out else not done.out.startswith(" One."))
+
+
+@pytest.mark.tools
+def test_a_seed_gives_the_same_text_again(ggufy: Ggufy, dreamer: Path) -> None:
+    def text(*arguments: object) -> str:
+        done = ggufy("complete", dreamer, "-p", "ab", "-n", 24, "--temp", 2, "--top-p", 1, *arguments)
+        assert done.code == 0, done.err
+        return str(done.out)
+
+    assert text("--seed", 3) == text("--seed", 3) != text("--seed", 4)
+    assert text("--seed", 3, "--top-k", 1) == text("--seed", 4, "--top-k", 1) == text("--temp", 0)
+    assert text("--temp", 0, "--frequency", 2, "--presence", 2) != text("--temp", 0)
+    assert text("--temp", 0, "--repeat-penalty", 5) != text("--temp", 0)
+
+
+@pytest.mark.tools
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("-p", "x", "-n", "0"), "--length must be a number from 1 to"),
+        (("-p", "x", "--temp", "nan"), "--temp must be a number"),
+        (("-p", "x", "--top-p", "1.5"), "--top-p must be a number from 0.0 to 1.0"),
+        (("-p", "x", "--seed", "-1"), "--seed must be a number"),
+        (("-p", ""), "there is no text to continue"),
+        (("--file", "/nowhere/x"), "/nowhere/x cannot be read"),
+        ((), "one of the arguments"),
+        (("-p", "x", "--file", "x"), "not allowed with"),
+    ],
+)
+def test_what_cannot_be_asked_for(ggufy: Ggufy, dreamer: Path, arguments: tuple[str, ...], said: str) -> None:
+    done = ggufy("complete", dreamer, *arguments)
+    assert done.code == 2 and said in done.err and not done.out
+
+
+@pytest.mark.tools
+def test_what_is_no_model(ggufy: Ggufy, tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    for command in (("complete", tmp_path / "x.gguf", "-p", "x"), ("chat", tmp_path / "x.gguf")):
+        done = ggufy(*command)
+        assert done.code == 1 and "is not a sound GGUF file" in done.err and len(done.err.splitlines()) == 1
+
+
+@pytest.mark.tools
+def test_ctrl_c_ends_a_completion(ggufy_environment: dict[str, str], talker: Path) -> None:
+    command = [sys.executable, "-m", "ggufy", "complete", str(talker), "-p", "x:", "-n", "1000000"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=ggufy_environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    begun = process.stdout.read(100)
+    process.send_signal(signal.SIGINT)
+    rest, err = process.communicate(timeout=60)
+    assert process.returncode == 1 and err == b"ggufy: stopped.\n"
+    assert (begun + rest).decode("utf-8").startswith(TURN) and rest.endswith(b"\n")
+
+
+# ---- chat
+
+
+@pytest.mark.fast
+def test_a_conversation_is_written_out() -> None:
+    said = ["Hi\r\n", "Hello.", " And\nyou? "]
+    assert conversation_prompt(said, system=" Be brief. ") == (
+        "System: Be brief.\n\nUser: Hi\n\nAssistant: Hello.\n\nUser: And\nyou?\n\nAssistant:"
+    )
+    assert conversation_prompt(["x"], system="") == "User: x\n\nAssistant:"
+
+
+def talk(environment: dict[str, str], typed: str, *arguments: object) -> tuple[int, str, str]:
+    command = [sys.executable, "-m", "ggufy", "chat", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, input=typed.encode(), capture_output=True, timeout=300)
+    return done.returncode, done.stdout.decode("utf-8"), done.stderr.decode("utf-8")
+
+
+@pytest.mark.tools
+def test_a_conversation(ggufy_environment: dict[str, str], talker: Path) -> None:
+    typed = "Hello\n\n/exit\\\n/read /etc/hostname\nlast one without an end"
+    assert talk(ggufy_environment, typed, talker) == (0, (scripted.REPLY + "\n") * 3, "")
+
+
+@pytest.mark.tools
+def test_a_conversation_that_begins_with_a_state(
+    llama: Llama, ggufy_environment: dict[str, str], talker: Path, tmp_path: Path
+) -> None:
+    tensors = states_of("7", layers=1, heads=1)
+    session = tmp_path / f"poet{SUFFIX}"
+    state = read_tuned_state(tiny.save(tmp_path / "poet.pth", tensors))
+    save_state(state, "poet.pth", talker, session, llama)
+    kept = session.read_bytes()
+    for file in (session, tmp_path / "poet.pth"):
+        found = talk(ggufy_environment, "Hello\nAgain\n", talker, "--state", file, "--system", "Be brief.")
+        assert found == (0, (scripted.REPLY + "\n") * 2, "")
+    assert session.read_bytes() == kept
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["poet.pth", session.name]
+
+
+@pytest.mark.tools
+@pytest.mark.parametrize("state", [False, True])
+def test_ctrl_c_ends_a_reply_and_then_the_conversation(
+    ggufy_environment: dict[str, str], dreamer: Path, tmp_path: Path, state: bool
+) -> None:
+    """On a terminal, where nothing of a model's text is a control character."""
+    options: list[object] = ["-n", 100_000, "--temp", 2, "--top-p", 1]
+    if state:
+        options += ["--state", tiny.save(tmp_path / "poet.pth", states_of("7"))]
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ggufy", "chat", str(dreamer), *map(str, options)],
+        cwd=ROOT,
+        env=ggufy_environment,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    seen = b""
+
+    def until(text: bytes, more: int = 0) -> None:
+        nonlocal seen
+        while text not in seen or len(seen) < seen.index(text) + len(text) + more:
+            seen += os.read(ours, 4096)
+
+    until(b"\n> ")
+    os.write(ours, b"Hello\n")
+    until(b"> Hello\r\n", more=200)
+    seen = b""
+    process.send_signal(signal.SIGINT)
+    until(b"\n> ")
+    os.write(ours, b"\n")  # nothing is said
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 0
+    os.close(ours)
+    assert b"\x1b" not in seen
