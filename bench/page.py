@@ -24,7 +24,8 @@ from playwright.sync_api import Browser, BrowserType, Page, Response, sync_playw
 from bench.records import write_records
 from ggufy import demo
 from ggufy.llama.install import Llama
-from ggufy.service.conversations import Chats, ChatSettings
+from ggufy.service.chat_settings import ChatSettings
+from ggufy.service.conversations import Chats
 from ggufy.system import resources
 
 LIMIT_ANSWER_S, LIMIT_PROGRESS_S, LIMIT_TOKEN_S, LIMIT_LOAD_S = 1.0, 2.0, 3.0, 2.0

@@ -1,4 +1,4 @@
-"""A tiny RWKV-7 that says one thing, whatever it is asked: each token is followed by the next one of a chain.
+"""Tiny RWKV-7s that say one thing, whatever they are asked: each token is followed by the next one of a chain.
 
 Its blocks add nothing to the embedding, so the head alone decides: the row of a token looks for the token before it.
 """
@@ -17,29 +17,54 @@ from tests import tiny
 REPLY = "One.\n\nTwo。"
 _CHAIN = [b":", b" One.", b"\n\n", b"Two", "。\n".encode(), b"\n", b"User", b":"]
 _SINGLES = [bytes([byte]) for byte in range(256)]
-_TOKENS = [*_SINGLES, b"Assistant", *(token for token in _CHAIN if token not in _SINGLES)]
-BLANK_LINE = 1 + _TOKENS.index(b"\n\n")  # its id
+
+# What one of the newer models says, which thinks, ends its turn by a token, and would go on if nobody heeded that.
+THOUGHT, ANSWER = "Hmm.", "Hello!"
+_FLOWER = "✿".encode()
+_THINKING = [b"<think>", b" Hmm.", b"</think>", b"\n", b"Hello!", _FLOWER, b" Bot", b" again"]
 
 
-def checkpoint(folder: Path) -> tuple[Path, Path]:
+def _tokens(chain: list[bytes]) -> list[bytes]:
+    words = [b"User", b"Assistant", b"Bot", *chain]
+    return [*_SINGLES, *dict.fromkeys(word for word in words if word not in _SINGLES)]
+
+
+BLANK_LINE = 1 + _tokens(_CHAIN).index(b"\n\n")  # its id
+
+
+def checkpoint(folder: Path, chain: list[bytes] = _CHAIN, name: str = "scripted") -> tuple[Path, Path]:
     """Writes the checkpoint and its vocabulary; gives both paths."""
-    width, rows = 64, len(_TOKENS) + 1
+    tokens = _tokens(chain)
+    width, rows = 64, len(tokens) + 1
     state = tiny.weights("7", width=width, layers=1, vocab=rows)
-    for name in ("blocks.0.att.output.weight", "blocks.0.ffn.value.weight", "head.weight"):
-        state[name].zero_()
-    for name in ("blocks.0.ln0", "ln_out"):
-        state[f"{name}.weight"].fill_(1.0)
-        state[f"{name}.bias"].zero_()
-    for place, (token, following) in enumerate(zip(_CHAIN, _CHAIN[1:], strict=False)):
+    for part in ("blocks.0.att.output.weight", "blocks.0.ffn.value.weight", "head.weight"):
+        state[part].zero_()
+    for part in ("blocks.0.ln0", "ln_out"):
+        state[f"{part}.weight"].fill_(1.0)
+        state[f"{part}.bias"].zero_()
+    for place, (token, following) in enumerate(zip(chain, chain[1:], strict=False)):
         one = torch.nn.functional.one_hot(torch.tensor(place), width).float()
-        state["emb.weight"][1 + _TOKENS.index(token)] = one
-        state["head.weight"][1 + _TOKENS.index(following)] += one
-    return tiny.save(folder / "scripted.pth", state), tiny.write_vocab(folder / "scripted-vocab.txt", _TOKENS)
+        state["emb.weight"][1 + tokens.index(token)] = one
+        state["head.weight"][1 + tokens.index(following)] += one
+    return tiny.save(folder / f"{name}.pth", state), tiny.write_vocab(folder / "scripted-vocab.txt", tokens)
+
+
+def thinker(folder: Path, name: str = "rwkv7-g1k-0.1b-20260930-ctx4096") -> tuple[Path, Path]:
+    """The same of one that thinks."""
+    return checkpoint(folder, _THINKING, name)
 
 
 def converted(folder: Path) -> Path:
-    """Writes its GGUF."""
+    """Writes the GGUF of the first."""
     source, vocab = checkpoint(folder)
     target = folder / "scripted-F32.gguf"
     convert(source, target, outtype="f32", vocab=vocab)
+    return target
+
+
+def converted_thinker(folder: Path, chat_format: str = "g1h") -> Path:
+    """Writes the GGUF of the one that thinks."""
+    source, vocab = thinker(folder)
+    target = folder / f"{source.stem}-F32.gguf"
+    convert(source, target, outtype="f32", vocab=vocab, chat_format=chat_format)
     return target

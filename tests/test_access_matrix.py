@@ -35,7 +35,7 @@ from ggufy.core.source import Source
 from ggufy.jobs.workspace import Workspace
 from ggufy.records.store import JobStore
 from ggufy.service.access import Visitor
-from ggufy.service.conversations import ChatSettings as Talk
+from ggufy.service.chat_settings import ChatSettings as Talk
 from ggufy.service.service import Services
 from ggufy.system.settings import Settings
 from ggufy.ui.api import NAMES, _Api

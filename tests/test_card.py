@@ -27,10 +27,11 @@ from ggufy.core.job import Job, Request, Status
 from ggufy.core.metrics import Evaluation, Quality, Speed
 from ggufy.core.source import Source
 from ggufy.llama.install import Llama
-from ggufy.models.chat_format import OLLAMA_FILES, STOP
+from ggufy.models.chat_format import STOP, WORLD, ollama_files
 from ggufy.publish.card import PLOT, CardFacts, pages
 from tests import scripted
 
+OLLAMA_FILES = ollama_files(WORLD)
 REQUEST = Request(
     name="m",
     source=Source(kind="checkpoint", path="/models/m.pth", size=1, sha256="ab" * 32),

@@ -19,7 +19,9 @@ from ggufy.llama.chat.messages import Follower, clean, encode, encode_conversati
 from ggufy.llama.chat.options import ChatOptions, Model
 from ggufy.llama.chat.process import ChatProcess, CompletionProcess
 from ggufy.llama.install import Llama
-from ggufy.service.conversations import MAX_MESSAGE, MAX_SYSTEM, MAX_TURNS, MAX_VISITORS, Chats, ChatSettings
+from ggufy.models.chat_format import WORLD
+from ggufy.service.chat_settings import MAX_SYSTEM, ChatSettings
+from ggufy.service.conversations import MAX_MESSAGE, MAX_TURNS, MAX_VISITORS, Chats
 from tests import chatty
 
 SHORT = ChatSettings(length=3, temperature=0.0)
@@ -180,7 +182,7 @@ def test_nothing_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="empty"):
         encode(text)
     with pytest.raises(UsageError, match="empty"):
-        encode_conversation(["hi", "hello", text], world=True)
+        encode_conversation(["hi", "hello", text], chat=WORLD)
 
 
 def test_the_model_gets_exactly_the_text(
@@ -230,7 +232,7 @@ def test_another_model_has_its_own_template(chats: Callable[..., Chats], tmp_pat
     (tmp_path / "prompts").mkdir()
     prompts = Prompts(tmp_path / "prompts")
     model = chatty.write(tmp_path / "other.gguf")
-    assert not Model.read(model).world
+    assert Model.read(model).chat is None
     service = chats(models={"demo": model}, extra=prompts.options)
     settings = ChatSettings(system="Be\nbrief", length=8)
     head = "[system]Be\nbrief[end]\n"

@@ -17,6 +17,7 @@ from ggufy.llama.chat.messages import StopTexts, conversation_prompt
 from ggufy.llama.chat.options import ChatOptions, Model, completion_command
 from ggufy.llama.install import Llama
 from ggufy.llama.states import save_state
+from ggufy.models.chat_format import WORLD
 from ggufy.models.tuned_state import read_tuned_state
 from tests import scripted, tiny
 from tests.conftest import ROOT, Ggufy
@@ -75,7 +76,7 @@ def test_a_text_ends_before_a_stop(text: str, stops: tuple[str, ...], shown: str
 @pytest.mark.fast
 def test_texts_and_states_travel_in_files(tmp_path: Path) -> None:
     """A text is no word of the command, and a state is opened for reading alone."""
-    model = Model(path=tmp_path / "m.gguf", world=True)
+    model = Model(path=tmp_path / "m.gguf", chat=WORLD)
     options = ChatOptions(top_k=40, repeat=1.2, seed=7, state=tmp_path / "s.bin", stops=("--help",))
     text = "--help\n" * 3
     command = completion_command(tmp_path / "tool", model, options, threads=1, folder=tmp_path, text=text)
@@ -166,10 +167,10 @@ def test_ctrl_c_ends_a_completion(ggufy_environment: dict[str, str], talker: Pat
 @pytest.mark.fast
 def test_a_conversation_is_written_out() -> None:
     said = ["Hi\r\n", "Hello.", " And\nyou? "]
-    assert conversation_prompt(said, system=" Be brief. ") == (
+    assert conversation_prompt(said, chat=WORLD, system=" Be brief. ") == (
         "System: Be brief.\n\nUser: Hi\n\nAssistant: Hello.\n\nUser: And\nyou?\n\nAssistant:"
     )
-    assert conversation_prompt(["x"], system="") == "User: x\n\nAssistant:"
+    assert conversation_prompt(["x"], chat=WORLD) == "User: x\n\nAssistant:"
 
 
 def talk(environment: dict[str, str], typed: str, *arguments: object) -> tuple[int, str, str]:

@@ -22,7 +22,7 @@ from ggufy.core.job_record import from_json, to_json
 from ggufy.core.messages import TERMINAL, Message, holes
 from ggufy.models.vocab import load_vocab
 from ggufy.net.hub_errors import hub_error
-from ggufy.service.conversations import ChatSettings
+from ggufy.service.chat_settings import ChatSettings
 from ggufy.sources.inspect import inspect
 from ggufy.system.settings import Settings
 from ggufy.texts.calibration import pin_text

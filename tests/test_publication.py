@@ -12,12 +12,13 @@ from ggufy.core.job import Request
 from ggufy.core.source import Source
 from ggufy.formats.gguf import read_head
 from ggufy.hub.protocol import RemoteFile, git_sha1
-from ggufy.models.chat_format import CHAT_TEMPLATE, OLLAMA_FILES, WORLD
+from ggufy.models.chat_format import CHAT_TEMPLATE, WORLD, ollama_files
 from ggufy.models.convert import convert
 from ggufy.models.vocab import load_vocab, world_vocab_path
 from ggufy.publish.card_facts import speaks_world
 from tests import chatty, tiny
 
+OLLAMA_FILES = ollama_files(WORLD)
 MUSIC = [one for one in tiny.vocab_tokens() if one not in (b"User", b"Assistant")]
 THEIRS = {"template": "{{ .Prompt }}", "system": OLLAMA_FILES["system"], "params": "{}"}
 

@@ -23,7 +23,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 from hub_fixture import ALICE, BOB, LocalHub, running_hub
 
-from ggufy.models.chat_format import LLAMA_FORMAT, LLAMA_STOP, OLLAMA_FILES
+from ggufy.models.chat_format import WORLD, ollama_files
 from ggufy.system.files import sha256
 from tests import chatty, tiny
 
@@ -129,7 +129,7 @@ def test_all_files_a_card_and_no_second_upload(
     assert all(f"[{name}]({name})" in card for name in files)
     assert str(tmp_path) not in card
     assert f"llama-server -hf {record['repo_id']}:Q4_K_M " in card
-    for name, text in OLLAMA_FILES.items():
+    for name, text in ollama_files(WORLD).items():
         assert get(hub, f"/alice/tiny-v7-GGUF/resolve/main/{name}") == text
     before = commits_of(hub)
     finish(command(tmp_path / "o"))
@@ -150,8 +150,9 @@ def test_a_gguf_is_published_for_what_its_vocabulary_says(
         )
         assert done.code == 0, done.err
     card = get(hub, "/alice/theirs-GGUF/resolve/main/README.md")
-    assert f"llama-cli -hf alice/theirs-GGUF:Q8_0 {LLAMA_FORMAT} {LLAMA_STOP}\n" in card
-    assert get(hub, "/alice/theirs-GGUF/resolve/main/params") == OLLAMA_FILES["params"]
+    plain = "--no-jinja --chat-template rwkv-world --override-kv tokenizer.ggml.eot_token_id=int:0"
+    assert f'llama-cli -hf alice/theirs-GGUF:Q8_0 {plain} -r "\\n\\nUser:"\n' in card
+    assert get(hub, "/alice/theirs-GGUF/resolve/main/params") == ollama_files(WORLD)["params"]
     assert "llama-cli -hf alice/other-GGUF:Q8_0\n" in get(hub, "/alice/other-GGUF/resolve/main/README.md")
     with pytest.raises(urllib.error.HTTPError, match="404"):
         get(hub, "/alice/other-GGUF/resolve/main/params")

@@ -17,6 +17,7 @@ from ggufy.llama.chat.messages import clean
 from ggufy.llama.chat.options import Model
 from ggufy.llama.chat.process import ChatProcess, StateChatProcess
 from ggufy.llama.install import Llama
+from ggufy.models.chat_format import FORMATS, OFF
 from ggufy.system.settings import Settings
 from ggufy.system.user_paths import user_path
 
@@ -28,6 +29,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser("chat", help="talk with a model in the terminal")
     parser.add_argument("model", metavar="MODEL.gguf", type=user_path)
     parser.add_argument("--system", default="", metavar="TEXT", help="system prompt (none)")
+    modes = max((chat.modes for chat in FORMATS.values()), key=len)
+    parser.add_argument("--think", choices=modes, default=OFF, help="how much to think, if it can (%(default)s)")
     add_sampling(parser, presence=0.4, frequency=0.4)
     state_command.add_option(parser)
 
@@ -46,25 +49,29 @@ def run(args: argparse.Namespace, settings: Settings, get_llama: Callable[[Setti
             stack.callback(process.close)
             return process
 
-        _talk(start)
+        _talk(start, args.think)
     return 0
 
 
-def _talk(start: Callable[[], ChatBackend]) -> None:
-    """Answers one message after the other; what is interrupted stays in the conversation as far as it came."""
+def _talk(start: Callable[[], ChatBackend], think: str) -> None:
+    """Answers one message after the other; what is interrupted stays in the conversation as far as it came, what was
+    thought before an answer does not."""
     said: list[str] = []
     process = start()
     for message in _messages():
         if not process.alive:
             process = start()
         reply = ""
-        with stoppable() as stopped, contextlib.closing(process.say(message, said, stopped=stopped.is_set)) as pieces:
-            for piece in pieces:
-                reply += piece
-                show(piece)
+        with stoppable() as stopped:
+            pieces = process.say(message, said, think=think, stopped=stopped.is_set)
+            with contextlib.closing(pieces):
+                for piece in pieces:
+                    reply += piece
+                    show(piece)
         show("\n")
-        if reply.strip():
-            said += [message, reply]
+        answer = process.model.chat.split(reply, think, ended=True)[1] if process.model.chat else reply
+        if answer.strip():
+            said += [message, answer]
 
 
 def _messages() -> Iterator[str]:

@@ -99,6 +99,7 @@ class Request:
     mix: str = "stock"  # whose recipes: "rwkv" (quantize/mixes.py), or "stock" as of llama-quantize
     targets: tuple[str, ...] = ()  # sizes to order, as their files are called: 1.2GB-IQ3_XXS_FIT (quantize/target.py)
     mode: str = ""  # how much is measured for them: fast, standard or thorough; empty where none was asked for
+    chat_format: str = ""  # how the model talks (models/chat_format.py); empty: World's, and of older records
     repo_id: str = ""  # owner/name of the output repo on the Hub; empty: a folder here
     private: bool = False  # of that repo, if it has to be made
     keep_card: bool = False  # its README.md is somebody's own: only the model files go there
@@ -119,6 +120,8 @@ class Request:
             del pinned[name]  # measuring changes no file
         if self.mix == "stock":
             del pinned["mix"]  # as in records that are older than it: their jobs keep their ids
+        if not self.chat_format or self.source.kind == "gguf":  # which is taken as it is, and only its card differs
+            del pinned["chat_format"]
         pinned["source"] = self.source.key
         return hashlib.sha256(json.dumps(pinned, sort_keys=True).encode()).hexdigest()
 

@@ -23,6 +23,8 @@ from ggufy.core.names import is_repo_id, model_name, repo_name
 from ggufy.core.source import STREAMED_KINDS, Source, SourceFile
 from ggufy.core.words import brief, human_size
 from ggufy.formats.gguf import MAGIC, GgufHead
+from ggufy.models.chat_format import AUTO, pinned_format
+from ggufy.models.chat_names import names_of
 from ggufy.quantize.search import mixes
 from ggufy.quantize.search import target as sizes
 from ggufy.records.store import JobStore
@@ -110,6 +112,7 @@ def make_job(options: JobOptions, settings: Settings, watch: Watch | None = None
         output=options.output,
         outtype=_outtype(options, head),
         mix=_mix(options, head),
+        chat_format=pinned_format(AUTO, [options.name or "", *names_of(source)], head.metadata if head else None),
         **_order_fields(options, report),
         **_imatrix_fields(options, settings, watch),
         **_vocab_fields(options, form),

@@ -154,6 +154,7 @@ class Hyperparameters:
     layers: int
     sizes: Mapping[str, int]
     rescale_every: int = 0  # see Architecture
+    context: int = 0  # tokens of the texts that it was trained on; 0: not known
 
     @property
     def width(self) -> int:

@@ -6,8 +6,7 @@ written first; the weights follow in the same order, cast piece by piece and wri
 header over a sparse file of the same size is the "skeleton" from which llama-quantize's dry run forecasts sizes.
 
 Keys, names, types and values are those of llama.cpp's own converter, byte for byte in the tensors, but every
-hyper-parameter comes from the shapes, and the chat template and what ends a turn are our own (chat_format.py); a model
-whose vocabulary has no words for a conversation gets no template.
+hyper-parameter comes from the shapes, and the chat template and what ends a turn are our own (metadata.py).
 """
 
 from __future__ import annotations
@@ -21,16 +20,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, size_label
+from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
 
 from ggufy.core.errors import CheckpointError, UsageError
 from ggufy.formats.checkpoint import open_checkpoint
 from ggufy.formats.tensor_file import MappedTensors
+from ggufy.models import metadata
 from ggufy.models.architecture import INNER_TRANSPOSED, TRANSPOSED, Hyperparameters, TensorPlan
+from ggufy.models.chat_format import FORMATS, ChatFormat, RwkvFormat
+from ggufy.models.chat_names import Official, official
 from ggufy.models.layouts import origins_of
 from ggufy.models.origin import Origins, shapes_of
 from ggufy.models.registry import detect
-from ggufy.models.vocab import gguf_tokens, vocab_for
+from ggufy.models.vocab import vocab_for
 from ggufy.system.files import BackgroundWriter, Digesting, partial
 
 logger = logging.getLogger(__name__)
@@ -75,6 +77,7 @@ def convert(
     vocab: Path | None = None,
     name: str | None = None,
     rescale_every: int | None = None,
+    chat_format: str = "",
     progress: Progress | None = None,
 ) -> str:
     """Writes the checkpoint `source` (.pth) as the GGUF `target`: see `convert_tensors`."""
@@ -87,6 +90,7 @@ def convert(
             vocab=vocab,
             name=name or source.stem,
             rescale_every=rescale_every,
+            chat_format=chat_format,
             progress=progress,
         )
 
@@ -100,6 +104,7 @@ def convert_tensors(
     vocab: Path | None = None,
     name: str,
     rescale_every: int | None = None,
+    chat_format: str = "",
     progress: Progress | None = None,
 ) -> str:
     """Writes the model whose tensors have these origins in `file` as the GGUF `target`, which appears whole or not at
@@ -108,13 +113,16 @@ def convert_tensors(
     `outtype` (f16, bf16 or f32) is the type of the matrices; vectors and a few small matrices are always F32.
     `vocab` is a vocabulary file for a checkpoint that does not use World's. `rescale_every` divides the outputs of
     block i by 2^(i // rescale_every) (RWKV-6 only; None is 6, as in published files; 0 leaves the weights as they
-    are). `progress` gets the bytes of weights written and to be written.
+    are). `chat_format` names one of FORMATS for an RWKV; empty: World's, and nothing of what an official name says, as
+    in older files. `progress` gets the bytes of weights written and to be written.
 
     Raises CheckpointError for a wrong checkpoint, NaN or infinite weights, or values too large for `outtype`;
     VocabError if the vocabulary does not fit; DiskError if the disk does not take it.
     """
     shapes = shapes_of(origins)
-    conversion = Conversion.of(shapes, outtype=outtype, vocab=vocab, name=name, rescale_every=rescale_every)
+    conversion = Conversion.of(
+        shapes, outtype=outtype, vocab=vocab, name=name, rescale_every=rescale_every, chat_format=chat_format
+    )
     warn_about_leftovers(file.name, shapes, conversion.model)
     return write_base(target, conversion, lambda plan: _mapped(file, origins, plan), progress)
 
@@ -138,14 +146,22 @@ def write_base(
 
 
 def write_skeleton(
-    shapes: Mapping[str, tuple[int, ...]], target: Path, *, outtype: str, vocab: Path | None, name: str
+    shapes: Mapping[str, tuple[int, ...]],
+    target: Path,
+    *,
+    outtype: str,
+    vocab: Path | None,
+    name: str,
+    chat_format: str = "",
 ) -> None:
     """Writes the header that `convert` would write for a model with these tensors (see `shapes_of`), followed by a
     hole of the size of the weights.
 
     The file has `convert`'s exact size but takes almost no disk. Raises what `convert` raises before it reads weights.
     """
-    conversion = Conversion.of(shapes, outtype=outtype, vocab=vocab, name=name, rescale_every=None)
+    conversion = Conversion.of(
+        shapes, outtype=outtype, vocab=vocab, name=name, rescale_every=None, chat_format=chat_format
+    )
     with partial(target) as part:
         conversion.write_header(part)
         with part.open("r+b") as file:
@@ -173,6 +189,8 @@ class Conversion:
     tokens: tuple[bytes, ...]
     outtype: str
     name: str
+    chat_format: str = ""  # see `convert`
+    official: Official | None = None  # what its name says, if it is an official one
 
     @classmethod
     def of(
@@ -183,6 +201,7 @@ class Conversion:
         vocab: Path | None,
         name: str,
         rescale_every: int | None,
+        chat_format: str = "",
     ) -> Conversion:
         if outtype not in OUT_TYPES:
             raise UsageError(
@@ -191,13 +210,23 @@ class Conversion:
         model = detect(shapes)
         if rescale_every is not None and model.rescale_every:
             model = replace(model, rescale_every=rescale_every)
+        known = official(name) if chat_format and model.architecture.name == "rwkv7" else None
         return cls(
-            model=model,
+            model=replace(model, context=known.context) if known else model,
             plans=tuple(model.tensors()),
             tokens=vocab_for(model.vocab_size, vocab),
             outtype=outtype,
             name=name,
+            chat_format=chat_format,
+            official=known,
         )
+
+    @property
+    def chat(self) -> ChatFormat | None:
+        """How the model talks; None if its vocabulary has no words for it."""
+        known = self.model.architecture.chat
+        chat = FORMATS[self.chat_format] if self.chat_format and isinstance(known, RwkvFormat) else known
+        return chat if chat.has_words(self.tokens) else None
 
     def out_type(self, plan: TensorPlan) -> OutType:
         return OUT_TYPES["f32" if plan.f32 else self.outtype]
@@ -217,35 +246,16 @@ class Conversion:
             out = self.out_type(plan)
             # numpy has no bf16; with raw_dtype given, the writer only asks whether its type is uint8.
             writer.add_tensor_info(plan.name, plan.shape, None, self.size(plan), raw_dtype=out.tensor_type)
-        self._add_model(writer)
-        self._add_vocab(writer)
+        metadata.add_model(writer, self.model, OUT_TYPES[self.outtype].file_type, name=self.name, known=self.official)
+        if self.chat is None:
+            logger.warning("%s: its vocabulary has no words for a conversation: no chat template", self.name)
+        metadata.add_vocab(writer, self.tokens, self.model.vocab_size, chat=self.chat, named=bool(self.chat_format))
         try:
             writer.write_header_to_file(path)
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()
         finally:
             writer.close()
-
-    def _add_model(self, writer: GGUFWriter) -> None:
-        writer.add_type("model")
-        writer.add_name(self.name)
-        writer.add_size_label(size_label(*writer.get_total_parameter_count()))
-        self.model.architecture.add_metadata(writer, self.model)
-        writer.add_file_type(OUT_TYPES[self.outtype].file_type)
-        writer.add_quantization_version(2)
-
-    def _add_vocab(self, writer: GGUFWriter) -> None:
-        texts, types = gguf_tokens(self.tokens, self.model.vocab_size)
-        writer.add_tokenizer_model("rwkv")
-        writer.add_token_list(texts)
-        writer.add_token_types(types)
-        # Not the blank line, see chat_format.py; without it llama.cpp goes by the tokens' looks.
-        writer.add_eot_token_id(0)
-        writer.add_bos_token_id(0)
-        writer.add_eos_token_id(0)
-        chat = self.model.architecture.chat
-        if chat.has_words(self.tokens):
-            writer.add_chat_template(chat.template)
 
 
 @contextlib.contextmanager

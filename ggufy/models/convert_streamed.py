@@ -54,6 +54,7 @@ def convert_streamed(
     name: str,
     rescale_every: int | None = None,
     mark: str = "",
+    chat_format: str = "",
     progress: Progress | None = None,
 ) -> str:
     """As `ggufy.models.convert.convert_tensors`, and with the same bytes, from a file that is fetched by ranges.
@@ -63,7 +64,9 @@ def convert_streamed(
     `convert_tensors` and `stream` raise. Nobody else may write the same target meanwhile.
     """
     shapes = shapes_of(origins)
-    conversion = Conversion.of(shapes, outtype=outtype, vocab=vocab, name=name, rescale_every=rescale_every)
+    conversion = Conversion.of(
+        shapes, outtype=outtype, vocab=vocab, name=name, rescale_every=rescale_every, chat_format=chat_format
+    )
     warn_about_leftovers(file.name, shapes, conversion.model)
     total = sum(conversion.size(plan) for plan in conversion.plans)
 

@@ -13,7 +13,7 @@ from ggufy.models.architecture import FLAT, Hyperparameters, Shapes, TensorRow, 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
-CONTEXT_LENGTH = 1 << 20  # RWKV has no limit of its own; this is what the official converter writes.
+CONTEXT_LENGTH = 1 << 20  # RWKV has no limit of its own; the official converter writes this of every model.
 LAYER_NORM_EPS = 1e-5
 
 BEFORE = (
@@ -49,7 +49,7 @@ def common_sizes(shapes: Shapes, head: str) -> dict[str, int]:
 
 def add_common_metadata(writer: GGUFWriter, model: Hyperparameters) -> None:
     """Writes what the graphs of both read."""
-    writer.add_context_length(CONTEXT_LENGTH)
+    writer.add_context_length(model.context or CONTEXT_LENGTH)
     writer.add_embedding_length(model.width)
     writer.add_block_count(model.layers)
     writer.add_layer_norm_eps(LAYER_NORM_EPS)

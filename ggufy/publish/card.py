@@ -3,6 +3,7 @@
     README.md                  the model card: what it is, what is there, what is still to come, how to run it
     size-and-kld.svg           the plot that the card shows, once two quants were measured
     template, system, params   how Ollama is to talk with an RWKV (see chat_format.py)
+    chat_template.jinja        how llama.cpp is, where the GGUFs have a template of somebody else's
 
 It is rewritten in the commit that brings a file, so while a job runs the card is the public display of its progress.
 Hugging Face draws an SVG of a repo where an image is asked for, as the card does, and shows it as text when it is
@@ -18,8 +19,10 @@ from ggufy.core.job import Job, Making, Status
 from ggufy.core.metrics import comparable
 from ggufy.core.plan import base_name, folder_name, quant_name
 from ggufy.core.source import Source
-from ggufy.models.chat_format import OLLAMA_FILES
+from ggufy.models.chat_format import TEMPLATE_FILE, RwkvFormat, format_called, ollama_files
+from ggufy.models.chat_names import official
 from ggufy.publish import kld_plot as scatter
+from ggufy.publish.card_chat import how_to_talk
 from ggufy.publish.card_tables import last_part, public_name, tables
 from ggufy.publish.kld_plot import Point, Words
 from ggufy.publish.readme import check_readme, merge_readme, yaml_text
@@ -62,7 +65,7 @@ class CardFacts:
     license: str = ""  # of the source, as its own card says; empty: unknown, and none is invented
     llama_commit: str = ""  # of now, for files of which it is not known
     version: str = ""  # of ggufy
-    rwkv: bool = False  # speaks RWKV's World format
+    rwkv: bool = False  # speaks one of RWKV's chat formats
 
 
 def pages(job: Job, facts: CardFacts, *, readme: str | None = None) -> dict[str, str]:
@@ -77,9 +80,16 @@ def pages(job: Job, facts: CardFacts, *, readme: str | None = None) -> dict[str,
     found = {CARD: merge_readme(readme, card(job, facts))}
     if points := _points(job):
         found[PLOT] = scatter.document(points, _WORDS)
-    if facts.rwkv:
-        found |= {name: text for name, text in OLLAMA_FILES.items() if name not in facts.uploaded}
+    if chat := _chat(job, facts):
+        files = ollama_files(chat)
+        if chat.thinks and not format_of(job.request.source.kind).converts:
+            files[TEMPLATE_FILE] = chat.template
+        found |= {name: text for name, text in files.items() if name not in facts.uploaded}
     return found
+
+
+def _chat(job: Job, facts: CardFacts) -> RwkvFormat | None:
+    return format_called(job.request.chat_format) if facts.rwkv else None
 
 
 _RECIPES = (
@@ -127,6 +137,7 @@ def card(job: Job, facts: CardFacts) -> str:
         "",
         *_how_to_run(job, facts),
         "",
+        *(how_to_talk(chat, official(name)) if (chat := _chat(job, facts)) else ()),
     ]
     return "\n".join(lines)
 
@@ -138,12 +149,13 @@ def _origin(source: Source) -> str:
 
 
 def _front_matter(job: Job, facts: CardFacts) -> str:
-    source = job.request.source
-    rows = ["---"]
-    if facts.license:
-        rows.append(f"license: {yaml_text(facts.license)}")
-    if source.model_id:
-        rows += [f"base_model: {yaml_text(source.model_id)}", "base_model_relation: quantized"]
+    known, model_id, rows = official(job.request.name), job.request.source.model_id, ["---"]
+    if text := facts.license or (known.license if known else ""):
+        rows.append(f"license: {yaml_text(text)}")
+    if known:
+        rows += ["language:", *(f"- {language}" for language in known.languages)]
+    if base := model_id or (known.repo_id if known else ""):
+        rows += [f"base_model: {yaml_text(base)}", "base_model_relation: quantized"]
     output = output_of(job.request)
     rows += [f"library_name: {output.library}", "quantized_by: ggufy", "tags:"]
     rows += [f"- {tag}" for tag in (*output.tags, "ggufy")]
@@ -239,7 +251,7 @@ def _to_order(job: Job, facts: CardFacts) -> list[str]:
 def _how_to_run(job: Job, facts: CardFacts) -> list[str]:
     converted, quant_type = format_of(job.request.source.kind).converts, _example(job, facts.uploaded)
     how_to_run = output_of(job.request).how_to_run
-    lines = how_to_run(job.request.repo_id, quant_type, world=facts.rwkv, converted=converted)
+    lines = how_to_run(job.request.repo_id, quant_type, chat=_chat(job, facts), converted=converted)
     return ["## How to run one", "", *lines]
 
 

@@ -14,7 +14,7 @@ from ggufy.core.metrics import Evaluation
 from ggufy.core.plan import base_name, quant_name
 from ggufy.formats.gguf import GgufHead, read_head
 from ggufy.hub.protocol import RemoteFile
-from ggufy.models.chat_format import OLLAMA_FILES, speaks
+from ggufy.models.chat_format import format_called, ollama_files, speaks
 from ggufy.publish.card import CardFacts
 from ggufy.quantize.search.mixes import STOCK, has_recipes, rescaling
 from ggufy.sources.registry import format_of
@@ -157,7 +157,7 @@ def forecast_makings(request: Request, forecast: JobForecast, llama_commit: str)
 
 
 def speaks_world(request: Request, base: GgufHead | None, file: HeldFile) -> bool:
-    """Whether the job's model speaks RWKV's World format.
+    """Whether the job's model speaks one of RWKV's chat formats.
 
     Its base GGUF tells. Without one, checkpoints with World's vocabulary do; of others it is seen by what went to the
     repo when the base was here. Ollama's files under these names may be somebody's own: what is in them counts, and
@@ -167,5 +167,6 @@ def speaks_world(request: Request, base: GgufHead | None, file: HeldFile) -> boo
         return speaks(base.metadata)
     if format_of(request.source.kind).rwkv and not request.vocab_path:
         return True
-    ours = {name: text.encode() for name, text in OLLAMA_FILES.items() if name != "system"}
+    files = ollama_files(format_called(request.chat_format))
+    ours = {name: text.encode() for name, text in files.items() if name != "system"}
     return any((there := file(name)) is not None and there.holds(text) for name, text in ours.items())

@@ -39,7 +39,9 @@ _PARAGRAPHS = re.compile(
     r"\| file \||!\[Size of the quants|Measured with llama-perplexity|Figures over other text|"
     r"## How (it was made|to run one)$|Converted to (F16|BF16|F32) and quantized|The recipes are ggufy's|"
     r"In the base, as in most|Files with `_FIT`|- (`[^`\n]+`(, )?)+: (by the error|expected)|"
-    r"With \[(llama\.cpp|Ollama)\]|As a server for everything|"
+    r"With \[(llama\.cpp|Ollama)\]|As a server for everything|## How to talk with it$|The model was trained on texts|"
+    r"Its chat format is `|```text\n|\| (thinking|sampling) \||With llama\.cpp, `--reasoning|What it thought is left|"
+    r"A reply ends with|Advised sampling: |`chat_template\.jinja` is|"
     r"```sh\n(llama-cli|llama-server|curl http://127\.0\.0\.1:8080|ollama run hf\.co)|`-r "
 )
 

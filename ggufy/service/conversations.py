@@ -8,98 +8,33 @@ model too. Everything that comes from the page comes from strangers, and is chec
 from __future__ import annotations
 
 import contextlib
-import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
-from ggufy.core.errors import BusyError, UsageError
+from ggufy.core.errors import BusyError, SourceError, UsageError
 from ggufy.llama.chat.backend import ChatBackend, ProcessExited
 from ggufy.llama.chat.messages import clean
-from ggufy.llama.chat.options import ChatOptions, Model
+from ggufy.llama.chat.options import Model
 from ggufy.llama.chat.pool import Pool
 from ggufy.llama.chat.process import ChatProcess, CompletionProcess
 from ggufy.llama.install import Llama
+from ggufy.models.chat_format import FORMATS, RwkvFormat
+from ggufy.models.chat_names import format_named
 from ggufy.service.access import STRANGER, Visitor
+from ggufy.service.chat_settings import CHAT, ChatSettings
 from ggufy.system import resources
 
 SIDES = ("a", "b")
-CHAT, TEXT = "chat", "text"
-MODES = (CHAT, TEXT)
-LIMITS: dict[str, tuple[float, float]] = {  # what the page's sliders allow, both ends included
-    "temperature": (0.0, 2.0),
-    "top_p": (0.0, 1.0),
-    "presence": (0.0, 2.0),
-    "frequency": (0.0, 2.0),
-    "length": (1, 4096),
-}
-MAX_SYSTEM = 4_000  # characters
 MAX_MESSAGE = 32_000
 MAX_CONVERSATION = 128_000  # characters of all turns; the oldest go first
 MAX_TURNS = 200
 MAX_VISITORS = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChatSettings:
-    """How a visitor wants to be answered."""
-
-    mode: str = CHAT  # chat, or text: the model continues what is written
-    system: str = ""  # system prompt; chat only
-    temperature: float = 1.0
-    top_p: float = 0.5
-    presence: float = 0.0
-    frequency: float = 0.0
-    length: int = 512  # tokens of a reply, at most
-
-    @classmethod
-    def checked(cls, **values: object) -> ChatSettings:
-        """Settings from a stranger's values; what is missing gets its default. Raises UsageError for any bad value."""
-        known = {item.name for item in fields(cls)}
-        if unknown := sorted(values.keys() - known):
-            raise UsageError(
-                "there is no setting {name}: use {names}.", name=repr(unknown[0]), names=", ".join(sorted(known))
-            )
-        mode, system = values.pop("mode", CHAT), values.pop("system", "")
-        if mode not in MODES:
-            raise UsageError("the mode is one of {modes}.", modes=", ".join(MODES))
-        if not isinstance(system, str):
-            raise UsageError("the system prompt must be text.")
-        if len(system) > MAX_SYSTEM:
-            raise UsageError(
-                "the system prompt has {count} characters: use at most {most}.", count=len(system), most=MAX_SYSTEM
-            )
-        numbers = {name: _number(name, value) for name, value in values.items()}
-        length = int(numbers.pop("length", cls.length))
-        return cls(mode=str(mode), system=clean(system).strip(), length=length, **numbers)
-
-    @property
-    def options(self) -> ChatOptions:
-        """The same for a process."""
-        return ChatOptions(
-            system=self.system if self.mode == CHAT else "",
-            temperature=self.temperature,
-            top_p=self.top_p,
-            presence=self.presence,
-            frequency=self.frequency,
-            length=self.length,
-        )
-
-
-def _number(name: str, value: object) -> float:
-    low, high = LIMITS[name]
-    limits = {"name": name, "low": f"{low:g}", "high": f"{high:g}"}
-    known = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high  # NaN never is
-    number = float(value) if known else math.nan  # type: ignore[arg-type]
-    if name == "length" and not number.is_integer():
-        raise UsageError("{name} must be a whole number from {low} to {high}.", **limits)
-    if not known:
-        raise UsageError("{name} must be a number from {low} to {high}.", **limits)
-    return number
 
 
 @dataclass(eq=False)
@@ -122,7 +57,7 @@ class _Conversation:
 
     def trim(self) -> None:
         """Forgets the oldest turns of a conversation that has become too long."""
-        while len(self.turns) > MAX_TURNS or sum(len(turn["content"]) for turn in self.turns) > MAX_CONVERSATION:
+        while len(self.turns) > MAX_TURNS or sum(map(_length, self.turns)) > MAX_CONVERSATION:
             del self.turns[0]
             while len(self.turns) > 1 and self.turns[0]["role"] != "user":
                 del self.turns[0]
@@ -158,8 +93,20 @@ class Chats:
         """Names of the models that somebody may talk to, newest job first."""
         return list(self._models(who))
 
+    def format_of(self, model: str, who: Visitor = STRANGER) -> RwkvFormat | None:
+        """The chat format of a model that is an RWKV; None for others. By its name while it is not here."""
+        if (path := self._models(who).get(model)) is None:
+            return None
+        try:
+            state = path.stat()
+            return _read(path, state.st_mtime_ns, state.st_size).chat
+        except OSError:
+            return FORMATS[format_named([model])]
+        except SourceError:  # the one who says something to it is told
+            return None
+
     def turns(self, visitor: str, side: str) -> list[dict[str, str]]:
-        """What was said: `role` user or assistant, and `content`."""
+        """What was said: `role` user or assistant, `content`, and `thought` where the model has thought before it."""
         conversation = self._conversations.get((visitor, side))
         return [dict(turn) for turn in conversation.turns] if conversation else []
 
@@ -238,13 +185,12 @@ class Chats:
         for attempt in (1, 2):
             try:
                 with self._lend(path, settings) as chat_backend:
-                    pieces = chat_backend.say(question, before, stopped=stopped)
+                    pieces = chat_backend.say(question, before, think=settings.think, stopped=stopped)
+                    chat = chat_backend.model.chat if settings.mode == CHAT else None
                     with contextlib.closing(pieces):  # ends the reply when this generator is closed
-                        for piece in pieces:
-                            _append(conversation, piece)
-                            yield
+                        yield from _replied(conversation, pieces, chat, settings.think)
                     if not stopped() and conversation.turns[-1]["role"] == "user":
-                        _append(conversation, "")  # the model chose to say nothing
+                        _put(conversation, "", "")  # the model chose to say nothing
                         yield
                     conversation.speeds = chat_backend.speeds
                     conversation.trim()
@@ -263,7 +209,7 @@ class Chats:
         def make(starter: Executor) -> ChatBackend:
             return kind(
                 self._llama(),
-                Model.read(path),
+                _read(path, state.st_mtime_ns, state.st_size),
                 settings.options,
                 threads=self._threads(),
                 starter=starter,
@@ -301,7 +247,38 @@ def _ask(conversation: _Conversation, mode: str, text: str | None) -> None:
     conversation.trim()
 
 
-def _append(conversation: _Conversation, piece: str) -> None:
-    if conversation.turns[-1]["role"] != "assistant":
-        conversation.turns.append({"role": "assistant", "content": ""})
-    conversation.turns[-1]["content"] += piece
+def _replied(
+    conversation: _Conversation, pieces: Iterable[str], chat: RwkvFormat | None, think: str
+) -> Iterator[None]:
+    """Puts a reply at the end of the turns as it comes, with what an RWKV thinks apart from what it says."""
+    reply = ""
+
+    def put(*, ended: bool) -> None:
+        _put(conversation, *(chat.split(reply, think, ended=ended) if chat else ("", reply)))
+
+    try:
+        for piece in pieces:
+            reply += piece
+            put(ended=False)
+            yield
+    finally:  # also of one that was stopped
+        if reply:
+            put(ended=True)
+
+
+def _put(conversation: _Conversation, thought: str, content: str) -> None:
+    """The model's turn is this until now."""
+    if conversation.turns[-1]["role"] == "assistant":
+        del conversation.turns[-1]
+    turn = {"role": "assistant", "content": content}
+    conversation.turns.append(turn | {"thought": thought} if thought else turn)
+
+
+def _length(turn: Mapping[str, str]) -> int:
+    return len(turn["content"]) + len(turn.get("thought", ""))
+
+
+@lru_cache(maxsize=64)
+def _read(path: Path, mtime_ns: int, size: int) -> Model:
+    """A file as it was at that time."""
+    return Model.read(path)

@@ -52,6 +52,7 @@ class Report:
     streams: bool = False  # remote: converting it needs no room for the file itself
     received: int = 0  # bytes of the file that were fetched to know all this
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False)  # checkpoint: of its tensors
+    chat_format: str = ""  # of an RWKV, as far as its names tell; see Request
     head: bytes = field(default=b"", repr=False)  # unquantized GGUF: everything before its data
 
     @property
@@ -61,7 +62,7 @@ class Report:
 
     def facts(self) -> dict[str, Any]:
         """What people and programs are told."""
-        hidden = ("noun", "shapes", "head")
+        hidden = ("noun", "shapes", "head", "chat_format")
         kept = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in hidden}
         return kept | {"variants": [{"name": v.name, "size": v.size} for v in self.variants]}
 
@@ -82,6 +83,7 @@ class ConvertTask:
     outtype: str
     name: str  # of the model
     vocab: Path | None = None  # the user's vocabulary
+    chat_format: str = ""  # see Request
     token: str | None = field(default=None, repr=False)
     report: Callable[[float], None] = lambda fraction: None
     stopped: Callable[[], bool] = lambda: False
@@ -150,7 +152,7 @@ class SourceFormat(ABC):
         with task.path.open("rb") as file:
             vocab = str(task.vocab) if task.vocab else None
             self.describe(file, lambda name: task.path.with_name(name).open("rb"), found, vocab)
-        report = Report(source=str(task.path), **found)
+        report = Report(source=str(task.path), **found | {"chat_format": task.chat_format})
         self.write_described(report, target, outtype=task.outtype, vocab=task.vocab, name=task.name)
 
     @abstractmethod

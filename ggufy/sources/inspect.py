@@ -21,6 +21,7 @@ from ggufy.core.errors import Cancelled, SourceAway, SourceError, UsageError
 from ggufy.core.messages import Message
 from ggufy.core.source import STREAMED_KINDS
 from ggufy.core.words import brief
+from ggufy.models.chat_format import AUTO, pinned_format
 from ggufy.net.http_file import BLOCK, BlockFile, Deadline, HttpFile
 from ggufy.net.http_get import Address, hub_address
 from ggufy.net.hub_api import Listing, check_access, repo_files
@@ -70,6 +71,8 @@ def _look(
         found["noun"] = form.noun
         own = str(demo.VOCAB) if text == "demo" else None
         form.describe(file, beside, found, vocab or own)
+        if form.rwkv:
+            found["chat_format"] = pinned_format(AUTO, (found["path"], found.get("model_id", "")))
 
 
 def _tame(text: str) -> str:

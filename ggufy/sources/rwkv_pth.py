@@ -50,13 +50,15 @@ class RwkvPth(SourceFormat):
     def write_described(self, report: Report, target: Path, *, outtype: str, vocab: Path | None, name: str) -> None:
         from ggufy.models.convert import write_skeleton  # noqa: PLC0415 - loads torch
 
-        write_skeleton(report.shapes, target, outtype=outtype, vocab=vocab, name=name)
+        options: dict[str, Any] = {"outtype": outtype, "vocab": vocab, "chat_format": report.chat_format}
+        write_skeleton(report.shapes, target, name=name, **options)
 
     def write_skeleton(self, task: ConvertTask, target: Path) -> None:
         if not task.streamed:
             super().write_skeleton(task, target)
             return
-        report = Report(source=task.source.path, shapes=shapes_of(origins_of(_remote(task).shapes)))
+        shapes = shapes_of(origins_of(_remote(task).shapes))
+        report = Report(source=task.source.path, shapes=shapes, chat_format=task.chat_format)
         self.write_described(report, target, outtype=task.outtype, vocab=task.vocab, name=task.name)
 
     def convert(self, task: ConvertTask, target: Path) -> str:
@@ -64,6 +66,7 @@ class RwkvPth(SourceFormat):
         from ggufy.models.convert_streamed import convert_streamed  # noqa: PLC0415
 
         options: dict[str, Any] = {"outtype": task.outtype, "vocab": task.vocab, "name": task.name}
+        options["chat_format"] = task.chat_format
         if task.streamed:
             remote = _remote(task)
             return convert_streamed(remote, origins_of(remote.shapes), target, progress=task.progress, **options)

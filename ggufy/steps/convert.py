@@ -54,6 +54,7 @@ def convert_task(ctx: Context, step: Step) -> ConvertTask:
         outtype=ctx.request.outtype,
         name=ctx.request.name,
         vocab=pinned_vocab(ctx),
+        chat_format=ctx.request.chat_format,
         token=ctx.settings.hf_token,
         report=lambda fraction: ctx.report(step, fraction),
         stopped=ctx.stopped,

@@ -18,7 +18,8 @@ import gradio as gr
 
 from ggufy.core.errors import BusyError, Cancelled, GgufyError
 from ggufy.service.access import Visitor, check_chat, may_chat
-from ggufy.service.conversations import LIMITS, SIDES, ChatSettings
+from ggufy.service.chat_settings import LIMITS, ChatSettings
+from ggufy.service.conversations import SIDES
 from ggufy.service.service import Services
 from ggufy.ui import chat_parts, parts
 from ggufy.ui.i18n import TEXTS, Texts, texts_of

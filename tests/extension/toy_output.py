@@ -13,6 +13,7 @@ from ggufy.core.catalog import QuantType
 from ggufy.core.job import Artifact, Making
 from ggufy.core.plan import Step
 from ggufy.formats.gguf import GgufHead, read_head, read_tensor
+from ggufy.models.chat_format import RwkvFormat
 from ggufy.quantize.recipe import Forecast
 from ggufy.steps.context import Context, artifact_of
 from ggufy.steps.job_forecast import JobForecast
@@ -61,7 +62,7 @@ class SignsFormat(OutputFormat):
     def read_types(self, path: Path) -> tuple[float, str]:
         return 1.0, "signs"
 
-    def how_to_run(self, repo_id: str, quant_type: str, *, world: bool, converted: bool) -> list[str]:
+    def how_to_run(self, repo_id: str, quant_type: str, *, chat: RwkvFormat | None, converted: bool) -> list[str]:
         return ["```sh", f"which-way {repo_id} {quant_type}", "```"]
 
 

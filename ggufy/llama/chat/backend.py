@@ -27,6 +27,7 @@ from ggufy.core.messages import Message
 from ggufy.llama.chat.options import ChatOptions, Model
 from ggufy.llama.install import Llama
 from ggufy.llama.tools import failure_reason
+from ggufy.models.chat_format import OFF
 from ggufy.system import child_process, resources
 
 _POLL_MS = 100
@@ -66,7 +67,12 @@ class ChatBackend(abc.ABC):
 
     @abc.abstractmethod
     def say(
-        self, text: str, before: Sequence[str] = (), *, stopped: Callable[[], bool] | None = None
+        self,
+        text: str,
+        before: Sequence[str] = (),
+        *,
+        think: str = OFF,
+        stopped: Callable[[], bool] | None = None,
     ) -> Generator[str, None, None]:
         """Gives the reply to `text` in pieces; see the two kinds in chat.py."""
 

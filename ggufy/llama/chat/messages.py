@@ -5,10 +5,11 @@ message that starts with `/read`, `/glob`, `/exit`, … is a command: `/read /et
 `encode` writes any text so that it arrives as it is.
 
 llama-cli has no way to be told what was said before, so the whole conversation travels in each message, and the
-process itself is made to forget (`/clear`) first. RWKV's template is plain text, so writing out earlier turns as the
-template would gives the true prompt. For a model with a template of its own the turns are joined with a separator that
-no cleaned text can hold, and `unpacking` puts a few lines before that template which take them apart again. Little is
-read twice: llama.cpp compares each prompt with the last one, and goes on from a state kept shortly before they differ.
+process itself is made to forget (`/clear`) first. For an RWKV the message is the whole prompt, as its chat format
+writes it, and llama-cli's template gives a message as it is. For a model with a template of its own the turns are
+joined with a separator that no cleaned text can hold, and `unpacking` puts a few lines before that template which take
+them apart again. Little is read twice: llama.cpp compares each prompt with the last one, and goes on from a state kept
+shortly before they differ.
 
 The end of a reply is the line of timings and the prompt that llama-cli prints after it. `Follower` holds back text
 that may turn out to be the beginning of that line.
@@ -21,6 +22,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from ggufy.core.errors import UsageError
+from ggufy.models.chat_format import OFF, RwkvFormat
 
 _SEPARATOR = "\x1e"
 _NEWLINES = re.compile("\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]")
@@ -61,32 +63,30 @@ def encode(text: str) -> bytes:
     return _lines(clean(text))
 
 
-def encode_conversation(texts: Sequence[str], *, world: bool) -> bytes:
+def encode_conversation(texts: Sequence[str], *, chat: RwkvFormat | None, system: str = "", think: str = OFF) -> bytes:
     """Like `encode`, for all that was said: the user's and the model's texts in turn, the user's new one last.
 
-    `world`: written out in RWKV's template; otherwise to be taken apart by a template that begins with `unpacking`.
+    `chat`: written out as an RWKV's prompt, with the system prompt, and begun with thinking or without; None: to be
+    taken apart by a template that begins with `unpacking`.
     """
+    if chat is None:
+        return _lines(_SEPARATOR.join(_cleaned(texts)))
+    return _lines(conversation_prompt(texts, chat=chat, system=system, think=think))
+
+
+def conversation_prompt(texts: Sequence[str], *, chat: RwkvFormat, system: str = "", think: str = OFF) -> str:
+    """The same texts as an RWKV's prompt, up to where the reply begins. Raises UsageError when the last is empty."""
+    turns = [{"role": "system", "content": clean(system)}] if system.strip() else []
+    for number, text in enumerate(_cleaned(texts)):
+        turns.append({"role": "assistant" if number % 2 else "user", "content": text})
+    return chat.prompt(turns, think)
+
+
+def _cleaned(texts: Sequence[str]) -> list[str]:
     cleaned = [clean(text).strip(_BLANKS) for text in texts]
     if not cleaned[-1].strip():
         raise UsageError("the message is empty: write something first.")
-    return _lines(_written_out(cleaned) if world else _SEPARATOR.join(cleaned))
-
-
-def conversation_prompt(texts: Sequence[str], *, system: str) -> str:
-    """All that was said in RWKV's template, from the system prompt (if any) to where the reply begins."""
-    cleaned = [clean(text).strip(_BLANKS) for text in texts]
-    if not cleaned[-1].strip():
-        raise UsageError("the message is empty: write something first.")
-    head = f"System: {clean(system).strip(_BLANKS)}\n\n" if system.strip() else ""
-    return f"{head}User: {_written_out(cleaned)}\n\nAssistant:"
-
-
-def _written_out(cleaned: Sequence[str]) -> str:
-    """What was said, without the name of who began and the place of the reply, which the template adds."""
-    joined = cleaned[0]
-    for number, text in enumerate(cleaned[1:], start=1):
-        joined += f"\n\nAssistant: {text}" if number % 2 else f"\n\nUser: {text}"
-    return joined
+    return cleaned
 
 
 def unpacking(template: str) -> str:

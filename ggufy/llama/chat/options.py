@@ -7,8 +7,10 @@ from pathlib import Path
 
 from ggufy.formats.gguf import read_head
 from ggufy.llama.chat import messages
-from ggufy.models.chat_format import STOP, TOKENIZER
+from ggufy.models.chat_format import KEY, RwkvFormat, format_of_gguf
+from ggufy.models.rwkv import CONTEXT_LENGTH
 
+_AS_IT_IS = "{{- messages[-1]['content'] -}}"  # a template for a message that is a whole prompt already
 OTHER_CONTEXT = 4096  # tokens; RWKV needs no limit, other models keep memory for every token
 
 
@@ -34,15 +36,25 @@ class Model:
     """What of a GGUF file decides how it is talked to."""
 
     path: Path
-    world: bool  # RWKV's own vocabulary, and so its own template
+    chat: RwkvFormat | None  # an RWKV's format, in which prompts are written here
     template: str = ""  # another model's chat template, in Jinja
+    said: tuple[tuple[str, int], ...] = ()  # keys of its metadata that are to say something else
 
     @classmethod
     def read(cls, path: Path) -> Model:
         """Raises SourceError for a file that is no GGUF."""
         metadata = read_head(path).metadata
-        world = metadata.get("tokenizer.ggml.model") == TOKENIZER
-        return cls(path=path, world=world, template="" if world else str(metadata.get("tokenizer.chat_template", "")))
+        chat = format_of_gguf(metadata, path.name)
+        if chat is None:
+            return cls(path=path, chat=None, template=str(metadata.get("tokenizer.chat_template", "")))
+        arch, said = metadata.get("general.architecture"), []
+        if KEY not in metadata:
+            # Others' files, and older ones of ours, end a turn at a blank line: replies of one paragraph.
+            said.append(("tokenizer.ggml.eot_token_id", chat.end_token))
+        if metadata.get(f"{arch}.context_length") != CONTEXT_LENGTH:
+            # The length of the texts that it was trained on, which llama.cpp takes for a limit; RWKV has none.
+            said.append((f"{arch}.context_length", CONTEXT_LENGTH))
+        return cls(path=path, chat=chat, said=tuple(said))
 
 
 def chat_command(tool: Path, model: Model, options: ChatOptions, *, threads: int, folder: Path) -> list[str]:
@@ -53,10 +65,11 @@ def chat_command(tool: Path, model: Model, options: ChatOptions, *, threads: int
     """
     command = [str(tool), *_common(model, options, threads), "--reasoning-format", "none"]
     command += ["-np", "1", "--cache-ram", "0", "-ctxcp", "4"]
+    if model.chat:
+        command += ["--jinja", "--chat-template-file", str(_written(folder / "template.jinja", _AS_IT_IS))]
+        return command + [word for stop in model.chat.stops for word in ("-r", stop)]
     if options.system:
         command += ["-sysf", str(_written(folder / "system.txt", options.system))]
-    if model.world:  # -r: after a full-width stop the token that ends a turn is never made
-        return [*command, "--no-jinja", "--chat-template", "rwkv-world", "-r", STOP]
     if model.template:
         file = _written(folder / "template.jinja", messages.unpacking(model.template))
         command += ["--jinja", "--chat-template-file", str(file)]
@@ -82,9 +95,8 @@ def _common(model: Model, options: ChatOptions, threads: int) -> list[str]:
     command += ["--top-p", f"{options.top_p:g}", "--presence-penalty", f"{options.presence:g}"]
     command += ["--frequency-penalty", f"{options.frequency:g}", "--repeat-penalty", f"{options.repeat:g}"]
     command += ["--top-k", str(options.top_k), *(["-s", str(options.seed)] if options.seed is not None else [])]
-    if model.world:  # others' files, and older ones of ours, end a turn at a blank line: replies of one paragraph
-        return [*command, "--override-kv", "tokenizer.ggml.eot_token_id=int:0"]
-    return [*command, "-c", str(OTHER_CONTEXT)]
+    command += [word for key, value in model.said for word in ("--override-kv", f"{key}=int:{value}")]
+    return command if model.chat else [*command, "-c", str(OTHER_CONTEXT)]
 
 
 def _written(path: Path, text: str) -> Path:

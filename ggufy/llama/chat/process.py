@@ -23,7 +23,7 @@ from ggufy.llama.chat import messages
 from ggufy.llama.chat.backend import ChatBackend, ProcessExited
 from ggufy.llama.chat.messages import Follower
 from ggufy.llama.chat.options import chat_command, completion_command
-from ggufy.models.chat_format import STOP as STOP_TEXT
+from ggufy.models.chat_format import OFF
 from ggufy.system import child_process
 
 _GIVE_UP_S = 5.0  # how long a reply may take to end after it was told to
@@ -39,16 +39,24 @@ class ChatProcess(ChatBackend):
     name = "llama-cli"
 
     def say(
-        self, text: str, before: Sequence[str] = (), *, stopped: Callable[[], bool] | None = None
+        self,
+        text: str,
+        before: Sequence[str] = (),
+        *,
+        think: str = OFF,
+        stopped: Callable[[], bool] | None = None,
     ) -> Generator[str, None, None]:
         """Asks, and gives the reply in pieces, without blanks around it.
 
-        `before` is what was said until now: the user's and the model's texts in turn. Ends early when interrupted,
+        `before` is what was said until now: the user's and the model's texts in turn. `think` is one of the modes of
+        an RWKV's chat format, which tells thought and answer apart (`RwkvFormat.split`). Ends early when interrupted,
         when `stopped` turns true (asked several times a second) or when the generator is closed; the process can then
         be asked again, unless it took too long and was ended. Raises UsageError (empty text), BusyError (a reply is
         being made), ToolError (the model cannot be loaded, or llama-cli ended or reported an error), Gone.
         """
-        question = b"/clear\n" + messages.encode_conversation([*before, text], world=self.model.world)
+        question = b"/clear\n" + messages.encode_conversation(
+            [*before, text], chat=self.model.chat, system=self.options.system, think=think
+        )
         with self._replying(stopped):
             fresh = self._process is None
             if fresh and not self._load():
@@ -139,9 +147,15 @@ class CompletionProcess(ChatBackend):
     end = ""  # what ended the text: END, STOP or LENGTH; empty if it was interrupted
 
     def say(
-        self, text: str, before: Sequence[str] = (), *, stopped: Callable[[], bool] | None = None
+        self,
+        text: str,
+        before: Sequence[str] = (),
+        *,
+        think: str = OFF,
+        stopped: Callable[[], bool] | None = None,
     ) -> Generator[str, None, None]:
-        """Continues `text` and gives what comes after it in pieces; `before` has no meaning here.
+        """Continues `text` and gives what comes after it in pieces; `before` and `think` have no
+        meaning here.
 
         Ends early, and raises, as ChatProcess.say does.
         """
@@ -207,12 +221,19 @@ class StateChatProcess(CompletionProcess):
     llama-completion reads all that was said, from that state."""
 
     def say(
-        self, text: str, before: Sequence[str] = (), *, stopped: Callable[[], bool] | None = None
+        self,
+        text: str,
+        before: Sequence[str] = (),
+        *,
+        think: str = OFF,
+        stopped: Callable[[], bool] | None = None,
     ) -> Generator[str, None, None]:
-        """As ChatProcess.say; a reply ends where the next question would begin."""
-        prompt = messages.conversation_prompt([*before, text], system=self.options.system)
+        """As ChatProcess.say; only an RWKV has such a state."""
+        chat = self.model.chat
+        assert chat is not None
+        prompt = messages.conversation_prompt([*before, text], chat=chat, system=self.options.system, think=think)
         pending, shown = "", False
-        for piece in self._continue(prompt, (STOP_TEXT,), stopped):
+        for piece in self._continue(prompt, chat.stops, stopped):
             pending += piece
             ready = pending.rstrip() if shown else pending.strip()
             if ready:

@@ -14,7 +14,7 @@ from ggufy.core.plan import Step
 from ggufy.formats.gguf import read_head
 from ggufy.llama import ggml, tools
 from ggufy.llama.install import Llama
-from ggufy.models.chat_format import LLAMA_FORMAT, LLAMA_STOP
+from ggufy.models.chat_format import TEMPLATE_FILE, RwkvFormat, llama_flags
 from ggufy.quantize import engine
 from ggufy.quantize.imatrix import read_imatrix, with_embedding
 from ggufy.quantize.recipe import ImatrixFacts, forecast, same_tensors, stock_recipe
@@ -99,12 +99,9 @@ class Gguf(OutputFormat):
         types = repr(sorted((tensor.name, tensor.type) for tensor in head.tensors.values()))
         return head.bpw, sha256(types.encode()).hexdigest()
 
-    def how_to_run(self, repo_id: str, quant_type: str, *, world: bool, converted: bool) -> list[str]:
+    def how_to_run(self, repo_id: str, quant_type: str, *, chat: RwkvFormat | None, converted: bool) -> list[str]:
         """The flags are tested with the programs; see chat_format.py for why RWKV needs them."""
-        flags = [LLAMA_STOP] if world else []
-        if world and not converted:
-            flags.insert(0, LLAMA_FORMAT)
-        llama = " ".join([f"-hf {repo_id}:{quant_type}", *flags])
+        llama = " ".join([f"-hf {repo_id}:{quant_type}", *(llama_flags(chat, converted=converted) if chat else ())])
         message = '{"messages": [{"role": "user", "content": "Hello!"}]}'
         lines = ["With [llama.cpp](https://github.com/ggml-org/llama.cpp), in a terminal:", ""]
         lines += ["```sh", f"llama-cli {llama}", "```", ""]
@@ -116,13 +113,25 @@ class Gguf(OutputFormat):
         lines += ["```sh", 'curl http://127.0.0.1:8080/v1/chat/completions -H "Content-Type: application/json" \\']
         lines += [f"  -d '{message}'", "```", "", "With [Ollama](https://ollama.com):", ""]
         lines += ["```sh", f"ollama run hf.co/{repo_id}:{quant_type}", "```"]
-        if world:
-            lines += [
-                "",
-                f"`{LLAMA_STOP}` ends a reply where the model would begin the next question; a request to the server "
-                "that has a `stop` of its own has to name it too. Ollama reads it from the file `params`.",
-            ]
-        return lines
+        return lines + (_about_flags(chat, llama) if chat else [])
+
+
+def _about_flags(chat: RwkvFormat, line: str) -> list[str]:
+    """What the options of the lines are for, as far as it is not plain."""
+    lines = []
+    stop = chat.stops[0].replace("\n", "\\n")
+    if f'-r "{stop}"' in line:
+        lines += [
+            "",
+            f'`-r "{stop}"` ends a reply where the model would begin the next question; a request to the server '
+            "that has a `stop` of its own has to name it too. Ollama reads it from the file `params`.",
+        ]
+    if TEMPLATE_FILE in line:
+        lines += [
+            "",
+            f"`{TEMPLATE_FILE}` is a file of this repo: fetch it first; the GGUF has another one.",
+        ]
+    return lines
 
 
 GGUF = Gguf()

@@ -12,6 +12,7 @@ from ggufy.core.job import Artifact
 from ggufy.core.plan import Step
 from ggufy.llama.install import Llama
 from ggufy.llama.tools import ToolRun
+from ggufy.models.chat_format import RwkvFormat
 from ggufy.quantize.recipe import ImatrixFacts
 from ggufy.quantize.search import target
 from ggufy.quantize.search.mixes import RWKV
@@ -56,9 +57,9 @@ class OutputFormat(ABC):
         """Of a file: bits per weight, and a digest of every tensor's type. Raises SourceError if it is broken."""
 
     @abstractmethod
-    def how_to_run(self, repo_id: str, quant_type: str, *, world: bool, converted: bool) -> list[str]:
-        """Lines of the card, to copy. `world`: it speaks RWKV's World format; `converted`: it comes from a checkpoint,
-        so that its metadata are ours."""
+    def how_to_run(self, repo_id: str, quant_type: str, *, chat: RwkvFormat | None, converted: bool) -> list[str]:
+        """Lines of the card, to copy. `chat`: how it talks, if it is an RWKV that does; `converted`: it comes from a
+        checkpoint, so that its metadata are ours."""
 
     def advice(self, quant: str) -> str:
         """One line about a quant type or a size to order, in English."""
