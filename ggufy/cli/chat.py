@@ -49,8 +49,16 @@ def run(args: argparse.Namespace, settings: Settings, get_llama: Callable[[Setti
             stack.callback(process.close)
             return process
 
-        _talk(start, args.think)
+        with contextlib.suppress(KeyboardInterrupt):  # not while a reply comes, which it ends
+            _talk(start, args.think)
+        if _asks():
+            print(file=sys.stderr)
     return 0
+
+
+def _asks() -> bool:
+    """True for a person at a terminal."""
+    return sys.stdin is not None and sys.stdin.isatty()
 
 
 def _talk(start: Callable[[], ChatBackend], think: str) -> None:
@@ -75,18 +83,14 @@ def _talk(start: Callable[[], ChatBackend], think: str) -> None:
 
 
 def _messages() -> Iterator[str]:
-    """What is typed, one message after the other, until the end of the input or Ctrl-C."""
-    asks = sys.stdin is not None and sys.stdin.isatty()
-    if asks:
+    """What is typed, one message after the other, until the end of the input."""
+    if asks := _asks():
         print(_HINT, file=sys.stderr)
     message = ""
     while True:
         if asks:
             print("… " if message else "> ", end="", flush=True, file=sys.stderr)
-        try:
-            line = sys.stdin.readline() if sys.stdin is not None else ""
-        except KeyboardInterrupt:
-            line = ""
+        line = sys.stdin.readline() if sys.stdin is not None else ""
         message += line.removesuffix("\n")
         if line and message.endswith("\\"):
             message = message[:-1] + "\n"
@@ -94,7 +98,5 @@ def _messages() -> Iterator[str]:
         if clean(message).strip():
             yield message
         if not line:
-            if asks:
-                print(file=sys.stderr)
             return
         message = ""
