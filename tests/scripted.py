@@ -5,11 +5,13 @@ Its blocks add nothing to the embedding, so the head alone decides: the row of a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from ggufy.models.convert import convert
+from ggufy.models.vocab import load_vocab, world_vocab_path
 from tests import tiny
 
 # Two paragraphs. The second ends with a full-width stop, so that another token than the blank line's comes before the
@@ -25,7 +27,7 @@ _THINKING = [b"<think>", b" Hmm.", b"</think>", b"\n", b"Hello!", _FLOWER, b" Bo
 
 
 def _tokens(chain: list[bytes]) -> list[bytes]:
-    words = [b"User", b"Assistant", b"Bot", *chain]
+    words = [b"User", b"Assistant", b"Bot", _FLOWER, *chain]
     return [*_SINGLES, *dict.fromkeys(word for word in words if word not in _SINGLES)]
 
 
@@ -34,8 +36,13 @@ BLANK_LINE = 1 + _tokens(_CHAIN).index(b"\n\n")  # its id
 
 def checkpoint(folder: Path, chain: list[bytes] = _CHAIN, name: str = "scripted") -> tuple[Path, Path]:
     """Writes the checkpoint and its vocabulary; gives both paths."""
-    tokens = _tokens(chain)
-    width, rows = 64, len(tokens) + 1
+    tokens = [b"", *_tokens(chain)]
+    source = tiny.save(folder / f"{name}.pth", _weights(chain, tokens, len(tokens)))
+    return source, tiny.write_vocab(folder / "scripted-vocab.txt", tokens[1:])
+
+
+def _weights(chain: list[bytes], tokens: Sequence[bytes], rows: int) -> dict[str, torch.Tensor]:
+    width = 64
     state = tiny.weights("7", width=width, layers=1, vocab=rows)
     for part in ("blocks.0.att.output.weight", "blocks.0.ffn.value.weight", "head.weight"):
         state[part].zero_()
@@ -44,14 +51,29 @@ def checkpoint(folder: Path, chain: list[bytes] = _CHAIN, name: str = "scripted"
         state[f"{part}.bias"].zero_()
     for place, (token, following) in enumerate(zip(chain, chain[1:], strict=False)):
         one = torch.nn.functional.one_hot(torch.tensor(place), width).float()
-        state["emb.weight"][1 + tokens.index(token)] = one
-        state["head.weight"][1 + tokens.index(following)] += one
-    return tiny.save(folder / f"{name}.pth", state), tiny.write_vocab(folder / "scripted-vocab.txt", tokens)
+        state["emb.weight"][tokens.index(token)] = one
+        state["head.weight"][tokens.index(following)] += one
+    return state
 
 
-def thinker(folder: Path, name: str = "rwkv7-g1k-0.1b-20260930-ctx4096") -> tuple[Path, Path]:
+NAME = "rwkv7-g1k-0.1b-20260930-ctx4096"
+
+
+def thinker(folder: Path) -> tuple[Path, Path]:
     """The same of one that thinks."""
-    return checkpoint(folder, _THINKING, name)
+    return checkpoint(folder, _THINKING, NAME)
+
+
+def ponderer(folder: Path) -> tuple[Path, Path]:
+    """The same of one that comes to no end with it."""
+    return checkpoint(folder, [b"<think>", b" Hmm.", b" Well.", b" Hmm."], "rwkv7-g1j-0.1b-20260831-ctx4096")
+
+
+def worldly(folder: Path) -> Path:
+    """Writes the checkpoint of one with World's vocabulary, which says Hi, whatever it thought."""
+    world = load_vocab(world_vocab_path())
+    chain = [b">", b"Hi", _FLOWER, b"\n", b"User", b"?"]
+    return tiny.save(folder / f"{NAME}.pth", _weights(chain, world, 65536))
 
 
 def converted(folder: Path) -> Path:

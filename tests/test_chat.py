@@ -23,6 +23,7 @@ from ggufy.models.chat_format import WORLD
 from ggufy.service.chat_settings import MAX_SYSTEM, ChatSettings
 from ggufy.service.conversations import MAX_MESSAGE, MAX_TURNS, MAX_VISITORS, Chats
 from tests import chatty
+from tests.conftest import Prompts
 
 SHORT = ChatSettings(length=3, temperature=0.0)
 
@@ -113,19 +114,6 @@ def chats(llama: Llama, quant: Path) -> Iterator[Callable[..., Chats]]:
     yield make
     for one in made:
         one.close()
-
-
-class Prompts:
-    """The prompts that llama-cli has given to the model, from its --log-prompts-dir."""
-
-    def __init__(self, folder: Path):
-        self.folder, self.seen = folder, set[Path]()
-        self.options = ("--log-prompts-dir", str(folder))
-
-    def new(self) -> str:
-        (path,) = set(self.folder.iterdir()) - self.seen
-        self.seen.add(path)
-        return path.read_bytes().decode("utf-8")
 
 
 def ask(chats: Chats, message: str | None, *, side: str = "a", visitor: str = "v", **options: object) -> str:

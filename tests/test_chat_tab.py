@@ -11,12 +11,13 @@ import pytest
 
 from ggufy.core.errors import Cancelled, UsageError
 from ggufy.service.access import Visitor
-from ggufy.ui.chat_tab import ChatTab, Turns
+from ggufy.ui.chat_tab import ChatTab
 from ggufy.ui.i18n import TEXTS
 from ggufy.ui.newest import Newest
 from ggufy.ui.quantize_tab import QuantizeTab
+from ggufy.ui.turns import Turns
 
-ASKED = ("a.gguf", "b.gguf", "chat", "", 1.0, 0.5, 0.4, 0.4, 16)
+ASKED = ("a.gguf", "b.gguf", "chat", "off", "", 1.0, 0.5, 0.4, 0.4, 16)
 
 
 class Chats:

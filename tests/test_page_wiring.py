@@ -28,6 +28,7 @@ EXPECTED = {
     "js": [("gg-imatrix change",), ("gg-source change",)],
     "look of chat": [("chat select",)],
     "choose of chat": [("gg-chat-model-a input", "gg-chat-model-b input")],
+    "advise": [("gg-chat-think input",)],
     "say": [("gg-chat-message submit", "gg-chat-send click")],
     "regenerate": [("gg-chat-again click",)],
     "halt": [("gg-chat-stop click",)],

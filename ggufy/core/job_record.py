@@ -26,6 +26,8 @@ def to_json(job: Job) -> str:
     record = {"version": VERSION, **dataclasses.asdict(job)}
     if not job.request.source.files:
         del record["request"]["source"]["files"]  # as in records that are older than it
+    if not job.request.chat_format:
+        del record["request"]["chat_format"]  # likewise
     if isinstance(job.error, Message):
         record["error_message"] = job.error.to_record()
     return scrub(json.dumps(record, indent=2, ensure_ascii=False)) + "\n"

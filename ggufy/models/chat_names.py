@@ -17,7 +17,8 @@ from ggufy.core.source import Source
 
 # The data of G1 begin with g1, those of its forerunner G0 with g0; a digit counts versions of a letter.
 _LETTER = re.compile(r"(?<![a-z0-9])g[01](?:([a-z])\d?)?(?![a-z0-9])")
-_WORLD = re.compile(r"(?<![a-z])world(?![a-z])|(?<![a-z0-9])(?:rwkv-?[456]|x0[456]0)(?![0-9])")
+_OLDER = re.compile(r"(?<![a-z0-9])(?:rwkv-?[456]|x0[456]0)(?![0-9])")
+_WORLD = re.compile(r"(?<![a-z])world(?![a-z])")
 # Repos that name the size and the date alone: `RWKV7-1.5B-20260805`. Elsewhere a date may be that of a fine-tune.
 _DATED = re.compile(r"(?<![a-z0-9])rwkv-?7[ab]?-\d{1,2}\.\db-(20\d{6})(?!\d)")
 _SINCE = (("20260710", "g1h"), ("20251231", "g1c"))  # the first day of a generation, newest first
@@ -57,6 +58,8 @@ def format_named(names: Iterable[str]) -> str:
     plain = [name.lower() for name in names if name]
     for name in plain:
         for part in reversed(PurePosixPath(name).parts):
+            if _OLDER.search(part):
+                return "world"
             if letter := _LETTER.search(part):
                 data = letter[1] or "a"
                 return "g1" if data < "c" else "g1c" if data < "h" else "g1h"

@@ -1,9 +1,16 @@
 // Body of gradio's js_on_load for a conversation: it stays at its end while a reply comes, unless the visitor has
-// scrolled up, and its buttons copy what was said.
+// scrolled up, its buttons copy what was said, and a thought that was opened stays open while more of it comes.
 let follow = true;
+const opened = new Set(); // numbers of the turns whose thoughts are
 const settle = () => {
   const turns = element.querySelector(".gg-turns");
   if (!turns) return;
+  [...turns.children].forEach((turn, number) => {
+    const thought = turn.querySelector("details");
+    if (!thought) opened.delete(number);
+    else thought.open = opened.has(number);
+    thought?.addEventListener("toggle", () => opened[thought.open ? "add" : "delete"](number));
+  });
   if (follow) turns.scrollTop = turns.scrollHeight;
   turns.addEventListener("scroll", () => {
     follow = turns.scrollTop + turns.clientHeight > turns.scrollHeight - 40;

@@ -10,7 +10,12 @@ from ggufy.ui.i18n import Texts
 
 def log(turns: Iterable[Mapping[str, str]], texts: Texts, *, speeds: tuple[float, float] | None = None) -> Markup:
     """All turns, oldest first, and how fast the last reply was."""
-    shown = [_turn(turn["role"], turn["content"], texts) for turn in turns]
+    told = list(turns)
+    coming = len(told) - 1 if speeds is None else -1  # the reply that is being made
+    shown = [
+        _turn(turn["role"], turn["content"], turn.get("thought", ""), texts, coming=number == coming)
+        for number, turn in enumerate(told)
+    ]
     speed = ""
     if speeds:
         speed = texts["chat_speed"].format(prompt=f"{speeds[0]:.0f}", generation=f"{speeds[1]:.0f}")
@@ -22,14 +27,20 @@ def log(turns: Iterable[Mapping[str, str]], texts: Texts, *, speeds: tuple[float
     )
 
 
-def _turn(role: str, content: str, texts: Texts) -> Markup:
+def _turn(role: str, content: str, thought: str, texts: Texts, *, coming: bool) -> Markup:
     words = {"copy": texts["chat_copy"], "copied": texts["chat_copied"], "failed": texts["chat_copy_failed"]}
     labels = {f"data_{name}": text for name, text in words.items()}
     copy = el("button", texts["chat_copy"], type="button", aria_live="polite", class_="gg-link gg-copy", **labels)
     return el(
         "div",
-        el("p", content, class_="gg-said"),
+        _fold(thought, texts["chat_thinking" if coming and not content else "chat_thought"]) if thought else None,
+        el("p", content, class_="gg-said") if content or not thought else None,
         copy if content else None,
         class_=f"gg-turn gg-{'user' if role == 'user' else 'model'}",
         aria_label=texts[f"chat_{'user' if role == 'user' else 'model'}"],
     )
+
+
+def _fold(thought: str, title: str) -> Markup:
+    """What a model thinks before it replies; chat.js keeps it open while more of it comes."""
+    return el("details", el("summary", title), el("p", thought), class_="gg-thought")

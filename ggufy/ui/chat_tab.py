@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
@@ -17,13 +16,15 @@ from typing import Any
 import gradio as gr
 
 from ggufy.core.errors import BusyError, Cancelled, GgufyError
+from ggufy.models.chat_format import OFF, ON
 from ggufy.service.access import Visitor, check_chat, may_chat
-from ggufy.service.chat_settings import LIMITS, ChatSettings
+from ggufy.service.chat_settings import LIMITS, THINKING, ChatSettings
 from ggufy.service.conversations import SIDES
 from ggufy.service.service import Services
 from ggufy.ui import chat_parts, parts
 from ggufy.ui.i18n import TEXTS, Texts, texts_of
 from ggufy.ui.messages import told
+from ggufy.ui.turns import Turns
 from ggufy.ui.visitors import Profile, visitor_of
 from ggufy.ui.wiring import HERE, OWN, QUIET
 
@@ -34,15 +35,15 @@ _STREAM: dict[str, Any] = QUIET | {"queue": True, "concurrency_limit": 16, "trig
 _NONE = ""
 _DRAW_S = 0.08  # between two looks at a reply that is coming
 _PATIENCE_S = 5.0  # with a reply that is ending
+_LENGTH, _MOST_TOKENS = 256, 2048  # of a reply: as a visitor finds it, and for one with thoughts
 # The values that the RWKV authors publish for chatting, and how far a visitor may go from them.
 _SLIDERS = (
     ("temperature", 1.0, 0.05),
     ("top_p", 0.5, 0.05),
     ("presence", 0.4, 0.05),
     ("frequency", 0.4, 0.05),
-    ("length", 256, 16),
+    ("length", _LENGTH, 16),
 )
-_MOST_TOKENS = 2048
 # What is sent leaves the box at once, before another letter can be typed or Enter be pressed again.
 _TAKE = """(...sent) => {
   const box = document.querySelector("#gg-chat-entry textarea");
@@ -88,6 +89,13 @@ class ChatTab:
                 min_width=300,
                 elem_id="gg-chat-mode",
             )
+        self.think = gr.Radio(
+            [(i18n(f"chat_think_{think}"), think) for think in THINKING],
+            value=OFF,
+            label=i18n("chat_think"),
+            visible=False,
+            elem_id="gg-chat-think",
+        )
 
     def _logs(self) -> None:
         self.columns, self.logs = [], []
@@ -139,11 +147,13 @@ class ChatTab:
             ]
 
     def connect(self) -> None:
-        shown = [*self.models, *self.columns, self.hint, self.send]
+        chosen = [*self.columns, self.hint, self.think]
+        shown = [*self.models, *chosen, self.send]
         told = [*self.logs, self.hint]
-        asked = [*self.models, self.mode, self.system, *self.sliders]
+        asked = [*self.models, self.mode, self.think, self.system, *self.sliders]
         gr.on([self.tab.select], self.look, self.models, shown, **QUIET)
-        gr.on([model.input for model in self.models], self.choose, self.models, [*self.columns, self.hint], **QUIET)
+        gr.on([model.input for model in self.models], self.choose, self.models, chosen, **QUIET)
+        self.think.input(self.advise, [self.models[0], self.think], self.sliders, **QUIET)
         sent = [self.message.submit, self.send.click]
         gr.on(sent, self.say, [self.message, *asked], [self.message, *told], js=_TAKE, **_STREAM)
         self.again.click(self.regenerate, asked, [self.message, *told], **_STREAM)
@@ -161,14 +171,27 @@ class ChatTab:
         none = (texts["chat_nobody"], _NONE)
         choices: list[Any] = [*names] if names else [none]
         models = [gr.Dropdown(choices=choices, value=first), gr.Dropdown(choices=[none, *names], value=second)]
-        *columns, hint = self.choose(first, second, request)
-        return [*models, *columns, hint if may else parts.note(texts["chat_closed"]), gr.Button(interactive=may)]
+        *columns, hint, think = self.choose(first, second, request, profile)
+        hint = hint if may else parts.note(texts["chat_closed"])
+        return [*models, *columns, hint, think, gr.Button(interactive=may)]
 
-    def choose(self, first: Any, second: Any, request: gr.Request) -> list[Any]:
-        """Shows one column or two, and what is missing."""
-        texts = texts_of(request)
+    def choose(self, first: Any, second: Any, request: gr.Request, profile: Profile) -> list[Any]:
+        """Shows one column or two, what is missing, and the switch if one of the models thinks."""
+        texts, visitor = texts_of(request), visitor_of(self.services, request, profile)
         hint = texts["chat_ready"] if first else texts["chat_empty"]
-        return [gr.Column(visible=True), gr.Column(visible=bool(second)), parts.note(hint)]
+        formats = [self.chats.format_of(model, visitor) for model in (first, second) if isinstance(model, str)]
+        think = gr.Radio(visible=any(chat is not None and chat.thinks for chat in formats))
+        return [gr.Column(visible=True), gr.Column(visible=bool(second)), parts.note(hint), think]
+
+    def advise(self, first: Any, think: Any, request: gr.Request, profile: Profile) -> list[Any]:
+        """Puts the options to what the makers of the first model advise for thinking, or for not thinking."""
+        visitor = visitor_of(self.services, request, profile)
+        chat = self.chats.format_of(first, visitor) if isinstance(first, str) else None
+        if chat is None or not chat.thinks:
+            return [gr.skip()] * len(_SLIDERS)
+        advice = chat.sampling[OFF if think == OFF else ON]
+        numbers = [advice[name] for name in ("temperature", "top_p", "presence_penalty", "frequency_penalty")]
+        return [*numbers, _LENGTH if think == OFF else _MOST_TOKENS]
 
     # gradio hands request and profile over by position, so every field has a name of its own here
     def say(
@@ -177,6 +200,7 @@ class ChatTab:
         first: Any,
         second: Any,
         mode: Any,
+        think: Any,
         system: Any,
         temperature: Any,
         top_p: Any,
@@ -187,7 +211,7 @@ class ChatTab:
         profile: Profile,
     ) -> Iterator[list[Any]]:
         """Sends the message to the chosen quants in turn, and shows their replies as they come."""
-        asked = (first, second, mode, system, temperature, top_p, presence, frequency, length)
+        asked = (first, second, mode, think, system, temperature, top_p, presence, frequency, length)
         yield from self._stream(message if isinstance(message, str) else "", asked, request, profile)
 
     def regenerate(
@@ -195,6 +219,7 @@ class ChatTab:
         first: Any,
         second: Any,
         mode: Any,
+        think: Any,
         system: Any,
         temperature: Any,
         top_p: Any,
@@ -205,7 +230,7 @@ class ChatTab:
         profile: Profile,
     ) -> Iterator[list[Any]]:
         """Another reply to the last message."""
-        asked = (first, second, mode, system, temperature, top_p, presence, frequency, length)
+        asked = (first, second, mode, think, system, temperature, top_p, presence, frequency, length)
         yield from self._stream(None, asked, request, profile)
 
     def _stream(
@@ -243,9 +268,9 @@ class ChatTab:
         stopped: Callable[[], bool],
     ) -> Iterator[str]:
         """Both replies in turn, until `stopped`; yields what is to be said beside them when there is something new."""
-        first, second, mode, system, *numbers = asked
+        first, second, mode, think, system, *numbers = asked
         values = {name: number for (name, _, _), number in zip(_SLIDERS, numbers, strict=True)}
-        settings = ChatSettings.checked(mode=mode, system=system, **values)
+        settings = ChatSettings.checked(mode=mode, think=think, system=system, **values)
         for side, model in zip(SIDES, (first, second), strict=True):
             if (side != SIDES[0] and not model) or stopped():
                 continue
@@ -296,25 +321,3 @@ class ChatTab:
         self.turns.stop(session)
         self.chats.clear(session)
         return [*self._shown(session, texts_of(request)), ""]
-
-
-class Turns:
-    """Which turn each visitor waits for, so that a stop ends all of it; a new turn ends the one before."""
-
-    def __init__(self) -> None:
-        self._ends: dict[str, threading.Event] = {}
-
-    @contextlib.contextmanager
-    def begin(self, session: str) -> Iterator[Callable[[], bool]]:
-        """Yields what says whether the turn is to end."""
-        self.stop(session)
-        self._ends[session] = end = threading.Event()
-        try:
-            yield end.is_set
-        finally:
-            if self._ends.get(session) is end:
-                self._ends.pop(session, None)
-
-    def stop(self, session: str) -> None:
-        if end := self._ends.get(session):
-            end.set()
