@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from ggufy.core.errors import SourceError, UsageError
 from ggufy.formats.session import SUFFIX
 from ggufy.llama.chat.messages import StopTexts, conversation_prompt
 from ggufy.llama.chat.options import ChatOptions, Model, completion_command
@@ -20,6 +23,9 @@ from ggufy.llama.states import save_state
 from ggufy.models.chat_format import WORLD
 from ggufy.models.convert import convert
 from ggufy.models.tuned_state import read_tuned_state
+from ggufy.service.access import STRANGER, Visitor
+from ggufy.service.chat_settings import ChatSettings
+from ggufy.service.conversations import Chats
 from tests import scripted, tiny
 from tests.conftest import ROOT, Ggufy
 from tests.test_state import states_of
@@ -242,3 +248,54 @@ def test_ctrl_c_ends_a_reply_and_then_the_conversation(
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 0
     os.close(ours)
+
+
+# ---- the chat tab
+
+
+@pytest.fixture
+def chats(llama: Llama, talker: Path, tmp_path: Path) -> Iterator[Chats]:
+    """Of a page whose owner has put a state beside a model."""
+    model = tmp_path / "talker.gguf"
+    shutil.copyfile(talker, model)
+    tiny.save(tmp_path / "poet.pth", states_of("7", layers=1, heads=1))
+    save_state(read_tuned_state(tmp_path / "poet.pth"), "poet.pth", model, tmp_path / f"poet{SUFFIX}", llama)
+    (tmp_path / f"broken{SUFFIX}").write_bytes(b"x" * 100)
+    (tmp_path / f"half{SUFFIX}.part").write_bytes(b"")
+    made = Chats(lambda: llama, lambda who: {"talker": model}, lambda: 1, lambda who: who.name == "owner")
+    yield made
+    made.close()
+
+
+OWNER = Visitor(name="owner")
+
+
+@pytest.mark.tools
+def test_a_state_beside_a_model_is_its_owner_s(chats: Chats, tmp_path: Path) -> None:
+    assert list(chats.states("talker", OWNER)) == [f"broken{SUFFIX}", f"poet{SUFFIX}"]
+    assert chats.states("talker") == chats.states("gone", OWNER) == chats.states(None, OWNER) == {}
+    for who, name in ((STRANGER, f"poet{SUFFIX}"), (OWNER, "../poet.state.bin"), (OWNER, "poet.pth")):
+        settings = ChatSettings.checked(state=name)
+        with pytest.raises(UsageError, match="does not lie beside talker"):
+            next(iter(chats.say("v", "a", model="talker", settings=settings, message="Hi", who=who)))
+    with pytest.raises(UsageError):
+        ChatSettings.checked(state=["x"])
+    settings = ChatSettings.checked(state=f"broken{SUFFIX}")
+    with pytest.raises(SourceError, match="no state that llama.cpp can begin from"):
+        list(chats.say("v", "a", model="talker", settings=settings, message="Hi", who=OWNER))
+
+
+@pytest.mark.tools
+def test_a_reply_on_the_page_begins_from_the_state(chats: Chats, tmp_path: Path) -> None:
+    session = tmp_path / f"poet{SUFFIX}"
+    kept = session.read_bytes(), session.stat().st_mtime_ns
+    settings = ChatSettings.checked(state=session.name, temperature=0.0)
+    for message in ("Hello", "Again"):
+        for _ in chats.say("v", "a", model="talker", settings=settings, message=message, who=OWNER):
+            pass
+    assert [turn["content"] for turn in chats.turns("v", "a")] == ["Hello", scripted.REPLY, "Again", scripted.REPLY]
+    settings = ChatSettings.checked(state=session.name, mode="text", length=7, temperature=0.0)
+    for _ in chats.say("v", "b", model="talker", settings=settings, message="x:", who=OWNER):
+        pass
+    assert chats.turns("v", "b")[-1]["content"] == TURN
+    assert (session.read_bytes(), session.stat().st_mtime_ns) == kept
