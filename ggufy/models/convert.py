@@ -174,7 +174,9 @@ def warn_about_leftovers(name: str, shapes: Mapping[str, tuple[int, ...]], model
     unknown = model.leftovers(shapes)
     rest = [name for name in unknown if not name.endswith(".att.time_state")]
     if len(rest) < len(unknown):
-        logger.warning("%s: att.time_state is a tuned state, not a weight: left out", name)
+        logger.warning(
+            "%s: att.time_state is a tuned state, not a weight: left out; the command state makes a file of it", name
+        )
     if rest:
         shown = ", ".join(rest[:8]) + (f" and {len(rest) - 8} more" if len(rest) > 8 else "")
         logger.warning("%s: %s has no tensors %s: left out", name, model.architecture.title, shown)

@@ -1,4 +1,4 @@
-"""The conversation as HTML, and the picker of states. What was said is plain text: tags and Markdown show as written."""
+"""The conversation as HTML, and the picker of states. What was said is plain text: tags and Markdown show as it is."""
 
 from __future__ import annotations
 
