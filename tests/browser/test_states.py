@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
 
 from tests import scripted, tiny
-from tests.browser.pages import Tab, make_app
+from tests.browser.pages import App, Tab, make_app
 from tests.conftest import Ggufy
 from tests.test_state import states_of
 
 pytestmark = pytest.mark.browser
 
 
-def test_a_state_is_picked(llama_bin: Path, ggufy: Ggufy, open_tab: Callable[..., Tab], tmp_path: Path) -> None:
+@pytest.fixture
+def talking(llama_bin: Path, ggufy: Ggufy, tmp_path: Path) -> Iterator[App]:
+    """A page with one quant."""
     app = make_app(tmp_path, llama_bin)
     source, vocab = scripted.checkpoint(tmp_path)
     done = ggufy("quantize", source, "--vocab", vocab, "--types", "Q8_0", "--imatrix", "none", "--out", app.out)
     assert done.code == 0, done.err
-    (quant,) = app.out.glob("*-GGUF/*-Q8_0.gguf")
     app.start()
-    tab = open_tab(at=app)
+    yield app
+    assert app.stop() == 0
+
+
+def test_a_state_is_picked(talking: App, ggufy: Ggufy, open_tab: Callable[..., Tab], tmp_path: Path) -> None:
+    (quant,) = talking.out.glob("*-GGUF/*-Q8_0.gguf")
+    tab = open_tab(at=talking)
     page, picker = tab.page, tab.page.locator("#gg-chat-state")
     page.get_by_role("tab", name="Chat").click()
     expect(page.locator("#gg-chat-hint")).to_contain_text("llama.cpp")
@@ -33,7 +40,7 @@ def test_a_state_is_picked(llama_bin: Path, ggufy: Ggufy, open_tab: Callable[...
     assert done.code == 0, done.err
     page.get_by_role("tab", name="Quantize").click()
     page.get_by_role("tab", name="Chat").click()
-    picker.get_by_role("listbox").click()
+    page.get_by_label("Begin from a tuned state").click()
     page.get_by_role("option", name="poet.state.bin").click()
     page.get_by_placeholder("Say something").fill("Hello")
     page.keyboard.press("Enter")
@@ -46,4 +53,3 @@ def test_a_state_is_picked(llama_bin: Path, ggufy: Ggufy, open_tab: Callable[...
     page.get_by_role("tab", name="Quantize").click()
     page.get_by_role("tab", name="Chat").click()
     expect(picker).to_have_count(0)
-    assert app.stop() == 0
