@@ -10,7 +10,8 @@ from pathlib import Path
 from ggufy.core.catalog import parse_types
 from ggufy.core.job import Job, Status
 from ggufy.core.progress import DONE
-from ggufy.jobs.request import JobOptions, make_job
+from ggufy.jobs.options import JobOptions
+from ggufy.jobs.request import make_job
 from ggufy.jobs.runner import Runner
 from ggufy.llama.install import Llama
 from ggufy.records.run_state import RunState

@@ -15,7 +15,8 @@ from ggufy.core.catalog import parse_types
 from ggufy.core.job import Status
 from ggufy.core.names import RepoKind
 from ggufy.hub.protocol import Content
-from ggufy.jobs.request import JobOptions, make_job
+from ggufy.jobs.options import JobOptions
+from ggufy.jobs.request import make_job
 from ggufy.jobs.runner import Runner
 from ggufy.llama.install import Llama
 from ggufy.records.run_state import RunState

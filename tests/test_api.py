@@ -79,7 +79,7 @@ def test_nothing_else_is_offered(app: App) -> None:
     named = json.loads(app.get("gradio_api/info")[1])["named_endpoints"]
     assert list(named) == [f"/{name}" for name in NAMES]
     for endpoint in named.values():
-        assert all(p["type"]["type"] in ("string", "boolean") for p in endpoint["parameters"])
+        assert all(p["type"]["type"] in ("string", "boolean", "integer") for p in endpoint["parameters"])
     listed = mcp(app, "tools/list")["tools"]
     assert [tool["name"] for tool in listed] == list(NAMES)
     for tool in listed:

@@ -21,7 +21,7 @@ from gguf import GGUFWriter
 from ggufy.core.job import Job, Request, Status
 from ggufy.core.metrics import Evaluation, Quality, Speed
 from ggufy.core.source import Source
-from ggufy.models.chat_format import STOP, WORLD, ollama_files
+from ggufy.models.chat_format import G1C, G1H, STOP, WORLD, ollama_files
 from ggufy.publish.card import PLOT, CardFacts, pages
 from tests import scripted
 from tests.conftest import Go, environment
@@ -118,6 +118,27 @@ def test_other_models_have_plain_lines_and_nothing_of_ollama() -> None:
     found = pages(job(source=gguf), facts("Q2_K", rwkv=False))
     assert lines(found["README.md"])[0] == "llama-cli -hf alice/m-GGUF:Q2_K"
     assert found.keys() == {"README.md"}
+
+
+def test_the_card_of_a_model_that_thinks() -> None:
+    name = "rwkv7-g1k-2.9b-20260930-ctx25600"
+    found = pages(job(name=name, chat_format="g1h"), CardFacts(uploaded={}, rwkv=True))
+    assert {name: found[name] for name in OLLAMA_FILES} == ollama_files(G1H)
+    card, flags = found["README.md"], "--reasoning off --temp 1 --top-p 0.28 --top-k 32"
+    assert lines(card)[0] == f"llama-cli -hf alice/m-GGUF:Q4_K_M {flags}"
+    assert "System✿Be brief.✿⏎User✿Hi✿⏎Bot✿Hello!✿⏎User✿Why?✿⏎Bot✿<think></think>\n" in card
+    assert "| low | `User✿Why? (think a bit)✿⏎Bot✿<think>` |" in card
+    assert "A reply ends with the token `✿` (10060), with the end of text (0), or before `⏎⏎User:`." in card
+    assert "| top_p | 0.28 | 0.76 |" in card and "texts of 25600 tokens" in card
+    front = yaml.safe_load(card.split("\n---\n")[0].removeprefix("---\n"))
+    assert (front["license"], front["base_model"]) == ("apache-2.0", "BlinkDL/rwkv7-g1")
+    assert front["language"][:2] == ["en", "zh"]
+    taken = pages(job(chat_format="g1c", source=replace(REQUEST.source, kind="gguf")), facts())
+    assert taken["chat_template.jinja"] == G1C.template
+    override = "--override-kv tokenizer.ggml.eot_token_id=int:0"
+    plain = f'--jinja --chat-template-file chat_template.jinja {override} -r "\\n\\nUser:"'
+    assert lines(taken["README.md"])[0] == f"llama-cli -hf alice/m-GGUF:Q4_K_M {plain} {flags}"
+    assert "license" not in taken["README.md"].split("\n---\n")[0]  # nothing is guessed
 
 
 def test_what_somebody_changed_for_ollama_stays() -> None:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import urllib.request
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,12 @@ import jinja2
 import pytest
 
 from ggufy.core.errors import UsageError
+from ggufy.core.job import Job
+from ggufy.core.job_record import from_json, to_json
 from ggufy.core.source import Source
 from ggufy.formats.gguf import read_head
+from ggufy.jobs.options import JobOptions
+from ggufy.jobs.request import make_job
 from ggufy.models.chat_format import (
     FORMATS,
     G1,
@@ -32,6 +37,7 @@ from ggufy.models.chat_format import (
 from ggufy.models.chat_names import format_named, names_of, official
 from ggufy.models.convert import convert
 from ggufy.models.vocab import load_vocab, world_vocab_path
+from ggufy.system.settings import Settings
 from tests import scripted, tiny
 from tests.conftest import Go, environment
 
@@ -296,6 +302,31 @@ def test_what_a_request_pins() -> None:
     assert pinned_format("world", ["demo.pth"]) == pinned_format("auto", ["demo.pth"]) == ""
     with pytest.raises(UsageError, match="unknown chat format 'chatml': one of auto, world, g1, g1c, g1h"):
         pinned_format("chatml", [])
+
+
+@pytest.mark.fast
+def test_a_job_keeps_what_its_model_speaks(tmp_path: Path) -> None:
+    source, vocab = scripted.thinker(tmp_path)
+    settings = Settings.from_env({"GGUFY_OUT": str(tmp_path / "out"), "HOME": str(tmp_path)})
+
+    def made(path: Path, **options: Any) -> Job:
+        wish = JobOptions(source=str(path), vocab=str(vocab), quant_types=("Q8_0",), imatrix="none", **options)
+        return make_job(wish, settings)
+
+    by_name, plain, world = made(source), made(source, chat_format="g1c"), made(source, chat_format="world")
+    assert [job.request.chat_format for job in (by_name, plain, world)] == ["g1h", "g1c", "world"]
+    assert made(source, chat_format="g1h") == by_name
+    other = source.rename(tmp_path / "tune.pth")
+    assert made(other).request.chat_format == made(other, chat_format="world").request.chat_format == ""
+    assert made(other, name="rwkv7-g1e-tune").request.chat_format == "g1c"
+    older = replace(by_name.request, chat_format="")
+    assert len({job.request.inputs() for job in (by_name, plain, world, Job(request=older))}) == 4
+    for job in (by_name, Job(request=older)):
+        assert from_json(to_json(job)) == job
+        assert ("chat_format" in to_json(job)) is bool(job.request.chat_format)
+    assert replace(older, source=replace(older.source, kind="gguf"), chat_format="g1h").inputs() == (
+        replace(older, source=replace(older.source, kind="gguf")).inputs()
+    )
 
 
 @pytest.mark.fast

@@ -15,7 +15,8 @@ import torch
 from ggufy import demo
 from ggufy.core.errors import DiskError
 from ggufy.formats.gguf import read_head
-from ggufy.jobs.request import JobOptions, make_job
+from ggufy.jobs.options import JobOptions
+from ggufy.jobs.request import make_job
 from ggufy.llama.install import Llama
 from ggufy.steps import files_made
 from ggufy.steps.context import Context

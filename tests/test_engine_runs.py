@@ -20,7 +20,8 @@ import pytest
 
 from ggufy.core.errors import CalibrationError, Cancelled, DiskError, GgufyError, SourceError, UsageError
 from ggufy.formats.gguf import read_head
-from ggufy.jobs.request import JobOptions, make_job
+from ggufy.jobs.options import JobOptions
+from ggufy.jobs.request import make_job
 from ggufy.jobs.runner import Runner
 from ggufy.llama.ggml import ByteArray, F32Array, Ggml
 from ggufy.llama.install import Llama

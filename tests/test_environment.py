@@ -37,7 +37,8 @@ from ggufy.core.job_record import to_json
 from ggufy.core.progress import Snapshot, StepProgress
 from ggufy.core.scrub import remember, scrub
 from ggufy.core.source import Source
-from ggufy.jobs.request import JobOptions, Watch, make_job
+from ggufy.jobs.options import JobOptions
+from ggufy.jobs.request import Watch, make_job
 from ggufy.net.hub_errors import ask, hub_error, is_passing
 from ggufy.net.session import ClientError, reason, short
 from ggufy.steps import plan

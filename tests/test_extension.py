@@ -17,7 +17,8 @@ from ggufy.core.job_record import from_json, to_json
 from ggufy.core.plan import Step
 from ggufy.core.source import STREAMED_KINDS, Source
 from ggufy.formats.gguf import GgufHead, read_head
-from ggufy.jobs.request import JobOptions, make_job
+from ggufy.jobs.options import JobOptions
+from ggufy.jobs.request import make_job
 from ggufy.jobs.runner import Runner
 from ggufy.llama.install import Llama
 from ggufy.models import registry as architectures

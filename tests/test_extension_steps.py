@@ -15,7 +15,8 @@ from ggufy.cli.terminal import results_table
 from ggufy.core.job import Job, Status
 from ggufy.core.job_record import from_json, to_json
 from ggufy.core.plan import pending
-from ggufy.jobs.request import JobOptions, make_job
+from ggufy.jobs.options import JobOptions
+from ggufy.jobs.request import make_job
 from ggufy.jobs.results import results
 from ggufy.jobs.runner import Runner
 from ggufy.llama.install import Llama

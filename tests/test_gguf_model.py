@@ -10,7 +10,8 @@ import pytest
 from gguf import GGUFEndian, GGUFReader, GGUFValueType, GGUFWriter
 
 from ggufy.core.errors import SourceError
-from ggufy.jobs.request import JobOptions, make_job
+from ggufy.jobs.options import JobOptions
+from ggufy.jobs.request import make_job
 from ggufy.llama import tools
 from ggufy.sources.inspect import inspect
 from ggufy.system.settings import Settings

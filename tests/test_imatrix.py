@@ -12,7 +12,8 @@ from gguf import GGUFReader, GGUFWriter
 from ggufy.core.errors import CalibrationError, Cancelled
 from ggufy.core.job import Status
 from ggufy.formats.gguf import GgufHead, TensorInfo
-from ggufy.jobs.request import JobOptions, make_job
+from ggufy.jobs.options import JobOptions
+from ggufy.jobs.request import make_job
 from ggufy.jobs.runner import Runner
 from ggufy.llama import tools
 from ggufy.llama.install import Llama

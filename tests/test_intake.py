@@ -11,7 +11,8 @@ import pytest
 from ggufy.core.errors import Cancelled, UsageError
 from ggufy.demo import CHECKPOINT, VOCAB
 from ggufy.jobs import request as intake
-from ggufy.jobs.request import JobOptions, Watch, make_job
+from ggufy.jobs.options import JobOptions
+from ggufy.jobs.request import Watch, make_job
 from ggufy.models.convert import convert
 from ggufy.system.settings import Settings
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from ggufy.core.job import Job, Status
+from ggufy.jobs.options import JobOptions
 from ggufy.jobs.queue import Worker
-from ggufy.jobs.request import JobOptions, make_job
+from ggufy.jobs.request import make_job
 from ggufy.jobs.runner import Runner
 from ggufy.jobs.workspace import Workspace
 from ggufy.llama.install import Llama

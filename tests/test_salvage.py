@@ -10,7 +10,8 @@ import pytest
 
 from ggufy.core.errors import Cancelled, HubAway
 from ggufy.core.job import Status
-from ggufy.jobs.request import JobOptions, make_job
+from ggufy.jobs.options import JobOptions
+from ggufy.jobs.request import make_job
 from ggufy.jobs.runner import Runner
 from ggufy.llama.install import Llama
 from ggufy.publish import hub_repo

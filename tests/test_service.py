@@ -16,7 +16,7 @@ from ggufy.core.job import Artifact, Job, Request, Status
 from ggufy.core.metrics import Evaluation, Quality
 from ggufy.core.source import Source
 from ggufy.hub.huggingface import HuggingFaceHub
-from ggufy.jobs.request import JobOptions
+from ggufy.jobs.options import JobOptions
 from ggufy.llama.install import Llama
 from ggufy.records import patience
 from ggufy.records.store import JobStore

@@ -15,7 +15,8 @@ from ggufy.core.errors import UsageError
 from ggufy.core.job import Job, Making, Request, Status
 from ggufy.core.metrics import Evaluation, Quality
 from ggufy.core.source import Source
-from ggufy.jobs.request import JobOptions, make_job
+from ggufy.jobs.options import JobOptions
+from ggufy.jobs.request import make_job
 from ggufy.publish.card import CARD, CardFacts, card, check_readme, merge_readme, pages
 from ggufy.system.settings import Settings
 from ggufy.ui.form import job_options
@@ -59,8 +60,8 @@ def test_a_repo_that_keeps_its_card_gets_no_pages() -> None:
 
 def test_keeping_a_card_can_be_asked_for_everywhere(tmp_path: Path) -> None:
     assert build_parser().parse_args(["quantize", "demo", "--keep-card"]).keep_card
-    form = ["demo", ["Q8_0"], "bundled", "", "auto", False, "", "", "", "alice/m", False, "rwkv", "", "standard"]
-    assert job_options([*form, True]).keep_card and not job_options([*form, None]).keep_card
+    form = {"source": "demo", "types": ["Q8_0"]}
+    assert job_options(form | {"keep_card": True}).keep_card and not job_options(form | {"keep_card": None}).keep_card
     settings = Settings.from_env({"GGUFY_OUT": str(tmp_path), "HOME": str(tmp_path)})
     checkpoint, vocab = tiny.checkpoint(tmp_path, "7")
     options = JobOptions(

@@ -24,7 +24,8 @@ from ggufy.core.job_record import from_json, to_json
 from ggufy.core.plan import pending
 from ggufy.core.progress import RUNNING
 from ggufy.formats.gguf import read_head
-from ggufy.jobs.request import JobOptions, make_job
+from ggufy.jobs.options import JobOptions
+from ggufy.jobs.request import make_job
 from ggufy.jobs.runner import Runner
 from ggufy.llama.install import Llama
 from ggufy.publish.card import CardFacts, card

@@ -18,7 +18,8 @@ from ggufy.core.errors import SourceError, UsageError
 from ggufy.core.job import Artifact, Job, Request, Status
 from ggufy.core.job_record import from_json, to_json
 from ggufy.jobs import request as intake
-from ggufy.jobs.request import JobOptions, make_job
+from ggufy.jobs.options import JobOptions
+from ggufy.jobs.request import make_job
 from ggufy.jobs.workspace import Workspace
 from ggufy.llama.install import Llama
 from ggufy.records.store import JobStore

@@ -21,7 +21,8 @@ import pytest
 from ggufy.core.catalog import BY_NAME, parse_types
 from ggufy.core.job import Status
 from ggufy.jobs.estimate import EstimateOptions, Preview, cost
-from ggufy.jobs.request import JobOptions, make_job
+from ggufy.jobs.options import JobOptions
+from ggufy.jobs.request import make_job
 from ggufy.jobs.runner import Runner
 from ggufy.llama.install import Llama
 from ggufy.llama.tools import ToolRun

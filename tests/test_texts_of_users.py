@@ -15,7 +15,8 @@ from ggufy.core.errors import GgufyError
 from ggufy.core.job_record import from_json, to_json
 from ggufy.demo import CHECKPOINT, VOCAB
 from ggufy.jobs import request as intake
-from ggufy.jobs.request import JobOptions, is_query, make_job
+from ggufy.jobs.options import JobOptions
+from ggufy.jobs.request import is_query, make_job
 from ggufy.net import session as hub_session
 from ggufy.sources.inspect import inspect
 from ggufy.system.settings import Settings

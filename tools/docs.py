@@ -22,8 +22,10 @@ from ggufy.core import errors
 from ggufy.core.catalog import QUANT_TYPES
 from ggufy.core.job import Status
 from ggufy.core.job_record import from_json, to_json
+from ggufy.jobs.options import OPTIONS
 from ggufy.records.patience import Verdict, verdict
 from ggufy.system import settings
+from ggufy.ui.i18n import TEXTS
 
 assert checkpoints and ggufs  # they register what they have
 ROOT = Path(__file__).parent.parent
@@ -165,12 +167,25 @@ def _json_type(annotation: str) -> str:
     return f"{shown} or null" if inner != annotation else shown
 
 
+def job_options() -> str:
+    """The options of a job, and what each place calls them."""
+    lines = ["| command line | page | API | | visitors | decides bytes |", "|---|---|---|---|---|---|"]
+    texts = TEXTS["en"]
+    for option in OPTIONS:
+        page = texts.get(f"{option.page}_kind") or texts[option.page] if option.page else ""
+        meaning = option.help.replace("%(default)s", str(option.default)).replace("|", "\\|")
+        marks = ("yes" if mark else "" for mark in (option.visitors, option.bytes))
+        lines.append(f"| `{option.flag}` | {page} | `{option.name}` | {meaning} | {' | '.join(marks)} |")
+    return "\n".join(lines)
+
+
 BLOCKS: dict[str, Callable[..., Any]] = {
     "quant types": quant_types,
     "settings": settings_table,
     "statuses": statuses,
     "errors": error_table,
     "attacks": attack_table,
+    "job options": job_options,
     "options": options,  # <!-- options: command -->
     "fields": fields,  # <!-- fields: module.Class -->
 }

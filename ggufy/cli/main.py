@@ -23,14 +23,14 @@ from ggufy.cli import state as state_command
 from ggufy.cli.parser import build_parser
 from ggufy.cli.running import connected, pinned, ready_llama, run_job
 from ggufy.cli.terminal import job_lines, results_table
-from ggufy.core.catalog import parse_types
 from ggufy.core.errors import GgufyError, UsageError
 from ggufy.core.job import Job, Status
 from ggufy.core.messages import Message
 from ggufy.core.plan import LOCK_NAME, base_name, folder_name, imatrix_name
 from ggufy.core.words import human_size
+from ggufy.jobs.options import JobOptions, read_options
 from ggufy.llama.install import Llama
-from ggufy.quantize.search.target import parse_words
+from ggufy.models.chat_format import pinned_format
 from ggufy.records.store import JobStore
 from ggufy.system import child_process, streams
 from ggufy.system.files import chosen_with, disk_error
@@ -76,32 +76,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_quantize(args: argparse.Namespace, settings: Settings) -> int:
-    from ggufy.jobs.request import JobOptions  # these two load the Hub's client, which other commands do without
-    from ggufy.jobs.runner import Runner
+    from ggufy.jobs.runner import Runner  # loads the Hub's client, which other commands do without
 
     settings = _with_options(settings, args)
-    if args.chunks < 0:
-        raise UsageError("--chunks is negative: give a number of chunks, or 0 for the whole text.")
-    targets = tuple(word for text in args.target or () for word in parse_words(text))
-    options = JobOptions(
-        source=args.source,
-        quant_types=parse_types(args.types or ("none" if targets else "recommended")),
-        targets=targets,
-        mode=args.mode or "",
-        outtype=args.outtype,
-        imatrix=args.imatrix,
-        calibration=args.calibration,
-        chunks=args.chunks,
-        evaluate=args.evaluate,
-        evaluation=args.evaluation,
-        evaluation_chunks=args.evaluation_chunks,
-        vocab=args.vocab,
-        name=args.name,
-        repo_id=args.repo,
-        private=args.private,
-        keep_card=args.keep_card,
-        mix=args.mix,
-    )
+    options = read_options(args.source, vars(args), lambda option: option.flag)
     llama = ready_llama(settings)
     with connected(settings) as workspace:
         options = replace(options, owner=workspace.owner)
@@ -135,7 +113,9 @@ def run_convert(args: argparse.Namespace, settings: Settings) -> int:
 
     vocab = user_path(args.vocab) if args.vocab else None
     chosen_with(args.target.parent, "OUT.gguf")
-    convert(args.source, args.target, outtype=args.outtype or "f16", vocab=vocab, name=args.name)
+    chat_format = pinned_format(args.chat_format, [args.name or "", args.source.name])
+    outtype = args.outtype or "f16"
+    convert(args.source, args.target, outtype=outtype, vocab=vocab, name=args.name, chat_format=chat_format)
     print(f"{args.target}  {human_size(args.target.stat().st_size)}")
     return 0
 
@@ -158,7 +138,6 @@ def run_mix(args: argparse.Namespace, settings: Settings) -> int:
 
 def _base_and_imatrix(args: argparse.Namespace, settings: Settings, llama: Llama) -> tuple[Path, Path | None]:
     """What a mix is made from: the files given, or made as `quantize` makes them."""
-    from ggufy.jobs.request import JobOptions
     from ggufy.jobs.runner import Runner
     from ggufy.sources.registry import format_of_name
 

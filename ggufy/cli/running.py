@@ -17,7 +17,7 @@ from ggufy.system import resources
 from ggufy.system.settings import Settings, redraws
 
 if TYPE_CHECKING:
-    from ggufy.jobs.request import JobOptions
+    from ggufy.jobs.options import JobOptions
     from ggufy.jobs.runner import Runner
     from ggufy.jobs.workspace import Workspace
     from ggufy.records.run_state import RunState

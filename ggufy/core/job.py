@@ -75,35 +75,46 @@ class Artifact:
     making: Making | None = None  # None: an older record, or a file that was found
 
 
+def free(default: Any = dataclasses.MISSING) -> Any:
+    """A field of a Request that decides no bytes of base GGUF, imatrix or quants."""
+    return dataclasses.field(default=default, metadata={"free": True})
+
+
+def later(default: Any) -> Any:
+    """A field of a Request that records did not have at first: with this value it decides what they decide, so that
+    older jobs keep their ids."""
+    return dataclasses.field(default=default, metadata={"later": True})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """What was asked, pinned."""
 
     name: str  # <Model>: stem of every product
     source: Source
-    quant_types: tuple[str, ...]  # in the order of making
+    quant_types: tuple[str, ...] = free()  # in the order of making
     outtype: str  # f16, bf16 or f32: the type of the base GGUF
-    output: str = "gguf"  # the format of the quants (see ggufy/steps/outputs), which their files end in
+    output: str = free("gguf")  # the format of the quants (see ggufy/steps/outputs), which their files end in
     imatrix: str = "auto"  # auto (made from the calibration text), none, or file
-    calibration: str = "bundled"  # what the user named
+    calibration: str = free("bundled")  # what the user named
     calibration_sha256: str = ""  # digest of the text used (imatrix auto)
     chunks: int = 0  # at most so many chunks of 512 tokens; 0 = the whole text
-    imatrix_path: str = ""  # the user's imatrix (imatrix file)
+    imatrix_path: str = free("")  # the user's imatrix (imatrix file)
     imatrix_sha256: str = ""
-    vocab_path: str = ""  # own vocabulary; empty = World
+    vocab_path: str = free("")  # own vocabulary; empty = World
     vocab_sha256: str = ""
-    evaluate: bool = False  # measure every quant against the base
-    evaluation_text: str = ""  # what the user named
-    evaluation_sha256: str = ""  # digest of the text used
-    evaluation_chunks: int = 0  # of 512 tokens
-    mix: str = "stock"  # whose recipes: "rwkv" (quantize/mixes.py), or "stock" as of llama-quantize
-    targets: tuple[str, ...] = ()  # sizes to order, as their files are called: 1.2GB-IQ3_XXS_FIT (quantize/target.py)
-    mode: str = ""  # how much is measured for them: fast, standard or thorough; empty where none was asked for
-    chat_format: str = ""  # how the model talks (models/chat_format.py); empty: World's, and of older records
-    repo_id: str = ""  # owner/name of the output repo on the Hub; empty: a folder here
-    private: bool = False  # of that repo, if it has to be made
-    keep_card: bool = False  # its README.md is somebody's own: only the model files go there
-    by_stranger: bool = False  # made for a Space's visitor: its steps run without the token
+    evaluate: bool = free(False)  # measure every quant against the base
+    evaluation_text: str = free("")  # what the user named
+    evaluation_sha256: str = free("")  # digest of the text used
+    evaluation_chunks: int = free(0)  # of 512 tokens
+    mix: str = later("stock")  # whose recipes: "rwkv" (quantize/mixes.py), or "stock" as of llama-quantize
+    targets: tuple[str, ...] = free(())  # sizes to order, as their files are called: 1.2GB-IQ3_XXS_FIT
+    mode: str = free("")  # how much is measured for them: fast, standard or thorough; empty: none was asked for
+    chat_format: str = later("")  # how the model talks (models/chat_format.py); empty: World's, as in older records
+    repo_id: str = free("")  # owner/name of the output repo on the Hub; empty: a folder here
+    private: bool = free(False)  # of that repo, if it has to be made
+    keep_card: bool = free(False)  # its README.md is somebody's own: only the model files go there
+    by_stranger: bool = free(False)  # made for a Space's visitor: its steps run without the token
 
     def inputs(self) -> str:
         """Digest of everything that decides the bytes of base GGUF, imatrix and quants. Two requests that differ only
@@ -113,15 +124,11 @@ class Request:
     @cached_property  # a page of many jobs asks for this and the id again and again
     def _inputs(self) -> str:
         pinned = dataclasses.asdict(self)
-        for free in ("quant_types", "targets", "mode", "imatrix_path", "vocab_path", "calibration", "repo_id"):
-            del pinned[free]
-        del pinned["output"], pinned["private"], pinned["keep_card"], pinned["by_stranger"]
-        for name in [name for name in pinned if name.startswith("evaluat")]:
-            del pinned[name]  # measuring changes no file
-        if self.mix == "stock":
-            del pinned["mix"]  # as in records that are older than it: their jobs keep their ids
-        if not self.chat_format or self.source.kind == "gguf":  # which is taken as it is, and only its card differs
-            del pinned["chat_format"]
+        for one in dataclasses.fields(self):
+            if one.metadata.get("free") or (one.metadata.get("later") and pinned[one.name] == one.default):
+                del pinned[one.name]
+        if self.source.kind == "gguf":  # taken as it is: only its card differs
+            pinned.pop("chat_format", None)
         pinned["source"] = self.source.key
         return hashlib.sha256(json.dumps(pinned, sort_keys=True).encode()).hexdigest()
 

@@ -17,13 +17,14 @@ from typing import Any
 from ggufy import demo
 from ggufy.core.catalog import OUTTYPES, make_order
 from ggufy.core.errors import CalibrationError, SourceError, UsageError
-from ggufy.core.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS, Job, Request
+from ggufy.core.job import Job, Request
 from ggufy.core.metrics import memory_needed
 from ggufy.core.names import is_repo_id, model_name, repo_name
 from ggufy.core.source import STREAMED_KINDS, Source, SourceFile
 from ggufy.core.words import brief, human_size
 from ggufy.formats.gguf import MAGIC, GgufHead
-from ggufy.models.chat_format import AUTO, pinned_format
+from ggufy.jobs.options import JobOptions, read_source
+from ggufy.models.chat_format import pinned_format
 from ggufy.models.chat_names import names_of
 from ggufy.quantize.search import mixes
 from ggufy.quantize.search import target as sizes
@@ -35,7 +36,6 @@ from ggufy.sources.locate import is_plain_url, local_file
 from ggufy.sources.registry import format_of, format_of_file
 from ggufy.sources.url import resolve_url
 from ggufy.steps.outputs import OUTPUTS, output_of
-from ggufy.steps.outputs.gguf import GGUF
 from ggufy.system.files import sha256
 from ggufy.system.settings import Settings
 from ggufy.system.user_paths import is_there, user_file, user_path
@@ -43,32 +43,6 @@ from ggufy.texts import calibration
 from ggufy.texts.overlap import check_disjoint
 
 _WORTH_A_WORD = 1 << 30  # bytes: reading less takes a moment
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobOptions:
-    """What the user asked for, before anything is looked at."""
-
-    source: str
-    quant_types: tuple[str, ...]
-    output: str = GGUF.name  # format of the quants, one of OUTPUTS
-    outtype: str | None = None  # None: f16, or what an unquantized GGUF already is
-    imatrix: str = "auto"  # auto, none, or a file
-    calibration: str = "bundled"
-    chunks: int = DEFAULT_CHUNKS
-    evaluate: bool | None = None  # None: the demo only
-    evaluation: str = "bundled"
-    evaluation_chunks: int = EVALUATION_CHUNKS
-    vocab: str | None = None
-    name: str | None = None
-    mix: str = mixes.RWKV  # or mixes.STOCK; other models than RWKV-6 and RWKV-7 always get the latter
-    targets: tuple[str, ...] = ()  # sizes to order: 1.2GB, 900MiB, 3.275bpw, mem4GB
-    mode: str = ""  # fast, standard or thorough; empty: standard if there are targets
-    owner: str = ""  # account on the Hub that the results go to; empty: a folder here
-    repo_id: str | None = None  # None: <owner>/<Model>-GGUF
-    private: bool = False
-    keep_card: bool = False  # publish the model files only; the repo has a README.md of its own
-    by_stranger: bool = False  # made for a Space's visitor, see strangers.py
 
 
 @dataclass(frozen=True)
@@ -89,9 +63,7 @@ def make_job(options: JobOptions, settings: Settings, watch: Watch | None = None
     """Pins the wish. Raises a GgufyError, in one sentence, for anything that cannot work, and Cancelled soon after
     `watch.stopped()` turned true."""
     watch = watch or Watch()
-    if not options.source.strip():
-        raise UsageError("no source given: enter demo, a path, or owner/repo:file.pth.")
-    if options.source == "demo":
+    if read_source(options.source) == "demo":
         return make_job(_demo_wish(options), settings, watch)
     settings = settings.for_strangers() if options.by_stranger else settings
     source = _source(options.source, settings, watch)
@@ -112,7 +84,9 @@ def make_job(options: JobOptions, settings: Settings, watch: Watch | None = None
         output=options.output,
         outtype=_outtype(options, head),
         mix=_mix(options, head),
-        chat_format=pinned_format(AUTO, [options.name or "", *names_of(source)], head.metadata if head else None),
+        chat_format=pinned_format(
+            options.chat_format, [options.name or "", *names_of(source)], head.metadata if head else None
+        ),
         **_order_fields(options, report),
         **_imatrix_fields(options, settings, watch),
         **_vocab_fields(options, form),

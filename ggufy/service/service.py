@@ -17,8 +17,9 @@ from ggufy.core.job import RESTING, Job, Request
 from ggufy.core.names import model_name, repo_name
 from ggufy.core.plan import folder_name
 from ggufy.jobs.estimate import Cost, EstimateOptions, Preview, cost, preview
+from ggufy.jobs.options import JobOptions
 from ggufy.jobs.queue import Worker
-from ggufy.jobs.request import JobOptions, file_stem, is_query, make_job
+from ggufy.jobs.request import file_stem, is_query, make_job
 from ggufy.jobs.results import models
 from ggufy.jobs.runner import Runner
 from ggufy.jobs.workspace import connect

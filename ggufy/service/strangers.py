@@ -7,7 +7,7 @@ that becomes a path, a repo of the owner's or a question to the disk. What may b
 from __future__ import annotations
 
 from ggufy.core.errors import UsageError
-from ggufy.jobs.request import JobOptions
+from ggufy.jobs.options import OPTIONS, JobOptions
 from ggufy.sources.hub import is_on_hub
 from ggufy.texts.calibration import BUNDLED, NAMED
 
@@ -32,17 +32,5 @@ def for_stranger(options: JobOptions) -> JobOptions:
         )
     if len(options.targets) > MOST_SIZES:
         raise UsageError("on a Space one job makes at most {most} sizes: order fewer.", most=MOST_SIZES)
-    return JobOptions(
-        source=options.source,
-        quant_types=options.quant_types,
-        outtype=options.outtype,
-        imatrix=options.imatrix,
-        calibration=options.calibration,
-        evaluate=options.evaluate,
-        evaluation=options.evaluation,
-        mix=options.mix,
-        targets=options.targets,
-        mode=options.mode,
-        owner=options.owner,
-        by_stranger=True,
-    )
+    allowed = {option.name: getattr(options, option.name) for option in OPTIONS if option.visitors}
+    return JobOptions(source=options.source, owner=options.owner, by_stranger=True, **allowed)

@@ -13,21 +13,22 @@ from typing import Any, TypeVar
 
 import gradio as gr
 
-from ggufy.core.catalog import parse_types
 from ggufy.core.errors import GgufyError, UsageError
 from ggufy.core.job import Job
 from ggufy.core.source import Source
 from ggufy.core.words import human_size
-from ggufy.jobs.request import JobOptions
-from ggufy.quantize.search.target import parse_words
+from ggufy.jobs.options import BY_NAME, OPTIONS, Kind, Option, read_options, read_source, read_text
 from ggufy.service.access import Visitor
 from ggufy.service.service import JobView, Services
-from ggufy.ui.form import MOST_CHARS
 from ggufy.ui.messages import told_to_programs
 from ggufy.ui.views import file_link, repo_address
 from ggufy.ui.visitors import Profile, visitor_of
 
 Answer = TypeVar("Answer")
+#: The first have had these places from the beginning, for calls that name no parameters.
+_FIRST = ("quant_types", "imatrix", "evaluate", "name", "targets", "mode", "keep_card")
+_IN_ORDER = (*(BY_NAME[name] for name in _FIRST), *(option for option in OPTIONS if option.name not in _FIRST))
+_TYPES = {Kind.TEXT: str, Kind.FLAG: bool, Kind.NUMBER: int, Kind.WORDS: str}
 NAMES = ("inspect_source", "start_job", "list_jobs", "job_status", "cancel_job", "resume_job", "list_results")
 
 
@@ -70,7 +71,7 @@ class _Api:
         """
 
         def work() -> dict[str, Any]:
-            preview = self.services.look(_source(source), visitor_of(self.services, request, profile))
+            preview = self.services.look(read_source(source), visitor_of(self.services, request, profile))
             quants = preview.sizes.quants if preview.sizes else {}
             facts = preview.report.facts()
             facts["problem"] = told_to_programs(facts["problem"])
@@ -79,50 +80,21 @@ class _Api:
 
         return _told(work)
 
-    def start_job(
-        self,
-        request: gr.Request,
-        profile: Profile,
-        source: str,
-        quant_types: str = "",
-        imatrix: bool = True,
-        evaluate: bool = False,
-        name: str = "",
-        targets: str = "",
-        mode: str = "",
-        keep_card: bool = False,
-    ) -> dict[str, Any]:
+    def start_job(self, request: gr.Request, profile: Profile, source: str, *values: Any) -> dict[str, Any]:
         """Starts making GGUF quants of a model; the job goes on by itself, also after restarts.
 
         Args:
             source: demo, owner/repo:file.pth on the Hugging Face Hub, or the address of a .pth or .gguf.
-            quant_types: all, recommended, none, or names, such as Q4_K_M,Q8_0, as a list or separated by commas;
-                empty is recommended, or none if there are targets.
-            imatrix: whether to make an importance matrix first, which small quants need.
-            evaluate: whether to measure perplexity, KL divergence and speed of every quant.
-            name: name of the model in file names; empty takes the source's.
-            targets: sizes to order, as a list or separated by commas: 1.2GB, 900MiB, 3.275bpw (bits per weight),
-                mem4GB (memory).
-            mode: how much is measured for these: fast, standard or thorough; empty is standard. Without targets,
-                standard and thorough find what every size is worth.
-            keep_card: whether only model files are published, beside a README.md of the repo's own.
 
         Returns:
             The job's id and status.
         """
 
         def work() -> dict[str, Any]:
-            words = parse_words(_list("targets", targets))
-            options = JobOptions(
-                source=_source(source),
-                quant_types=parse_types(_list("quant_types", quant_types) or ("none" if words else "recommended")),
-                targets=words,
-                mode=_text("mode", mode),
-                imatrix="auto" if _flag("imatrix", imatrix, True) else "none",
-                evaluate=_flag("evaluate", evaluate, False),
-                name=_text("name", name) or None,
-                keep_card=_flag("keep_card", keep_card, False),
-            )
+            given = dict(zip((option.name for option in _IN_ORDER), values, strict=False))
+            if isinstance(imatrix := given.get("imatrix"), bool):
+                given["imatrix"] = "auto" if imatrix else "none"
+            options = read_options(source, given)
             return _record(self.services.submit(options, visitor_of(self.services, request, profile)))
 
         return _told(work)
@@ -212,11 +184,35 @@ class _Api:
         return _told(work)
 
     def _view(self, job_id: str, visitor: Visitor) -> JobView:
-        wanted = _text("job_id", job_id)
+        wanted = read_text("job_id", job_id)
         for view in self.services.views(visitor):
             if view.job.id == wanted:
                 return view
         raise UsageError("there is no job {wanted}: list_jobs returns ids.", wanted=repr(wanted))
+
+
+def _take_options(function: Any) -> None:
+    """Gives a function whose last parameter is `*values` the options of a job as parameters, for gradio to find."""
+    signature = inspect.signature(function, eval_str=True)
+    given = [one for one in signature.parameters.values() if one.kind is not one.VAR_POSITIONAL]
+    given += [
+        inspect.Parameter(option.name, given[-1].kind, default=option.default or None, annotation=_TYPES[option.kind])
+        for option in _IN_ORDER
+    ]
+    function.__signature__ = signature.replace(parameters=given)
+    function.__annotations__ = {one.name: one.annotation for one in given[1:]} | {
+        "return": signature.return_annotation
+    }
+    lines = "\n".join(f"            {option.name}: {_explain(option)}" for option in _IN_ORDER)
+    function.__doc__ = function.__doc__.replace("\n\n        Returns:", f"\n{lines}\n\n        Returns:")
+
+
+def _explain(option: Option) -> str:
+    text = option.help.replace("%(default)s", str(option.default))
+    return f"{text[0].upper()}{text[1:]}" + (f"; one of {', '.join(option.choices)}." if option.choices else ".")
+
+
+_take_options(_Api.start_job)
 
 
 def _told(work: Callable[[], Answer]) -> Answer:
@@ -225,36 +221,6 @@ def _told(work: Callable[[], Answer]) -> Answer:
         return work()
     except GgufyError as error:
         raise gr.Error(told_to_programs(error.message), print_exception=False) from error
-
-
-def _text(name: str, value: object) -> str:
-    """A caller's text; nothing for null. Raises UsageError for anything else."""
-    if value is not None and not isinstance(value, str):
-        raise UsageError("{name} must be text: put it between quotes.", name=name)
-    if len(text := (value or "").strip()) > MOST_CHARS:
-        raise UsageError(
-            "{name} has {count} characters: use at most {most}.", name=name, count=len(text), most=MOST_CHARS
-        )
-    return text
-
-
-def _source(value: object) -> str:
-    if not (text := _text("source", value)):
-        raise UsageError("no source given: enter demo, a path, or owner/repo:file.pth.")
-    return text
-
-
-def _list(name: str, value: object) -> str:
-    """A caller's list, or its words in one text, as the latter."""
-    if isinstance(value, list | tuple):
-        return _text(name, ",".join(_text(name, word) for word in value))
-    return _text(name, value)
-
-
-def _flag(name: str, value: object, default: bool) -> bool:
-    if value is not None and not isinstance(value, bool):
-        raise UsageError("{name} must be true or false.", name=name)
-    return default if value is None else value
 
 
 def _shown_source(source: Source) -> str:

@@ -15,13 +15,14 @@ import gradio as gr
 from ggufy.core.catalog import OUTTYPES, QUANT_TYPES
 from ggufy.core.errors import GgufyError
 from ggufy.jobs.estimate import EstimateOptions
+from ggufy.jobs.options import LONGEST, OPTIONS
 from ggufy.publish.markup import Markup
 from ggufy.quantize.search.mixes import KINDS, RWKV
 from ggufy.quantize.search.target import MODES, STANDARD
 from ggufy.service.access import may_work
 from ggufy.service.service import Services
 from ggufy.ui import parts, source_parts
-from ggufy.ui.form import IMATRIX, MOST_CHARS, estimate_options, job_options, kind_of_mix, outtype_or_none, short_text
+from ggufy.ui.form import IMATRIX, estimate_options, job_options, kind_of_mix, outtype_or_none, short_text
 from ggufy.ui.i18n import TEXTS, Texts, texts_of
 from ggufy.ui.messages import told
 from ggufy.ui.newest import Newest
@@ -110,7 +111,7 @@ class QuantizeTab:
             label=i18n(key),
             info=i18n(f"{key}_info"),
             max_lines=1,
-            max_length=MOST_CHARS,
+            max_length=LONGEST,
             visible=visible,
             elem_id=f"gg-{key.replace('_', '-')}",
         )
@@ -139,26 +140,12 @@ class QuantizeTab:
         changes = [self.types.change, self.imatrix.change, self.evaluate.change, self.mode.change]
         gr.on(changes, self.price, on_source, self.cost, **last)
         pressed = self.start.click(self.check, None, self.message, **QUIET)
-        show(pressed.then(self.begin, set(self.fields()), self.message, **QUEUED))
+        show(pressed.then(self.begin, set(self.fields().values()), self.message, **QUEUED))
 
-    def fields(self) -> list[Any]:
-        return [
-            self.source,
-            self.types,
-            self.imatrix,
-            self.imatrix_path,
-            self.outtype,
-            self.evaluate,
-            self.evaluation,
-            self.vocab,
-            self.name,
-            self.repo,
-            self.private,
-            self.mix,
-            self.targets,
-            self.mode,
-            self.keep_card,
-        ]
+    def fields(self) -> dict[str, Any]:
+        """What decides the job, by what the page calls it."""
+        names = dict.fromkeys(["source", "imatrix_path", *(option.page for option in OPTIONS if option.page)])
+        return {name: getattr(self, name) for name in names}
 
     # ---- handlers
 
@@ -277,7 +264,9 @@ class QuantizeTab:
         """Starts a job."""
         texts, visitor = texts_of(request), visitor_of(self.services, request, profile)
         try:
-            job = self.services.submit(job_options([form[field] for field in self.fields()]), visitor)
+            job = self.services.submit(
+                job_options({name: form[field] for name, field in self.fields().items()}), visitor
+            )
             said = parts.message(texts["submitted"].format(name=job.request.name), "good")
         except GgufyError as error:
             said = parts.message(told(error.message, texts))

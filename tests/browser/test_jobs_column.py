@@ -20,10 +20,14 @@ RUN = """
   window.send = (patch) => { props.patch = patch; changed(); };
 }
 """
-STEPS = (
-    '<details data-details="steps j"><summary data-key="steps j">{}</summary><div data-body="steps j"></div></details>'
+SECTION = (
+    '<details data-details="{0} j"><summary data-key="{0} j">{1}</summary><div data-body="{0} j"></div></details>'
 )
-FILES = '<details data-details="files j"><summary data-key="files j">Files</summary><div data-body="files j"></div></details>'
+FILES = SECTION.format("files", "Files")
+
+
+def steps(total: str) -> str:
+    return SECTION.format("steps", total)
 
 
 @pytest.fixture
@@ -40,14 +44,14 @@ def send(page: Page, *content: str) -> None:
 
 
 def test_what_has_the_focus_keeps_it_whatever_appears_or_goes_around_it(page: Page) -> None:
-    send(page, "<p>now</p>", STEPS.format("1 of 3"))
+    send(page, "<p>now</p>", steps("1 of 3"))
     page.locator("summary").focus()
     page.evaluate("window.first = document.activeElement")
     for content in (
-        (STEPS.format("2 of 3"),),
-        ("<p>error</p>", "<div>bar</div>", "<p>now</p>", STEPS.format("2 of 3")),
-        ("<p>now</p>", FILES, STEPS.format("3 of 3")),
-        ("<div>bar</div>", "text", STEPS.format("3 of 3"), FILES),
+        (steps("2 of 3"),),
+        ("<p>error</p>", "<div>bar</div>", "<p>now</p>", steps("2 of 3")),
+        ("<p>now</p>", FILES, steps("3 of 3")),
+        ("<div>bar</div>", "text", steps("3 of 3"), FILES),
     ):
         send(page, *content)
         assert page.evaluate("document.activeElement === window.first"), content

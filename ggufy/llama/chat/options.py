@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ggufy.formats.gguf import read_head
 from ggufy.llama.chat import messages
+from ggufy.models import registry
 from ggufy.models.chat_format import KEY, RwkvFormat, format_of_gguf
 from ggufy.models.rwkv import CONTEXT_LENGTH
 
@@ -47,11 +48,11 @@ class Model:
         chat = format_of_gguf(metadata, path.name)
         if chat is None:
             return cls(path=path, chat=None, template=str(metadata.get("tokenizer.chat_template", "")))
-        arch, said = metadata.get("general.architecture"), []
+        arch, said = str(metadata.get("general.architecture")), []
         if KEY not in metadata:
             # Others' files, and older ones of ours, end a turn at a blank line: replies of one paragraph.
             said.append(("tokenizer.ggml.eot_token_id", chat.end_token))
-        if metadata.get(f"{arch}.context_length") != CONTEXT_LENGTH:
+        if registry.named(arch) and metadata.get(f"{arch}.context_length") != CONTEXT_LENGTH:
             # The length of the texts that it was trained on, which llama.cpp takes for a limit; RWKV has none.
             said.append((f"{arch}.context_length", CONTEXT_LENGTH))
         return cls(path=path, chat=chat, said=tuple(said))

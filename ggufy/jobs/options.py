@@ -1,0 +1,263 @@
+"""The options of a job, in one table: `OPTIONS`.
+
+It makes the arguments of `quantize`, the parameters of `start_job`, what the form sends, what visitors of a Space may
+choose, and the table in docs/using.md. `read_options` reads what any of them got, which may be anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields
+from enum import Enum
+from typing import Any
+
+from ggufy.core.catalog import OUTTYPES, parse_types
+from ggufy.core.errors import UsageError
+from ggufy.core.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS
+from ggufy.models.chat_format import AUTO, FORMATS
+from ggufy.quantize.search import mixes
+from ggufy.quantize.search.target import MODES, parse_words
+
+LONGEST = 4096  # characters of a text, as of a path
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobOptions:
+    """What the user asked for, before anything is looked at."""
+
+    source: str
+    quant_types: tuple[str, ...]
+    output: str = "gguf"  # format of the quants, one of OUTPUTS
+    outtype: str | None = None  # None: f16, or what an unquantized GGUF already is
+    imatrix: str = "auto"  # auto, none, or a file
+    calibration: str = "bundled"
+    chunks: int = DEFAULT_CHUNKS
+    evaluate: bool | None = None  # None: the demo only
+    evaluation: str = "bundled"
+    evaluation_chunks: int = EVALUATION_CHUNKS
+    vocab: str | None = None
+    name: str | None = None
+    chat_format: str = AUTO  # or one of FORMATS; of models other than RWKV none is
+    mix: str = mixes.RWKV  # or mixes.STOCK; other models than RWKV-6 and RWKV-7 always get the latter
+    targets: tuple[str, ...] = ()  # sizes to order: 1.2GB, 900MiB, 3.275bpw, mem4GB
+    mode: str = ""  # fast, standard or thorough; empty: standard if there are targets
+    owner: str = ""  # account on the Hub that the results go to; empty: a folder here
+    repo_id: str | None = None  # None: <owner>/<Model>-GGUF
+    private: bool = False
+    keep_card: bool = False  # publish the model files only; the repo has a README.md of its own
+    by_stranger: bool = False  # made for a Space's visitor, see strangers.py
+
+
+class Kind(Enum):
+    """What an option's value is."""
+
+    TEXT = "text"
+    FLAG = "true or false"
+    NUMBER = "whole number"
+    WORDS = "list"  # or its words in one text, with commas
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One option."""
+
+    name: str  # of its field in JobOptions, and of the parameter of `start_job`
+    flag: str  # on the command line
+    help: str
+    kind: Kind = Kind.TEXT
+    metavar: str | None = None
+    choices: tuple[str, ...] | None = None
+    page: str = ""  # key of what the page calls it; empty: it is not there
+    visitors: bool = False  # visitors of a Space may choose it
+    bytes: bool = False  # it decides the bytes of base, imatrix or a quant: another value is another file
+
+    @property
+    def default(self) -> Any:
+        """The field's; empty for one that must be given."""
+        found = next(item.default for item in fields(JobOptions) if item.name == self.name)
+        return () if found is MISSING else found
+
+
+OPTIONS = (
+    Option(
+        name="quant_types",
+        flag="--types",
+        kind=Kind.WORDS,
+        help="all, recommended, none, or Q4_K_M,Q6_K,… (recommended; with sizes to order: none)",
+        page="types",
+        visitors=True,
+    ),
+    Option(
+        name="targets",
+        flag="--target",
+        kind=Kind.WORDS,
+        metavar="SIZE",
+        help="a size to order: 1.2GB, 900MiB, 3.275bpw or mem4GB; several",
+        page="targets",
+        visitors=True,
+    ),
+    Option(
+        name="mode",
+        flag="--mode",
+        choices=MODES,
+        help="how much is measured for these (standard); without any: which sizes there are",
+        page="mode",
+        visitors=True,
+    ),
+    Option(
+        name="outtype",
+        flag="--outtype",
+        choices=OUTTYPES,
+        help="type of the base GGUF (f16)",
+        page="outtype",
+        visitors=True,
+        bytes=True,
+    ),
+    Option(
+        name="vocab",
+        flag="--vocab",
+        metavar="FILE",
+        help="vocabulary of a checkpoint that is not a World model",
+        page="vocab",
+        bytes=True,
+    ),
+    Option(
+        name="name",
+        flag="--name",
+        help="name of the model in file names and metadata (the source's file name)",
+        page="name",
+        bytes=True,
+    ),
+    Option(
+        name="chat_format",
+        flag="--chat-format",
+        choices=(AUTO, *FORMATS),
+        help="how an RWKV is talked to, of its generation (%(default)s: by its name)",
+        visitors=True,
+        bytes=True,
+    ),
+    Option(
+        name="mix",
+        flag="--mix",
+        choices=mixes.KINDS,
+        help="recipes: made for RWKV, or stock as of llama-quantize (%(default)s)",
+        page="mix",
+        visitors=True,
+        bytes=True,
+    ),
+    Option(
+        name="imatrix",
+        flag="--imatrix",
+        metavar="auto|none|FILE",
+        help="importance matrix (%(default)s)",
+        page="imatrix",
+        visitors=True,
+        bytes=True,
+    ),
+    Option(
+        name="calibration",
+        flag="--calibration",
+        metavar="TEXT",
+        help="text for the imatrix: a file, URL, Hub dataset, calibration_datav3 or bundled (%(default)s)",
+        page="imatrix_path",
+        visitors=True,
+        bytes=True,
+    ),
+    Option(
+        name="chunks",
+        flag="--chunks",
+        kind=Kind.NUMBER,
+        help="chunks of 512 tokens to read of it, 0 = all (%(default)s)",
+        bytes=True,
+    ),
+    Option(
+        name="evaluate",
+        flag="--evaluate",
+        kind=Kind.FLAG,
+        help="measure every quant against the base (the demo: yes, others: no)",
+        page="evaluate",
+        visitors=True,
+    ),
+    Option(
+        name="evaluation",
+        flag="--evaluation",
+        metavar="TEXT",
+        help="text for that, named as the one for the imatrix (%(default)s)",
+        page="evaluation",
+        visitors=True,
+    ),
+    Option(
+        name="evaluation_chunks",
+        flag="--evaluation-chunks",
+        kind=Kind.NUMBER,
+        help="chunks of 512 tokens of it (%(default)s)",
+    ),
+    Option(
+        name="repo_id",
+        flag="--repo",
+        metavar="OWNER/NAME",
+        help="output repo on the Hub (your account, <Model>-GGUF)",
+        page="repo",
+    ),
+    Option(
+        name="private",
+        flag="--private",
+        kind=Kind.FLAG,
+        help="make that repo private, if it has to be made",
+        page="private",
+    ),
+    Option(
+        name="keep_card",
+        flag="--keep-card",
+        kind=Kind.FLAG,
+        help="publish the model files only, beside a README.md of the repo's own",
+        page="keep_card",
+    ),
+)
+BY_NAME = {option.name: option for option in OPTIONS}
+
+
+def read_options(
+    source: object, values: Mapping[str, object], called: Callable[[Option], str] = lambda option: option.name
+) -> JobOptions:
+    """Options from what was typed, chosen or sent, by their names; what is missing, null or empty is the default.
+
+    `called` gives what an option is called where its value comes from. Raises UsageError for a value of the wrong
+    kind; which values there are says make_job.
+    """
+    given = {option.name: _read(option, values.get(option.name), called(option)) for option in OPTIONS}
+    given["targets"] = parse_words(given["targets"])
+    given["quant_types"] = parse_types(given["quant_types"] or ("none" if given["targets"] else "recommended"))
+    return JobOptions(source=read_source(source), **given)
+
+
+def read_source(value: object) -> str:
+    """Raises UsageError if there is none."""
+    if text := read_text("source", value):
+        return text
+    raise UsageError("no source given: enter demo, a path, or owner/repo:file.pth.")
+
+
+def read_text(name: str, value: object) -> str:
+    """A text without blanks around it; empty for null. Raises UsageError for anything else."""
+    if value is not None and not isinstance(value, str):
+        raise UsageError("{name} must be text: put it between quotes.", name=name)
+    if len(text := (value or "").strip()) > LONGEST:
+        raise UsageError(
+            "{name} has {count} characters: use at most {most}.", name=name, count=len(text), most=LONGEST
+        )
+    return text
+
+
+def _read(option: Option, value: object, name: str) -> Any:
+    match option.kind:
+        case Kind.WORDS:
+            words = value if isinstance(value, list | tuple) else [value]
+            return read_text(name, ",".join(read_text(name, word) for word in words))
+        case Kind.FLAG if value is not None and not isinstance(value, bool):
+            raise UsageError("{name} must be true or false.", name=name)
+        case Kind.NUMBER if value is not None and (type(value) is not int or value < 0):  # True is an int, too
+            raise UsageError("{name} must be a whole number, and not negative.", name=name)
+        case Kind.TEXT:
+            return read_text(name, value) or option.default
+    return option.default if value is None else value

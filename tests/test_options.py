@@ -1,0 +1,144 @@
+"""The table of options: every place has all of it, and what it says of bytes and visitors is so."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ggufy.cli.parser import build_parser
+from ggufy.core.errors import UsageError
+from ggufy.core.job import Request
+from ggufy.jobs.options import BY_NAME, OPTIONS, JobOptions, Kind, Option, read_options
+from ggufy.jobs.request import make_job
+from ggufy.service.strangers import for_stranger
+from ggufy.system.settings import Settings
+from ggufy.ui.api import _Api
+from ggufy.ui.form import job_options
+from tests import tiny
+
+pytestmark = pytest.mark.fast
+NOT_ASKED = {"source", "output", "owner", "by_stranger"}  # of JobOptions: what no option sets
+ONE = {Kind.TEXT: "x", Kind.FLAG: True, Kind.NUMBER: 7, Kind.WORDS: ["Q8_0"]}
+# What each is set to where it must be something that there is.
+VALUES: dict[str, Any] = {
+    "targets": ["5MB"],
+    "calibration": "calibration.txt",
+    "vocab": "other.txt",
+    "repo_id": "me/other-GGUF",
+    "imatrix": "none",
+}
+
+
+def value_of(option: Option) -> Any:
+    """Another one than the default."""
+    if option.choices:
+        return next(choice for choice in reversed(option.choices) if choice != option.default)
+    return VALUES.get(option.name, ONE[option.kind])
+
+
+def words_of(option: Option) -> list[str]:
+    value = value_of(option)
+    return [option.flag] if value is True else [option.flag, *map(str, value if isinstance(value, list) else [value])]
+
+
+def test_the_table_has_every_field() -> None:
+    assert {option.name for option in OPTIONS} | NOT_ASKED == {item.name for item in fields(JobOptions)}
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+def test_every_option_can_be_set_everywhere(option: Option) -> None:
+    wanted = read_options("demo", {option.name: value_of(option)})
+    assert wanted != read_options("demo", {})
+    args = build_parser().parse_args(["quantize", "demo", *words_of(option)])
+    assert read_options(args.source, vars(args)) == wanted
+    parameters = inspect.signature(_Api.start_job).parameters
+    assert parameters[option.name].annotation in (str, bool, int)
+    if option.page and option.name not in ("calibration", "imatrix"):  # the page asks for these two in its own way
+        form = {"source": "demo", "types": ["Q8_0"], "mode": "", option.page: value_of(option)}
+        form |= {"targets": ["5MB"]} if option.name == "mode" else {}
+        expected = {option.name: getattr(wanted, option.name)}
+        assert getattr(job_options(form), option.name) == expected[option.name]
+
+
+def test_the_page_asks_for_texts_in_its_own_way() -> None:
+    form = {"source": "demo", "types": ["Q8_0"], "imatrix_path": " own.txt "}
+    for kind, imatrix, calibration in (
+        ("bundled", "auto", "bundled"),
+        ("own", "auto", "own.txt"),
+        ("have", "own.txt", "bundled"),
+        ("off", "none", "bundled"),
+    ):
+        options = job_options(form | {"imatrix": kind})
+        assert (options.imatrix, options.calibration) == (imatrix, calibration)
+    with pytest.raises(UsageError, match="no text or imatrix given"):
+        job_options(form | {"imatrix": "own", "imatrix_path": ""})
+    with pytest.raises(UsageError, match="check at least one"):
+        job_options({"source": "demo", "types": []})
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"name": 5}, "name must be text"),
+        ({"quant_types": ["Q8_0", 5]}, "quant_types must be text"),
+        ({"evaluate": "yes"}, "evaluate must be true or false"),
+        ({"chunks": -1}, "chunks must be a whole number"),
+        ({"chunks": "7"}, "chunks must be a whole number"),
+        ({"chunks": True}, "chunks must be a whole number"),
+        ({"vocab": "x" * 4097}, "use at most 4096"),
+    ],
+)
+def test_what_is_no_value_is_refused(values: dict[str, Any], told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        read_options("demo", values)
+
+
+def test_nothing_given_is_the_default() -> None:
+    plain = read_options("demo", {})
+    assert plain == read_options("demo", {option.name: None for option in OPTIONS})
+    assert plain == read_options("demo", {option.name: "" for option in OPTIONS if option.kind is Kind.TEXT})
+    assert replace(plain, quant_types=()) == JobOptions(source="demo", quant_types=())
+    assert plain.quant_types and not read_options("demo", {"targets": "1GB"}).quant_types
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+def test_visitors_may_choose_what_the_table_says(option: Option) -> None:
+    asked = read_options("demo", {option.name: value_of(option)})
+    if option.name in ("vocab", "calibration", "evaluation"):  # a file of this machine
+        with pytest.raises(UsageError, match="on a Space"):
+            for_stranger(asked)
+        asked = replace(asked, **{option.name: BY_NAME[option.name].default})
+    left = getattr(for_stranger(asked), option.name)
+    assert left == (getattr(asked, option.name) if option.visitors else option.default)
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+def test_what_decides_bytes_makes_another_job(option: Option, tmp_path: Path) -> None:
+    checkpoint, vocab = tiny.checkpoint(tmp_path, "7")
+    (tmp_path / "calibration.txt").write_text("Something else to read. " * 4000, encoding="utf-8")
+    other = tmp_path / "other.txt"
+    other.write_bytes(vocab.read_bytes().removesuffix(b"\n"))
+    cache = str(Settings.from_env().cache)  # where the texts are, which take seconds to make
+    settings = Settings.from_env({"GGUFY_OUT": str(tmp_path / "out"), "HOME": str(tmp_path), "GGUFY_CACHE": cache})
+
+    def request(**changes: Any) -> Request:
+        options = read_options(
+            str(checkpoint), {"quant_types": "Q4_K_M", "vocab": str(vocab), "targets": "0.6MB"} | changes
+        )
+        return make_job(replace(options, owner="me"), settings).request
+
+    value = value_of(option)
+    if option.name in ("vocab", "calibration"):
+        value = str(tmp_path / value)
+    if option.name == "targets":
+        value = ["0.7MB"]
+    plain = {"evaluate": True} if option.name.startswith("evaluation") else {}
+    if option.name == "evaluation":
+        value = str(tmp_path / "calibration.txt")
+    one, two = request(**plain), request(**plain, **{option.name: value})
+    assert one != two
+    assert (one.inputs() != two.inputs()) == option.bytes
