@@ -17,7 +17,7 @@ from ggufy.ui.newest import Newest
 from ggufy.ui.quantize_tab import QuantizeTab
 from ggufy.ui.turns import Turns
 
-ASKED = ("a.gguf", "b.gguf", "chat", "off", "", 1.0, 0.5, 0.4, 0.4, 16)
+ASKED = ("a.gguf", "b.gguf", "chat", "off", "", "", 1.0, 0.5, 0.4, 0.4, 16)
 
 
 class Chats:

@@ -15,8 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ggufy.cli import chat as chat_command
+from ggufy.cli import complete as complete_command
 from ggufy.cli import inspect as inspect_command
 from ggufy.cli import mix as mix_command
+from ggufy.cli import state as state_command
 from ggufy.cli.parser import build_parser
 from ggufy.cli.running import connected, finish, pinned, ready_llama, run_job
 from ggufy.cli.terminal import job_lines
@@ -199,6 +202,11 @@ def _base_and_imatrix(args: argparse.Namespace, settings: Settings, llama: Llama
     return folder / base_name(job.request), imatrix
 
 
+def run_state(args: argparse.Namespace, settings: Settings) -> int:
+    print(state_command.run(args, settings, ready_llama))
+    return 0
+
+
 def run_status(args: argparse.Namespace, settings: Settings) -> int:
     from ggufy.steps import files_made
 
@@ -244,6 +252,9 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], int]] = {
     "evaluate": run_evaluate,
     "mix": run_mix,
     "inspect": inspect_command.run_inspect,
+    "state": run_state,
+    "chat": lambda args, settings: chat_command.run(args, settings, ready_llama),
+    "complete": lambda args, settings: complete_command.run(args, settings, ready_llama),
     "status": run_status,
     "resume": run_resume,
     "watch": run_watch,

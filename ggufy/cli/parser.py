@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterable
 from typing import Any
 
-from ggufy.cli import inspect, mix
+from ggufy.cli import chat, complete, inspect, mix, state
 from ggufy.core.metrics import DEFAULT_CHUNKS as COMMAND_CHUNKS
 from ggufy.jobs.options import BY_NAME, CONVERTING, OPTIONS, Kind, Option
 from ggufy.system.settings import HUBS
@@ -41,6 +41,9 @@ def build_parser() -> argparse.ArgumentParser:
     inspect.add_parser(commands)
     watch = commands.add_parser("watch", help="wait for new models of a repo, and make GGUF quants of each")
     _add_watch(watch)
+    state.add_parser(commands)
+    chat.add_parser(commands)
+    complete.add_parser(commands)
     status = commands.add_parser("status", help="list the jobs")
     resume = commands.add_parser("resume", help="continue every job that was interrupted")
     _add_run_options(resume)

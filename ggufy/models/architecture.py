@@ -83,6 +83,7 @@ class Architecture:
     rescale_every: int = 0  # blocks after which the graph halves its activations, as the weights make up for; 0: never
     divided: tuple[str, ...] = ()  # the matrices that do: those that write into the residual stream
     chat: ChatFormat
+    keyed_state: bool = False  # llama.cpp keeps the state of a head as [key][value], not as [value][key]
     # By role or `role@depth`, in 1e-9 nats: how much the output suffers from quantizing it, where nothing was measured
     # of that very model (see quantize/search/roles.py).
     sensitivities: Mapping[str, float]

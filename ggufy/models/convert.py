@@ -169,7 +169,9 @@ def tell_about(name: str, origins: Origins, model: Hyperparameters) -> None:
     unknown = model.leftovers(shapes_of(origins))
     rest = [name for name in unknown if not name.endswith(TIME_STATE)]
     if len(rest) < len(unknown):
-        logger.warning("%s: att.time_state is a tuned state, not a weight: left out", name)
+        logger.warning(
+            "%s: att.time_state is a tuned state, not a weight: left out; the command state makes a file of it", name
+        )
     if rest:
         shown = ", ".join(map(brief, rest[:8])) + (f" and {len(rest) - 8} more" if len(rest) > 8 else "")
         logger.warning("%s: %s has no tensors %s: left out", name, model.architecture.title, shown)

@@ -86,6 +86,7 @@ RWKV6 = Architecture(
     rescale_every=6,  # what every published RWKV-6 GGUF has
     divided=("time_mix_output.weight", "channel_mix_value.weight"),
     chat=WORLD,
+    keyed_state=True,
     sensitivities=_SENSITIVITIES,
     measured_at={"V": 2048, "C": 256, "F": 896},
 )

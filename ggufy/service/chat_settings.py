@@ -35,6 +35,7 @@ class ChatSettings:
     presence: float = 0.0
     frequency: float = 0.0
     length: int = 512  # tokens of a reply, at most
+    state: str = ""  # name of the tuned state to begin from; empty: none
 
     @classmethod
     def checked(cls, **values: object) -> ChatSettings:
@@ -50,6 +51,9 @@ class ChatSettings:
         think = values.pop("think", OFF)
         if think not in THINKING:
             raise UsageError("thinking is one of {modes}.", modes=", ".join(THINKING))
+        state = values.pop("state", "")
+        if not isinstance(state, str):
+            raise UsageError("the state must be the name of one.")
         if not isinstance(system, str):
             raise UsageError("the system prompt must be text.")
         if len(system) > MAX_SYSTEM:
@@ -58,7 +62,8 @@ class ChatSettings:
             )
         numbers = {name: _number(name, value) for name, value in values.items()}
         length = int(numbers.pop("length", cls.length))
-        return cls(mode=str(mode), system=clean(system).strip(), think=str(think), length=length, **numbers)
+        texts = {"mode": str(mode), "system": clean(system).strip(), "think": str(think), "state": state}
+        return cls(length=length, **texts, **numbers)  # type: ignore[arg-type]
 
     @property
     def options(self) -> ChatOptions:

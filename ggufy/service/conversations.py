@@ -13,17 +13,19 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
 from ggufy.core.errors import BusyError, SourceError, UsageError
+from ggufy.formats.session import SUFFIX
 from ggufy.llama.chat.backend import ChatBackend, ProcessExited
 from ggufy.llama.chat.messages import clean
 from ggufy.llama.chat.options import Model
 from ggufy.llama.chat.pool import Pool
-from ggufy.llama.chat.process import ChatProcess, CompletionProcess
+from ggufy.llama.chat.process import ChatProcess, CompletionProcess, StateChatProcess
 from ggufy.llama.install import Llama
+from ggufy.llama.states import check_state
 from ggufy.models.chat_format import FORMATS, RwkvFormat
 from ggufy.models.chat_names import format_named
 from ggufy.service.access import STRANGER, Visitor
@@ -71,6 +73,7 @@ class Chats:
         llama: Callable[[], Llama],
         models: Callable[[Visitor], dict[str, Path]],
         threads: Callable[[], int],
+        owns: Callable[[Visitor], bool] = lambda who: False,
         *,
         processes: int = 2,
         idle_s: float = 300.0,
@@ -79,12 +82,13 @@ class Chats:
         extra: Sequence[str] = (),
     ):
         """`models` gives name → file of the finished quants that somebody may talk to, in the order they are to be
-        shown.
+        shown; `owns` says who may use files that lie beside them.
 
         `processes` are kept at most, each until it was idle for `idle_s` seconds, or its reply was not asked for
         more for `abandoned_s`. `available` says how many bytes of memory are free. `extra` is added to every command.
         """
         self._llama, self._models, self._threads, self._extra = llama, models, threads, extra
+        self._owns = owns
         self._pool = Pool(size=processes, idle_s=idle_s, abandoned_s=abandoned_s, available=available)
         self._lock = threading.Lock()
         self._conversations: OrderedDict[tuple[str, str], _Conversation] = OrderedDict()
@@ -92,6 +96,14 @@ class Chats:
     def models(self, who: Visitor = STRANGER) -> list[str]:
         """Names of the models that somebody may talk to, newest job first."""
         return list(self._models(who))
+
+    def states(self, model: object, who: Visitor = STRANGER) -> dict[str, Path]:
+        """The tuned states that lie beside a model, by their names. They are no job's files, but were put there, so
+        only the page's owner may use them."""
+        path = self._models(who).get(model) if isinstance(model, str) else None
+        if path is None or not self._owns(who):
+            return {}
+        return {file.name: file for file in sorted(path.parent.glob(f"*{SUFFIX}")) if file.is_file()}
 
     def format_of(self, model: str, who: Visitor = STRANGER) -> RwkvFormat | None:
         """The chat format of a model that is an RWKV; None for others. By its name while it is not here."""
@@ -138,6 +150,9 @@ class Chats:
         if path is None:
             raise UsageError("this model is not among the finished quants: choose one of the list.")
         text = None if message is None else _message(message)
+        session = self.states(model, who).get(settings.state)
+        if settings.state and session is None:
+            raise UsageError("this state does not lie beside {model}: choose one of the list.", model=model)
         conversation = self._conversation(visitor, side)
         if not conversation.busy.acquire(blocking=False):
             raise BusyError("the reply before this one is still being made: wait for it, or stop it.")
@@ -145,7 +160,7 @@ class Chats:
             conversation.stopped, conversation.speeds = False, None
             _ask(conversation, settings.mode, text)
             yield
-            yield from self._reply(conversation, path, settings, lambda: conversation.stopped or stopped())
+            yield from self._reply(conversation, path, settings, session, lambda: conversation.stopped or stopped())
         finally:
             conversation.busy.release()
 
@@ -178,13 +193,18 @@ class Chats:
             return conversation
 
     def _reply(
-        self, conversation: _Conversation, path: Path, settings: ChatSettings, stopped: Callable[[], bool]
+        self,
+        conversation: _Conversation,
+        path: Path,
+        settings: ChatSettings,
+        session: Path | None,
+        stopped: Callable[[], bool],
     ) -> Iterator[None]:
         question = conversation.turns[-1]["content"]
         before = conversation.before()
         for attempt in (1, 2):
             try:
-                with self._lend(path, settings) as chat_backend:
+                with self._lend(path, settings, session) as chat_backend:
                     pieces = chat_backend.say(question, before, think=settings.think, stopped=stopped)
                     chat = chat_backend.model.chat if settings.mode == CHAT else None
                     with contextlib.closing(pieces):  # ends the reply when this generator is closed
@@ -199,24 +219,29 @@ class Chats:
                 if attempt == 2:
                     raise
 
-    def _lend(self, path: Path, settings: ChatSettings) -> AbstractContextManager[ChatBackend]:
+    def _lend(self, path: Path, settings: ChatSettings, session: Path | None) -> AbstractContextManager[ChatBackend]:
         kind: type[ChatBackend] = ChatProcess if settings.mode == CHAT else CompletionProcess
+        if session and settings.mode == CHAT:
+            kind = StateChatProcess
+        options = replace(settings.options, state=session)
         try:
             state = path.stat()
         except OSError:
             raise UsageError("{name} is gone: choose another model.", name=path.name) from None
+        if session:
+            check_state(session, path)
 
         def make(starter: Executor) -> ChatBackend:
             return kind(
                 self._llama(),
                 _read(path, state.st_mtime_ns, state.st_size),
-                settings.options,
+                options,
                 threads=self._threads(),
                 starter=starter,
                 extra=self._extra,
             )
 
-        key = (kind, path, state.st_mtime_ns, state.st_size, settings.options)
+        key = (kind, path, state.st_mtime_ns, state.st_size, options)
         return self._pool.lend(key, name=path.name, file_size=state.st_size, make=make)
 
 

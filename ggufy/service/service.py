@@ -63,7 +63,7 @@ class Services:
         self.machine = LoadMeter(settings.out, self.limit)
         hub = next(iter(self.workspace.hubs.values()), None)
         self.fetched = ModelCache(hub, settings.cache, self._stopping.is_set) if hub else None
-        self.chats = Chats(self._preparer.ready_llama, self._models, self.limit)
+        self.chats = Chats(self._preparer.ready_llama, self._models, self.limit, lambda who: is_owner(who, settings))
         self.who = Accounts(settings.hf_token, lambda: self.workspace.owner)  # whose token a caller has shown
         self._reports: TtlCache[Report] = TtlCache(600.0)
         self._previews: TtlCache[Preview] = TtlCache(600.0)

@@ -1,11 +1,13 @@
-"""The conversation as HTML. Everything that was said is plain text: tags and Markdown show as they were written."""
+"""The conversation as HTML, and the picker of states. What was said is plain text: tags and Markdown show as it is."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+
+import gradio as gr
 
 from ggufy.publish.markup import Markup, el
-from ggufy.ui.i18n import Texts
+from ggufy.ui.i18n import TEXTS, Texts
 
 
 def log(turns: Iterable[Mapping[str, str]], texts: Texts, *, speeds: tuple[float, float] | None = None) -> Markup:
@@ -25,6 +27,24 @@ def log(turns: Iterable[Mapping[str, str]], texts: Texts, *, speeds: tuple[float
         el("p", speed, class_="gg-quiet gg-numbers gg-note"),
         class_="gg-log-of-chat",
     )
+
+
+def state_picker(i18n: gr.I18n) -> gr.Dropdown:
+    """Which tuned state to begin from; shown where there is any."""
+    return gr.Dropdown(
+        [(TEXTS["en"]["chat_state_none"], "")],
+        value="",
+        label=i18n("chat_state"),
+        interactive=True,
+        visible=False,
+        elem_id="gg-chat-state",
+    )
+
+
+def picked(names: Collection[str], chosen: object, texts: Texts) -> gr.Dropdown:
+    """The picker with the states that there are now."""
+    value = chosen if chosen in names else ""
+    return gr.Dropdown(choices=[(texts["chat_state_none"], ""), *names], value=value, visible=bool(names))
 
 
 def _turn(role: str, content: str, thought: str, texts: Texts, *, coming: bool) -> Markup:

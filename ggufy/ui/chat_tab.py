@@ -96,6 +96,7 @@ class ChatTab:
             visible=False,
             elem_id="gg-chat-think",
         )
+        self.state = chat_parts.state_picker(i18n)
 
     def _logs(self) -> None:
         self.columns, self.logs = [], []
@@ -147,12 +148,13 @@ class ChatTab:
             ]
 
     def connect(self) -> None:
-        chosen = [*self.columns, self.hint, self.think]
+        chosen = [*self.columns, self.hint, self.think, self.state]
         shown = [*self.models, *chosen, self.send]
         told = [*self.logs, self.hint]
-        asked = [*self.models, self.mode, self.think, self.system, *self.sliders]
-        gr.on([self.tab.select], self.look, self.models, shown, **QUIET)
-        gr.on([model.input for model in self.models], self.choose, self.models, chosen, **QUIET)
+        asked = [*self.models, self.mode, self.think, self.state, self.system, *self.sliders]
+        picked = [*self.models, self.state]
+        gr.on([self.tab.select], self.look, picked, shown, **QUIET)
+        gr.on([model.input for model in self.models], self.choose, picked, chosen, **QUIET)
         self.think.input(self.advise, [self.models[0], self.think], self.sliders, **QUIET)
         sent = [self.message.submit, self.send.click]
         gr.on(sent, self.say, [self.message, *asked], [self.message, *told], js=_TAKE, **_STREAM)
@@ -162,7 +164,7 @@ class ChatTab:
 
     # ---- handlers
 
-    def look(self, first: Any, second: Any, request: gr.Request, profile: Profile) -> list[Any]:
+    def look(self, first: Any, second: Any, state: Any, request: gr.Request, profile: Profile) -> list[Any]:
         """The quants that there are now, and whether this visitor may talk to them."""
         texts, visitor = texts_of(request), visitor_of(self.services, request, profile)
         names, may = self.chats.models(visitor), may_chat(visitor, self.services.settings)
@@ -171,17 +173,18 @@ class ChatTab:
         none = (texts["chat_nobody"], _NONE)
         choices: list[Any] = [*names] if names else [none]
         models = [gr.Dropdown(choices=choices, value=first), gr.Dropdown(choices=[none, *names], value=second)]
-        *columns, hint, think = self.choose(first, second, request, profile)
+        *columns, hint, think, picker = self.choose(first, second, state, request, profile)
         hint = hint if may else parts.note(texts["chat_closed"])
-        return [*models, *columns, hint, think, gr.Button(interactive=may)]
+        return [*models, *columns, hint, think, picker, gr.Button(interactive=may)]
 
-    def choose(self, first: Any, second: Any, request: gr.Request, profile: Profile) -> list[Any]:
-        """Shows one column or two, what is missing, and the switch if one of the models thinks."""
+    def choose(self, first: Any, second: Any, state: Any, request: gr.Request, profile: Profile) -> list[Any]:
+        """Shows one column or two, what is missing, the switch if one of the models thinks, and the first's states."""
         texts, visitor = texts_of(request), visitor_of(self.services, request, profile)
         hint = texts["chat_ready"] if first else texts["chat_empty"]
         formats = [self.chats.format_of(model, visitor) for model in (first, second) if isinstance(model, str)]
         think = gr.Radio(visible=any(chat is not None and chat.thinks for chat in formats))
-        return [gr.Column(visible=True), gr.Column(visible=bool(second)), parts.note(hint), think]
+        picker = chat_parts.picked(self.chats.states(first, visitor), state, texts)
+        return [gr.Column(visible=True), gr.Column(visible=bool(second)), parts.note(hint), think, picker]
 
     def advise(self, first: Any, think: Any, request: gr.Request, profile: Profile) -> list[Any]:
         """Puts the options to what the makers of the first model advise for thinking, or for not thinking."""
@@ -201,6 +204,7 @@ class ChatTab:
         second: Any,
         mode: Any,
         think: Any,
+        state: Any,
         system: Any,
         temperature: Any,
         top_p: Any,
@@ -211,7 +215,7 @@ class ChatTab:
         profile: Profile,
     ) -> Iterator[list[Any]]:
         """Sends the message to the chosen quants in turn, and shows their replies as they come."""
-        asked = (first, second, mode, think, system, temperature, top_p, presence, frequency, length)
+        asked = (first, second, mode, think, state, system, temperature, top_p, presence, frequency, length)
         yield from self._stream(message if isinstance(message, str) else "", asked, request, profile)
 
     def regenerate(
@@ -220,6 +224,7 @@ class ChatTab:
         second: Any,
         mode: Any,
         think: Any,
+        state: Any,
         system: Any,
         temperature: Any,
         top_p: Any,
@@ -230,7 +235,7 @@ class ChatTab:
         profile: Profile,
     ) -> Iterator[list[Any]]:
         """Another reply to the last message."""
-        asked = (first, second, mode, think, system, temperature, top_p, presence, frequency, length)
+        asked = (first, second, mode, think, state, system, temperature, top_p, presence, frequency, length)
         yield from self._stream(None, asked, request, profile)
 
     def _stream(
@@ -268,9 +273,9 @@ class ChatTab:
         stopped: Callable[[], bool],
     ) -> Iterator[str]:
         """Both replies in turn, until `stopped`; yields what is to be said beside them when there is something new."""
-        first, second, mode, think, system, *numbers = asked
+        first, second, mode, think, state, system, *numbers = asked
         values = {name: number for (name, _, _), number in zip(_SLIDERS, numbers, strict=True)}
-        settings = ChatSettings.checked(mode=mode, think=think, system=system, **values)
+        settings = ChatSettings.checked(mode=mode, think=think, state=state, system=system, **values)
         for side, model in zip(SIDES, (first, second), strict=True):
             if (side != SIDES[0] and not model) or stopped():
                 continue

@@ -69,15 +69,24 @@ def encode_conversation(texts: Sequence[str], *, chat: RwkvFormat | None, system
     `chat`: written out as an RWKV's prompt, with the system prompt, and begun with thinking or without; None: to be
     taken apart by a template that begins with `unpacking`.
     """
+    if chat is None:
+        return _lines(_SEPARATOR.join(_cleaned(texts)))
+    return _lines(conversation_prompt(texts, chat=chat, system=system, think=think))
+
+
+def conversation_prompt(texts: Sequence[str], *, chat: RwkvFormat, system: str = "", think: str = OFF) -> str:
+    """The same texts as an RWKV's prompt, up to where the reply begins. Raises UsageError when the last is empty."""
+    turns = [{"role": "system", "content": clean(system)}] if system.strip() else []
+    for number, text in enumerate(_cleaned(texts)):
+        turns.append({"role": "assistant" if number % 2 else "user", "content": text})
+    return chat.prompt(turns, think)
+
+
+def _cleaned(texts: Sequence[str]) -> list[str]:
     cleaned = [clean(text).strip(_BLANKS) for text in texts]
     if not cleaned[-1].strip():
         raise UsageError("the message is empty: write something first.")
-    if chat is None:
-        return _lines(_SEPARATOR.join(cleaned))
-    turns = [{"role": "system", "content": clean(system)}] if system.strip() else []
-    for number, text in enumerate(cleaned):
-        turns.append({"role": "assistant" if number % 2 else "user", "content": text})
-    return _lines(chat.prompt(turns, think))
+    return cleaned
 
 
 def unpacking(template: str) -> str:
@@ -125,3 +134,32 @@ class Follower:
             ready = ready.lstrip()
             self._shown = True
         return ready, mark is not None
+
+
+class StopTexts:
+    """Ends a text that comes in pieces before the first of some texts, which is never shown, not even its
+    beginning."""
+
+    def __init__(self, stops: Sequence[str]):
+        self._stops = [stop for stop in stops if stop]
+        self._text = ""
+
+    def feed(self, piece: str) -> tuple[str, bool]:
+        """Takes a piece; gives what can be shown now, and whether the end was found."""
+        self._text += piece
+        found = [place for stop in self._stops if (place := self._text.find(stop)) >= 0]
+        cut = min(found) if found else len(self._text) - self._begun()
+        ready, self._text = self._text[:cut], self._text[cut:]
+        return ready, bool(found)
+
+    def rest(self) -> str:
+        """What was held back, when nothing comes any more."""
+        rest, self._text = self._text, ""
+        return rest
+
+    def _begun(self) -> int:
+        """Letters at the end of the text that may be the beginning of a stop."""
+        text = self._text
+        longest = max(map(len, self._stops), default=1) - 1
+        lengths = range(min(longest, len(text)), 0, -1)
+        return next((n for n in lengths if any(stop.startswith(text[-n:]) for stop in self._stops)), 0)

@@ -25,6 +25,11 @@ class ChatOptions:
     presence: float = 0.0  # penalty for a token that the last 64 have
     frequency: float = 0.0  # penalty for each time that they have it
     length: int = 512  # tokens of a reply, at most
+    top_k: int = 0  # the likeliest tokens to choose from; 0: all
+    repeat: float = 1.0  # what the logits of the last 64 tokens are divided by; 1: nothing
+    seed: int | None = None  # of the random choice; None: another one each time
+    stops: tuple[str, ...] = ()  # texts before which a completion ends
+    state: Path | None = None  # a session file to begin from, which is never written to; completions only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,15 +82,20 @@ def completion_command(
 ) -> list[str]:
     """llama-completion that continues `text`, which it reads from a file in `folder`."""
     file = _written(folder / "prompt.txt", text)
-    return [str(tool), *_common(model, options, threads), "-no-cnv", "--no-display-prompt", "-f", str(file)]
+    command = [str(tool), *_common(model, options, threads), "-no-cnv", "--no-display-prompt", "-f", str(file)]
+    if options.state:
+        command += ["--prompt-cache", str(options.state.absolute()), "--prompt-cache-ro"]
+    return command
 
 
 def _common(model: Model, options: ChatOptions, threads: int) -> list[str]:
     command = ["-m", str(model.path), "--simple-io", "--no-escape", "-t", str(threads), "-n", str(options.length)]
     # Only the samplers that the options name, or the numbers would not be the whole truth.
-    command += ["--samplers", "penalties;top_p;temperature", "--temp", f"{options.temperature:g}"]
+    samplers = "penalties;top_k;top_p;temperature" if options.top_k else "penalties;top_p;temperature"
+    command += ["--samplers", samplers, "--temp", f"{options.temperature:g}"]
     command += ["--top-p", f"{options.top_p:g}", "--presence-penalty", f"{options.presence:g}"]
-    command += ["--frequency-penalty", f"{options.frequency:g}"]
+    command += ["--frequency-penalty", f"{options.frequency:g}", "--repeat-penalty", f"{options.repeat:g}"]
+    command += ["--top-k", str(options.top_k), *(["-s", str(options.seed)] if options.seed is not None else [])]
     command += [word for key, value in model.said for word in ("--override-kv", f"{key}=int:{value}")]
     return command if model.chat else [*command, "-c", str(OTHER_CONTEXT)]
 

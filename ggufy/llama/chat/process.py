@@ -2,8 +2,9 @@
 
     ChatProcess        a llama-cli that stays loaded, for one model and one set of options: a reply starts at once
     CompletionProcess  a llama-completion for one raw text, which it continues
+    StateChatProcess   a llama-completion for one reply of a conversation that begins with a tuned state
 
-Both give a reply in pieces as it is made (`say`), can be told to stop (`interrupt`) and to go away (`close`), from any
+All give a reply in pieces as it is made (`say`), can be told to stop (`interrupt`) and to go away (`close`), from any
 thread. llama-cli ends a reply at SIGINT, but ends itself when it gets one while it waits for a question: so the signal
 is sent by the thread that reads the reply, and only after the first token.
 """
@@ -29,6 +30,7 @@ _GIVE_UP_S = 5.0  # how long a reply may take to end after it was told to
 _RATE = re.compile(r"(prompt eval|eval) time = .*?([\d.]+) tokens per second")
 _ERROR, _MAX_ERROR = "Error: ", 500  # characters
 _END_OF_TEXT = " [end of text]\n"
+END, STOP, LENGTH = "end of text", "stop", "length"  # why a completion has ended
 
 
 class ChatProcess(ChatBackend):
@@ -139,9 +141,10 @@ class ChatProcess(ChatBackend):
 
 
 class CompletionProcess(ChatBackend):
-    """One llama-completion, for one text."""
+    """One llama-completion, for one text, from the state of the options if they have one."""
 
     name = "llama-completion"
+    end = ""  # what ended the text: END, STOP or LENGTH; empty if it was interrupted
 
     def say(
         self,
@@ -156,27 +159,47 @@ class CompletionProcess(ChatBackend):
 
         Ends early, and raises, as ChatProcess.say does.
         """
+        yield from self._continue(messages.clean(text), self.options.stops, stopped)
+
+    def _continue(
+        self, text: str, stops: Sequence[str], stopped: Callable[[], bool] | None
+    ) -> Generator[str, None, None]:
         with self._replying(stopped):
-            self._launch(messages.clean(text))
-            held, ended = "", False
+            self._launch(text)
+            filtered = messages.StopTexts(stops)
             try:
-                while not ended:
-                    piece = self._read()
-                    if self._stopped():
-                        return
-                    ended = piece is None
-                    held += piece or ""
-                    if ended:
-                        held = held.removesuffix("\n\n").removesuffix(_END_OF_TEXT)
-                    cut = len(held) if ended else max(0, len(held) - len(_END_OF_TEXT) - 2)
-                    ready, held = held[:cut], held[cut:]
+                for piece in self._pieces():
+                    ready, found = filtered.feed(piece)
                     if ready:
                         yield ready
-                self._finish()
+                    if found:
+                        self.end = STOP
+                        return
+                if rest := filtered.rest():
+                    yield rest
             finally:
                 self._closed = True
                 assert self._process is not None
                 child_process.stop(self._process, grace_s=0.0)
+
+    def _pieces(self) -> Iterator[str]:
+        """What the program makes, without what it adds of its own."""
+        held, ended = "", False
+        while not ended:
+            piece = self._read()
+            if self._stopped():
+                return
+            ended = piece is None
+            held += piece or ""
+            if ended:
+                held = held.removesuffix("\n\n")
+                self.end = END if held.endswith(_END_OF_TEXT) else LENGTH
+                held = held.removesuffix(_END_OF_TEXT)
+            cut = len(held) if ended else max(0, len(held) - len(_END_OF_TEXT) - 2)
+            ready, held = held[:cut], held[cut:]
+            if ready:
+                yield ready
+        self._finish()
 
     def _command(self, folder: Path, text: str) -> list[str]:
         return completion_command(
@@ -191,3 +214,29 @@ class CompletionProcess(ChatBackend):
         rates = dict(_RATE.findall(self._errors.read().decode("utf-8", errors="replace")))
         if "prompt eval" in rates and "eval" in rates:
             self.speeds = (float(rates["prompt eval"]), float(rates["eval"]))
+
+
+class StateChatProcess(CompletionProcess):
+    """One reply of a conversation that begins with the state of the options, which llama-cli cannot load: each time
+    llama-completion reads all that was said, from that state."""
+
+    def say(
+        self,
+        text: str,
+        before: Sequence[str] = (),
+        *,
+        think: str = OFF,
+        stopped: Callable[[], bool] | None = None,
+    ) -> Generator[str, None, None]:
+        """As ChatProcess.say; only an RWKV has such a state."""
+        chat = self.model.chat
+        assert chat is not None
+        prompt = messages.conversation_prompt([*before, text], chat=chat, system=self.options.system, think=think)
+        pending, shown = "", False
+        for piece in self._continue(prompt, chat.stops, stopped):
+            pending += piece
+            ready = pending.rstrip() if shown else pending.strip()
+            if ready:
+                pending = pending[len(pending.rstrip()) :]
+                shown = True
+                yield ready
