@@ -59,6 +59,7 @@ class Following:
         """Looks no more."""
         if self._scheduler is not None:
             self._scheduler.shutdown(wait=False)
+            self._scheduler = None
 
     def tick(self) -> None:
         """Looks at what is due, if the account's work is this runner's."""
