@@ -49,6 +49,7 @@ class Following:
 
     def start(self) -> None:
         """Begins to look; returns at once."""
+        logging.getLogger("apscheduler").setLevel(logging.WARNING)  # it tells of every look
         jobs = {"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
         self._scheduler = BackgroundScheduler(timezone="UTC", job_defaults=jobs)
         self._scheduler.add_job(self.tick, "interval", seconds=_TICK_S, next_run_time=datetime.now(UTC))
@@ -58,6 +59,7 @@ class Following:
         """Looks no more."""
         if self._scheduler is not None:
             self._scheduler.shutdown(wait=False)
+            self._scheduler = None
 
     def tick(self) -> None:
         """Looks at what is due, if the account's work is this runner's."""

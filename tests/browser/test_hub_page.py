@@ -115,7 +115,7 @@ def test_ticked_models_become_jobs_and_a_repo_is_followed(
         expect(tab.card(name)).to_be_visible()
     expect(tab.card("three-b")).to_have_count(0)
 
-    page.get_by_label("Source").fill(f"{repo}:three-[bc].pth")
+    page.locator("#gg-source").get_by_role("textbox").fill(f"{repo}:three-[bc].pth")
     expect(panel.get_by_label("Tick three-b.pth")).to_be_checked()
     expect(panel.get_by_label("Tick three-a.pth")).to_have_count(0)
 
@@ -125,7 +125,7 @@ def test_ticked_models_become_jobs_and_a_repo_is_followed(
     page.locator("#gg-follow-source").get_by_role("textbox").fill(f"{repo}:*.pth")
     page.locator("#gg-follow-add").click()
     expect(followed).to_contain_text(f"{repo}:*.pth")
-    expect(followed).to_contain_text("next look in 5 h 59 min")
+    expect(followed).to_contain_text("looked just now · next look in")
     shoot(tab, "followed")
     followed.get_by_role("button", name="Follow BlinkDL/rwkv-7-three:*.pth no longer").click()
     expect(followed).to_contain_text("No repo is followed")
