@@ -56,12 +56,18 @@ def test_every_option_can_be_set_everywhere(option: Option) -> None:
     args = build_parser().parse_args(["quantize", "demo", *words_of(option)])
     assert read_options(args.source, vars(args)) == wanted
     parameters = inspect.signature(_Api.start_job).parameters
-    assert parameters[option.name].annotation in (str, bool, int, float)
+    assert parameters[option.name].annotation in (str, bool, int, float, bool | str)
     if option.page and option.name not in ("calibration", "imatrix"):  # the page asks for these two in its own way
         form = {"source": "demo", "types": ["Q8_0"], "mode": "", option.page: value_of(option)}
         form |= {"targets": ["5MB"]} if option.name == "mode" else {}
         expected = {option.name: getattr(wanted, option.name)}
         assert getattr(job_options(form), option.name) == expected[option.name]
+
+
+def test_what_repeats_adds_up_and_the_last_of_others_wins() -> None:
+    words = "quantize demo --types Q8_0 --types Q4_K_M --target 5MB --target 6MB --lora a,b --lora c".split()
+    options = read_options("demo", vars(build_parser().parse_args(words)))
+    assert (options.quant_types, options.targets, options.lora) == (("Q4_K_M",), ("5MB", "6MB"), ("a,b", "c"))
 
 
 def test_the_page_asks_for_texts_in_its_own_way() -> None:

@@ -68,9 +68,9 @@ def _add_options(parser: argparse.ArgumentParser, options: Iterable[Option]) -> 
                 more |= {"type": int}
             case Kind.REAL:
                 more |= {"type": float, "metavar": option.metavar}
-            case Kind.WORDS | Kind.PLACES:
-                more |= {"action": "extend", "type": lambda text: [text], "metavar": option.metavar, "default": []}
-            case Kind.TEXT:
+            case _ if option.repeats:
+                more |= {"action": "append", "metavar": option.metavar, "default": []}
+            case _:
                 more |= {"choices": option.choices, "metavar": option.metavar}
         parser.add_argument(option.flag, **more)
 

@@ -76,6 +76,7 @@ class Option:
     choices: tuple[str, ...] | None = None
     page: str = ""  # key of what the page calls it; empty: it is not there
     visitors: bool = False  # visitors of a Space may choose it
+    repeats: bool = False  # on the command line: given again, it adds to what was given
     bytes: bool = False  # it decides the bytes of base, imatrix or a quant: another value is another file
 
     @property
@@ -100,6 +101,7 @@ OPTIONS = (
         kind=Kind.WORDS,
         metavar="SIZE",
         help="a size to order: 1.2GB, 900MiB, 3.275bpw or mem4GB; several",
+        repeats=True,
         page="targets",
         visitors=True,
     ),
@@ -149,6 +151,7 @@ OPTIONS = (
         kind=Kind.PLACES,
         metavar="FILE[:SCALE]",
         help="an adapter to merge: a .pth, a PEFT folder or owner/repo[:file]; SCALE is alpha / r; several, in order",
+        repeats=True,
         page="lora",
         visitors=True,
         bytes=True,

@@ -196,7 +196,7 @@ def _take_options(function: Any) -> None:
     signature = inspect.signature(function, eval_str=True)
     given = [one for one in signature.parameters.values() if one.kind is not one.VAR_POSITIONAL]
     given += [
-        inspect.Parameter(option.name, given[-1].kind, default=option.default or None, annotation=_TYPES[option.kind])
+        inspect.Parameter(option.name, given[-1].kind, default=option.default or None, annotation=_type_of(option))
         for option in _IN_ORDER
     ]
     function.__signature__ = signature.replace(parameters=given)
@@ -205,6 +205,11 @@ def _take_options(function: Any) -> None:
     }
     lines = "\n".join(f"            {option.name}: {_explain(option)}" for option in _IN_ORDER)
     function.__doc__ = function.__doc__.replace("\n\n        Returns:", f"\n{lines}\n\n        Returns:")
+
+
+def _type_of(option: Option) -> Any:
+    """`imatrix` was at first whether to make one."""
+    return bool | str if option.name == "imatrix" else _TYPES[option.kind]
 
 
 def _explain(option: Option) -> str:
