@@ -12,8 +12,8 @@ RUN apt-get update \
 WORKDIR /src
 # Only what the build needs, so that this long step is kept when anything else changes.
 COPY ggufy/__init__.py ggufy/
-COPY ggufy/core/__init__.py ggufy/core/errors.py ggufy/core/messages.py ggufy/core/scrub.py ggufy/core/words.py \
-     ggufy/core/
+COPY ggufy/core/__init__.py ggufy/core/errors.py ggufy/core/hosts.py ggufy/core/messages.py \
+     ggufy/core/scrub.py ggufy/core/words.py ggufy/core/
 COPY ggufy/system/__init__.py ggufy/system/child_process.py ggufy/system/files.py ggufy/system/resources.py \
      ggufy/system/locks.py ggufy/system/settings.py ggufy/system/user_paths.py ggufy/system/
 COPY ggufy/llama ggufy/llama

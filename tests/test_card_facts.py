@@ -12,7 +12,8 @@ import pytest
 from ggufy.cli.terminal import results_table
 from ggufy.core import errors, job_record
 from ggufy.core.errors import CAUSES, DiskError, GgufyError, SourceError, TokenError, without_folders
-from ggufy.core.job import Artifact, Job, Making, Request, Status, evaluations_for
+from ggufy.core.job import Artifact, Job, Making, Request, Status
+from ggufy.core.job_sharing import evaluations_for
 from ggufy.core.metrics import Evaluation, Quality, Speed
 from ggufy.core.plan import quant_name
 from ggufy.core.source import Source

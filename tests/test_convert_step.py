@@ -32,7 +32,7 @@ def context(source: Path, out: Path, *, sha256: str = "", stopped: bool = False)
         request=request,
         source=source,
         llama=SimpleNamespace(commit="abc"),
-        settings=SimpleNamespace(hf_token=None),
+        settings=SimpleNamespace(cache=Path(), token_for=lambda host: None),
         streams=False,
         path=lambda product: out / product,
         report=lambda step, fraction: seen.append(fraction),

@@ -16,8 +16,9 @@ import pytest
 from hub_fixture import ALICE, LocalHub, running_hub
 
 from ggufy.cli.terminal import results_table
-from ggufy.core.job import EvaluationText, Job, Status, evaluations_for
+from ggufy.core.job import EvaluationText, Job, Status
 from ggufy.core.job_record import from_json, to_json
+from ggufy.core.job_sharing import evaluations_for
 from ggufy.core.metrics import Evaluation, TextFigures
 from ggufy.core.plan import UPLOADED, pending
 from ggufy.core.writing import WritingShare

@@ -48,8 +48,8 @@ def asked(local_hub: LocalHub) -> int:
 
 def test_rwkv_checkpoints_come_first(search: Search, local_hub: LocalHub) -> None:
     found = search("RWKV  world"[:4], token=None)
-    assert [one.id for one in found] == ["alice/rwkv-world", "bob/Rwkv-World-HF", "bob/rwkv-world-GGUF"]
-    assert (found[0].checkpoints, found[0].downloads, found[0].rwkv) == (2, 5, True)
+    assert [one.id for one in found] == ["bob/Rwkv-World-HF", "alice/rwkv-world", "bob/rwkv-world-GGUF"]
+    assert (found[1].checkpoints, found[1].downloads, found[1].rwkv) == (2, 5, True)
     assert asked(local_hub) == 1
 
 

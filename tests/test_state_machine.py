@@ -463,8 +463,8 @@ class Middle(RuleBasedStateMachine):
 def test_the_middle_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ggufy.publish.card_facts.gather", lambda job, jobs, **rest: None)  # it reads heads of GGUFs
     monkeypatch.setattr(
-        "ggufy.publish.hub_repo.pages",
-        lambda job, facts, readme=None: {"README.md": f"---\nquantized_by: ggufy\n---\n{job.status}"},
+        "ggufy.publish.output_repo.pages",
+        lambda job, facts, repo, readme=None: {"README.md": f"---\nquantized_by: ggufy\n---\n{job.status}"},
     )
     run_state_machine_as_test(
         Middle,

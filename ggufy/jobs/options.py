@@ -142,6 +142,7 @@ OPTIONS = (
         flag="--chat-format",
         choices=(AUTO, *FORMATS),
         help="how an RWKV is talked to, of its generation (%(default)s: by its name)",
+        page="chat_format",
         visitors=True,
         bytes=True,
     ),

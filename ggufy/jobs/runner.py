@@ -18,7 +18,8 @@ from pathlib import Path
 
 from ggufy.core.errors import BusyError, Cancelled, CannotStream, GgufyError, LeaseLost, UsageError
 from ggufy.core.hosts import RepoName
-from ggufy.core.job import FINISHED, RESTING, Job, Status, evaluations_for
+from ggufy.core.job import FINISHED, RESTING, Job, Status
+from ggufy.core.job_sharing import evaluations_for
 from ggufy.core.messages import Message
 from ggufy.core.plan import LOCK_NAME, Fetch, Products, Step, Upload, Workload, base_name, folder_name, pending
 from ggufy.jobs.workspace import Workspace, hub_option

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Protocol
 
 from ggufy.core.errors import UsageError
-from ggufy.core.job import Artifact, Job, folder_owners
+from ggufy.core.job import Artifact, Job
+from ggufy.core.job_sharing import folder_owners
 from ggufy.core.plan import Step
 from ggufy.records.records import JobRecords
 from ggufy.steps.context import BackupStore

@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from ggufy.core.errors import UsageError
 from ggufy.core.hosts import MODELSCOPE, RepoName
-from ggufy.core.job import Artifact, Job, was_at_work
+from ggufy.core.job import Artifact, Job
+from ggufy.core.job_sharing import was_at_work
 from ggufy.core.names import check_card
 from ggufy.hub.protocol import OutputHub, RemoteFile
 from ggufy.publish import modelscope_card

@@ -7,8 +7,9 @@ import threading
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from ggufy.core.job import Job, was_at_work
+from ggufy.core.job import Job
 from ggufy.core.job_record import from_json
+from ggufy.core.job_sharing import was_at_work
 from ggufy.hub.lease import KIND
 from ggufy.hub.protocol import Hub, RemoteFile
 from ggufy.records.records import JobRecords

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from ggufy.core.errors import SourceError
-from ggufy.core.job import RESTING, Job, Status, folder_owners
+from ggufy.core.job import RESTING, Job, Status
+from ggufy.core.job_sharing import folder_owners
 from ggufy.core.plan import folder_name
 from ggufy.core.progress import Snapshot
 from ggufy.jobs.queue import Worker

@@ -42,7 +42,9 @@ def for_stranger(options: JobOptions) -> JobOptions:
         )
     if options.lora_init or not all(map(is_on_hub, options.lora)) or len(options.lora) > MOST_ADAPTERS:
         raise UsageError(
-            "on a Space an adapter is owner/repo:file, at most {most} of them: leave out others.", most=MOST_ADAPTERS
+            "on a Space an adapter is owner/repo:file and no file of this machine, and there are at most {most}: "
+            "leave out others.",
+            most=MOST_ADAPTERS,
         )
     if len(options.targets) > MOST_SIZES:
         raise UsageError("on a Space one job makes at most {most} sizes: order fewer.", most=MOST_SIZES)

@@ -80,7 +80,9 @@ class _Api:
 
         return _told(work)
 
-    def start_job(self, request: gr.Request, profile: Profile, source: str, *values: Any) -> dict[str, Any]:
+    def start_job(
+        self, request: gr.Request, profile: Profile, source: str, *values: Any, **named: Any
+    ) -> dict[str, Any]:
         """Starts making GGUF quants of a model; the job goes on by itself, also after restarts.
 
         Args:
@@ -91,7 +93,7 @@ class _Api:
         """
 
         def work() -> dict[str, Any]:
-            given = dict(zip((option.name for option in _IN_ORDER), values, strict=False))
+            given = dict(zip((option.name for option in _IN_ORDER), values, strict=False)) | named
             if isinstance(imatrix := given.get("imatrix"), bool):
                 given["imatrix"] = "auto" if imatrix else "none"
             options = read_options(source, given)
@@ -192,9 +194,9 @@ class _Api:
 
 
 def _take_options(function: Any) -> None:
-    """Gives a function whose last parameter is `*values` the options of a job as parameters, for gradio to find."""
+    """Gives a function that ends in `*values, **named` the options of a job as parameters, for gradio to find."""
     signature = inspect.signature(function, eval_str=True)
-    given = [one for one in signature.parameters.values() if one.kind is not one.VAR_POSITIONAL]
+    given = [one for one in signature.parameters.values() if one.kind is one.POSITIONAL_OR_KEYWORD]
     given += [
         inspect.Parameter(option.name, given[-1].kind, default=option.default or None, annotation=_type_of(option))
         for option in _IN_ORDER
