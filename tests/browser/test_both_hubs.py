@@ -71,9 +71,7 @@ def test_a_g1k_goes_from_both_hubs_to_both_and_thinks(
     for source, name in ((FROM_HUB, scripted.NAME), (FROM_MODELSCOPE, ON_MODELSCOPE)):
         made(tab, source, vocab, name)
         repo = f"alice/{name}-GGUF"
-        there = {
-            file: get(hub, f"/{repo}/resolve/main/{file}") for file in ("README.md", "template", "params")
-        }
+        there = {file: get(hub, f"/{repo}/resolve/main/{file}") for file in ("README.md", "template", "params")}
         here = {file: text_of(site, name, file) for file in there}
         for card in (there["README.md"], here["README.md"]):
             assert "User✿" in card and "Bot✿<think></think>" in card, card
