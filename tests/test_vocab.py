@@ -11,7 +11,7 @@ import pytest
 from gguf import TokenType
 
 from ggufy.core.errors import VocabError
-from ggufy.models.vocab import MAX_PADDING, gguf_tokens, load_vocab, vocab_for, world_vocab_path
+from ggufy.models.vocab import gguf_tokens, load_vocab, most_padding, vocab_for, world_vocab_path
 from tests import tiny
 
 
@@ -93,9 +93,9 @@ def test_missing_and_binary_files(tmp_path: Path) -> None:
 def test_size_must_fit_the_checkpoint(tmp_path: Path) -> None:
     path = tiny.write_vocab(tmp_path / "vocab.txt")
     size = len(tiny.vocab_tokens()) + 1
-    for rows in (size, size + MAX_PADDING):
+    for rows in (size, size + most_padding(size)):
         assert len(vocab_for(rows, path)) == size
-    for rows in (size - 1, size + MAX_PADDING + 1):
+    for rows in (size - 1, size + most_padding(size) + 1):
         with pytest.raises(VocabError, match=rf"has {rows} rows.*vocab.txt has {size} tokens.*--vocab"):
             vocab_for(rows, path)
 

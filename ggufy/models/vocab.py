@@ -25,9 +25,9 @@ WORLD_SHA256 = (  # of BlinkDL's file, and of the same with CRLF
     "e6dee3d4e31b4d5c40ac99508ac6c701ceef4bed681bf2167ce9a908552bca89",
     "8324476023347dec2964625ccb2075c864d250a9c6d9a74f36daba628de8c008",
 )
-# World models have 6 rows more than tokens; trainers round up to multiples of 128, some of as much as 1,024. More rows
-# than this many mean another vocabulary, such as that of a model that speaks.
-MAX_PADDING = 1024
+# World models have 6 rows more than tokens; trainers round up to multiples of 128, some of as much as 1,024. More
+# rows than `most_padding` mean another vocabulary, such as that of a model that speaks.
+_LEAST_PADDING, _MOST_PADDING = 128, 1024
 END_OF_TEXT = b"<s>"
 # A string literal without escapes, which holds what it shows.
 _PLAIN = re.compile(r"'([^'\\\r\n\0]+)'")
@@ -87,13 +87,18 @@ def load_vocab(path: Path) -> tuple[bytes, ...]:
     return tuple(tokens)
 
 
+def most_padding(tokens: int) -> int:
+    """How many rows more a model with so many tokens may have: a sixteenth of them, and between 128 and 1,024."""
+    return min(_MOST_PADDING, max(_LEAST_PADDING, tokens // 16))
+
+
 def vocab_for(rows: int, path: Path | None) -> tuple[bytes, ...]:
     """The vocabulary of a checkpoint with `rows` rows in emb.weight: of `path`, or World's if that is None.
 
     Raises VocabError if the sizes do not fit.
     """
     tokens = load_vocab(path if path is not None else world_vocab_path())
-    if len(tokens) <= rows <= len(tokens) + MAX_PADDING:
+    if len(tokens) <= rows <= len(tokens) + most_padding(len(tokens)):
         missing = 256 - sum(len(token) == 1 for token in tokens)
         if missing:
             logger.warning("the vocabulary lacks %d of the 256 single bytes: text with those cannot be read", missing)
