@@ -7,6 +7,7 @@ import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub.constants
 import pytest
@@ -17,6 +18,7 @@ from ggufy.core.job import Status
 from ggufy.jobs import runner as runner_of
 from ggufy.jobs.options import JobOptions
 from ggufy.jobs.request import make_job
+from ggufy.jobs.several import make_each
 from ggufy.records.store import JobStore
 from ggufy.service.access import Visitor
 from ggufy.service.service import Services
@@ -225,3 +227,15 @@ def test_what_watch_does_not_take(
     ):
         assert command_line.main(arguments) in (1, 2)
         assert words in capsys.readouterr().err
+
+
+def test_models_that_are_called_as_all_are_have_the_names_of_their_folders() -> None:
+    made: list[str] = []
+
+    def make(options: JobOptions) -> Any:
+        made.append(options.source)
+
+    sources = [f"bob/m@main:{folder}/model.safetensors" for folder in ("small", "large")]
+    assert make_each(wish(), sources, make)[1] == {} and made == sources
+    _, refused = make_each(wish(), ["bob/m:a/model.safetensors", "eve/n:b/a.pth"], make)
+    assert list(refused) == ["eve/n:b/a.pth"]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import PurePosixPath
 
 from ggufy.core.errors import GgufyError, SourceError, UsageError
 from ggufy.core.job import Job
-from ggufy.core.names import model_name
+from ggufy.core.names import model_name, stem_of
 from ggufy.jobs.options import JobOptions
+from ggufy.sources.hub import parse_reference
 
 
 def check_names(options: JobOptions) -> None:
@@ -32,7 +32,8 @@ def make_each(
     named: dict[str, str] = {}
     for source in sources:
         try:
-            name = model_name(options.name or PurePosixPath(source.rpartition(":")[2]).stem)
+            meant = parse_reference(source)
+            name = model_name(options.name or stem_of(meant.file, meant.repo_id))
             if name in named:
                 raise UsageError(
                     "its files would be called as those of {other}: start it alone, with another {NAME}.",
