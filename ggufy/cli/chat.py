@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from ggufy.cli import state as state_command
-from ggufy.cli.complete import add_sampling, sampling, show, threads
+from ggufy.cli.complete import add_sampling, sampling, show
 from ggufy.cli.terminal import stoppable
 from ggufy.llama.chat.backend import ChatBackend
 from ggufy.llama.chat.messages import clean
@@ -18,6 +18,7 @@ from ggufy.llama.chat.options import Model
 from ggufy.llama.chat.process import ChatProcess, StateChatProcess
 from ggufy.llama.install import Llama
 from ggufy.models.chat_format import FORMATS, OFF
+from ggufy.system import resources
 from ggufy.system.settings import Settings
 from ggufy.system.user_paths import user_path
 
@@ -43,9 +44,10 @@ def run(args: argparse.Namespace, settings: Settings, get_llama: Callable[[Setti
         options = dataclasses.replace(options, system=clean(args.system).strip(), state=session)
         kind: type[ChatBackend] = StateChatProcess if session else ChatProcess
         llama, starter = get_llama(settings), stack.enter_context(ThreadPoolExecutor(1))
+        threads = resources.tool_threads(args.threads, settings.threads)
 
         def start() -> ChatBackend:
-            process = kind(llama, model, options, threads=threads(args, settings), starter=starter)
+            process = kind(llama, model, options, threads=threads, starter=starter)
             stack.callback(process.close)
             return process
 

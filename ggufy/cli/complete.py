@@ -89,11 +89,6 @@ def sampling(args: argparse.Namespace) -> ChatOptions:
     )
 
 
-def threads(args: argparse.Namespace, settings: Settings) -> int:
-    """How many the model runs with."""
-    return args.threads or settings.threads or resources.default_threads(resources.allowed_cpus())
-
-
 def show(piece: str) -> None:
     """Writes a piece of a model's text at once; a terminal gets no control characters from it."""
     sys.stdout.write(clean(piece) if sys.stdout.isatty() else piece)
@@ -114,7 +109,7 @@ def run(args: argparse.Namespace, settings: Settings, get_llama: Callable[[Setti
             get_llama(settings),
             model,
             ChatOptions(**vars(options) | {"stops": stops, "state": session}),
-            threads=threads(args, settings),
+            threads=resources.tool_threads(args.threads, settings.threads),
             starter=stack.enter_context(ThreadPoolExecutor(1)),
         )
         come = ""

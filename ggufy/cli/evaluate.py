@@ -29,7 +29,7 @@ def run(args: argparse.Namespace, settings: Settings, get_llama: Callable[[Setti
     """Measures what is not measured yet; what goes to stdout."""
     check_models(args.base, args.quants)
     text = args.text or ensure_texts(settings.cache).evaluation
-    threads = args.threads or settings.threads or resources.default_threads(resources.allowed_cpus())
+    threads = resources.tool_threads(args.threads, settings.threads)
     line = Line(shown=not args.json, verb="measuring ")
     config = EvaluationConfig(
         text=text,

@@ -194,7 +194,7 @@ def _evaluation_config(
     from ggufy.steps.target_size import calibrations_of, folder_of  # noqa: PLC0415
     from ggufy.texts.calibration import ensure_texts  # noqa: PLC0415
 
-    threads = args.threads or settings.threads or resources.default_threads(resources.allowed_cpus())
+    threads = resources.tool_threads(args.threads, settings.threads)
     line = Line(shown=not args.json)
     what = f"reading {base.name}"
     digest = sha256(base, lambda done: line(what, done / base.stat().st_size), stopped=stopped.is_set)

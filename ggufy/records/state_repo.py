@@ -37,7 +37,6 @@ _LONG_S = 60.0  # between tries of what does not pass by itself
 _IDLE_S = 3600.0
 _SILENT_S = 5.0  # after which a question that has no answer yet is worth a word
 _LOOK_S = 0.2  # somebody who stops a wait is noticed as fast as this
-_OWNER_FILE = "owner.txt"
 
 
 class StateRepo:

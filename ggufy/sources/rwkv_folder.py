@@ -22,7 +22,7 @@ from ggufy.models.origin import Origins, shapes_of
 from ggufy.models.vocab import WORLD_FILE
 from ggufy.net.download import fetch_pinned
 from ggufy.sources.format import ConvertTask, OpenBeside, Report, SourceFormat
-from ggufy.sources.rwkv_tensors import ListedTensor, describe_rwkv, model_of, vocab_file
+from ggufy.sources.rwkv_tensors import ListedTensor, convert_rwkv, describe_rwkv, model_of, vocab_file
 
 if TYPE_CHECKING:
     from ggufy.formats.tensor_file import MappedTensors, StreamedTensors
@@ -92,20 +92,15 @@ class RwkvFolder(SourceFormat):
         self.write_described(report, target, outtype=task.outtype, vocab=task.vocab, name=task.name)
 
     def convert(self, task: ConvertTask, target: Path) -> str:
-        from ggufy.models.convert import convert_tensors  # noqa: PLC0415 - loads torch
-        from ggufy.models.convert_streamed import convert_streamed  # noqa: PLC0415
-        from ggufy.models.merge import merge_adapters  # noqa: PLC0415
-
         with vocab_file(task.vocab, _companion(task, WORLD_FILE)) as vocab:
-            options: dict[str, Any] = {"outtype": task.outtype, "vocab": vocab, "name": task.name}
-            options |= {"progress": task.progress, "chat_format": task.chat_format}
-            if task.streamed:
-                remote, mark = self.opened_remote(task), ",".join(one.key for one in task.adapters)
-                origins = merge_adapters(_checked(remote.shapes, task), task.adapters)
-                return convert_streamed(remote, origins, target, mark=mark, **options)
-            with self.opened([task.path.with_name(name) for name in _names(task)]) as local:
-                origins = merge_adapters(_checked(local.shapes, task), task.adapters)
-                return convert_tensors(local, origins, target, **options)
+            return convert_rwkv(
+                task,
+                target,
+                vocab=vocab,
+                origins=lambda shapes: _checked(shapes, task),
+                local=lambda: self.opened([task.path.with_name(name) for name in _names(task)]),
+                remote=lambda: self.opened_remote(task),
+            )
 
 
 def _check_name(name: str) -> None:

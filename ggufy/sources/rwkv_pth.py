@@ -9,7 +9,7 @@ from ggufy.formats.pickled import read_tensors
 from ggufy.models.layouts import origins_of
 from ggufy.models.origin import shapes_of
 from ggufy.sources.format import ConvertTask, OpenBeside, Report, SourceFormat
-from ggufy.sources.rwkv_tensors import describe_rwkv
+from ggufy.sources.rwkv_tensors import convert_rwkv, describe_rwkv
 
 if TYPE_CHECKING:
     from ggufy.formats.streamed_checkpoint import StreamedCheckpoint
@@ -42,18 +42,16 @@ class RwkvPth(SourceFormat):
         self.write_described(report, target, outtype=task.outtype, vocab=task.vocab, name=task.name)
 
     def convert(self, task: ConvertTask, target: Path) -> str:
-        from ggufy.models.convert import convert  # noqa: PLC0415 - loads torch, seconds that only a due one pays
-        from ggufy.models.convert_streamed import convert_streamed  # noqa: PLC0415
-        from ggufy.models.merge import merge_adapters  # noqa: PLC0415
+        from ggufy.formats.checkpoint import open_checkpoint  # noqa: PLC0415 - loads torch
 
-        options: dict[str, Any] = {"outtype": task.outtype, "vocab": task.vocab, "name": task.name}
-        options["chat_format"] = task.chat_format
-        if not task.streamed:
-            return convert(task.path, target, adapters=task.adapters, progress=task.progress, **options)
-        remote = _remote(task)
-        origins = merge_adapters(origins_of(remote.shapes), task.adapters)
-        mark = ",".join(one.key for one in task.adapters)
-        return convert_streamed(remote, origins, target, mark=mark, progress=task.progress, **options)
+        return convert_rwkv(
+            task,
+            target,
+            vocab=task.vocab,
+            origins=origins_of,
+            local=lambda: open_checkpoint(task.path),
+            remote=lambda: _remote(task),
+        )
 
 
 def _remote(task: ConvertTask) -> StreamedCheckpoint:

@@ -1,12 +1,13 @@
-"""What sources whose tensors become an RWKV's base GGUF have in common: telling what they are."""
+"""What sources whose tensors become an RWKV's base GGUF have in common: telling what they are, and converting them."""
 
 from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ggufy.core.errors import CheckpointError, SourceError
 from ggufy.core.words import brief
@@ -17,7 +18,11 @@ from ggufy.models.layouts import recognize
 from ggufy.models.names.config import check_config, other_architecture
 from ggufy.models.origin import Origins, shapes_of
 from ggufy.models.vocab import WORLD_FILE, vocab_for
+from ggufy.sources.format import ConvertTask
 from ggufy.system.user_paths import user_file
+
+if TYPE_CHECKING:
+    from ggufy.formats.tensor_file import MappedTensors, StreamedTensors
 
 _NO_CONFIG: Mapping[str, Any] = {}
 
@@ -91,6 +96,32 @@ def vocab_file(given: Path | None, own: bytes) -> Iterator[Path | None]:
         path = Path(folder) / WORLD_FILE
         path.write_bytes(own)
         yield path
+
+
+def convert_rwkv(
+    task: ConvertTask,
+    target: Path,
+    *,
+    vocab: Path | None,
+    origins: Callable[[Shapes], Origins],
+    local: Callable[[], AbstractContextManager[MappedTensors]],
+    remote: Callable[[], StreamedTensors],
+) -> str:
+    """Writes the base GGUF of tensors that are here or, if the task is to be streamed, where they are, with the task's
+    adapters merged into them; gives its SHA-256. `origins` tells from the shapes what a tensor is made from."""
+    from ggufy.models.convert import convert_tensors  # noqa: PLC0415 - loads torch, seconds that only a due one pays
+    from ggufy.models.convert_streamed import convert_streamed  # noqa: PLC0415
+    from ggufy.models.merge import merge_adapters  # noqa: PLC0415
+
+    options: dict[str, Any] = {"outtype": task.outtype, "vocab": vocab, "name": task.name}
+    options |= {"chat_format": task.chat_format, "progress": task.progress}
+    if task.streamed:
+        there, mark = remote(), ",".join(one.key for one in task.adapters)
+        return convert_streamed(
+            there, merge_adapters(origins(there.shapes), task.adapters), target, mark=mark, **options
+        )
+    with local() as here:
+        return convert_tensors(here, merge_adapters(origins(here.shapes), task.adapters), target, **options)
 
 
 def _sizes(shapes: Shapes) -> dict[str, Any]:

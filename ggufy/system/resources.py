@@ -39,6 +39,11 @@ def default_threads(cpus: float) -> int:
     return max(1, int(cpus - 1))
 
 
+def tool_threads(*wanted: int | None) -> int:
+    """The first number of threads that is wanted, else the default for the CPUs that are allowed."""
+    return next(filter(None, wanted), None) or default_threads(allowed_cpus())
+
+
 class CpuShare:
     """What part of the allowed CPU time work may use, which may change while it runs. Any thread may read or set it.
 
