@@ -30,6 +30,7 @@ from ggufy.records.patience import Verdict, pause_s, verdict
 from ggufy.records.records import JobRecords
 from ggufy.records.store import STATE_REPO
 from ggufy.system.clock import CLOCK, Clock, never, sleep
+from ggufy.system.timer import start_timer
 
 logger = logging.getLogger(__name__)
 _POLL_S = 15.0  # between looks at another's lease
@@ -171,11 +172,7 @@ class StateRepo:
         """Starts the thread, which finds out whose token it is; with `interval_s`, it renews the lease so often."""
         self._thread.start()
         if interval_s is not None:
-            logging.getLogger("apscheduler").setLevel(logging.WARNING)  # it tells of every look
-            jobs = {"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
-            self._scheduler = BackgroundScheduler(timezone="UTC", job_defaults=jobs)
-            self._scheduler.add_job(self.wake, "interval", seconds=interval_s)
-            self._scheduler.start()
+            self._scheduler = start_timer(self.wake, interval_s)
 
     def wake(self) -> None:
         """Lets the thread look whether the lease is due."""

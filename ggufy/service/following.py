@@ -17,6 +17,7 @@ from ggufy.jobs.workspace import Workspace
 from ggufy.records.followed import Followed, FollowedRepos
 from ggufy.service.access import Visitor, check_owner, is_owner
 from ggufy.system.settings import Settings
+from ggufy.system.timer import start_timer
 
 logger = logging.getLogger(__name__)
 _TICK_S = 60
@@ -49,11 +50,7 @@ class Following:
 
     def start(self) -> None:
         """Begins to look; returns at once."""
-        logging.getLogger("apscheduler").setLevel(logging.WARNING)  # it tells of every look
-        jobs = {"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
-        self._scheduler = BackgroundScheduler(timezone="UTC", job_defaults=jobs)
-        self._scheduler.add_job(self.tick, "interval", seconds=_TICK_S, next_run_time=datetime.now(UTC))
-        self._scheduler.start()
+        self._scheduler = start_timer(self.tick, _TICK_S, at_once=True)
 
     def close(self) -> None:
         """Looks no more."""
