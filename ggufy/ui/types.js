@@ -29,6 +29,16 @@ element.addEventListener("click", (event) => {
   wanted = [...element.querySelectorAll(selector)].map((box) => box.value);
   show();
 });
+// Sizes that arrive draw the table anew. A box that was held just then gets no click from the browser, as it is another
+// element that is let go.
+const boxAt = (event) => event.target.closest("label")?.querySelector("input[type=checkbox]");
+let held = null;
+element.addEventListener("pointerdown", (event) => (held = boxAt(event)));
+element.addEventListener("pointerup", (event) => {
+  const box = boxAt(event);
+  if (held && box && box !== held && box.value === held.value) box.click();
+  held = null;
+});
 document.addEventListener("ggufy-imatrix", (event) => {
   imatrix = event.detail;
   show();

@@ -1,4 +1,4 @@
-"""How the column of jobs takes in what the server sends (ggufy/ui/jobs.js), in a page that has nothing else."""
+"""The scripts of ggufy/ui in a page that has nothing else: what happens while something is drawn anew."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 pytestmark = pytest.mark.browser
-SCRIPT = Path(__file__).parents[2] / "ggufy" / "ui" / "jobs.js"
+SCRIPTS = Path(__file__).parents[2] / "ggufy" / "ui"
 # As gradio runs a component's js_on_load: with the element, its values, and a way to hear of new ones.
 RUN = """
-(code) => {
-  document.body.innerHTML = '<div id="part"><div class="gg-jobs"></div></div>';
-  const props = { value: { shown: "", count: 5 } };
+([code, inside, value]) => {
+  document.body.innerHTML = `<div id="part">${inside}</div>`;
+  const props = { value };
   let changed;
   new Function("element", "props", "trigger", "watch", code)(
     document.getElementById("part"), props, () => {}, (name, call) => (changed = call));
+  window.props = props;
+  window.changed = () => changed();
   window.send = (patch) => { props.patch = patch; changed(); };
 }
 """
@@ -34,9 +36,11 @@ def steps(total: str) -> str:
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
     with browser.new_context() as context:
-        page = context.new_page()
-        page.evaluate(RUN, SCRIPT.read_text(encoding="utf-8"))
-        yield page
+        yield context.new_page()
+
+
+def run(page: Page, script: str, inside: str, value: object) -> None:
+    page.evaluate(RUN, [(SCRIPTS / script).read_text(encoding="utf-8"), inside, value])
 
 
 def send(page: Page, *content: str) -> None:
@@ -45,6 +49,7 @@ def send(page: Page, *content: str) -> None:
 
 
 def test_what_has_the_focus_keeps_it_whatever_appears_or_goes_around_it(page: Page) -> None:
+    run(page, "jobs.js", '<div class="gg-jobs"></div>', {"shown": "", "count": 5})
     send(page, "<p>now</p>", steps("1 of 3"))
     page.locator("summary").focus()
     page.evaluate("window.first = document.activeElement")
@@ -57,3 +62,17 @@ def test_what_has_the_focus_keeps_it_whatever_appears_or_goes_around_it(page: Pa
         send(page, *content)
         assert page.evaluate("document.activeElement === window.first"), content
         assert page.locator("article").inner_html().replace(' open=""', "") == "".join(content)
+
+
+def test_a_box_that_is_drawn_anew_while_it_is_held_gets_its_click(page: Page) -> None:
+    rows = "".join(f'<label><input type="checkbox" value="{name}">{name}</label>' for name in ("Q8_0", "Q4_K_M"))
+    run(page, "types.js", rows, ["Q8_0"])
+    box = page.locator("input[value=Q4_K_M]")
+    for count, redrawn in ((2, False), (1, False), (2, True), (1, True)):
+        box.hover()
+        page.mouse.down()
+        if redrawn:
+            page.evaluate("(rows) => { document.getElementById('part').innerHTML = rows; changed(); }", rows)
+        page.mouse.up()
+        assert page.evaluate("props.value.length") == count, (count, redrawn)
+        assert box.is_checked() == (count == 2)
