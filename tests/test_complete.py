@@ -158,10 +158,12 @@ def test_what_is_no_model(ggufy: Ggufy, tmp_path: Path) -> None:
 def test_ctrl_c_ends_a_completion(ggufy_environment: dict[str, str], talker: Path) -> None:
     command = [sys.executable, "-m", "ggufy", "complete", str(talker), "-p", "x:", "-n", "1000000"]
     process = subprocess.Popen(
-        command, cwd=ROOT, env=ggufy_environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+        command, cwd=ROOT, env=ggufy_environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+    )  # without a buffer, which `communicate` would not know of
     assert process.stdout is not None
-    begun = process.stdout.read(100)
+    begun = b""
+    while len(begun) < len(TURN):
+        begun += process.stdout.read(100)
     process.send_signal(signal.SIGINT)
     rest, err = process.communicate(timeout=60)
     assert process.returncode == 1 and err == b"ggufy: stopped.\n"

@@ -236,6 +236,8 @@ def test_models_that_are_called_as_all_are_have_the_names_of_their_folders() -> 
         made.append(options.source)
 
     sources = [f"bob/m@main:{folder}/model.safetensors" for folder in ("small", "large")]
-    assert make_each(wish(), sources, make)[1] == {} and made == sources
+    sources += ["demo", "./large.pth", "https://example.org/medium.pth", "bob/whole"]
+    assert make_each(wish(), sources, make)[1].keys() == {"./large.pth"}  # files called as those of bob's folder
+    assert made == [source for source in sources if source != "./large.pth"]
     _, refused = make_each(wish(), ["bob/m:a/model.safetensors", "eve/n:b/a.pth"], make)
     assert list(refused) == ["eve/n:b/a.pth"]

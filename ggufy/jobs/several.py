@@ -32,8 +32,7 @@ def make_each(
     named: dict[str, str] = {}
     for source in sources:
         try:
-            meant = parse_reference(source)
-            name = model_name(options.name or stem_of(meant.file, meant.repo_id))
+            name = model_name(options.name or _stem(source))
             if name in named:
                 raise UsageError(
                     "its files would be called as those of {other}: start it alone, with another {NAME}.",
@@ -44,3 +43,12 @@ def make_each(
         except (SourceError, UsageError) as error:
             refused[source] = error
     return jobs, refused
+
+
+def _stem(source: str) -> str:
+    """What the files of a source are named after, before anybody is asked."""
+    try:
+        meant = parse_reference(source)
+    except SourceError:  # the demo, an address, a file of this machine; or nothing, which `make` says
+        return stem_of(source)
+    return stem_of(meant.file or meant.repo_id, meant.repo_id)
