@@ -167,7 +167,8 @@ def test_ctrl_c_ends_a_completion(ggufy_environment: dict[str, str], talker: Pat
     process.send_signal(signal.SIGINT)
     rest, err = process.communicate(timeout=60)
     assert process.returncode == 1 and err == b"ggufy: stopped.\n"
-    assert (begun + rest).decode("utf-8").startswith(TURN) and rest.endswith(b"\n")
+    said = (begun + rest).decode("utf-8")
+    assert said.startswith(TURN) and said.endswith("\n")
 
 
 # ---- chat
