@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from ggufy.core.hosts import MODELSCOPE, RepoName
 from ggufy.core.job import Job, Making, Status
 from ggufy.core.metrics import comparable
-from ggufy.core.plan import base_name, folder_name, quant_name
+from ggufy.core.plan import base_name, quant_name
 from ggufy.core.source import PinnedAdapter, Source
 from ggufy.core.writing import list_shares
 from ggufy.models.chat_format import TEMPLATE_FILE, RwkvFormat, format_called, ollama_files
@@ -131,7 +131,7 @@ def card(job: Job, facts: CardFacts, *, repo: str = "") -> str:
     digest = f", sha256 `{named}`" if named else ""
     lines = [
         _front_matter(job, facts, place),
-        f"# {folder_name(name)}",
+        f"# {request.folder}",
         "",
         f"{output_of(request).title.format(name=name)} Made by ggufy {facts.version} from"
         f" {_origin(source)} (`{last_part(source.path)}`{digest}"

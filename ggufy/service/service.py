@@ -14,7 +14,7 @@ from pathlib import Path
 from ggufy.core.errors import GgufyError, UsageError
 from ggufy.core.job import RESTING, Job, Request
 from ggufy.core.names import model_name, repo_name
-from ggufy.core.plan import folder_name
+from ggufy.core.outputs import names_of_output
 from ggufy.jobs.estimate import Cost, EstimateOptions, Preview, cost, preview
 from ggufy.jobs.options import JobOptions
 from ggufy.jobs.queue import Worker
@@ -149,13 +149,17 @@ class Services:
         """Repos of that name on the Hub, which anybody may look for. Raises HubAway."""
         return search(query, token=self.settings.hf_token if is_owner(visitor, self.settings) else None)
 
-    def inspect(self, source: str, visitor: Visitor = STRANGER, *, vocab: str | None = None) -> Report:
-        """What a source is, from its headers alone. Raises UsageError for what the visitor may not look at."""
+    def inspect(
+        self, source: str, visitor: Visitor = STRANGER, *, vocab: str | None = None, output: str = GGUF.name
+    ) -> Report:
+        """What a source is, from its headers alone, and whether quants of a format can be made of it. Raises UsageError for what the visitor may not look at."""
         owner, settings = is_owner(visitor, self.settings), self.settings
         if not owner:
             for_stranger(JobOptions(source=source, quant_types=(), vocab=vocab))
             settings = settings.for_strangers()
-        return self._reports.get((source, vocab, owner), lambda: inspect(source, settings, vocab=vocab))
+        return self._reports.get(
+            (source, vocab, owner, output), lambda: inspect(source, settings, vocab=vocab, output=output)
+        )
 
     def look(
         self,
@@ -165,10 +169,11 @@ class Services:
         outtype: str | None = None,
         vocab: str | None = None,
         mix: str = RWKV,
+        output: str = GGUF.name,
     ) -> Preview:
-        """What a source is, and what its quants would be. Raises UsageError, HubAway."""
-        report, llama = self.inspect(source, visitor, vocab=vocab), self._preparer.llama
-        key = (source, vocab, is_owner(visitor, self.settings), outtype, mix, llama is not None)
+        """What a source is, and what its quants of a format would be. Raises UsageError, HubAway."""
+        report, llama = self.inspect(source, visitor, vocab=vocab, output=output), self._preparer.llama
+        key = (source, vocab, is_owner(visitor, self.settings), outtype, mix, output, llama is not None)
         return self._previews.get(
             key, lambda: preview(report, self.settings, llama=llama, outtype=outtype, vocab=vocab, mix=mix)
         )
@@ -182,14 +187,16 @@ class Services:
         outtype: str | None = None,
         vocab: str | None = None,
         mix: str = RWKV,
+        output: str = GGUF.name,
     ) -> Cost | None:
         """What a job would take; None where that is not known yet."""
-        found = self.look(source, visitor, outtype=outtype, vocab=vocab, mix=mix)
+        found = self.look(source, visitor, outtype=outtype, vocab=vocab, mix=mix, output=output)
         if not found.report.path:
             return None
         by_stranger, account = not is_owner(visitor, self.settings), self.workspace.owner
         stem = file_stem(found.report.path, found.report.model_id, by_stranger=by_stranger)
-        where = f"{account}/{repo_name(stem)}" if account else str(self.settings.out / folder_name(model_name(stem)))
+        folder = names_of_output(output).folder(model_name(stem))
+        where = f"{account}/{repo_name(stem, output)}" if account else str(self.settings.out / folder)
         return cost(found, order, self.settings, where=where, account=account, threads=self.limit())
 
     def cancel(self, job_id: str, visitor: Visitor = STRANGER) -> None:
@@ -280,11 +287,11 @@ class Services:
         hidden: dict[str, set[str]] = {}
         for request in (job.request for job in jobs):
             if not may_see(visitor, request, self.settings):
-                hidden.setdefault(request.name, set()).add(request.inputs())
+                hidden.setdefault(request.folder, set()).add(request.inputs())
         if not hidden:
             return views
         seen = [view for view in views if may_see(visitor, view.job.request, self.settings)]
-        shared = [hidden.get(view.job.request.name, set()) - {view.job.request.inputs()} for view in seen]
+        shared = [hidden.get(view.job.request.folder, set()) - {view.job.request.inputs()} for view in seen]
         return tuple(
             replace(view, files=(), here=frozenset()) if others else view
             for view, others in zip(seen, shared, strict=True)

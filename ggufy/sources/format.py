@@ -13,6 +13,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
 from ggufy.core.errors import Cancelled
+from ggufy.core.outputs import GGUF
 from ggufy.core.source import Source
 from ggufy.formats.gguf import GgufHead
 
@@ -34,6 +35,8 @@ class Report:
 
     source: str  # as it was typed
     problem: str = ""  # why it cannot be quantized, and what to do next; empty: it can
+    output: str = GGUF  # format of the quants that it was looked at for
+    instead: str = ""  # another format that quants of it can have, if they cannot have this one
     kind: str = ""  # checkpoint, safetensors, bin or gguf
     noun: str = ""  # that for people
     path: str = ""  # name of the file, in the repo if it is in one

@@ -8,8 +8,10 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
+from ggufy.core import outputs
 from ggufy.core.catalog import BY_NAME
 from ggufy.core.job import Artifact
+from ggufy.core.outputs import OUTPUT_NAMES
 from ggufy.core.plan import Step
 from ggufy.formats.gguf import read_head
 from ggufy.llama import ggml, tools
@@ -35,10 +37,8 @@ Report = Callable[[float], None]
 class Gguf(OutputFormat):
     """See above."""
 
-    name = "gguf"
-    types = BY_NAME
-    chats = True
-    measured = True
+    names = OUTPUT_NAMES[outputs.GGUF]
+    chats = measured = to_order = True
     title = "GGUF files of {name}, for llama.cpp and what is built on it."
     made_with = "llama.cpp"
     library = "gguf"

@@ -1,4 +1,4 @@
-"""What a format of quants says of itself. Files are called `<Model>-<type>.<name>`."""
+"""What a format of quants says of itself; how its files are called stands in core/outputs.py."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from ggufy.core.catalog import QuantType
 from ggufy.core.job import Artifact
+from ggufy.core.outputs import OutputNames
 from ggufy.core.plan import Step
 from ggufy.llama.install import Llama
 from ggufy.llama.tools import ToolRun
@@ -23,14 +24,24 @@ from ggufy.steps.job_forecast import JobForecast
 class OutputFormat(ABC):
     """A kind of file that quants can be."""
 
-    name: ClassVar[str]  # what its files end in, and what requests call it
-    types: ClassVar[Mapping[str, QuantType]]  # what can be made, by name
-    chats: ClassVar[bool] = False  # `ggufy.llama` can talk with such a file
-    measured: ClassVar[bool] = False  # llama-perplexity can compare one with its base
+    names: ClassVar[OutputNames]
+    chats: ClassVar[bool] = False  # ggufy can talk with such a file
+    measured: ClassVar[bool] = False  # ggufy can compare one with its base
+    to_order: ClassVar[bool] = False  # sizes can be ordered
     title: ClassVar[str]  # of the card: the sentence that says of what model, `{name}`, the files are
     made_with: ClassVar[str]  # for the card, which says the commit of llama.cpp behind it
     library: ClassVar[str]  # for the card, as the Hub calls it
     tags: ClassVar[tuple[str, ...]]  # for the card
+
+    @property
+    def name(self) -> str:
+        """What requests call it."""
+        return self.names.name
+
+    @property
+    def types(self) -> Mapping[str, QuantType]:
+        """What can be made, by name."""
+        return self.names.types
 
     @abstractmethod
     def forecast(
