@@ -42,13 +42,13 @@ def to_json(job: Job) -> str:
 
 
 def _with_mix(record: dict[str, Any]) -> dict[str, Any]:
-    """Version 1 knew only llama-quantize's own recipes, and no sizes to order, which are none by default; version 2 knew
-    no other format than GGUF."""
+    """Version 1 knew only llama-quantize's own recipes, and no sizes to order, which are none by default."""
     request = record.get("request")
     return record | {"request": {"mix": "stock"} | request} if isinstance(request, dict) else record
 
 
-# One function per version step: UPGRADES[1] turns a version-1 record into a version-2 one.
+# One function per version step: UPGRADES[1] turns a version-1 record into a version-2 one. Version 2 knew no other
+# format than GGUF.
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _with_mix, 2: lambda record: record}
 
 

@@ -58,6 +58,10 @@ class OutputNames:
     # Types of the base: what options call them -> how its file is called; the first is the default.
     outtypes: Mapping[str, str] = field(default_factory=lambda: {one: one.upper() for one in OUTTYPES})
 
+    def base_type(self, outtype: str | None) -> str:
+        """That type of a base, as options call it, or the default if there is no such."""
+        return outtype if outtype in self.outtypes else next(iter(self.outtypes))
+
     def folder(self, name: str) -> str:
         """`<Model>-GGUF`: the output folder, and the output repo."""
         return f"{name}-{self.ending}"

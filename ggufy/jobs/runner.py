@@ -244,7 +244,7 @@ class Runner:
                 load,
                 weights=forecast.weights,
                 quants=forecast.work(ctx.request.quant_types),
-                base_bytes=forecast.base.file_size,
+                base_bytes=forecast.base_size,
                 recipes=recipes_measured(ctx.request),
                 chunks=ctx.request.chunks or 60,
                 evaluation_chunks=ctx.request.evaluation_chunks * len(ctx.request.evaluation_texts),

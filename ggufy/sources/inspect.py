@@ -49,9 +49,9 @@ def inspect(
 ) -> Report:
     """Looks at SOURCE: demo, a file here, a plain address, or a Hub repo with or without a file.
 
-    `vocab` is the vocabulary file for a checkpoint that does not use World's, `output` the format of what is to be made
-    of it. Reads at most 8 MiB over the network, in
-    at most about 20 seconds. Never raises for a source that cannot work: the report's `problem` says why.
+    `vocab` is the vocabulary file for a checkpoint that does not use World's, `output` the format of what is to be
+    made of it. Reads at most 8 MiB over the network, in at most about 20 seconds. Never raises for a source that
+    cannot work: the report's `problem` says why.
     """
     text = text.strip()
     found: dict[str, Any] = {"output": output}
@@ -79,6 +79,7 @@ def _look(
         file, beside = stack.enter_context(_opened(text, settings, found, endpoint=endpoint))
         form = format_of(found["kind"])
         found["noun"] = form.noun
+        form.check_output(found["output"], found)
         own = str(demo.VOCAB) if text == "demo" else None
         form.describe(file, beside, found, vocab or own)
         if form.rwkv:

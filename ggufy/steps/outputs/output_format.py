@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from ggufy.core.catalog import QuantType
 from ggufy.core.job import Artifact
+from ggufy.core.metrics import Evaluation
 from ggufy.core.outputs import OutputNames
 from ggufy.core.plan import Step
 from ggufy.llama.install import Llama
@@ -19,6 +21,16 @@ from ggufy.quantize.search import target
 from ggufy.quantize.search.mixes import RWKV
 from ggufy.steps.context import Context
 from ggufy.steps.job_forecast import JobForecast
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureOrder:
+    """What is measured of a quant, and where that is kept."""
+
+    text: Path  # UTF-8, pinned
+    folder: Path  # for figures and what is worked with; another one for each text
+    speed: bool  # besides the quality
+    report: Callable[[float], None]  # fraction done
 
 
 class OutputFormat(ABC):
@@ -62,6 +74,15 @@ class OutputFormat(ABC):
     @abstractmethod
     def make(self, ctx: Context, step: Step) -> Artifact:
         """Leaves the step's product, whole or not at all."""
+
+    def predictions_bytes(self, vocab_size: int, chunks: int) -> int:
+        """What measuring keeps on the disk of the base's predictions over so many chunks of a text, which all quants
+        share."""
+        return 0
+
+    def measure(self, ctx: Context, step: Step, order: MeasureOrder) -> Evaluation:
+        """Compares a quant with its base, the two products that the step reads, if such files are `measured`."""
+        raise NotImplementedError(self.name)
 
     @abstractmethod
     def read_types(self, path: Path) -> tuple[float, str]:

@@ -1,0 +1,49 @@
+"""What a wish may ask for in the format of its quants, and what that format does without."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ggufy.core.catalog import make_order
+from ggufy.core.errors import UsageError
+from ggufy.core.outputs import GGUF, RWKVCPP, names_of_output
+from ggufy.jobs.options import BY_NAME, JobOptions
+from ggufy.models.chat_format import AUTO
+from ggufy.quantize.search import mixes
+
+
+def fit_output(options: JobOptions) -> JobOptions:
+    """The wish without what files of its format do not have. Raises UsageError for a format that is not known, and for
+    what was asked for and cannot be."""
+    names_of_output(options.output)
+    if options.output != RWKVCPP:
+        return options
+    _check_rwkvcpp(options)
+    only_f16 = options.quant_types == ("FP16",)  # nothing would be made of an FP32 file but this
+    outtype = options.outtype or ("f16" if only_f16 else None)
+    return replace(options, imatrix="none", mix=mixes.STOCK, outtype=outtype)
+
+
+def _check_rwkvcpp(options: JobOptions) -> None:
+    if options.imatrix not in ("auto", "none") or _asked(options, "calibration") or _asked(options, "chunks"):
+        raise UsageError("files of rwkv.cpp are made without an imatrix: leave it and its text out.")
+    if options.targets or options.mode:
+        raise UsageError("files of rwkv.cpp are not made to order: choose types instead of sizes.")
+    if _asked(options, "mix"):
+        raise UsageError("rwkv.cpp has recipes of its own: leave out whose they are.")
+    if options.chat_format != AUTO:
+        raise UsageError("files of rwkv.cpp hold no chat format: leave it out.")
+
+
+def _asked(options: JobOptions, name: str) -> bool:
+    """Whether an option has another value than by default."""
+    value: Any = getattr(options, name)
+    return bool(value != BY_NAME[name].default)
+
+
+def quant_types_of(options: JobOptions, outtype: str) -> tuple[str, ...]:
+    """In the order of making; a type that the base has already is not made again."""
+    names = names_of_output(options.output)
+    base = "" if options.output == GGUF else names.outtypes.get(outtype, "")
+    return make_order(set(options.quant_types) - {base}, names.types)

@@ -1,0 +1,106 @@
+"""Files of rwkv.cpp: one type for the matrices that it quantizes, without an imatrix, byte for byte as its own quantizer
+writes them; of the programs of llama.cpp none is needed, only ggml's kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from ggufy.core.errors import SourceError
+from ggufy.core.job import Artifact, Making
+from ggufy.core.metrics import Evaluation
+from ggufy.core.outputs import OUTPUT_NAMES, RWKVCPP
+from ggufy.core.plan import Step
+from ggufy.formats.rwkvcpp import RwkvcppHead, read_head
+from ggufy.llama import ggml
+from ggufy.models.chat_format import RwkvFormat
+from ggufy.quantize.recipe import Forecast
+from ggufy.quantize.search.mixes import STOCK
+from ggufy.rwkvcpp import quantize
+from ggufy.steps.context import Context
+from ggufy.steps.job_forecast import JobForecast
+from ggufy.steps.outputs.output_format import MeasureOrder, OutputFormat
+
+
+class Rwkvcpp(OutputFormat):
+    """See above."""
+
+    names = OUTPUT_NAMES[RWKVCPP]
+    chats = True
+    title = "Files of {name} for [rwkv.cpp](https://github.com/RWKV/rwkv.cpp)."
+    made_with = "the kernels of llama.cpp"
+    library = "rwkv"
+    tags = ("rwkv", "rwkv.cpp")
+
+    def forecast(self, base: Path, types: Iterable[str], **_: Any) -> JobForecast:
+        """Of types that do not fit the model's rows nothing: making one says why."""
+        head = read_head(base)
+        quants = {name: made for name in types if (made := _forecast(head, name)) is not None}
+        return JobForecast(base=head, quants=quants, same_as={})
+
+    def check(self, ctx: Context) -> None:
+        ggml.load(ctx.llama.bin)
+
+    def make(self, ctx: Context, step: Step) -> Artifact:
+        base, target = ctx.path(step.reads[0]), ctx.path(step.product)
+        control = quantize.Control(
+            limit=ctx.limit,
+            duty=ctx.share,
+            stopped=ctx.stopped,
+            report=lambda fraction: ctx.report(step, fraction),
+        )
+        digest = quantize.quantize(
+            base,
+            target,
+            step.quant_type,
+            ggml=ggml.load(ctx.llama.bin),
+            control=control,
+            identity=ctx.digests.get(base.absolute(), ""),
+        )
+        bpw, types = self.read_types(target)
+        making = Making(llama=ctx.llama.commit, bpw=bpw, recipe=types[:16], mix=STOCK)
+        return Artifact(name=target.name, size=target.stat().st_size, sha256=digest, making=making)
+
+    def read_types(self, path: Path) -> tuple[float, str]:
+        head = read_head(path)
+        types = repr(sorted((record.name, record.type) for record in head.records.values()))
+        return head.bpw, sha256(types.encode()).hexdigest()
+
+    def how_to_run(self, repo_id: str, quant_type: str, *, chat: RwkvFormat | None, converted: bool) -> list[str]:
+        file = f"{repo_id.rpartition('/')[2].removesuffix(f'-{self.names.ending}')}-{quant_type}.{self.names.suffix}"
+        return [
+            "With [rwkv.cpp](https://github.com/RWKV/rwkv.cpp), in its folder:",
+            "",
+            "```sh",
+            f"python python/generate_completions.py {file}",
+            f"python python/chat_with_bot.py {file}",
+            "```",
+            "",
+            "With ggufy, in a terminal and in its page, or from Python:",
+            "",
+            "```sh",
+            f"python -m ggufy chat {file}",
+            "```",
+            "",
+            "```python",
+            "from ggufy.rwkvcpp import RWKVModel",
+            "",
+            f'model = RWKVModel("{file}")',
+            "logits, state = model.eval(1, None)",
+            "```",
+        ]
+
+
+RWKVCPP_OUTPUT = Rwkvcpp()
+
+
+def _forecast(head: RwkvcppHead, type_name: str) -> Forecast | None:
+    try:
+        made = quantize.head_of(head, type_name)
+    except SourceError:
+        return None
+    recipe = {record.name: record.type.replace("FP", "F") for record in made.records.values()}
+    return Forecast(recipe=recipe, size=made.file_size, bpw=made.bpw)
