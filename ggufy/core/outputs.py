@@ -60,7 +60,7 @@ class OutputNames:
 
     def base_type(self, outtype: str | None) -> str:
         """That type of a base, as options call it, or the default if there is no such."""
-        return outtype if outtype in self.outtypes else next(iter(self.outtypes))
+        return outtype if outtype and outtype in self.outtypes else next(iter(self.outtypes))
 
     def folder(self, name: str) -> str:
         """`<Model>-GGUF`: the output folder, and the output repo."""

@@ -129,8 +129,12 @@ class Fetch(Transfer):
 
 def base_name(request: Request) -> str:
     """`<Model>-F16.gguf`, or as the format of the quants calls it: the base."""
-    names = names_of_output(request.output)
-    return f"{request.name}-{names.outtypes.get(request.outtype, request.outtype)}.{names.base_suffix}"
+    return f"{request.name}-{base_type(request)}.{names_of_output(request.output).base_suffix}"
+
+
+def base_type(request: Request) -> str:
+    """F16, or as the format of the quants calls the type of the base."""
+    return names_of_output(request.output).outtypes.get(request.outtype, request.outtype)
 
 
 def imatrix_name(request: Request) -> str:

@@ -97,7 +97,8 @@ def preview(report: Report, settings: Settings, wish: BaseOptions, *, llama: Lla
         environment = resources.child_environment(threads=1, home=settings.home)
         run = ToolRun(environment=environment, cwd=Path(folder))
         facts = ImatrixFacts(file=f"{_name(report)}-imatrix.gguf", dataset="ggufy-calibration.txt")
-        sizes = output.forecast(skeleton, output.types, llama=llama, run=run, facts=facts, mix=wish.mix)
+        types = output.fitting(skeleton)
+        sizes = output.forecast(skeleton, types, llama=llama, run=run, facts=facts, mix=wish.mix)
     return Preview(report=report, sizes=sizes)
 
 
@@ -113,7 +114,7 @@ def cost(
     if found.sizes is None:
         return None
     report, sizes = found.report, found.sizes
-    quants = [sizes.quants[t].size for t in order.quant_types]
+    quants = [sizes.quants[t].size for t in order.quant_types if t in sizes.quants]
     quants += target_sizes(sizes, _labels(sizes, order)).values()
     imatrix = sizes.imatrix_bytes * order.imatrix
     base = sizes.base_size
@@ -141,6 +142,7 @@ def _seconds(report: Report, sizes: JobForecast, order: EstimateOptions, *, thre
         source=Source(kind=report.kind, path=report.path, size=report.size, sha256=""),
         quant_types=order.quant_types,
         outtype="f16",
+        output=report.output,
         imatrix="auto" if order.imatrix else "none",
         evaluate=order.evaluate,
         targets=_labels(sizes, order),
@@ -148,7 +150,7 @@ def _seconds(report: Report, sizes: JobForecast, order: EstimateOptions, *, thre
     )
     load = Workload(
         weights=sizes.weights,
-        quants=sizes.work(make_order(set(order.quant_types))),
+        quants=sizes.work(make_order(set(order.quant_types) & sizes.quants.keys(), OUTPUTS[report.output].types)),
         base_bytes=sizes.base_size,
         recipes=recipes_measured(request),
         chunks=DEFAULT_CHUNKS,

@@ -46,4 +46,6 @@ def quant_types_of(options: JobOptions, outtype: str) -> tuple[str, ...]:
     """In the order of making; a type that the base has already is not made again."""
     names = names_of_output(options.output)
     base = "" if options.output == GGUF else names.outtypes.get(outtype, "")
+    if base == "FP16" and "FP32" in options.quant_types:
+        raise UsageError("an FP32 file is not made from FP16: leave out {OUTTYPE}, or FP32.")
     return make_order(set(options.quant_types) - {base}, names.types)

@@ -14,6 +14,7 @@ from ggufy.jobs.texts import named_texts
 from ggufy.quantize.search.mixes import KINDS, RWKV
 from ggufy.quantize.search.target import MODES, STANDARD, parse_words
 
+_ONLY_GGUF = ("imatrix", "imatrix_path", "mix", "targets", "mode", "chat_format")  # not shown for other files
 IMATRIX = ("bundled", "own", "have", "off")
 
 
@@ -46,13 +47,11 @@ def base_options(outtype: Any, vocab: Any, mix: Any, output: Any) -> BaseOptions
 
 def job_options(values: Mapping[str, Any]) -> JobOptions:
     """Options from the fields of the form, by what the page calls them (`Option.page`)."""
+    if values.get("output") == RWKVCPP:
+        values = {name: value for name, value in values.items() if name not in _ONLY_GGUF}
     if not values.get("types") and not values.get("targets"):
         raise UsageError("no quant type chosen: check at least one.")
     given = {option.name: values.get(option.page) for option in OPTIONS if option.page}
-    if values.get("output") == RWKVCPP:  # the form does not show the others then
-        shown = "source output types outtype vocab name lora lora_alpha evaluate evaluation repo private keep_card".split()
-        values = {name: value for name, value in values.items() if name in shown}
-        given = {option.name: values.get(option.page) for option in OPTIONS if option.page}
     kind, path = values.get("imatrix"), read_text("imatrix_path", values.get("imatrix_path"))
     if kind in ("own", "have") and not path:
         raise UsageError(

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from ggufy.core import metrics
 from ggufy.core.job import RESTING, Job, Status
 from ggufy.core.metrics import Pick, shown_speed
-from ggufy.core.plan import SOURCE_PRODUCT, Products
+from ggufy.core.plan import SOURCE_PRODUCT, Products, base_type
 from ggufy.core.progress import DONE, RUNNING, WAITING, Snapshot, StepProgress
 from ggufy.core.words import human_size, human_time
 from ggufy.jobs.results import models
@@ -120,7 +120,6 @@ def job_card(
     state = view.stopping if view.stopping and job.status not in RESTING else job.status.value
     files_sum = texts["files_sum"].format(count=len(view.files), size=human_size(sum(r["size"] for r in view.files)))
     done_now = job.status is Status.DONE
-    base_type = output_of(job.request).names.outtypes.get(job.request.outtype, job.request.outtype)
     findable = done_now and not job.frontier and not sizes_known and output_of(job.request).to_order
     return JobCard(
         id=job.id,
@@ -143,8 +142,8 @@ def job_card(
         files_sum=files_sum,
         where=", ".join(job.request.repos) or str(view.folder),
         link=repo,
-        points=points(view.files, base_type) if "plot" in shown else (),
-        picks=picks(view.files, base_type) if "files" in shown else (),
+        points=points(view.files, base_type(job.request)) if "plot" in shown else (),
+        picks=picks(view.files, base_type(job.request)) if "files" in shown else (),
         sizes=size_rows(job.frontier) if "sizes" in shown and done_now else (),
         size_at=start_at(job) if "sizes" in shown else 0,
         measured=any("evaluation" in row for row in view.files),
@@ -162,17 +161,17 @@ def _sections(view: JobView, *, findable: bool) -> tuple[str, ...]:
     return tuple(name for name in SECTIONS if there[name])
 
 
-def points(rows: Sequence[Mapping[str, Any]], base_type: str) -> tuple[Point, ...]:
+def points(rows: Sequence[Mapping[str, Any]], base: str) -> tuple[Point, ...]:
     """The models among the files, smallest first."""
     found = [
-        Point(name=target.short(row.get("type") or base_type), size=row["size"], kld=_kld(row)) for row in models(rows)
+        Point(name=target.short(row.get("type") or base), size=row["size"], kld=_kld(row)) for row in models(rows)
     ]
     return tuple(sorted(found, key=lambda point: point.size))
 
 
-def picks(rows: Sequence[Mapping[str, Any]], base_type: str) -> tuple[Pick, ...]:
+def picks(rows: Sequence[Mapping[str, Any]], base: str) -> tuple[Pick, ...]:
     """Which file to take for every amount of memory: each line holds from its amount on."""
-    models = {point.name: point for point in points(rows, base_type)}
+    models = {point.name: point for point in points(rows, base)}
     sizes = {name: point.size for name, point in models.items()}
     klds = {name: point.kld for name, point in models.items() if point.kld is not None}
     return metrics.picks(sizes, klds)

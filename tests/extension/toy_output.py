@@ -65,7 +65,9 @@ class SignsFormat(OutputFormat):
     def read_types(self, path: Path) -> tuple[float, str]:
         return 1.0, "signs"
 
-    def how_to_run(self, repo_id: str, quant_type: str, *, chat: RwkvFormat | None, converted: bool) -> list[str]:
+    def how_to_run(
+        self, repo_id: str, quant_type: str, *, file: str, chat: RwkvFormat | None, converted: bool
+    ) -> list[str]:
         return ["```sh", f"which-way {repo_id} {quant_type}", "```"]
 
 

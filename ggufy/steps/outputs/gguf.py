@@ -129,7 +129,9 @@ class Gguf(OutputFormat):
         types = repr(sorted((tensor.name, tensor.type) for tensor in head.tensors.values()))
         return head.bpw, sha256(types.encode()).hexdigest()
 
-    def how_to_run(self, repo_id: str, quant_type: str, *, chat: RwkvFormat | None, converted: bool) -> list[str]:
+    def how_to_run(
+        self, repo_id: str, quant_type: str, *, file: str, chat: RwkvFormat | None, converted: bool
+    ) -> list[str]:
         """The flags are tested with the programs; see chat_format.py for why RWKV needs them."""
         llama = " ".join([f"-hf {repo_id}:{quant_type}", *(llama_flags(chat, converted=converted) if chat else ())])
         message = '{"messages": [{"role": "user", "content": "Hello!"}]}'

@@ -68,6 +68,10 @@ class OutputFormat(ABC):
     ) -> JobForecast:
         """What quants of a base (or of its skeleton) will be; `facts` are of the imatrix that they will name."""
 
+    def fitting(self, base: Path) -> Iterable[str]:
+        """The types that a base (or its skeleton) can become."""
+        return self.types
+
     def check(self, ctx: Context) -> None:  # noqa: B027 - many have nothing to check
         """Raises, before anything is made, what would only be met hours later."""
 
@@ -89,9 +93,11 @@ class OutputFormat(ABC):
         """Of a file: bits per weight, and a digest of every tensor's type. Raises SourceError if it is broken."""
 
     @abstractmethod
-    def how_to_run(self, repo_id: str, quant_type: str, *, chat: RwkvFormat | None, converted: bool) -> list[str]:
-        """Lines of the card, to copy. `chat`: how it talks, if it is an RWKV that does; `converted`: it comes from a
-        checkpoint, so that its metadata are ours."""
+    def how_to_run(
+        self, repo_id: str, quant_type: str, *, file: str, chat: RwkvFormat | None, converted: bool
+    ) -> list[str]:
+        """Lines of the card, to copy, for the `file` of that type. `chat`: how it talks, if it is an RWKV that does;
+        `converted`: it comes from a checkpoint, so that its metadata are ours."""
 
     def advice(self, quant: str) -> str:
         """One line about a quant type or a size to order, in English."""

@@ -1,17 +1,15 @@
-"""Files of rwkv.cpp: one type for the matrices that it quantizes, without an imatrix, byte for byte as its own quantizer
-writes them; of the programs of llama.cpp none is needed, only ggml's kernels."""
+"""Files of rwkv.cpp: one type for the matrices that it quantizes, without an imatrix, byte for byte as its own
+quantizer writes them; of the programs of llama.cpp none is needed, only ggml's kernels."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from ggufy.core.errors import SourceError
 from ggufy.core.job import Artifact, Making
-from ggufy.core.metrics import Evaluation
 from ggufy.core.outputs import OUTPUT_NAMES, RWKVCPP
 from ggufy.core.plan import Step
 from ggufy.formats.rwkvcpp import RwkvcppHead, read_head
@@ -22,7 +20,7 @@ from ggufy.quantize.search.mixes import STOCK
 from ggufy.rwkvcpp import quantize
 from ggufy.steps.context import Context
 from ggufy.steps.job_forecast import JobForecast
-from ggufy.steps.outputs.output_format import MeasureOrder, OutputFormat
+from ggufy.steps.outputs.output_format import OutputFormat
 
 
 class Rwkvcpp(OutputFormat):
@@ -36,10 +34,13 @@ class Rwkvcpp(OutputFormat):
     tags = ("rwkv", "rwkv.cpp")
 
     def forecast(self, base: Path, types: Iterable[str], **_: Any) -> JobForecast:
-        """Of types that do not fit the model's rows nothing: making one says why."""
+        """Raises SourceError for a type whose blocks do not fit the model's rows."""
         head = read_head(base)
-        quants = {name: made for name in types if (made := _forecast(head, name)) is not None}
-        return JobForecast(base=head, quants=quants, same_as={})
+        return JobForecast(base=head, quants={name: _forecast(head, name) for name in types}, same_as={})
+
+    def fitting(self, base: Path) -> list[str]:
+        head = read_head(base)
+        return [name for name in self.types if _fits(head, name)]
 
     def check(self, ctx: Context) -> None:
         ggml.load(ctx.llama.bin)
@@ -69,8 +70,9 @@ class Rwkvcpp(OutputFormat):
         types = repr(sorted((record.name, record.type) for record in head.records.values()))
         return head.bpw, sha256(types.encode()).hexdigest()
 
-    def how_to_run(self, repo_id: str, quant_type: str, *, chat: RwkvFormat | None, converted: bool) -> list[str]:
-        file = f"{repo_id.rpartition('/')[2].removesuffix(f'-{self.names.ending}')}-{quant_type}.{self.names.suffix}"
+    def how_to_run(
+        self, repo_id: str, quant_type: str, *, file: str, chat: RwkvFormat | None, converted: bool
+    ) -> list[str]:
         return [
             "With [rwkv.cpp](https://github.com/RWKV/rwkv.cpp), in its folder:",
             "",
@@ -97,10 +99,15 @@ class Rwkvcpp(OutputFormat):
 RWKVCPP_OUTPUT = Rwkvcpp()
 
 
-def _forecast(head: RwkvcppHead, type_name: str) -> Forecast | None:
+def _fits(head: RwkvcppHead, type_name: str) -> bool:
     try:
-        made = quantize.head_of(head, type_name)
+        quantize.head_of(head, type_name)
     except SourceError:
-        return None
+        return False
+    return True
+
+
+def _forecast(head: RwkvcppHead, type_name: str) -> Forecast:
+    made = quantize.head_of(head, type_name)
     recipe = {record.name: record.type.replace("FP", "F") for record in made.records.values()}
     return Forecast(recipe=recipe, size=made.file_size, bpw=made.bpw)
