@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from ggufy.formats.gguf import GgufHead
 from ggufy.formats.rwkvcpp import RwkvcppHead
 from ggufy.quantize.recipe import Forecast, core_seconds
-from ggufy.steps import same_model
+from ggufy.steps.same_model import vocab_size as entries_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class JobForecast:
     @property
     def vocab_size(self) -> int:
         """Tokens that a prediction has values for."""
-        return same_model.vocab_size(self.base) if isinstance(self.base, GgufHead) else self.base.vocab_size
+        return entries_of(self.base) if isinstance(self.base, GgufHead) else self.base.vocab_size
 
     @property
     def imatrix_bytes(self) -> int:
