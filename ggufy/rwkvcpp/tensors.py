@@ -195,8 +195,8 @@ class RwkvcppModel:
 
     def head(self, planned: Iterable[Planned], type_name: str) -> RwkvcppHead:
         """What a file of the type FP32 or FP16 with these tensors, in this order, says about itself."""
-        types = {one.name: file_type(one.name, one.shape, type_name) for one in planned}
         shapes = {one.name: one.shape for one in planned}
+        types = {name: file_type(name, shape, type_name) for name, shape in shapes.items()}
         return planned_head(types, shapes, self.vocab_size, self.width, self.layers, type_name)
 
     def _shape(self, symbols: tuple[str, ...]) -> tuple[int, ...]:
