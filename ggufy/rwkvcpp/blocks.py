@@ -1,5 +1,5 @@
-"""The two halves of an RWKV's block, versions 4 to 7, as rwkv.cpp computes them (rwkv_graph.inc and the operators wkv_*
-of RWKV/rwkv.cpp at 4358e70), over T tokens at once but for the recurrence, which goes token by token.
+"""The two halves of an RWKV's block, versions 4 to 7, as rwkv.cpp computes them (rwkv_graph.inc and operators wkv_* of
+RWKV/rwkv.cpp at 4358e70), over T tokens at once but for the recurrence, which goes token by token.
 
 T tokens, C width, H heads of N values each. Inputs are layer-normalized, F32 [T, C]; `before` has the input of the
 token before each. States are views of the state vector, and change in place.

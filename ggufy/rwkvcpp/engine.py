@@ -1,43 +1,40 @@
 """An engine for files of rwkv.cpp: RWKV-4 to 7, on the CPU, in NumPy with ggml's matrix products.
 
-    engine = Engine(Path("RWKV-4-169M-Q5_1.bin"), threads=2, ggml_folder=llama.bin)
-    logits, state = engine.eval([1, 2, 3], None)
-    logits, state = engine.eval([4], state)
-
-A state is one F32 vector in rwkv.cpp's layout (rwkv.h), so that states can be exchanged with it. For each block: the
-last input of the channel mix [C], of the time mix [C], then version 4's numerator, denominator and exponent [3, C], or
-the matrices of the heads, [H, keys, values] of version 5 and 6, [H, values, keys] of 7.
+engine = Engine(Path("RWKV-4-169M-Q5_1.bin"), threads=2, ggml_folder=llama.bin)
+logits, state = engine.eval([1, 2, 3], None)
+logits, state = engine.eval([4], state)
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from ggufy.core.errors import SourceError, UsageError
+from ggufy.core.errors import SourceError
 from ggufy.formats.rwkvcpp import read_head
 from ggufy.llama.ggml import F32Array
-from ggufy.rwkvcpp import blocks
+from ggufy.rwkvcpp.blocks import GROUP_EPS_5, ChannelMix, TimeMix, TimeMix4, TimeMix5, TimeMix6, TimeMix7, normed
+from ggufy.rwkvcpp.evaluator import Evaluator
 from ggufy.rwkvcpp.weights import Weights, rows_of
 from ggufy.system.resources import tool_threads
 
 _TOKENS_AT_ONCE = 64  # through a block: their inner values take memory, more of them gain no speed
-_NEVER = -1e30  # version 4's largest exponent before the first token
 
 
 @dataclass(frozen=True)
 class _Block:
     ln1: tuple[F32Array, F32Array]
-    time_mix: blocks.TimeMix
+    time_mix: TimeMix
     ln2: tuple[F32Array, F32Array]
-    channel_mix: blocks.ChannelMix
+    channel_mix: ChannelMix
 
 
-class Engine:
-    """A loaded model. It belongs to one thread at a time; `close` gives its memory and threads back."""
+class Engine(Evaluator):
+    """Our own. It takes as much memory as the file has bytes."""
 
     def __init__(
         self,
@@ -45,7 +42,7 @@ class Engine:
         *,
         threads: int | None = None,
         ggml_folder: Path | None = None,
-        eps: float = blocks.GROUP_EPS_5,
+        eps: float = GROUP_EPS_5,
     ):
         """Reads the whole file.
 
@@ -58,8 +55,7 @@ class Engine:
             raise SourceError(
                 "{path} has blocks that rwkv.cpp gave up in May 2023: convert it to version 101 first.", path=path
             )
-        self.path, self.version, self.type = path, head.rwkv, head.type
-        self.n_vocab, self.n_embed, self.n_layer = head.vocab_size, head.width, head.layers
+        super().__init__(path, head)
         self._weights = Weights(path, head, threads=tool_threads(threads), ggml_folder=ggml_folder)
         try:
             self._load(eps)
@@ -82,86 +78,53 @@ class Engine:
         count = heads.pop()
         size = width // count if count else 0
         self._state_shape = (count, size, size) if count else (3, width)
+        self.state_len = self.n_layer * (2 * width + math.prod(self._state_shape))
 
     def _block(self, i: int, eps: float) -> _Block:
         weights, width, att = self._weights, self.n_embed, f"blocks.{i}.att."
-        time_mix: blocks.TimeMix
+        time_mix: TimeMix
         if self.version == "4":
-            time_mix = blocks.TimeMix4(weights, att, width)
+            time_mix = TimeMix4(weights, att, width)
         elif self.version == "6":
-            time_mix = blocks.TimeMix6(weights, att, width)
+            time_mix = TimeMix6(weights, att, width)
         elif self.version == "7":
-            time_mix = blocks.TimeMix7(weights, att, width, first=i == 0)
+            time_mix = TimeMix7(weights, att, width, first=i == 0)
         else:
-            time_mix = blocks.TimeMix5(weights, att, width, eps=eps)
+            time_mix = TimeMix5(weights, att, width, eps=eps)
         return _Block(
             _norm(weights, f"blocks.{i}.ln1", width),
             time_mix,
             _norm(weights, f"blocks.{i}.ln2", width),
-            blocks.ChannelMix(weights, f"blocks.{i}.ffn.", width, self.version),
+            ChannelMix(weights, f"blocks.{i}.ffn.", width, self.version),
         )
 
-    @property
-    def state_len(self) -> int:
-        """Values of a state."""
-        return self.n_layer * (2 * self.n_embed + int(np.prod(self._state_shape)))
-
-    @property
-    def logits_len(self) -> int:
-        return self.n_vocab
-
-    def initial_state(self) -> F32Array:
-        """The state before the first token."""
-        state = np.zeros((self.n_layer, self.state_len // self.n_layer), dtype=np.float32)
-        if self.version == "4":
-            state[:, -self.n_embed :] = _NEVER
-        return state.reshape(-1)
-
-    def eval(self, tokens: Sequence[int], state: F32Array | None, *, every: bool = False) -> tuple[F32Array, F32Array]:
-        """Goes on from `state` (F32 [state_len]; None: the initial one) by these tokens, at least one.
-
-        Gives the logits after the last token, F32 [V], or with `every` after each, F32 [T, V], and the new state;
-        `state` stays as it is. Raises UsageError for a token that the model does not have, ValueError for a state of
-        another shape.
-        """
-        for token in tokens:
-            if not 0 <= token < self.n_vocab:
-                raise UsageError(
-                    "token {token} is none of the model's {count}: choose the tokenizer that belongs to it.",
-                    token=token,
-                    count=self.n_vocab,
-                )
-        if not len(tokens):
-            raise ValueError("there has to be a token")
+    def _eval(self, tokens: Sequence[int], state: F32Array | None, *, every: bool) -> tuple[F32Array, F32Array]:
         new = self.initial_state() if state is None else np.array(state, dtype=np.float32)
-        if new.shape != (self.state_len,):
-            raise ValueError(f"a state of {new.shape} values, expected ({self.state_len},)")
         logits = []
         with np.errstate(all="ignore"):  # infinities come and go in sigmoid, as in C
             for first in range(0, len(tokens), _TOKENS_AT_ONCE):
                 x = self._advance(tokens[first : first + _TOKENS_AT_ONCE], new)
                 if every or first + _TOKENS_AT_ONCE >= len(tokens):
-                    logits += self._head([blocks.normed(x if every else x[-1:], *self._ln_out)])
+                    logits += self._head([normed(x if every else x[-1:], *self._ln_out)])
         return (np.concatenate(logits) if every else logits[0][0]), new
 
     def _advance(self, tokens: Sequence[int], state: F32Array) -> F32Array:
         """Brings the state behind these tokens; what the last block gives, F32 [T, C]."""
         width = self.n_embed
-        x = blocks.normed(np.concatenate([rows_of(self._embedding, t, t + 1) for t in tokens]), *self._ln0)
+        x = normed(np.concatenate([rows_of(self._embedding, t, t + 1) for t in tokens]), *self._ln0)
         carried: dict[str, F32Array] = {}
         for block, own in zip(self._blocks, state.reshape(self.n_layer, -1), strict=True):
             last_channel, last_time = own[:width], own[width : 2 * width]
             matrices = own[2 * width :].reshape(self._state_shape)
-            inner = blocks.normed(x, *block.ln1)
+            inner = normed(x, *block.ln1)
             x = x + block.time_mix(inner, _shifted(inner, last_time), matrices, carried)
             last_time[:] = inner[-1]
-            inner = blocks.normed(x, *block.ln2)
+            inner = normed(x, *block.ln2)
             x = x + block.channel_mix(inner, _shifted(inner, last_channel))
             last_channel[:] = inner[-1]
         return x
 
     def close(self) -> None:
-        """Gives memory and threads back; `eval` may not be called any more."""
         self._weights.close()
 
 
