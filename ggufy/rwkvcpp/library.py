@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ class LibraryEngine(Evaluator):
             raise UsageError("{path} does not exist: give the path of a librwkv, such as librwkv.so.", path=library)
         script = str(Path(__file__).absolute().with_name("library_child.py"))
         numbers = [str(count), str(gpu_layers)]
-        self._errors = tempfile.TemporaryFile()  # closed with the process
+        self._files = ExitStack()
+        self._errors = self._files.enter_context(tempfile.TemporaryFile())
         self._process = child_process.start(
             [sys.executable, "-I", "-S", script, str(self._library), str(path.absolute()), *numbers],
             cwd=self._library.parent,
@@ -43,6 +45,10 @@ class LibraryEngine(Evaluator):
             stdout=child_process.PIPE,
             stderr=self._errors,
         )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._in, self._out = self._process.stdin, self._process.stdout
+        for pipe in (self._in, self._out):
+            self._files.enter_context(pipe)
         try:
             sizes, _ = self._answer()
             self.state_len = sizes["state"]
@@ -55,9 +61,8 @@ class LibraryEngine(Evaluator):
     def _eval(self, tokens: Sequence[int], state: F32Array | None, *, every: bool) -> tuple[F32Array, F32Array]:
         values = b"" if state is None else np.ascontiguousarray(state, dtype=np.float32).tobytes()
         message = {"tokens": [int(token) for token in tokens], "every": every, "values": len(values) // 4}
-        assert self._process.stdin is not None
         try:
-            send(self._process.stdin, message, values)
+            send(self._in, message, values)
         except OSError as error:
             raise self._ended() from error
         _, made = self._answer()
@@ -69,14 +74,10 @@ class LibraryEngine(Evaluator):
     def close(self) -> None:
         """Ends the process; a second call does nothing."""
         child_process.stop(self._process)
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            pipe.close()
-        self._errors.close()
+        self._files.close()
 
     def _answer(self) -> tuple[dict[str, Any], bytes]:
-        assert self._process.stdout is not None
-        received = receive(self._process.stdout)
+        received = receive(self._out)
         if received is None:
             raise self._ended()
         if "error" in received[0]:
