@@ -6,7 +6,6 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +34,7 @@ class LibraryEngine(Evaluator):
             raise UsageError("{path} does not exist: give the path of a librwkv, such as librwkv.so.", path=library)
         script = str(Path(__file__).absolute().with_name("library_child.py"))
         numbers = [str(count), str(gpu_layers)]
-        self._files = ExitStack()
-        self._errors = self._files.enter_context(tempfile.TemporaryFile())
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._process = child_process.start(
             [sys.executable, "-I", "-S", script, str(self._library), str(path.absolute()), *numbers],
             cwd=self._library.parent,
@@ -47,8 +45,6 @@ class LibraryEngine(Evaluator):
         )
         assert self._process.stdin is not None and self._process.stdout is not None
         self._in, self._out = self._process.stdin, self._process.stdout
-        for pipe in (self._in, self._out):
-            self._files.enter_context(pipe)
         try:
             sizes, _ = self._answer()
             self.state_len = sizes["state"]
@@ -74,7 +70,8 @@ class LibraryEngine(Evaluator):
     def close(self) -> None:
         """Ends the process; a second call does nothing."""
         child_process.stop(self._process)
-        self._files.close()
+        for file in (self._in, self._out, self._errors):
+            file.close()
 
     def _answer(self) -> tuple[dict[str, Any], bytes]:
         received = receive(self._out)
