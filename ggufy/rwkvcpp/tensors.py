@@ -13,16 +13,21 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
 
-from ggufy.core.errors import CheckpointError
+from ggufy.core.errors import CheckpointError, SourceError
+from ggufy.core.messages import Message
 from ggufy.formats.rwkvcpp import HEADER_SIZE, Record, RwkvcppHead, packed_record, values_size
 from ggufy.models import registry
 from ggufy.models.architecture import (
     DAMAGED,
     Shapes,
     block_numbers,
+    brief,
     check_sources,
     refuse_strangers,
+    shape_text,
     size_of,
 )
 
@@ -195,7 +200,7 @@ class RwkvcppModel:
         return planned_head(types, shapes, self.vocab_size, self.width, self.layers, type_name)
 
     def _shape(self, symbols: tuple[str, ...]) -> tuple[int, ...]:
-        return tuple(self.sizes.get(symbol) or int(symbol) for symbol in symbols)
+        return tuple(self.sizes[symbol] if symbol in self.sizes else int(symbol) for symbol in symbols)
 
 
 def measure(shapes: Shapes) -> RwkvcppModel:
@@ -217,6 +222,44 @@ def measure(shapes: Shapes) -> RwkvcppModel:
     leftovers = set(unused(shapes, model)) - {f"blocks.0.{row.target}" for row in _RESIDUAL}
     refuse_strangers(shapes, leftovers, f"RWKV-{known}")
     return model
+
+
+def check_file(head: RwkvcppHead, name: Path | str) -> RwkvcppModel:
+    """What the tensors of a file are. Raises SourceError for one over which rwkv.cpp's loader would end its process:
+    with a tensor too many or too few, or of another shape than its header and the others say."""
+    model = model_of_file(head)
+    expected = {one.name: one.shape for one in model.tensors()}
+    for one, shape in expected.items():
+        if one not in head.records:
+            refuse_file(name, Message("it has no tensor {name}", name=one))
+        if (found := head.records[one].shape) != shape:
+            wrong = Message(
+                "tensor {name} has the shape {shape}, but {expected} was expected",
+                name=one,
+                shape=shape_text(found),
+                expected=shape_text(shape),
+            )
+            refuse_file(name, wrong)
+    if strangers := [one for one in head.records if one not in expected]:
+        refuse_file(name, Message("rwkv.cpp knows no tensor {name}", name=brief(strangers[0])))
+    return model
+
+
+def model_of_file(head: RwkvcppHead) -> RwkvcppModel:
+    """The same as far as the header and the tensors of the first two blocks tell; nothing is checked."""
+    rows = _BLOCKS[head.rwkv] + _RESIDUAL
+    sizes = dict.fromkeys((symbol for row in rows for symbol in row.shape if symbol.isalpha()), 1)
+    for row in rows[::-1]:
+        record = head.records.get(f"blocks.{int(row in _RESIDUAL)}.{row.target}")
+        if record is not None and len(record.shape) == len(row.shape):
+            sizes |= {symbol: size for symbol, size in zip(row.shape, record.shape, strict=True) if symbol in sizes}
+    sizes |= {"V": head.vocab_size, "C": head.width, "5mix": 5 * sizes.get("mix", 0)}
+    return RwkvcppModel(head.rwkv, head.layers, sizes | {"N": head.width // sizes.get("H", 1)})
+
+
+def refuse_file(name: Path | str, why: str) -> NoReturn:
+    """Raises SourceError."""
+    raise SourceError("{name} is not a sound file of rwkv.cpp ({why}): fetch or convert it again.", name=name, why=why)
 
 
 def unused(names: Iterable[str], model: RwkvcppModel) -> list[str]:
