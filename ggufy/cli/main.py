@@ -162,11 +162,14 @@ def run_upgrade(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def run_evaluate(args: argparse.Namespace, settings: Settings) -> int:
+    from ggufy.cli import bin_files, evaluate_bin
     from ggufy.cli import evaluate as evaluate_command  # loads the Hub's client
 
     if args.chunks < 0:
         raise UsageError("--chunks is negative: give a number of chunks, or 0 for the whole text.")
-    print(evaluate_command.run(args, _with_options(settings, args), ready_llama))
+    settings = _with_options(settings, args)
+    ours = bin_files.given(args)
+    print(evaluate_bin.run(args, settings) if ours else evaluate_command.run(args, settings, ready_llama))
     return 0
 
 
