@@ -46,9 +46,7 @@ def checkpoint(
     return source, tiny.write_vocab(folder / "scripted-vocab.txt", tokens[1:])
 
 
-def _weights(
-    chain: list[bytes], tokens: Sequence[bytes], rows: int, version: str = "7"
-) -> dict[str, torch.Tensor]:
+def _weights(chain: list[bytes], tokens: Sequence[bytes], rows: int, version: str = "7") -> dict[str, torch.Tensor]:
     width = 64
     state = tiny.weights(version, width=width, layers=1, vocab=rows)
     for part in ("blocks.0.att.output.weight", "blocks.0.ffn.value.weight", "head.weight"):

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ggufy.core.catalog import make_order
-from ggufy.core.errors import UsageError
+from ggufy.core.errors import UsageError, VocabError
 from ggufy.core.outputs import GGUF, RWKVCPP, names_of_output
+from ggufy.core.source import Source
+from ggufy.core.words import brief
 from ggufy.jobs.options import BY_NAME, JobOptions
 from ggufy.models.chat_format import AUTO
 from ggufy.quantize.search import mixes
+from ggufy.rwkvcpp.tokenizer import AUTO as AUTO_TOKENIZER
+from ggufy.rwkvcpp.tokenizer import PILE_NAMES, PILE_ROWS, tokenizer_of
+from ggufy.sources.format import Report
+from ggufy.system.files import sha256
+from ggufy.system.user_paths import user_file
 
 
 def fit_output(options: JobOptions) -> JobOptions:
@@ -40,6 +48,23 @@ def _asked(options: JobOptions, name: str) -> bool:
     """Whether an option has another value than by default."""
     value: Any = getattr(options, name)
     return bool(value != BY_NAME[name].default)
+
+
+def tokenizer_fields(options: JobOptions, source: Source, report: Report) -> dict[str, Any]:
+    """Fields of a request for files of rwkv.cpp that say in which tokens the model reads: of the file that was given
+    or, for a model of the Pile, lies beside it. Raises VocabError for one that does not fit, and if there is none
+    where quants are to be measured."""
+    model, rows = Path(source.path), report.vocab_size
+    path = user_file(options.vocab) if options.vocab else None
+    if options.vocab and path is None:
+        raise VocabError(
+            "the vocabulary {path} does not exist: check the path given with {VOCAB}.", path=brief(options.vocab)
+        )
+    if path is None and rows == PILE_ROWS and not source.remote:
+        path = next((one for name in PILE_NAMES if (one := model.with_name(name)).is_file()), None)
+    if path is not None or options.evaluate:
+        tokenizer_of(model, rows, str(path) if path else AUTO_TOKENIZER)
+    return {"vocab_path": str(path), "vocab_sha256": sha256(path)} if path else {}
 
 
 def quant_types_of(options: JobOptions, outtype: str) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from ggufy.core.source import STREAMED_KINDS, Source, SourceFile
 from ggufy.core.words import brief, human_size
 from ggufy.formats.gguf import MAGIC, GgufHead
 from ggufy.jobs.options import JobOptions, read_source
-from ggufy.jobs.output_fit import fit_output, quant_types_of
+from ggufy.jobs.output_fit import fit_output, quant_types_of, tokenizer_fields
 from ggufy.jobs.texts import evaluation_fields, spoken_systems
 from ggufy.models.chat_format import pinned_format
 from ggufy.models.chat_names import names_of
@@ -76,6 +76,7 @@ def make_job(options: JobOptions, settings: Settings, watch: Watch | None = None
     wish = AdapterWish(texts=options.lora, alpha=options.lora_alpha, init=options.lora_init or "")
     adapters = pin_adapters(wish, AdapterSearch(settings, watch.sha256, watch.stopped), form)
     looked = options.targets or adapters or (source.remote and source.kind not in STREAMED_KINDS)
+    looked = looked or options.output == RWKVCPP
     report = look(options.source, settings, vocab=options.vocab, output=options.output) if looked else None
     check_adapters(adapters, report)
     base = None if source.remote else form.base_head(Path(source.path))
@@ -103,7 +104,7 @@ def make_job(options: JobOptions, settings: Settings, watch: Watch | None = None
         else "",
         **_order_fields(options, report),
         **_imatrix_fields(options, settings, watch),
-        **_vocab_fields(options, form),
+        **_vocab_fields(options, source, form, report),
         speaks=spoken_systems(options, form, head),
     )
     _check_types(request)
@@ -285,7 +286,9 @@ def _imatrix_fields(options: JobOptions, settings: Settings, watch: Watch) -> di
     return {"imatrix": "file", "imatrix_path": str(path), "imatrix_sha256": watch.sha256(path)}
 
 
-def _vocab_fields(options: JobOptions, form: SourceFormat) -> dict[str, Any]:
+def _vocab_fields(options: JobOptions, source: Source, form: SourceFormat, report: Report | None) -> dict[str, Any]:
+    if options.output == RWKVCPP and report is not None:
+        return tokenizer_fields(options, source, report)
     if options.vocab is None:
         return {}
     if not form.converts:

@@ -60,23 +60,19 @@ def describe_rwkv(
     shapes = shapes_of(layout.origins)
     found |= _sizes(shapes) | {"shapes": shapes, "own_vocab": own, "layout": layout.title}
     if found.get("output") == RWKVCPP:
-        found |= _for_rwkvcpp(shapes)
-        if vocab is None:
-            return  # such files hold none
-        rows = found["vocab_size"]
-    else:
-        found |= {"instead": RWKVCPP} if found["version"] in registry.OLDER else {}
-        model = model_of(layout.origins, config)
-        found |= {"architecture": model.architecture.name, "parameters": model.parameters}
-        found |= {"head_size": model.sizes.get("N", 0), "heads": model.sizes["H"] if "N" in model.sizes else 0}
-        rows = model.vocab_size
+        found |= _for_rwkvcpp(shapes)  # such files hold no vocabulary
+        return
+    found |= {"instead": RWKVCPP} if found["version"] in registry.OLDER else {}
+    model = model_of(layout.origins, config)
+    found |= {"architecture": model.architecture.name, "parameters": model.parameters}
+    found |= {"head_size": model.sizes.get("N", 0), "heads": model.sizes["H"] if "N" in model.sizes else 0}
     given = user_file(vocab) if vocab else None
     if vocab and given is None:
         raise SourceError(
             "the vocabulary {path} does not exist: check the path given with {VOCAB}.", path=brief(vocab)
         )
     with vocab_file(given, own) as path:
-        vocab_for(rows, path)
+        vocab_for(model.vocab_size, path)
 
 
 def _for_rwkvcpp(shapes: Shapes) -> dict[str, Any]:

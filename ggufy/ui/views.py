@@ -194,7 +194,7 @@ def file_row(job_id: str, row: dict[str, Any], texts: Texts, *, repo: str = "") 
     return FileRow(
         file=row["file"],
         link=file_link(job_id, row["file"], repo=repo),
-        type=target.short(row.get("type", "")) or texts.get(f"product_{made_by.kind}", made_by.product_name),
+        type=target.short(row.get("type", "")) or _product(row, texts),
         size=human_size(row["size"]),
         bpw=f"{row['bpw']:.2f}" if "bpw" in row else "",
         imatrix=texts["yes" if row["needs_imatrix"] else "no"] if "needs_imatrix" in row else "",
@@ -205,6 +205,14 @@ def file_row(job_id: str, row: dict[str, Any], texts: Texts, *, repo: str = "") 
         note=note,
         sha256=row.get("sha256", ""),
     )
+
+
+def _product(row: Mapping[str, Any], texts: Texts) -> str:
+    """What a file that is no quant is called."""
+    if "format" in row:
+        return texts["product_base"]
+    made_by = STEPS[row["kind"]]
+    return texts.get(f"product_{made_by.kind}", made_by.product_name)
 
 
 def advice(row: Mapping[str, Any], texts: Texts) -> str:

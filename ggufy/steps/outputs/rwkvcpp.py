@@ -10,24 +10,29 @@ from typing import Any
 
 from ggufy.core.errors import SourceError
 from ggufy.core.job import Artifact, Making
+from ggufy.core.metrics import Evaluation
 from ggufy.core.outputs import OUTPUT_NAMES, RWKVCPP
 from ggufy.core.plan import Step
 from ggufy.formats.rwkvcpp import RwkvcppHead, read_head
 from ggufy.llama import ggml
+from ggufy.llama.tools import CONTEXT
 from ggufy.models.chat_format import RwkvFormat
 from ggufy.quantize.recipe import Forecast
 from ggufy.quantize.search.mixes import STOCK
 from ggufy.rwkvcpp import quantize
+from ggufy.rwkvcpp.measure import MeasureConfig, measure
+from ggufy.rwkvcpp.tokenizer import AUTO
 from ggufy.steps.context import Context
+from ggufy.steps.convert import pinned_vocab
 from ggufy.steps.job_forecast import JobForecast
-from ggufy.steps.outputs.output_format import OutputFormat
+from ggufy.steps.outputs.output_format import MeasureOrder, OutputFormat
 
 
 class Rwkvcpp(OutputFormat):
     """See above."""
 
     names = OUTPUT_NAMES[RWKVCPP]
-    chats = True
+    chats = measured = True
     title = "Files of {name} for [rwkv.cpp](https://github.com/RWKV/rwkv.cpp)."
     made_with = "the kernels of llama.cpp"
     library = "rwkv"
@@ -64,6 +69,25 @@ class Rwkvcpp(OutputFormat):
         bpw, types = self.read_types(target)
         making = Making(llama=ctx.llama.commit, bpw=bpw, recipe=types[:16], mix=STOCK)
         return Artifact(name=target.name, size=target.stat().st_size, sha256=digest, making=making)
+
+    def measure(self, ctx: Context, step: Step, order: MeasureOrder) -> Evaluation:
+        """With ggufy's own engine, which reads the text with base and quant at once."""
+        base, quant = (ctx.path(product) for product in step.reads)
+        vocab = pinned_vocab(ctx)
+        config = MeasureConfig(
+            text=order.text,
+            folder=order.folder,
+            run=ctx.tool_run(step, cwd=ctx.folder),
+            threads=ctx.threads,
+            tokenizer=str(vocab) if vocab else AUTO,
+            limit=ctx.request.evaluation_chunks * CONTEXT,
+            speed=order.speed,
+            ggml_folder=ctx.llama.bin,
+            llama=ctx.llama.commit,
+            digests=ctx.digests,
+            report=lambda what, fraction: order.report(fraction),
+        )
+        return measure(base, [quant], config)[0]
 
     def read_types(self, path: Path) -> tuple[float, str]:
         head = read_head(path)
