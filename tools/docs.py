@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from attacks import ATTACKS, adapters, checkpoints, ggufs, safetensors
+from attacks import ATTACKS, adapters, checkpoints, ggufs, rwkvcpp, safetensors
 from ggufy.cli.parser import build_parser
 from ggufy.core import errors
 from ggufy.core.catalog import QUANT_TYPES
