@@ -58,8 +58,8 @@ def write_file(
                         tell(done)
             finish(part.path, target)
             return part.digest.hexdigest()
-        except SourceError as error:
-            if not isinstance(error, SourceAway):
+        except BaseException as error:
+            if not key or (isinstance(error, SourceError) and not isinstance(error, SourceAway)):
                 part.path.unlink(missing_ok=True)
             raise
         finally:
