@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,8 @@ class LibraryEngine(Evaluator):
         """Ends the process; a second call does nothing."""
         child_process.stop(self._process)
         for file in (self._in, self._out, self._errors):
-            file.close()
+            with suppress(BrokenPipeError):  # what it was not there to read
+                file.close()
 
     def _answer(self) -> tuple[dict[str, Any], bytes]:
         received = receive(self._out)
