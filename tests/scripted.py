@@ -37,18 +37,14 @@ def _tokens(chain: list[bytes]) -> list[bytes]:
 BLANK_LINE = 1 + _tokens(_CHAIN).index(b"\n\n")  # its id
 
 
-def checkpoint(
-    folder: Path, chain: list[bytes] = _CHAIN, name: str = "scripted", version: str = "7"
-) -> tuple[Path, Path]:
-    """Writes the checkpoint and its vocabulary; gives both paths. `version` is as for tiny.weights."""
+def checkpoint(folder: Path, chain: list[bytes] = _CHAIN, name: str = "scripted") -> tuple[Path, Path]:
+    """Writes the checkpoint and its vocabulary; gives both paths."""
     tokens = [b"", *_tokens(chain)]
-    source = tiny.save(folder / f"{name}.pth", _weights(chain, tokens, len(tokens), version))
+    source = tiny.save(folder / f"{name}.pth", _weights(chain, tokens, len(tokens)))
     return source, tiny.write_vocab(folder / "scripted-vocab.txt", tokens[1:])
 
 
-def _weights(
-    chain: list[bytes], tokens: Sequence[bytes], rows: int, version: str = "7"
-) -> dict[str, torch.Tensor]:
+def _weights(chain: list[bytes], tokens: Sequence[bytes], rows: int, version: str = "7") -> dict[str, torch.Tensor]:
     width = 64
     state = tiny.weights(version, width=width, layers=1, vocab=rows)
     for part in ("blocks.0.att.output.weight", "blocks.0.ffn.value.weight", "head.weight"):
@@ -91,12 +87,18 @@ def converted(folder: Path) -> Path:
     return target
 
 
-def in_rwkvcpp(folder: Path, version: str, type_name: str = "FP32") -> Path:
+def in_rwkvcpp(folder: Path, version: str, chain: list[bytes] = _CHAIN) -> Path:
     """Writes the file of rwkv.cpp of the first, in this version of RWKV, with its vocabulary beside it."""
-    source, _ = checkpoint(folder, version=version)
-    target = folder / f"scripted-v{version}-{type_name}.bin"
+    tokens = [b"", *_tokens(chain)]
+    tiny.write_vocab(folder / "scripted-vocab.txt", tokens[1:])
+    return converted_bin(folder, _weights(chain, tokens, len(tokens), version))
+
+
+def converted_bin(folder: Path, state: dict[str, torch.Tensor]) -> Path:
+    """Writes a checkpoint and its FP32 file of rwkv.cpp; gives the latter's path."""
+    source, target = tiny.save(folder / "made.pth", state), folder / "made-FP32.bin"
     with open_checkpoint(source) as file:
-        convert_tensors(file, origins_of(file.shapes), target, type_name=type_name)
+        convert_tensors(file, origins_of(file.shapes), target, type_name="FP32")
     return target
 
 
