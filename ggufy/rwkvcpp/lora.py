@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ggufy.core.errors import SourceError
-from ggufy.formats.rwkvcpp import Record, RwkvcppHead, read_head
+from ggufy.formats.rwkvcpp import Record, read_head
 from ggufy.models.origin import Origin, Origins, derived
 from ggufy.rwkvcpp.convert import PIECE_VALUES, changed, packed_values
-from ggufy.rwkvcpp.tensors import Planned, RwkvcppModel, check_file, planned_head
-from ggufy.rwkvcpp.writing import Progress, write_file
+from ggufy.rwkvcpp.tensors import Planned, RwkvcppModel, check_file
+from ggufy.rwkvcpp.writing import Progress, made_anew, write_file
 from ggufy.system.files import Buffer
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ def merge_into_file(
                     yield packed_values(flat[first : first + PIECE_VALUES], record)
                 file.release(one.name)
 
-        return write_file(target, _as_version_101(head), values, key=key, progress=progress)
+        types = {record.name: record.type for record in head.records.values()}
+        return write_file(target, made_anew(head, head.type, types), values, key=key, progress=progress)
 
 
 def origins_of_file(model: RwkvcppModel) -> dict[str, Origin]:
@@ -96,9 +97,3 @@ def _made(file: MappedRwkvcpp, origins: Origins, one: Planned) -> torch.Tensor:
         tensors = [file.tensor(name) for name in origin.sources]
         sources.append((origin.make(*tensors) if origin.make else tensors[0]).float().reshape(one.source_shape))
     return changed(one, sources)
-
-
-def _as_version_101(head: RwkvcppHead) -> RwkvcppHead:
-    types = {record.name: record.type for record in head.records.values()}
-    shapes = {record.name: record.shape for record in head.records.values()}
-    return planned_head(types, shapes, head.vocab_size, head.width, head.layers, head.type)

@@ -1,7 +1,7 @@
 """Which tensors an RWKV has in a file of rwkv.cpp, and which of BlinkDL's each is made from.
 
 One row for each kind of tensor of a block: BlinkDL's name, its shape in a checkpoint, its shape in the file, and what
-happens to its values on the way (changes.py). Shapes are torch's, outermost first, in symbols: C width, H heads of N
+happens to its values on the way (convert.py). Shapes are torch's, outermost first, in symbols: C width, H heads of N
 values, F width of the channel mix, and ranks of low-rank matrices. A loader ends its process over a tensor that it
 does not know, so a file holds these and no others. Tables and changes are those of python/convert_pytorch_to_ggml.py
 and rwkv_model_loading.inc of RWKV/rwkv.cpp.
@@ -18,7 +18,7 @@ from typing import NoReturn
 
 from ggufy.core.errors import CheckpointError, SourceError
 from ggufy.core.messages import Message
-from ggufy.formats.rwkvcpp import HEADER_SIZE, Record, RwkvcppHead, packed_record, values_size
+from ggufy.formats.rwkvcpp import RwkvcppHead
 from ggufy.models import registry
 from ggufy.models.architecture import (
     DAMAGED,
@@ -30,6 +30,7 @@ from ggufy.models.architecture import (
     shape_text,
     size_of,
 )
+from ggufy.rwkvcpp.writing import planned_head
 
 FUSED = "att.x_rwkvag"
 _FUSED_SOURCES = tuple(f"att.x_{letter}" for letter in "rwkvag")
@@ -43,7 +44,7 @@ class Row:
     sources: tuple[str, ...]
     source_shape: tuple[str, ...]  # of each source
     shape: tuple[str, ...]
-    change: str = ""  # of changes.CHANGES; empty: the values stay, in their order
+    change: str = ""  # of convert.CHANGES; empty: the values stay, in their order
 
 
 def _rows(text: str) -> tuple[Row, ...]:
@@ -195,9 +196,9 @@ class RwkvcppModel:
 
     def head(self, planned: Iterable[Planned], type_name: str) -> RwkvcppHead:
         """What a file of the type FP32 or FP16 with these tensors, in this order, says about itself."""
-        types = {one.name: file_type(one.name, one.shape, type_name) for one in planned}
-        shapes = {one.name: one.shape for one in planned}
-        return planned_head(types, shapes, self.vocab_size, self.width, self.layers, type_name)
+        tensors = ((one.name, file_type(one.name, one.shape, type_name), one.shape) for one in planned)
+        sizes = {"vocab_size": self.vocab_size, "width": self.width, "layers": self.layers}
+        return planned_head(tensors, type_name=type_name, **sizes)
 
     def _shape(self, symbols: tuple[str, ...]) -> tuple[int, ...]:
         return tuple(self.sizes[symbol] if symbol in self.sizes else int(symbol) for symbol in symbols)
@@ -301,7 +302,7 @@ def _heads(width: int, size: int) -> int:
     return 0 if width % size else width // size
 
 
-# ---- types, places and sizes
+# ---- types
 
 
 def file_type(name: str, shape: tuple[int, ...], type_name: str) -> str:
@@ -312,28 +313,3 @@ def file_type(name: str, shape: tuple[int, ...], type_name: str) -> str:
 def is_quantized(name: str, shape: tuple[int, ...]) -> bool:
     """Whether rwkv.cpp quantizes a tensor of this name."""
     return len(shape) == 2 and not _NEVER_QUANTIZED.fullmatch(name)
-
-
-def planned_head(
-    types: Mapping[str, str],
-    shapes: Shapes,
-    vocab_size: int,
-    width: int,
-    layers: int,
-    type_name: str,
-) -> RwkvcppHead:
-    """What a file of version 101 with tensors of these types and shapes, in the order of `types`, will say."""
-    records, end = {}, HEADER_SIZE
-    for name, kind in types.items():
-        offset = end + len(packed_record(name, kind, shapes[name]))
-        records[name] = Record(name, kind, shapes[name], offset, values_size(kind, shapes[name]))
-        end = offset + records[name].size
-    return RwkvcppHead(
-        version=101,
-        vocab_size=vocab_size,
-        width=width,
-        layers=layers,
-        type=type_name,
-        records=records,
-        file_size=end,
-    )
