@@ -6,7 +6,7 @@ llama.cpp and rwkv.cpp do.
 
 ggml's own threads wait for each other by spinning, which costs far more than it gains when the cores are busy. So each
 thread here is one of Python's, has its share of the rows of every matrix, and lets ggml compute that with one thread:
-who waits sleeps, and a result does not depend on the number of threads.
+who waits sleeps, and the result for one input does not depend on the number of threads.
 
 ggml ends the whole process when an assertion of its own fails, so shapes, types and sizes are checked here first.
 """
@@ -142,7 +142,7 @@ class Workers:
 
     def __init__(self, kernels: Kernels, memory: ByteArray, threads: int):
         """`memory`: of `empty_bytes`; it has to live as long as this does."""
-        self.kernels, self._memory = kernels, memory
+        self.kernels, self.memory = kernels, memory
         self.backends = [kernels.new_backend() for _ in range(max(1, threads))]
         self.pool = ThreadPoolExecutor(max(1, threads - 1), thread_name_prefix="ggml")
         self.weights = kernels.ggml_backend_cpu_buffer_from_ptr(memory.ctypes.data, memory.size)
@@ -238,11 +238,11 @@ def _check(matrix: Matrix, workers: Workers) -> None:
     kind = workers.kernels.types.get(matrix.type)
     if kind is None or matrix.columns < 1 or matrix.columns % kind.block or matrix.rows < 1:
         raise ValueError(f"ggml takes no {matrix.rows} rows of {matrix.columns} {matrix.type}")
-    start = matrix.raw.ctypes.data - workers._memory.ctypes.data
+    start = matrix.raw.ctypes.data - workers.memory.ctypes.data
     size = kind.bytes_of(matrix.rows * matrix.columns)
     if matrix.raw.size != size or not matrix.raw.flags.c_contiguous or start % _ALIGNMENT:
         raise ValueError(f"a matrix of {matrix.type} needs {size} bytes at a multiple of {_ALIGNMENT}")
-    if not 0 <= start <= workers._memory.size - size:
+    if not 0 <= start <= workers.memory.size - size:
         raise ValueError("the matrix is not in the memory of these threads")
 
 

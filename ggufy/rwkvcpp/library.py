@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,8 @@ class LibraryEngine(Evaluator):
         """Ends the process; a second call does nothing."""
         child_process.stop(self._process)
         for file in (self._in, self._out, self._errors):
-            file.close()
+            with suppress(BrokenPipeError):  # what it was not there to read
+                file.close()
 
     def _answer(self) -> tuple[dict[str, Any], bytes]:
         received = receive(self._out)
@@ -82,16 +84,16 @@ class LibraryEngine(Evaluator):
         return received
 
     def _ended(self) -> ToolError:
-        """For a process that is gone, with the last thing that it printed."""
-        code = self._process.wait()
-        self._errors.seek(0)
-        lines = self._errors.read().decode("utf-8", errors="replace").split("\n")
-        said = next((line.strip() for line in reversed(lines) if line.strip()), "")
-        return self._failed(f"exit code {code} {said}"[:_MOST_REASON].strip())
+        """For a process that is gone."""
+        return self._failed(f"exit code {self._process.wait()}")
 
     def _failed(self, reason: str) -> ToolError:
+        """With the last thing that the library printed."""
+        self._errors.seek(0)
+        lines = [line.strip() for line in self._errors.read().decode("utf-8", errors="replace").splitlines()]
+        said = next((f": {line}" for line in reversed(lines) if line), "")
         return ToolError(
             "{library} failed ({reason}): use another build of rwkv.cpp, or ggufy's own engine.",
             library=self._library,
-            reason=reason,
+            reason=f"{reason}{said}"[:_MOST_REASON],
         )
