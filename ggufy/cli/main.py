@@ -27,7 +27,7 @@ from ggufy.core.errors import GgufyError, SourceError, UsageError
 from ggufy.core.job import Status
 from ggufy.core.messages import Message
 from ggufy.core.names import stem_of
-from ggufy.core.plan import LOCK_NAME, base_name, folder_name, imatrix_name
+from ggufy.core.plan import LOCK_NAME, base_name, imatrix_name
 from ggufy.core.source import Source, SourceFile
 from ggufy.core.words import human_size
 from ggufy.jobs.options import JobOptions, read_options
@@ -216,7 +216,7 @@ def run_status(args: argparse.Namespace, settings: Settings) -> int:
     settings = _with_options(settings, args)
     rows = []
     for job in JobStore(settings.out).jobs():
-        folder = settings.out / folder_name(job.request.name)
+        folder = settings.out / job.request.folder
         products = [step.product for step in files_made(job.request)]
         published = {artifact.name for artifact in job.artifacts if job.request.repo_id}
         done = sum((folder / product).exists() or product in published for product in products)

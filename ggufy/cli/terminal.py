@@ -146,7 +146,7 @@ def results_table(rows: list[dict[str, Any]]) -> str:
     body = []
     measured = any("evaluation" in row for row in rows)
     for row in rows:
-        kind = row.get("type") or STEPS[row["kind"]].product_name
+        kind = row.get("type") or ("base" if "format" in row else STEPS[row["kind"]].product_name)
         needs = {True: "yes", False: "no"}.get(row.get("needs_imatrix", ""), "")
         bpw = f"{row['bpw']:.2f}" if "bpw" in row else ""
         body.append([kind, human_size(row["size"]), bpw, needs, *(_figures(row) if measured else []), _note(row)])

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
-from ggufy.core.job import Job, Making, Status, first_with_the_same
+from ggufy.core.job import Job, Making, Request, Status, first_with_the_same
 from ggufy.core.metrics import Evaluation, TextFigures, comparable
-from ggufy.core.plan import quant_name
+from ggufy.core.plan import base_type, quant_name
 from ggufy.core.words import human_size
 from ggufy.core.writing import NAMES
 from ggufy.steps import files_made
@@ -26,8 +26,7 @@ def tables(job: Job, uploaded: Mapping[str, int], making: Mapping[str, Making], 
     rows, same_as = {}, _same_tensors(job, making)
     for step in files_made(request):
         if not step.quant_type:
-            base = f", {request.outtype.upper()}" if step.is_model else ""
-            rows[step.product] = (step.product_name + base, step.advice)
+            rows[step.product] = (_base(request) if step.is_model else step.product_name, step.advice)
             continue
         same = same_as.get(step.quant_type)
         advice = f"Same tensors as {same}." if same else output_of(request).advice(step.quant_type)
@@ -53,6 +52,11 @@ def tables(job: Job, uploaded: Mapping[str, int], making: Mapping[str, Making], 
         lines += _other_table(_Figures([one.evolve(speed=None) if one.quant in told else one for one in group]))
         told |= {found.quant for found in group}
     return lines
+
+
+def _base(request: Request) -> str:
+    """What the table calls the base."""
+    return f"base{' GGUF' if output_of(request).names.base_suffix == 'gguf' else ''}, {base_type(request)}"
 
 
 def _same_tensors(job: Job, making: Mapping[str, Making]) -> dict[str, str]:

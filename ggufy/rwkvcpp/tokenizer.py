@@ -25,7 +25,7 @@ from ggufy.models.vocab import load_vocab, most_padding, world_vocab_path
 AUTO, PILE, WORLD = "auto", "20B", "world"
 PILE_ROWS, WORLD_ROWS = 50277, 65536  # of the embeddings of all models that have these tokenizers
 END_OF_TEXT = 0  # id, in both
-_PILE_NAMES = ("20B_tokenizer.json", "tokenizer.json")  # as RWKV's and other repos call the file
+PILE_NAMES = ("20B_tokenizer.json", "tokenizer.json")  # as RWKV's and other repos call the file
 _VOCABULARIES = "*vocab*.txt"
 _MOST_BYTES = 64 << 20  # of a JSON file; the Pile's has 2.4 MB
 
@@ -169,7 +169,7 @@ def _opened(model: Path, rows: int, wish: str) -> Tokenizer:
     if wish == WORLD or (wish == AUTO and rows == WORLD_ROWS):
         return TrieTokenizer(WORLD, load_vocab(world_vocab_path()))
     if wish == PILE or (wish == AUTO and rows == PILE_ROWS):
-        beside = (model.parent / name for name in _PILE_NAMES)
+        beside = (model.parent / name for name in PILE_NAMES)
         if (found := next((path for path in beside if path.is_file()), None)) is None:
             raise VocabError(
                 "{model} needs the tokenizer of the Pile, which ggufy does not bring: put 20B_tokenizer.json of "
@@ -179,7 +179,7 @@ def _opened(model: Path, rows: int, wish: str) -> Tokenizer:
         return JsonTokenizer(found)
     if wish != AUTO:
         return _of_file(Path(wish))
-    names = [*_PILE_NAMES, *sorted(path.name for path in model.parent.glob(_VOCABULARIES))]
+    names = [*PILE_NAMES, *sorted(path.name for path in model.parent.glob(_VOCABULARIES))]
     if (found := next((path for name in names if (path := model.parent / name).is_file()), None)) is None:
         raise VocabError(
             "{model} has {rows} tokens, neither the Pile's nor World's: give its tokenizer with --tokenizer.",
