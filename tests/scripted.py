@@ -37,10 +37,12 @@ def _tokens(chain: list[bytes]) -> list[bytes]:
 BLANK_LINE = 1 + _tokens(_CHAIN).index(b"\n\n")  # its id
 
 
-def checkpoint(folder: Path, chain: list[bytes] = _CHAIN, name: str = "scripted") -> tuple[Path, Path]:
-    """Writes the checkpoint and its vocabulary; gives both paths."""
+def checkpoint(
+    folder: Path, chain: list[bytes] = _CHAIN, name: str = "scripted", version: str = "7"
+) -> tuple[Path, Path]:
+    """Writes the checkpoint and its vocabulary; gives both paths. `version` is as for tiny.weights."""
     tokens = [b"", *_tokens(chain)]
-    source = tiny.save(folder / f"{name}.pth", _weights(chain, tokens, len(tokens)))
+    source = tiny.save(folder / f"{name}.pth", _weights(chain, tokens, len(tokens), version))
     return source, tiny.write_vocab(folder / "scripted-vocab.txt", tokens[1:])
 
 
