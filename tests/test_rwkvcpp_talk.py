@@ -254,6 +254,7 @@ def test_a_reply_can_be_stopped(start: Callable[..., RwkvcppChat], endless: Path
     for piece in chat.say("Hi", stopped=lambda: len(come) >= 5):
         come.append(piece)
     assert "".join(come).startswith("abab") and chat.alive and chat.end == ""
+    assert chat.speeds is not None and min(chat.speeds) > 0
     with contextlib.closing(chat.say("Hi")) as pieces:
         assert next(pieces) == "a"
         with pytest.raises(BusyError):
