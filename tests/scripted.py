@@ -89,12 +89,18 @@ def converted(folder: Path) -> Path:
     return target
 
 
-def in_rwkvcpp(folder: Path, version: str, type_name: str = "FP32") -> Path:
+def in_rwkvcpp(folder: Path, version: str, chain: list[bytes] = _CHAIN) -> Path:
     """Writes the file of rwkv.cpp of the first, in this version of RWKV, with its vocabulary beside it."""
-    source, _ = checkpoint(folder, version=version)
-    target = folder / f"scripted-v{version}-{type_name}.bin"
+    tokens = [b"", *_tokens(chain)]
+    tiny.write_vocab(folder / "scripted-vocab.txt", tokens[1:])
+    return converted_bin(folder, _weights(chain, tokens, len(tokens), version))
+
+
+def converted_bin(folder: Path, state: dict[str, torch.Tensor]) -> Path:
+    """Writes a checkpoint and its FP32 file of rwkv.cpp; gives the latter's path."""
+    source, target = tiny.save(folder / "made.pth", state), folder / "made-FP32.bin"
     with open_checkpoint(source) as file:
-        convert_tensors(file, origins_of(file.shapes), target, type_name=type_name)
+        convert_tensors(file, origins_of(file.shapes), target, type_name="FP32")
     return target
 
 

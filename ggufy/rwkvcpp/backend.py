@@ -174,6 +174,8 @@ class RwkvcppChat(ChatBackend):
         while time.monotonic() < limit and not self._closed:
             message = self._message()
             if message and "piece" not in message:
+                self._note({"end": "", "speeds": None} | message)
+                self.end = ""
                 return
         self._end()
 
