@@ -226,7 +226,7 @@ def test_a_job_id_is_made_as_specified() -> None:
         {},
         {"mix": "stock"},
         {"copies": ["ms:you/m-GGUF"]},
-        {"output": "toy"},
+        {"output": "rwkv.cpp", "outtype": "f32"},
         {"adapters": [lora, pissa]},
         more,
     ):
