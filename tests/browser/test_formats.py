@@ -30,7 +30,7 @@ def test_an_rwkv_4_becomes_files_of_rwkvcpp(app: App, open_tab: Callable[..., Ta
     checked = types.locator("input:checked")
     expect(checked).to_have_count(3)
     assert checked.evaluate_all("boxes => boxes.map((box) => box.value)") == ["Q5_1", "Q8_0", "FP16"]
-    expect(types.locator("label", has_text="Q5_1")).to_contain_text(re.compile(r"\d+ kB"), timeout=60_000)
+    expect(types.locator("label", has_text="Q5_1").first).to_contain_text(re.compile(r"\d+ kB"), timeout=60_000)
     expect(types.get_by_role("checkbox", name="Q4_K_M")).to_have_count(0)
     expect(tab.page.locator("#gg-cost")).to_contain_text("older-rwkv.cpp", timeout=60_000)
     tab.page.get_by_role("button", name="Start").click()
