@@ -220,8 +220,8 @@ def measure(shapes: Shapes) -> RwkvcppModel:
     version, layers = _VERSIONS[known], 1 + max(block_numbers(shapes))
     model = RwkvcppModel(version, layers, _sizes(shapes, version, layers))
     check_sources(shapes, ((source, one.source_shape) for one in model.tensors() for source in one.sources))
-    leftovers = set(unused(shapes, model)) - {f"blocks.0.{row.target}" for row in _RESIDUAL}
-    refuse_strangers(shapes, leftovers, f"RWKV-{known}")
+    unread = {f"blocks.0.{row.target}" for row in _RESIDUAL} if version == "7" else set()
+    refuse_strangers(shapes, [name for name in unused(shapes, model) if name not in unread], f"RWKV-{known}")
     return model
 
 

@@ -13,7 +13,8 @@ from urllib.parse import quote
 
 from ggufy.core import metrics
 from ggufy.core.job import RESTING, Job, Status
-from ggufy.core.metrics import Pick, shown_speed
+from ggufy.core.metrics import Pick, shown_latency, shown_speed
+from ggufy.core.outputs import RWKVCPP
 from ggufy.core.plan import SOURCE_PRODUCT, Products, base_type
 from ggufy.core.progress import DONE, RUNNING, WAITING, Snapshot, StepProgress
 from ggufy.core.words import human_size, human_time
@@ -201,7 +202,7 @@ def file_row(job_id: str, row: dict[str, Any], texts: Texts, *, repo: str = "") 
         kld=" / ".join(f"{one['kld']:.4f}" for one in over),
         ppl_ratio=" / ".join(f"{one['ppl_ratio']:.3f}" for one in over),
         same_top=" / ".join(f"{one['same_top']:.1f} %" for one in over),
-        speed=shown_speed(speed),
+        speed=shown_latency(speed) if row.get("format") == RWKVCPP else shown_speed(speed),
         note=note,
         sha256=row.get("sha256", ""),
     )

@@ -45,6 +45,7 @@ class Gguf(OutputFormat):
     chats = measured = to_order = True
     title = "GGUF files of {name}, for llama.cpp and what is built on it."
     made_with = "llama.cpp"
+    measured_with = "llama-perplexity"
     library = "gguf"
     tags = ("gguf", "llama-cpp")
 

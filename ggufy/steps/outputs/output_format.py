@@ -41,6 +41,8 @@ class OutputFormat(ABC):
     measured: ClassVar[bool] = False  # ggufy can compare one with its base
     to_order: ClassVar[bool] = False  # sizes can be ordered
     title: ClassVar[str]  # of the card: the sentence that says of what model, `{name}`, the files are
+    measured_with: ClassVar[str] = ""  # for the card, likewise
+    speed_unit: ClassVar[str] = "t/s"  # what is shown of a speed: tokens a second, or `ms` of one token
     made_with: ClassVar[str]  # for the card, which says the commit of llama.cpp behind it
     library: ClassVar[str]  # for the card, as the Hub calls it
     tags: ClassVar[tuple[str, ...]]  # for the card

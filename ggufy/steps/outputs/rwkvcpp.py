@@ -35,6 +35,8 @@ class Rwkvcpp(OutputFormat):
     chats = measured = True
     title = "Files of {name} for [rwkv.cpp](https://github.com/RWKV/rwkv.cpp)."
     made_with = "the kernels of llama.cpp"
+    measured_with = "ggufy's own engine and the kernels of llama.cpp"
+    speed_unit = "ms"
     library = "rwkv"
     tags = ("rwkv", "rwkv.cpp")
 
@@ -132,6 +134,6 @@ def _fits(head: RwkvcppHead, type_name: str) -> bool:
 
 
 def _forecast(head: RwkvcppHead, type_name: str) -> Forecast:
-    made = quantize.head_of(head, type_name)
+    made = quantize.head_of(head, type_name, "the model")
     recipe = {record.name: record.type.replace("FP", "F") for record in made.records.values()}
     return Forecast(recipe=recipe, size=made.file_size, bpw=made.bpw)
