@@ -119,7 +119,7 @@ def test_room_for_the_bases_predictions_is_asked_for_before_measuring(ctx: Conte
     base.metadata["tokenizer.ggml.tokens"] = 65536
     sizes = JobForecast(base=base, quants={}, same_as={})
     needed = logits_bytes(65536, 4)
-    assert MEASURE.left_bytes(ctx, sizes) == predictions_bytes(base, 4) == needed + SPARE
+    assert MEASURE.left_bytes(ctx, sizes) == predictions_bytes("gguf", sizes, 4) == needed + SPARE
     kept = ctx.work / FOLDER / "0123.logits"
     kept.parent.mkdir(parents=True)
     with kept.open("wb") as file:

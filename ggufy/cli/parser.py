@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterable
 from typing import Any
 
-from ggufy.cli import chat, complete, inspect, mix, state
+from ggufy.cli import bin_files, chat, complete, inspect, mix, state
 from ggufy.core.metrics import DEFAULT_CHUNKS as COMMAND_CHUNKS
 from ggufy.jobs.options import BY_NAME, CONVERTING, OPTIONS, Kind, Option
 from ggufy.system.settings import HUBS
@@ -88,16 +88,20 @@ def _add_watch(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("base", metavar="BASE.gguf", type=user_path, help="the unquantized model")
-    parser.add_argument(
-        "quants", metavar="QUANT.gguf", type=user_path, nargs="+", help="quants that were made from it"
-    )
+    what = "the unquantized model: a .gguf, or a .bin of rwkv.cpp"
+    parser.add_argument("base", metavar="BASE", type=user_path, help=what)
+    parser.add_argument("quants", metavar="QUANT", type=user_path, nargs="+", help="quants that were made from it")
     parser.add_argument("--text", type=user_path, help="held-out text to measure on (made at set-up)")
     parser.add_argument(
         "--chunks", type=int, default=COMMAND_CHUNKS, help="chunks of 512 tokens to read, 0 = all (%(default)s)"
     )
     parser.add_argument("--speed", action=argparse.BooleanOptionalAction, default=True, help="measure speed (yes)")
     parser.add_argument("--threads", type=int, help="threads for the tools (one less than allowed)")
+    what = "of a .bin: tokens to read (as many as in --chunks)"
+    parser.add_argument("--limit", type=int, metavar="N", help=what)
+    what = "of a .bin: first tokens whose loss does not count (0)"
+    parser.add_argument("--ignore-first", type=int, metavar="N", help=what)
+    bin_files.add_options(parser)
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:

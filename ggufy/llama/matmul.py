@@ -16,11 +16,12 @@ from __future__ import annotations
 import ctypes
 import functools
 import mmap
+import threading
 import weakref
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -144,16 +145,41 @@ class Workers:
         """`memory`: of `empty_bytes`; it has to live as long as this does."""
         self.kernels, self.memory = kernels, memory
         self.backends = [kernels.new_backend() for _ in range(max(1, threads))]
-        self.pool = ThreadPoolExecutor(max(1, threads - 1), thread_name_prefix="ggml")
         self.weights = kernels.ggml_backend_cpu_buffer_from_ptr(memory.ctypes.data, memory.size)
+        self._tasks: list[SimpleQueue[_Task | None]] = [SimpleQueue() for _ in self.backends[1:]]
+        self._threads = [threading.Thread(target=_work, args=(tasks,), daemon=True) for tasks in self._tasks]
+        for thread in self._threads:
+            thread.start()
+
+    def compute(self, graphs: Sequence[_Graph]) -> None:
+        """Computes each graph in the thread of its backend, the first in the calling one.
+
+        Raises ToolError if ggml could not, which happens only without memory.
+        """
+        done: SimpleQueue[int] = SimpleQueue()
+        for tasks, graph in zip(self._tasks, graphs[1:], strict=False):
+            tasks.put((graph, done))
+        statuses = [graphs[0].compute(), *(done.get() for _ in graphs[1:])]
+        if failed := next(filter(None, statuses), 0):
+            raise ToolError("ggml could not compute ({status}): free some memory and try again.", status=failed)
 
     def close(self) -> None:
-        """Ends the threads. Products that were made with them may not be called any more."""
-        self.pool.shutdown()
+        """Ends the threads. Products that were made with them may not be called any more; a second call does
+        nothing."""
+        for tasks in self._tasks:
+            tasks.put(None)
+        for thread in self._threads:
+            thread.join()
         for backend in self.backends:
             self.kernels.ggml_backend_free(backend)
         self.kernels.ggml_backend_buffer_free(self.weights)
-        self.backends.clear()
+        self.backends, self.weights, self._tasks = [], None, []
+
+
+def _work(tasks: SimpleQueue[_Task | None]) -> None:
+    while (task := tasks.get()) is not None:
+        graph, done = task
+        done.put(graph.compute())
 
 
 class Products:
@@ -178,10 +204,7 @@ class Products:
         graphs = self._graphs[count]
         for place, x in zip(graphs[0].inputs, inputs, strict=True):
             place[...] = x
-        others = [self._workers.pool.submit(graph.compute) for graph in graphs[1:]]
-        graphs[0].compute()
-        for other in others:
-            other.result()
+        self._workers.compute(graphs)
         outputs = zip(*(graph.outputs for graph in graphs), strict=True)
         return [np.concatenate(shares, axis=1) for shares in outputs]
 
@@ -222,10 +245,13 @@ class _Graph:
                 kernels.ggml_backend_tensor_alloc(buffer, tensor, array.ctypes.data)
             kernels.ggml_build_forward_expand(self._graph, made)
 
-    def compute(self) -> None:
-        """Raises ToolError if ggml could not, which happens only without memory."""
-        if status := self._kernels.ggml_backend_graph_compute(self._backend, self._graph):
-            raise ToolError("ggml could not compute ({status}): free some memory and try again.", status=status)
+    def compute(self) -> int:
+        """0 if ggml could."""
+        status: int = self._kernels.ggml_backend_graph_compute(self._backend, self._graph)
+        return status
+
+
+_Task = tuple[_Graph, SimpleQueue[int]]
 
 
 def _free(kernels: Kernels, context: int, buffers: list[int]) -> None:

@@ -24,7 +24,7 @@ _NO_GRAPH = {
     ".qkv.k_emb.": Message("RWKV-7b, an RWKV-7 with DeepEmbed and DeepEmbedAttention"),
     ".ffn.s_emb.": Message("RWKV-7a, an RWKV-7 with DeepEmbed"),
 }
-_OLDER = {
+OLDER = {
     "4": Message("its state is no matrix, so no newer version can stand for it"),
     "5": Message("it has no gate, without which RWKV-6 cannot stand for it"),
 }
@@ -45,9 +45,10 @@ def detect(shapes: Shapes) -> Hyperparameters:
         return RWKV6.measure(upgraded_shapes(shapes))
     if version:
         raise CheckpointError(
-            "this is RWKV-{version}, which llama.cpp cannot run, and {reason}: choose an RWKV-6 or RWKV-7 checkpoint.",
+            "this is RWKV-{version}, which llama.cpp cannot run, and {reason}: make files of rwkv.cpp of it with "
+            "{RWKVCPP}, or choose an RWKV-6 or RWKV-7 checkpoint.",
             version=version,
-            reason=_OLDER[version],
+            reason=OLDER[version],
         )
     raise CheckpointError("this is a variety of RWKV that ggufy does not know: choose an RWKV-6 or RWKV-7 checkpoint.")
 
