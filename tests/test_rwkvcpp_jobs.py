@@ -66,6 +66,12 @@ def settings(tmp_path: Path) -> Settings:
     return Settings.from_env(environment)
 
 
+@pytest.fixture(autouse=True)
+def ranks_of_whole_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """rwkv.cpp quantizes low-rank matrices of RWKV-6, too."""
+    monkeypatch.setattr(tiny, "RANKS_6", tiny.LARGE_RANKS_6)
+
+
 def checkpoint(folder: Path, version: str, **more: Any) -> tuple[Path, dict[str, torch.Tensor]]:
     state = tiny.weights(version, **more)
     path = folder / f"m{version}.pth"

@@ -27,6 +27,7 @@ from ggufy.core.errors import GgufyError, SourceError, UsageError
 from ggufy.core.job import Status
 from ggufy.core.messages import Message
 from ggufy.core.names import stem_of
+from ggufy.core.outputs import names_of_output
 from ggufy.core.plan import LOCK_NAME, base_name, imatrix_name
 from ggufy.core.source import Source, SourceFile
 from ggufy.core.words import human_size
@@ -130,10 +131,11 @@ def run_convert(args: argparse.Namespace, settings: Settings) -> int:
     from ggufy.sources.registry import format_of_file
 
     vocab = user_path(args.vocab) if args.vocab else None
-    chosen_with(args.target.parent, "OUT.gguf")
+    chosen_with(args.target.parent, "OUT")
     if (path := local_file(str(args.source))) is None:
         raise SourceError("{path} does not exist: give the path of a .pth or .safetensors file.", path=args.source)
     form, search = format_of_file(path), AdapterSearch(settings)
+    form.check_output(args.output)
     files = [SourceFile(path=str(file), size=file.stat().st_size, sha256="") for file in form.files_here(path)]
     pinned = [one for one, _ in pin_adapters(_adapters(args), search, form)]
     names = [args.name or "", path.name]
@@ -141,7 +143,8 @@ def run_convert(args: argparse.Namespace, settings: Settings) -> int:
         task = ConvertTask(
             source=Source.of_files(files, kind=form.kind),
             path=path,
-            outtype=args.outtype or "f16",
+            outtype=args.outtype or names_of_output(args.output).base_type(None),
+            output=args.output,
             name=args.name or stem_of(str(path)),
             vocab=vocab,
             adapters=adapters,

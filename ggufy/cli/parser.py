@@ -19,7 +19,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-v", "--verbose", action="store_true", help="log what happens")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
 
-    quantize = commands.add_parser("quantize", help="make GGUF quants of a model")
+    quantize = commands.add_parser("quantize", help="make quants of a model: GGUF, or files of rwkv.cpp")
     quantize.add_argument(
         "source",
         metavar="SOURCE",
@@ -28,9 +28,11 @@ def build_parser() -> argparse.ArgumentParser:
     quantize.add_argument("--all", action="store_true", help="all models of the repo, one job each")
     _add_options(quantize, OPTIONS)
     _add_run_options(quantize)
-    convert = commands.add_parser("convert", help="convert one .pth, .safetensors or folder to an unquantized GGUF")
+    convert = commands.add_parser(
+        "convert", help="convert one .pth, .safetensors or folder to an unquantized GGUF or file of rwkv.cpp"
+    )
     convert.add_argument("source", metavar="SRC", type=user_path)
-    convert.add_argument("target", metavar="OUT.gguf", type=user_path)
+    convert.add_argument("target", metavar="OUT", type=user_path)
     _add_options(convert, (BY_NAME[name] for name in CONVERTING))
     upgrade = commands.add_parser("upgrade", help="write an RWKV-5 with a gate as an RWKV-6 checkpoint")
     upgrade.add_argument("source", metavar="IN.pth", type=user_path)
