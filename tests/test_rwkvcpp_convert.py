@@ -181,10 +181,6 @@ def test_other_types_are_refused(tmp_path: Path) -> None:
 # ---- stopped and taken up again
 
 
-class Stopped(Exception):
-    pass
-
-
 def test_a_stopped_run_leaves_nothing_without_a_key_and_what_is_whole_with_one(tmp_path: Path) -> None:
     path = tiny.save(tmp_path / "a.pth", tiny.weights("6"))
     made(path, tmp_path / "whole.bin")
@@ -195,6 +191,9 @@ def test_a_stopped_run_leaves_nothing_without_a_key_and_what_is_whole_with_one(t
         if done > total / 2:
             raise Cancelled("enough")
 
+    with pytest.raises(Cancelled):
+        made(path, target, progress=stop)
+    assert {one.name for one in tmp_path.iterdir()} == {"a.pth", "whole.bin"}
     with pytest.raises(Cancelled):
         made(path, target, key="a", progress=stop)
     part, journal = tmp_path / "a.bin.part", tmp_path / "a.bin.journal.part"

@@ -167,9 +167,10 @@ def read_head(path: Path) -> RwkvcppHead:
         raise SourceError("{path} does not exist: check the path.", path=path) from None
 
 
-def read_head_of(file: BinaryIO, name: Path | str) -> RwkvcppHead:
-    """The same of an open, seekable file; `name` is for the sentences."""
-    return _Reader(file, name).head()
+def read_head_of(file: BinaryIO, name: Path | str, *, until: str = "") -> RwkvcppHead:
+    """The same of an open, seekable file; `name` is for the sentences. Of a file far away, which costs a request for
+    each record, only those before the first whose name starts with `until` are read."""
+    return _Reader(file, name, until).head()
 
 
 def packed_header(*, vocab_size: int, width: int, layers: int, type_name: str) -> bytes:
@@ -197,8 +198,8 @@ def record_size(name: str, type_name: str, shape: tuple[int, ...]) -> int:
 class _Reader:
     """A cursor over the file that never reads past its end."""
 
-    def __init__(self, file: BinaryIO, name: Path | str):
-        self.file, self.name = file, name
+    def __init__(self, file: BinaryIO, name: Path | str, until: str):
+        self.file, self.name, self.until = file, name, until
         self.size = file.seek(0, 2)
         file.seek(0)
 
@@ -236,6 +237,8 @@ class _Reader:
         records: dict[str, Record] = {}
         while self.file.tell() < self.size:
             record = self._record()
+            if self.until and record.name.startswith(self.until):
+                break
             if record.name in records:
                 self._refuse(Message("tensor {name} is listed twice", name=_shown(record.name)))
             if len(records) == _MOST_RECORDS:

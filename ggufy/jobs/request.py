@@ -75,7 +75,8 @@ def make_job(options: JobOptions, settings: Settings, watch: Watch | None = None
     looked = options.targets or adapters or (source.remote and source.kind not in STREAMED_KINDS)
     report = look(options.source, settings, vocab=options.vocab) if looked else None
     check_adapters(adapters, report)
-    head = None if source.remote else form.base_head(Path(source.path))
+    base = None if source.remote else form.base_head(Path(source.path))
+    head = base if isinstance(base, GgufHead) else None
     stem = options.name or file_stem(source.path, source.model_id, by_stranger=options.by_stranger)
     stem += "" if options.name else adapters_label(adapters, by_stranger=options.by_stranger)
     name = model_name(stem)

@@ -21,12 +21,13 @@ import numpy as np
 from gguf import GGMLQuantizationType
 
 from ggufy.core.errors import Cancelled, SourceError, ToolError, UsageError
+from ggufy.core.messages import Message
 from ggufy.formats.rwkvcpp import TYPES, Record, RwkvcppHead, read_head
 from ggufy.llama.ggml import F32Array, Ggml
-from ggufy.rwkvcpp.tensors import file_type, is_quantized, planned_head
+from ggufy.rwkvcpp.tensors import file_type, is_quantized
 from ggufy.rwkvcpp.types import OFFERED, QUANTIZED
 from ggufy.rwkvcpp.version100 import dequantize
-from ggufy.rwkvcpp.writing import write_file
+from ggufy.rwkvcpp.writing import made_anew, write_file
 from ggufy.system import child_process
 from ggufy.system.files import Buffer
 
@@ -48,6 +49,7 @@ class Control:
 
 
 _ALONE = Control()
+_UNNAMED = Message("the file")
 
 
 def quantize(
@@ -87,7 +89,7 @@ def quantize(
     )
 
 
-def head_of(head: RwkvcppHead, type_name: str, name: str = "the file") -> RwkvcppHead:
+def head_of(head: RwkvcppHead, type_name: str, name: str = _UNNAMED) -> RwkvcppHead:
     """What the file made from one with this head will say about itself; `name` is the file's, for sentences.
 
     Raises SourceError if it is quantized already, or has rows that no block fits; UsageError for an unknown type.
@@ -103,8 +105,7 @@ def head_of(head: RwkvcppHead, type_name: str, name: str = "the file") -> Rwkvcp
     types = {one.name: _type_in(one, type_name) for one in head.records.values()}
     for record in head.records.values():
         _check_rows(record, types[record.name], name)
-    shapes = {one.name: one.shape for one in head.records.values()}
-    return planned_head(types, shapes, head.vocab_size, head.width, head.layers, type_name)
+    return made_anew(head, type_name, types)
 
 
 def size_of(head: RwkvcppHead, type_name: str) -> int:

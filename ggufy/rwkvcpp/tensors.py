@@ -1,7 +1,7 @@
 """Which tensors an RWKV has in a file of rwkv.cpp, and which of BlinkDL's each is made from.
 
 One row for each kind of tensor of a block: BlinkDL's name, its shape in a checkpoint, its shape in the file, and what
-happens to its values on the way (changes.py). Shapes are torch's, outermost first, in symbols: C width, H heads of N
+happens to its values on the way (convert.py). Shapes are torch's, outermost first, in symbols: C width, H heads of N
 values, F width of the channel mix, and ranks of low-rank matrices. A loader ends its process over a tensor that it
 does not know, so a file holds these and no others. Tables and changes are those of python/convert_pytorch_to_ggml.py
 and rwkv_model_loading.inc of RWKV/rwkv.cpp.
@@ -13,18 +13,24 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
 
-from ggufy.core.errors import CheckpointError
-from ggufy.formats.rwkvcpp import HEADER_SIZE, Record, RwkvcppHead, packed_record, values_size
+from ggufy.core.errors import CheckpointError, SourceError
+from ggufy.core.messages import Message
+from ggufy.formats.rwkvcpp import RwkvcppHead
 from ggufy.models import registry
 from ggufy.models.architecture import (
     DAMAGED,
     Shapes,
     block_numbers,
+    brief,
     check_sources,
     refuse_strangers,
+    shape_text,
     size_of,
 )
+from ggufy.rwkvcpp.writing import planned_head
 
 FUSED = "att.x_rwkvag"
 _FUSED_SOURCES = tuple(f"att.x_{letter}" for letter in "rwkvag")
@@ -38,7 +44,7 @@ class Row:
     sources: tuple[str, ...]
     source_shape: tuple[str, ...]  # of each source
     shape: tuple[str, ...]
-    change: str = ""  # of changes.CHANGES; empty: the values stay, in their order
+    change: str = ""  # of convert.CHANGES; empty: the values stay, in their order
 
 
 def _rows(text: str) -> tuple[Row, ...]:
@@ -190,12 +196,12 @@ class RwkvcppModel:
 
     def head(self, planned: Iterable[Planned], type_name: str) -> RwkvcppHead:
         """What a file of the type FP32 or FP16 with these tensors, in this order, says about itself."""
-        types = {one.name: file_type(one.name, one.shape, type_name) for one in planned}
-        shapes = {one.name: one.shape for one in planned}
-        return planned_head(types, shapes, self.vocab_size, self.width, self.layers, type_name)
+        tensors = ((one.name, file_type(one.name, one.shape, type_name), one.shape) for one in planned)
+        sizes = {"vocab_size": self.vocab_size, "width": self.width, "layers": self.layers}
+        return planned_head(tensors, type_name=type_name, **sizes)
 
     def _shape(self, symbols: tuple[str, ...]) -> tuple[int, ...]:
-        return tuple(self.sizes.get(symbol) or int(symbol) for symbol in symbols)
+        return tuple(self.sizes[symbol] if symbol in self.sizes else int(symbol) for symbol in symbols)
 
 
 def measure(shapes: Shapes) -> RwkvcppModel:
@@ -214,9 +220,47 @@ def measure(shapes: Shapes) -> RwkvcppModel:
     version, layers = _VERSIONS[known], 1 + max(block_numbers(shapes))
     model = RwkvcppModel(version, layers, _sizes(shapes, version, layers))
     check_sources(shapes, ((source, one.source_shape) for one in model.tensors() for source in one.sources))
-    leftovers = set(unused(shapes, model)) - {f"blocks.0.{row.target}" for row in _RESIDUAL}
-    refuse_strangers(shapes, leftovers, f"RWKV-{known}")
+    unread = {f"blocks.0.{row.target}" for row in _RESIDUAL} if version == "7" else set()
+    refuse_strangers(shapes, [name for name in unused(shapes, model) if name not in unread], f"RWKV-{known}")
     return model
+
+
+def check_file(head: RwkvcppHead, name: Path | str) -> RwkvcppModel:
+    """What the tensors of a file are. Raises SourceError for one over which rwkv.cpp's loader would end its process:
+    with a tensor too many or too few, or of another shape than its header and the others say."""
+    model = model_of_file(head)
+    expected = {one.name: one.shape for one in model.tensors()}
+    for one, shape in expected.items():
+        if one not in head.records:
+            refuse_file(name, Message("it has no tensor {name}", name=one))
+        if (found := head.records[one].shape) != shape:
+            wrong = Message(
+                "tensor {name} has the shape {shape}, but {expected} was expected",
+                name=one,
+                shape=shape_text(found),
+                expected=shape_text(shape),
+            )
+            refuse_file(name, wrong)
+    if strangers := [one for one in head.records if one not in expected]:
+        refuse_file(name, Message("rwkv.cpp knows no tensor {name}", name=brief(strangers[0])))
+    return model
+
+
+def model_of_file(head: RwkvcppHead) -> RwkvcppModel:
+    """The same as far as the header and the tensors of the first two blocks tell; nothing is checked."""
+    rows = _BLOCKS[head.rwkv] + _RESIDUAL
+    sizes = dict.fromkeys((symbol for row in rows for symbol in row.shape if symbol.isalpha()), 1)
+    for row in rows[::-1]:
+        record = head.records.get(f"blocks.{int(row in _RESIDUAL)}.{row.target}")
+        if record is not None and len(record.shape) == len(row.shape):
+            sizes |= {symbol: size for symbol, size in zip(row.shape, record.shape, strict=True) if symbol in sizes}
+    sizes |= {"V": head.vocab_size, "C": head.width, "5mix": 5 * sizes.get("mix", 0)}
+    return RwkvcppModel(head.rwkv, head.layers, sizes | {"N": head.width // sizes.get("H", 1)})
+
+
+def refuse_file(name: Path | str, why: str) -> NoReturn:
+    """Raises SourceError."""
+    raise SourceError("{name} is not a sound file of rwkv.cpp ({why}): fetch or convert it again.", name=name, why=why)
 
 
 def unused(names: Iterable[str], model: RwkvcppModel) -> list[str]:
@@ -258,7 +302,7 @@ def _heads(width: int, size: int) -> int:
     return 0 if width % size else width // size
 
 
-# ---- types, places and sizes
+# ---- types
 
 
 def file_type(name: str, shape: tuple[int, ...], type_name: str) -> str:
@@ -269,28 +313,3 @@ def file_type(name: str, shape: tuple[int, ...], type_name: str) -> str:
 def is_quantized(name: str, shape: tuple[int, ...]) -> bool:
     """Whether rwkv.cpp quantizes a tensor of this name."""
     return len(shape) == 2 and not _NEVER_QUANTIZED.fullmatch(name)
-
-
-def planned_head(
-    types: Mapping[str, str],
-    shapes: Shapes,
-    vocab_size: int,
-    width: int,
-    layers: int,
-    type_name: str,
-) -> RwkvcppHead:
-    """What a file of version 101 with tensors of these types and shapes, in the order of `types`, will say."""
-    records, end = {}, HEADER_SIZE
-    for name, kind in types.items():
-        offset = end + len(packed_record(name, kind, shapes[name]))
-        records[name] = Record(name, kind, shapes[name], offset, values_size(kind, shapes[name]))
-        end = offset + records[name].size
-    return RwkvcppHead(
-        version=101,
-        vocab_size=vocab_size,
-        width=width,
-        layers=layers,
-        type=type_name,
-        records=records,
-        file_size=end,
-    )

@@ -8,17 +8,53 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ggufy.core.errors import SourceAway, SourceError
-from ggufy.formats.rwkvcpp import Record, RwkvcppHead, packed_header, packed_record, record_size
+from ggufy.formats.rwkvcpp import (
+    HEADER_SIZE,
+    VERSION,
+    Record,
+    RwkvcppHead,
+    packed_header,
+    packed_record,
+    record_size,
+    values_size,
+)
 from ggufy.system.files import BackgroundWriter, Buffer, disk_errors, finish, part_of, partial
 from ggufy.system.journaled_part import JournaledPart
 
 Progress = Callable[[int, int], None]  # bytes of values that are there, and of all
 # The values of records, in order, in blocks of which none reaches over the end of a record.
 Values = Callable[[Sequence[Record]], Generator[Buffer, None, None]]
+
+
+def planned_head(
+    tensors: Iterable[tuple[str, str, tuple[int, ...]]], *, vocab_size: int, width: int, layers: int, type_name: str
+) -> RwkvcppHead:
+    """What a file of version 101 with these tensors (name, type, shape) in this order will say about itself."""
+    records, end = {}, HEADER_SIZE
+    for name, kind, shape in tensors:
+        offset = end + len(packed_record(name, kind, shape))
+        records[name] = Record(name, kind, shape, offset, values_size(kind, shape))
+        end = offset + records[name].size
+    return RwkvcppHead(
+        version=VERSION,
+        vocab_size=vocab_size,
+        width=width,
+        layers=layers,
+        type=type_name,
+        records=records,
+        file_size=end,
+    )
+
+
+def made_anew(head: RwkvcppHead, type_name: str, types: Mapping[str, str]) -> RwkvcppHead:
+    """The same of a file with the tensors of another one, in other types."""
+    tensors = ((one.name, types[one.name], one.shape) for one in head.records.values())
+    sizes = {"vocab_size": head.vocab_size, "width": head.width, "layers": head.layers}
+    return planned_head(tensors, type_name=type_name, **sizes)
 
 
 def write_file(
@@ -58,8 +94,8 @@ def write_file(
                         tell(done)
             finish(part.path, target)
             return part.digest.hexdigest()
-        except SourceError as error:
-            if not isinstance(error, SourceAway):
+        except BaseException as error:
+            if not key or (isinstance(error, SourceError) and not isinstance(error, SourceAway)):
                 part.path.unlink(missing_ok=True)
             raise
         finally:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 from ggufy.core.errors import Cancelled
 from ggufy.core.source import Source
 from ggufy.formats.gguf import GgufHead
+from ggufy.formats.rwkvcpp import RwkvcppHead
 
 if TYPE_CHECKING:
     from ggufy.models.merge import OpenAdapter
@@ -108,6 +109,7 @@ class ConvertTask:
         self.report(done / max(1, total))
 
 
+BaseHead = GgufHead | RwkvcppHead
 OpenBeside = Callable[[str], AbstractContextManager[BinaryIO]]  # opens another file of the same folder or repo
 
 
@@ -140,8 +142,8 @@ class SourceFormat(ABC):
     def recognizes(self, path: Path) -> bool:
         """Whether a file on this machine is a model of this format, whatever it is called."""
 
-    def base_head(self, path: Path) -> GgufHead | None:
-        """The head of a file here that is a base GGUF as it is; None for one that has to be converted.
+    def base_head(self, path: Path) -> BaseHead | None:
+        """The head of a file here that is a base as it is; None for one that has to be converted.
 
         Raises SourceError for one that cannot be quantized.
         """
