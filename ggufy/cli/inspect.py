@@ -24,9 +24,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="demo, a .pth, .safetensors or .gguf here or at an address, a folder, owner/repo",
     )
     parser.add_argument("--vocab", metavar="FILE", help="vocabulary of a checkpoint that is not a World model")
-    parser.add_argument(
-        "--format", choices=tuple(OUTPUT_NAMES), default=GGUF, help="of what is to be made of it (gguf)"
-    )
+    what = "of what is to be made of it (gguf)"
+    parser.add_argument("--format", choices=tuple(OUTPUT_NAMES), default=GGUF, help=what)
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
 

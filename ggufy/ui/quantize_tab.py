@@ -158,7 +158,7 @@ class QuantizeTab:
         )
         self.output.change(self.choose_output, self.output, self.only_gguf, **QUIET)
         page.load(self.look, on_source, looked, **QUEUED)
-        self.panel.click(self.choose, None, [self.source, self.output], **QUIET).then(
+        self.panel.click(self.choose, [self.source, self.output], [self.source, self.output], **QUIET).then(
             self.look, on_source, looked, **QUEUED, **several
         )
         last: dict[str, Any] = QUIET | {"trigger_mode": "always_last"}
@@ -266,12 +266,12 @@ class QuantizeTab:
         asked = order.quant_types or order.targets
         return source_parts.cost(found, texts) if found and asked else Markup("")
 
-    def choose(self, event: gr.EventData) -> list[Any]:
+    def choose(self, source: Any, output: Any, event: gr.EventData) -> list[Any]:
         """A repo or a file of it was picked from the panel, or another format."""
         picked = short_text(getattr(event, "job", ""))
         if getattr(event, "action", "") == "format":
-            return [gr.skip(), picked if picked in OUTPUT_NAMES else GGUF]
-        return [picked, gr.skip()]
+            return [source, picked if picked in OUTPUT_NAMES else output]
+        return [picked, output]
 
     @property
     def only_gguf(self) -> list[Any]:
