@@ -63,9 +63,9 @@ def test_what_ggml_would_not_take(workers: Workers) -> None:
     refused(Matrix(memory[:100], 5, 5, "Q9_9"), "no 5 rows of 5 Q9_9")
     refused(Matrix(memory[:90], 5, 31, "Q4_0"), "no 5 rows of 31 Q4_0")
     refused(Matrix(memory[:0], 0, 32, "F32"), "no 0 rows")
-    refused(Matrix(memory[:99], 5, 5, "F32"), "needs 100 bytes at a multiple of 64")
-    refused(Matrix(memory[4:104], 5, 5, "F32"), "needs 100 bytes at a multiple of 64")
-    refused(Matrix(memory[:200:2], 5, 5, "F32"), "needs 100 bytes at a multiple of 64")
+    refused(Matrix(memory[:99], 5, 5, "F32"), "needs 100 bytes at a multiple of 4")
+    refused(Matrix(memory[2:102], 5, 5, "F32"), "needs 100 bytes at a multiple of 4")
+    refused(Matrix(memory[:200:2], 5, 5, "F32"), "needs 100 bytes at a multiple of 4")
     refused(Matrix(matmul.empty_bytes(100), 5, 5, "F32"), "not in the memory|at a multiple")
     matrix, _ = put(workers, 0, values(4, 32), "F32")
     with pytest.raises(ValueError, match="do not fit a matrix of 32 columns"):

@@ -177,6 +177,16 @@ def test_ggml_and_numpy_say_nearly_the_same_of_every_type(tmp_path: Path, llama_
     assert version == "6" or lost["Q8_0"] < lost["Q5_K"] < lost["Q4_K"]
 
 
+@BOTH
+def test_small_matrices_that_begin_anywhere(tmp_path: Path, load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The five of the mix of RWKV-6 lie one after the other, here 130 * 7 values each."""
+    monkeypatch.setattr(tiny, "HEAD_SIZE", 65)
+    monkeypatch.setattr(tiny, "RANKS_6", {"mix": 7, "decay": 5})
+    path = file_of(tmp_path, "6", width=130, half=True)
+    exact, _ = load(file_of(tmp_path, "6", width=130)).eval(TOKENS[:9], None, every=True)
+    assert np.abs(load(path).eval(TOKENS[:9], None, every=True)[0] - exact).max() < 0.05
+
+
 @pytest.mark.tools
 @pytest.mark.usefixtures("even_ranks")
 @pytest.mark.parametrize("version", VERSIONS)

@@ -3,24 +3,26 @@
 # ruff: noqa: F811 - fixtures are imported
 from __future__ import annotations
 
+import io
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 import pytest
 
 from ggufy.formats import prefetched
 from ggufy.formats.streamed_checkpoint import open_streamed
 from ggufy.models.layouts import origins_of
+from ggufy.net.http_file import BLOCK, BlockFile, HttpFile
+from ggufy.net.http_get import hub_address
 from ggufy.rwkvcpp.convert import convert_streamed
 from ggufy.sources import hub
-from ggufy.sources.inspect import inspect
 from ggufy.system.files import sha256
-from ggufy.system.settings import Settings
 from tests import tiny
 from tests.hub_fixture import LocalHub, local_hub  # noqa: F401 - a fixture
 from tests.test_rwkvcpp_convert import made
 from tests.test_rwkvcpp_quantize import base
-
-SETTINGS = Settings.from_env({})
+from tests.test_rwkvcpp_source import FORM, nothing_beside, told
 
 
 @pytest.mark.parametrize("version", ["4", "5.2", "7"])
@@ -41,8 +43,11 @@ def test_a_file_on_a_hub_is_told_by_its_start(tmp_path: Path, local_hub: LocalHu
     path = base(tmp_path, version, "FP32", layers=6, width=512)
     name = f"rwkv-{version}-FP32.bin"
     local_hub.put(f"alice/bins-{version}", name, path.read_bytes())
-    report = inspect(f"alice/bins-{version}:{name}", SETTINGS, endpoint=local_hub.endpoint)
-    here = inspect(str(path), SETTINGS)
-    assert (report.problem, report.kind, report.streams) == ("", "rwkvcpp", False)
-    assert (report.shapes, report.parameters, report.version) == (here.shapes, here.parameters, version)
-    assert 0 < report.received < path.stat().st_size / 2
+    reference = replace(hub.parse_reference(f"alice/bins-{version}:{name}"), revision="main")
+    remote = HttpFile(hub_address(reference, token=None, endpoint=local_hub.endpoint))
+    found: dict[str, Any] = {"path": name, "size": path.stat().st_size, "streams": False}
+    with io.BufferedReader(BlockFile(remote, budget=8 << 20), BLOCK) as file:
+        FORM.describe(cast(BinaryIO, file), nothing_beside, found, None)
+    here = told(path)
+    assert (found["shapes"], found["parameters"], found["version"]) == (here.shapes, here.parameters, version)
+    assert 0 < remote.received < path.stat().st_size / 2

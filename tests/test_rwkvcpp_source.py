@@ -23,8 +23,7 @@ from ggufy.rwkvcpp.quantize import quantize
 from ggufy.rwkvcpp.tensors import check_file
 from ggufy.sources.adapter import AdapterSearch, AdapterWish, pin_adapters
 from ggufy.sources.adapter_files import opened_adapters
-from ggufy.sources.format import ConvertTask
-from ggufy.sources.inspect import inspect
+from ggufy.sources.format import ConvertTask, Report
 from ggufy.sources.registry import format_of, format_of_file, format_of_name
 from ggufy.sources.rwkvcpp_bin import RwkvcppBin
 from ggufy.system.files import sha256
@@ -35,12 +34,26 @@ from tests.test_rwkvcpp_convert import MODELS, VERSIONS, contents, made
 from tests.test_rwkvcpp_quantize import base, of_2023, old_file
 
 pytestmark = pytest.mark.fast
-SETTINGS = Settings.from_env({})
-SEARCH = AdapterSearch(SETTINGS)
+SEARCH = AdapterSearch(Settings.from_env({}))
 FORM = RwkvcppBin()
 
 
 # ---- what it is
+
+
+def told(path: Path) -> Report:
+    """What its format says of a file here."""
+    found: dict[str, Any] = {"path": path.name, "size": path.stat().st_size, "kind": FORM.kind, "noun": FORM.noun}
+    with path.open("rb") as file:
+        try:
+            FORM.describe(file, nothing_beside, found, None)
+        except SourceError as error:
+            found["problem"] = error.message
+    return Report(source=str(path), **found)
+
+
+def nothing_beside(name: str) -> Any:
+    raise AssertionError(name)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +87,7 @@ def test_files_here_are_told_by_what_is_in_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_what_is_told_of_one(tmp_path: Path, version: str) -> None:
     path = base(tmp_path, version, "FP16", layers=3)
-    report = inspect(str(path), SETTINGS)
+    report = told(path)
     state = tiny.weights(version, layers=3)
     assert report.problem == "" and report.kind == "rwkvcpp"
     assert report.version == {"5": "5.1"}.get(version, version)
@@ -90,15 +103,11 @@ def test_what_is_told_of_one(tmp_path: Path, version: str) -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_what_is_told_of_the_published_ones(model: str) -> None:
-    report = inspect(str(reference_file(f"rwkvcpp/upstream/tiny-rwkv-{model}-FP32.bin")), SETTINGS)
+    report = told(reference_file(f"rwkvcpp/upstream/tiny-rwkv-{model}-FP32.bin"))
     assert (report.problem, report.dtype, report.vocab_size) == ("", "f32", 256)
-    report = inspect(str(reference_file(f"rwkvcpp/upstream/tiny-rwkv-{model}-Q5_1.bin")), SETTINGS)
+    report = told(reference_file(f"rwkvcpp/upstream/tiny-rwkv-{model}-Q5_1.bin"))
     assert "is quantized already: start from its FP32 or FP16 file" in report.problem
     assert (report.dtype, report.vocab_size) == ("Q5_1", 256)
-
-
-def nothing_beside(name: str) -> Any:
-    raise AssertionError(name)
 
 
 def test_of_one_far_away_only_the_start_is_read(tmp_path: Path) -> None:
@@ -108,7 +117,7 @@ def test_of_one_far_away_only_the_start_is_read(tmp_path: Path) -> None:
         with path.open("rb") as file:
             FORM.describe(file, nothing_beside, found, None)
         assert found["layers"] == 4
-        assert found["shapes"] == inspect(str(path), SETTINGS).shapes
+        assert found["shapes"] == told(path).shapes
         with path.open("rb") as file, pytest.raises(SourceError, match="are not those of the tensors"):
             FORM.describe(file, nothing_beside, found | {"size": 5000}, None)
 
@@ -140,13 +149,13 @@ def test_what_the_loader_would_end_over_is_refused(tmp_path: Path, version: str)
         ({"record": "ln_out.bias", "gone": True}, "it has no tensor ln_out.bias"),
     ):
         path = changed_file(base(tmp_path, version), **change)
-        assert words in inspect(str(path), SETTINGS).problem
+        assert words in told(path).problem
         with pytest.raises(SourceError, match=r"not a sound file of rwkv\.cpp"):
             FORM.base_head(path)
     path = base(tmp_path, version)
     data = path.read_bytes()
     path.write_bytes(data + struct.pack("<4i", 1, 8, 0, 1) + b"time_abc" + bytes(4))
-    assert "rwkv.cpp knows no tensor time_abc" in inspect(str(path), SETTINGS).problem
+    assert "rwkv.cpp knows no tensor time_abc" in told(path).problem
 
 
 def test_a_header_that_promises_more_is_refused(tmp_path: Path) -> None:
@@ -156,7 +165,7 @@ def test_a_header_that_promises_more_is_refused(tmp_path: Path) -> None:
         wrong = bytearray(data)
         struct.pack_into("<i", wrong, place, value)
         path.write_bytes(wrong)
-        assert "not a sound file of rwkv.cpp" in inspect(str(path), SETTINGS).problem
+        assert "not a sound file of rwkv.cpp" in told(path).problem
 
 
 # ---- what becomes of it
@@ -186,13 +195,13 @@ def test_an_unquantized_file_is_a_base_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("outtype", ["f32", "f16"])
 def test_a_file_of_version_100_is_brought_up_to_date(tmp_path: Path, outtype: str) -> None:
     old = old_file(base(tmp_path, "4"), tmp_path / "old.bin", "Q4_1", of_2023)
-    report = inspect(str(old), SETTINGS)
+    report = told(old)
     assert (report.problem, report.dtype, report.version) == ("", "Q4_1", "4")
     assert FORM.base_head(old) is None
-    told: list[float] = []
-    digest = FORM.convert(task(old, outtype=outtype, report=told.append), tmp_path / "new.bin")
+    seen: list[float] = []
+    digest = FORM.convert(task(old, outtype=outtype, report=seen.append), tmp_path / "new.bin")
     head = read_head(tmp_path / "new.bin")
-    assert digest == sha256(tmp_path / "new.bin") and told[-1] == 1
+    assert digest == sha256(tmp_path / "new.bin") and seen[-1] == 1
     assert (head.version, head.type) == (101, outtype.upper().replace("F", "FP"))
     check_file(head, "new.bin")
     with pytest.raises(Cancelled):
@@ -282,8 +291,8 @@ def test_a_job_s_adapters_are_merged_into_the_base(tmp_path: Path) -> None:
     state = tiny.weights("5.2")
     lora = tiny.save(tmp_path / "lora.pth", adapters.lora(state))
     source = base(tmp_path, "5.2")
-    told: list[float] = []
+    seen: list[float] = []
     with opened(tmp_path / "x", lora, alpha=8) as one:
-        FORM.convert(task(source, adapters=one, report=told.append), tmp_path / "out.bin")
-    assert told[-1] == 1 and set(contents(tmp_path / "out.bin")) == set(contents(source))
+        FORM.convert(task(source, adapters=one, report=seen.append), tmp_path / "out.bin")
+    assert seen[-1] == 1 and set(contents(tmp_path / "out.bin")) == set(contents(source))
     assert contents(tmp_path / "out.bin") != contents(source)

@@ -35,6 +35,8 @@ from ggufy.service.conversations import Chats
 from tests import scripted, tiny
 from tests.conftest import ROOT
 from tests.reference import reference_data, reference_file
+from tests.rwkvcpp_files import Written, write
+from tests.test_rwkvcpp_library import compiled
 
 GREEDY = ChatOptions(temperature=0.0, length=64)
 MODELS = ("4v0-660K", "5v1-730K", "5v2-730K", "6v0-1m", "7v0-834K")
@@ -292,6 +294,17 @@ def test_a_process_that_ends_says_so(start: Callable[..., RwkvcppChat], endless:
     lonely.write_bytes(endless.read_bytes()[:-100])
     with pytest.raises(SourceError, match="cut off"):
         start(lonely)
+
+
+@pytest.mark.fast
+def test_somebody_s_own_library_replies(start: Callable[..., RwkvcppChat], tmp_path: Path) -> None:
+    """By librwkv.c's arithmetic, b is followed by b, and that by the end; our engine cannot load this file."""
+    model = write(tmp_path / "m.bin", [Written(b"emb.weight", 0, [64, 5], bytes(1280))])
+    tiny.write_vocab(tmp_path / "own.vocab.txt", [b"a", b"b", b"c", b"d"])
+    text = start(model, kind=RwkvcppCompletion, library=compiled(tmp_path))
+    assert "".join(text.say("b")) == "b" and text.end == END
+    with pytest.raises(SourceError):
+        next(start(model, kind=RwkvcppCompletion).say("b"))
 
 
 # ---- on the page

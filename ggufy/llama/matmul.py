@@ -33,7 +33,7 @@ from ggufy.llama.ggml import ByteArray, F32Array, GgmlType
 _LIBRARIES = ("libggml.so", "libggml.dylib", "ggml.dll", "libggml.so.0", "libggml.0.dylib")
 _CPU = 0  # GGML_BACKEND_DEVICE_TYPE_CPU
 _F32 = 0
-_ALIGNMENT = 64  # bytes; ggml wants 32 for a buffer
+_ALIGNMENT = 64  # bytes, of what is faster when it is aligned; ggml wants 32 for a buffer
 _POINTER, _NUMBER, _WIDE, _SIZE = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_size_t
 
 
@@ -71,7 +71,7 @@ def empty_bytes(size: int) -> ByteArray:
 
 
 def aligned(offset: int) -> int:
-    """The next offset into such memory at which a matrix may begin."""
+    """The next offset into such memory at which a matrix should begin."""
     return -(-offset // _ALIGNMENT) * _ALIGNMENT
 
 
@@ -266,8 +266,9 @@ def _check(matrix: Matrix, workers: Workers) -> None:
         raise ValueError(f"ggml takes no {matrix.rows} rows of {matrix.columns} {matrix.type}")
     start = matrix.raw.ctypes.data - workers.memory.ctypes.data
     size = kind.bytes_of(matrix.rows * matrix.columns)
-    if matrix.raw.size != size or not matrix.raw.flags.c_contiguous or start % _ALIGNMENT:
-        raise ValueError(f"a matrix of {matrix.type} needs {size} bytes at a multiple of {_ALIGNMENT}")
+    step = 4 if matrix.type == "F32" else 2  # of F16 scales and values
+    if matrix.raw.size != size or not matrix.raw.flags.c_contiguous or start % step:
+        raise ValueError(f"a matrix of {matrix.type} needs {size} bytes at a multiple of {step}")
     if not 0 <= start <= workers.memory.size - size:
         raise ValueError("the matrix is not in the memory of these threads")
 

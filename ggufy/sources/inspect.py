@@ -79,9 +79,9 @@ def _look(
         file, beside = stack.enter_context(_opened(text, settings, found, endpoint=endpoint))
         form = format_of(found["kind"])
         found["noun"] = form.noun
-        form.check_output(found["output"], found)
         own = str(demo.VOCAB) if text == "demo" else None
         form.describe(file, beside, found, vocab or own)
+        form.check_output(found["output"], found)
         if form.rwkv:
             found["chat_format"] = pinned_format(AUTO, (found["path"], found.get("model_id", "")))
 
