@@ -14,7 +14,7 @@ from ggufy.core.catalog import QUANT_TYPES
 from ggufy.core.job import Artifact, FrontierPoint, Job, Request, Status
 from ggufy.core.job_record import to_json
 from ggufy.core.metrics import Evaluation, Quality, Speed
-from ggufy.core.plan import base_name, folder_name, quant_name
+from ggufy.core.plan import base_name, quant_name
 from ggufy.core.source import Source
 from ggufy.records.store import STATE_REPO
 from ggufy.steps import files_made
@@ -39,7 +39,7 @@ def write_records(out: Path, count: int) -> list[Job]:
     records.mkdir(parents=True)
     for job in jobs:
         (records / f"{job.id}.json").write_text(to_json(job), encoding="utf-8")
-        folder = out / folder_name(job.request.name)
+        folder = out / job.request.folder
         folder.mkdir()
         for artifact in job.artifacts:
             os.link(template, folder / artifact.name)

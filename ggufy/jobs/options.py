@@ -16,12 +16,10 @@ from ggufy.core.errors import UsageError
 from ggufy.core.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS
 from ggufy.core.outputs import GGUF, OUTPUT_NAMES
 from ggufy.jobs.type_words import read_types
+from ggufy.jobs.values import read_list, read_number, read_text
 from ggufy.models.chat_format import AUTO, FORMATS
 from ggufy.quantize.search import mixes
 from ggufy.quantize.search.target import MODES, parse_words
-
-LONGEST = 4096  # characters of a text, as of a path
-MOST = 256  # words of a list
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,47 +288,18 @@ def read_source(value: object) -> str:
     raise UsageError("no source given: enter demo, a path, or owner/repo:file.pth.")
 
 
-def read_text(name: str, value: object) -> str:
-    """A text without blanks around it; empty for null. Raises UsageError for anything else."""
-    if value is not None and not isinstance(value, str):
-        raise UsageError("{name} must be text: put it between quotes.", name=name)
-    if len(text := (value or "").strip()) > LONGEST:
-        raise UsageError(
-            "{name} has {count} characters: use at most {most}.", name=name, count=len(text), most=LONGEST
-        )
-    return text
-
-
 def _read(option: Option, value: object, name: str) -> Any:
     match option.kind:
         case Kind.WORDS:
-            return ",".join(_list(name, value))
+            return ",".join(read_list(name, value))
         case Kind.PLACES:
-            return tuple(_list(name, list(parse_words(value)) if isinstance(value, str) else value))
+            return tuple(read_list(name, list(parse_words(value)) if isinstance(value, str) else value))
         case Kind.FLAG if value is not None and not isinstance(value, bool):
             raise UsageError("{name} must be true or false.", name=name)
         case Kind.NUMBER if value is not None and (type(value) is not int or value < 0):  # True is an int, too
             raise UsageError("{name} must be a whole number, and not negative.", name=name)
         case Kind.REAL:
-            return _number(name, value)
+            return read_number(name, value)
         case Kind.TEXT:
             return read_text(name, value) or option.default
     return option.default if value is None else value
-
-
-def _list(name: str, value: object) -> list[str]:
-    words = value if isinstance(value, list | tuple) else [value]
-    if len(words) > MOST:
-        raise UsageError("{name} has {count} words: use at most {most}.", name=name, count=len(words), most=MOST)
-    return [text for word in words if (text := read_text(name, word))]
-
-
-def _number(name: str, value: object) -> float | None:
-    try:
-        if value is None or value == "":
-            return None
-        if isinstance(value, str | int | float) and not isinstance(value, bool):
-            return float(value)
-    except (ValueError, OverflowError):
-        pass
-    raise UsageError("{name} must be a number, such as 32.", name=name)

@@ -12,7 +12,7 @@ import gradio as gr
 from ggufy.core.errors import GgufyError
 from ggufy.core.words import human_time
 from ggufy.jobs.follow import DEFAULT_EVERY, next_look
-from ggufy.jobs.options import LONGEST
+from ggufy.jobs.values import LONGEST
 from ggufy.publish.markup import Markup, el, join
 from ggufy.records.followed import Followed
 from ggufy.service.access import Visitor, is_owner

@@ -16,7 +16,8 @@ from ggufy.core.catalog import OUTTYPES, QUANT_TYPES
 from ggufy.core.errors import GgufyError
 from ggufy.core.outputs import GGUF, OUTPUT_NAMES, RWKVCPP
 from ggufy.jobs.estimate import BaseOptions, EstimateOptions
-from ggufy.jobs.options import LONGEST, OPTIONS, JobOptions
+from ggufy.jobs.options import OPTIONS, JobOptions
+from ggufy.jobs.values import LONGEST
 from ggufy.models.chat_format import AUTO, FORMATS
 from ggufy.publish.markup import Markup
 from ggufy.quantize.search.mixes import KINDS, RWKV
