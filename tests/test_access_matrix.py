@@ -94,6 +94,7 @@ ENDPOINTS = {
     "JobsPanel.look": Row(jobs=True),
     "JobsPanel.act": Row(right="work", event={"action": "cancel", "job": PUBLIC}, jobs=True),
     "QuantizeTab.choose_imatrix": Row(),
+    "QuantizeTab.choose_output": Row(data={"gg-output": "rwkv.cpp"}, holds='"visible":false'),
     "QuantizeTab.connect.<locals>.<lambda>": Row(),
     "QuantizeTab.look": Row(data={"gg-source": "demo"}, holds="RWKV"),
     "QuantizeTab.choose": Row(event={"job": "demo"}, holds="demo"),
@@ -144,6 +145,7 @@ REFUSES, IGNORED, TAKEN = "no file of this machine", "ignored", "taken"
 FIELDS: dict[str, tuple[dict[str, Any], str]] = {
     "gg-source": ({"gg-source": FILE}, REFUSES),
     "gg-types": ({"gg-types": ["Q6_K"]}, TAKEN),
+    "gg-output": ({"gg-output": "rwkv.cpp"}, TAKEN),
     "gg-imatrix": ({"gg-imatrix": "have", "gg-imatrix-path": FILE}, REFUSES),
     "gg-imatrix-path": ({"gg-imatrix": "own", "gg-imatrix-path": FILE}, REFUSES),
     "gg-outtype": ({"gg-outtype": "f32"}, TAKEN),
@@ -464,7 +466,8 @@ def test_every_field_of_the_form(page: Page, tmp_path: Path, monkeypatch: pytest
         assert "was added" in answer, (name, answer[:500])
         assert bool(made) == (outcome == TAKEN), (name, made)
         for job in made:
-            assert (job.request.repo_id, job.request.private) == (plain_job.request.repo_id, False)
+            account, *_ = plain_job.request.repo_id.rpartition("-")
+            assert job.request.repo_id.startswith(account) and not job.request.private
             page.services.cancel(job.id)
     assert plain_job.request.by_stranger and plain_job.request.repo_id.startswith("friends/RWKV")
 

@@ -181,7 +181,9 @@ def test_a_late_look_does_not_cover_a_newer_price(form: QuantizeTab) -> None:
     """Its cost is of what was chosen when it began; its panel still counts."""
     late = look(form, "slow")
     next(late)
-    price = form.price("slow", "auto", "", "rwkv", [], "bundled", False, "6 apples", "fast", "bundled", REQUEST, None)
+    price = form.price(
+        "slow", "auto", "", "rwkv", "gguf", [], "bundled", False, "6 apples", "fast", "bundled", REQUEST, None
+    )
     assert "is no size to order" in price
     form.services.go.set()  # type: ignore[attr-defined]
     (answer,) = late
