@@ -140,7 +140,7 @@ class Looked:
             self.go.wait(60)
         raise UsageError(f"{text} does not exist: give a .pth file.")
 
-    def cost(self, text: str, visitor: Any, order: Any, **_: Any) -> Any:
+    def cost(self, text: str, visitor: Any, order: Any, wish: Any) -> Any:
         raise UsageError("that is no size to order.")
 
 
