@@ -56,7 +56,8 @@ class QuantizeTab:
             [(i18n(f"output_{name}"), name) for name in OUTPUT_NAMES],
             value=GGUF,
             label=i18n("output"),
-            info=i18n("output_info"),
+            show_label=False,  # the form fits one screen
+            container=False,
             elem_id="gg-output",
         )
         self.types = gr.HTML(
