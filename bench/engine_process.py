@@ -19,8 +19,9 @@ from ggufy.llama.tools import ToolRun
 from ggufy.quantize import engine
 from ggufy.quantize.imatrix import read_imatrix
 from ggufy.quantize.recipe import stock_recipe
-from ggufy.quantize.task import Control, QuantizeTask
+from ggufy.quantize.task import QuantizeTask
 from ggufy.steps.partial_backup import PartialBackup
+from ggufy.system.control import Control
 
 
 class FolderSafe:

@@ -478,7 +478,7 @@ def test_stops_at_any_moment(chats: Callable[..., Chats], endless: tuple[str, ..
 def test_stop_while_a_long_question_is_read(
     chats: Callable[..., Chats], endless: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ggufy.llama.chat.process._GIVE_UP_S", 0.2)
+    monkeypatch.setattr("ggufy.llama.chat.process.GIVE_UP_S", 0.2)
     service = chats(extra=endless)
     ask(service, "Hello", settings=ChatSettings(length=5))
     text = "".join(random.Random(1).choices("abcdefghijklmnopqrstuvwxyz ", k=MAX_MESSAGE))

@@ -19,7 +19,8 @@ from ggufy.quantize.engine import quantize
 from ggufy.quantize.imatrix import read_imatrix
 from ggufy.quantize.layout import plan
 from ggufy.quantize.recipe import Recipe, stock_recipe
-from ggufy.quantize.task import Control, Made, QuantizeTask
+from ggufy.quantize.task import Made, QuantizeTask
+from ggufy.system.control import Control
 from tests import small, tiny
 
 TYPES = [row.name for row in QUANT_TYPES]

@@ -27,7 +27,8 @@ from ggufy.llama.ggml import ByteArray, F32Array, Ggml
 from ggufy.llama.install import Llama
 from ggufy.quantize.engine import quantize
 from ggufy.quantize.imatrix import read_imatrix
-from ggufy.quantize.task import Control, Made, QuantizeTask
+from ggufy.quantize.task import Made, QuantizeTask
+from ggufy.system.control import Control
 from ggufy.system.settings import Settings
 from tests import small, tiny
 
@@ -42,7 +43,8 @@ import sys, threading
 from pathlib import Path
 from ggufy.llama.ggml import Ggml
 from ggufy.quantize.engine import quantize
-from ggufy.quantize.task import Control, QuantizeTask
+from ggufy.quantize.task import QuantizeTask
+from ggufy.system.control import Control
 from ggufy.formats.gguf import read_head
 base, target, kind, folder = sys.argv[1:]
 recipe = {name: kind for name, tensor in read_head(Path(base)).tensors.items() if len(tensor.shape) > 1}

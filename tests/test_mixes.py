@@ -25,7 +25,8 @@ from ggufy.quantize.imatrix import read_imatrix, with_embedding
 from ggufy.quantize.recipe import Recipe, forecast, stock_recipe
 from ggufy.quantize.search import mixes, roles
 from ggufy.quantize.search.mixes import MIXES, mixed
-from ggufy.quantize.task import Control, QuantizeTask
+from ggufy.quantize.task import QuantizeTask
+from ggufy.system.control import Control
 from tests import small, tiny
 from tests.conftest import Ggufy
 

@@ -19,7 +19,8 @@ from ggufy.models.rwkv6 import RWKV6
 from ggufy.quantize.engine import quantize
 from ggufy.quantize.search.loss import dequantize
 from ggufy.quantize.search.mixes import rescaling
-from ggufy.quantize.task import Control, QuantizeTask
+from ggufy.quantize.task import QuantizeTask
+from ggufy.system.control import Control
 from tests import tiny
 
 LAYERS = 11  # halved after each: by 1024 in the last one, as in the last one of a 14B

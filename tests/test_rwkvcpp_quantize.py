@@ -17,9 +17,9 @@ from gguf import GGMLQuantizationType
 from ggufy.core.errors import Cancelled, SourceError, ToolError, UsageError
 from ggufy.formats.rwkvcpp import OLD_TYPES, read_head
 from ggufy.rwkvcpp import quantize
-from ggufy.rwkvcpp.quantize import Control
 from ggufy.rwkvcpp.types import OFFERED, QUANTIZED, UNQUANTIZED, parse_type
 from ggufy.rwkvcpp.version100 import dequantize
+from ggufy.system.control import Control
 from ggufy.system.files import sha256
 from tests import tiny
 from tests.reference import reference_data, reference_file

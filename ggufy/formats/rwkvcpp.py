@@ -195,6 +195,11 @@ def record_size(name: str, type_name: str, shape: tuple[int, ...]) -> int:
     return _START.size + 4 * len(shape) + len(name.encode()) + values_size(type_name, shape)
 
 
+def refuse_file(name: Path | str, why: str) -> NoReturn:
+    """Raises SourceError for a file that is not sound."""
+    raise SourceError("{name} is not a sound file of rwkv.cpp ({why}): fetch or convert it again.", name=name, why=why)
+
+
 class _Reader:
     """A cursor over the file that never reads past its end."""
 
@@ -304,9 +309,7 @@ class _Reader:
         return data
 
     def _refuse(self, why: str) -> NoReturn:
-        raise SourceError(
-            "{name} is not a sound file of rwkv.cpp ({why}): fetch or convert it again.", name=self.name, why=why
-        )
+        refuse_file(self.name, why)
 
 
 def _shown(name: str) -> str:

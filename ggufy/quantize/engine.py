@@ -32,12 +32,12 @@ from ggufy.llama.ggml import ByteArray, Ggml
 from ggufy.quantize.journal import journal_line, journal_of, read_journal
 from ggufy.quantize.layout import PIECE, FileLayout, Rows, Tensor, plan
 from ggufy.quantize.open_file import OpenFile, write_at
-from ggufy.quantize.task import Control, Made, QuantizeTask
+from ggufy.quantize.task import Made, QuantizeTask
 from ggufy.system import child_process
+from ggufy.system.control import TICK_S, Control, rest
 from ggufy.system.files import PART_SUFFIX, disk_errors, finish, write_text
 
 logger = logging.getLogger(__name__)
-_TICK_S = 0.1  # how often limit, duty, stop and progress are looked at
 _MOST_THREADS = 256
 
 
@@ -120,7 +120,7 @@ class _Run:
                 while due:
                     self._obey()
                     workers += [pool.submit(self._work, queue) for _ in range(len(workers), self._limit)]
-                    done, running = wait(workers, timeout=_TICK_S, return_when=FIRST_EXCEPTION)
+                    done, running = wait(workers, timeout=TICK_S, return_when=FIRST_EXCEPTION)
                     for worker in done:
                         worker.result()
                     if not running:
@@ -162,7 +162,7 @@ class _Run:
                 digest.update(data.data)
                 write_at(self._file, data.data, piece.offset)
                 spent = time.thread_time() - before
-                self._rest(spent)
+                rest(spent, lambda: self._duty, self._ended.wait)
             finally:
                 self._end(piece.weights)
             seconds += spent
@@ -175,18 +175,9 @@ class _Run:
         """Waits until one more thread may be busy; False if the run ended meanwhile."""
         with self._lock:
             while self._busy >= self._limit and not self._ended.is_set():
-                self._lock.wait(_TICK_S)
+                self._lock.wait(TICK_S)
             self._busy += 1
         return not self._ended.is_set()
-
-    def _rest(self, spent: float) -> None:
-        """Sleeps so long that the `spent` seconds of work are the duty's share of the time."""
-        began = time.monotonic()
-        while not self._ended.is_set():
-            left = spent * (1 - self._duty) - (time.monotonic() - began) * self._duty
-            if left <= 0:
-                break
-            self._ended.wait(min(_TICK_S, left / self._duty) if self._duty else _TICK_S)
 
     def _end(self, weights: int) -> None:
         with self._lock:
@@ -246,7 +237,7 @@ class _Run:
         """Lets ggml compute the tables of the types that need some, which cannot be interrupted but left alone."""
         tables = self.ggml.prepare({tensor.type for tensor in tensors})
         while tables.is_alive():
-            tables.join(_TICK_S)
+            tables.join(TICK_S)
             self._check_stopped()
 
     # ---- what is there already

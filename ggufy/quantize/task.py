@@ -1,8 +1,8 @@
-"""What the engine is asked to make, what may change meanwhile, and how it came about."""
+"""What the engine is asked to make, and how it came about."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,16 +23,6 @@ class QuantizeTask:
     siblings: Sequence[Path] = ()  # finished quants of the same base and imatrix
     facts: Mapping[str, str] = field(default_factory=dict)  # more metadata
     identity: str = ""  # tells the base from others of its size, its SHA-256 say; otherwise its time of change does
-
-
-@dataclass(frozen=True, kw_only=True)
-class Control:
-    """What may change while it runs; asked ten times a second by the thread that called `quantize`."""
-
-    limit: Callable[[], int]  # threads that may be busy now
-    duty: Callable[[], float] = lambda: 1.0  # share of the time, 0 to 1, in which a busy thread works; 0 is a pause
-    stopped: Callable[[], bool] = lambda: False
-    report: Callable[[float], None] = lambda fraction: None  # gets the fraction of the weights that is done
 
 
 @dataclass(kw_only=True)

@@ -19,14 +19,13 @@ from ggufy.core.errors import SourceError, ToolError
 from ggufy.core.messages import Message
 from ggufy.formats.rwkvcpp import read_head
 from ggufy.llama.chat import messages
-from ggufy.llama.chat.backend import ChatBackend, ProcessExited
+from ggufy.llama.chat.backend import GIVE_UP_S, ChatBackend, ProcessExited
 from ggufy.llama.chat.options import Model
 from ggufy.models.chat_format import FORMATS, OFF, WORLD, RwkvFormat
 from ggufy.models.chat_names import format_named
 from ggufy.rwkvcpp.children import finding_ggufy, module_command
 from ggufy.rwkvcpp.tokenizer import AUTO, PILE_ROWS, WORLD_ROWS
 
-_GIVE_UP_S = 5.0  # how long a reply may take to end after it was told to
 _BLANK_LINE = "\n\n"
 #: As rwkv.cpp's chat speaks with the models of the Pile, Raven among them: a blank line ends a reply.
 RAVEN = dataclasses.replace(WORLD, name="raven", models="RWKV-4 Pile and Raven", stops=(_BLANK_LINE,))
@@ -69,15 +68,7 @@ class RwkvcppChat(ChatBackend):
         prompt = messages.conversation_prompt([*before, text], chat=chat, system=self.options.system, think=think)
         ends = any(stop.isspace() for stop in chat.stops)
         not_first = ("\n", _BLANK_LINE) if ends else ()  # a reply that begins so would be none
-        pieces = self.go_on(prompt, stops=chat.stops, not_first=not_first, stopped=stopped)
-        pending, shown = "", False
-        for piece in pieces:
-            pending += piece
-            ready = pending.rstrip() if shown else pending.strip()
-            if ready:
-                pending = pending[len(pending.rstrip()) :]
-                shown = True
-                yield ready
+        yield from messages.stripped(self.go_on(prompt, stops=chat.stops, not_first=not_first, stopped=stopped))
 
     def go_on(
         self,
@@ -169,7 +160,7 @@ class RwkvcppChat(ChatBackend):
 
     def _break_off(self) -> None:
         """Ends a reply that nobody reads any more; ends the process if that takes long."""
-        limit = time.monotonic() + _GIVE_UP_S
+        limit = time.monotonic() + GIVE_UP_S
         self._send({"stop": True})
         while time.monotonic() < limit and not self._closed:
             message = self._message()

@@ -23,9 +23,8 @@ import numpy as np
 
 from ggufy.llama.ggml import F32Array
 from ggufy.llama.install import find
-from ggufy.rwkvcpp.engine import Engine
 from ggufy.rwkvcpp.evaluator import Evaluator
-from ggufy.rwkvcpp.library import LibraryEngine
+from ggufy.rwkvcpp.opened import opened
 from ggufy.system.settings import Settings
 
 
@@ -54,11 +53,14 @@ class RWKVModel:
             raise ValueError(f"thread_count is {thread_count}, expected 1 or more")
         if gpu_layer_count and shared_library is None:
             raise ValueError("gpu_layer_count needs rwkv.cpp's own library: this engine computes on the CPU")
-        path = Path(model_path)
-        self._engine: Evaluator | None = (
-            Engine(path, threads=thread_count, ggml_folder=_ggml_folder())
-            if shared_library is None
-            else LibraryEngine(Path(shared_library), path, threads=thread_count, gpu_layers=gpu_layer_count)
+        library = None if shared_library is None else Path(shared_library)
+        ggml_folder = None if library else _ggml_folder()
+        self._engine: Evaluator | None = opened(
+            Path(model_path),
+            threads=thread_count,
+            ggml_folder=ggml_folder,
+            library=library,
+            gpu_layers=gpu_layer_count,
         )
 
     @property

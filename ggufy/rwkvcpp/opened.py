@@ -9,8 +9,16 @@ from ggufy.rwkvcpp.evaluator import Evaluator
 from ggufy.rwkvcpp.library import LibraryEngine
 
 
-def opened(path: Path, *, threads: int, ggml_folder: Path | None = None, library: Path | None = None) -> Evaluator:
-    """Raises SourceError for a file that is no sound model, UsageError or ToolError for such a library."""
+def opened(
+    path: Path,
+    *,
+    threads: int | None,
+    ggml_folder: Path | None = None,
+    library: Path | None = None,
+    gpu_layers: int = 0,
+) -> Evaluator:
+    """`gpu_layers` are only for a library. Raises SourceError for a file that is no sound model, UsageError or
+    ToolError for such a library."""
     if library is not None:
-        return LibraryEngine(library, path, threads=threads)
+        return LibraryEngine(library, path, threads=threads, gpu_layers=gpu_layers)
     return Engine(path, threads=threads, ggml_folder=ggml_folder)

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +28,13 @@ from ggufy.rwkvcpp.types import OFFERED, QUANTIZED
 from ggufy.rwkvcpp.version100 import dequantize
 from ggufy.rwkvcpp.writing import made_anew, write_file
 from ggufy.system import child_process
+from ggufy.system.control import Control, rest
 from ggufy.system.files import Buffer
 
 _PIECE = 256 << 10  # values: a fraction of a second
-_TICK_S = 0.1
 _MOST_THREADS = 64
 _F16_LIMIT = 65520.0  # the smallest magnitude that rounds to infinity
 _NEED_GGML = ("Q4_K", "Q5_K")  # the package gguf cannot make them
-
-
-@dataclass(frozen=True, kw_only=True)
-class Control:
-    """What may change while it runs."""
-
-    limit: Callable[[], int] = lambda: 1  # threads that may be busy now
-    duty: Callable[[], float] = lambda: 1.0  # share of the time, 0 to 1, in which a busy thread works; 0 is a pause
-    stopped: Callable[[], bool] = lambda: False
-    report: Callable[[float], None] = lambda fraction: None  # gets the fraction of the values that is done
 
 
 _ALONE = Control()
@@ -179,7 +168,7 @@ class _Work:
     def _make(self, record: Record, raw: bytes) -> Buffer:
         began = time.thread_time()
         made = self._made(record, raw)
-        self._rest(time.thread_time() - began)
+        rest(time.thread_time() - began, self._control.duty, self._pause)
         return made
 
     def _made(self, record: Record, raw: bytes) -> Buffer:
@@ -221,15 +210,11 @@ class _Work:
             return None
         return _bytes(gguf.quants.quantize(values, GGMLQuantizationType[type_name]))
 
-    def _rest(self, spent: float) -> None:
-        """Sleeps so long that the `spent` seconds of work are the duty's share of the time."""
-        began = time.monotonic()
-        while not self._control.stopped():
-            duty = min(max(0.0, self._control.duty()), 1.0)
-            left = spent * (1 - duty) - (time.monotonic() - began) * duty
-            if left <= 0:
-                break
-            time.sleep(min(_TICK_S, left / duty) if duty else _TICK_S)
+    def _pause(self, seconds: float) -> bool:
+        if self._control.stopped():
+            return True
+        time.sleep(seconds)
+        return False
 
 
 def _bytes(values: np.ndarray[Any, Any]) -> Buffer:

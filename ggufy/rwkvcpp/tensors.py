@@ -14,11 +14,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
-from ggufy.core.errors import CheckpointError, SourceError
+from ggufy.core.errors import CheckpointError
 from ggufy.core.messages import Message
-from ggufy.formats.rwkvcpp import RwkvcppHead
+from ggufy.formats.rwkvcpp import RwkvcppHead, refuse_file
 from ggufy.models import registry
 from ggufy.models.architecture import (
     DAMAGED,
@@ -256,11 +255,6 @@ def model_of_file(head: RwkvcppHead) -> RwkvcppModel:
             sizes |= {symbol: size for symbol, size in zip(row.shape, record.shape, strict=True) if symbol in sizes}
     sizes |= {"V": head.vocab_size, "C": head.width, "5mix": 5 * sizes.get("mix", 0)}
     return RwkvcppModel(head.rwkv, head.layers, sizes | {"N": head.width // sizes.get("H", 1)})
-
-
-def refuse_file(name: Path | str, why: str) -> NoReturn:
-    """Raises SourceError."""
-    raise SourceError("{name} is not a sound file of rwkv.cpp ({why}): fetch or convert it again.", name=name, why=why)
 
 
 def unused(names: Iterable[str], model: RwkvcppModel) -> list[str]:

@@ -9,10 +9,11 @@ from typing import Any, BinaryIO, ClassVar
 
 from ggufy.core.errors import SourceError
 from ggufy.core.messages import Message
-from ggufy.formats.rwkvcpp import RwkvcppHead, is_rwkvcpp, read_head, read_head_of
-from ggufy.rwkvcpp.tensors import RwkvcppModel, check_file, model_of_file, refuse_file
+from ggufy.formats.rwkvcpp import RwkvcppHead, is_rwkvcpp, read_head, read_head_of, refuse_file
+from ggufy.rwkvcpp.tensors import RwkvcppModel, check_file, model_of_file
 from ggufy.sources.format import ConvertTask, OpenBeside, Report, SourceFormat
 from ggufy.sources.gguf_model import refuse_outtype, take_as_it_is
+from ggufy.system.control import Control
 
 OUTTYPES = {"f32": "FP32", "f16": "FP16"}  # of a base: rwkv.cpp's names
 # Of a file elsewhere; llama.cpp's files of 2023 and those of transformers end in .bin too.
@@ -58,7 +59,7 @@ class RwkvcppBin(SourceFormat):
     def convert(self, task: ConvertTask, target: Path) -> str:
         """With the task's adapters merged into it."""
         from ggufy.rwkvcpp.lora import merge_into_file  # noqa: PLC0415 - loads torch
-        from ggufy.rwkvcpp.quantize import Control, quantize  # noqa: PLC0415
+        from ggufy.rwkvcpp.quantize import quantize  # noqa: PLC0415
 
         source, key = task.path, task.source.key
         head = self.base_head(source)

@@ -20,8 +20,9 @@ from ggufy.llama.ggml import Ggml
 from ggufy.quantize import engine
 from ggufy.quantize.imatrix import Imatrix
 from ggufy.quantize.recipe import Recipe
-from ggufy.quantize.task import Control, QuantizeTask
+from ggufy.quantize.task import QuantizeTask
 from ggufy.steps.evaluate import EvaluationConfig, evaluate
+from ggufy.system.control import Control
 from ggufy.system.files import disk_errors, sync
 
 _VERSION = "ggufy divergence 1"

@@ -32,9 +32,10 @@ from ggufy.quantize.search.analysis import Analysis, analyse
 from ggufy.quantize.search.mixes import rescaling
 from ggufy.quantize.search.probing import Measured
 from ggufy.quantize.search.target import FAST, STANDARD, THOROUGH
-from ggufy.quantize.task import Control, QuantizeTask
+from ggufy.quantize.task import QuantizeTask
 from ggufy.steps.evaluate import EvaluationConfig
 from ggufy.steps.recipe_kld import Divergences
+from ggufy.system.control import Control
 from ggufy.system.files import sha256
 
 PROBES = {STANDARD: 10, THOROUGH: roles.MOST_GROUPS}

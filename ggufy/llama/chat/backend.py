@@ -30,6 +30,7 @@ from ggufy.models.chat_format import OFF
 from ggufy.system import child_process, resources
 
 _POLL_MS = 100
+GIVE_UP_S = 5.0  # how long a reply may take to end after it was told to
 
 
 class ProcessExited(ToolError):

@@ -17,9 +17,10 @@ that may turn out to be the beginning of that line.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
 from ggufy.core.errors import UsageError
 from ggufy.models.chat_format import OFF, RwkvFormat
@@ -163,3 +164,16 @@ class StopTexts:
         longest = max(map(len, self._stops), default=1) - 1
         lengths = range(min(longest, len(text)), 0, -1)
         return next((n for n in lengths if any(stop.startswith(text[-n:]) for stop in self._stops)), 0)
+
+
+def stripped(pieces: Generator[str, None, None]) -> Generator[str, None, None]:
+    """A text that comes in pieces, without the blanks around it."""
+    pending, shown = "", False
+    with contextlib.closing(pieces):
+        for piece in pieces:
+            pending += piece
+            ready = pending.rstrip() if shown else pending.strip()
+            if ready:
+                pending = pending[len(pending.rstrip()) :]
+                shown = True
+                yield ready

@@ -21,14 +21,13 @@ from typing import Any
 from ggufy.core.errors import ToolError
 from ggufy.core.messages import Message
 from ggufy.llama.chat import messages
-from ggufy.llama.chat.backend import ChatBackend, ProcessExited
+from ggufy.llama.chat.backend import GIVE_UP_S, ChatBackend, ProcessExited
 from ggufy.llama.chat.messages import Follower
 from ggufy.llama.chat.options import ChatOptions, Model, chat_command, completion_command
 from ggufy.llama.install import Llama
 from ggufy.models.chat_format import OFF
 from ggufy.system import child_process
 
-_GIVE_UP_S = 5.0  # how long a reply may take to end after it was told to
 _RATE = re.compile(r"(prompt eval|eval) time = .*?([\d.]+) tokens per second")
 _ERROR, _MAX_ERROR = "Error: ", 500  # characters
 _END_OF_TEXT = " [end of text]\n"
@@ -137,7 +136,7 @@ class ChatProcess(LlamaProcess):
         begins to would end it: so the signal waits for the first token.
         """
         assert self._process is not None
-        limit = time.monotonic() + _GIVE_UP_S
+        limit = time.monotonic() + GIVE_UP_S
         told = False
         while time.monotonic() < limit and not self._closed:
             if follower.began and not told and self._process.poll() is None:
@@ -243,11 +242,4 @@ class StateChatProcess(CompletionProcess):
         chat = self.model.chat
         assert chat is not None
         prompt = messages.conversation_prompt([*before, text], chat=chat, system=self.options.system, think=think)
-        pending, shown = "", False
-        for piece in self._continue(prompt, chat.stops, stopped):
-            pending += piece
-            ready = pending.rstrip() if shown else pending.strip()
-            if ready:
-                pending = pending[len(pending.rstrip()) :]
-                shown = True
-                yield ready
+        yield from messages.stripped(self._continue(prompt, chat.stops, stopped))

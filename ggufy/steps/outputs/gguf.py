@@ -24,7 +24,7 @@ from ggufy.quantize.imatrix import read_imatrix, with_embedding
 from ggufy.quantize.recipe import ImatrixFacts, forecast, same_tensors, stock_recipe
 from ggufy.quantize.search.mixes import RWKV, has_recipes, mixed, rescaling
 from ggufy.quantize.search.target import of_label
-from ggufy.quantize.task import Control, QuantizeTask
+from ggufy.quantize.task import QuantizeTask
 from ggufy.steps.context import Context, artifact_of
 from ggufy.steps.evaluate import EvaluationConfig, evaluate
 from ggufy.steps.job_forecast import JobForecast
@@ -33,6 +33,7 @@ from ggufy.steps.outputs.output_format import MeasureOrder, OutputFormat
 from ggufy.steps.partial_backup import PartialBackup
 from ggufy.steps.target_size import STAGES_OF_A_SIZE, Stages, mixer_of, sized
 from ggufy.system import resources
+from ggufy.system.control import Control
 from ggufy.system.files import PART_SUFFIX
 
 Report = Callable[[float], None]

@@ -26,6 +26,7 @@ from ggufy.steps.context import Context
 from ggufy.steps.convert import pinned_vocab
 from ggufy.steps.job_forecast import JobForecast
 from ggufy.steps.outputs.output_format import MeasureOrder, OutputFormat
+from ggufy.system.control import Control
 
 
 class Rwkvcpp(OutputFormat):
@@ -54,7 +55,7 @@ class Rwkvcpp(OutputFormat):
 
     def make(self, ctx: Context, step: Step) -> Artifact:
         base, target = ctx.path(step.reads[0]), ctx.path(step.product)
-        control = quantize.Control(
+        control = Control(
             limit=ctx.limit,
             duty=ctx.share,
             stopped=ctx.stopped,
