@@ -189,6 +189,8 @@ def _speed(row: dict[str, Any]) -> str:
 def _note(row: dict[str, Any]) -> str:
     if row.get("same_tensors_as"):
         return f"same tensors as {row['same_tensors_as']} on this model"
+    if row.get("mostly"):
+        return f"mostly {row['mostly']}: the widths of this model are no multiple of 256"
     if "type" not in row:
         return str(row["file"])
     from ggufy.steps.outputs import output_of_row  # noqa: PLC0415 - as above

@@ -56,6 +56,7 @@ class Making:
     recipe: str = ""  # of a quant: digest of its tensors' types, the same for files with the same tensors
     mix: str = ""  # of a quant: whose recipe it is, see Request.mix; other models than RWKV always have "stock"
     rescaled: bool = False  # of a quant: what was divided in the base of a deep RWKV-6 is multiplied back
+    mostly: str = ""  # of a quant of a model whose widths its type does not fit: the type of most of its blocks
     mode: str = ""  # of a size to order: how much was measured for it, see Request.mode
     world: bool | None = None  # of a base: whether it speaks RWKV's World format
 

@@ -42,6 +42,8 @@ def results(job: Job, forecast: JobForecast | None, folder: Path) -> list[dict[s
             if step.quant_type in output.types:
                 row["needs_imatrix"] = output.types[step.quant_type].needs_imatrix
                 row["same_tensors_as"] = same_as.get(step.quant_type)
+                if artifact and artifact.making and artifact.making.mostly:
+                    row["mostly"] = artifact.making.mostly
             if (bpw := _bits(step.quant_type, path, artifact, forecast, output)) is not None:
                 row["bpw"] = round(bpw, 3)
             if artifact and artifact.making and artifact.making.mode:

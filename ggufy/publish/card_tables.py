@@ -32,6 +32,8 @@ def tables(job: Job, uploaded: Mapping[str, int], making: Mapping[str, Making], 
             continue
         same = same_as.get(step.quant_type)
         advice = f"Same tensors as {same}." if same else output.advice(step.quant_type)
+        if not same and (kind := making.get(step.product, Making()).mostly):
+            advice = f"Mostly {kind}: the widths of this model are no multiple of 256."
         rows[step.product] = (step.quant_type, advice)
     bpw = {e.quant: e.bpw for e in job.evaluations}
     bpw |= {name: made.bpw for name, made in making.items() if made.bpw is not None}

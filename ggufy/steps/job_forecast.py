@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ggufy.formats.gguf import GgufHead
 from ggufy.formats.rwkvcpp import RwkvcppHead
 from ggufy.quantize.recipe import Forecast, core_seconds
+from ggufy.quantize.search.fallback import Instead
 from ggufy.steps.same_model import vocab_size as entries_of
 
 
@@ -18,6 +19,7 @@ class JobForecast:
     base: GgufHead | RwkvcppHead
     quants: dict[str, Forecast]  # by quant type
     same_as: dict[str, str]  # quant types with the same tensors as an earlier one -> that one
+    instead: dict[str, Instead] = field(default_factory=dict)  # what types are whose widths do not fit, by quant type
     targets: dict[str, int] = field(default_factory=dict)  # sizes to order, by label: bytes at most
 
     @property

@@ -10,6 +10,7 @@ from ggufy.core.job import Artifact, Making, Request
 from ggufy.formats.gguf import GgufHead, read_head
 from ggufy.models.chat_format import speaks
 from ggufy.quantize.recipe import Recipe
+from ggufy.quantize.search.fallback import mostly
 from ggufy.quantize.search.mixes import STOCK, has_recipes, rescaling
 
 
@@ -34,5 +35,6 @@ def of_recipe(recipe: Recipe, base: GgufHead | None, request: Request, quant: st
         recipe=hashlib.sha256(text.encode()).hexdigest()[:16],
         mix="" if quant in request.targets else request.mix if ours else STOCK,
         rescaled=base is not None and ours and bool(rescaling(base)),
+        mostly=mostly(base, recipe) if base is not None and quant not in request.targets else "",
         mode=request.mode if quant in request.targets else "",
     )

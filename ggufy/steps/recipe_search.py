@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ggufy.core.catalog import BY_NAME, QUANT_TYPES
 from ggufy.core.errors import CalibrationError, Cancelled
-from ggufy.formats.gguf import UNQUANTIZED, read_head
+from ggufy.formats.gguf import read_head, tensor_bytes
 from ggufy.llama import ggml as kernels
 from ggufy.llama import tools
 from ggufy.quantize import engine
@@ -101,7 +101,7 @@ class RecipeSearch:
             self._analysis = analyse(
                 self.base,
                 self.head,
-                [name for name, kind in stock.items() if kind not in UNQUANTIZED],
+                [t.name for t in self.head.tensors.values() if tensor_bytes(t.shape, stock[t.name]) < t.size],
                 imatrix=self.imatrix,
                 scales=self.scales,
                 ggml=self.ggml,

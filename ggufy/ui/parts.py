@@ -13,6 +13,7 @@ from ggufy.core.outputs import GGUF, names_of_output
 from ggufy.core.words import human_size
 from ggufy.publish.markup import Markup, el, join
 from ggufy.quantize.recipe import Forecast
+from ggufy.quantize.search.fallback import Instead
 from ggufy.service.preparation import Preparation
 from ggufy.ui.i18n import Texts, advice_key
 from ggufy.ui.messages import told
@@ -89,10 +90,12 @@ def types(
     output: str = GGUF,
     sizes: Mapping[str, Forecast] | None = None,
     same_as: Mapping[str, str] | None = None,
+    instead: Mapping[str, Instead] | None = None,
 ) -> Markup:
     """The table of a format's quant types: one checkbox each, and buttons that check many.
 
-    `sizes` are the files of the model at hand, and `same_as` says which types would be the same file on it.
+    `sizes` are the files of the model at hand, `same_as` says which types would be the same file on it, and `instead`
+    what types are whose widths do not fit. The presets leave out what another type of theirs makes needless there.
     """
     rows = names_of_output(output).types.values()
     total, presets_there = len(rows), _PRESETS if output == GGUF else _PRESETS_OF_OTHERS
@@ -114,7 +117,7 @@ def types(
         el("div", *presets, class_="gg-chips"),
         el(
             "div",
-            *(_type(row, output, texts, sizes or {}, same_as or {}) for row in rows),
+            *(_type(row, output, texts, sizes or {}, same_as or {}, instead or {}) for row in rows),
             class_="gg-types",
             tabindex="-1",
         ),
@@ -124,10 +127,20 @@ def types(
 
 
 def _type(
-    row: QuantType, output: str, texts: Texts, sizes: Mapping[str, Forecast], same_as: Mapping[str, str]
+    row: QuantType,
+    output: str,
+    texts: Texts,
+    sizes: Mapping[str, Forecast],
+    same_as: Mapping[str, str],
+    instead: Mapping[str, Instead],
 ) -> Markup:
-    name, size = row.name, sizes.get(row.name)
-    advice = texts["same_as"].format(other=same_as[name]) if name in same_as else texts[advice_key(output, name)]
+    name, size, here = row.name, sizes.get(row.name), instead.get(row.name)
+    advice, useful = texts[advice_key(output, name)], True
+    if name in same_as:
+        advice, useful = texts["same_as"].format(other=same_as[name]), here is None
+    elif here:
+        told = texts["mostly_worse" if here.better else "mostly"]
+        advice, useful = told.format(type=here.mostly, other=here.better), not here.better
     needs = el("span", texts["needs_imatrix"], class_="gg-tag") if row.needs_imatrix else None
     return el(
         "label",
@@ -135,9 +148,9 @@ def _type(
             "input",
             type="checkbox",
             value=name,
-            data_recommended=row.recommended,
+            data_recommended=row.recommended and useful,
             data_needs_imatrix=row.needs_imatrix,
-            data_small=name in SMALL,
+            data_small=name in SMALL and useful,
             data_tutorial=name in TUTORIAL,
             aria_label=name,
             aria_describedby=f"gg-advice-{name}",

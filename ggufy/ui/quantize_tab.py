@@ -226,7 +226,8 @@ class QuantizeTab:
             yield [source_parts.report(report, texts), gr.skip(), gr.skip()]
             preview = self.services.look(text, visitor, base)
             sizes = preview.sizes
-            rows = parts.types(texts, base.output, sizes.quants if sizes else {}, sizes.same_as if sizes else {})
+            known = (sizes.quants, sizes.same_as, sizes.instead) if sizes else ()
+            rows = parts.types(texts, base.output, *known)
             cost = self._cost(text, base, order, texts, visitor)
             yield [gr.skip(), gr.HTML(rows=rows), cost]
         except GgufyError as error:

@@ -190,6 +190,8 @@ def file_row(job_id: str, row: dict[str, Any], texts: Texts, *, repo: str = "") 
     made_by = STEPS[row["kind"]]
     if row.get("same_tensors_as"):
         note = texts["same_as"].format(other=row["same_tensors_as"])
+    elif row.get("mostly"):
+        note = texts["mostly"].format(type=row["mostly"])
     else:
         note = advice(row, texts) if "type" in row else texts.get(f"note_{made_by.kind}", made_by.advice)
     return FileRow(

@@ -2,7 +2,8 @@
 role matters.
 
 Candidates are the types of `RUNGS`, one or two a bit; for rows that are no multiple of 256 those of `NARROW`; for
-RWKV's low-rank matrices, which llama-quantize leaves as they are, `LOW_RANK`; and always the type that the base has.
+RWKV's low-rank matrices, which llama-quantize leaves as they are, `LOW_RANK`; F16 of an F32 base, which is all that
+rows that are no multiple of 32 can have; and always the type that the base has.
 Each one's error is measured with the engine's own kernels on sampled rows, and kept (see `loss.py`), so an analysis
 goes on where it was killed, and serves every later size.
 """
@@ -140,8 +141,8 @@ def analyse(
 ) -> Analysis:
     """Measures what is not in `table` yet.
 
-    `changing` are the tensors that llama-quantize would quantize; `scales` are as in `layout.plan`. `check` is asked
-    between two types of a tensor, and raises to end the run. Raises SourceError for weights that are not finite,
+    `changing` are the tensors that llama-quantize would make smaller; `scales` are as in `layout.plan`. `check` is
+    asked between two types of a tensor, and raises to end the run. Raises SourceError for weights that are not finite,
     DiskError.
     """
     _check_sources(base, head, changing)
@@ -226,7 +227,7 @@ def _types(tensor: TensorInfo, role: Role, weighted: bool, ggml: Ggml) -> list[s
         ladder = LOW_RANK if role.name == _DECAY else (*LOW_RANK_PROBED, *LOW_RANK)
     return [
         kind
-        for kind in ladder
+        for kind in dict.fromkeys((*ladder, "F16"))
         if kind in ggml.types
         and kind != tensor.type
         and tensor.shape[0] % ggml.types[kind].block == 0

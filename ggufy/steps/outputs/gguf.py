@@ -22,6 +22,7 @@ from ggufy.models.chat_format import TEMPLATE_FILE, RwkvFormat, llama_flags
 from ggufy.quantize import engine
 from ggufy.quantize.imatrix import read_imatrix, with_embedding
 from ggufy.quantize.recipe import ImatrixFacts, forecast, same_tensors, stock_recipe
+from ggufy.quantize.search import fallback
 from ggufy.quantize.search.mixes import RWKV, has_recipes, mixed, rescaling
 from ggufy.quantize.search.target import of_label
 from ggufy.quantize.task import QuantizeTask
@@ -62,10 +63,9 @@ class Gguf(OutputFormat):
     ) -> JobForecast:
         head, tool = read_head(base), llama.tool("llama-quantize")
         recipes = {t: mixed(head, t, stock=stock_recipe(tool, run, base, t), mix=mix) for t in types}
+        quants = {t: forecast(head, recipe, facts) for t, recipe in recipes.items()}
         return JobForecast(
-            base=head,
-            quants={t: forecast(head, recipe, facts) for t, recipe in recipes.items()},
-            same_as=same_tensors(recipes),
+            base=head, quants=quants, same_as=same_tensors(recipes), instead=fallback.instead(head, quants)
         )
 
     def check(self, ctx: Context) -> None:
