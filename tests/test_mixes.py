@@ -156,11 +156,15 @@ def test_low_rank_matrices_follow_the_others_to_any_width(version: str) -> None:
     assert low_rank / wide_low_rank == pytest.approx(16)
 
 
-def test_the_sensitivities_of_transformers_hold_for_any_width() -> None:
-    for width in (512, 4096):
-        names = ("token_embd", "output", "blk.0.attn_v", "blk.0.ssm_in")
-        c = roles.transferred({f"{name}.weight": width * width for name in names})
-        assert c == roles.prior(c)
+def test_all_tensors_of_a_role_of_a_transformer_matter_as_much_together_in_any_model() -> None:
+    for width, blocks, experts in ((512, 2, 1), (4096, 2, 1), (512, 9, 1), (512, 2, 8)):
+        matrices = [f"blk.{b}.{x}" for b in range(blocks) for x in ("attn_v", "ffn_down_exps")]
+        weights = {f"{name}.weight": width * width * experts for name in ("token_embd", "output", *matrices)}
+        c, table = roles.transferred(weights), roles.prior(weights)
+        for stem in ("token_embd", "output", "attn_v", "ffn_down"):
+            names = [name for name in weights if stem in name]
+            together = math.fsum(c[name] * weights[name] for name in names)
+            assert together == pytest.approx(table[names[0]]), (width, blocks, experts, stem)
 
 
 @pytest.mark.parametrize("version", "67")

@@ -89,6 +89,48 @@ def test_the_nearest_sensitivity_is_taken() -> None:
     assert sensitivity(Role(name="ssm_in", depth=middle), {}) == 1
 
 
+# What llama.cpp calls the matrices of a block of families that are converted here.
+FAMILIES = {
+    "llama, qwen2, qwen3": LLAMA,
+    "gemma3": (*LLAMA, "attn_q_norm", "attn_k_norm", "post_attention_norm", "post_ffw_norm"),
+    "phi3": ("attn_qkv", "attn_output", "ffn_up", "ffn_down"),
+    "mixtral": (*LLAMA[:4], "ffn_gate_inp", "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"),
+    "qwen2moe": (*LLAMA[:4], "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps", "ffn_up_shexp", "ffn_down_shexp"),
+    "deepseek2": ("attn_q_a", "attn_q_b", "attn_kv_a_mqa", "attn_k_b", "attn_v_b", "attn_output", *LLAMA[4:]),
+    "old mixtral": (*LLAMA[:4], "ffn_gate.0", "ffn_gate.1", "ffn_up.0", "ffn_up.1", "ffn_down.0", "ffn_down.1"),
+    "lfm2, jamba": ("shortconv.in_proj", "shortconv.out_proj", "ssm_in", "ssm_out", *LLAMA[4:]),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_matrix_of_a_family_has_a_row(family: str) -> None:
+    names = llama(layers=3, stems=FAMILIES[family])
+    found = roles.roles(names)
+    for name, role in found.items():
+        known = any(one in roles._TRANSFORMER for one in roles._names(role))
+        assert known != (role.name.endswith("norm") or role.name == "ffn_gate_inp"), name
+    assert all(value > 0 and math.isfinite(value) for value in roles.transferred(names).values())
+
+
+@pytest.mark.parametrize("version", "67")
+def test_the_matrices_of_a_hybrid_count_as_those_of_rwkv_that_they_stand_for(version: str) -> None:
+    mixing = {n: math.prod(s) for n, s in rwkv(version, layers=3).items() if "channel_mix" not in n and n != "output"}
+    hybrid = mixing | {f"blk.{b}.ffn_{x}.weight": 2048 * 7168 for b in range(3) for x in ("gate", "up", "down")}
+    whole = {n: math.prod(s) for n, s in rwkv(version, layers=3).items()}
+    c, own = roles.transferred(hybrid), roles.transferred(whole)
+    for b in range(3):
+        assert c[f"blk.{b}.ffn_up.weight"] == pytest.approx(own[f"blk.{b}.channel_mix_key.weight"])
+        assert c[f"blk.{b}.ffn_down.weight"] == pytest.approx(own[f"blk.{b}.channel_mix_value.weight"])
+        assert c[f"blk.{b}.time_mix_value.weight"] == pytest.approx(own[f"blk.{b}.time_mix_value.weight"])
+
+
+def test_what_nobody_knows_counts_as_the_mean_of_the_others() -> None:
+    names = llama(layers=2, stems=(*LLAMA, "no_such_thing"))
+    c = roles.transferred(names)
+    known = sorted(c[name] for name in names if "no_such" not in name)
+    assert known[0] < c["blk.1.no_such_thing.weight"] < known[-1]
+
+
 def test_every_prior_is_of_a_role_that_models_have() -> None:
     tables = {one.name: one.sensitivities for one in ARCHITECTURES} | {"": roles._TRANSFORMER}
     assert all(value > 0 and math.isfinite(value) for table in tables.values() for value in table.values())

@@ -8,8 +8,8 @@ the small low-rank matrices, which RWKV-6 and RWKV-7 call by the same letters th
 
 A sensitivity c weighs a tensor's relative quantization error: the KL divergence that quantizing adds is taken to be
 the sum over all tensors of c × number of weights × relative error (see `loss.py`). Only ratios matter to the solver.
-An architecture's file has those of its roles, by role or `role@depth`; those of transformers follow what the mixes of
-llama.cpp protect, and were not measured here.
+An architecture's file has those of its roles, by role or `role@depth`; those of transformers (`_TRANSFORMER`) are of
+all tensors of a role together, c × weights in nats.
 
 A group is a set of tensors that share one sensitivity. There are as many groups as probes can be afforded: depths of
 the least important roles are joined first, then their first blocks, then whole roles.
@@ -34,7 +34,20 @@ _TRANSFORMER = {
     "embedding": 20.0, "tied_embedding": 60.0, "head": 60.0, "attn_v": 40.0, "attn_qkv": 30.0, "attn_output": 30.0,
     "attn_k": 20.0, "attn_q": 15.0, "ffn_down": 40.0, "ffn_up": 20.0, "ffn_gate": 15.0,
 }  # fmt: skip
-_EXPERTS = re.compile(r"_(exps|shexp|chexps)$")
+_EXPERTS = re.compile(r"(_(exps|shexp|chexps)|\.\d+)$")
+# What a role does that has no row of its own, by llama.cpp's names: latent and gated attention, state spaces, fused
+# experts; and then what it stands for in a hybrid that has RWKV's table (ARWKV and RWKV6Qwen2 have a Qwen's ffn).
+_LIKE = {
+    "attn_gate": "attn_q", "attn_q_a": "attn_q", "attn_q_b": "attn_q", "attn_kv_a_mqa": "attn_k", "attn_k_b": "attn_k",
+    "attn_kv_b": "attn_v", "attn_v_b": "attn_v", "ssm_in": "attn_qkv", "ssm_out": "attn_output",
+    "shortconv.in_proj": "attn_qkv", "shortconv.out_proj": "attn_output", "ffn_gate_up": "ffn_up",
+    "per_layer_token_embd": "embedding",
+}  # fmt: skip
+_IN_RWKV = {
+    "attn_q": "time_mix_receptance", "attn_k": "time_mix_key", "attn_v": "time_mix_value",
+    "attn_qkv": "time_mix_value", "attn_output": "time_mix_output", "ffn_gate": "channel_mix_key",
+    "ffn_up": "channel_mix_key", "ffn_down": "channel_mix_value",
+}  # fmt: skip
 
 
 class Depth(StrEnum):
@@ -100,16 +113,24 @@ def sensitivity(role: Role, table: Mapping[str, float]) -> float:
 
     The experts of a mixture count as the matrix that they stand for. A tied embedding counts as a head.
     """
-    plain = _EXPERTS.sub("", role.name)
-    for name in (role.name, plain, *(("head",) if role.name == "tied_embedding" else ())):
+    for name in _names(role):
         for key in (f"{name}@{role.depth}", name):
             if key in table:
                 return table[key]
     return math.exp(math.fsum(map(math.log, table.values())) / len(table)) if table else 1.0
 
 
+def _names(role: Role) -> list[str]:
+    """What a role can be called in a table, the nearest first."""
+    if role.name == "tied_embedding":
+        return [role.name, "head"]
+    plain = _EXPERTS.sub("", role.name)
+    like = _LIKE.get(plain, plain)
+    return [role.name, plain, like, _IN_RWKV.get(like, like)]
+
+
 def prior(names: Iterable[str]) -> dict[str, float]:
-    """The shipped sensitivity of every tensor, by name (see models/rwkv6.py and rwkv7.py for where they come from)."""
+    """The shipped figure of every tensor's role (see models/rwkv6.py and rwkv7.py for where they come from)."""
     found = roles(names)
     table = _table(found)
     return {name: sensitivity(role, table) for name, role in found.items()}
@@ -120,17 +141,29 @@ def transferred(weights: Mapping[str, int]) -> dict[str, float]:
     every tensor.
 
     c × weights of a role stays as it was measured: an embedding with more rows, or a matrix of a wider model, adds no
-    more noise to a token than a small one does. A role without a key gets the geometric mean of this model's own c,
-    so it follows the others to any size: probes of the demo found for a weight of a low-rank matrix what they found
-    for one of the large matrices. Transformers have no reference, since nothing was measured: their c stay.
+    more noise to a token than a small one does. In transformers that is so for all tensors of a role together: each of
+    more blocks, or of more experts, writes a smaller part of what they write. A role without a key gets the geometric
+    mean of this model's own c, so it follows the others to any size: probes of the demo found for a weight of a
+    low-rank matrix what they found for one of the large matrices.
     """
     found = roles(weights)
-    table, architecture = _table(found), registry.of_tensors(found)
-    if architecture and (reference := architecture.reference):
-        sizes = {"head" if role.name == "tied_embedding" else role.name: weights[name] for name, role in found.items()}
-        plain = ((key, key.split("@")[0]) for key in table)
-        table = {key: table[key] * reference[role] / sizes[role] for key, role in plain if role in sizes}
+    table = _scaled(found, weights)
     return {name: sensitivity(role, table) for name, role in found.items()}
+
+
+def _scaled(found: Mapping[str, Role], weights: Mapping[str, int]) -> dict[str, float]:
+    """The table of a model, per weight of this very model; of `weights` only the tensors in it count."""
+    table, architecture = _table(found), registry.of_tensors(found)
+    reference = architecture.reference if architecture else {}
+    if architecture and not reference:
+        return dict(table)
+    measured = {key.split("@")[0] for key in table}
+    sizes: dict[str, int] = {}
+    for name, count in weights.items():
+        role = next((known for known in _names(found[name]) if known in measured), "")
+        sizes[role] = count + (0 if architecture else sizes.get(role, 0))
+    plain = ((key, key.split("@")[0]) for key in table)
+    return {key: table[key] * reference.get(role, 1) / sizes[role] for key, role in plain if role in sizes}
 
 
 def groups(
@@ -144,7 +177,7 @@ def groups(
     if most < 1:
         raise ValueError("there must be at least one group")
     found = roles({*weights, *all_names})
-    table = _table(found)
+    table = _table(found) if registry.of_tensors(found) else _scaled(found, weights)
     importance: dict[str, float] = {}
     made: dict[str, list[str]] = {}
     for name in sorted(weights, key=lambda n: (_block(n), n)):
