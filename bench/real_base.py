@@ -147,7 +147,8 @@ def _columns(key: str, count: int, head: GgufHead) -> F32Array:
     if not key.endswith(" value"):
         return _factors(key, count)
     architecture = head.metadata["general.architecture"]
-    heads, groups = (int(head.metadata[f"{architecture}.attention.head_count{kv}"]) for kv in ("", "_kv"))
+    heads = int(head.metadata[f"{architecture}.attention.head_count"])
+    groups = int(head.metadata.get(f"{architecture}.attention.head_count_kv", heads))
     each = _factors(key, count // heads * groups).reshape(groups, -1)
     return np.repeat(each, heads // groups, axis=0).reshape(-1)
 

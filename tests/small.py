@@ -50,6 +50,26 @@ def mixture(path: Path, *, width: int = 96, ffn: int = 256, vocab: int = 96) -> 
     return _written(writer, path)
 
 
+def dense(path: Path, *, width: int, ffn: int, dtype: type = np.float16) -> Path:
+    """A Llama of one block and 320 tokens, its embedding the head as well."""
+    random = np.random.default_rng(6)
+    writer = GGUFWriter(path, "llama")
+    writer.add_block_count(1)
+    writer.add_context_length(64)
+    writer.add_embedding_length(width)
+    writer.add_feed_forward_length(ffn)
+    writer.add_head_count(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    shapes: dict[str, tuple[int, ...]] = {"token_embd": (320, width), "output_norm": (width,)}
+    shapes |= {"blk.0.attn_norm": (width,), "blk.0.ffn_norm": (width,)}
+    shapes |= {f"blk.0.attn_{x}": (width, width) for x in ("q", "k", "v", "output")}
+    shapes |= {"blk.0.ffn_gate": (ffn, width), "blk.0.ffn_up": (ffn, width), "blk.0.ffn_down": (width, ffn)}
+    for name, shape in shapes.items():
+        values = random.standard_normal(shape).astype(np.float32) * np.float32(0.05)
+        writer.add_tensor(f"{name}.weight", values if len(shape) == 1 else values.astype(dtype))
+    return _written(writer, path)
+
+
 def matrices(path: Path, shapes: dict[str, tuple[int, ...]], *, scale: float = 1.0, dtype: type = np.float32) -> Path:
     """A GGUF with random tensors of these names and shapes (slowest dimension first)."""
     random = np.random.default_rng(4)

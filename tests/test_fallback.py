@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from gguf import GGUFWriter
 
 from ggufy.core.catalog import BY_NAME, QUANT_TYPES
 from ggufy.core.job import Making
@@ -25,23 +23,6 @@ SHAPES = {
     "token_embd.weight": (96, 320), "output_norm.weight": (96,), "blk.0.attn_norm.weight": (96,),
     "blk.0.ffn_up.weight": (96, 1024), "blk.0.ffn_down.weight": (256, 96),
 }  # fmt: skip
-
-
-def llama_of(path: Path, *, width: int, ffn: int) -> Path:
-    """A Llama of one block; llama-quantize reads only its head."""
-    writer = GGUFWriter(path, "llama")
-    writer.add_block_count(1)
-    writer.add_context_length(64)
-    writer.add_embedding_length(width)
-    writer.add_feed_forward_length(ffn)
-    writer.add_head_count(2)
-    writer.add_layer_norm_rms_eps(1e-5)
-    shapes = {"token_embd": (320, width), "output_norm": (width,), "blk.0.attn_norm": (width,)}
-    shapes |= {f"blk.0.attn_{x}": (width, width) for x in ("q", "k", "v", "output")} | {"blk.0.ffn_norm": (width,)}
-    shapes |= {"blk.0.ffn_gate": (ffn, width), "blk.0.ffn_up": (ffn, width), "blk.0.ffn_down": (width, ffn)}
-    for name, shape in shapes.items():
-        writer.add_tensor(f"{name}.weight", np.zeros(shape, dtype=np.float16 if len(shape) > 1 else np.float32))
-    return small._written(writer, path)
 
 
 @pytest.mark.fast
@@ -67,7 +48,7 @@ def test_most_weights_of_the_blocks_decide() -> None:
 @pytest.mark.tools
 @pytest.mark.parametrize(("width", "ffn"), [(96, 160), (128, 256), (256, 512), (96, 172)])
 def test_what_llama_quantize_makes_of_every_type(width: int, ffn: int, llama: Llama, tmp_path: Path) -> None:
-    base = llama_of(tmp_path / "base.gguf", width=width, ffn=ffn)
+    base = small.dense(tmp_path / "base.gguf", width=width, ffn=ffn)
     head = read_head(base)
     shapes = {name: tensor.shape for name, tensor in head.tensors.items()}
     run = ToolRun(environment={}, cwd=tmp_path)
@@ -84,7 +65,7 @@ def test_what_llama_quantize_makes_of_every_type(width: int, ffn: int, llama: Ll
 
 @pytest.mark.tools
 def test_a_type_that_another_one_makes_needless_is_told(llama: Llama, tmp_path: Path) -> None:
-    base = llama_of(tmp_path / "base.gguf", width=96, ffn=160)
+    base = small.dense(tmp_path / "base.gguf", width=96, ffn=160)
     head, run = read_head(base), ToolRun(environment={}, cwd=tmp_path)
     quants: dict[str, Forecast] = {}
     for name in ("Q2_K", "IQ3_XXS", "Q4_K_M", "Q8_0"):

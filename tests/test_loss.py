@@ -17,6 +17,7 @@ from gguf import GGMLQuantizationType, quants
 
 from ggufy.core.errors import DiskError
 from ggufy.formats.gguf import GgufHead, TensorInfo
+from ggufy.quantize.search import loss
 from ggufy.quantize.search.allocate import allocate
 from ggufy.quantize.search.analysis import Analysis
 from ggufy.quantize.search.loss import Kernels, LossTable, relative_error, sampled
@@ -83,6 +84,53 @@ def test_matrices_are_weighed_by_their_own_imatrix() -> None:
         energy += share
         noise += share * relative_error(matrix[None], "Q4_0", v[None], kernels=kernels)
     assert made == pytest.approx(noise / energy)
+
+
+def spiked(width: int, *, times: float) -> np.ndarray:
+    """Importances about 1, of which the first is so many times their median."""
+    v = np.random.default_rng(4).uniform(0.5, 1.5, width).astype(np.float32)
+    v[0] = np.float32(times) * np.median(v)
+    return v
+
+
+def test_a_few_massive_inputs_do_not_speak_for_all_others() -> None:
+    """Weights whose first column is exact in Q4_0, while all others are as they are."""
+    rows = normal(8, 64)
+    rows[:, :32] *= np.float32(1e-3)
+    rows[:, 0] = -0.5  # the scale of its block, exact; what is left of the block becomes 0
+    kernels = Counting().kernels
+
+    def error(times: float) -> float:
+        return relative_error(rows[None], "Q4_0", spiked(64, times=times)[None], kernels=kernels)
+
+    v = np.minimum(spiked(64, times=1e6), 100 * np.median(spiked(64, times=1e6)))
+    assert error(1e6) == error(1e4) == pytest.approx(written_out(rows, "Q4_0", v), rel=1e-5)
+    plain = spiked(64, times=99)
+    assert error(99) == pytest.approx(written_out(rows, "Q4_0", plain), rel=1e-5)
+    assert error(1e6) > 50 * written_out(rows, "Q4_0", spiked(64, times=1e6))
+
+
+def test_columns_that_no_input_reached_do_not_lower_the_cap() -> None:
+    v = np.zeros(64, dtype=np.float32)
+    v[:5] = (1, 1, 1, 50, 1e9)
+    rows = normal(4, 64)
+    capped = np.minimum(v, 100)
+    assert relative_error(rows[None], "Q4_0", v[None], kernels=Counting().kernels) == pytest.approx(
+        written_out(rows, "Q4_0", capped), rel=1e-5
+    )
+
+
+def test_what_was_kept_before_inputs_were_capped_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is anything measured again that the cap leaves as it was: RWKV's tables stay."""
+    tensor, path = normal(8, 64), tmp_path / "losses.jsonl"
+    usual, massive = spiked(64, times=99), spiked(64, times=1e6)
+    with monkeypatch.context() as before:
+        before.setattr(loss, "MOST_IMPORTANCE", math.inf)
+        old = LossTable(path, Counting().kernels)
+        kept = [old.measure(tensor, ["Q4_0"], importance=v)["Q4_0"] for v in (usual, massive)]
+    table = LossTable(path, Counting().kernels)
+    assert table.measure(tensor, ["Q4_0"], importance=usual)["Q4_0"] == kept[0] and table.measured == 0
+    assert table.measure(tensor, ["Q4_0"], importance=massive)["Q4_0"] != kept[1] and table.measured == 1
 
 
 def test_more_bits_lose_less() -> None:

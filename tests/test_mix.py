@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ggufy.core.errors import Cancelled, UsageError
@@ -131,6 +132,22 @@ def test_low_rank_tensors_shrink_and_no_other_small_one(tiny_mixer: RecipeSearch
     assert all(head.tensors[name].type == base.tensors[name].type for name in kept)
     assert all(len(base.tensors[name].shape) > 1 for name in mix.recipe)
     assert not [name for name in kept if base.tensors[name].shape[0] > 512 and len(base.tensors[name].shape) == 2]
+
+
+def test_rows_that_no_block_type_takes_become_f16_as_in_stock_files(
+    mixer_of: Callable[..., RecipeSearch], tmp_path: Path
+) -> None:
+    """As the trained 260K Llama has them, whose inner width is 172."""
+    base = small.dense(tmp_path / "base.gguf", width=64, ffn=172, dtype=np.float32)
+    mixer = mixer_of(base, small.imatrix(tmp_path / "imatrix.gguf", base), tmp_path / "work")
+    down = "blk.0.ffn_down.weight"
+    assert mixer.stock("Q8_0")[down] == "F16" and set(mixer.analysis.losses[down]) == {"F16", "F32"}
+    budget = mixer.analysis.tensor_bytes(mixer.stock("Q8_0"))
+    mix = mixer.mix(budget, FAST)
+    assert mix.recipe[down] == "F16" and mixer.analysis.tensor_bytes(mix.recipe) <= budget
+    assert mixer.least(FAST) < mixer.analysis.tensor_bytes({**mix.recipe, down: "F32"})
+    mixer.make(mix, tmp_path / "mix.gguf", {}, "Q8_0")
+    assert read_head(tmp_path / "mix.gguf").tensors[down].type == "F16"
 
 
 def test_below_the_smallest_mix_a_stock_file_is_made(tiny_mixer: RecipeSearch) -> None:
