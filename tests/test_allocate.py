@@ -145,6 +145,20 @@ def test_more_bytes_never_cost_more() -> None:
         assert costs[-1] == pytest.approx(sum(min(o.cost for o in row) for row in options.values()))
 
 
+def test_a_size_of_the_slider_costs_no_more_than_the_slider_says_and_less_than_all_below() -> None:
+    """Also where one tensor, as the embedding of a small model, is most of the file."""
+    table = realistic(5, tensors=40)
+    sizes = {kind: int(7e8 * bits / 8) // 32 * 32 for kind, (bits, _) in TYPES.items()}
+    table["embedding"] = [Option(type=k, size=sizes[k], cost=0.7 * error) for k, (_, error) in TYPES.items()]
+    points = frontier(table, most=12)
+    assert [p.cost for p in points] == sorted((p.cost for p in points), reverse=True)
+    orders = [allocate(table, point.size) for point in points]
+    assert all(order.cost <= point.cost * (1 + 1e-12) for order, point in zip(orders, points, strict=True))
+    between = [allocate(table, (a.size + b.size) // 2) for a, b in itertools.pairwise(points)]
+    costs = [order.cost for pair in itertools.zip_longest(orders, between) for order in pair if order]
+    assert costs == sorted(costs, reverse=True)
+
+
 def test_the_order_of_the_options_does_not_matter() -> None:
     options = realistic(3, tensors=40)
     turned = {name: list(reversed(row)) for name, row in reversed(options.items())}

@@ -31,8 +31,8 @@ OTHER = "other"  # the group of roles that share a probe
 _EXACT = {"token_embd": "embedding", "output": "head"}
 _BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
 _TRANSFORMER = {
-    "embedding": 20.0, "tied_embedding": 60.0, "head": 60.0, "attn_v": 40.0, "attn_qkv": 30.0, "attn_output": 30.0,
-    "attn_k": 20.0, "attn_q": 15.0, "ffn_down": 40.0, "ffn_up": 20.0, "ffn_gate": 15.0,
+    "embedding": 6.0, "tied_embedding": 12.0, "head": 6.0, "attn_v": 4.9, "attn_qkv": 6.4, "attn_output": 1.6,
+    "attn_k": 0.96, "attn_q": 0.51, "ffn_down": 6.4, "ffn_up": 3.7, "ffn_gate": 2.3,
 }  # fmt: skip
 _EXPERTS = re.compile(r"(_(exps|shexp|chexps)|\.\d+)$")
 # What a role does that has no row of its own, by llama.cpp's names: latent and gated attention, state spaces, fused
