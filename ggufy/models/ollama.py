@@ -21,6 +21,7 @@ from ggufy.formats.gguf import GgufHead
 from ggufy.models.rendering import CONVERSATIONS, FOR_OLLAMA, KEY, Rendering, Turns, render, special_tokens
 
 _QUOTES = '"""'
+TEMPLATE = "template"  # name of a file that Ollama reads from a repo; others are system and params
 FIRST, LAST = "first", "last"
 
 
@@ -182,14 +183,14 @@ def _default_system(family: Family, prompt: str) -> str:
 
 def family_files(family: Family) -> dict[str, str]:
     """What Ollama reads from beside the GGUFs of a repo, by name."""
-    files = {"template": family.template, "params": json.dumps({"stop": list(family.stops)}, indent=2) + "\n"}
+    files = {TEMPLATE: family.template, "params": json.dumps({"stop": list(family.stops)}, indent=2) + "\n"}
     return files | ({"system": family.default_system} if family.default_system else {})
 
 
 def modelfile(model: str, files: Mapping[str, str]) -> str:
     """A Modelfile for a GGUF of this name beside it, with what such files say."""
     lines = [f"FROM ./{model}"]
-    for name, command in (("template", "TEMPLATE"), ("system", "SYSTEM")):
+    for name, command in ((TEMPLATE, "TEMPLATE"), ("system", "SYSTEM")):
         if name in files:
             lines.append(f"{command} {_QUOTES}{files[name]}{_QUOTES}")
     for name, value in json.loads(files.get("params", "{}")).items():

@@ -20,7 +20,7 @@ from ggufy.formats.gguf import GgufHead, read_items
 from ggufy.system.isolated import IsolatedFailure, run_isolated
 
 KEY = "tokenizer.chat_template"
-_CPU_S = 10
+_CPU_S, _MEMORY = 10, 1 << 30
 Turns = list[dict[str, str]]
 _SYSTEM = {"role": "system", "content": "You are brief."}
 
@@ -30,7 +30,7 @@ def _talk(*texts: str) -> Turns:
     return [{"role": "assistant" if place % 2 else "user", "content": text} for place, text in enumerate(texts)]
 
 
-# What is asked, by name. The last five are for the lint alone: Ollama's templates can neither cut a text nor refuse it.
+# What is asked, by name. The last five are for the lint alone: Ollama's templates can neither cut nor refuse a text.
 CONVERSATIONS: dict[str, Turns] = {
     "one question": _talk("Hello!"),
     "system prompt": [_SYSTEM, *_talk("Hello!")],
@@ -59,7 +59,7 @@ def template_of(head: GgufHead, name: str) -> str:
     template = head.metadata.get(KEY)
     if not isinstance(template, str) or not template.strip():
         raise SourceError(
-            "{name} has no chat template: it is a model to go on with a text, or convert it again with the template.",
+            "{name} has no chat template: convert it again from a source that has one.",
             name=name,
         )
     return template
@@ -85,7 +85,7 @@ def render(template: str, conversations: Sequence[Turns], names: Mapping[str, An
         file = Path(folder) / "asked.json"
         file.write_text(json.dumps({"template": template, "conversations": asked}), encoding="utf-8")
         try:
-            found = run_isolated(script, [str(file)], cpu_s=_CPU_S)
+            found = run_isolated(script, [str(file)], cpu_s=_CPU_S, memory=_MEMORY)
         except IsolatedFailure as failure:
             raise SourceError(
                 "the chat template cannot be rendered ({reason}): do not trust this model, and convert it again from "

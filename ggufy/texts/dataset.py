@@ -10,6 +10,7 @@ stands there in each empty line. Such a file may be a stranger's: it is read in 
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from ggufy.system.isolated import IsolatedFailure, run_isolated
 
 SUFFIXES = (".parquet", ".arrow")
 PACKAGE = "arro3-io"
-_CPU_S = 120
+_CPU_S, _MEMORY = 120, 4 << 30
+_PANIC = re.compile(r'.*\("(.*)"\)')  # of Rust, around its reason
 _SHOWN = 20  # names of columns in a sentence
 
 
@@ -46,16 +48,16 @@ def text_of(data: bytes, column: str, *, name: str, limit: int) -> bytes:
         source.write_bytes(data)
         script = Path(__file__).with_name("dataset_reader.py").absolute()
         try:
-            found = run_isolated(script, [str(source), column, str(target), str(limit)], cpu_s=_CPU_S)
+            found = run_isolated(script, [str(source), column, str(target), str(limit)], cpu_s=_CPU_S, memory=_MEMORY)
         except IsolatedFailure as failure:
             raise CalibrationError(
                 "{name} cannot be read as a data set ({reason}): give a Parquet or Arrow file, or a text.",
                 name=name,
-                reason=brief(str(failure)) or Message("it takes too much memory or time"),
+                reason=brief(_PANIC.sub(r"\1", str(failure))) or Message("it takes too much memory or time"),
             ) from None
         if found.get("missing"):
             raise CalibrationError(
-                "{name} is a data set, which is read with the package {package}: run `pip install {package}`.",
+                "{name} is a data set, and what reads those is not installed: run `pip install {package}`.",
                 name=name,
                 package=PACKAGE,
             )
