@@ -27,6 +27,7 @@ from ggufy.llama import server
 from ggufy.llama.chat.options import Model
 from ggufy.llama.install import Llama
 from ggufy.llama.server import ServeOptions
+from ggufy.llama.server_program import NAME, server_program
 from ggufy.models.rwkv import CONTEXT_LENGTH
 from ggufy.system import resources
 from ggufy.system.settings import Settings
@@ -263,20 +264,20 @@ def test_the_program_is_linked_when_it_is_first_wanted(llama: Llama, tmp_path: P
     folder = tmp_path / "bin"
     folder.mkdir()
     for file in llama.bin.iterdir():
-        if file.name != server.NAME:
+        if file.name != NAME:
             (folder / file.name).symlink_to(file)
     environment = resources.child_environment(threads=1, home=tmp_path)
     mine = dataclasses.replace(llama, bin=folder)
-    program = server.server_program(mine, environment)
-    assert program == folder / server.NAME and not list(folder.glob("*.part"))
+    program = server_program(mine, environment)
+    assert program == folder / NAME and not list(folder.glob("*.part"))
     done = subprocess.run([program, "--version"], env=environment, capture_output=True, text=True, timeout=60)
     assert llama.commit[:7] in done.stdout + done.stderr
     made = program.stat().st_mtime_ns
-    assert server.server_program(mine, environment).stat().st_mtime_ns == made
+    assert server_program(mine, environment).stat().st_mtime_ns == made
     next(folder.glob("libllama-server-impl.*")).unlink()
     program.unlink()
     with pytest.raises(ToolError, match="has no llama-server: build that target too"):
-        server.server_program(mine, environment)
+        server_program(mine, environment)
 
 
 # ---- options

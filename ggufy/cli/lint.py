@@ -15,6 +15,7 @@ from ggufy.formats.gguf import GgufHead, read_head
 from ggufy.llama import server
 from ggufy.llama.chat.options import Model
 from ggufy.llama.install import Llama
+from ggufy.llama.server_program import server_program
 from ggufy.models.rendering import CONVERSATIONS, Rendering, render, special_tokens, template_of
 from ggufy.system import resources
 from ggufy.system.settings import Settings
@@ -92,7 +93,7 @@ def rendered_by_llama(path: Path, head: GgufHead, llama: Llama, bos: str) -> lis
     with stoppable() as stopped, tempfile.TemporaryDirectory(prefix="ggufy-lint-") as place:
         folder = Path(place)
         environment = resources.child_environment(threads=1, home=folder)
-        program = server.server_program(llama, environment)
+        program = server_program(llama, environment)
         command = server.server_command(program, model, head, options, folder) + _ONLY_TEMPLATES
         with server.running_server(
             command, options=options, environment=environment, folder=folder, stopped=stopped.is_set

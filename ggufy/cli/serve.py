@@ -18,6 +18,7 @@ from ggufy.llama import server
 from ggufy.llama.chat.options import Model
 from ggufy.llama.install import Llama
 from ggufy.llama.server import ServeOptions, Server
+from ggufy.llama.server_program import server_program
 from ggufy.models.rendering import KEY
 from ggufy.system import resources
 from ggufy.system.settings import Settings
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace, settings: Settings, get_llama: Callable[[Setti
     with stoppable() as stopped, tempfile.TemporaryDirectory(prefix="ggufy-serve-") as place:
         folder = Path(place)
         environment = resources.child_environment(threads=options.threads, home=folder)
-        program = server.server_program(llama, environment)
+        program = server_program(llama, environment)
         if settings.api_key:
             environment["LLAMA_API_KEY"] = settings.api_key
         command = server.server_command(program, model, head, options, folder)
@@ -151,4 +152,4 @@ def _secret(options: ServeOptions, key: bool) -> tuple[str, str] | None:
     if options.key_file is not None:
         path = str(options.key_file.absolute())
         return f"$(head -n 1 {shlex.quote(path)})", f"open({path!r}).readline().strip()"
-    return ("$GGUFY_API_KEY", 'os.environ["GGUFY_API_KEY"]') if key else None
+    return ("$GGUFY_API_KEY", 'os.getenv("GGUFY_API_KEY")') if key else None

@@ -1,9 +1,4 @@
-"""llama-server: the program, its command, and one that runs until it is stopped.
-
-The build has everything of llama-server in a library, since llama-cli needs it, and not the program: its `main` is
-linked when it is first wanted, in a second, so that nobody builds llama.cpp anew for it. A folder of GGUFY_LLAMA_DIR
-has the program, as llama.cpp's own downloads do.
-"""
+"""llama-server: its command, whether it fits in memory, and one that runs until it is stopped."""
 
 from __future__ import annotations
 
@@ -12,8 +7,6 @@ import http.client
 import json
 import socket
 import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,15 +19,10 @@ from ggufy.core.words import human_size
 from ggufy.formats.gguf import GgufHead
 from ggufy.llama.chat.options import OTHER_CONTEXT, Model
 from ggufy.llama.chat.pool import MARGIN
-from ggufy.llama.install import Llama
-from ggufy.llama.toolchain import find_toolchain
-from ggufy.llama.tools import ToolRun, failure_reason, run_tool
+from ggufy.llama.tools import failure_reason
 from ggufy.models.chat_format import OFF, ON
 from ggufy.system import child_process
-from ggufy.system.files import partial
 
-NAME = "llama-server"
-_MAIN = "int llama_server(int, char **);\nint main(int count, char ** words) { return llama_server(count, words); }\n"
 _SAMPLING = {
     "temperature": "--temp",
     "top_p": "--top-p",
@@ -57,29 +45,6 @@ class ServeOptions:
     parallel: int = 1  # conversations at once
     think: bool = False  # where a request does not say
     key_file: Path | None = None  # with the keys that a request has to give one of
-
-
-# ---- the program
-
-
-def server_program(llama: Llama, environment: Mapping[str, str]) -> Path:
-    """The llama-server of a build, linked if it is not there yet. Raises ToolError."""
-    program, library = llama.bin / NAME, llama.bin / f"libllama-server-impl.{_library_ending()}"
-    if program.is_file() or not library.is_file():
-        return llama.tool(NAME)
-    compiler = find_toolchain(environment).cxx
-    with partial(program) as part, tempfile.TemporaryDirectory(prefix="ggufy-server-") as folder:
-        source = Path(folder) / "main.cpp"
-        source.write_text(_MAIN, encoding="utf-8")
-        found = "@loader_path" if sys.platform == "darwin" else "$ORIGIN"
-        command = [compiler, str(source), "-o", str(part), str(library), f"-Wl,-rpath,{found}"]
-        command += [] if sys.platform == "darwin" else ["-Wl,--allow-shlib-undefined"]
-        run_tool(command, ToolRun(environment=environment, cwd=Path(folder)))
-    return program
-
-
-def _library_ending() -> str:
-    return "dylib" if sys.platform == "darwin" else "so"
 
 
 # ---- the command
