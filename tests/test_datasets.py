@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import random
 import zlib
 from pathlib import Path
@@ -19,6 +20,8 @@ from ggufy.sources.hub import parse_reference
 from ggufy.texts import dataset
 from ggufy.texts.calibration import NAMED, pin_text
 from ggufy.texts.dataset import split_column, text_of
+from tests import chatty
+from tests.conftest import Ggufy
 from tests.hub_fixture import ALICE, LocalHub, local_hub, no_request_elsewhere  # noqa: F401 - fixtures
 
 # A table of a text (one row is null) and a number, as pyarrow 26.0.1 writes it: Parquet by snappy, an Arrow stream.
@@ -36,6 +39,7 @@ ARROW = zlib.decompress(
         "rw77xoGO/nz3dgziXoABMSTGOrOclfO6WpHy5+36Op+qdbXZNY5P0DFJKv/H93oD0YolxA=="
     )
 )
+WORDS = "a river bends and carries sand where trees stand in its old bed of grey stones".split()
 TEXT = " = Head = \n\n中文\nagain\nagain\nagain\n"
 
 
@@ -134,6 +138,30 @@ def test_wikitext_is_named(local_hub: LocalHub, tmp_path: Path, monkeypatch: pyt
     text = pin_text("wikitext", tmp_path / "cache", endpoint=local_hub.endpoint)
     assert text.name == "wikitext"
     assert text.path.read_text() == " = A = \n\n Words . \n" * 200
+
+
+@pytest.mark.tools
+def test_perplexity_over_a_column(ggufy: Ggufy, tmp_path: Path) -> None:
+    """The figures are those over the same text in a plain file, by `evaluate` and in a job."""
+    rows = [f"Row {n}: {' '.join(random.Random(n).choices(WORDS, k=20))}." for n in range(60)]
+    table = {"text": Array(rows, DataType.utf8()), "title": Array(["x"] * 60, DataType.utf8())}
+    write_parquet(Table.from_pydict(table), tmp_path / "x.parquet")
+    (tmp_path / "plain.txt").write_text("".join(f"{row}\n" for row in rows))
+    base = chatty.write(tmp_path / "m.gguf")
+    words = ["--types", "Q8_0", "--imatrix", "none", "--evaluate", "--evaluation-chunks", "4", "--json"]
+    made = ggufy("quantize", base, *words, "--evaluation", f"{tmp_path}/x.parquet#text", "--out", tmp_path)
+    (row,) = [row for row in json.loads(made.out)["files"] if "evaluation" in row]
+    quant = next(tmp_path.glob("*-GGUF/*Q8_0.gguf"))
+    found = {}
+    for text in ("x.parquet#text", "plain.txt"):
+        words = ["--chunks", "4", "--text", str(tmp_path / text), "--no-speed", "--json", "--out", tmp_path / text[:3]]
+        done = ggufy("evaluate", base, quant, *words)  # in another folder, where nothing is measured yet
+        assert done.code == 0, done.err
+        found[text] = json.loads(done.out)["evaluations"][0]
+    ours, plain = found.values()
+    assert ours["quality"] == plain["quality"] == row["evaluation"]["quality"]
+    assert (ours["text"], plain["text"]) == ("x.txt", "plain.txt")
+    assert "has several columns of texts" in ggufy("evaluate", base, quant, "--text", tmp_path / "x.parquet").err
 
 
 def test_broken_files_are_refused_in_a_sentence() -> None:
