@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from ggufy.cli.lint import template_in
+from ggufy.cli.lint import same, template_in
 from ggufy.cli.ollama import files_for
 from ggufy.core.errors import SourceError, UsageError
 from ggufy.formats.gguf import read_head, read_items
 from ggufy.models import rendering
-from ggufy.models.ollama import FAMILIES, Family, family_files, family_in, modelfile
-from ggufy.models.rendering import CONVERSATIONS, FOR_OLLAMA, Turns, render, special_tokens
+from ggufy.models.ollama import FAMILIES, Family, family_files, family_in, family_of, modelfile
+from ggufy.models.rendering import CONVERSATIONS, FOR_OLLAMA, Rendering, Turns, render, special_tokens
 from ggufy.publish.card_facts import ollama_of
 from tests import chatty
 from tests.conftest import Ggufy, Go
@@ -156,6 +156,18 @@ def test_a_models_own_template_tells_its_family(name: str, template: str, tmp_pa
     found = family_in(path, read_head(path))
     default = "You help." if name == "chatml" else ""
     assert found == replace(named(name), default_system=default)
+
+
+@pytest.mark.fast
+def test_a_model_whose_prompts_begin_with_its_beginning_of_text() -> None:
+    """As SmolLM2's do, whose `<|im_start|>` is both."""
+    said = replace(named("chatml"), default_system="You help.")
+    prompts = [Rendering(text=said.prompt(turns)) for turns in TALKS]
+    assert family_of(prompts, "<|im_start|>") == family_of(prompts, "") == said
+    with_bos = [Rendering(text="<s>" + one.text) for one in prompts]
+    assert family_of(with_bos, "<s>") == said and family_of(with_bos, "") is None
+    assert same(with_bos[0], prompts[0], "<s>") and same(prompts[0], prompts[0], "<|im_start|>")
+    assert not same(with_bos[0], prompts[0], "") and not same(prompts[0], Rendering(error="no"), "")
 
 
 @pytest.mark.parametrize("change", [("'\\n' + m.content", "' ' + m.content"), ("'<|im_end|>'", "'<|end|>'")])

@@ -45,13 +45,9 @@ def run(args: argparse.Namespace, settings: Settings, get_llama: Callable[[Setti
     tokens = special_tokens(args.model, head)
     theirs = template_in(args.template) if args.template else template
     by_jinja = render(theirs, list(CONVERSATIONS.values()), tokens | _SAID)
-    by_llama = rendered_by_llama(args.model, head, get_llama(settings), tokens["bos_token"])
-    bos = tokens["bos_token"]
-    pairs = {
-        name: (dataclasses.replace(one, text=one.text.removeprefix(bos)), other)
-        for name, one, other in zip(CONVERSATIONS, by_jinja, by_llama, strict=True)
-    }
-    different = [name for name, (one, other) in pairs.items() if not same(one, other)]
+    by_llama = rendered_by_llama(args.model, head, get_llama(settings))
+    pairs = dict(zip(CONVERSATIONS, zip(by_jinja, by_llama, strict=True), strict=True))
+    different = [name for name, (one, other) in pairs.items() if not same(one, other, tokens["bos_token"])]
     if args.json:
         rows = [
             {"conversation": name, "same": name not in different, "transformers": vars(one), "llama.cpp": vars(other)}
@@ -63,9 +59,11 @@ def run(args: argparse.Namespace, settings: Settings, get_llama: Callable[[Setti
     return 1 if different else 0
 
 
-def same(one: Rendering, other: Rendering) -> bool:
-    """Whether both gave this prompt, or both gave none."""
-    return bool(one.error and other.error) or (one.text == other.text and not one.error and not other.error)
+def same(one: Rendering, other: Rendering, bos: str) -> bool:
+    """Whether both gave this prompt, or both gave none; llama.cpp leaves `bos` to the tokenizer where that puts it."""
+    if one.error or other.error:
+        return bool(one.error and other.error)
+    return other.text in (one.text, one.text.removeprefix(bos))
 
 
 def report(pairs: dict[str, tuple[Rendering, Rendering]], different: list[str]) -> str:
@@ -86,7 +84,7 @@ def _short(one: Rendering) -> str:
     return "refuses" if one.error else f"{len(one.text)} letters"
 
 
-def rendered_by_llama(path: Path, head: GgufHead, llama: Llama, bos: str) -> list[Rendering]:
+def rendered_by_llama(path: Path, head: GgufHead, llama: Llama) -> list[Rendering]:
     """What llama-server makes of the conversations with the template of a GGUF."""
     options = server.ServeOptions(port=server.free_port(), threads=1)
     model = dataclasses.replace(Model.read(path), chat=None)  # RWKV's templates are those of the file, too
@@ -102,12 +100,12 @@ def rendered_by_llama(path: Path, head: GgufHead, llama: Llama, bos: str) -> lis
                 running.post("/apply-template", {"messages": turns, "chat_template_kwargs": _SAID})
                 for turns in CONVERSATIONS.values()
             ]
-    return [_rendering(answer, bos) for answer in answers]
+    return [_rendering(answer) for answer in answers]
 
 
-def _rendering(answer: dict[str, object], bos: str) -> Rendering:
+def _rendering(answer: dict[str, object]) -> Rendering:
     if isinstance(prompt := answer.get("prompt"), str):
-        return Rendering(text=prompt.removeprefix(bos))
+        return Rendering(text=prompt)
     error = answer.get("error")
     return Rendering(error=str(error.get("message", error) if isinstance(error, dict) else error))
 

@@ -160,17 +160,19 @@ def family_in(path: Path, head: GgufHead) -> Family | None:
 
 def family_of(renderings: Sequence[Rendering], bos: str) -> Family | None:
     """The family that writes these prompts, which are of the conversations FOR_OLLAMA in their order; those that the
-    template refuses with a system prompt do not count. `bos` begins a prompt, and the tokenizer puts it there too."""
-    found = {
-        name: one.text.removeprefix(bos) for name, one in zip(FOR_OLLAMA, renderings, strict=True) if not one.error
-    }
+    template refuses with a system prompt do not count.
+
+    A prompt may begin with `bos`, where the tokenizer puts it too; some models have a word of their prompts for it.
+    """
+    found = {name: one.text for name, one in zip(FOR_OLLAMA, renderings, strict=True) if not one.error}
     plain = {name for name in FOR_OLLAMA if CONVERSATIONS[name][0]["role"] != "system"}
     if not plain <= found.keys():
         return None
-    for family in FAMILIES:
-        said = replace(family, default_system=_default_system(family, found["one question"]))
-        if all(said.prompt(CONVERSATIONS[name]) == text for name, text in found.items()):
-            return said
+    for prompts in (found, {name: text.removeprefix(bos) for name, text in found.items()}):
+        for family in FAMILIES:
+            said = replace(family, default_system=_default_system(family, prompts["one question"]))
+            if all(said.prompt(CONVERSATIONS[name]) == text for name, text in prompts.items()):
+                return said
     return None
 
 
