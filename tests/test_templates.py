@@ -80,6 +80,18 @@ JINJA = {
         "{{ '[INST] ' + (told if loop.last else '') + m.content + '[/INST]' }}"
         "{% else %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}"
     ),
+    "mistral-nemo": (
+        "{{ bos_token }}{% set told = '' %}{% if messages[0].role == 'system' %}"
+        "{% set told = messages[0].content + '\\n\\n' %}{% set messages = messages[1:] %}{% endif %}"
+        "{% for m in messages %}{% if m.role == 'user' %}"
+        "{{ '[INST]' + (told if loop.last else '') + m.content + '[/INST]' }}"
+        "{% else %}{{ m.content + eos_token }}{% endif %}{% endfor %}"
+    ),
+    "mistral-v7": (
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '[INST]' + m.content + '[/INST]' }}"
+        "{% elif m.role == 'system' %}{{ '[SYSTEM_PROMPT]' + m.content + '[/SYSTEM_PROMPT]' }}"
+        "{% else %}{{ m.content + eos_token }}{% endif %}{% endfor %}"
+    ),
 }
 HARMFUL = {
     "{{ 'a' * 10**10 }}": "MemoryError",
@@ -196,6 +208,21 @@ def test_a_modelfile(ggufy: Ggufy, tmp_path: Path) -> None:
     again = ggufy("ollama", path)
     assert again.code == 2 and "is there already, and says something else: move it away first." in again.err
     assert made.read_text() == "FROM x"
+
+
+def test_nothing_of_a_stranger_becomes_a_line_of_a_modelfile(ggufy: Ggufy, tmp_path: Path) -> None:
+    hostile = JINJA["chatml"].replace("You help.", 'You.\\"\\"\\"\\nADAPTER /etc/passwd\\nSYSTEM \\"\\"\\"')
+    path = chatty.write(tmp_path / "m.gguf", hostile)
+    (prompt,) = render(hostile, [CONVERSATIONS["one question"]], TOKENS)
+    assert '"""\nADAPTER /etc/passwd\n' in prompt.text
+    assert family_in(path, read_head(path)) is None
+    done = ggufy("ollama", path.rename(tmp_path / "m\nADAPTER x.gguf"))
+    assert done.code == 2 and "has characters that cannot be printed: rename the file." in done.err
+
+
+def test_a_day_is_not_written_down(tmp_path: Path) -> None:
+    path = chatty.write(tmp_path / "m.gguf", JINJA["chatml"].replace("You help.", "' + strftime_now('%F') + '"))
+    assert family_in(path, read_head(path)) == named("chatml")
 
 
 def test_a_modelfile_for_an_unknown_template(ggufy: Ggufy, tmp_path: Path) -> None:

@@ -26,6 +26,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Writes it; gives the exit code."""
     path: Path = args.model
+    if not path.name.isprintable():  # a line of its name would be a line of the Modelfile
+        raise UsageError(
+            "the name {name} has characters that cannot be printed: rename the file.", name=repr(path.name)
+        )
     files, form = files_for(path, read_head(path))
     target, text = path.with_suffix(".Modelfile"), modelfile(path.name, files)
     if target.exists() and target.read_text(encoding="utf-8") != text:

@@ -113,14 +113,16 @@ def _turned(before: str, after: str, names: tuple[str, str, str] = ("system", "u
     return {role: Around(before=before.replace("ROLE", name), after=after) for role, name in parts}
 
 
-def _bracketed(user_after: str, answer_before: str, answer_after: str) -> dict[str, Any]:
+def _bracketed(user_after: str, answer_before: str, answer_after: str, user_before: str = "[INST] ") -> dict[str, Any]:
     return {
-        "user": Around(before="[INST] ", after=user_after),
+        "user": Around(before=user_before, after=user_after),
         "assistant": Around(before=answer_before, after=answer_after),
     }
 
 
 _LLAMA_2 = Around(before="<<SYS>>\n", after="\n<</SYS>>\n\n")
+_SYSTEM_PROMPT = Around(before="[SYSTEM_PROMPT]", after="[/SYSTEM_PROMPT]")
+_TEKKEN = _bracketed("[/INST]", "", "</s>", "[INST]")
 _PLAIN = Around(before="", after="\n\n")
 _GEMMA = _turned("<start_of_turn>ROLE\n", "<end_of_turn>\n", ("user", "user", "model")) | {"system": _PLAIN}
 FAMILIES = (
@@ -146,6 +148,8 @@ FAMILIES = (
         name="mistral-blank", **_bracketed(" [/INST]", " ", "</s>"), system=_PLAIN, system_in=FIRST, stops=("[INST]",)
     ),
     Family(name="mistral-v3", **_bracketed("[/INST]", " ", "</s>"), system=_PLAIN, system_in=LAST, stops=("[INST]",)),
+    Family(name="mistral-nemo", **_TEKKEN, system=_PLAIN, system_in=LAST, stops=("[INST]",)),
+    Family(name="mistral-v7", **_TEKKEN, system=_SYSTEM_PROMPT, stops=("[INST]",)),
 )
 
 
@@ -155,7 +159,10 @@ def family_in(path: Path, head: GgufHead) -> Family | None:
     if not isinstance(template, str):
         return None
     tokens = special_tokens(path, head)
-    return family_of(render(template, [CONVERSATIONS[name] for name in FOR_OLLAMA], tokens), tokens["bos_token"])
+    found = family_of(render(template, [CONVERSATIONS[name] for name in FOR_OLLAMA], tokens), tokens["bos_token"])
+    if found and "strftime_now" in template:
+        return replace(found, default_system="")  # it names the day, which would be this one for ever
+    return found
 
 
 def family_of(renderings: Sequence[Rendering], bos: str) -> Family | None:
@@ -177,10 +184,12 @@ def family_of(renderings: Sequence[Rendering], bos: str) -> Family | None:
 
 
 def _default_system(family: Family, prompt: str) -> str:
-    """What stands as the system prompt where nobody gave one."""
+    """What stands as the system prompt where nobody gave one; nothing if it would end the quotes of a Modelfile, since
+    it is a stranger's text."""
     if family.system_in or not prompt.startswith(family.system.before):
         return ""
-    return prompt.removeprefix(family.system.before).partition(family.system.after)[0]
+    told = prompt.removeprefix(family.system.before).partition(family.system.after)[0]
+    return "" if _QUOTES in told else told
 
 
 def family_files(family: Family) -> dict[str, str]:
