@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from attacks import ATTACKS, adapters, checkpoints, ggufs, safetensors  # noqa: F401 - they register
+from attacks import ATTACKS, adapters, checkpoints, ggufs, rwkvcpp, safetensors  # noqa: F401 - they register
 
 
 def main(folder: Path) -> None:

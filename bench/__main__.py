@@ -7,7 +7,19 @@ import platform
 import tempfile
 from pathlib import Path
 
-from bench import clicks, conversion, engine, first_quant, forecast, mixes, overlap, page, segments, streamed
+from bench import (
+    clicks,
+    conversion,
+    engine,
+    first_quant,
+    forecast,
+    mixes,
+    overlap,
+    page,
+    rwkvcpp_speed,
+    segments,
+    streamed,
+)
 from ggufy.core.catalog import BY_NAME
 from ggufy.llama.install import ensure
 from ggufy.system import resources
@@ -39,6 +51,7 @@ def main() -> None:
             lambda: page.bench(folder, llama),
             lambda: clicks.bench(folder, llama),
             lambda: mixes.bench(folder, llama, settings, texts),
+            lambda: rwkvcpp_speed.bench(folder, llama),
             lambda: engine.bench_kills(folder, llama, texts),
         ):
             print("\n" + "\n".join(bench()), flush=True)

@@ -104,6 +104,25 @@ def read_safetensors(path: Path) -> None:
     inspect(str(path), SETTINGS)
 
 
+def read_rwkvcpp(path: Path) -> None:
+    """The head of a file of rwkv.cpp, what its tensors are, and their values; what it states must be inside."""
+    from ggufy.formats.mapped_rwkvcpp import MappedRwkvcpp
+    from ggufy.formats.rwkvcpp import read_head
+    from ggufy.rwkvcpp.tensors import check_file
+
+    head, end = read_head(path), 24
+    for record in head.records.values():
+        assert end < record.offset and record.size > 0
+        end = record.offset + record.size
+    assert end == path.stat().st_size
+    inspect(str(path), SETTINGS)
+    check_file(head, path.name)
+    with MappedRwkvcpp(path, head) as opened:
+        for name, shape in opened.shapes.items():
+            assert tuple(opened.tensor(name).clone().shape) == shape
+            opened.release(name)
+
+
 def read_checkpoint(path: Path) -> None:
     """The tensors themselves, through torch; the list without torch must be the same."""
     from ggufy.formats.checkpoint import open_checkpoint
@@ -156,12 +175,19 @@ def _safetensors(rng: random.Random) -> bytes:
     return fuzz_safetensors.mutated(rng)
 
 
+def _rwkvcpp(rng: random.Random) -> bytes:
+    from tests import fuzz_rwkvcpp
+
+    return fuzz_rwkvcpp.mutated(rng)
+
+
 TARGETS: dict[str, tuple[str, Callable[[random.Random], bytes], Callable[[Path], None]]] = {
     "gguf": ("x.gguf", lambda rng: fuzz_gguf.mutated(rng, fuzz_gguf.model()), read_gguf),
     "imatrix": ("x.gguf", lambda rng: fuzz_gguf.mutated(rng, fuzz_gguf.imatrix()), take_imatrix),
     "pickled": ("x.pth", _pth, read_pickled),
     "checkpoint": ("x.pth", _pth, read_checkpoint),
     "safetensors": ("x.safetensors", _safetensors, read_safetensors),
+    "rwkvcpp": ("x.bin", _rwkvcpp, read_rwkvcpp),
 }
 
 
@@ -265,6 +291,13 @@ def _warm_up(target: str, path: Path, read: Callable[[Path], None]) -> None:
         from tests.fuzz_safetensors import sound as sound_safetensors
 
         path.write_bytes(sound_safetensors("plain"))
+    elif target == "rwkvcpp":
+        import torch
+
+        from tests.fuzz_rwkvcpp import sound as sound_rwkvcpp
+
+        torch.set_num_threads(1)
+        path.write_bytes(sound_rwkvcpp("7")[0])
     else:
         path.write_bytes((fuzz_gguf.model() if target == "gguf" else fuzz_gguf.imatrix()).write())
     read(path)

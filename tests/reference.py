@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,3 +18,8 @@ def reference_file(name: str) -> Path:
     if not (folder / name).exists():
         pytest.skip(f"{folder / name} is not there: set GGUFY_TEST_DATA to the reference data")
     return folder / name
+
+
+def reference_data(name: str) -> Any:
+    """What a JSON file of that data holds."""
+    return json.loads(reference_file(name).read_text(encoding="utf-8"))

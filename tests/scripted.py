@@ -1,4 +1,4 @@
-"""Tiny RWKV-7s that say one thing, whatever they are asked: each token is followed by the next one of a chain.
+"""Tiny RWKVs that say one thing, whatever they are asked: each token is followed by the next one of a chain.
 
 Its blocks add nothing to the embedding, so the head alone decides: the row of a token looks for the token before it.
 """
@@ -10,8 +10,11 @@ from pathlib import Path
 
 import torch
 
+from ggufy.formats.checkpoint import open_checkpoint
 from ggufy.models.convert import convert
+from ggufy.models.layouts import origins_of
 from ggufy.models.vocab import load_vocab, world_vocab_path
+from ggufy.rwkvcpp.convert import convert_tensors
 from tests import tiny
 
 # Two paragraphs. The second ends with a full-width stop, so that another token than the blank line's comes before the
@@ -34,16 +37,18 @@ def _tokens(chain: list[bytes]) -> list[bytes]:
 BLANK_LINE = 1 + _tokens(_CHAIN).index(b"\n\n")  # its id
 
 
-def checkpoint(folder: Path, chain: list[bytes] = _CHAIN, name: str = "scripted") -> tuple[Path, Path]:
-    """Writes the checkpoint and its vocabulary; gives both paths."""
+def checkpoint(
+    folder: Path, chain: list[bytes] = _CHAIN, name: str = "scripted", version: str = "7"
+) -> tuple[Path, Path]:
+    """Writes the checkpoint and its vocabulary; gives both paths. `version` is as for tiny.weights."""
     tokens = [b"", *_tokens(chain)]
-    source = tiny.save(folder / f"{name}.pth", _weights(chain, tokens, len(tokens)))
+    source = tiny.save(folder / f"{name}.pth", _weights(chain, tokens, len(tokens), version))
     return source, tiny.write_vocab(folder / "scripted-vocab.txt", tokens[1:])
 
 
-def _weights(chain: list[bytes], tokens: Sequence[bytes], rows: int) -> dict[str, torch.Tensor]:
+def _weights(chain: list[bytes], tokens: Sequence[bytes], rows: int, version: str = "7") -> dict[str, torch.Tensor]:
     width = 64
-    state = tiny.weights("7", width=width, layers=1, vocab=rows)
+    state = tiny.weights(version, width=width, layers=1, vocab=rows)
     for part in ("blocks.0.att.output.weight", "blocks.0.ffn.value.weight", "head.weight"):
         state[part].zero_()
     for part in ("blocks.0.ln0", "ln_out"):
@@ -81,6 +86,21 @@ def converted(folder: Path) -> Path:
     source, vocab = checkpoint(folder)
     target = folder / "scripted-F32.gguf"
     convert(source, target, outtype="f32", vocab=vocab)
+    return target
+
+
+def in_rwkvcpp(folder: Path, version: str, chain: list[bytes] = _CHAIN) -> Path:
+    """Writes the file of rwkv.cpp of the first, in this version of RWKV, with its vocabulary beside it."""
+    tokens = [b"", *_tokens(chain)]
+    tiny.write_vocab(folder / "scripted-vocab.txt", tokens[1:])
+    return converted_bin(folder, _weights(chain, tokens, len(tokens), version))
+
+
+def converted_bin(folder: Path, state: dict[str, torch.Tensor]) -> Path:
+    """Writes a checkpoint and its FP32 file of rwkv.cpp; gives the latter's path."""
+    source, target = tiny.save(folder / "made.pth", state), folder / "made-FP32.bin"
+    with open_checkpoint(source) as file:
+        convert_tensors(file, origins_of(file.shapes), target, type_name="FP32")
     return target
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from attacks import ATTACKS, adapters, checkpoints, ggufs, safetensors
+from attacks import ATTACKS, adapters, checkpoints, ggufs, rwkvcpp, safetensors
 from ggufy.core.errors import SourceError
 from ggufy.sources.adapter import AdapterSearch, AdapterWish, check_adapters, pin_adapters
 from ggufy.sources.inspect import inspect
@@ -16,7 +16,7 @@ from ggufy.sources.rwkv_pth import RwkvPth
 from ggufy.system.settings import Settings
 
 pytestmark = pytest.mark.fast
-assert adapters and checkpoints and ggufs and safetensors  # they register what they have
+assert adapters and checkpoints and ggufs and rwkvcpp and safetensors  # they register what they have
 MOST_BYTES = 64 << 20  # of memory, for any file
 
 

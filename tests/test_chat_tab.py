@@ -154,7 +154,9 @@ def form(monkeypatch: pytest.MonkeyPatch) -> QuantizeTab:
 
 
 def look(form: QuantizeTab, source: str) -> Iterator[list[Any]]:
-    return form.look(source, "auto", "", "rwkv", ["Q8_0"], "bundled", False, "", "standard", "bundled", REQUEST, None)
+    return form.look(
+        source, "auto", "", "rwkv", "gguf", ["Q8_0"], "bundled", False, "", "standard", "bundled", REQUEST, None
+    )
 
 
 def test_a_look_begins_with_a_sign_of_work_and_nothing_of_before(form: QuantizeTab) -> None:

@@ -99,6 +99,14 @@ def test_every_test_that_proves_a_layout_is_there() -> None:
         assert re.search(rf"^(?:async )?def {test}\(", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE), test
 
 
+def test_every_test_that_holds_a_row_of_rwkvcpp_is_there() -> None:
+    text = TEXTS[ROOT / "docs/rwkv.cpp.md"]
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)` \|$", text, re.MULTILINE)
+    assert len(named) == len(re.findall(r"^\| ", text, re.MULTILINE)) - 1
+    for file, test in named:
+        assert re.search(rf"^def {test}\(", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE), test
+
+
 # ---- commands
 
 
@@ -234,7 +242,7 @@ def test_a_job_id_is_made_as_specified() -> None:
         {},
         {"mix": "stock"},
         {"copies": ["ms:you/m-GGUF"]},
-        {"output": "toy"},
+        {"output": "rwkv.cpp", "outtype": "f32"},
         {"adapters": [lora, pissa]},
         more,
     ):

@@ -14,6 +14,7 @@ import pytest
 from ggufy.cli.terminal import results_table
 from ggufy.core.job import Job, Status
 from ggufy.core.job_record import from_json, to_json
+from ggufy.core.outputs import OUTPUT_NAMES
 from ggufy.core.plan import pending
 from ggufy.jobs.options import JobOptions
 from ggufy.jobs.request import make_job
@@ -33,7 +34,7 @@ from ggufy.system.settings import Settings
 from ggufy.ui.i18n import TEXTS
 from ggufy.ui.views import job_card
 from tests import tiny
-from tests.extension.toy_output import TOY
+from tests.extension.toy_output import NAMES, TOY
 from tests.extension.toy_step import ChecksumStep
 
 pytestmark = pytest.mark.fast
@@ -43,6 +44,7 @@ pytestmark = pytest.mark.fast
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(STEPS, ChecksumStep.kind, ChecksumStep)
     monkeypatch.setitem(OUTPUTS, TOY.name, TOY)
+    monkeypatch.setitem(OUTPUT_NAMES, TOY.name, NAMES)
 
 
 @pytest.fixture
@@ -81,7 +83,7 @@ def test_a_job_with_both(job: Job, settings: Settings, tmp_path: Path) -> None:
     done, live = run(job, settings, ran)
     assert (done.status, done.error) == (Status.DONE, "")
     assert ran == ["convert", "quantize SIGNS", "checksum"]
-    folder = settings.out / "m-GGUF"
+    folder = settings.out / "m-toy"
     base, signs, sums = (folder / name for name in ("m-F32.gguf", "m-SIGNS.toy", "m-SHA256SUMS"))
     assert [artifact.name for artifact in done.artifacts] == [base.name, signs.name, sums.name]
     assert sums.read_text(encoding="utf-8") == f"{sha256(signs)}  {signs.name}\n"
@@ -103,7 +105,7 @@ def test_a_job_with_both(job: Job, settings: Settings, tmp_path: Path) -> None:
 
 def test_what_people_see_of_it(job: Job, settings: Settings) -> None:
     done, live = run(job, settings, [])
-    folder = settings.out / "m-GGUF"
+    folder = settings.out / "m-toy"
     rows = results(done, live.forecast, folder)
     assert [(row["kind"], row.get("type"), row.get("format")) for row in rows] == [
         ("convert", None, None),
@@ -127,7 +129,7 @@ def test_what_people_see_of_it(job: Job, settings: Settings) -> None:
 
 
 def test_both_reach_the_output_repo(job: Job) -> None:
-    steps = plan(replace(job.request, repo_id="alice/m-GGUF"))
+    steps = plan(replace(job.request, repo_id="alice/m-toy"))
     assert [step.label for step in steps][-4:] == [
         "quantize SIGNS",
         "upload m-SIGNS.toy",

@@ -26,7 +26,7 @@ from tests.fuzz_child import is_sentence
 CASES = int(os.environ.get("GGUFY_TEST_FUZZ", "0"))  # of each kind; `make fuzz`: 5,000
 SEED = int(os.environ.get("GGUFY_TEST_FUZZ_SEED", "5"))
 BATCH = 500
-USUALLY = {"gguf": 500, "imatrix": 300, "pickled": 150, "checkpoint": 150, "safetensors": 300}
+USUALLY = {"gguf": 500, "imatrix": 300, "pickled": 150, "checkpoint": 150, "safetensors": 300, "rwkvcpp": 300}
 
 
 @pytest.mark.parametrize("target", USUALLY)

@@ -12,6 +12,7 @@ from ggufy.core import job_record
 from ggufy.core import plan as plans
 from ggufy.core.catalog import parse_types
 from ggufy.core.job import Artifact, Job, Request, Status
+from ggufy.core.plan import base_name
 from ggufy.core.source import Source
 from ggufy.steps import plan
 
@@ -146,12 +147,13 @@ def test_the_same_request_is_the_same_job() -> None:
 
 
 def test_jobs_keep_the_ids_that_older_versions_gave_them() -> None:
-    """Another format of the quants is another job with the same base."""
+    """Another format is another job with another base."""
     assert REQUEST.job_id == "m-b2e1fc09"
     assert REQUEST.inputs().startswith("9d4c7ad05f217876")
-    other = dataclasses.replace(REQUEST, output="toy")
-    assert other.inputs() == REQUEST.inputs() and other.job_id != REQUEST.job_id
-    assert other.file_of("Q6_K") == "m-Q6_K.toy"
+    other = dataclasses.replace(REQUEST, output="rwkv.cpp", outtype="f32")
+    assert other.inputs() != REQUEST.inputs() and other.job_id != REQUEST.job_id
+    assert (other.file_of("Q5_1"), base_name(other), other.folder) == ("m-Q5_1.bin", "m-FP32.bin", "m-rwkv.cpp")
+    assert (REQUEST.file_of("Q5_1"), base_name(REQUEST), REQUEST.folder) == ("m-Q5_1.gguf", "m-F16.gguf", "m-GGUF")
 
 
 def test_an_artifact_replaces_its_older_self() -> None:

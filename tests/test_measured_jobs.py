@@ -37,6 +37,7 @@ from ggufy.steps.evaluate import FOLDER, SPARE, EvaluationConfig
 from ggufy.steps.forecast import predictions_bytes
 from ggufy.steps.job_forecast import JobForecast
 from ggufy.steps.measure import MEASURED, EvaluateStep
+from ggufy.steps.outputs import gguf as gguf_output
 from ggufy.system.resources import AUTOMATIC, CpuShare, ThreadLimit
 from ggufy.system.settings import Settings
 from ggufy.ui.i18n import TEXTS
@@ -107,7 +108,7 @@ def test_a_job_measures_over_all_its_chunks_or_not_at_all(ctx: Context, monkeypa
         asked.append(config)
         return [None]
 
-    monkeypatch.setattr(measure, "evaluate", evaluated)
+    monkeypatch.setattr(gguf_output, "evaluate", evaluated)
     monkeypatch.setattr(measure, "_pinned_text", lambda ctx, text: ctx.folder / "text")
     MEASURE.run(ctx)
     assert (asked[0].all_chunks, asked[0].chunks) == (True, 4)
@@ -119,7 +120,7 @@ def test_room_for_the_bases_predictions_is_asked_for_before_measuring(ctx: Conte
     base.metadata["tokenizer.ggml.tokens"] = 65536
     sizes = JobForecast(base=base, quants={}, same_as={})
     needed = logits_bytes(65536, 4)
-    assert MEASURE.left_bytes(ctx, sizes) == predictions_bytes(base, 4) == needed + SPARE
+    assert MEASURE.left_bytes(ctx, sizes) == predictions_bytes("gguf", sizes, 4) == needed + SPARE
     kept = ctx.work / FOLDER / "0123.logits"
     kept.parent.mkdir(parents=True)
     with kept.open("wb") as file:
@@ -148,7 +149,7 @@ def test_every_text_has_figures_and_the_first_one_has_the_speed(ctx: Context, mo
             RECORD.evolve(text=name, text_sha256=name, quality=quality, speed=RECORD.speed if config.speed else None)
         ]
 
-    monkeypatch.setattr(measure, "evaluate", evaluated)
+    monkeypatch.setattr(gguf_output, "evaluate", evaluated)
     monkeypatch.setattr(measure, "_pinned_text", lambda ctx, text: ctx.folder / text.sha256[:2])
     two = replace(ctx, request=TWO_TEXTS, measured=taken.append, report=lambda step, fraction: told.append(fraction))
     MEASURE.run(two)

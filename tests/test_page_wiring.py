@@ -18,8 +18,14 @@ EXPECTED = {
     "look of jobs": [("page load",), ("timer tick",), ("gg-jobs look",), ("begin then",), ("begin_ticked then",)],
     "act": [("gg-banner click", "gg-jobs click", "gg-machine click")],
     "greet": [("page load",)],
-    "look of source": [("page load",), ("gg-panel look",), ("gg-mix change", "gg-outtype change"), ("choose then",)],
+    "look of source": [
+        ("page load",),
+        ("gg-panel look",),
+        ("gg-mix change", "gg-output change", "gg-outtype change"),
+        ("choose then",),
+    ],
     "choose": [("gg-panel click",)],
+    "choose_output": [("gg-output change",)],
     "price": [
         ("gg-panel price",),
         ("gg-evaluate change", "gg-evaluation change", "gg-imatrix change", "gg-mode change", "gg-types change"),

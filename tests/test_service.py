@@ -16,6 +16,7 @@ from ggufy.core.job import Artifact, Job, Request, Status
 from ggufy.core.metrics import Evaluation, Quality
 from ggufy.core.source import Source
 from ggufy.hub.huggingface import HuggingFaceHub
+from ggufy.jobs.estimate import BaseOptions
 from ggufy.jobs.options import JobOptions
 from ggufy.llama.install import Llama
 from ggufy.records import patience
@@ -265,7 +266,7 @@ def test_visitors_of_an_open_space_reach_no_file_and_no_network_of_it(tmp_path: 
         with pytest.raises(UsageError, match="no file of this machine"):
             opened.submit(reaching)
         with pytest.raises(UsageError, match="no file of this machine"):
-            opened.look(reaching.source, vocab=reaching.vocab or str(secret))
+            opened.look(reaching.source, wish=BaseOptions(vocab=reaching.vocab or str(secret)))
 
 
 def test_a_folder_offers_its_models_to_the_owner_only(tmp_path: Path) -> None:

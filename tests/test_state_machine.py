@@ -30,7 +30,6 @@ from hypothesis.stateful import (
 from ggufy.core.errors import DiskError, TokenError, ToolError
 from ggufy.core.job import RESTING, Artifact, Job, Request, Status
 from ggufy.core.metrics import Evaluation, Quality
-from ggufy.core.plan import folder_name
 from ggufy.core.source import Source
 from ggufy.formats.gguf import GgufHead, TensorInfo
 from ggufy.hub.lease import LEASE_FILE, Lease
@@ -450,7 +449,7 @@ class Middle(RuleBasedStateMachine):
             if not self.world.repos_deleted:
                 assert there.keys() >= set(products), (job.id, sorted(there))
         else:
-            folder = machine.out / folder_name(job.request.name)
+            folder = machine.out / job.request.folder
             assert {path.name for path in folder.glob("*.gguf")} == set(products)
             there = {path.name: path.read_bytes() for path in folder.glob("*.gguf")}
         assert all(there[name] == content(name) for name in products if name in there)

@@ -204,6 +204,7 @@ def test_strangers_get_nothing_but_what_is_on_the_list() -> None:
         "lora_alpha": 32.0,
         "owner": "alice",
         "copy_owner": "ms:alice",
+        "output": "rwkv.cpp",
     }
     cut = {
         "chunks": 100_000,
@@ -212,7 +213,6 @@ def test_strangers_get_nothing_but_what_is_on_the_list() -> None:
         "repo_id": "a/b",
         "private": True,
         "keep_card": True,
-        "output": "toy",
     }
     left = for_stranger(JobOptions(**full, **cut))
     refused = {"vocab", "lora_init"}

@@ -187,17 +187,17 @@ def test_the_pick_for_every_amount_of_memory() -> None:
         }
 
     made = [row("Q2_K", 10**9, 0.2), row("Q4_0", 3 * 10**9, 0.1), row("Q4_K_M", 2 * 10**9, 0.01)]
-    found = picks([*made, {**FILES[0], "size": 8 * 10**9}], "f16")
+    found = picks([*made, {**FILES[0], "size": 8 * 10**9}], "F16")
     assert [pick.type for pick in found] == ["Q2_K", "Q4_K_M", "F16"]
     assert [pick.memory for pick in found] == ["1.35 GB", "2.45 GB", "9.05 GB"]
 
 
 def test_the_plot_shows_size_alone_where_nothing_was_measured() -> None:
-    bars = Elements(plot(points(FILES, "f16"), EN))
+    bars = Elements(plot(points(FILES, "F16"), EN))
     assert "svg" not in [tag for tag, _ in bars.tags]
     assert [name in bars.text for name in ("IQ2_XS", "Q4_K_M", "F16")] == [True] * 3
     two = [{**FILES[n], "evaluation": EVALUATION} for n in (2, 3)]
-    scatter = Elements(plot(points([FILES[0], *two], "f16"), EN))
+    scatter = Elements(plot(points([FILES[0], *two], "F16"), EN))
     assert [tag for tag, _ in scatter.tags].count("circle") == 2  # the base is what the others are compared with
     assert "Q4_K_M: 5.4 MB, KLD 0.0123" in scatter.text
 

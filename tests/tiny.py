@@ -1,4 +1,4 @@
-"""Tiny RWKV-6 and RWKV-7 checkpoints and vocabularies for the tests, in BlinkDL's names and shapes.
+"""Tiny checkpoints of every RWKV and vocabularies for the tests, in BlinkDL's names and shapes.
 
 All ranks differ from each other, so that a mix-up shows; weights are random, but large enough that the output depends
 on every one of them: the logits spread over several nats, as a trained model's do.
@@ -57,11 +57,12 @@ def weights(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> dict[str, torch.Tensor]:
-    """The state dict of a random checkpoint; `version` is "5.1", "5.2", "6" or "7", `ffn` is 3 x width unless
-    given."""
-    if version.startswith("5"):
+    """The state dict of a random checkpoint; `version` is "4", "5", "5.1", "5.2", "6" or "7" as the package `rwkv`
+    counts, `ffn` is 3 x width unless given."""
+    if version[0] in "45":
         state = weights("6", width=width, layers=layers, ffn=ffn, vocab=vocab, dtype=dtype, seed=seed)
-        return _as_5(state, one_a_head=version == "5.1")
+        older = _as_5(state, one_a_head=version in ("5", "5.1"))
+        return older if "." in version else _without_gate(older, head_norm=version == "5")
     random = torch.Generator().manual_seed(seed)
     ffn = 3 * width if ffn is None else ffn
 
@@ -154,6 +155,19 @@ def _as_5(state: dict[str, torch.Tensor], *, one_a_head: bool) -> dict[str, torc
         elif ".time_maa_" in name and name[-1] in "kvrg":
             older[name.replace("time_maa", "time_mix")] = tensor
         elif ".time_maa_" not in name and "_decay_w" not in name:
+            older[name] = tensor
+    return older
+
+
+def _without_gate(state: dict[str, torch.Tensor], *, head_norm: bool) -> dict[str, torch.Tensor]:
+    """An RWKV-5 without a gate, or an RWKV-4, whose decay and bonus are those of each channel."""
+    older: dict[str, torch.Tensor] = {}
+    for name, tensor in state.items():
+        if ".ln_x." in name and not head_norm:
+            continue
+        if name.endswith((".time_faaaa", ".time_decay")) and not head_norm:
+            older[name.replace("time_faaaa", "time_first")] = tensor.reshape(-1).clone()
+        elif ".gate." not in name and not name.endswith(".att.time_mix_g"):
             older[name] = tensor
     return older
 

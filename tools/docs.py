@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from attacks import ATTACKS, adapters, checkpoints, ggufs, safetensors
+from attacks import ATTACKS, adapters, checkpoints, ggufs, rwkvcpp, safetensors
 from ggufy.cli.parser import build_parser
 from ggufy.core import errors
 from ggufy.core.catalog import QUANT_TYPES
@@ -27,7 +27,7 @@ from ggufy.records.patience import Verdict, verdict
 from ggufy.system import settings
 from ggufy.ui.i18n import TEXTS
 
-assert adapters and checkpoints and ggufs and safetensors  # they register what they have
+assert adapters and checkpoints and ggufs and rwkvcpp and safetensors  # they register what they have
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")))
 TWIN = ".zh.md"  # in place of `.md`: the same in Chinese

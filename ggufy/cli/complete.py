@@ -1,4 +1,5 @@
-"""`python -m ggufy complete MODEL.gguf -p TEXT`: continues a text, and shows what comes as it comes."""
+"""`python -m ggufy complete MODEL -p TEXT`: continues a text, and shows what comes as it comes. The model is a
+GGUF, or a file of rwkv.cpp."""
 
 from __future__ import annotations
 
@@ -9,8 +10,10 @@ import re
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
+from ggufy.cli import bin_files
 from ggufy.cli import state as state_command
 from ggufy.cli.terminal import stoppable
 from ggufy.core.errors import UsageError
@@ -18,6 +21,7 @@ from ggufy.llama.chat.messages import clean
 from ggufy.llama.chat.options import ChatOptions, Model
 from ggufy.llama.chat.process import CompletionProcess
 from ggufy.llama.install import Llama
+from ggufy.rwkvcpp.backend import RwkvcppCompletion, read_model
 from ggufy.system import resources
 from ggufy.system.settings import Settings
 from ggufy.system.user_paths import user_path
@@ -40,7 +44,7 @@ _LIMITS = {  # both ends included
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command to those of the program."""
     parser = commands.add_parser("complete", help="continue a text with a model")
-    parser.add_argument("model", metavar="MODEL.gguf", type=user_path)
+    parser.add_argument("model", metavar="MODEL", type=user_path, help="a .gguf, or a .bin of rwkv.cpp")
     text = parser.add_mutually_exclusive_group(required=True)
     text.add_argument("-p", "--prompt", metavar="TEXT", help=r"the text to continue; \n in it is a new line")
     text.add_argument("--file", type=user_path, metavar="FILE", help="a file with the text to continue, as it is")
@@ -49,6 +53,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     add_sampling(parser, presence=0.0, frequency=0.0)
     state_command.add_option(parser)
+    bin_files.add_options(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout, when all has come")
 
 
@@ -97,21 +102,14 @@ def show(piece: str) -> None:
 
 def run(args: argparse.Namespace, settings: Settings, get_llama: Callable[[Settings], Llama]) -> int:
     """Continues the text; gives the exit code."""
-    options, model = sampling(args), Model.read(args.model)
+    options = sampling(args)
     text = _unescaped(args.prompt) if args.file is None else _content(args.file)
     if not clean(text):
         raise UsageError("there is no text to continue: give one with -p or --file.")
-    stops = tuple(map(_unescaped, args.stop))
+    options = replace(options, stops=tuple(map(_unescaped, args.stop)))
     with contextlib.ExitStack() as stack:
         stopped = stack.enter_context(stoppable())
-        session = stack.enter_context(state_command.opened_state(args.state, args.model, settings, get_llama))
-        process = CompletionProcess(
-            get_llama(settings),
-            model,
-            ChatOptions(**vars(options) | {"stops": stops, "state": session}),
-            threads=resources.tool_threads(args.threads, settings.threads),
-            starter=stack.enter_context(ThreadPoolExecutor(1)),
-        )
+        process = _process(args, options, settings, get_llama, stack)
         come = ""
         for piece in stack.enter_context(contextlib.closing(process.say(text, stopped=stopped.is_set))):
             come += piece
@@ -126,6 +124,30 @@ def run(args: argparse.Namespace, settings: Settings, get_llama: Callable[[Setti
         print("ggufy: stopped.", file=sys.stderr)
         return 1
     return 0
+
+
+def _process(
+    args: argparse.Namespace,
+    options: ChatOptions,
+    settings: Settings,
+    get_llama: Callable[[Settings], Llama],
+    stack: contextlib.ExitStack,
+) -> CompletionProcess | RwkvcppCompletion:
+    """What continues the text, until the stack is closed."""
+    threads = resources.tool_threads(args.threads, settings.threads)
+    starter = stack.enter_context(ThreadPoolExecutor(1))
+    process: CompletionProcess | RwkvcppCompletion
+    if bin_files.given(args):
+        extra = bin_files.words(args, settings)
+        model = read_model(args.model)
+        process = RwkvcppCompletion(model, options, threads=threads, starter=starter, extra=extra)
+    else:
+        model = Model.read(args.model)
+        state = stack.enter_context(state_command.opened_state(args.state, args.model, settings, get_llama))
+        options = replace(options, state=state)
+        process = CompletionProcess(get_llama(settings), model, options, threads=threads, starter=starter)
+    stack.callback(process.close)
+    return process
 
 
 def _unescaped(text: str) -> str:

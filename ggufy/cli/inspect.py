@@ -7,6 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from ggufy.core.outputs import GGUF, OUTPUT_NAMES
 from ggufy.core.words import human_size
 from ggufy.system.settings import Settings
 
@@ -23,13 +24,15 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="demo, a .pth, .safetensors or .gguf here or at an address, a folder, owner/repo",
     )
     parser.add_argument("--vocab", metavar="FILE", help="vocabulary of a checkpoint that is not a World model")
+    what = "of what is to be made of it (gguf)"
+    parser.add_argument("--format", choices=tuple(OUTPUT_NAMES), default=GGUF, help=what)
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
 
 def run_inspect(args: argparse.Namespace, settings: Settings) -> int:
     from ggufy.sources.inspect import inspect  # loads the Hub's client
 
-    report = inspect(args.source, settings, vocab=args.vocab)
+    report = inspect(args.source, settings, vocab=args.vocab, output=args.format)
     print(json.dumps(report.facts(), indent=2, ensure_ascii=False) if args.json else report_table(report))
     if report.problem:
         print(f"ggufy: {report.problem}", file=sys.stderr)

@@ -30,7 +30,8 @@ from ggufy.core.errors import GgufyError, SourceError, UsageError
 from ggufy.core.job import Status
 from ggufy.core.messages import Message
 from ggufy.core.names import stem_of
-from ggufy.core.plan import LOCK_NAME, base_name, folder_name, imatrix_name
+from ggufy.core.outputs import names_of_output
+from ggufy.core.plan import LOCK_NAME, base_name, imatrix_name
 from ggufy.core.source import Source, SourceFile
 from ggufy.core.words import human_size
 from ggufy.jobs.options import JobOptions, read_options
@@ -133,10 +134,11 @@ def run_convert(args: argparse.Namespace, settings: Settings) -> int:
     from ggufy.sources.registry import format_of_file
 
     vocab = user_path(args.vocab) if args.vocab else None
-    chosen_with(args.target.parent, "OUT.gguf")
+    chosen_with(args.target.parent, "OUT")
     if (path := local_file(str(args.source))) is None:
         raise SourceError("{path} does not exist: give the path of a .pth or .safetensors file.", path=args.source)
     form, search = format_of_file(path), AdapterSearch(settings)
+    form.check_output(args.output)
     files = [SourceFile(path=str(file), size=file.stat().st_size, sha256="") for file in form.files_here(path)]
     pinned = [one for one, _ in pin_adapters(_adapters(args), search, form)]
     names = [args.name or "", path.name]
@@ -144,7 +146,8 @@ def run_convert(args: argparse.Namespace, settings: Settings) -> int:
         task = ConvertTask(
             source=Source.of_files(files, kind=form.kind),
             path=path,
-            outtype=args.outtype or "f16",
+            outtype=args.outtype or names_of_output(args.output).base_type(None),
+            output=args.output,
             name=args.name or stem_of(str(path)),
             vocab=vocab,
             adapters=adapters,
@@ -165,11 +168,14 @@ def run_upgrade(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def run_evaluate(args: argparse.Namespace, settings: Settings) -> int:
+    from ggufy.cli import bin_files, evaluate_bin
     from ggufy.cli import evaluate as evaluate_command  # loads the Hub's client
 
     if args.chunks < 0:
         raise UsageError("--chunks is negative: give a number of chunks, or 0 for the whole text.")
-    print(evaluate_command.run(args, _with_options(settings, args), ready_llama))
+    settings = _with_options(settings, args)
+    ours = bin_files.given(args)
+    print(evaluate_bin.run(args, settings) if ours else evaluate_command.run(args, settings, ready_llama))
     return 0
 
 
@@ -216,7 +222,7 @@ def run_status(args: argparse.Namespace, settings: Settings) -> int:
     settings = _with_options(settings, args)
     rows = []
     for job in JobStore(settings.out).jobs():
-        folder = settings.out / folder_name(job.request.name)
+        folder = settings.out / job.request.folder
         products = [step.product for step in files_made(job.request)]
         published = {artifact.name for artifact in job.artifacts if job.request.repo_id}
         done = sum((folder / product).exists() or product in published for product in products)

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterable
 from typing import Any
 
-from ggufy.cli import chat, complete, inspect, lint, mix, ollama, serve, state
+from ggufy.cli import bin_files, chat, complete, inspect, lint, mix, ollama, serve, state
 from ggufy.core.metrics import DEFAULT_CHUNKS as COMMAND_CHUNKS
 from ggufy.jobs.options import BY_NAME, CONVERTING, OPTIONS, Kind, Option
 from ggufy.system.settings import HUBS
@@ -19,7 +19,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-v", "--verbose", action="store_true", help="log what happens")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
 
-    quantize = commands.add_parser("quantize", help="make GGUF quants of a model")
+    quantize = commands.add_parser("quantize", help="make quants of a model: GGUF, or files of rwkv.cpp")
     quantize.add_argument(
         "source",
         metavar="SOURCE",
@@ -28,9 +28,11 @@ def build_parser() -> argparse.ArgumentParser:
     quantize.add_argument("--all", action="store_true", help="all models of the repo, one job each")
     _add_options(quantize, OPTIONS)
     _add_run_options(quantize)
-    convert = commands.add_parser("convert", help="convert one .pth, .safetensors or folder to an unquantized GGUF")
+    convert = commands.add_parser(
+        "convert", help="convert one .pth, .safetensors or folder to an unquantized GGUF or file of rwkv.cpp"
+    )
     convert.add_argument("source", metavar="SRC", type=user_path)
-    convert.add_argument("target", metavar="OUT.gguf", type=user_path)
+    convert.add_argument("target", metavar="OUT", type=user_path)
     _add_options(convert, (BY_NAME[name] for name in CONVERTING))
     upgrade = commands.add_parser("upgrade", help="write an RWKV-5 with a gate as an RWKV-6 checkpoint")
     upgrade.add_argument("source", metavar="IN.pth", type=user_path)
@@ -91,10 +93,9 @@ def _add_watch(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("base", metavar="BASE.gguf", type=user_path, help="the unquantized model")
-    parser.add_argument(
-        "quants", metavar="QUANT.gguf", type=user_path, nargs="+", help="quants that were made from it"
-    )
+    what = "the unquantized model: a .gguf, or a .bin of rwkv.cpp"
+    parser.add_argument("base", metavar="BASE", type=user_path, help=what)
+    parser.add_argument("quants", metavar="QUANT", type=user_path, nargs="+", help="quants that were made from it")
     parser.add_argument(
         "--text", help="held-out text to measure on, named as for quantize --evaluation (made at set-up)"
     )
@@ -103,6 +104,11 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--speed", action=argparse.BooleanOptionalAction, default=True, help="measure speed (yes)")
     parser.add_argument("--threads", type=int, help="threads for the tools (one less than allowed)")
+    what = "of a .bin: tokens to read (as many as in --chunks)"
+    parser.add_argument("--limit", type=int, metavar="N", help=what)
+    what = "of a .bin: first tokens whose loss does not count (0)"
+    parser.add_argument("--ignore-first", type=int, metavar="N", help=what)
+    bin_files.add_options(parser)
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,8 @@ from typing import Any, TextIO
 
 from ggufy.core.errors import Cancelled
 from ggufy.core.job import Job, Status
-from ggufy.core.metrics import shown_speed
+from ggufy.core.metrics import shown_latency, shown_speed
+from ggufy.core.outputs import RWKVCPP
 from ggufy.core.progress import Snapshot
 from ggufy.core.words import human_size, human_time
 from ggufy.system.settings import redraws
@@ -146,7 +147,7 @@ def results_table(rows: list[dict[str, Any]]) -> str:
     body = []
     measured = any("evaluation" in row for row in rows)
     for row in rows:
-        kind = row.get("type") or STEPS[row["kind"]].product_name
+        kind = row.get("type") or ("base" if "format" in row else STEPS[row["kind"]].product_name)
         needs = {True: "yes", False: "no"}.get(row.get("needs_imatrix", ""), "")
         bpw = f"{row['bpw']:.2f}" if "bpw" in row else ""
         body.append([kind, human_size(row["size"]), bpw, needs, *(_figures(row) if measured else []), _note(row)])
@@ -177,7 +178,12 @@ def _figures(row: dict[str, Any]) -> list[str]:
     measured = row["evaluation"]
     over = [one["quality"] for one in (measured, *measured.get("others", ()))]
     klds, ratios = ([f"{one[name]:.{digits}f}" for one in over] for name, digits in (("kld", 4), ("ppl_ratio", 3)))
-    return [" / ".join(klds), " / ".join(ratios), shown_speed(measured["speed"])]
+    return [" / ".join(klds), " / ".join(ratios), _speed(row)]
+
+
+def _speed(row: dict[str, Any]) -> str:
+    speed = row["evaluation"]["speed"]
+    return shown_latency(speed) if row.get("format") == RWKVCPP else shown_speed(speed)
 
 
 def _note(row: dict[str, Any]) -> str:

@@ -101,8 +101,9 @@ def make_order(names: set[str], table: Mapping[str, QuantType] = BY_NAME) -> tup
     return tuple(row.name for row in sorted(rows, key=lambda row: (row.name != FIRST, not row.recommended)))
 
 
-def parse_types(text: str) -> tuple[str, ...]:
-    """`all`, `recommended`, `none` or a comma-separated list of names, in any case -> names in the order of making.
+def parse_types(text: str, table: Mapping[str, QuantType] = BY_NAME) -> tuple[str, ...]:
+    """`all`, `recommended`, `none` or a comma-separated list of names in a format's table, in any case -> names in the
+    order of making.
 
     Raises UsageError for an unknown name, and offers the nearest ones.
     """
@@ -111,19 +112,19 @@ def parse_types(text: str) -> tuple[str, ...]:
     names: set[str] = set()
     for word in filter(None, (part.strip() for part in text.split(","))):
         if word.lower() == "all":
-            names |= set(BY_NAME)
+            names |= set(table)
         elif word.lower() == "recommended":
-            names |= {row.name for row in QUANT_TYPES if row.recommended}
-        elif word.upper() in BY_NAME:
+            names |= {row.name for row in table.values() if row.recommended}
+        elif word.upper() in table:
             names.add(word.upper())
         else:
-            if near := difflib.get_close_matches(word.upper(), BY_NAME, n=3, cutoff=0.5):
+            if near := difflib.get_close_matches(word.upper(), table, n=3, cutoff=0.5):
                 raise UsageError(
                     "unknown quant type {word}: did you mean {names}?", word=repr(word), names=", ".join(near)
                 )
             raise UsageError(
-                "unknown quant type {word}: known types: {types}.", word=repr(word), types=", ".join(BY_NAME)
+                "unknown quant type {word}: known types: {types}.", word=repr(word), types=", ".join(table)
             )
     if not names:
         raise UsageError("no quant type given: use {TYPES} all, recommended, or names such as Q4_K_M,Q6_K.")
-    return make_order(names)
+    return make_order(names, table)

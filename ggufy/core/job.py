@@ -19,6 +19,7 @@ from typing import Any, Self
 
 from ggufy.core.errors import cause_of, sentence_of, without_folders
 from ggufy.core.metrics import Evaluation
+from ggufy.core.outputs import GGUF, names_of_output
 from ggufy.core.source import PinnedAdapter, Source
 from ggufy.core.writing import WritingShare
 
@@ -103,8 +104,8 @@ class Request:
     name: str  # <Model>: stem of every product
     source: Source
     quant_types: tuple[str, ...] = free()  # in the order of making
-    outtype: str  # f16, bf16 or f32: the type of the base GGUF
-    output: str = free("gguf")  # the format of the quants (see ggufy/steps/outputs), which their files end in
+    outtype: str  # f16, bf16 or f32: the type of the base
+    output: str = later(GGUF)  # the format of base and quants, one of core/outputs.py
     imatrix: str = "auto"  # auto (made from the calibration text), none, or file
     calibration: str = free("bundled")  # what the user named
     calibration_sha256: str = ""  # digest of the text used (imatrix auto)
@@ -133,8 +134,8 @@ class Request:
     copies: tuple[str, ...] = free(())  # further output repos, which get the same files
 
     def inputs(self) -> str:
-        """Digest of everything that decides the bytes of base GGUF, imatrix and quants. Two requests that differ only
-        in their quants' types, format and sizes to order share what they have in common."""
+        """Digest of everything that decides the bytes of base, imatrix and quants. Two requests that differ only in
+        their quants' types and sizes to order share what they have in common."""
         return self._inputs
 
     @cached_property  # a page of many jobs asks for this and the id again and again
@@ -179,7 +180,12 @@ class Request:
 
     def file_of(self, quant: str) -> str:
         """`<Model>-<quant type>.gguf`, with the label of a size to order, or the ending of another format."""
-        return f"{self.name}-{quant}.{self.output}"
+        return f"{self.name}-{quant}.{names_of_output(self.output).suffix}"
+
+    @property
+    def folder(self) -> str:
+        """`<Model>-GGUF`, or the ending of another format: name of the output folder."""
+        return names_of_output(self.output).folder(self.name)
 
     @property
     def evaluation_texts(self) -> tuple[EvaluationText, ...]:
@@ -208,9 +214,8 @@ class Request:
         measured += "".join(f",{text.sha256}" for text in self.evaluation_more)
         ordered = f"{self.mode}:{','.join(self.targets)}" if self.mode else ""
         asked = "stranger" if self.by_stranger else ""  # a job of its own: it never becomes the owner's private one
-        output = "" if self.output == "gguf" else self.output  # as in records that are older than it
         repos = ",".join((self.repo_id, *self.copies))
-        text = self.inputs() + ",".join(self.quant_types) + repos + measured + ordered + asked + output
+        text = self.inputs() + ",".join(self.quant_types) + repos + measured + ordered + asked
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 

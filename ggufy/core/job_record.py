@@ -11,11 +11,13 @@ from typing import Any
 from ggufy.core import metrics
 from ggufy.core.job import Artifact, EvaluationText, FrontierPoint, Job, Making, Request, Status
 from ggufy.core.messages import Message
+from ggufy.core.outputs import GGUF, OUTPUT_NAMES
 from ggufy.core.scrub import scrub
 from ggufy.core.source import PinnedAdapter, Source, SourceFile
 from ggufy.core.writing import WritingShare, check_writing
 
-VERSION = 2
+VERSION = 3
+_ONLY_GGUF = 2  # the version of records whose quants are GGUFs, which older programs read
 _FILE_NAME = re.compile(r"(?!\.{1,2}$)[^/\\\0-\x1f\ud800-\udfff]+")
 _MOST_NAME = 240  # bytes, with room for what a file is called while it is made
 _REPO_ID = re.compile(r"(?:ms:)?[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -23,8 +25,9 @@ _DIGEST = re.compile(r"[0-9a-f]*")  # becomes a folder's name in the cache
 
 
 def to_json(job: Job) -> str:
-    """The job as JSON text, with the record's version."""
-    record = {"version": VERSION, **dataclasses.asdict(job)}
+    """The job as JSON text, with the oldest version that has it all."""
+    version = _ONLY_GGUF if job.request.output == GGUF else VERSION
+    record = {"version": version, **dataclasses.asdict(job)}
     if not job.request.source.files:
         del record["request"]["source"]["files"]  # as in records that are older than it
     if not job.request.adapters:
@@ -44,8 +47,9 @@ def _with_mix(record: dict[str, Any]) -> dict[str, Any]:
     return record | {"request": {"mix": "stock"} | request} if isinstance(request, dict) else record
 
 
-# One function per version step: UPGRADES[1] turns a version-1 record into a version-2 one.
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _with_mix}
+# One function per version step: UPGRADES[1] turns a version-1 record into a version-2 one. Version 2 knew no other
+# format than GGUF.
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _with_mix, 2: lambda record: record}
 
 
 def _artifact(*, making: dict[str, Any] | None = None, **fields: Any) -> Artifact:
@@ -107,7 +111,9 @@ def from_json(text: str) -> Job:
 def _check_names(request: Request, artifacts: tuple[Artifact, ...]) -> None:
     """Raises ValueError for texts that would make paths to elsewhere: a record may come from the Hub, or from anybody
     who can write into the folder."""
-    names = [request.name, request.outtype, request.output, *request.quants]
+    if request.output not in OUTPUT_NAMES:
+        raise ValueError(f"of a later version of ggufy, with quants in the format {request.output[:80]!r}")
+    names = [request.name, request.outtype, *request.quants]
     names += [artifact.name for artifact in artifacts]
     names += [one.path.rpartition("/")[2] for source in request.sources if source.remote for one in source.each()]
     for text in names:

@@ -43,10 +43,10 @@ def was_at_work(job: Job) -> bool:
 
 
 def folder_owners(jobs: Iterable[Job]) -> dict[str, Job]:
-    """By model name, the job that worked last in the folder of that name: the files there are of its inputs."""
+    """By name of the output folder, the job that worked last in it: the files there are of its inputs."""
     owners: dict[str, Job] = {}
     for job in jobs:
         if was_at_work(job):
-            name = job.request.name
+            name = job.request.folder
             owners[name] = max(owners.get(name, job), job, key=lambda one: one.updated)
     return owners

@@ -28,6 +28,7 @@ TERMINAL = {
     "OUT": "--out",
     "OUTTYPE": "--outtype",
     "REPO": "--repo",
+    "RWKVCPP": "--format rwkv.cpp",
     "TYPES": "--types",
     "VOCAB": "--vocab",
 }

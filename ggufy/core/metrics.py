@@ -79,6 +79,18 @@ class Speed:
         """`57.3 ± 0.2`: generated tokens a second."""
         return plus_minus(self.generation_tps, self.generation_tps_error)
 
+    @property
+    def latency(self) -> str:
+        """`17.4 ± 0.1`: milliseconds of a generated token."""
+        ms = 1000 / self.generation_tps
+        return plus_minus(ms, ms * self.generation_tps_error / self.generation_tps)
+
+
+def shown_latency(record: Mapping[str, Any] | None) -> str:
+    """The same as milliseconds a token."""
+    speed = Speed(**record) if record else None
+    return f"{speed.latency} ms" if speed and speed.undisturbed else ""
+
 
 def shown_speed(record: Mapping[str, Any] | None) -> str:
     """The speed of an evaluation's record as a table shows it; empty if it is not the machine's."""

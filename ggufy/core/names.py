@@ -18,7 +18,7 @@ from typing import Literal
 
 from ggufy.core.catalog import BY_NAME, OUTTYPES
 from ggufy.core.errors import UsageError
-from ggufy.core.plan import folder_name
+from ggufy.core.outputs import GGUF, OUTPUT_NAMES, names_of_output
 from ggufy.core.words import brief
 
 MOST_BYTES = 120  # of a model's name
@@ -31,7 +31,7 @@ _LABEL = re.compile(
 _REPO = re.compile(r"[A-Za-z0-9](?:[\w.-]*\w)?/[A-Za-z0-9](?:[\w.-]*\w)?", re.ASCII)
 _INDEX = ".index.json"
 _ANONYMOUS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
-_CARD_TITLE = re.compile(rf"^# (.+){re.escape(folder_name(''))}$", re.MULTILINE)
+_CARD_TITLE = re.compile(r"^# (.+)-([^-\n]+)$", re.MULTILINE)
 
 
 def is_anonymous(path: str) -> bool:
@@ -60,10 +60,11 @@ def model_name(stem: str) -> str:
     return name
 
 
-def repo_name(stem: str) -> str:
-    """`<Model>-GGUF` as the Hub allows it. Where that is not the stem as it is, a digest of the stem is part of it, so
-    that two models never come to one repo because both lost what told them apart."""
-    bare = _bare(stem)
+def repo_name(stem: str, output: str = GGUF) -> str:
+    """`<Model>-GGUF`, or with the ending of another format, as the Hub allows it. Where that is not the stem as it
+    is, a digest of the stem is part of it, so that two models never come to one repo because both lost what told them
+    apart."""
+    bare, folder_name = _bare(stem), names_of_output(output).folder
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", model_name(stem))
     plain = re.sub(r"\.+", ".", re.sub(r"[-.]*-[-.]*", "-", plain)).lstrip("-._").rstrip("-.")
     if plain == bare and len(folder_name(plain)) <= _MOST_REPO:
@@ -79,15 +80,27 @@ def is_repo_id(text: str) -> bool:
     return _REPO.fullmatch(text) is not None and not lost and len(name) <= _MOST_REPO
 
 
-def check_card(card: str, *, repo_id: str, name: str) -> None:
-    """Raises UsageError if `card`, the README.md of a repo, is one that ggufy wrote for another model than `name`."""
-    titles = _CARD_TITLE.findall(card)
-    if re.search(r"^quantized_by: ggufy$", card, re.MULTILINE) and titles and name not in titles:
+def check_card(card: str, *, repo_id: str, name: str, output: str = GGUF) -> None:
+    """Raises UsageError if `card`, the README.md of a repo, is one that ggufy wrote for another model than `name`, or
+    for its files of another format."""
+    endings = {row.ending: row.name for row in OUTPUT_NAMES.values()}
+    titles = [title for title in _CARD_TITLE.findall(card) if title[1] in endings]
+    if not titles or not re.search(r"^quantized_by: ggufy$", card, re.MULTILINE):
+        return
+    ending = names_of_output(output).ending
+    if any(title == (name, ending) for title in titles):
+        return
+    if any(title[0] == name for title in titles):
         raise UsageError(
-            "{repo} holds the files of another model, {name}: give this run another {REPO}.",
+            "{repo} holds files of this model in another format, {format}: give this run another {REPO}.",
             repo=repo_id,
-            name=repr(brief(titles[0])),
+            format=endings[titles[0][1]],
         )
+    raise UsageError(
+        "{repo} holds the files of another model, {name}: give this run another {REPO}.",
+        repo=repo_id,
+        name=repr(brief(titles[0][0])),
+    )
 
 
 def _bare(stem: str) -> str:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from ggufy.core.job import Job, Request
+from ggufy.core.outputs import names_of_output
 
 LOCK_NAME = ".lock"  # in the output folder; held by the run that works there
 UPLOADED = "repo:"  # before a file name: that file in the output repo
@@ -126,14 +127,14 @@ class Fetch(Transfer):
         return self.product
 
 
-def folder_name(name: str) -> str:
-    """`<Model>-GGUF`: the output folder, and later the output repo."""
-    return f"{name}-GGUF"
-
-
 def base_name(request: Request) -> str:
-    """`<Model>-F16.gguf`: the base GGUF."""
-    return f"{request.name}-{request.outtype.upper()}.gguf"
+    """`<Model>-F16.gguf`, or as the format of the quants calls it: the base."""
+    return f"{request.name}-{base_type(request)}.{names_of_output(request.output).base_suffix}"
+
+
+def base_type(request: Request) -> str:
+    """F16, or as the format of the quants calls the type of the base."""
+    return names_of_output(request.output).outtypes.get(request.outtype, request.outtype)
 
 
 def imatrix_name(request: Request) -> str:

@@ -30,8 +30,8 @@ from ggufy.sources.registry import format_of
 from ggufy.steps import plan
 from ggufy.steps.forecast import peak_bytes, predictions_bytes, target_sizes
 from ggufy.steps.job_forecast import JobForecast
+from ggufy.steps.outputs import OUTPUTS
 from ggufy.steps.outputs.gguf import GGUF
-from ggufy.steps.outputs.output_format import OutputFormat
 from ggufy.steps.target_size import recipes_measured
 from ggufy.system import resources
 from ggufy.system.files import free_bytes
@@ -46,6 +46,16 @@ class Preview:
 
     report: Report
     sizes: JobForecast | None = None  # None: it cannot work, or llama.cpp is not ready
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseOptions:
+    """What of the form decides the base, and what quants of it would be."""
+
+    outtype: str | None = None
+    vocab: str | None = None
+    mix: str = RWKV
+    output: str = GGUF.name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,29 +82,23 @@ class Cost:
     account: str  # on the Hub; empty: a folder here
 
 
-def preview(
-    report: Report,
-    settings: Settings,
-    *,
-    llama: Llama | None,
-    outtype: str | None = None,
-    vocab: str | None = None,
-    mix: str = RWKV,
-    output: OutputFormat = GGUF,
-) -> Preview:
+def preview(report: Report, settings: Settings, wish: BaseOptions, *, llama: Llama | None) -> Preview:
     """Forecasts every quant type of a source that was looked at, if it can work and llama.cpp is ready."""
+    output = OUTPUTS[wish.output]
     if report.problem or llama is None:
         return Preview(report=report)
     with tempfile.TemporaryDirectory(prefix="ggufy-") as folder:
         skeleton = Path(folder) / "skeleton.gguf"
-        own = vocab or (str(demo.VOCAB) if report.source == "demo" else None)
+        own = wish.vocab or (str(demo.VOCAB) if report.source == "demo" else None)
+        outtype = output.names.base_type(wish.outtype)
         format_of(report.kind).write_described(
-            report, skeleton, outtype=outtype or "f16", vocab=Path(own) if own else None, name=_name(report)
+            report, skeleton, outtype=outtype, vocab=Path(own) if own else None, name=_name(report)
         )
         environment = resources.child_environment(threads=1, home=settings.home)
         run = ToolRun(environment=environment, cwd=Path(folder))
         facts = ImatrixFacts(file=f"{_name(report)}-imatrix.gguf", dataset="ggufy-calibration.txt")
-        sizes = output.forecast(skeleton, output.types, llama=llama, run=run, facts=facts, mix=mix)
+        types = output.fitting(skeleton)
+        sizes = output.forecast(skeleton, types, llama=llama, run=run, facts=facts, mix=wish.mix)
     return Preview(report=report, sizes=sizes)
 
 
@@ -110,15 +114,15 @@ def cost(
     if found.sizes is None:
         return None
     report, sizes = found.report, found.sizes
-    quants = [sizes.quants[t].size for t in order.quant_types]
-    quants += target_sizes(sizes.base, _labels(sizes, order)).values()
+    quants = [sizes.quants[t].size for t in order.quant_types if t in sizes.quants]
+    quants += target_sizes(sizes, _labels(sizes, order)).values()
     imatrix = sizes.imatrix_bytes * order.imatrix
-    base = sizes.base.file_size
+    base = sizes.base_size
     peak = peak_bytes(
         base=base,
         beside=imatrix,
         quants=quants,
-        scratch=predictions_bytes(sizes.base, EVALUATION_CHUNKS * order.texts) if order.evaluate else 0,
+        scratch=predictions_bytes(report.output, sizes, EVALUATION_CHUNKS * order.texts) if order.evaluate else 0,
         source=report.size if report.remote and not report.streams else 0,
         published=bool(account),
     )
@@ -138,6 +142,7 @@ def _seconds(report: Report, sizes: JobForecast, order: EstimateOptions, *, thre
         source=Source(kind=report.kind, path=report.path, size=report.size, sha256=""),
         quant_types=order.quant_types,
         outtype="f16",
+        output=report.output,
         imatrix="auto" if order.imatrix else "none",
         evaluate=order.evaluate,
         targets=_labels(sizes, order),
@@ -145,8 +150,8 @@ def _seconds(report: Report, sizes: JobForecast, order: EstimateOptions, *, thre
     )
     load = Workload(
         weights=sizes.weights,
-        quants=sizes.work(make_order(set(order.quant_types))),
-        base_bytes=sizes.base.file_size,
+        quants=sizes.work(make_order(set(order.quant_types) & sizes.quants.keys(), OUTPUTS[report.output].types)),
+        base_bytes=sizes.base_size,
         recipes=recipes_measured(request),
         chunks=DEFAULT_CHUNKS,
         evaluation_chunks=EVALUATION_CHUNKS * order.texts,

@@ -11,9 +11,11 @@ from dataclasses import MISSING, dataclass, fields
 from enum import Enum
 from typing import Any
 
-from ggufy.core.catalog import OUTTYPES, parse_types
+from ggufy.core.catalog import OUTTYPES
 from ggufy.core.errors import UsageError
 from ggufy.core.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS
+from ggufy.core.outputs import GGUF, OUTPUT_NAMES
+from ggufy.jobs.type_words import read_types
 from ggufy.models.chat_format import AUTO, FORMATS
 from ggufy.quantize.search import mixes
 from ggufy.quantize.search.target import MODES, parse_words
@@ -28,8 +30,8 @@ class JobOptions:
 
     source: str
     quant_types: tuple[str, ...]
-    output: str = "gguf"  # format of the quants, one of OUTPUTS
-    outtype: str | None = None  # None: f16, or what an unquantized GGUF already is
+    output: str = GGUF  # format of base and quants, one of core/outputs.py
+    outtype: str | None = None  # None: the format's own, or what a source that is a base already is
     imatrix: str = "auto"  # auto, none, or a file
     calibration: str = "bundled"
     chunks: int = DEFAULT_CHUNKS
@@ -88,6 +90,15 @@ class Option:
 
 OPTIONS = (
     Option(
+        name="output",
+        flag="--format",
+        choices=tuple(OUTPUT_NAMES),
+        help="format of the files (%(default)s); rwkv.cpp's are FP32, FP16, Q4_0 and so on",
+        page="output",
+        visitors=True,
+        bytes=True,
+    ),
+    Option(
         name="quant_types",
         flag="--types",
         kind=Kind.WORDS,
@@ -117,7 +128,7 @@ OPTIONS = (
         name="outtype",
         flag="--outtype",
         choices=OUTTYPES,
-        help="type of the base GGUF (f16)",
+        help="type of the base (f16; for rwkv.cpp f32)",
         page="outtype",
         visitors=True,
         bytes=True,
@@ -253,7 +264,7 @@ OPTIONS = (
     ),
 )
 #: What `convert` has of them.
-CONVERTING = ("outtype", "vocab", "name", "chat_format", "lora", "lora_alpha", "lora_init")
+CONVERTING = ("output", "outtype", "vocab", "name", "chat_format", "lora", "lora_alpha", "lora_init")
 BY_NAME = {option.name: option for option in OPTIONS}
 
 
@@ -267,7 +278,8 @@ def read_options(
     """
     given = {option.name: _read(option, values.get(option.name), called(option)) for option in OPTIONS}
     given["targets"] = parse_words(given["targets"])
-    given["quant_types"] = parse_types(given["quant_types"] or ("none" if given["targets"] else "recommended"))
+    types = given["quant_types"] or ("none" if given["targets"] else "recommended")
+    given["quant_types"] = read_types(types, given["output"])
     return JobOptions(source=read_source(source), **given)
 
 

@@ -15,16 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from ggufy import demo
-from ggufy.core.catalog import OUTTYPES, make_order
 from ggufy.core.errors import CalibrationError, SourceError, UsageError
 from ggufy.core.hosts import RepoName
 from ggufy.core.job import Job, Request
 from ggufy.core.metrics import memory_needed
 from ggufy.core.names import is_repo_id, model_name, repo_name, stem_of
+from ggufy.core.outputs import RWKVCPP, names_of_output
 from ggufy.core.source import STREAMED_KINDS, Source, SourceFile
 from ggufy.core.words import brief, human_size
 from ggufy.formats.gguf import MAGIC, GgufHead
 from ggufy.jobs.options import JobOptions, read_source
+from ggufy.jobs.output_fit import fit_output, quant_types_of, tokenizer_fields
 from ggufy.jobs.texts import evaluation_fields, spoken_systems
 from ggufy.models.chat_format import pinned_format
 from ggufy.models.chat_names import names_of
@@ -33,12 +34,12 @@ from ggufy.quantize.search import target as sizes
 from ggufy.records.store import JobStore
 from ggufy.sources import hub
 from ggufy.sources.adapter import AdapterSearch, AdapterWish, adapters_label, check_adapters, pin_adapters
-from ggufy.sources.format import Report, SourceFormat
+from ggufy.sources.format import BaseHead, Report, SourceFormat
 from ggufy.sources.inspect import look
 from ggufy.sources.locate import is_plain_url, local_file
 from ggufy.sources.registry import format_of, format_of_file
 from ggufy.sources.url import resolve_url
-from ggufy.steps.outputs import OUTPUTS, output_of
+from ggufy.steps.outputs import output_of
 from ggufy.system.files import sha256
 from ggufy.system.settings import Settings
 from ggufy.system.user_paths import is_there, user_file, user_path
@@ -68,14 +69,18 @@ def make_job(options: JobOptions, settings: Settings, watch: Watch | None = None
     if read_source(options.source) == "demo":
         return make_job(_demo_wish(options), settings, watch)
     settings = settings.for_strangers() if options.by_stranger else settings
+    options = fit_output(options)
     source = _source(options.source, settings, watch)
     form = format_of(source.kind)
+    form.check_output(options.output)
     wish = AdapterWish(texts=options.lora, alpha=options.lora_alpha, init=options.lora_init or "")
     adapters = pin_adapters(wish, AdapterSearch(settings, watch.sha256, watch.stopped), form)
     looked = options.targets or adapters or (source.remote and source.kind not in STREAMED_KINDS)
-    report = look(options.source, settings, vocab=options.vocab) if looked else None
+    looked = looked or options.output == RWKVCPP
+    report = look(options.source, settings, vocab=options.vocab, output=options.output) if looked else None
     check_adapters(adapters, report)
-    head = None if source.remote else form.base_head(Path(source.path))
+    base = None if source.remote else form.base_head(Path(source.path))
+    head, outtype = base if isinstance(base, GgufHead) else None, _outtype(options, base)
     stem = options.name or file_stem(source.path, source.model_id, by_stranger=options.by_stranger)
     stem += "" if options.name else adapters_label(adapters, by_stranger=options.by_stranger)
     name = model_name(stem)
@@ -87,17 +92,19 @@ def make_job(options: JobOptions, settings: Settings, watch: Watch | None = None
         keep_card=options.keep_card and bool(options.owner),
         by_stranger=options.by_stranger,
         source=source,
-        quant_types=make_order(set(options.quant_types), OUTPUTS[options.output].types),
+        quant_types=quant_types_of(options, outtype),
         output=options.output,
-        outtype=_outtype(options, head),
+        outtype=outtype,
         mix=_mix(options, head),
         adapters=tuple(one for one, _ in adapters),
         chat_format=pinned_format(
             options.chat_format, [options.name or "", *names_of(source)], head.metadata if head else None
-        ),
+        )
+        if options.output != RWKVCPP
+        else "",
         **_order_fields(options, report),
         **_imatrix_fields(options, settings, watch),
-        **_vocab_fields(options, form),
+        **_vocab_fields(options, source, form, report),
         speaks=spoken_systems(options, form, head),
     )
     _check_types(request)
@@ -135,7 +142,7 @@ def _repo_id(options: JobOptions, owner: str, stem: str) -> str:
             raise UsageError("{REPO} names a repo on the Hub: add --hub hf, or leave it out.")
         return ""
     account = RepoName.of(owner)
-    repo_id = options.repo_id or f"{account.repo_id}/{repo_name(stem)}"
+    repo_id = options.repo_id or f"{account.repo_id}/{repo_name(stem, options.output)}"
     if not is_repo_id(repo_id):
         raise UsageError(
             "{repo} is no name for a repo: give one such as {example} with {REPO}.",
@@ -180,18 +187,22 @@ def _known_digest(path: Path, settings: Settings) -> str:
     return ""
 
 
-def _outtype(options: JobOptions, head: GgufHead | None) -> str:
-    """`head` is that of a source that is a base GGUF as it is."""
-    if options.outtype is not None and options.outtype not in OUTTYPES:
+def _outtype(options: JobOptions, head: BaseHead | None) -> str:
+    """`head` is that of a source that is a base as it is."""
+    known = names_of_output(options.output).outtypes
+    if options.outtype is not None and options.outtype not in known:
         raise UsageError(
-            "unknown outtype {type}: one of {types}.", type=repr(brief(options.outtype)), types=", ".join(OUTTYPES)
+            "unknown outtype {type}: one of {types}.", type=repr(brief(options.outtype)), types=", ".join(known)
         )
     if head is None:
-        return options.outtype or "f16"
-    own = head.outtype
+        return options.outtype or next(iter(known))
+    own = head.outtype if isinstance(head, GgufHead) else head.type.lower().replace("fp", "f")
     if options.outtype not in (None, own):
         raise UsageError(
-            "this GGUF is {own} and is taken as it is: leave {OUTTYPE} {type} out.", own=own, type=options.outtype
+            "this {noun} is {own} and is taken as it is: leave {OUTTYPE} {type} out.",
+            noun="GGUF" if isinstance(head, GgufHead) else "file",
+            own=own,
+            type=options.outtype,
         )
     return own
 
@@ -275,7 +286,9 @@ def _imatrix_fields(options: JobOptions, settings: Settings, watch: Watch) -> di
     return {"imatrix": "file", "imatrix_path": str(path), "imatrix_sha256": watch.sha256(path)}
 
 
-def _vocab_fields(options: JobOptions, form: SourceFormat) -> dict[str, Any]:
+def _vocab_fields(options: JobOptions, source: Source, form: SourceFormat, report: Report | None) -> dict[str, Any]:
+    if options.output == RWKVCPP and report is not None:
+        return tokenizer_fields(options, source, report)
     if options.vocab is None:
         return {}
     if not form.converts:

@@ -35,10 +35,10 @@ def results(job: Job, forecast: JobForecast | None, folder: Path) -> list[dict[s
         row: dict[str, Any] = {"file": step.product, "kind": step.kind, "size": size}
         if artifact:
             row["sha256"] = artifact.sha256
+        if output is not GGUF and (step.quant_type or (step.is_model and output.names.base_suffix != "gguf")):
+            row["format"] = output.name
         if step.quant_type:
             row["type"] = step.quant_type
-            if output is not GGUF:
-                row["format"] = output.name
             if step.quant_type in output.types:
                 row["needs_imatrix"] = output.types[step.quant_type].needs_imatrix
                 row["same_tensors_as"] = same_as.get(step.quant_type)

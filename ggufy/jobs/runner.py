@@ -21,7 +21,7 @@ from ggufy.core.hosts import RepoName
 from ggufy.core.job import FINISHED, RESTING, Job, Status
 from ggufy.core.job_sharing import evaluations_for
 from ggufy.core.messages import Message
-from ggufy.core.plan import LOCK_NAME, Fetch, Products, Step, Upload, Workload, base_name, folder_name, pending
+from ggufy.core.plan import LOCK_NAME, Fetch, Products, Step, Upload, Workload, base_name, pending
 from ggufy.jobs.workspace import Workspace, hub_option
 from ggufy.llama.install import Llama
 from ggufy.publish.destination import Destination, LocalFolder
@@ -70,7 +70,7 @@ class Runner:
 
     def folder(self, job: Job) -> Path:
         """Where the job's products are."""
-        return self.settings.out / folder_name(job.request.name)
+        return self.settings.out / job.request.folder
 
     def run(self, job: Job, live: RunState | None = None) -> Job:
         """Takes the job to its end, however long it has to wait for something, and returns the record that says how it
@@ -244,7 +244,7 @@ class Runner:
                 load,
                 weights=forecast.weights,
                 quants=forecast.work(ctx.request.quant_types),
-                base_bytes=forecast.base.file_size,
+                base_bytes=forecast.base_size,
                 recipes=recipes_measured(ctx.request),
                 chunks=ctx.request.chunks or 60,
                 evaluation_chunks=ctx.request.evaluation_chunks * len(ctx.request.evaluation_texts),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -143,12 +143,8 @@ class Architecture:
                 damaged=DAMAGED,
             )
         model = Hyperparameters(self, layers, sizes | {"H": width // head_size}, self.rescale_every)
-        _check(shapes, model)
-        for name in model.leftovers(shapes):
-            if re.match(r"blocks\.", name) and 0 not in shapes[name] and not name.endswith(TIME_STATE):
-                raise CheckpointError(
-                    "{name} belongs to no {model}: {damaged}.", name=brief(name), model=self.title, damaged=DAMAGED
-                )
+        check_sources(shapes, ((source, plan.source_shape) for plan in model.tensors() for source in plan.sources))
+        refuse_strangers(shapes, model.leftovers(shapes), self.title)
         return model
 
 
@@ -239,22 +235,30 @@ def size_of(shapes: Shapes, name: str, axis: int) -> int:
     return shape[axis]
 
 
-def _check(shapes: Shapes, model: Hyperparameters) -> None:
-    """Compares every source with the table."""
-    for plan in model.tensors():
-        for source in plan.sources:
-            if source not in shapes:
-                raise CheckpointError("the checkpoint has no tensor {name}: {damaged}.", name=source, damaged=DAMAGED)
-            found = shapes[source]
-            # Trainers save vectors as 1 x 1 x C or as C; both hold the same values in the same order.
-            if squeezed(found) != squeezed(plan.source_shape):
-                raise CheckpointError(
-                    "{name} has the shape {shape}, but {expected} was expected: {damaged}.",
-                    name=source,
-                    shape=shape_text(found),
-                    expected=shape_text(plan.source_shape),
-                    damaged=DAMAGED,
-                )
+def check_sources(shapes: Shapes, expected: Iterable[tuple[str, tuple[int, ...]]]) -> None:
+    """Raises CheckpointError unless every tensor of a table is there, in its shape."""
+    for name, shape in expected:
+        if name not in shapes:
+            raise CheckpointError("the checkpoint has no tensor {name}: {damaged}.", name=name, damaged=DAMAGED)
+        # Trainers save vectors as 1 x 1 x C or as C; both hold the same values in the same order.
+        if squeezed(shapes[name]) != squeezed(shape):
+            raise CheckpointError(
+                "{name} has the shape {shape}, but {expected} was expected: {damaged}.",
+                name=name,
+                shape=shape_text(shapes[name]),
+                expected=shape_text(shape),
+                damaged=DAMAGED,
+            )
+
+
+def refuse_strangers(shapes: Shapes, leftovers: Iterable[str], title: str) -> None:
+    """Raises CheckpointError if one of the tensors that no table has belongs to a block. Empty buffers and tuned
+    states do no harm."""
+    for name in leftovers:
+        if re.match(r"blocks\.", name) and 0 not in shapes[name] and not name.endswith(TIME_STATE):
+            raise CheckpointError(
+                "{name} belongs to no {model}: {damaged}.", name=brief(name), model=title, damaged=DAMAGED
+            )
 
 
 def squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:

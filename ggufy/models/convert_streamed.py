@@ -1,22 +1,17 @@
 """Remote files of tensors to GGUF without those ever being on the disk, taken up again where that was stopped.
 
-Tensors are fetched in the order of the GGUF and written to `<target>.part` from front to back. A journal beside it,
-`<target>.journal.part`, starts with a line that stands for everything that decides the bytes (the source, the GGUF's
-header and what else the weights are made with), and gets another for each tensor that is whole: the SHA-256 of the
-file up to its end. The next run checks the part against the journal, keeps the tensors that are whole, and fetches
-from the first that is not. Both files stay when the network, the disk or the process fails, and go when the source
-itself is at fault.
+Tensors are fetched in the order of the GGUF and written from front to back to a part with a journal
+(system/journaled_part.py), which stands for the source, the GGUF's header and what else the weights are made with. The
+next run checks the part against the journal, keeps the tensors that are whole, and fetches from the first that is not.
+Both files stay when the network, the disk or the process fails, and go when the source itself is at fault.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 
@@ -38,11 +33,10 @@ from ggufy.models.convert import (
 )
 from ggufy.models.origin import Origin, Origins, shapes_of
 from ggufy.models.rwkv5 import upgraded
-from ggufy.system.files import PART_SUFFIX, BackgroundWriter, Buffer, disk_errors, finish, part_of
+from ggufy.system.files import PART_SUFFIX, BackgroundWriter, disk_errors, finish
+from ggufy.system.journaled_part import JournaledPart
 
 logger = logging.getLogger(__name__)
-_LINE = 65  # bytes of a journal's line: 64 hex digits and its end
-_BLOCK = 4 << 20
 
 
 def convert_streamed(
@@ -82,7 +76,7 @@ def convert_streamed(
 
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = _Part(target, file.source.key + mark, _header(conversion, target), _spans(conversion))
+        part = JournaledPart(target, file.source.key + mark, _header(conversion, target), _spans(conversion))
         try:
             part.open(tell)
             values = _Values(file, origins, conversion.plans[part.whole :])
@@ -162,77 +156,3 @@ class _Values:
 
     def close(self) -> None:
         self._stream.close()
-
-
-class _Part:
-    """The file that is being made, and its journal; a context manager once it is open.
-
-    `whole` is how many spans (tensors) are there and noted, `digest` the SHA-256 of what is there.
-    """
-
-    def __init__(self, target: Path, source: str, header: bytes, spans: Sequence[int]):
-        self.path, self.journal = part_of(target), target.with_name(f"{target.name}.journal{PART_SUFFIX}")
-        self.whole, self.digest = 0, hashlib.sha256(header)
-        self._header, self._spans = header, spans
-        self._mark = hashlib.sha256(source.encode() + header).hexdigest()
-        self._inside = 0  # bytes that are there of the span that is being written
-        self._file: BinaryIO
-        self._notes: BinaryIO
-
-    def open(self, tell: Callable[[int], None]) -> None:
-        """Keeps what is whole, drops the rest; `tell` gets the bytes of tensors that are checked."""
-        self._file = self.path.open("r+b" if self.path.exists() else "w+b")
-        self._notes = self.journal.open("r+b" if self.journal.exists() else "w+b")
-        try:
-            self.whole = self._count(tell)
-            self._notes.truncate((1 + self.whole) * _LINE if self.whole else 0)
-            self._notes.seek(0, os.SEEK_END)
-            self._file.truncate(len(self._header) + sum(self._spans[: self.whole]) if self.whole else 0)
-            self._file.seek(0, os.SEEK_END)
-            if not self.whole:
-                self._file.write(self._header)
-                self._note(self._mark)
-        except BaseException:
-            self._close()
-            raise
-
-    def _count(self, tell: Callable[[int], None]) -> int:
-        """How many tensors are whole."""
-        lines = self._notes.read(_LINE * (1 + len(self._spans)))
-        noted = [lines[at : at + _LINE].decode("ascii", "replace") for at in range(0, len(lines) - _LINE + 1, _LINE)]
-        if noted[:1] != [f"{self._mark}\n"] or self._file.read(len(self._header)) != self._header:
-            return 0
-        done, digest = 0, self.digest.copy()
-        for whole, (line, span) in enumerate(zip(noted[1:], self._spans, strict=False)):
-            for at in range(0, span, _BLOCK):
-                digest.update(self._file.read(min(_BLOCK, span - at)))
-                tell(done + at)
-            if line != f"{digest.hexdigest()}\n":
-                logger.warning("%s: tensor %d is not as it was written: fetched again", self.path.name, whole)
-                return whole
-            done, self.digest = done + span, digest.copy()
-        return len(noted) - 1
-
-    def write(self, block: Buffer, /) -> None:
-        """Adds a block, which never reaches over the end of a span; notes the span that it ends."""
-        self._file.write(block)
-        self.digest.update(block)
-        self._inside += len(block)
-        if self._inside and self._inside == self._spans[self.whole]:
-            self._file.flush()
-            self._note(self.digest.hexdigest())
-            self.whole, self._inside = self.whole + 1, 0
-
-    def _note(self, digest: str) -> None:
-        self._notes.write(f"{digest}\n".encode())
-        self._notes.flush()
-
-    def __enter__(self) -> _Part:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        self._file.close()
-        self._notes.close()

@@ -41,6 +41,20 @@ def cast(piece: torch.Tensor, source: str, *, out: OutType, divisor: int) -> tor
         piece = (piece if piece.dtype == torch.float16 else piece.to(torch.float32)) / divisor
     elif piece.dtype not in (torch.float16, torch.bfloat16, torch.float32):
         piece = piece.to(torch.float32)
+    largest = largest_of(piece, source)
+    if largest >= out.limit:
+        raise CheckpointError(
+            "{name} holds {value}, which is too large for {type}: convert with {OUTTYPE} {outtype}.",
+            name=source,
+            value=f"{largest:.6g}",
+            type=out.tensor_type.name,
+            outtype="bf16" if out.dtype == torch.float16 else "f32",
+        )
+    return piece.to(out.dtype).reshape(-1)
+
+
+def largest_of(piece: torch.Tensor, source: str) -> float:
+    """The largest magnitude of a piece; raises CheckpointError if it holds NaN or infinite values."""
     # One pass finds the smallest and the largest value; a NaN anywhere makes both NaN.
     smallest, largest = (float(value) for value in torch.aminmax(piece))
     largest = max(-smallest, largest)
@@ -54,12 +68,4 @@ def cast(piece: torch.Tensor, source: str, *, out: OutType, divisor: int) -> tor
             "{name} holds infinite values: the checkpoint is damaged, or its training failed; choose another one.",
             name=source,
         )
-    if largest >= out.limit:
-        raise CheckpointError(
-            "{name} holds {value}, which is too large for {type}: convert with {OUTTYPE} {outtype}.",
-            name=source,
-            value=f"{largest:.6g}",
-            type=out.tensor_type.name,
-            outtype="bf16" if out.dtype == torch.float16 else "f32",
-        )
-    return piece.to(out.dtype).reshape(-1)
+    return largest

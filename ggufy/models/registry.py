@@ -24,7 +24,7 @@ _NO_GRAPH = {
     ".qkv.k_emb.": Message("RWKV-7b, an RWKV-7 with DeepEmbed and DeepEmbedAttention"),
     ".ffn.s_emb.": Message("RWKV-7a, an RWKV-7 with DeepEmbed"),
 }
-_OLDER = {
+OLDER = {
     "4": Message("its state is no matrix, so no newer version can stand for it"),
     "5": Message("it has no gate, without which RWKV-6 cannot stand for it"),
 }
@@ -37,6 +37,24 @@ def detect(shapes: Shapes) -> Hyperparameters:
     Raises CheckpointError for anything but a whole model of a known architecture: a tuned state, another RWKV, another
     model, a missing tensor or a wrong shape (with its name, and what was found and expected), one too many.
     """
+    check_rwkv(shapes)
+    if architecture := _marked(shapes):
+        return architecture.measure(shapes)
+    version = older_version(shapes)
+    if version in UPGRADED:
+        return RWKV6.measure(upgraded_shapes(shapes))
+    if version:
+        raise CheckpointError(
+            "this is RWKV-{version}, which llama.cpp cannot run, and {reason}: make files of rwkv.cpp of it with "
+            "{RWKVCPP}, or choose an RWKV-6 or RWKV-7 checkpoint.",
+            version=version,
+            reason=OLDER[version],
+        )
+    raise CheckpointError("this is a variety of RWKV that ggufy does not know: choose an RWKV-6 or RWKV-7 checkpoint.")
+
+
+def check_rwkv(shapes: Shapes) -> None:
+    """Raises CheckpointError for what is no RWKV, or a tuned state, or one of the varieties that nothing here runs."""
     if shapes and all(name.endswith(TIME_STATE) for name in shapes):
         raise CheckpointError(
             "this is a tuned state, not a model: give the model that it was tuned on, and this with `ggufy state`."
@@ -53,18 +71,6 @@ def detect(shapes: Shapes) -> Hyperparameters:
                 "this is {model}, for which llama.cpp has no graph: choose a plain RWKV-6 or RWKV-7 checkpoint.",
                 model=model,
             )
-    if architecture := _marked(shapes):
-        return architecture.measure(shapes)
-    version = older_version(shapes)
-    if version in UPGRADED:
-        return RWKV6.measure(upgraded_shapes(shapes))
-    if version:
-        raise CheckpointError(
-            "this is RWKV-{version}, which llama.cpp cannot run, and {reason}: choose an RWKV-6 or RWKV-7 checkpoint.",
-            version=version,
-            reason=_OLDER[version],
-        )
-    raise CheckpointError("this is a variety of RWKV that ggufy does not know: choose an RWKV-6 or RWKV-7 checkpoint.")
 
 
 def version_of(shapes: Shapes) -> str:

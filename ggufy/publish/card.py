@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from ggufy.core.hosts import MODELSCOPE, RepoName
 from ggufy.core.job import Job, Making, Status
 from ggufy.core.metrics import comparable
-from ggufy.core.plan import base_name, folder_name, quant_name
+from ggufy.core.plan import base_name, base_type, quant_name
 from ggufy.core.source import PinnedAdapter, Source
 from ggufy.core.writing import list_shares
 from ggufy.models.chat_format import TEMPLATE_FILE, RwkvFormat, format_called, ollama_files
@@ -134,7 +134,7 @@ def card(job: Job, facts: CardFacts, *, repo: str = "") -> str:
     digest = f", sha256 `{named}`" if named else ""
     lines = [
         _front_matter(job, facts, place),
-        f"# {folder_name(name)}",
+        f"# {request.folder}",
         "",
         f"{output_of(request).title.format(name=name)} Made by ggufy {facts.version} from"
         f" {_origin(source)} (`{last_part(source.path)}`{digest}"
@@ -238,7 +238,7 @@ def _how_made(job: Job, facts: CardFacts) -> list[str]:
     made = [facts.making[name] for name in _made(job) if name in facts.making]
     commits = list(dict.fromkeys(making.llama for making in made if making.llama)) or [facts.llama_commit]
     made_with = output_of(request).made_with
-    lines = ["## How it was made", "", f"Converted to {request.outtype.upper()} and quantized with {made_with}"]
+    lines = ["## How it was made", "", f"Converted to {base_type(request)} and quantized with {made_with}"]
     lines[-1] += "".join(
         f" {commit}" if place == 0 else f", {commit}" for place, commit in enumerate(commits) if commit
     )
@@ -288,9 +288,10 @@ def _to_order(job: Job, facts: CardFacts) -> list[str]:
 def _how_to_run(job: Job, facts: CardFacts, place: RepoName) -> list[str]:
     converted, quant_type = format_of(job.request.source.kind).converts, _example(job, facts.uploaded)
     how_to_run = output_of(job.request).how_to_run
-    lines = how_to_run(place.repo_id, quant_type, chat=_chat(job, facts), converted=converted)
+    file = _file_of(job, quant_type)
+    lines = how_to_run(place.repo_id, quant_type, file=file, chat=_chat(job, facts), converted=converted)
     if place.host == MODELSCOPE:
-        lines = modelscope_card.how_to_run(lines, place.repo_id, quant_type, _file_of(job, quant_type))
+        lines = modelscope_card.how_to_run(lines, place.repo_id, quant_type, file)
     return ["## How to run one", "", *lines]
 
 
@@ -304,7 +305,5 @@ def _example(job: Job, uploaded: Collection[str]) -> str:
     """The type that the lines name: one that is there, if any is."""
     types = job.request.quants
     here = [quant_type for quant_type in types if quant_name(job.request, quant_type) in uploaded] or types
-    first = next(
-        (quant_type for quant_type in (*_RUN_FIRST, *here) if quant_type in here), job.request.outtype.upper()
-    )
+    first = next((quant_type for quant_type in (*_RUN_FIRST, *here) if quant_type in here), base_type(job.request))
     return first.rpartition("-")[2]  # of a size to order, the label that all tools know

@@ -47,7 +47,7 @@ def gather(
     """
     request, others = job.request, brothers(job, jobs)
     base = folder / base_name(request)
-    head = forecast.base if forecast else (read_head(base) if base.exists() else None)
+    head = forecast.gguf if forecast else _gguf_head(base)
     files = with_others(job, others, sizes, file)
     made = {name: facts.making for name, facts in files.items() if facts.making}
     expected = {n: m for other in (*others, job) for n, m in planned(other, made, folder, head).items()}
@@ -167,10 +167,15 @@ def forecast_makings(request: Request, forecast: JobForecast, llama_commit: str)
     """The same of quant types whose recipes are known."""
     return {
         quant_name(request, quant): replace(
-            of_recipe(found.recipe, forecast.base, request, quant, llama=llama_commit), bpw=found.bpw
+            of_recipe(found.recipe, forecast.gguf, request, quant, llama=llama_commit), bpw=found.bpw
         )
         for quant, found in forecast.quants.items()
     }
+
+
+def _gguf_head(base: Path) -> GgufHead | None:
+    """Of a base that is here and is a GGUF."""
+    return read_head(base) if base.suffix == ".gguf" and base.exists() else None
 
 
 def speaks_world(request: Request, base: GgufHead | None, file: HeldFile) -> bool:

@@ -6,13 +6,14 @@ import re
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
-from ggufy.core.job import Job, Making, Status, first_with_the_same
-from ggufy.core.metrics import Evaluation, TextFigures, comparable
-from ggufy.core.plan import quant_name
+from ggufy.core.job import Job, Making, Request, Status, first_with_the_same
+from ggufy.core.metrics import Evaluation, Speed, TextFigures, comparable
+from ggufy.core.plan import base_type, quant_name
 from ggufy.core.words import human_size
 from ggufy.core.writing import NAMES
 from ggufy.steps import files_made
 from ggufy.steps.outputs import output_of
+from ggufy.steps.outputs.output_format import OutputFormat
 
 # How a text is called in public: these names and Hub references are; of anything else, the last part of its name.
 _HUB_TEXT = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*:[\w./ -]+")
@@ -23,19 +24,19 @@ def tables(job: Job, uploaded: Mapping[str, int], making: Mapping[str, Making], 
     have tables of their own. `uploaded` are bytes by name of what is there, `making` says how files were made; `plot`
     is its line, or empty."""
     request = job.request
+    output = output_of(request)
     rows, same_as = {}, _same_tensors(job, making)
     for step in files_made(request):
         if not step.quant_type:
-            base = f", {request.outtype.upper()}" if step.is_model else ""
-            rows[step.product] = (step.product_name + base, step.advice)
+            rows[step.product] = (_base(request) if step.is_model else step.product_name, step.advice)
             continue
         same = same_as.get(step.quant_type)
-        advice = f"Same tensors as {same}." if same else output_of(request).advice(step.quant_type)
+        advice = f"Same tensors as {same}." if same else output.advice(step.quant_type)
         rows[step.product] = (step.quant_type, advice)
     bpw = {e.quant: e.bpw for e in job.evaluations}
     bpw |= {name: made.bpw for name, made in making.items() if made.bpw is not None}
     groups = comparable(job.evaluations)
-    first = _Figures(groups[0] if groups else [])
+    first = _Figures(groups[0] if groups else [], output)
     head = ["file", "type", "size", "bpw", *first.head]
     lines = [f"| {' | '.join(head)} | |", "|---" * (len(head) + 1) + "|"]
     absent = "to come" if job.status in (Status.RUNNING, Status.QUEUED, Status.PAUSED) else "not made"
@@ -47,12 +48,18 @@ def tables(job: Job, uploaded: Mapping[str, int], making: Mapping[str, Making], 
         lines.append("| " + " | ".join([*cells, *first.of(name), advice if here else absent]) + " |")
     lines += first.explained()
     lines += ["", plot] if plot else []
-    lines += _text_tables(first.found)
+    lines += _text_tables(first.found, output)
     told = {found.quant for found in first.found}
     for group in groups[1:]:
-        lines += _other_table(_Figures([one.evolve(speed=None) if one.quant in told else one for one in group]))
+        shown = [one.evolve(speed=None) if one.quant in told else one for one in group]
+        lines += _other_table(_Figures(shown, output))
         told |= {found.quant for found in group}
     return lines
+
+
+def _base(request: Request) -> str:
+    """What the table calls the base."""
+    return f"base{' GGUF' if output_of(request).names.base_suffix == 'gguf' else ''}, {base_type(request)}"
 
 
 def _same_tensors(job: Job, making: Mapping[str, Making]) -> dict[str, str]:
@@ -63,14 +70,14 @@ def _same_tensors(job: Job, making: Mapping[str, Making]) -> dict[str, str]:
 class _Figures:
     """Columns with what was measured over one text."""
 
-    def __init__(self, found: Sequence[Evaluation]):
-        self.found = found
+    def __init__(self, found: Sequence[Evaluation], output: OutputFormat):
+        self.found, self._output = found, output
         self._of = {one.quant: one for one in found}
         speeds = [one.speed for one in found if one.speed]
         self._threads = {speed.threads for speed in speeds}
         self._disturbed = any(not speed.undisturbed for speed in speeds)
         self.head = ["KLD", "PPL", "PPL ratio", "same top p"] if found else []
-        self.head += ["t/s"] if speeds else []
+        self.head += [output.speed_unit] if speeds else []
 
     def of(self, name: str) -> list[str]:
         """The cells of a file."""
@@ -84,7 +91,7 @@ class _Figures:
             f"{quality.ppl:.3f}",
             f"{quality.ppl_ratio:.4f} ± {quality.ppl_ratio_error:.4f}",
             f"{quality.same_top:.1f} ± {quality.same_top_error:.1f} %",
-            f"{speed.writing}{threads}" if speed else "",
+            f"{_speed(speed, self._output.speed_unit)}{threads}" if speed else "",
         ]
         return cells[: len(self.head)]
 
@@ -95,17 +102,17 @@ class _Figures:
         first = self.found[0]
         commits = ", ".join(dict.fromkeys(one.llama[:9] for one in self.found))
         told = (
-            f"Measured with llama-perplexity {commits} against the base GGUF over {first.tokens:,} tokens of "
+            f"Measured with {self._output.measured_with} {commits} against the base over {first.tokens:,} tokens of "
             f"{public_name(first.text)} text (sha256 `{first.text_sha256}`), none of it used for calibration; ± is "
             f"one standard error. Perplexity of the base: {first.quality.base_ppl:.3f}. KLD: how far the predictions "
             "are from the base's, in nats a token; same top p: how often both expect the same next token"
         )
         if self._threads:
             used = f"{_threads(self._threads.copy().pop())} of " if len(self._threads) == 1 else ""
-            told += (
-                f"; t/s: tokens that llama-bench wrote in a second, with {used}the machine at work, ± the standard "
-                "deviation between its runs"
-            )
+            what = "t/s: tokens that llama-bench wrote in a second"
+            if self._output.speed_unit == "ms":
+                what = "ms: latency, the milliseconds that a token took when one was written after the other"
+            told += f"; {what}, with {used}the machine at work, ± the standard deviation between its runs"
             told += ", left out where the machine had other work" if self._disturbed else ""
         return ["", told + "."]
 
@@ -117,7 +124,7 @@ def _other_table(figures: _Figures) -> list[str]:
     return [*lines, *figures.explained()]
 
 
-def _text_tables(found: Sequence[Evaluation]) -> list[str]:
+def _text_tables(found: Sequence[Evaluation], output: OutputFormat) -> list[str]:
     """A table for each further text that files of the first table were measured over."""
     texts: dict[tuple[str, int], list[tuple[Evaluation, TextFigures]]] = {}
     for one in found:
@@ -133,10 +140,14 @@ def _text_tables(found: Sequence[Evaluation]) -> list[str]:
             f"`{text.text_sha256}`). Perplexity of the base: {text.quality.base_ppl:.3f}.",
             "",
         ]
-        figures = _Figures([one.evolve(quality=other.quality, speed=None) for one, other in pairs])
+        figures = _Figures([one.evolve(quality=other.quality, speed=None) for one, other in pairs], output)
         lines += [f"| {' | '.join(['file', *figures.head])} |", "|---" * (1 + len(figures.head)) + "|"]
         lines += [f"| {' | '.join([one.quant, *figures.of(one.quant)])} |" for one in figures.found]
     return lines
+
+
+def _speed(speed: Speed, unit: str) -> str:
+    return speed.latency if unit == "ms" else speed.writing
 
 
 def _threads(count: int) -> str:

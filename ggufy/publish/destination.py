@@ -11,7 +11,7 @@ from ggufy.core.job_sharing import folder_owners
 from ggufy.core.plan import Step
 from ggufy.records.records import JobRecords
 from ggufy.steps.context import BackupStore
-from ggufy.steps.outputs import OUTPUTS
+from ggufy.steps.outputs import output_of
 
 
 class Destination(Protocol):
@@ -89,9 +89,10 @@ class LocalFolder:
 def check_folder(records: JobRecords, job: Job, folder: Path) -> None:
     """Products are trusted by name, so a folder may hold those of one source and one set of options only. Raises
     UsageError."""
-    if not any(True for name in OUTPUTS for _ in folder.glob(f"*.{name}")):
+    names = output_of(job.request).names
+    if not any(True for suffix in (names.suffix, names.base_suffix) for _ in folder.glob(f"*.{suffix}")):
         return
-    owner = folder_owners(records.all()).get(job.request.name)
+    owner = folder_owners(records.all()).get(job.request.folder)
     if owner is None or owner.request.inputs() != job.request.inputs():
         raise UsageError(
             "{folder} already holds files that were made from something else or with other options: give this run "

@@ -56,7 +56,7 @@ class OutputRepo:
         request = self._latest().request
         if not request.keep_card and (readme := self._patience(self._readme)):
             check_readme(readme, self.repo_id)
-            check_card(readme, repo_id=self.repo_id, name=request.name)
+            check_card(readme, repo_id=self.repo_id, name=request.name, output=request.output)
         there = [name for name in names if self.file(name)]
         owners = [job for job in jobs if self.name in job.request.repos and was_at_work(job)]
         owner = max(owners, key=lambda job: job.updated, default=None)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ggufy.core.catalog import COPY_COST, KERNEL_COST, TABLE_COST, TABLE_OF
 from ggufy.formats.gguf import UNQUANTIZED, GgufHead, packed_entry, padded, tensor_bytes
+from ggufy.formats.rwkvcpp import RwkvcppHead
 from ggufy.llama import tools
 
 _QUANTIZATION_VERSION = 2  # ggml.h, GGML_QNT_VERSION
@@ -53,11 +54,12 @@ def forecast(head: GgufHead, recipe: Recipe, imatrix: ImatrixFacts | None) -> Fo
     return Forecast(recipe=recipe, size=size, bpw=sum(sizes) * 8 / head.elements)
 
 
-def core_seconds(recipes: Mapping[str, Recipe], head: GgufHead) -> dict[str, float]:
+def core_seconds(recipes: Mapping[str, Recipe], head: GgufHead | RwkvcppHead) -> dict[str, float]:
     """Work of each quant, made in this order, in seconds of one core of the CPU that the catalog's costs come from.
 
     A tensor that an earlier quant has in the same type is copied, and ggml's tables are computed once.
     """
+    tensors = head.tensors if isinstance(head, GgufHead) else head.records
     made: set[tuple[str, str]] = set()
     tables: set[str] = set()
     work = {}
@@ -65,7 +67,7 @@ def core_seconds(recipes: Mapping[str, Recipe], head: GgufHead) -> dict[str, flo
         seconds = 0.0
         for name, kind in recipe.items():
             new = kind in KERNEL_COST and (name, kind) not in made
-            seconds += head.tensors[name].elements / 1e6 * (KERNEL_COST[kind] if new else COPY_COST)
+            seconds += tensors[name].elements / 1e6 * (KERNEL_COST[kind] if new else COPY_COST)
             if new and (table := TABLE_OF.get(kind, kind)) not in tables:
                 seconds += TABLE_COST.get(table, 0.0)
                 tables.add(table)

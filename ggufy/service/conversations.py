@@ -18,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ggufy.core.errors import BusyError, SourceError, UsageError
+from ggufy.formats.rwkvcpp import is_rwkvcpp
 from ggufy.formats.session import SUFFIX
 from ggufy.llama.chat.backend import ChatBackend, ProcessExited
 from ggufy.llama.chat.messages import clean
@@ -28,11 +29,13 @@ from ggufy.llama.install import Llama
 from ggufy.llama.states import check_state
 from ggufy.models.chat_format import FORMATS, RwkvFormat
 from ggufy.models.chat_names import format_named
+from ggufy.rwkvcpp.backend import RwkvcppChat, RwkvcppCompletion, read_model, serve_words
 from ggufy.service.access import STRANGER, Visitor
 from ggufy.service.chat_settings import CHAT, ChatSettings
 from ggufy.system import resources
 
 SIDES = ("a", "b")
+BIN = ".bin"  # a file of rwkv.cpp, which no state of llama.cpp's goes with
 MAX_MESSAGE = 32_000
 MAX_CONVERSATION = 128_000  # characters of all turns; the oldest go first
 MAX_TURNS = 200
@@ -101,7 +104,7 @@ class Chats:
         """The tuned states that lie beside a model, by their names. They are no job's files, but were put there, so
         only the page's owner may use them."""
         path = self._models(who).get(model) if isinstance(model, str) else None
-        if path is None or not self._owns(who):
+        if path is None or path.suffix == BIN or not self._owns(who):
             return {}
         return {file.name: file for file in sorted(path.parent.glob(f"*{SUFFIX}")) if file.is_file()}
 
@@ -220,28 +223,25 @@ class Chats:
                     raise
 
     def _lend(self, path: Path, settings: ChatSettings, session: Path | None) -> AbstractContextManager[ChatBackend]:
-        kind: type[ChatBackend] = ChatProcess if settings.mode == CHAT else CompletionProcess
-        if session and settings.mode == CHAT:
-            kind = StateChatProcess
-        options = replace(settings.options, state=session)
         try:
-            state = path.stat()
+            state, ours = path.stat(), is_rwkvcpp(path)
         except OSError:
             raise UsageError("{name} is gone: choose another model.", name=path.name) from None
         if session:
             check_state(session, path)
+        options, chat = replace(settings.options, state=session), settings.mode == CHAT
+        program = StateChatProcess if session else ChatProcess
 
         def make(starter: Executor) -> ChatBackend:
-            return kind(
-                self._llama(),
-                _read(path, state.st_mtime_ns, state.st_size),
-                options,
-                threads=self._threads(),
-                starter=starter,
-                extra=self._extra,
-            )
+            llama, threads = self._llama(), self._threads()
+            model = _read(path, state.st_mtime_ns, state.st_size)
+            if ours:
+                served, extra = RwkvcppChat if chat else RwkvcppCompletion, serve_words(ggml_folder=llama.bin)
+                return served(model, options, threads=threads, starter=starter, extra=extra)
+            kind = program if chat else CompletionProcess
+            return kind(llama, model, options, threads=threads, starter=starter, extra=self._extra)
 
-        key = (kind, path, state.st_mtime_ns, state.st_size, options)
+        key = (chat, path, state.st_mtime_ns, state.st_size, options)
         return self._pool.lend(key, name=path.name, file_size=state.st_size, make=make)
 
 
@@ -306,4 +306,4 @@ def _length(turn: Mapping[str, str]) -> int:
 @lru_cache(maxsize=64)
 def _read(path: Path, mtime_ns: int, size: int) -> Model:
     """A file as it was at that time."""
-    return Model.read(path)
+    return read_model(path) if is_rwkvcpp(path) else Model.read(path)

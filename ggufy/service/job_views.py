@@ -21,7 +21,6 @@ from typing import Any
 from ggufy.core.errors import SourceError
 from ggufy.core.job import RESTING, Job, Status
 from ggufy.core.job_sharing import folder_owners
-from ggufy.core.plan import folder_name
 from ggufy.core.progress import Snapshot
 from ggufy.jobs.queue import Worker
 from ggufy.jobs.results import results
@@ -78,7 +77,7 @@ class JobViews:
         self._clicks = 0
         self._jobs: list[Job] = []
         self._owners: dict[str, Job] = {}
-        self._changed: dict[str, int] = {}  # by model, when its folder changed
+        self._changed: dict[str, int] = {}  # by folder, when it changed
         self._changed_at = -math.inf
         self._still = False  # the views are those of all jobs, and none of them waits or runs
         self._files: dict[str, _Files] = {}
@@ -126,7 +125,7 @@ class JobViews:
         job = next((job for job in jobs if job.id == job_id), None)
         if job is None:
             return None
-        name = job.request.name
+        name = job.request.folder
         return self._view(job, folder_owners(jobs), {name: self._mtime(name)}, math.inf)
 
     def detailed(self, view: JobView, *, heads: bool = True, log: bool = True) -> JobView:
@@ -140,28 +139,28 @@ class JobViews:
         return replace(view, log=self._log_tail(view.job)) if log and view.logged else view
 
     def _changes(self, jobs: list[Job]) -> dict[str, int]:
-        """When the folder of each model's files changed, in ns; 0 where there is none."""
+        """When each output folder changed, in ns; 0 where there is none."""
         now = time.monotonic()
         if now - self._changed_at > _RESTING_S:
             self._changed, self._changed_at = {}, now
-        for name in {job.request.name for job in jobs if job.status not in RESTING}:
+        for name in {job.request.folder for job in jobs if job.status not in RESTING}:
             self._changed.pop(name, None)
-        for name in {job.request.name for job in jobs} - self._changed.keys():
+        for name in {job.request.folder for job in jobs} - self._changed.keys():
             self._changed[name] = self._mtime(name)
         return self._changed
 
     def _mtime(self, name: str) -> int:
         try:
-            return (self._out / folder_name(name)).stat().st_mtime_ns
+            return (self._out / name).stat().st_mtime_ns
         except OSError:
             return 0
 
     def _view(self, job: Job, owners: Mapping[str, Job], changed: Mapping[str, int], until: float) -> JobView:
         live = self._worker.live(job.id) if job.status not in RESTING else None
-        owner = owners.get(job.request.name)
+        owner = owners.get(job.request.folder)
         # Whatever its status: files belong to everybody whose inputs are those that the folder was filled from.
         trusted = owner is not None and owner.request.inputs() == job.request.inputs()
-        files = self._files_of(job, changed[job.request.name], trusted=trusted, until=until)
+        files = self._files_of(job, changed[job.request.folder], trusted=trusted, until=until)
         seen = self._resting.get(job.id)
         if live is None and seen and seen[0] is files:
             return seen[1]
@@ -238,7 +237,7 @@ class JobViews:
         return "\n".join(lines[-_LOG_LINES:])
 
     def _folder(self, job: Job) -> Path:
-        return self._out / folder_name(job.request.name)
+        return self._out / job.request.folder
 
 
 def _stopping(live: RunState | None) -> str:

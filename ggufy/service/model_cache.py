@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ggufy.core.errors import Cancelled, DiskError
+from ggufy.core.outputs import OUTPUT_NAMES
 from ggufy.core.words import human_size
 from ggufy.hub.protocol import OutputHub
-from ggufy.steps.outputs import OUTPUTS
 from ggufy.system.clock import never
 from ggufy.system.files import free_bytes
 
@@ -106,7 +106,7 @@ class ModelCache:
 
     def _make_room(self, needed: int) -> None:
         """Removes the longest unused models for one more, beside those on their way."""
-        models = (path for name in OUTPUTS for path in self._root.glob(f"*/*/*.{name}"))
+        models = (path for row in OUTPUT_NAMES.values() for path in self._root.glob(f"*/*/*.{row.suffix}"))
         here = sorted(models, key=lambda path: path.stat().st_mtime)
         coming = self._downloads.values()
         needed += sum(max(0, download.size - download.done) for download in coming)

@@ -14,8 +14,8 @@ from pathlib import Path
 from ggufy.core.errors import GgufyError, UsageError
 from ggufy.core.job import RESTING, Job, Request
 from ggufy.core.names import model_name, repo_name
-from ggufy.core.plan import folder_name
-from ggufy.jobs.estimate import Cost, EstimateOptions, Preview, cost, preview
+from ggufy.core.outputs import names_of_output
+from ggufy.jobs.estimate import BaseOptions, Cost, EstimateOptions, Preview, cost, preview
 from ggufy.jobs.options import JobOptions
 from ggufy.jobs.queue import Worker
 from ggufy.jobs.request import file_stem, is_query, make_job
@@ -23,7 +23,6 @@ from ggufy.jobs.runner import Runner
 from ggufy.jobs.several import make_each
 from ggufy.jobs.workspace import connect
 from ggufy.quantize.search import target
-from ggufy.quantize.search.mixes import RWKV
 from ggufy.service.access import STRANGER, Visitor, check_work, is_owner, may_see
 from ggufy.service.accounts import Accounts
 from ggufy.service.chat_models import ChatModel, first_choice, models_of
@@ -45,6 +44,7 @@ from ggufy.system.settings import Settings
 from ggufy.system.ttl_cache import TtlCache
 
 logger = logging.getLogger(__name__)
+BASE = BaseOptions()
 _END_S = 1.0  # that the end waits for the tool, and again for the Hub
 _MOST_WAITING = 10  # jobs of strangers at a time
 
@@ -149,47 +149,35 @@ class Services:
         """Repos of that name on the Hub, which anybody may look for. Raises HubAway."""
         return search(query, token=self.settings.hf_token if is_owner(visitor, self.settings) else None)
 
-    def inspect(self, source: str, visitor: Visitor = STRANGER, *, vocab: str | None = None) -> Report:
-        """What a source is, from its headers alone. Raises UsageError for what the visitor may not look at."""
+    def inspect(
+        self, source: str, visitor: Visitor = STRANGER, *, vocab: str | None = None, output: str = GGUF.name
+    ) -> Report:
+        """What a source is, from its headers alone, and whether quants of a format can be made of it. Raises
+        UsageError for what the visitor may not look at."""
         owner, settings = is_owner(visitor, self.settings), self.settings
         if not owner:
             for_stranger(JobOptions(source=source, quant_types=(), vocab=vocab))
             settings = settings.for_strangers()
-        return self._reports.get((source, vocab, owner), lambda: inspect(source, settings, vocab=vocab))
-
-    def look(
-        self,
-        source: str,
-        visitor: Visitor = STRANGER,
-        *,
-        outtype: str | None = None,
-        vocab: str | None = None,
-        mix: str = RWKV,
-    ) -> Preview:
-        """What a source is, and what its quants would be. Raises UsageError, HubAway."""
-        report, llama = self.inspect(source, visitor, vocab=vocab), self._preparer.llama
-        key = (source, vocab, is_owner(visitor, self.settings), outtype, mix, llama is not None)
-        return self._previews.get(
-            key, lambda: preview(report, self.settings, llama=llama, outtype=outtype, vocab=vocab, mix=mix)
+        return self._reports.get(
+            (source, vocab, owner, output), lambda: inspect(source, settings, vocab=vocab, output=output)
         )
 
-    def cost(
-        self,
-        source: str,
-        visitor: Visitor,
-        order: EstimateOptions,
-        *,
-        outtype: str | None = None,
-        vocab: str | None = None,
-        mix: str = RWKV,
-    ) -> Cost | None:
+    def look(self, source: str, visitor: Visitor = STRANGER, wish: BaseOptions = BASE) -> Preview:
+        """What a source is, and what its quants would be. Raises UsageError, HubAway."""
+        report = self.inspect(source, visitor, vocab=wish.vocab, output=wish.output)
+        llama = self._preparer.llama
+        key = (source, is_owner(visitor, self.settings), wish, llama is not None)
+        return self._previews.get(key, lambda: preview(report, self.settings, wish, llama=llama))
+
+    def cost(self, source: str, visitor: Visitor, order: EstimateOptions, wish: BaseOptions = BASE) -> Cost | None:
         """What a job would take; None where that is not known yet."""
-        found = self.look(source, visitor, outtype=outtype, vocab=vocab, mix=mix)
+        found = self.look(source, visitor, wish)
         if not found.report.path:
             return None
         by_stranger, account = not is_owner(visitor, self.settings), self.workspace.owner
         stem = file_stem(found.report.path, found.report.model_id, by_stranger=by_stranger)
-        where = f"{account}/{repo_name(stem)}" if account else str(self.settings.out / folder_name(model_name(stem)))
+        folder = self.settings.out / names_of_output(wish.output).folder(model_name(stem))
+        where = f"{account}/{repo_name(stem, wish.output)}" if account else str(folder)
         return cost(found, order, self.settings, where=where, account=account, threads=self.limit())
 
     def cancel(self, job_id: str, visitor: Visitor = STRANGER) -> None:
@@ -280,11 +268,11 @@ class Services:
         hidden: dict[str, set[str]] = {}
         for request in (job.request for job in jobs):
             if not may_see(visitor, request, self.settings):
-                hidden.setdefault(request.name, set()).add(request.inputs())
+                hidden.setdefault(request.folder, set()).add(request.inputs())
         if not hidden:
             return views
         seen = [view for view in views if may_see(visitor, view.job.request, self.settings)]
-        shared = [hidden.get(view.job.request.name, set()) - {view.job.request.inputs()} for view in seen]
+        shared = [hidden.get(view.job.request.folder, set()) - {view.job.request.inputs()} for view in seen]
         return tuple(
             replace(view, files=(), here=frozenset()) if others else view
             for view, others in zip(seen, shared, strict=True)

@@ -12,9 +12,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
-from ggufy.core.errors import Cancelled
+from ggufy.core.errors import Cancelled, SourceError
+from ggufy.core.outputs import GGUF, RWKVCPP, names_of_output
 from ggufy.core.source import Source
 from ggufy.formats.gguf import GgufHead
+from ggufy.formats.rwkvcpp import RwkvcppHead
 
 if TYPE_CHECKING:
     from ggufy.models.merge import OpenAdapter
@@ -34,6 +36,8 @@ class Report:
 
     source: str  # as it was typed
     problem: str = ""  # why it cannot be quantized, and what to do next; empty: it can
+    output: str = GGUF  # format of the quants that it was looked at for
+    instead: str = ""  # another format that quants of it can have, if they cannot have this one
     kind: str = ""  # checkpoint, safetensors, bin or gguf
     noun: str = ""  # that for people
     path: str = ""  # name of the file, in the repo if it is in one
@@ -87,12 +91,13 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertTask:
-    """A pinned source that is to become a base GGUF."""
+    """A pinned source that is to become a base."""
 
     source: Source
     path: Path  # its file on this machine, or the first of several, which lie beside each other
     streamed: bool = False  # it is not here: it is fetched piece by piece
     outtype: str
+    output: str = GGUF  # format of the quants, and of the base
     name: str  # of the model
     vocab: Path | None = None  # the user's vocabulary
     adapters: Sequence[OpenAdapter] = ()  # to be merged into the model, in this order
@@ -108,6 +113,7 @@ class ConvertTask:
         self.report(done / max(1, total))
 
 
+BaseHead = GgufHead | RwkvcppHead
 OpenBeside = Callable[[str], AbstractContextManager[BinaryIO]]  # opens another file of the same folder or repo
 
 
@@ -116,12 +122,31 @@ class SourceFormat(ABC):
 
     kind: ClassVar[str]  # in job records; those that can be streamed stand in STREAMED_KINDS of core/source.py too
     noun: ClassVar[str]  # for people
+    bases: ClassVar[tuple[str, ...]] = ("gguf",)  # what kinds of files its base can be, as core/outputs.py ends them
     suffix: ClassVar[str]  # of its name
     unnamed: ClassVar[bool] = False  # a repo's only model is taken without being named
     converts: ClassVar[bool] = (
         True  # ggufy writes the base GGUF, with a vocabulary and a chat template; else it is one
     )
     rwkv: ClassVar[bool] = False  # its models are all of an architecture that has a file in `models`
+
+    def check_output(self, output: str, found: dict[str, Any] | None = None) -> None:
+        """Raises SourceError if no quants of that format can be made of such a file; what they can be instead goes
+        into `found`."""
+        if names_of_output(output).base_suffix in self.bases:
+            return
+        if output == GGUF:
+            if found is not None:
+                found["instead"] = RWKVCPP
+            raise SourceError(
+                "this is a file of rwkv.cpp, and no GGUF is made of it: choose {RWKVCPP}, or give the checkpoint that "
+                "it was made from."
+            )
+        raise SourceError(
+            "a {noun} cannot become files of {format}: give the checkpoint (.pth) that it was made from.",
+            noun=self.noun,
+            format=output,
+        )
 
     def claims(self, name: str) -> bool:
         """Whether a file of this name, in a repo or at an address, is a model of this format."""
@@ -140,8 +165,8 @@ class SourceFormat(ABC):
     def recognizes(self, path: Path) -> bool:
         """Whether a file on this machine is a model of this format, whatever it is called."""
 
-    def base_head(self, path: Path) -> GgufHead | None:
-        """The head of a file here that is a base GGUF as it is; None for one that has to be converted.
+    def base_head(self, path: Path) -> BaseHead | None:
+        """The head of a file here that is a base as it is; None for one that has to be converted.
 
         Raises SourceError for one that cannot be quantized.
         """
@@ -157,13 +182,14 @@ class SourceFormat(ABC):
 
     @abstractmethod
     def write_described(self, report: Report, target: Path, *, outtype: str, vocab: Path | None, name: str) -> None:
-        """Writes the skeleton of the base GGUF of a source that was described: its head, and a hole of the size of its
+        """Writes the skeleton of the base of a source that was described: its head, and a hole of the size of its
         weights, which takes no disk. Raises SourceError."""
 
     def write_skeleton(self, task: ConvertTask, target: Path) -> None:
         """The same of a pinned source."""
         names = tuple(PurePath(one.path).name for one in task.source.each()[::-1])
         found: dict[str, Any] = {"path": task.path.name, "files": names, "size": task.source.size}
+        found["output"] = task.output
         with task.path.open("rb") as file:
             vocab = str(task.vocab) if task.vocab else None
             self.describe(file, lambda name: task.path.with_name(name).open("rb"), found, vocab)
@@ -172,7 +198,7 @@ class SourceFormat(ABC):
 
     @abstractmethod
     def convert(self, task: ConvertTask, target: Path) -> str:
-        """Writes the base GGUF, which appears whole or not at all; gives its SHA-256 in hex digits.
+        """Writes the base, which appears whole or not at all; gives its SHA-256 in hex digits.
 
         Raises SourceError for wrong weights or a source that is not the pinned one, DiskError, Cancelled.
         """

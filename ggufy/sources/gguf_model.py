@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 from ggufy.core.errors import Cancelled, SourceError
 from ggufy.core.messages import Message
@@ -80,31 +80,40 @@ class UnquantizedGguf(SourceFormat):
 
     def convert(self, task: ConvertTask, target: Path) -> str:
         """A second name for the file where the disk allows it, else a copy."""
-        source, pinned, outtype = task.path, task.source, task.outtype
+        source, outtype = task.path, task.outtype
         head = self.base_head(source)
         if head.outtype != outtype:
+            refuse_outtype(source.name, head.outtype)
+        return take_as_it_is(task, target)
+
+
+def refuse_outtype(name: str, own: str) -> NoReturn:
+    """Raises SourceError for a base that is to be of another type than it is."""
+    raise SourceError(
+        "{source} is {type} and is taken as it is: add {OUTTYPE} {outtype}.", source=name, type=own, outtype=own
+    )
+
+
+def take_as_it_is(task: ConvertTask, target: Path) -> str:
+    """Makes the source the base: by a second name for it where the disk allows that, else as a copy. Gives its
+    SHA-256. Raises SourceError if it is not the pinned one, DiskError, Cancelled."""
+    source, pinned = task.path, task.source
+
+    def progress(done: int) -> None:
+        task.report(done / max(1, pinned.size))
+
+    with partial(target) as part:
+        with contextlib.suppress(OSError):
+            os.link(source, part)
+        if part.exists():
+            digest = sha256(part, progress, stopped=task.stopped)
+        else:
+            digest = _copy(source, part, progress, task.stopped)
+        if pinned.sha256 and digest != pinned.sha256:
             raise SourceError(
-                "{source} is {type} and is taken as it is: add {OUTTYPE} {outtype}.",
-                source=source.name,
-                type=head.outtype,
-                outtype=head.outtype,
+                "{path} changed since the job was made: put the file back, or start anew with {NAME}.", path=source
             )
-
-        def progress(done: int) -> None:
-            task.report(done / max(1, pinned.size))
-
-        with partial(target) as part:
-            with contextlib.suppress(OSError):
-                os.link(source, part)
-            if part.exists():
-                digest = sha256(part, progress, stopped=task.stopped)
-            else:
-                digest = _copy(source, part, progress, task.stopped)
-            if pinned.sha256 and digest != pinned.sha256:
-                raise SourceError(
-                    "{path} changed since the job was made: put the file back, or start anew with {NAME}.", path=source
-                )
-        return digest
+    return digest
 
 
 def _copy(source: Path, target: Path, progress: Callable[[int], None], stopped: Callable[[], bool]) -> str:

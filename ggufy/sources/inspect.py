@@ -22,6 +22,7 @@ from ggufy.core.errors import Cancelled, SourceAway, SourceError, UsageError
 from ggufy.core.hosts import MODELSCOPE
 from ggufy.core.messages import Message
 from ggufy.core.names import stem_of
+from ggufy.core.outputs import GGUF
 from ggufy.core.source import STREAMED_KINDS
 from ggufy.core.words import brief
 from ggufy.models.chat_format import AUTO, pinned_format
@@ -43,14 +44,17 @@ _MOST_BYTES = 8 << 20  # of one file; heads of the largest models take some 2 MB
 logger = logging.getLogger(__name__)
 
 
-def inspect(text: str, settings: Settings, *, vocab: str | None = None, endpoint: str | None = None) -> Report:
+def inspect(
+    text: str, settings: Settings, *, vocab: str | None = None, endpoint: str | None = None, output: str = GGUF
+) -> Report:
     """Looks at SOURCE: demo, a file here, a plain address, or a Hub repo with or without a file.
 
-    `vocab` is the vocabulary file for a checkpoint that does not use World's. Reads at most 8 MiB over the network, in
-    at most about 20 seconds. Never raises for a source that cannot work: the report's `problem` says why.
+    `vocab` is the vocabulary file for a checkpoint that does not use World's, `output` the format of what is to be
+    made of it. Reads at most 8 MiB over the network, in at most about 20 seconds. Never raises for a source that
+    cannot work: the report's `problem` says why.
     """
     text = text.strip()
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"output": output}
     try:
         _look(text, settings, found, vocab=vocab, endpoint=endpoint)
     except (SourceError, UsageError) as error:
@@ -60,9 +64,9 @@ def inspect(text: str, settings: Settings, *, vocab: str | None = None, endpoint
     return Report(source=text, **tame)
 
 
-def look(text: str, settings: Settings, *, vocab: str | None = None) -> Report:
+def look(text: str, settings: Settings, *, vocab: str | None = None, output: str = GGUF) -> Report:
     """As `inspect`, but raises SourceError or UsageError for what cannot work."""
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"output": output}
     _look(text.strip(), settings, found, vocab=vocab)
     return Report(source=text, **found)
 
@@ -77,6 +81,7 @@ def _look(
         found["noun"] = form.noun
         own = str(demo.VOCAB) if text == "demo" else None
         form.describe(file, beside, found, vocab or own)
+        form.check_output(found["output"], found)
         if form.rwkv:
             found["chat_format"] = pinned_format(AUTO, (found["path"], found.get("model_id", "")))
 

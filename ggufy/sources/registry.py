@@ -10,9 +10,10 @@ from ggufy.sources.gguf_model import UnquantizedGguf
 from ggufy.sources.rwkv_bin import RwkvBin
 from ggufy.sources.rwkv_pth import RwkvPth
 from ggufy.sources.rwkv_safetensors import RwkvSafetensors
+from ggufy.sources.rwkvcpp_bin import RwkvcppBin
 
 # The first that recognizes a file has it. A .pth comes last: it takes every file, and says what is wrong with it.
-FORMATS: tuple[SourceFormat, ...] = (UnquantizedGguf(), RwkvBin(), RwkvSafetensors(), RwkvPth())
+FORMATS: tuple[SourceFormat, ...] = (UnquantizedGguf(), RwkvcppBin(), RwkvBin(), RwkvSafetensors(), RwkvPth())
 
 
 def format_of(kind: str) -> SourceFormat:

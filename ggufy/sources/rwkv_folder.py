@@ -22,7 +22,14 @@ from ggufy.models.origin import Origins, shapes_of
 from ggufy.models.vocab import WORLD_FILE
 from ggufy.net.download import fetch_pinned
 from ggufy.sources.format import ConvertTask, OpenBeside, Report, SourceFormat
-from ggufy.sources.rwkv_tensors import ListedTensor, convert_rwkv, describe_rwkv, model_of, vocab_file
+from ggufy.sources.rwkv_tensors import (
+    ListedTensor,
+    convert_rwkv,
+    describe_rwkv,
+    model_of,
+    vocab_file,
+    write_rwkv_skeleton,
+)
 
 if TYPE_CHECKING:
     from ggufy.formats.tensor_file import MappedTensors, StreamedTensors
@@ -34,6 +41,7 @@ class RwkvFolder(SourceFormat):
     """One model; the file that names it is the index if there are several."""
 
     unnamed = rwkv = True
+    bases = ("gguf", "bin")
 
     @abstractmethod
     def listed(
@@ -76,11 +84,8 @@ class RwkvFolder(SourceFormat):
         describe_rwkv(tensors, found, vocab, config=config, own=companion(WORLD_FILE))
 
     def write_described(self, report: Report, target: Path, *, outtype: str, vocab: Path | None, name: str) -> None:
-        from ggufy.models.convert import write_skeleton  # noqa: PLC0415 - loads torch
-
         with vocab_file(vocab, report.own_vocab) as path:
-            options: dict[str, Any] = {"outtype": outtype, "vocab": path, "chat_format": report.chat_format}
-            write_skeleton(report.shapes, target, name=name, **options)
+            write_rwkv_skeleton(report, target, outtype=outtype, vocab=path, name=name)
 
     def write_skeleton(self, task: ConvertTask, target: Path) -> None:
         if not task.streamed:
@@ -88,7 +93,8 @@ class RwkvFolder(SourceFormat):
             return
         origins = _checked(self.opened_remote(task).shapes, task)
         found: dict[str, Any] = {"shapes": shapes_of(origins), "own_vocab": _companion(task, WORLD_FILE)}
-        report = Report(source=task.source.path, chat_format=task.chat_format, **found)
+        found |= {"output": task.output, "chat_format": task.chat_format}
+        report = Report(source=task.source.path, **found)
         self.write_described(report, target, outtype=task.outtype, vocab=task.vocab, name=task.name)
 
     def convert(self, task: ConvertTask, target: Path) -> str:

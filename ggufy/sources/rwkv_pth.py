@@ -9,7 +9,7 @@ from ggufy.formats.pickled import read_tensors
 from ggufy.models.layouts import origins_of
 from ggufy.models.origin import shapes_of
 from ggufy.sources.format import ConvertTask, OpenBeside, Report, SourceFormat
-from ggufy.sources.rwkv_tensors import convert_rwkv, describe_rwkv
+from ggufy.sources.rwkv_tensors import convert_rwkv, describe_rwkv, write_rwkv_skeleton
 
 if TYPE_CHECKING:
     from ggufy.formats.streamed_checkpoint import StreamedCheckpoint
@@ -20,6 +20,7 @@ class RwkvPth(SourceFormat):
 
     kind, noun, suffix = "checkpoint", "checkpoint", ".pth"
     unnamed = rwkv = True
+    bases = ("gguf", "bin")
 
     def recognizes(self, path: Path) -> bool:
         return True
@@ -28,17 +29,15 @@ class RwkvPth(SourceFormat):
         describe_rwkv(read_tensors(file, found["path"]), found, vocab)
 
     def write_described(self, report: Report, target: Path, *, outtype: str, vocab: Path | None, name: str) -> None:
-        from ggufy.models.convert import write_skeleton  # noqa: PLC0415 - loads torch
-
-        options: dict[str, Any] = {"outtype": outtype, "vocab": vocab, "chat_format": report.chat_format}
-        write_skeleton(report.shapes, target, name=name, **options)
+        write_rwkv_skeleton(report, target, outtype=outtype, vocab=vocab, name=name)
 
     def write_skeleton(self, task: ConvertTask, target: Path) -> None:
         if not task.streamed:
             super().write_skeleton(task, target)
             return
         shapes = shapes_of(origins_of(_remote(task).shapes))
-        report = Report(source=task.source.path, shapes=shapes, chat_format=task.chat_format)
+        found: dict[str, Any] = {"shapes": shapes, "output": task.output, "chat_format": task.chat_format}
+        report = Report(source=task.source.path, **found)
         self.write_described(report, target, outtype=task.outtype, vocab=task.vocab, name=task.name)
 
     def convert(self, task: ConvertTask, target: Path) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ggufy.core.errors import CheckpointError, SourceError
+from ggufy.core.outputs import RWKVCPP, names_of_output
 from ggufy.core.words import brief
 from ggufy.formats.gguf import type_of_most
 from ggufy.models import registry
@@ -18,7 +19,7 @@ from ggufy.models.layouts import recognize
 from ggufy.models.names.config import check_config, other_architecture
 from ggufy.models.origin import Origins, shapes_of
 from ggufy.models.vocab import WORLD_FILE, vocab_for
-from ggufy.sources.format import ConvertTask
+from ggufy.sources.format import ConvertTask, Report
 from ggufy.system.user_paths import user_file
 
 if TYPE_CHECKING:
@@ -57,9 +58,13 @@ def describe_rwkv(
     found["parameters"] = sum(tensor.elements for tensor in tensors.values())
     layout = recognize({name: tensor.shape for name, tensor in tensors.items()})
     shapes = shapes_of(layout.origins)
-    found |= _sizes(shapes) | {"shapes": shapes, "own_vocab": own}
+    found |= _sizes(shapes) | {"shapes": shapes, "own_vocab": own, "layout": layout.title}
+    if found.get("output") == RWKVCPP:
+        found |= _for_rwkvcpp(shapes)  # such files hold no vocabulary
+        return
+    found |= {"instead": RWKVCPP} if found["version"] in registry.OLDER else {}
     model = model_of(layout.origins, config)
-    found |= {"architecture": model.architecture.name, "parameters": model.parameters, "layout": layout.title}
+    found |= {"architecture": model.architecture.name, "parameters": model.parameters}
     found |= {"head_size": model.sizes.get("N", 0), "heads": model.sizes["H"] if "N" in model.sizes else 0}
     given = user_file(vocab) if vocab else None
     if vocab and given is None:
@@ -68,6 +73,14 @@ def describe_rwkv(
         )
     with vocab_file(given, own) as path:
         vocab_for(model.vocab_size, path)
+
+
+def _for_rwkvcpp(shapes: Shapes) -> dict[str, Any]:
+    """Fields of a Report on a model that becomes files of rwkv.cpp. Raises CheckpointError for one that cannot."""
+    from ggufy.rwkvcpp.tensors import measure  # noqa: PLC0415 - only these files need it
+
+    sizes = measure(shapes).sizes
+    return {"heads": sizes.get("H", 0), "head_size": sizes.get("N", 0)}
 
 
 def model_of(origins: Origins, config: Mapping[str, Any]) -> Hyperparameters:
@@ -109,6 +122,8 @@ def convert_rwkv(
 ) -> str:
     """Writes the base GGUF of tensors that are here or, if the task is to be streamed, where they are, with the task's
     adapters merged into them; gives its SHA-256. `origins` tells from the shapes what a tensor is made from."""
+    if task.output == RWKVCPP:
+        return _convert_to_rwkvcpp(task, target, origins=origins, local=local, remote=remote)
     from ggufy.models.convert import convert_tensors  # noqa: PLC0415 - loads torch, seconds that only a due one pays
     from ggufy.models.convert_streamed import convert_streamed  # noqa: PLC0415
     from ggufy.models.merge import merge_adapters  # noqa: PLC0415
@@ -122,6 +137,47 @@ def convert_rwkv(
         )
     with local() as here:
         return convert_tensors(here, merge_adapters(origins(here.shapes), task.adapters), target, **options)
+
+
+def _convert_to_rwkvcpp(
+    task: ConvertTask,
+    target: Path,
+    *,
+    origins: Callable[[Shapes], Origins],
+    local: Callable[[], AbstractContextManager[MappedTensors]],
+    remote: Callable[[], StreamedTensors],
+) -> str:
+    from ggufy.models.merge import merge_adapters  # noqa: PLC0415 - loads torch, as above
+    from ggufy.rwkvcpp.convert import convert_streamed, convert_tensors  # noqa: PLC0415
+
+    mark = ",".join(one.key for one in task.adapters)
+    options: dict[str, Any] = {"type_name": rwkvcpp_type(task.outtype), "progress": task.progress}
+    if task.streamed:
+        there = remote()
+        return convert_streamed(
+            there, merge_adapters(origins(there.shapes), task.adapters), target, mark=mark, **options
+        )
+    with local() as here:
+        merged = merge_adapters(origins(here.shapes), task.adapters)
+        return convert_tensors(here, merged, target, key=task.source.key and task.source.key + mark, **options)
+
+
+def write_rwkv_skeleton(report: Report, target: Path, *, outtype: str, vocab: Path | None, name: str) -> None:
+    """The skeleton of a described RWKV's base: see SourceFormat.write_described."""
+    if report.output == RWKVCPP:
+        from ggufy.rwkvcpp.convert import write_skeleton as write_rwkvcpp  # noqa: PLC0415 - only these files need it
+
+        write_rwkvcpp(report.shapes, target, type_name=rwkvcpp_type(outtype))
+        return
+    from ggufy.models.convert import write_skeleton  # noqa: PLC0415 - loads torch
+
+    options: dict[str, Any] = {"outtype": outtype, "vocab": vocab, "chat_format": report.chat_format}
+    write_skeleton(report.shapes, target, name=name, **options)
+
+
+def rwkvcpp_type(outtype: str) -> str:
+    """What rwkv.cpp calls the type of a base."""
+    return names_of_output(RWKVCPP).outtypes.get(outtype, outtype)
 
 
 def _sizes(shapes: Shapes) -> dict[str, Any]:

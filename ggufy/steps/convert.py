@@ -1,4 +1,4 @@
-"""Makes the base GGUF, by the source's format: from what is here, or while it is fetched."""
+"""Makes the base, by the source's format: from what is here, or while it is fetched."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ggufy.system.files import sha256
 
 
 class ConvertStep(LocalStep):
-    """Everything else is made from the base GGUF, which is never made twice: a source that was fetched goes then."""
+    """Everything else is made from the base, which is never made twice: a source that was fetched goes then."""
 
     kind = "convert"
     product_name = "base GGUF"
@@ -36,10 +36,10 @@ class ConvertStep(LocalStep):
         return max(3 + load.base_bytes / 200e6, load.streamed_bytes / LINE_BYTES)
 
     def size(self, forecast: JobForecast) -> int:
-        return forecast.base.file_size
+        return forecast.base_size
 
     def run(self, ctx: Context) -> Artifact:
-        """Leaves `<Model>-<OUTTYPE>.gguf`."""
+        """Leaves `<Model>-<OUTTYPE>.gguf`, or as the format of the quants calls it."""
         target, source = ctx.path(self.product), ctx.request.source
         cache, task = ctx.settings.cache, convert_task(ctx, self)
         search = AdapterSearch(ctx.settings, stopped=ctx.stopped)
@@ -59,6 +59,7 @@ def convert_task(ctx: Context, step: Step) -> ConvertTask:
         path=ctx.source,
         streamed=ctx.streams,
         outtype=ctx.request.outtype,
+        output=ctx.request.output,
         name=ctx.request.name,
         vocab=pinned_vocab(ctx),
         chat_format=ctx.request.chat_format,

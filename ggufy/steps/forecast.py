@@ -13,9 +13,8 @@ from pathlib import Path
 from ggufy.core.errors import DiskError, SourceError, ToolError
 from ggufy.core.plan import Step, base_name, imatrix_name
 from ggufy.core.words import human_size
-from ggufy.formats.gguf import GgufHead, read_head
+from ggufy.formats.gguf import read_head
 from ggufy.llama import tools
-from ggufy.llama.perplexity import logits_bytes
 from ggufy.quantize.imatrix import facts_of
 from ggufy.quantize.recipe import ImatrixFacts
 from ggufy.quantize.search.target import of_label
@@ -25,8 +24,7 @@ from ggufy.steps.convert import convert_task
 from ggufy.steps.evaluate import SPARE
 from ggufy.steps.job_forecast import JobForecast
 from ggufy.steps.local_step import LocalStep
-from ggufy.steps.outputs import output_of
-from ggufy.steps.same_model import vocab_size
+from ggufy.steps.outputs import OUTPUTS, output_of
 from ggufy.system.files import free_bytes
 from ggufy.texts import calibration
 
@@ -116,9 +114,10 @@ def check_space(ctx: Context, due: Iterable[Step], forecast: JobForecast, *, pub
         )
 
 
-def predictions_bytes(base: GgufHead, chunks: int) -> int:
+def predictions_bytes(output: str, forecast: JobForecast, chunks: int) -> int:
     """Free bytes that measuring asks for: the base's predictions, which all quants share, and what stays free."""
-    return logits_bytes(vocab_size(base), chunks) + SPARE
+    needed = OUTPUTS[output].predictions_bytes(forecast.vocab_size, chunks)
+    return needed + SPARE if needed else 0
 
 
 def _forecast(ctx: Context, step: Step, base: Path) -> JobForecast:
@@ -126,12 +125,12 @@ def _forecast(ctx: Context, step: Step, base: Path) -> JobForecast:
     run = ctx.tool_run(step, cwd=base.absolute().parent)
     types, mix = ctx.request.quant_types, ctx.request.mix
     found = output_of(ctx.request).forecast(base, types, llama=ctx.llama, run=run, facts=facts, mix=mix)
-    return replace(found, targets=target_sizes(found.base, ctx.request.targets))
+    return replace(found, targets=target_sizes(found, ctx.request.targets))
 
 
-def target_sizes(base: GgufHead, labels: Iterable[str]) -> dict[str, int]:
+def target_sizes(forecast: JobForecast, labels: Iterable[str]) -> dict[str, int]:
     """Bytes of files that are made to order, at most, by label."""
-    weights, head = base.elements, base.data_start
+    weights, head = forecast.weights, forecast.gguf.data_start if forecast.gguf else 0
     return {label: of_label(label)[0].file_budget(weights=weights, head=head) for label in labels}
 
 

@@ -6,14 +6,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ggufy.formats.gguf import GgufHead
+from ggufy.formats.rwkvcpp import RwkvcppHead
 from ggufy.quantize.recipe import Forecast, core_seconds
+from ggufy.steps.same_model import vocab_size as entries_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobForecast:
     """What a job will leave."""
 
-    base: GgufHead
+    base: GgufHead | RwkvcppHead
     quants: dict[str, Forecast]  # by quant type
     same_as: dict[str, str]  # quant types with the same tensors as an earlier one -> that one
     targets: dict[str, int] = field(default_factory=dict)  # sizes to order, by label: bytes at most
@@ -24,13 +26,28 @@ class JobForecast:
         return {name: quant.size for name, quant in self.quants.items()} | self.targets
 
     @property
+    def base_size(self) -> int:
+        return self.base.file_size
+
+    @property
     def weights(self) -> int:
         return self.base.elements
 
     @property
+    def gguf(self) -> GgufHead | None:
+        """The base, if it is a GGUF."""
+        return self.base if isinstance(self.base, GgufHead) else None
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens that a prediction has values for."""
+        return entries_of(self.base) if isinstance(self.base, GgufHead) else self.base.vocab_size
+
+    @property
     def imatrix_bytes(self) -> int:
         """No imatrix is larger: one F32 row per tensor and matrix."""
-        return sum(4 * tensor.shape[0] + 512 for tensor in self.base.tensors.values() if len(tensor.shape) > 1)
+        tensors = self.gguf.tensors if self.gguf else {}
+        return sum(4 * tensor.shape[0] + 512 for tensor in tensors.values() if len(tensor.shape) > 1)
 
     def work(self, types: Iterable[str]) -> dict[str, float]:
         """Core seconds of each of these quant types, made in this order."""

@@ -14,8 +14,9 @@ from ggufy.quantize.search.mixes import STOCK, has_recipes, rescaling
 
 
 def with_base(artifact: Artifact, base: Path, *, llama: str) -> Artifact:
-    """The artifact of a base GGUF."""
-    return replace(artifact, making=Making(llama=llama, world=speaks(read_head(base).metadata)))
+    """The artifact of a base."""
+    world = speaks(read_head(base).metadata) if base.suffix == ".gguf" else False
+    return replace(artifact, making=Making(llama=llama, world=world))
 
 
 def with_quant(artifact: Artifact, quant: Path, making: Making) -> Artifact:
@@ -23,14 +24,15 @@ def with_quant(artifact: Artifact, quant: Path, making: Making) -> Artifact:
     return replace(artifact, making=replace(making, bpw=read_head(quant).bpw))
 
 
-def of_recipe(recipe: Recipe, base: GgufHead, request: Request, quant: str, *, llama: str) -> Making:
-    """What follows from the recipe of a quant type or a size to order; the bits per weight are the file's."""
-    ours = quant in request.targets or (request.mix != STOCK and has_recipes(base))
+def of_recipe(recipe: Recipe, base: GgufHead | None, request: Request, quant: str, *, llama: str) -> Making:
+    """What follows from the recipe of a quant type or a size to order; the bits per weight are the file's. `base` is
+    the head of the base, if that is a GGUF."""
+    ours = base is not None and (quant in request.targets or (request.mix != STOCK and has_recipes(base)))
     text = "\n".join(f"{name} {kind}" for name, kind in sorted(recipe.items()))
     return Making(
         llama=llama,
         recipe=hashlib.sha256(text.encode()).hexdigest()[:16],
         mix="" if quant in request.targets else request.mix if ours else STOCK,
-        rescaled=ours and bool(rescaling(base)),
+        rescaled=base is not None and ours and bool(rescaling(base)),
         mode=request.mode if quant in request.targets else "",
     )

@@ -8,15 +8,13 @@ from ggufy.core.errors import CalibrationError
 from ggufy.core.job import EvaluationText, Request
 from ggufy.core.metrics import Evaluation, TextFigures
 from ggufy.core.plan import Products, Step, Workload, base_name
-from ggufy.llama.perplexity import logits_bytes
 from ggufy.steps.context import Context
-from ggufy.steps.evaluate import FOLDER, LOGITS_SUFFIX, SPARE, EvaluationConfig, evaluate
+from ggufy.steps.evaluate import FOLDER, LOGITS_SUFFIX, SPARE
 from ggufy.steps.evaluation_text import most_chunks
 from ggufy.steps.job_forecast import JobForecast
 from ggufy.steps.local_step import LocalStep
 from ggufy.steps.outputs import output_of
-from ggufy.steps.same_model import vocab_size
-from ggufy.system import resources
+from ggufy.steps.outputs.output_format import MeasureOrder
 from ggufy.texts import calibration
 
 MEASURED = "figures:"  # before a quant's file name: what was measured of it
@@ -55,10 +53,11 @@ class EvaluateStep(LocalStep):
 
     def left_bytes(self, ctx: Context, forecast: JobForecast) -> int:
         """The base's predictions over each text, which all quants share."""
-        left, vocab = 0, vocab_size(forecast.base)
+        left, output = 0, output_of(ctx.request)
         for text in ctx.request.evaluation_texts:
             path, chunks = calibration.pinned(ctx.settings.cache, text.sha256), ctx.request.evaluation_chunks
-            needed = logits_bytes(vocab, min(chunks, most_chunks(path)) if path else chunks)
+            chunks = min(chunks, most_chunks(path)) if path else chunks
+            needed = output.predictions_bytes(forecast.vocab_size, chunks)
             here = sum(path.stat().st_size for path in _folder(ctx, text).glob(f"*{LOGITS_SUFFIX}"))
             left += max(0, needed - here)
         return left + SPARE if left else 0
@@ -82,27 +81,13 @@ class EvaluateStep(LocalStep):
 
     def _measured(self, ctx: Context, text: EvaluationText, place: int, count: int) -> Evaluation:
         """Over one of the texts; the speed is measured with the first."""
-        base, quant = (ctx.path(product) for product in self.reads)
-        threads = ctx.threads
-        run = ctx.tool_run(self)
-        config = EvaluationConfig(
+        order = MeasureOrder(
             text=_pinned_text(ctx, text),
             folder=_folder(ctx, text),
-            environment=resources.child_environment(threads=threads, home=ctx.settings.home),
-            llama=ctx.llama,
-            threads=threads,
-            chunks=ctx.request.evaluation_chunks,
             speed=place == 0,
-            keep_logits=True,
-            all_chunks=True,
-            digests=ctx.digests,
-            log=run.log,
-            limit=run.limit,
-            share=ctx.share,
-            report=lambda what, fraction: ctx.report(self, (place + fraction) / count),
-            stopped=ctx.stopped,
+            report=lambda fraction: ctx.report(self, (place + fraction) / count),
         )
-        return evaluate(base, [quant], config)[0]
+        return output_of(ctx.request).measure(ctx, self, order)
 
 
 def _folder(ctx: Context, text: EvaluationText) -> Path:

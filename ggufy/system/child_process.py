@@ -31,6 +31,7 @@ _CANNOT_START = 127  # what a shell answers for a program that it cannot start
 
 Stream = int | IO[bytes] | None
 TimeoutExpired = subprocess.TimeoutExpired  # what `run` raises, for who may not import subprocess
+PIPE = subprocess.PIPE
 
 
 def start(

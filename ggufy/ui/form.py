@@ -7,12 +7,14 @@ from typing import Any
 
 from ggufy.core.catalog import OUTTYPES
 from ggufy.core.errors import UsageError
-from ggufy.jobs.estimate import EstimateOptions, chosen
+from ggufy.core.outputs import GGUF, OUTPUT_NAMES, RWKVCPP
+from ggufy.jobs.estimate import BaseOptions, EstimateOptions, chosen
 from ggufy.jobs.options import LONGEST, OPTIONS, JobOptions, read_options, read_text
 from ggufy.jobs.texts import named_texts
 from ggufy.quantize.search.mixes import KINDS, RWKV
 from ggufy.quantize.search.target import MODES, STANDARD, parse_words
 
+_ONLY_GGUF = ("imatrix", "imatrix_path", "mix", "targets", "mode", "chat_format")  # not shown for other files
 IMATRIX = ("bundled", "own", "have", "off")
 
 
@@ -34,16 +36,19 @@ def estimate_options(
     )
 
 
-def outtype_or_none(value: Any) -> str | None:
-    return value if value in OUTTYPES else None
-
-
-def kind_of_mix(mix: Any) -> str:
-    return mix if mix in KINDS else RWKV
+def base_options(outtype: Any, vocab: Any, mix: Any, output: Any) -> BaseOptions:
+    return BaseOptions(
+        outtype=outtype if outtype in OUTTYPES else None,
+        vocab=short_text(vocab) or None,
+        mix=mix if mix in KINDS else RWKV,
+        output=output if output in tuple(OUTPUT_NAMES) else GGUF,
+    )
 
 
 def job_options(values: Mapping[str, Any]) -> JobOptions:
     """Options from the fields of the form, by what the page calls them (`Option.page`)."""
+    if values.get("output") == RWKVCPP:
+        values = {name: value for name, value in values.items() if name not in _ONLY_GGUF}
     if not values.get("types") and not values.get("targets"):
         raise UsageError("no quant type chosen: check at least one.")
     given = {option.name: values.get(option.page) for option in OPTIONS if option.page}

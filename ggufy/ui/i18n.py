@@ -13,7 +13,7 @@ from http.cookies import CookieError, SimpleCookie
 from importlib import resources
 from typing import Any
 
-from ggufy.core.catalog import QUANT_TYPES
+from ggufy.core.outputs import GGUF, OUTPUT_NAMES, RWKVCPP
 from ggufy.quantize.search.target import ADVICE
 
 Texts = dict[str, str]
@@ -25,15 +25,21 @@ def read_table(name: str) -> dict[str, Any]:
     return tomllib.loads(resources.files("ggufy.ui").joinpath(name).read_text(encoding="utf-8"))
 
 
+def advice_key(output: str, quant: str) -> str:
+    """Of the text that says what a quant type of a format is good for."""
+    return f"advice_{quant}" if output == GGUF else f"advice_{output}_{quant}"
+
+
 def _texts(language: str) -> Texts:
     table = read_table(f"texts_{language}.toml")
-    advice = table.pop("advice", {})
-    return table | {f"advice_{name}": text for name, text in advice.items()}
+    advice = {GGUF: table.pop("advice", {}), RWKVCPP: table.pop("advice_rwkvcpp", {})}
+    told = {advice_key(output, name): text for output, texts in advice.items() for name, text in texts.items()}
+    return table | told
 
 
 TEXTS: dict[str, Texts] = {
     "en": _texts("en")
-    | {f"advice_{row.name}": row.advice for row in QUANT_TYPES}
+    | {advice_key(name, t): row.advice for name, one in OUTPUT_NAMES.items() for t, row in one.types.items()}
     | {f"advice_order_{kind}": text for kind, text in ADVICE.items()},
     "zh": _texts("zh"),
 }

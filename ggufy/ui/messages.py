@@ -27,6 +27,7 @@ PAGE = {
     "OUT": "GGUFY_OUT",
     "OUTTYPE": "“Base type”",
     "REPO": "“Output repo”",
+    "RWKVCPP": "the format rwkv.cpp",
     "TYPES": "quant types",
     "VOCAB": "“Own vocabulary”",
 }
@@ -40,6 +41,7 @@ API = PAGE | {
     "LORA_ALPHA": "`lora_alpha`",
     "LORA_INIT": "`lora_init`",
     "NO_IMATRIX": "`imatrix` false",
+    "RWKVCPP": "`output` rwkv.cpp",
     "TYPES": "`quant_types`",
 }
 _NAME = re.compile(r"(pip|ggufy)\b|\w+[.-]\w")  # no sentence makes its first letter a capital

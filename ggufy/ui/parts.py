@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from ggufy.core.catalog import QUANT_TYPES, SMALL, TUTORIAL, QuantType
+from ggufy.core.catalog import SMALL, TUTORIAL, QuantType
+from ggufy.core.outputs import GGUF, names_of_output
 from ggufy.core.words import human_size
 from ggufy.publish.markup import Markup, el, join
 from ggufy.quantize.recipe import Forecast
 from ggufy.service.preparation import Preparation
-from ggufy.ui.i18n import Texts
+from ggufy.ui.i18n import Texts, advice_key
 from ggufy.ui.messages import told
+
+_PRESETS = ("recommended", "small", "tutorial", "all", "none")
+_PRESETS_OF_OTHERS = ("recommended", "all", "none")
 
 
 def header(texts: Texts, *, login: bool = False, name: str = "") -> Markup:
@@ -81,13 +85,17 @@ def _preparing(state: Preparation, texts: Texts) -> Markup:
 
 
 def types(
-    texts: Texts, sizes: Mapping[str, Forecast] | None = None, same_as: Mapping[str, str] | None = None
+    texts: Texts,
+    output: str = GGUF,
+    sizes: Mapping[str, Forecast] | None = None,
+    same_as: Mapping[str, str] | None = None,
 ) -> Markup:
-    """The table of quant types: one checkbox each, and buttons that check many.
+    """The table of a format's quant types: one checkbox each, and buttons that check many.
 
     `sizes` are the files of the model at hand, and `same_as` says which types would be the same file on it.
     """
-    total = len(QUANT_TYPES)
+    rows = names_of_output(output).types.values()
+    total, presets_there = len(rows), _PRESETS if output == GGUF else _PRESETS_OF_OTHERS
     presets = [
         el(
             "button",
@@ -97,7 +105,7 @@ def types(
             data_preset=which,
             class_="gg-chip",
         )
-        for which in ("recommended", "small", "tutorial", "all", "none")
+        for which in presets_there
     ]
     return el(
         "fieldset",
@@ -106,17 +114,20 @@ def types(
         el("div", *presets, class_="gg-chips"),
         el(
             "div",
-            *(_type(row, texts, sizes or {}, same_as or {}) for row in QUANT_TYPES),
+            *(_type(row, output, texts, sizes or {}, same_as or {}) for row in rows),
             class_="gg-types",
             tabindex="-1",
         ),
         class_="gg-fieldset",
+        data_format=output,
     )
 
 
-def _type(row: QuantType, texts: Texts, sizes: Mapping[str, Forecast], same_as: Mapping[str, str]) -> Markup:
+def _type(
+    row: QuantType, output: str, texts: Texts, sizes: Mapping[str, Forecast], same_as: Mapping[str, str]
+) -> Markup:
     name, size = row.name, sizes.get(row.name)
-    advice = texts["same_as"].format(other=same_as[name]) if name in same_as else texts[f"advice_{name}"]
+    advice = texts["same_as"].format(other=same_as[name]) if name in same_as else texts[advice_key(output, name)]
     needs = el("span", texts["needs_imatrix"], class_="gg-tag") if row.needs_imatrix else None
     return el(
         "label",

@@ -14,7 +14,8 @@ import gradio as gr
 
 from ggufy.core.catalog import OUTTYPES, QUANT_TYPES
 from ggufy.core.errors import GgufyError
-from ggufy.jobs.estimate import EstimateOptions
+from ggufy.core.outputs import GGUF, OUTPUT_NAMES, RWKVCPP
+from ggufy.jobs.estimate import BaseOptions, EstimateOptions
 from ggufy.jobs.options import LONGEST, OPTIONS, JobOptions
 from ggufy.models.chat_format import AUTO, FORMATS
 from ggufy.publish.markup import Markup
@@ -23,7 +24,7 @@ from ggufy.quantize.search.target import MODES, STANDARD
 from ggufy.service.access import may_work
 from ggufy.service.service import Services
 from ggufy.ui import parts, source_parts
-from ggufy.ui.form import IMATRIX, estimate_options, job_options, kind_of_mix, outtype_or_none, short_text
+from ggufy.ui.form import IMATRIX, base_options, estimate_options, job_options, short_text
 from ggufy.ui.i18n import TEXTS, Texts, texts_of
 from ggufy.ui.messages import told
 from ggufy.ui.newest import Newest
@@ -49,6 +50,13 @@ class QuantizeTab:
         source_js = (HERE / "source.js").read_text(encoding="utf-8")
         self.panel = gr.HTML(
             source_parts.hint(TEXTS["en"]["looking"], "gg-busy"), js_on_load=source_js, elem_id="gg-panel", **OWN
+        )
+        self.output = gr.Radio(
+            [(i18n(f"output_{name}"), name) for name in OUTPUT_NAMES],
+            value=GGUF,
+            label=i18n("output"),
+            info=i18n("output_info"),
+            elem_id="gg-output",
         )
         self.types = gr.HTML(
             [row.name for row in QUANT_TYPES if row.recommended],
@@ -136,13 +144,21 @@ class QuantizeTab:
             None, [self.source, self.evaluate], self.evaluate, js=_MEASURE_THE_DEMO, api_visibility="private"
         )
         looked = [self.panel, self.types, self.cost]
-        on_source = [self.source, self.outtype, self.vocab, self.mix, self.types, self.imatrix, self.evaluate]
-        on_source += [self.targets, self.mode, self.evaluation]
+        on_source = [self.source, self.outtype, self.vocab, self.mix, self.output, self.types, self.imatrix]
+        on_source += [self.evaluate, self.targets, self.mode, self.evaluation]
         several: dict[str, Any] = {"trigger_mode": "multiple"}  # the newest does not wait for those before
         self.panel.look(self.look, on_source, looked, **QUEUED, **several)  # see source.js
-        gr.on([self.outtype.change, self.mix.change], self.look, on_source, looked, **QUEUED, **several)
+        gr.on(
+            [self.outtype.change, self.mix.change, self.output.change],
+            self.look,
+            on_source,
+            looked,
+            **QUEUED,
+            **several,
+        )
+        self.output.change(self.choose_output, self.output, self.only_gguf, **QUIET)
         page.load(self.look, on_source, looked, **QUEUED)
-        self.panel.click(self.choose, None, self.source, **QUIET).then(
+        self.panel.click(self.choose, [self.source, self.output], [self.source, self.output], **QUIET).then(
             self.look, on_source, looked, **QUEUED, **several
         )
         last: dict[str, Any] = QUIET | {"trigger_mode": "always_last"}
@@ -167,6 +183,7 @@ class QuantizeTab:
         outtype: Any,
         vocab: Any,
         mix: Any,
+        output: Any,
         types: Any,
         imatrix: Any,
         evaluate: Any,
@@ -180,16 +197,17 @@ class QuantizeTab:
         texts, visitor = texts_of(request), visitor_of(self.services, request, profile)
         newest, priced = self.newest.begin(session := str(request.session_hash)), self.priced.look(session)
         order = estimate_options(types, imatrix, evaluate, targets, mode, evaluation)
-        for panel, table, cost in self._looked(short_text(source), outtype, vocab, mix, order, texts, visitor):
+        base = base_options(outtype, vocab, mix, output)
+        for panel, table, cost in self._looked(short_text(source), base, order, texts, visitor):
             if not newest():
                 return
             yield [panel, table, cost if priced() else gr.skip()]  # what was chosen since has a price of its own
 
     def _looked(
-        self, text: str, outtype: Any, vocab: Any, mix: Any, order: EstimateOptions, texts: Texts, visitor: Any
+        self, text: str, base: BaseOptions, order: EstimateOptions, texts: Texts, visitor: Any
     ) -> Iterator[list[Any]]:
         """As `look`: panel, table and cost, first without anything of the source that was there before."""
-        table = gr.HTML(rows=parts.types(texts))
+        table = gr.HTML(rows=parts.types(texts, base.output))
         try:
             if not text:
                 yield [source_parts.hint(texts["source_empty"]), table, ""]
@@ -202,13 +220,12 @@ class QuantizeTab:
             if here := self.services.models_in(text, visitor):
                 yield [source_parts.local_files(here, texts), gr.skip(), ""]
                 return
-            chosen_type, own_vocab = outtype_or_none(outtype), short_text(vocab) or None
-            report = self.services.inspect(text, visitor, vocab=own_vocab)
+            report = self.services.inspect(text, visitor, vocab=base.vocab, output=base.output)
             yield [source_parts.report(report, texts), gr.skip(), gr.skip()]
-            preview = self.services.look(text, visitor, outtype=chosen_type, vocab=own_vocab, mix=kind_of_mix(mix))
+            preview = self.services.look(text, visitor, base)
             sizes = preview.sizes
-            rows = parts.types(texts, sizes.quants if sizes else {}, sizes.same_as if sizes else {})
-            cost = self._cost(text, outtype, vocab, mix, order, texts, visitor)
+            rows = parts.types(texts, base.output, sizes.quants if sizes else {}, sizes.same_as if sizes else {})
+            cost = self._cost(text, base, order, texts, visitor)
             yield [gr.skip(), gr.HTML(rows=rows), cost]
         except GgufyError as error:
             yield [parts.message(told(error.message, texts)), gr.skip(), ""]
@@ -222,6 +239,7 @@ class QuantizeTab:
         outtype: Any,
         vocab: Any,
         mix: Any,
+        output: Any,
         types: Any,
         imatrix: Any,
         evaluate: Any,
@@ -235,37 +253,33 @@ class QuantizeTab:
         texts, visitor = texts_of(request), visitor_of(self.services, request, profile)
         newest, priced = self.newest.look(session := str(request.session_hash)), self.priced.begin(session)
         order = estimate_options(types, imatrix, evaluate, targets, mode, evaluation)
-        cost = self._cost(source, outtype, vocab, mix, order, texts, visitor)
+        base = base_options(outtype, vocab, mix, output)
+        cost = self._cost(source, base, order, texts, visitor)
         return cost if newest() and priced() else gr.skip()  # a look that began meanwhile may be at something else
 
-    def _cost(
-        self,
-        source: Any,
-        outtype: Any,
-        vocab: Any,
-        mix: Any,
-        order: EstimateOptions,
-        texts: Texts,
-        visitor: Any,
-    ) -> Markup:
+    def _cost(self, source: Any, base: BaseOptions, order: EstimateOptions, texts: Texts, visitor: Any) -> Markup:
         text = short_text(source)
         try:
-            found = self.services.cost(
-                text,
-                visitor,
-                order,
-                outtype=outtype_or_none(outtype),
-                vocab=short_text(vocab) or None,
-                mix=kind_of_mix(mix),
-            )
+            found = self.services.cost(text, visitor, order, base)
         except GgufyError as error:  # if it is the source, the panel says what is wrong
             return parts.note(told(error.message, texts)) if order.targets else Markup("")
         asked = order.quant_types or order.targets
         return source_parts.cost(found, texts) if found and asked else Markup("")
 
-    def choose(self, event: gr.EventData) -> str:
-        """A repo or a file of it was picked from the panel."""
-        return short_text(getattr(event, "job", ""))
+    def choose(self, source: Any, output: Any, event: gr.EventData) -> list[Any]:
+        """A repo or a file of it was picked from the panel, or another format."""
+        picked = short_text(getattr(event, "job", ""))
+        if getattr(event, "action", "") == "format":
+            return [source, picked if picked in OUTPUT_NAMES else output]
+        return [picked, output]
+
+    @property
+    def only_gguf(self) -> list[Any]:
+        """What decides something of GGUFs only."""
+        return [self.imatrix, self.mix, self.targets, self.mode, self.chat_format]
+
+    def choose_output(self, output: Any) -> list[Any]:
+        return [type(one)(visible=output != RWKVCPP) for one in self.only_gguf]
 
     def choose_imatrix(self, kind: Any) -> Any:
         return gr.Textbox(visible=kind in ("own", "have"))

@@ -18,6 +18,7 @@ from ggufy.sources.search import Found
 from ggufy.ui.form import short_text
 from ggufy.ui.i18n import Texts
 from ggufy.ui.messages import told
+from ggufy.ui.parts import button
 
 MOST_TICKED = 40  # variants that are shown
 
@@ -32,7 +33,12 @@ def report(found: Report, texts: Texts) -> Markup:
     if found.problem and not found.path and len(found.variants) > 1:
         return _variants(found, texts)
     if found.problem:
-        return el("p", told(found.problem, texts), class_="gg-message gg-bad", role="alert")
+        other = texts["choose_format"].format(format=found.instead)
+        return el(
+            "div",
+            el("p", told(found.problem, texts), class_="gg-message gg-bad", role="alert"),
+            button(other, "format", found.instead) if found.instead else None,
+        )
     return el(
         "div",
         el("strong", found.title.replace("checkpoint", texts["checkpoint"]), class_="gg-report-title"),

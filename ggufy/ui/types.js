@@ -2,8 +2,16 @@
 // what the visitor wants, less what cannot be made without an imatrix when there is none.
 let wanted = [...props.value];
 let imatrix = true;
+let format = "";
+const chosen = {}; // format -> what was wanted of it before another one was chosen
 
 const show = () => {
+  const now = element.querySelector("fieldset")?.dataset.format ?? format;
+  if (format && now !== format) {
+    chosen[format] = wanted;
+    wanted = chosen[now] ?? [...element.querySelectorAll("input[data-recommended]")].map((box) => box.value);
+  }
+  format = now;
   const boxes = [...element.querySelectorAll("input[type=checkbox]")];
   for (const box of boxes) {
     box.disabled = !imatrix && box.hasAttribute("data-needs-imatrix");

@@ -13,8 +13,9 @@ from urllib.parse import quote
 
 from ggufy.core import metrics
 from ggufy.core.job import RESTING, Job, Status
-from ggufy.core.metrics import Pick, shown_speed
-from ggufy.core.plan import SOURCE_PRODUCT, Products
+from ggufy.core.metrics import Pick, shown_latency, shown_speed
+from ggufy.core.outputs import RWKVCPP
+from ggufy.core.plan import SOURCE_PRODUCT, Products, base_type
 from ggufy.core.progress import DONE, RUNNING, WAITING, Snapshot, StepProgress
 from ggufy.core.words import human_size, human_time
 from ggufy.jobs.results import models
@@ -23,8 +24,8 @@ from ggufy.publish.links import file_address, repo_page
 from ggufy.quantize.search import target
 from ggufy.service.job_views import JobView
 from ggufy.steps import STEPS, plan
-from ggufy.steps.outputs import output_of_row
-from ggufy.ui.i18n import Texts
+from ggufy.steps.outputs import output_of, output_of_row
+from ggufy.ui.i18n import Texts, advice_key
 from ggufy.ui.job_facts import job_facts, writing_facts
 from ggufy.ui.messages import told
 from ggufy.ui.sizes import SizeRow, size_rows, start_at
@@ -120,7 +121,7 @@ def job_card(
     state = view.stopping if view.stopping and job.status not in RESTING else job.status.value
     files_sum = texts["files_sum"].format(count=len(view.files), size=human_size(sum(r["size"] for r in view.files)))
     done_now = job.status is Status.DONE
-    findable = done_now and not job.frontier and not sizes_known
+    findable = done_now and not job.frontier and not sizes_known and output_of(job.request).to_order
     return JobCard(
         id=job.id,
         name=job.request.name,
@@ -142,8 +143,8 @@ def job_card(
         files_sum=files_sum,
         where=", ".join(job.request.repos) or str(view.folder),
         link=repo,
-        points=points(view.files, job.request.outtype) if "plot" in shown else (),
-        picks=picks(view.files, job.request.outtype) if "files" in shown else (),
+        points=points(view.files, base_type(job.request)) if "plot" in shown else (),
+        picks=picks(view.files, base_type(job.request)) if "files" in shown else (),
         sizes=size_rows(job.frontier) if "sizes" in shown and done_now else (),
         size_at=start_at(job) if "sizes" in shown else 0,
         measured=any("evaluation" in row for row in view.files),
@@ -161,18 +162,17 @@ def _sections(view: JobView, *, findable: bool) -> tuple[str, ...]:
     return tuple(name for name in SECTIONS if there[name])
 
 
-def points(rows: Sequence[Mapping[str, Any]], outtype: str) -> tuple[Point, ...]:
+def points(rows: Sequence[Mapping[str, Any]], base: str) -> tuple[Point, ...]:
     """The models among the files, smallest first."""
     found = [
-        Point(name=target.short(row.get("type") or outtype.upper()), size=row["size"], kld=_kld(row))
-        for row in models(rows)
+        Point(name=target.short(row.get("type") or base), size=row["size"], kld=_kld(row)) for row in models(rows)
     ]
     return tuple(sorted(found, key=lambda point: point.size))
 
 
-def picks(rows: Sequence[Mapping[str, Any]], outtype: str) -> tuple[Pick, ...]:
+def picks(rows: Sequence[Mapping[str, Any]], base: str) -> tuple[Pick, ...]:
     """Which file to take for every amount of memory: each line holds from its amount on."""
-    models = {point.name: point for point in points(rows, outtype)}
+    models = {point.name: point for point in points(rows, base)}
     sizes = {name: point.size for name, point in models.items()}
     klds = {name: point.kld for name, point in models.items() if point.kld is not None}
     return metrics.picks(sizes, klds)
@@ -195,24 +195,32 @@ def file_row(job_id: str, row: dict[str, Any], texts: Texts, *, repo: str = "") 
     return FileRow(
         file=row["file"],
         link=file_link(job_id, row["file"], repo=repo),
-        type=target.short(row.get("type", "")) or texts.get(f"product_{made_by.kind}", made_by.product_name),
+        type=target.short(row.get("type", "")) or _product(row, texts),
         size=human_size(row["size"]),
         bpw=f"{row['bpw']:.2f}" if "bpw" in row else "",
         imatrix=texts["yes" if row["needs_imatrix"] else "no"] if "needs_imatrix" in row else "",
         kld=" / ".join(f"{one['kld']:.4f}" for one in over),
         ppl_ratio=" / ".join(f"{one['ppl_ratio']:.3f}" for one in over),
         same_top=" / ".join(f"{one['same_top']:.1f} %" for one in over),
-        speed=shown_speed(speed),
+        speed=shown_latency(speed) if row.get("format") == RWKVCPP else shown_speed(speed),
         note=note,
         sha256=row.get("sha256", ""),
     )
+
+
+def _product(row: Mapping[str, Any], texts: Texts) -> str:
+    """What a file that is no quant is called."""
+    if "format" in row:
+        return texts["product_base"]
+    made_by = STEPS[row["kind"]]
+    return texts.get(f"product_{made_by.kind}", made_by.product_name)
 
 
 def advice(row: Mapping[str, Any], texts: Texts) -> str:
     """One line about a quant."""
     quant, output = row["type"], output_of_row(row)
     if quant in output.types:
-        return texts.get(f"advice_{quant}", output.advice(quant))
+        return texts.get(advice_key(output.name, quant), output.advice(quant))
     wanted, _ = target.of_label(quant)
     return texts[f"advice_order_{wanted.kind}"].format(amount=wanted.shown)
 

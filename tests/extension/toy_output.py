@@ -11,6 +11,7 @@ import numpy as np
 
 from ggufy.core.catalog import QuantType
 from ggufy.core.job import Artifact, Making
+from ggufy.core.outputs import OutputNames
 from ggufy.core.plan import Step
 from ggufy.formats.gguf import GgufHead, read_head, read_tensor
 from ggufy.models.chat_format import RwkvFormat
@@ -37,11 +38,13 @@ def size_of(head: GgufHead) -> int:
     return sum(-(-tensor.elements // 8) for tensor in head.tensors.values())
 
 
+NAMES = OutputNames(name="toy", suffix="toy", ending="toy", types={"SIGNS": SIGNS})  # its base is a GGUF
+
+
 class SignsFormat(OutputFormat):
     """What the module says."""
 
-    name = "toy"
-    types = {"SIGNS": SIGNS}
+    names = NAMES
     title, made_with, library, tags = "The signs of {name}.", "numpy", "toy", ("signs",)
 
     def forecast(self, base: Path, types: Iterable[str], **_: Any) -> JobForecast:
@@ -62,7 +65,9 @@ class SignsFormat(OutputFormat):
     def read_types(self, path: Path) -> tuple[float, str]:
         return 1.0, "signs"
 
-    def how_to_run(self, repo_id: str, quant_type: str, *, chat: RwkvFormat | None, converted: bool) -> list[str]:
+    def how_to_run(
+        self, repo_id: str, quant_type: str, *, file: str, chat: RwkvFormat | None, converted: bool
+    ) -> list[str]:
         return ["```sh", f"which-way {repo_id} {quant_type}", "```"]
 
 

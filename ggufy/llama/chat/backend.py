@@ -1,4 +1,4 @@
-"""A program that replies: how it is started, read, stopped and put away. What it is asked is in chat.py.
+"""A program that replies: how it is started, read, stopped and put away. What it is asked is in the files beside.
 
 It runs in an empty folder of its own, which is its home too, with an environment made from nothing. It is started by
 a thread that the caller keeps (`starter`), since it dies with the thread that starts it. One thread at a time asks it
@@ -25,7 +25,6 @@ from typing import BinaryIO
 from ggufy.core.errors import BusyError, ToolError
 from ggufy.core.messages import Message
 from ggufy.llama.chat.options import ChatOptions, Model
-from ggufy.llama.install import Llama
 from ggufy.llama.tools import failure_reason
 from ggufy.models.chat_format import OFF
 from ggufy.system import child_process, resources
@@ -44,7 +43,6 @@ class ChatBackend(abc.ABC):
 
     def __init__(
         self,
-        llama: Llama,
         model: Model,
         options: ChatOptions,
         *,
@@ -52,10 +50,11 @@ class ChatBackend(abc.ABC):
         starter: Executor,
         extra: Sequence[str] = (),
     ):
+        """`extra` is added to its command."""
         self.model, self.options = model, options
         self.speeds: tuple[float, float] | None = None  # tokens a second of the last reply: reading, writing
         self.read_at = time.monotonic()  # when its output was last asked for
-        self._tool, self._threads, self._starter, self._extra = llama.tool(self.name), threads, starter, list(extra)
+        self._threads, self._starter, self._extra = threads, starter, list(extra)
         self._busy = threading.Lock()  # held while a reply is made
         self._stop = threading.Event()
         self._also_stopped: Callable[[], bool] | None = None  # the caller's own reason to stop
@@ -111,6 +110,9 @@ class ChatBackend(abc.ABC):
             self._clean_up()
             self._busy.release()
 
+    def _environment(self, folder: Path) -> dict[str, str]:
+        return resources.child_environment(threads=self._threads, home=folder)
+
     def _stopped(self) -> bool:
         return self._stop.is_set() or (self._also_stopped is not None and self._also_stopped())
 
@@ -121,12 +123,11 @@ class ChatBackend(abc.ABC):
             self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
             folder = Path(self._folder.name)
             command = [*self._command(folder, text), *self._extra]
-            environment = resources.child_environment(threads=self._threads, home=folder)
             self._process = self._starter.submit(
                 child_process.start,
                 command,
                 cwd=folder,
-                env=environment,
+                env=self._environment(folder),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,

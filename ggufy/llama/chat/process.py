@@ -16,13 +16,15 @@ import signal
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from ggufy.core.errors import ToolError
 from ggufy.core.messages import Message
 from ggufy.llama.chat import messages
 from ggufy.llama.chat.backend import ChatBackend, ProcessExited
 from ggufy.llama.chat.messages import Follower
-from ggufy.llama.chat.options import chat_command, completion_command
+from ggufy.llama.chat.options import ChatOptions, Model, chat_command, completion_command
+from ggufy.llama.install import Llama
 from ggufy.models.chat_format import OFF
 from ggufy.system import child_process
 
@@ -33,7 +35,16 @@ _END_OF_TEXT = " [end of text]\n"
 END, STOP, LENGTH = "end of text", "stop", "length"  # why a completion has ended
 
 
-class ChatProcess(ChatBackend):
+class LlamaProcess(ChatBackend):
+    """A program of llama.cpp."""
+
+    def __init__(self, llama: Llama, model: Model, options: ChatOptions, **more: Any):
+        """`more` is as for ChatBackend."""
+        super().__init__(model, options, **more)
+        self._tool = llama.tool(self.name)
+
+
+class ChatProcess(LlamaProcess):
     """One llama-cli. It is started by the first message, and keeps no memory of a conversation."""
 
     name = "llama-cli"
@@ -140,7 +151,7 @@ class ChatProcess(ChatBackend):
         self._end()
 
 
-class CompletionProcess(ChatBackend):
+class CompletionProcess(LlamaProcess):
     """One llama-completion, for one text, from the state of the options if they have one."""
 
     name = "llama-completion"

@@ -12,8 +12,9 @@ from typing import Any
 from ggufy.core.job import Request
 from ggufy.steps.outputs.gguf import GGUF
 from ggufy.steps.outputs.output_format import OutputFormat
+from ggufy.steps.outputs.rwkvcpp import RWKVCPP_OUTPUT
 
-OUTPUTS: dict[str, OutputFormat] = {output.name: output for output in (GGUF,)}
+OUTPUTS: dict[str, OutputFormat] = {output.name: output for output in (GGUF, RWKVCPP_OUTPUT)}
 
 
 def output_of(request: Request) -> OutputFormat:

@@ -8,12 +8,16 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
+from ggufy.core import outputs
 from ggufy.core.catalog import BY_NAME
 from ggufy.core.job import Artifact
+from ggufy.core.metrics import Evaluation
+from ggufy.core.outputs import OUTPUT_NAMES
 from ggufy.core.plan import Step
 from ggufy.formats.gguf import read_head
 from ggufy.llama import ggml, tools
 from ggufy.llama.install import Llama
+from ggufy.llama.perplexity import logits_bytes
 from ggufy.models.chat_format import TEMPLATE_FILE, RwkvFormat, llama_flags
 from ggufy.quantize import engine
 from ggufy.quantize.imatrix import read_imatrix, with_embedding
@@ -22,11 +26,13 @@ from ggufy.quantize.search.mixes import RWKV, has_recipes, mixed, rescaling
 from ggufy.quantize.search.target import of_label
 from ggufy.quantize.task import Control, QuantizeTask
 from ggufy.steps.context import Context, artifact_of
+from ggufy.steps.evaluate import EvaluationConfig, evaluate
 from ggufy.steps.job_forecast import JobForecast
 from ggufy.steps.making import of_recipe, with_quant
-from ggufy.steps.outputs.output_format import OutputFormat
+from ggufy.steps.outputs.output_format import MeasureOrder, OutputFormat
 from ggufy.steps.partial_backup import PartialBackup
 from ggufy.steps.target_size import STAGES_OF_A_SIZE, Stages, mixer_of, sized
+from ggufy.system import resources
 from ggufy.system.files import PART_SUFFIX
 
 Report = Callable[[float], None]
@@ -35,12 +41,11 @@ Report = Callable[[float], None]
 class Gguf(OutputFormat):
     """See above."""
 
-    name = "gguf"
-    types = BY_NAME
-    chats = True
-    measured = True
+    names = OUTPUT_NAMES[outputs.GGUF]
+    chats = measured = to_order = True
     title = "GGUF files of {name}, for llama.cpp and what is built on it."
     made_with = "llama.cpp"
+    measured_with = "llama-perplexity"
     library = "gguf"
     tags = ("gguf", "llama-cpp")
 
@@ -94,12 +99,40 @@ class Gguf(OutputFormat):
         made = of_recipe(order.recipe, read_head(order.base), ctx.request, step.quant_type, llama=ctx.llama.commit)
         return with_quant(artifact_of(target), target, replace(made, rescaled=bool(order.scales)))
 
+    def predictions_bytes(self, vocab_size: int, chunks: int) -> int:
+        return logits_bytes(vocab_size, chunks)
+
+    def measure(self, ctx: Context, step: Step, order: MeasureOrder) -> Evaluation:
+        """With llama-perplexity and llama-bench."""
+        base, quant = (ctx.path(product) for product in step.reads)
+        threads, run = ctx.threads, ctx.tool_run(step)
+        config = EvaluationConfig(
+            text=order.text,
+            folder=order.folder,
+            environment=resources.child_environment(threads=threads, home=ctx.settings.home),
+            llama=ctx.llama,
+            threads=threads,
+            chunks=ctx.request.evaluation_chunks,
+            speed=order.speed,
+            keep_logits=True,
+            all_chunks=True,
+            digests=ctx.digests,
+            log=run.log,
+            limit=run.limit,
+            share=ctx.share,
+            report=lambda what, fraction: order.report(fraction),
+            stopped=ctx.stopped,
+        )
+        return evaluate(base, [quant], config)[0]
+
     def read_types(self, path: Path) -> tuple[float, str]:
         head = read_head(path)
         types = repr(sorted((tensor.name, tensor.type) for tensor in head.tensors.values()))
         return head.bpw, sha256(types.encode()).hexdigest()
 
-    def how_to_run(self, repo_id: str, quant_type: str, *, chat: RwkvFormat | None, converted: bool) -> list[str]:
+    def how_to_run(
+        self, repo_id: str, quant_type: str, *, file: str, chat: RwkvFormat | None, converted: bool
+    ) -> list[str]:
         """The flags are tested with the programs; see chat_format.py for why RWKV needs them."""
         llama = " ".join([f"-hf {repo_id}:{quant_type}", *(llama_flags(chat, converted=converted) if chat else ())])
         message = '{"messages": [{"role": "user", "content": "Hello!"}]}'

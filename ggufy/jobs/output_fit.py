@@ -1,0 +1,76 @@
+"""What a wish may ask for in the format of its quants, and what that format does without."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ggufy.core.catalog import make_order
+from ggufy.core.errors import UsageError, VocabError
+from ggufy.core.outputs import GGUF, RWKVCPP, names_of_output
+from ggufy.core.source import Source
+from ggufy.core.words import brief
+from ggufy.jobs.options import BY_NAME, JobOptions
+from ggufy.models.chat_format import AUTO
+from ggufy.quantize.search import mixes
+from ggufy.rwkvcpp.tokenizer import AUTO as AUTO_TOKENIZER
+from ggufy.rwkvcpp.tokenizer import PILE_NAMES, PILE_ROWS, tokenizer_of
+from ggufy.sources.format import Report
+from ggufy.system.files import sha256
+from ggufy.system.user_paths import user_file
+
+
+def fit_output(options: JobOptions) -> JobOptions:
+    """The wish without what files of its format do not have. Raises UsageError for a format that is not known, and for
+    what was asked for and cannot be."""
+    names_of_output(options.output)
+    if options.output != RWKVCPP:
+        return options
+    _check_rwkvcpp(options)
+    only_f16 = options.quant_types == ("FP16",)  # nothing would be made of an FP32 file but this
+    outtype = options.outtype or ("f16" if only_f16 else None)
+    return replace(options, imatrix="none", mix=mixes.STOCK, outtype=outtype)
+
+
+def _check_rwkvcpp(options: JobOptions) -> None:
+    if options.imatrix not in ("auto", "none") or _asked(options, "calibration") or _asked(options, "chunks"):
+        raise UsageError("files of rwkv.cpp are made without an imatrix: leave it and its text out.")
+    if options.targets or options.mode:
+        raise UsageError("files of rwkv.cpp are not made to order: choose types instead of sizes.")
+    if _asked(options, "mix"):
+        raise UsageError("rwkv.cpp has recipes of its own: leave out whose they are.")
+    if options.chat_format != AUTO:
+        raise UsageError("files of rwkv.cpp hold no chat format: leave it out.")
+
+
+def _asked(options: JobOptions, name: str) -> bool:
+    """Whether an option has another value than by default."""
+    value: Any = getattr(options, name)
+    return bool(value != BY_NAME[name].default)
+
+
+def tokenizer_fields(options: JobOptions, source: Source, report: Report) -> dict[str, Any]:
+    """Fields of a request for files of rwkv.cpp that say in which tokens the model reads: of the file that was given
+    or, for a model of the Pile, lies beside it. Raises VocabError for one that does not fit, and if there is none
+    where quants are to be measured."""
+    model, rows = Path(source.path), report.vocab_size
+    path = user_file(options.vocab) if options.vocab else None
+    if options.vocab and path is None:
+        raise VocabError(
+            "the vocabulary {path} does not exist: check the path given with {VOCAB}.", path=brief(options.vocab)
+        )
+    if path is None and rows == PILE_ROWS and not source.remote:
+        path = next((one for name in PILE_NAMES if (one := model.with_name(name)).is_file()), None)
+    if path is not None or options.evaluate:
+        tokenizer_of(model, rows, str(path) if path else AUTO_TOKENIZER)
+    return {"vocab_path": str(path), "vocab_sha256": sha256(path)} if path else {}
+
+
+def quant_types_of(options: JobOptions, outtype: str) -> tuple[str, ...]:
+    """In the order of making; a type that the base has already is not made again."""
+    names = names_of_output(options.output)
+    base = "" if options.output == GGUF else names.outtypes.get(outtype, "")
+    if base == "FP16" and "FP32" in options.quant_types:
+        raise UsageError("an FP32 file is not made from FP16: leave out {OUTTYPE}, or FP32.")
+    return make_order(set(options.quant_types) - {base}, names.types)
