@@ -83,7 +83,7 @@ def preview(
     output: OutputFormat = GGUF,
 ) -> Preview:
     """Forecasts every quant type of a source that was looked at, if it can work and llama.cpp is ready."""
-    if report.problem or llama is None:
+    if report.problem or llama is None or not format_of(report.kind).forecasts:
         return Preview(report=report)
     with tempfile.TemporaryDirectory(prefix="ggufy-") as folder:
         skeleton = Path(folder) / "skeleton.gguf"

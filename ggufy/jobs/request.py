@@ -75,6 +75,8 @@ def make_job(options: JobOptions, settings: Settings, watch: Watch | None = None
     looked = options.targets or adapters or (source.remote and source.kind not in STREAMED_KINDS)
     report = look(options.source, settings, vocab=options.vocab) if looked else None
     check_adapters(adapters, report)
+    if adapters and not form.rwkv:
+        raise UsageError("{LORA} is merged into RWKVs only: give a model that it was merged into.")
     head = None if source.remote else form.base_head(Path(source.path))
     stem = options.name or file_stem(source.path, source.model_id, by_stranger=options.by_stranger)
     stem += "" if options.name else adapters_label(adapters, by_stranger=options.by_stranger)
@@ -92,9 +94,7 @@ def make_job(options: JobOptions, settings: Settings, watch: Watch | None = None
         outtype=_outtype(options, head),
         mix=_mix(options, head),
         adapters=tuple(one for one, _ in adapters),
-        chat_format=pinned_format(
-            options.chat_format, [options.name or "", *names_of(source)], head.metadata if head else None
-        ),
+        chat_format=_chat_format(options, source, form, head),
         **_order_fields(options, report),
         **_imatrix_fields(options, settings, watch),
         **_vocab_fields(options, form),
@@ -103,6 +103,13 @@ def make_job(options: JobOptions, settings: Settings, watch: Watch | None = None
     _check_types(request)
     request = replace(request, **evaluation_fields(options, request, settings, stopped=watch.stopped))
     return Job(request=request)
+
+
+def _chat_format(options: JobOptions, source: Source, form: SourceFormat, head: GgufHead | None) -> str:
+    """Other models than RWKV keep their own chat template."""
+    if head is None and not form.rwkv and form.converts:
+        return pinned_format(options.chat_format, (), {})
+    return pinned_format(options.chat_format, [options.name or "", *names_of(source)], head.metadata if head else None)
 
 
 def is_query(text: str, *, hub_only: bool = False) -> bool:
@@ -219,11 +226,12 @@ def _order_fields(options: JobOptions, report: Report | None) -> dict[str, Any]:
 
 
 def _base_size(options: JobOptions, report: Report) -> int:
-    """Bytes of the unquantized GGUF."""
+    """Bytes of the unquantized GGUF, about so many where its format does not forecast them."""
+    if not (form := format_of(report.kind)).forecasts:
+        return form.base_bytes(report, options.outtype or "f16")
     with tempfile.TemporaryDirectory(prefix="ggufy-") as folder:
         skeleton = Path(folder) / "skeleton.gguf"
         vocab = user_path(options.vocab) if options.vocab else None
-        form = format_of(report.kind)
         form.write_described(report, skeleton, outtype=options.outtype or "f16", vocab=vocab, name="model")
         return skeleton.stat().st_size
 
@@ -280,6 +288,8 @@ def _vocab_fields(options: JobOptions, form: SourceFormat) -> dict[str, Any]:
         return {}
     if not form.converts:
         raise UsageError("a GGUF carries its vocabulary: leave {VOCAB} out.")
+    if not form.rwkv:
+        raise UsageError("this model carries its vocabulary: leave {VOCAB} out.")
     path = user_file(options.vocab)
     if path is None:
         raise SourceError(
