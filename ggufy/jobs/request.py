@@ -75,7 +75,7 @@ def make_job(options: JobOptions, settings: Settings, watch: Watch | None = None
     looked = options.targets or adapters or (source.remote and source.kind not in STREAMED_KINDS)
     report = look(options.source, settings, vocab=options.vocab) if looked else None
     check_adapters(adapters, report)
-    if adapters and not form.rwkv:
+    if adapters and form.carries:
         raise UsageError("{LORA} is merged into RWKVs only: give a model that it was merged into.")
     head = None if source.remote else form.base_head(Path(source.path))
     stem = options.name or file_stem(source.path, source.model_id, by_stranger=options.by_stranger)
@@ -107,7 +107,7 @@ def make_job(options: JobOptions, settings: Settings, watch: Watch | None = None
 
 def _chat_format(options: JobOptions, source: Source, form: SourceFormat, head: GgufHead | None) -> str:
     """Other models than RWKV keep their own chat template."""
-    if head is None and not form.rwkv and form.converts:
+    if form.carries:
         return pinned_format(options.chat_format, (), {})
     return pinned_format(options.chat_format, [options.name or "", *names_of(source)], head.metadata if head else None)
 
@@ -288,7 +288,7 @@ def _vocab_fields(options: JobOptions, form: SourceFormat) -> dict[str, Any]:
         return {}
     if not form.converts:
         raise UsageError("a GGUF carries its vocabulary: leave {VOCAB} out.")
-    if not form.rwkv:
+    if form.carries:
         raise UsageError("this model carries its vocabulary: leave {VOCAB} out.")
     path = user_file(options.vocab)
     if path is None:

@@ -127,6 +127,7 @@ class SourceFormat(ABC):
     converts: ClassVar[bool] = (
         True  # ggufy writes the base GGUF, with a vocabulary and a chat template; else it is one
     )
+    carries: ClassVar[bool] = False  # its models come with vocabulary and chat template, which stay
     forecasts: ClassVar[bool] = True  # a skeleton of its base can be written before that is made
     rwkv: ClassVar[bool] = False  # its models are all of an architecture that has a file in `models`
 

@@ -2,8 +2,8 @@
 architecture (hf_config.py), a tokenizer, and safetensors or pytorch_model.bin, whole or in parts.
 
 They are told by that config.json alone, since their weights are called as an RWKV's are. The converter sees a folder
-of links to the files that were pinned, and no others: none that is called .py is ever fetched or linked, and `auto_map`,
-which would name programs, is left out of the copies of its JSON files.
+of links to the files that were pinned, and no others: none called .py is ever fetched or linked, and `auto_map`, which
+would name programs, is left out of the copies of its JSON files.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class HuggingFaceModel(SourceFormat):
     """One model in a folder of its own."""
 
     kind, noun, suffix = "hf", "Hugging Face model", ".safetensors"
-    unnamed = True
+    unnamed = carries = True
     forecasts = False
 
     def claims(self, name: str) -> bool:
