@@ -43,11 +43,11 @@ LLAMA: dict[str, Any] = {
 }
 
 
-def write_model(folder: Path, **config: Any) -> Path:
+def write_model(folder: Path, tensor: str = "w", **config: Any) -> Path:
     """A folder with one tensor of four values, a tokenizer of two bytes, and what a config.json says."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(LLAMA | config))
-    listed = json.dumps({"w": {"dtype": "F16", "shape": [2, 2], "data_offsets": [0, 8]}}).encode()
+    listed = json.dumps({tensor: {"dtype": "F16", "shape": [2, 2], "data_offsets": [0, 8]}}).encode()
     (folder / "model.safetensors").write_bytes(len(listed).to_bytes(8, "little") + listed + bytes(8))
     (folder / "tokenizer.model").write_bytes(b"{}")
     return folder
@@ -173,12 +173,14 @@ def test_a_job_makes_what_the_converter_makes(ggufy: Ggufy, converter: Converter
 @pytest.mark.tools
 def test_programs_in_a_folder_do_not_run(converter: Converter, tmp_path: Path) -> None:
     """Also where they lie in the folder that the converter sees, and a configuration names them."""
-    folder = write_model(tmp_path / "work", architectures=["QWenLMHeadModel"], num_key_value_heads=2)
+    (tmp_path / "work").mkdir()
+    told = {"architectures": ["QWenLMHeadModel"], "layer_norm_epsilon": 1e-5}
+    folder = write_model(tmp_path / "work" / "m", "transformer.wte.weight", **told)
     mark = tmp_path / "ran"
     (folder / "evil.py").write_text(f"open({str(mark)!r}, 'w').close()\nclass T: pass\n")
     named = {"tokenizer_class": "T", "auto_map": {"AutoTokenizer": ["evil.T", None]}}
     (folder / "tokenizer_config.json").write_text(json.dumps(named))
-    with pytest.raises(SourceError, match="cannot be converted"):
+    with pytest.raises(SourceError, match="it needs programs of its own"):
         converter.convert(folder, tmp_path / "x.gguf", outtype="f16", report=lambda fraction: None)
     assert not mark.exists()
 

@@ -76,7 +76,7 @@ def make_job(options: JobOptions, settings: Settings, watch: Watch | None = None
     report = look(options.source, settings, vocab=options.vocab) if looked else None
     check_adapters(adapters, report)
     if adapters and form.carries:
-        raise UsageError("{LORA} is merged into RWKVs only: give a model that it was merged into.")
+        raise UsageError("adapters are merged into RWKVs only: give a model that it was merged into.")
     head = None if source.remote else form.base_head(Path(source.path))
     stem = options.name or file_stem(source.path, source.model_id, by_stranger=options.by_stranger)
     stem += "" if options.name else adapters_label(adapters, by_stranger=options.by_stranger)
