@@ -67,13 +67,10 @@ class RealBench:
         return [self._row(size) for size in sizes]
 
     def _row(self, size: str) -> Row:
-        limit = self.search.stock_size(size)
-        made = {_STOCK: self._stock(size)}
+        made = {_STOCK: self.stock(size)}
+        limit = made[_STOCK].stat().st_size
         for mode in (FAST, STANDARD):
-            made[mode] = self.test.folder / f"{size}-{mode}.gguf"
-            budget = limit - self.search.head_size({})
-            mix = self.search.mix(budget, mode, against="" if mode == FAST else self.search.rival(limit))
-            self.search.make(mix, made[mode], {}, size)
+            made[mode] = self.mixed(size, limit, mode)
         found = evaluate(self.base, list(made.values()), self.test)
         row = Row(
             size=size,
@@ -82,11 +79,18 @@ class RealBench:
         )
         for path in made.values():
             path.unlink()
-        assert row.bytes[_STOCK] == limit, "the forecast is not the file"
         print(line(row), file=sys.stderr, flush=True)
         return row
 
-    def _stock(self, size: str) -> Path:
+    def mixed(self, size: str, limit: int, mode: str) -> Path:
+        """The best file of at most `limit` bytes that a mode finds, as `ggufy mix` does."""
+        target = self.test.folder / f"{size}-{mode}.gguf"
+        rival = "" if mode == FAST else self.search.rival(limit)
+        mix = self.search.mix(limit - self.search.head_size({}), mode, against=rival)
+        self.search.make(mix, target, {}, size)
+        return target
+
+    def stock(self, size: str) -> Path:
         """As llama-quantize itself makes it."""
         target = self.test.folder / f"{size}-stock.gguf"
         self.test.folder.mkdir(parents=True, exist_ok=True)
