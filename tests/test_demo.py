@@ -8,12 +8,15 @@ import re
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ggufy import demo
 from ggufy.core.catalog import BY_NAME, QUANT_TYPES
 from ggufy.formats.gguf import read_head, read_tensor
 from ggufy.llama import tools
+from ggufy.quantize.imatrix import read_imatrix
+from ggufy.quantize.search.loss import MOST_IMPORTANCE
 from ggufy.system.files import sha256
 from ggufy.system.settings import Settings
 from ggufy.texts import calibration
@@ -104,6 +107,13 @@ def test_the_imatrix_has_data_for_every_quantized_tensor(demo_run: tuple[Path, d
     assert "output.weight" in quantized  # --process-output
     for name in quantized:
         assert (read_tensor(path, imatrix, f"{name}.counts") > 0).all()
+
+
+def test_no_input_of_the_demo_is_so_massive_that_the_search_caps_it(demo_run: tuple[Path, dict[str, object]]) -> None:
+    """So the cap, which is for transformers, changes nothing that is found for the demo, nor what was kept of it."""
+    imatrix = read_imatrix(demo_run[0] / f"{demo.MODEL}-imatrix.gguf")
+    largest = max(float(v.max() / np.median(v[v > 0])) for v in imatrix.weights.values())
+    assert 10 < largest < MOST_IMPORTANCE
 
 
 @pytest.mark.parametrize("name", NAMES)
