@@ -99,7 +99,7 @@ def test_the_imatrix_of_the_scaled_model_follows(model: str, llama: Llama, tmp_p
     computed = scaled_imatrix(plain, scaling)
     assert computed.weights.keys() == measured.weights.keys() and len(measured.weights) >= 8
     for name, values in measured.weights.items():
-        np.testing.assert_allclose(computed.weights[name], values, rtol=1e-4, atol=1e-12, err_msg=name)
+        np.testing.assert_allclose(computed.weights[name], values, rtol=5e-4, atol=1e-12, err_msg=name)
     changed = [name for name, values in plain.weights.items() if np.abs(computed.weights[name] / values - 1).max() > 1]
     assert len(changed) >= 8
 
