@@ -96,6 +96,7 @@ def make_job(options: JobOptions, settings: Settings, watch: Watch | None = None
         output=options.output,
         outtype=outtype,
         mix=_mix(options, head),
+        awq=options.awq,
         adapters=tuple(one for one, _ in adapters),
         chat_format=pinned_format(
             options.chat_format, [options.name or "", *names_of(source)], head.metadata if head else None
