@@ -55,27 +55,30 @@ def imatrix_of(base: Path, text: Path, llama: Llama, threads: int) -> Path:
 def bench_model(
     base: Path, imatrix: Path, folder: Path, config: EvaluationConfig, types: tuple[str, ...]
 ) -> list[str]:
-    """Lines for the report."""
+    """Lines for the report, stock files first."""
     search = RecipeSearch(base=base, imatrix_path=imatrix, config=config)
-    lines = [
-        f"| {base.stem} | stock | with AWQ | groups | fast mix | with AWQ | groups |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    lines = [f"| {base.stem} | without | with AWQ | groups that have scales |", "|---|---|---|---|"]
     for kind in types:
-        stock = QuantizeTask(
+        order = QuantizeTask(
             base=base,
             target=folder / f"{kind}-stock.gguf",
             recipe=search.stock(kind),
             ftype=BY_NAME[kind].ftype,
             imatrix=search.stock_imatrix,
         )
+        lines.append(_row(f"{kind}, stock", order, search, config))
+    for kind in types:
         mix = search.mix(search.stock_size(kind) - search.head_size(_FACTS), FAST)
-        cells = [kind]
-        for order in (stock, search.order(mix, folder / f"{kind}-mix.gguf", {}, kind)):
-            cells += _with_and_without(order, search, config)
-        lines.append(f"| {' | '.join(cells)} |")
-        print(lines[-1], file=sys.stderr, flush=True)
+        order = search.order(mix, folder / f"{kind}-mix.gguf", {}, kind)
+        lines.append(_row(f"{kind}, fast mix of that size", order, search, config))
+    search.close()
     return lines
+
+
+def _row(title: str, order: QuantizeTask, search: RecipeSearch, config: EvaluationConfig) -> str:
+    line = f"| {' | '.join([title, *_with_and_without(order, search, config)])} |"
+    print(line, file=sys.stderr, flush=True)
+    return line
 
 
 def _with_and_without(order: QuantizeTask, search: RecipeSearch, config: EvaluationConfig) -> list[str]:

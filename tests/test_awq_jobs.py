@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -134,21 +133,18 @@ def test_where_no_matrix_gains_there_is_one_file(llama: Llama, tmp_path: Path) -
 
 @pytest.mark.tools
 def test_a_whole_job(ggufy: Ggufy, tmp_path: Path) -> None:
-    done = ggufy("quantize", "demo", "--types", "Q4_0,Q2_K", "--awq", "--evaluation-chunks", 2, "--out", tmp_path)
+    done = ggufy("quantize", "demo", "--types", "Q4_0", "--awq", "--evaluation-chunks", 2, "--out", tmp_path)
     assert done.code == 0, done.err
-    [record] = list((tmp_path / "jobs").glob("*.json"))
+    [record] = list((tmp_path / "ggufy-state" / "jobs").glob("*.json"))
     job = from_json(record.read_text(encoding="utf-8"))
     assert job.status is Status.DONE
     made = {one.name: one.making for one in job.artifacts if one.making and one.making.awq is not None}
     measured = {one.quant: one.quality.kld for one in job.evaluations}
-    assert len(made) == 2 and made.keys() == measured.keys()
+    assert len(made) == 1 and made.keys() == measured.keys()
     folder = next(tmp_path.glob("*-GGUF"))
     for name, making in made.items():
         assert making is not None and making.plain_kld is not None and making.awq_kld is not None
         assert measured[name] == min(making.plain_kld, making.awq_kld) and making.plain_kld != making.awq_kld
         assert making.awq == (making.awq_kld < making.plain_kld)
         assert read_head(folder / name).elements == read_head(next(folder.glob("*-F16.gguf"))).elements
-    card = (folder / "README.md").read_text(encoding="utf-8")
-    assert card.count("with them") == 2
-    assert not list((tmp_path / "work").glob("*"))
-    json.loads(record.read_text(encoding="utf-8"))
+    assert not list((tmp_path / "ggufy-state" / "work").glob("*"))

@@ -32,8 +32,8 @@ from ggufy.quantize.search.loss import Kernels, relative_error
 from ggufy.quantize.task import QuantizeTask
 from ggufy.system.control import Control
 
-ALPHAS = tuple(step / 20 for step in range(1, 17))
-SAMPLE = 1 << 17  # weights of a matrix that are tried
+ALPHAS = tuple(step / 10 for step in range(1, 9))
+SAMPLE = 1 << 16  # weights of a matrix that are tried
 _MOST = 2.0**8  # scales are from 1 / _MOST to _MOST: no F16 scale of a block leaves its range
 
 F64Array = np.ndarray[Any, np.dtype[np.float64]]
