@@ -98,7 +98,7 @@ def _with_and_without(order: QuantizeTask, search: RecipeSearch, config: Evaluat
         [figures] = evaluate(order.base, [one.target], config)
         klds.append(figures.quality.kld)
         one.target.unlink()
-    kept = sum(one.alpha > 0 for one in found)
+    kept = sum(one.kept for one in found)
     return [f"{klds[0]:.4f}", f"{klds[1]:.4f} (x {klds[1] / klds[0]:.3f})", f"{kept} of {len(found)}"]
 
 

@@ -120,8 +120,8 @@ def test_what_is_expected_of_the_scales_is_what_the_files_lose(
     recipe = {name: kind for name in quantized if "gate_inp" not in name}
     plain = QuantizeTask(base=base, target=tmp_path / "plain.gguf", recipe=recipe, ftype=2, imatrix=imatrix)
     found = find_scales(plain, ggml=ggml, control=CONTROL)
-    assert found and any(one.alpha for one in found)
-    assert all(one.error < one.plain_error if one.alpha else one.error == one.plain_error for one in found)
+    assert found and any(one.kept for one in found)
+    assert all(one.error < one.plain_error if one.kept else one.error == one.plain_error for one in found)
     scaling = scaling_of(found)
     order = replace(plain, target=tmp_path / "scaled.gguf", imatrix=scaled_imatrix(imatrix, scaling), scaling=scaling)
     for one in (plain, order):

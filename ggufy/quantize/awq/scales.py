@@ -1,13 +1,14 @@
 """Finds activation-aware scales (AWQ, arXiv 2306.00978) for the very types and kernels that quantize.
 
-For a group of matrices that read the same channels (folding.py), channel j is scaled by s_j = a_j^α, a_j being the
-root of its mean squared input as the imatrix has it, and α one of `ALPHAS`. What counts is, as in search/loss.py,
+For a group of matrices that read the same channels (folding.py), channel j is scaled by s_j = a_j^α / w_j^β: a_j is
+the root of its mean squared input as the imatrix has it, w_j that of its mean squared weight. (β evens out what stands
+in one block, and gains more than α where kernels follow an imatrix already.) What counts is, as in search/loss.py,
 
     sum over the group's matrices of  weights of W · Σ v_j (W - Q(W s) / s)²_rj / Σ v_j W²_rj
 
 with v the imatrix and Q the type that the recipe gives the matrix, made with the importances v / s² that belong to the
-scaled weights. The α with the least error is kept, and none unless it is less than that without scales. (Rows are
-sampled evenly. Dividing a whole row changes nothing of its error, as types quantize row by row.)
+scaled weights. The `POWERS` with the least error are kept, and none unless it is less than that without scales. Rows
+are sampled evenly. (Dividing a whole row changes nothing of its error, as types quantize row by row.)
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ from ggufy.quantize.search.loss import Kernels, relative_error
 from ggufy.quantize.task import QuantizeTask
 from ggufy.system.control import Control
 
-ALPHAS = tuple(step / 10 for step in range(1, 9))
+POWERS = tuple((alpha, beta) for beta in (0.0, 0.75) for alpha in (0.0, 0.1, 0.2, 0.3, 0.5) if alpha or beta)
 SAMPLE = 1 << 16  # weights of a matrix that are tried
+_LEAST = 1e-8  # of the mean: channels that are never used, or have no weights
 _MOST = 2.0**8  # scales are from 1 / _MOST to _MOST: no F16 scale of a block leaves its range
 
 F64Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -44,10 +46,14 @@ class FoundScales:
     """What was tried on one group."""
 
     group: Group
-    alpha: float  # 0: it stays as it is
+    powers: tuple[float, float]  # α and β
     scales: F64Array  # [channels]
     error: float  # weighted, of all its matrices
     plain_error: float  # the same without scales
+
+    @property
+    def kept(self) -> bool:
+        return self.error < self.plain_error
 
 
 def find_scales(order: QuantizeTask, *, ggml: Ggml, control: Control) -> list[FoundScales]:
@@ -82,7 +88,7 @@ def find_scales(order: QuantizeTask, *, ggml: Ggml, control: Control) -> list[Fo
 
 def scaling_of(found: list[FoundScales]) -> dict[str, Factors]:
     """What every tensor is multiplied by; empty if no group gains."""
-    return fold((one.group, one.scales) for one in found if one.alpha)
+    return fold((one.group, one.scales) for one in found if one.kept)
 
 
 _Matrix = tuple[np.ndarray[Any, np.dtype[np.float32]], str, F64Array, TensorInfo]
@@ -101,30 +107,29 @@ def _readers(group: Group, recipe: Recipe, imatrix: Imatrix) -> dict[str, F64Arr
     return found
 
 
-def activations(group: Group, importances: list[F64Array]) -> F64Array:
-    """[channels]: the root of the mean squared input, in parts of the geometric mean. Each of `importances` is
-    [matrices, columns]; those of matrices that read the same are averaged, each in parts of its own mean."""
-    columns = group.readers[0].shape[0]
-    shared = group.channels == columns or group.heads is not None
-    sums = [(v.mean(axis=0) if shared else v.reshape(-1)) / v.mean() for v in importances]
-    squares = group.gathered(np.mean(sums, axis=0))
-    squares = np.maximum(squares, squares.mean() * 1e-8)
-    logarithms = np.log(squares) / 2
-    roots: F64Array = np.exp(logarithms - logarithms.mean())
-    return roots
+def _level(group: Group, squares: list[F64Array]) -> F64Array:
+    """[channels]: the root of the means over a group's matrices, in parts of the geometric mean. Each of `squares` is
+    [matrices, columns], and counts in parts of its own mean."""
+    own = group.channels > group.readers[0].shape[0]  # each expert's
+    parts = [(one.reshape(-1) if own else one.mean(axis=0)) / one.mean() for one in squares]
+    means = group.gathered(np.mean(parts, axis=0))
+    logarithms = np.log(np.maximum(means, means.mean() * _LEAST)) / 2
+    level: F64Array = np.exp(logarithms - logarithms.mean())
+    return level
 
 
 def _best(group: Group, matrices: list[_Matrix], kernels: Kernels, control: Control) -> FoundScales:
-    inputs = activations(group, [v for _, _, v, _ in matrices])
+    inputs = _level(group, [v for _, _, v, _ in matrices])
+    weights = _level(group, [np.square(rows.astype(np.float64)).mean(axis=1) for rows, _, _, _ in matrices])
     plain = least = _error(group, np.ones(group.channels), matrices, kernels)
-    alpha, scales = 0.0, np.ones(group.channels)
-    for tried in ALPHAS:
+    powers, scales = (0.0, 0.0), np.ones(group.channels)
+    for alpha, beta in POWERS:
         if control.stopped():
             raise Cancelled("the job was stopped.")
-        made = np.clip(inputs**tried, 1 / _MOST, _MOST)
-        if (error := _error(group, made, matrices, kernels)) < least:
-            alpha, scales, least = tried, made, error
-    return FoundScales(group=group, alpha=alpha, scales=scales, error=least, plain_error=plain)
+        tried = np.clip(inputs**alpha / weights**beta, 1 / _MOST, _MOST)
+        if (error := _error(group, tried, matrices, kernels)) < least:
+            powers, scales, least = (alpha, beta), tried, error
+    return FoundScales(group=group, powers=powers, scales=scales, error=least, plain_error=plain)
 
 
 def _error(group: Group, scales: F64Array, matrices: list[_Matrix], kernels: Kernels) -> float:
