@@ -100,8 +100,9 @@ def fetched(model: RealModel, folder: Path) -> Path:
     return target
 
 
-def make_base(source: Path, target: Path) -> None:
-    """An F16 GGUF of the same function as a quantized Llama or Gemma 3, with its matrices off the grid."""
+def make_base(source: Path, target: Path, *, noisy: bool = False) -> None:
+    """An F16 GGUF of the same function as a quantized Llama or Gemma 3, with its matrices off the grid; `noisy`: of
+    nearly the same function, by noise (see `with_noise`) instead of scales."""
     head = read_head(source)
     assert head.metadata["general.architecture"] in ("llama", "gemma3"), "other models have other channels"
     with source.open("rb") as file:
@@ -119,7 +120,8 @@ def make_base(source: Path, target: Path) -> None:
     with part.open("wb") as file:
         file.write(start.ljust(padded(len(start), head.alignment), b"\0"))
         for tensor in head.tensors.values():
-            values = _scaled(tensor, _weights(source, head, tensor), head)
+            weights = _weights(source, head, tensor)
+            values = with_noise(tensor, weights) if noisy else _scaled(tensor, weights, head)
             data = values.astype(np.float16 if len(tensor.shape) > 1 else np.float32).tobytes()
             file.write(data.ljust(padded(len(data), head.alignment), b"\0"))
     part.replace(target)
@@ -140,6 +142,20 @@ def _scaled(tensor: TensorInfo, weights: F32Array, head: GgufHead) -> F32Array:
     if columns:
         weights = weights / _columns(f"{words[1]} {columns}", weights.shape[1], head)
     return weights
+
+
+def with_noise(tensor: TensorInfo, weights: F32Array) -> F32Array:
+    """A matrix with noise of up to half a step of its old type either way, as much as rounding had taken away. The
+    step is the least distance between two values of 32 in a row."""
+    if weights.ndim == 1:
+        return weights
+    random = np.random.default_rng(zlib.crc32(tensor.name.encode()))
+    runs = np.sort(weights.reshape(-1, 32), axis=1)
+    gaps = np.diff(runs, axis=1)
+    least = np.where(gaps > np.abs(runs).max(axis=1, keepdims=True) * 1e-5, gaps, np.inf).min(axis=1, keepdims=True)
+    steps = np.where(np.isfinite(least), least, 0).astype(np.float32)
+    noise = random.uniform(-0.5, 0.5, (len(runs), 32)).astype(np.float32) * steps
+    return weights + noise.reshape(weights.shape)
 
 
 def _columns(key: str, count: int, head: GgufHead) -> F32Array:

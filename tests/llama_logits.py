@@ -1,7 +1,9 @@
 """The logits that llama.cpp's own library computes, token by token, from a session file: none of its programs prints
 them. A program of its own, since the library ends a process whose model it dislikes:
 
-    python -m tests.llama_logits LIBRARY MODEL.gguf SESSION|- OUT.npy TOKEN…
+    python -m tests.llama_logits LIBRARY MODEL.gguf SESSION|-|f32 OUT.npy TOKEN…
+
+With `f32`, which stands for no session, attention is computed in F32, where llama.cpp otherwise rounds to F16.
 
 The library's structs of parameters are handed back as they came, so their layout need not be known here: they are
 returned and passed through memory, where a struct that is longer than needed does no harm.
@@ -10,6 +12,7 @@ returned and passed through memory, where a struct that is longer than needed do
 from __future__ import annotations
 
 import ctypes
+import struct
 import sys
 from ctypes import POINTER, byref, c_bool, c_char_p, c_float, c_int32, c_size_t, c_void_p
 from pathlib import Path
@@ -28,7 +31,20 @@ class _Batch(ctypes.Structure):
     _fields_ = (("count", c_int32), *((name, c_void_p) for name in ("token", "embd", "pos", "n_seq", "seq", "logits")))
 
 
-def logits(library: Path, model: str, session: str, tokens: list[int]) -> Any:
+def _in_f32(parameters: _Parameters) -> _Parameters:
+    """With the cache of attention in F32 and without its fused form, which computes in F16. The struct has four kinds
+    that are -1 (to be found out), the last of which is the fused form's, and the two types of the cache side by side,
+    F16 (1), where 0 is F32."""
+    raw = bytearray(parameters)
+    for before, after in (((-1, -1, -1, -1), (-1, -1, -1, 0)), ((1, 1), (0, 0))):
+        one, other = (struct.pack(f"<{len(before)}i", *values) for values in (before, after))
+        places = [place for place in range(0, 160, 4) if raw[place : place + len(one)] == one]
+        assert len(places) == 1, places
+        raw[places[0] : places[0] + len(one)] = other
+    return _Parameters.from_buffer_copy(raw)
+
+
+def logits(library: Path, model: str, session: str, tokens: list[int], *, f32: bool = False) -> Any:
     """[tokens, V]; a session is read before them unless it is empty."""
     llama = ctypes.CDLL(str(library))
 
@@ -41,6 +57,7 @@ def logits(library: Path, model: str, session: str, tokens: list[int]) -> Any:
     parameters = call("llama_model_default_params", _Parameters)
     loaded = call("llama_model_load_from_file", c_void_p, (c_char_p, model.encode()), (_Parameters, parameters))
     parameters = call("llama_context_default_params", _Parameters)
+    parameters = _in_f32(parameters) if f32 else parameters
     context = call("llama_init_from_model", c_void_p, (c_void_p, loaded), (_Parameters, parameters))
     call("llama_set_n_threads", None, (c_void_p, context), (c_int32, 1), (c_int32, 1))
     vocab = call("llama_model_get_vocab", c_void_p, (c_void_p, loaded))
@@ -62,4 +79,5 @@ def logits(library: Path, model: str, session: str, tokens: list[int]) -> Any:
 
 if __name__ == "__main__":
     _, where, gguf, start, out, *ids = sys.argv
-    np.save(out, logits(Path(where), gguf, "" if start == "-" else start, list(map(int, ids))))
+    given = "" if start in ("-", "f32") else start
+    np.save(out, logits(Path(where), gguf, given, list(map(int, ids)), f32=start == "f32"))

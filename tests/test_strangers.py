@@ -194,6 +194,7 @@ def test_strangers_get_nothing_but_what_is_on_the_list() -> None:
         "outtype": "f32",
         "imatrix": "none",
         "calibration": "calibration_datav3",
+        "awq": True,
         "evaluate": True,
         "evaluation": "calibration_datav3",
         "mix": "stock",

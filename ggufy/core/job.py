@@ -58,6 +58,9 @@ class Making:
     rescaled: bool = False  # of a quant: what was divided in the base of a deep RWKV-6 is multiplied back
     mostly: str = ""  # of a quant of a model whose widths its type does not fit: the type of most of its blocks
     mode: str = ""  # of a size to order: how much was measured for it, see Request.mode
+    awq: bool | None = None  # of a quant: it has activation-aware scales; None: these were not tried
+    plain_kld: float | None = None  # if they were: KL divergence without them, nats a token
+    awq_kld: float | None = None  # and with them
     world: bool | None = None  # of a base: whether it speaks RWKV's World format
 
 
@@ -133,6 +136,7 @@ class Request:
     by_stranger: bool = free(False)  # made for a Space's visitor: its steps run without the token
     adapters: tuple[PinnedAdapter, ...] = later(())  # merged into the model, in this order
     copies: tuple[str, ...] = free(())  # further output repos, which get the same files
+    awq: bool = later(False)  # quants get activation-aware scales where these lower the KL divergence
 
     def inputs(self) -> str:
         """Digest of everything that decides the bytes of base, imatrix and quants. Two requests that differ only in

@@ -34,6 +34,8 @@ def to_json(job: Job) -> str:
         del record["request"]["adapters"]  # likewise
     if not job.request.copies:
         del record["request"]["copies"]  # likewise
+    if not job.request.awq:
+        del record["request"]["awq"]  # likewise
     if not job.request.chat_format:
         del record["request"]["chat_format"]  # likewise
     if isinstance(job.error, Message):

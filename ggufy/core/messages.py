@@ -18,6 +18,7 @@ from ggufy.core.scrub import scrub
 TERMINAL = {
     "AGAIN": "run the same command again",
     "ANEW": "run the same quantize command again",
+    "AWQ": "--awq",
     "IMATRIX": "--imatrix",
     "KEEP_CARD": "--keep-card",
     "LORA": "--lora",

@@ -33,7 +33,8 @@ class JobOptions:
     imatrix: str = "auto"  # auto, none, or a file
     calibration: str = "bundled"
     chunks: int = DEFAULT_CHUNKS
-    evaluate: bool | None = None  # None: the demo only
+    awq: bool = False  # activation-aware scales where they lower the KL divergence, which is measured then
+    evaluate: bool | None = None  # None: the demo, and with AWQ
     evaluation: str = "bundled"
     evaluation_chunks: int = EVALUATION_CHUNKS
     vocab: str | None = None
@@ -215,6 +216,15 @@ OPTIONS = (
         flag="--chunks",
         kind=Kind.NUMBER,
         help="chunks of 512 tokens to read of it, 0 = all (%(default)s)",
+        bytes=True,
+    ),
+    Option(
+        name="awq",
+        flag="--awq",
+        kind=Kind.FLAG,
+        help="activation-aware scales, kept for a quant if they lower its KL divergence",
+        page="awq",
+        visitors=True,
         bytes=True,
     ),
     Option(

@@ -26,11 +26,22 @@ def fit_output(options: JobOptions) -> JobOptions:
     what was asked for and cannot be."""
     names_of_output(options.output)
     if options.output != RWKVCPP:
-        return options
+        return _fit_awq(options)
     _check_rwkvcpp(options)
     only_f16 = options.quant_types == ("FP16",)  # nothing would be made of an FP32 file but this
     outtype = options.outtype or ("f16" if only_f16 else None)
     return replace(options, imatrix="none", mix=mixes.STOCK, outtype=outtype)
+
+
+def _fit_awq(options: JobOptions) -> JobOptions:
+    """AWQ needs an imatrix, and figures."""
+    if not options.awq:
+        return options
+    if options.imatrix == "none":
+        raise UsageError("AWQ follows the imatrix: leave out {NO_IMATRIX}, or {AWQ}.")
+    if options.evaluate is False:
+        raise UsageError("AWQ is kept where it lowers what measuring finds: measure the quants, or leave out {AWQ}.")
+    return replace(options, evaluate=True)
 
 
 def _check_rwkvcpp(options: JobOptions) -> None:
@@ -40,6 +51,8 @@ def _check_rwkvcpp(options: JobOptions) -> None:
         raise UsageError("files of rwkv.cpp are not made to order: choose types instead of sizes.")
     if _asked(options, "mix"):
         raise UsageError("rwkv.cpp has recipes of its own: leave out whose they are.")
+    if options.awq:
+        raise UsageError("files of rwkv.cpp are made without AWQ: leave {AWQ} out.")
     if options.chat_format != AUTO:
         raise UsageError("files of rwkv.cpp hold no chat format: leave it out.")
 

@@ -98,6 +98,7 @@ def make_job(options: JobOptions, settings: Settings, watch: Watch | None = None
         output=options.output,
         outtype=outtype,
         mix=_mix(options, head),
+        awq=options.awq,
         adapters=tuple(one for one, _ in adapters),
         chat_format=_chat_format(options, source, form, head),
         **_order_fields(options, report),

@@ -163,7 +163,8 @@ class Runner:
         if status is Status.CANCELLED:
             folder, work = self.folder(job), self.records.store.work_folder(job.request.inputs())
             _remove_parts(folder)
-            shutil.rmtree(work / "evaluation", ignore_errors=True)  # predictions, gigabytes of them
+            for large in ("evaluation", "awq"):  # predictions and quants, gigabytes of them
+                shutil.rmtree(work / large, ignore_errors=True)
         destination.tell(self._latest(job).ended(status, error, self._folders))
 
     def _streamed_or_downloaded(

@@ -25,6 +25,7 @@ from ggufy.models.chat_format import TEMPLATE_FILE, RwkvFormat, format_called, o
 from ggufy.models.chat_names import official
 from ggufy.publish import kld_plot as scatter
 from ggufy.publish import modelscope_card
+from ggufy.publish.card_awq import awq_lines
 from ggufy.publish.card_chat import how_to_talk
 from ggufy.publish.card_tables import last_part, public_name, tables
 from ggufy.publish.kld_plot import Point, Words
@@ -258,7 +259,7 @@ def _how_made(job: Job, facts: CardFacts) -> list[str]:
         lines += ["", _RECIPES]
     if any(making.rescaled for making in made):
         lines += ["", _RESCALED]
-    return lines + _to_order(job, facts)
+    return lines + awq_lines(job, facts.making) + _to_order(job, facts)
 
 
 def _made(job: Job) -> list[str]:

@@ -29,6 +29,7 @@ import numpy as np
 from ggufy.core.errors import CalibrationError, Cancelled, SourceError, UsageError
 from ggufy.formats.gguf import read_head
 from ggufy.llama.ggml import ByteArray, Ggml
+from ggufy.quantize.factors import digest_of
 from ggufy.quantize.journal import journal_line, journal_of, read_journal
 from ggufy.quantize.layout import PIECE, FileLayout, Rows, Tensor, plan
 from ggufy.quantize.open_file import OpenFile, write_at
@@ -60,6 +61,7 @@ def quantize(order: QuantizeTask, control: Control, *, ggml: Ggml) -> Made:
                 ftype=order.ftype,
                 imatrix=order.imatrix,
                 scales=order.scales,
+                scaling=order.scaling,
                 ggml=ggml,
                 facts=order.facts,
             )
@@ -222,6 +224,8 @@ class _Run:
         values = self.ggml.to_f32(raw, source.type).reshape(rows.count, rows.columns)
         if tensor.scale != 1:
             values = values * np.float32(tensor.scale)
+        if tensor.factors is not None:
+            values = tensor.factors.times(values, matrix=rows.matrix, first=rows.first)
         weights = None if tensor.weights is None else tensor.weights[rows.matrix]
         made = self.ggml.quantize(values, tensor.type, weights)
         if made is None:
@@ -250,7 +254,7 @@ class _Run:
             status.st_size,
             order.identity or status.st_mtime_ns,
             order.imatrix.sha256 if order.imatrix else "",
-            self.ggml.sha256,
+            self.ggml.sha256 + digest_of(order.scaling),
         ):
             digest.update(f"{word} ".encode())
         return digest.hexdigest()

@@ -20,6 +20,7 @@ from ggufy.core.errors import CalibrationError, SourceError, UsageError
 from ggufy.formats.gguf import MAGIC, UNQUANTIZED, GgufHead, TensorInfo, packed_entry, packed_text, padded
 from ggufy.llama.ggml import Ggml
 from ggufy.models import registry
+from ggufy.quantize.factors import Factors, Scaling
 from ggufy.quantize.imatrix import Imatrix
 from ggufy.quantize.recipe import Recipe, head_size, kept_keys, quant_metadata
 
@@ -41,6 +42,7 @@ class Tensor:
     size: int  # bytes
     weights: np.ndarray[Any, np.dtype[np.float32]] | None  # importance, F32 [matrices, columns]
     scale: float = 1.0  # the base's weights are multiplied by it
+    factors: Factors | None = None  # and by these
 
     @property
     def name(self) -> str:
@@ -48,7 +50,7 @@ class Tensor:
 
     @property
     def changes(self) -> bool:
-        return self.type != self.source.type or self.scale != 1
+        return self.type != self.source.type or self.scale != 1 or self.factors is not None
 
     def matrices(self) -> Iterator[Rows]:
         """The rows of each matrix: of each expert, where there are any."""
@@ -139,13 +141,15 @@ def plan(
     imatrix: Imatrix | None,
     ggml: Ggml,
     scales: Mapping[str, float] | None = None,
+    scaling: Scaling | None = None,
     facts: Mapping[str, str] | None = None,
 ) -> FileLayout:
     """The file that `recipe` makes of a base GGUF; tensors that it does not name stay as they are. `facts` are put
     into its metadata, behind what llama-quantize would write.
 
     `scales` are factors that tensors are multiplied by: an RWKV-6 that gets them was divided by them (see
-    `mixes.rescaling`), and its metadata then says that it is not.
+    `mixes.rescaling`), and its metadata then says that it is not. `scaling` are factors of rows and columns, which
+    cancel each other out; `imatrix` is then the scaled model's.
 
     Raises UsageError for a recipe, SourceError for a base and CalibrationError for an imatrix that cannot be used.
     """
@@ -184,6 +188,7 @@ def plan(
                 size=size,
                 weights=weights,
                 scale=scales.get(source.name, 1.0),
+                factors=(scaling or {}).get(source.name),
             )
             for source, kind, offset, size, weights in tensors
         ],

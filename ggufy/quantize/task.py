@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ggufy.quantize.factors import Scaling
 from ggufy.quantize.imatrix import Imatrix
 from ggufy.quantize.recipe import Recipe
 
@@ -20,6 +21,7 @@ class QuantizeTask:
     ftype: int  # llama.cpp's number of the quant type (general.file_type)
     imatrix: Imatrix | None = None
     scales: Mapping[str, float] = field(default_factory=dict)  # see layout.plan
+    scaling: Scaling = field(default_factory=dict)  # of channels, likewise; the imatrix is then the scaled model's
     siblings: Sequence[Path] = ()  # finished quants of the same base and imatrix
     facts: Mapping[str, str] = field(default_factory=dict)  # more metadata
     identity: str = ""  # tells the base from others of its size, its SHA-256 say; otherwise its time of change does

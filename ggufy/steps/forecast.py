@@ -15,6 +15,7 @@ from ggufy.core.plan import Step, base_name, imatrix_name
 from ggufy.core.words import human_size
 from ggufy.formats.gguf import read_head
 from ggufy.llama import tools
+from ggufy.quantize.awq.folding import groups
 from ggufy.quantize.imatrix import facts_of
 from ggufy.quantize.recipe import ImatrixFacts
 from ggufy.quantize.search.target import of_label
@@ -32,7 +33,9 @@ MARGIN = 64 << 20  # bytes that a published job leaves free
 
 
 def forecast_job(ctx: Context, step: Step) -> JobForecast:
-    """Recipes and exact sizes of every quant of the job. The source must be on this machine, unless it is streamed."""
+    """Recipes and exact sizes of every quant of the job. The source must be on this machine, unless it is streamed.
+
+    Raises UsageError where AWQ is asked for and its scales have no place."""
     base = ctx.path(base_name(ctx.request))
     if base.exists():
         return _forecast(ctx, step, base)
@@ -121,6 +124,8 @@ def predictions_bytes(output: str, forecast: JobForecast, chunks: int) -> int:
 
 
 def _forecast(ctx: Context, step: Step, base: Path) -> JobForecast:
+    if ctx.request.awq:
+        groups(read_head(base), base.name)
     facts = _imatrix_facts(ctx)
     run = ctx.tool_run(step, cwd=base.absolute().parent)
     types, mix = ctx.request.quant_types, ctx.request.mix

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from ggufy.core.errors import CalibrationError
 from ggufy.core.job import EvaluationText, Request
 from ggufy.core.metrics import Evaluation, TextFigures
 from ggufy.core.plan import Products, Step, Workload, base_name
 from ggufy.steps.context import Context
-from ggufy.steps.evaluate import FOLDER, LOGITS_SUFFIX, SPARE
+from ggufy.steps.evaluate import LOGITS_SUFFIX, SPARE
 from ggufy.steps.evaluation_text import most_chunks
 from ggufy.steps.job_forecast import JobForecast
+from ggufy.steps.job_texts import figures_folder, pinned_text
 from ggufy.steps.local_step import LocalStep
 from ggufy.steps.outputs import output_of
 from ggufy.steps.outputs.output_format import MeasureOrder
@@ -52,14 +50,15 @@ class EvaluateStep(LocalStep):
         return 0.5 + tokens * 2 * load.weights / (56e9 * load.threads)
 
     def left_bytes(self, ctx: Context, forecast: JobForecast) -> int:
-        """The base's predictions over each text, which all quants share."""
+        """The base's predictions over each text, which all quants share; with AWQ, a further file of one of them."""
         left, output = 0, output_of(ctx.request)
         for text in ctx.request.evaluation_texts:
             path, chunks = calibration.pinned(ctx.settings.cache, text.sha256), ctx.request.evaluation_chunks
             chunks = min(chunks, most_chunks(path)) if path else chunks
             needed = output.predictions_bytes(forecast.vocab_size, chunks)
-            here = sum(path.stat().st_size for path in _folder(ctx, text).glob(f"*{LOGITS_SUFFIX}"))
+            here = sum(path.stat().st_size for path in figures_folder(ctx, text).glob(f"*{LOGITS_SUFFIX}"))
             left += max(0, needed - here)
+        left += max(forecast.sizes.values(), default=0) if ctx.request.awq else 0
         return left + SPARE if left else 0
 
     def run(self, ctx: Context) -> None:
@@ -82,27 +81,9 @@ class EvaluateStep(LocalStep):
     def _measured(self, ctx: Context, text: EvaluationText, place: int, count: int) -> Evaluation:
         """Over one of the texts; the speed is measured with the first."""
         order = MeasureOrder(
-            text=_pinned_text(ctx, text),
-            folder=_folder(ctx, text),
+            text=pinned_text(ctx, text),
+            folder=figures_folder(ctx, text),
             speed=place == 0,
             report=lambda fraction: ctx.report(self, (place + fraction) / count),
         )
         return output_of(ctx.request).measure(ctx, self, order)
-
-
-def _folder(ctx: Context, text: EvaluationText) -> Path:
-    """Where its figures and predictions are: one of its own for each further text."""
-    folder = ctx.work / FOLDER
-    return folder if text.sha256 == ctx.request.evaluation_sha256 else folder / text.sha256[:16]
-
-
-def _pinned_text(ctx: Context, text: EvaluationText) -> Path:
-    settings = ctx.settings
-    found = calibration.find_again(
-        text.choice, text.sha256, settings.cache, token=settings.hf_token, use="evaluation", stopped=ctx.stopped
-    )
-    if found is None:
-        raise CalibrationError(
-            "the evaluation text that this job was made with is gone from the cache: {ANEW}, which fetches it."
-        )
-    return found

@@ -18,6 +18,7 @@ from ggufy.core.plan import Step, Workload, quant_name
 from ggufy.core.words import human_size
 from ggufy.formats.gguf import read_head, tensor_bytes
 from ggufy.quantize.search.target import FAST, STANDARD, THOROUGH, Target, metadata, nearest
+from ggufy.steps.awq import RECIPES
 from ggufy.steps.context import Context
 from ggufy.steps.evaluate import EvaluationConfig
 from ggufy.steps.evaluation_text import check_text
@@ -38,6 +39,8 @@ STAGES_OF_A_SIZE = {FAST: 1, STANDARD: 4, THOROUGH: 10}
 def recipes_measured(request: Request) -> dict[str, int]:
     """How many recipes the steps of a job make and measure at most, by product."""
     most = {quant_name(request, t): STAGES_OF_A_SIZE[request.mode] - 1 for t in request.targets}
+    if request.awq:
+        most = {name: most.get(name, 0) + RECIPES for name in map(request.file_of, request.quants)}
     return most | ({FRONTIER: STAGES_OF_ANALYSIS[request.mode] - 1} if request.analysed else {})
 
 

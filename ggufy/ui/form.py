@@ -15,7 +15,7 @@ from ggufy.jobs.values import LONGEST, read_text
 from ggufy.quantize.search.mixes import KINDS, RWKV
 from ggufy.quantize.search.target import MODES, STANDARD, parse_words
 
-_ONLY_GGUF = ("imatrix", "imatrix_path", "mix", "targets", "mode", "chat_format")  # not shown for other files
+_ONLY_GGUF = ("imatrix", "imatrix_path", "mix", "targets", "mode", "chat_format", "awq")  # not shown for other files
 IMATRIX = ("bundled", "own", "have", "off")
 
 

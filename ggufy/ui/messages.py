@@ -17,6 +17,7 @@ from ggufy.ui.i18n import Texts, read_table
 PAGE = {
     "AGAIN": "press Retry",
     "ANEW": "start it again from the form",
+    "AWQ": "“Activation-aware scales (AWQ)”",
     "IMATRIX": "“Importance matrix”",
     "KEEP_CARD": "“Keep the repo's own card”",
     "LORA": "“Adapters”",
@@ -35,6 +36,7 @@ PAGE = {
 API = PAGE | {
     "AGAIN": "call resume_job",
     "ANEW": "call start_job again",
+    "AWQ": "`awq`",
     "KEEP_CARD": "`keep_card`",
     "NAME": "`name`",
     "LORA": "`lora`",

@@ -97,6 +97,7 @@ class QuantizeTab:
             info=i18n("mix_info"),
             elem_id="gg-mix",
         )
+        self.awq = gr.Checkbox(False, label=i18n("awq"), info=i18n("awq_info"), elem_id="gg-awq")
         self.targets = self._text(i18n, "targets")
         self.mode = gr.Radio(
             [(i18n(f"mode_{mode}"), mode) for mode in MODES],
@@ -279,7 +280,7 @@ class QuantizeTab:
     @property
     def only_gguf(self) -> list[Any]:
         """What decides something of GGUFs only."""
-        return [self.imatrix, self.mix, self.targets, self.mode, self.chat_format]
+        return [self.imatrix, self.mix, self.awq, self.targets, self.mode, self.chat_format]
 
     def choose_output(self, output: Any) -> list[Any]:
         return [type(one)(visible=output != RWKVCPP) for one in self.only_gguf]

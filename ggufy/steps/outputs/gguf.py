@@ -26,9 +26,11 @@ from ggufy.quantize.search import fallback
 from ggufy.quantize.search.mixes import RWKV, has_recipes, mixed, rescaling
 from ggufy.quantize.search.target import of_label
 from ggufy.quantize.task import QuantizeTask
+from ggufy.steps.awq import STAGES, AwqChoice, make_better
 from ggufy.steps.context import Context, artifact_of
 from ggufy.steps.evaluate import EvaluationConfig, evaluate
 from ggufy.steps.job_forecast import JobForecast
+from ggufy.steps.job_texts import figures_folder, pinned_text
 from ggufy.steps.making import of_recipe, with_quant
 from ggufy.steps.outputs.output_format import MeasureOrder, OutputFormat
 from ggufy.steps.partial_backup import PartialBackup
@@ -84,6 +86,8 @@ class Gguf(OutputFormat):
             order, report = _to_order(ctx, step, stages), stages.last
         else:
             order = _of_type(ctx, step)
+        if ctx.request.awq and order.imatrix:
+            return self._better(ctx, step, order, report)
         backup = None
         if ctx.safe is not None:
             part = target.with_name(target.name + PART_SUFFIX)
@@ -97,8 +101,20 @@ class Gguf(OutputFormat):
 
         control = Control(limit=ctx.limit, duty=ctx.share, stopped=ctx.stopped, report=reported)
         engine.quantize(order, control, ggml=ggml.load(ctx.llama.bin))
-        made = of_recipe(order.recipe, read_head(order.base), ctx.request, step.quant_type, llama=ctx.llama.commit)
-        return with_quant(artifact_of(target), target, replace(made, rescaled=bool(order.scales)))
+        return _artifact(ctx, step, order)
+
+    def _better(self, ctx: Context, step: Step, order: QuantizeTask, report: Report) -> Artifact:
+        """With or without activation-aware scales."""
+        text = ctx.request.evaluation_texts[0]
+
+        def measured(quant: Path, told: Report) -> Evaluation:
+            asked = MeasureOrder(
+                text=pinned_text(ctx, text), folder=figures_folder(ctx, text), speed=False, report=told
+            )
+            return self._measured(ctx, step, order.base, quant, asked)
+
+        choice = make_better(ctx, step, order, measured, Stages(STAGES, report))
+        return _artifact(ctx, step, order, choice)
 
     def predictions_bytes(self, vocab_size: int, chunks: int) -> int:
         return logits_bytes(vocab_size, chunks)
@@ -106,6 +122,9 @@ class Gguf(OutputFormat):
     def measure(self, ctx: Context, step: Step, order: MeasureOrder) -> Evaluation:
         """With llama-perplexity and llama-bench."""
         base, quant = (ctx.path(product) for product in step.reads)
+        return self._measured(ctx, step, base, quant, order)
+
+    def _measured(self, ctx: Context, step: Step, base: Path, quant: Path, order: MeasureOrder) -> Evaluation:
         threads, run = ctx.threads, ctx.tool_run(step)
         config = EvaluationConfig(
             text=order.text,
@@ -148,6 +167,15 @@ class Gguf(OutputFormat):
         lines += [f"  -d '{message}'", "```", "", "With [Ollama](https://ollama.com):", ""]
         lines += ["```sh", f"ollama run hf.co/{repo_id}:{quant_type}", "```"]
         return lines + (_about_flags(chat, llama) if chat else [])
+
+
+def _artifact(ctx: Context, step: Step, order: QuantizeTask, choice: AwqChoice | None = None) -> Artifact:
+    """Of what the order made."""
+    made = of_recipe(order.recipe, read_head(order.base), ctx.request, step.quant_type, llama=ctx.llama.commit)
+    made = replace(made, rescaled=bool(order.scales))
+    if choice:
+        made = replace(made, awq=choice.kept, plain_kld=choice.plain_kld, awq_kld=choice.awq_kld)
+    return with_quant(artifact_of(order.target), order.target, made)
 
 
 def _about_flags(chat: RwkvFormat, line: str) -> list[str]:
