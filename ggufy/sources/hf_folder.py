@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 from ggufy.core.errors import SourceError, UsageError
 from ggufy.formats.gguf import type_of_most
 from ggufy.formats.pickled import read_tensors as read_pickled
-from ggufy.formats.safetensors import INDEX_SUFFIX, is_shard, is_shard_of, read_any_header, read_index
+from ggufy.formats.safetensors import INDEX_SUFFIX, StoredTensor, is_shard, is_shard_of, read_any_header, read_index
 from ggufy.models.names.config import CONFIG_FILE, LONGEST_CONFIG, read_config
 from ggufy.sources.format import ConvertTask, OpenBeside, Report, SourceFormat
 from ggufy.sources.hf_config import describe_config, is_transformer, pre_tokenizer, without_programs
@@ -52,10 +52,11 @@ _COMPANIONS = (
     "hf_quant_config.json",
     "README.md",
 )
+_FAST, _OF_SLOW = "tokenizer.json", ("vocab.json", "vocab.txt", "merges.txt")  # which the former holds too
 _CLEANED = (CONFIG_FILE, "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
 _LONGEST_JSON = 64 << 20  # bytes
-_LONGEST_TOKENIZER = 8 << 20  # that is fetched to tell its pre-tokenizer
-_MOST_PARTS = 16  # whose lists are read; of more, the number of weights follows from their bytes
+_LONGEST_COMPANION = 20 << 20  # of one that is read before the model is fetched; others are not looked into
+_MOST_PARTS = 32  # whose lists are read; of more, the number of weights follows from their bytes
 _BIN_PART = re.compile(r"pytorch_model-\d{5}-of-\d{5}\.bin")
 _WIDTHS = {"f32": 4, "f64": 8, "f8_e4m3": 1, "f8_e5m2": 1}  # bytes of a value; all others have 2
 
@@ -102,8 +103,8 @@ class HuggingFaceModel(SourceFormat):
         config = read_config(companion(CONFIG_FILE, LONGEST_CONFIG))
         found |= describe_config(config, found.get("stem", path.parent.name))
         if "tokenizer.json" in there and "tokenizer.model" not in there:
-            text = companion("tokenizer.json", _LONGEST_TOKENIZER)
-            found["pre_tokenizer"] = pre_tokenizer(text) if len(text) < _LONGEST_TOKENIZER else None
+            text = companion("tokenizer.json", _LONGEST_COMPANION)
+            found["pre_tokenizer"] = pre_tokenizer(text) if len(text) < _LONGEST_COMPANION else None
         elif not there.intersection(_COMPANIONS[2:9]) and "vocab.json" not in there and "vocab.txt" not in there:
             raise SourceError(
                 "{name} has no tokenizer: fetch the model again, with all its files.", name=found["stem"]
@@ -113,6 +114,12 @@ class HuggingFaceModel(SourceFormat):
         found["parameters"] = sum(tensor.elements for tensor in tensors.values())
         if not whole:
             found["parameters"] = found["size"] // _WIDTHS.get(found["dtype"], 2)
+        elif all(isinstance(tensor, StoredTensor) for tensor in tensors.values()):
+            found["stored"] = tensors
+            if "companions" in found:
+                names = [name for name in _COMPANIONS if name in there and not (name in _OF_SLOW and _FAST in there)]
+                read = {name: companion(name, _LONGEST_COMPANION) for name in names}
+                found["companions"] = read if all(len(t) < _LONGEST_COMPANION for t in read.values()) else {}
 
     def base_bytes(self, report: Report, outtype: str) -> int:
         return report.parameters * (4 if outtype == "f32" else 2)
