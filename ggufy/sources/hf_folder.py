@@ -20,6 +20,7 @@ from ggufy.core.errors import SourceError, UsageError
 from ggufy.formats.gguf import type_of_most
 from ggufy.formats.pickled import read_tensors as read_pickled
 from ggufy.formats.safetensors import INDEX_SUFFIX, StoredTensor, is_shard, is_shard_of, read_any_header, read_index
+from ggufy.models.adapter import bare_name
 from ggufy.models.names.config import CONFIG_FILE, LONGEST_CONFIG, read_config
 from ggufy.sources.format import ConvertTask, OpenBeside, Report, SourceFormat
 from ggufy.sources.hf_config import describe_config, is_transformer, pre_tokenizer, without_programs
@@ -116,6 +117,7 @@ class HuggingFaceModel(SourceFormat):
             found["parameters"] = found["size"] // _WIDTHS.get(found["dtype"], 2)
         elif all(isinstance(tensor, StoredTensor) for tensor in tensors.values()):
             found["stored"] = tensors
+            found["shapes"] = {bare_name(name): tensor.shape for name, tensor in tensors.items()}
             if "companions" in found:
                 names = [name for name in _COMPANIONS if name in there and not (name in _OF_SLOW and _FAST in there)]
                 read = {name: companion(name, _LONGEST_COMPANION) for name in names}
@@ -125,9 +127,10 @@ class HuggingFaceModel(SourceFormat):
         return report.parameters * (4 if outtype == "f32" else 2)
 
     def convert(self, task: ConvertTask, target: Path) -> str:
-        if task.run_converter is None or task.adapters:
-            raise SourceError("{name} goes through llama.cpp's converter, which takes no adapters.", name=task.name)
-        with _linked(task) as folder:
+        assert task.run_converter is not None, "whoever has such models converted has the converter"
+        with linked_folder(task) as folder:
+            if task.adapters:
+                _merge(task, folder)
             part = part_of(target)
             try:
                 task.run_converter(folder, part)
@@ -164,8 +167,21 @@ def _listed(
     return tensors, len(parts) <= _MOST_PARTS
 
 
+def _merge(task: ConvertTask, folder: Path) -> None:
+    """Puts weights with the task's adapters in them into a folder of links."""
+    from ggufy.sources.hf_merge import merge_into_files  # noqa: PLC0415 - loads torch
+
+    paths = [path for path in sorted(folder.iterdir()) if path.suffix == ".safetensors"]
+    if not paths:
+        raise SourceError(
+            "{name} has its weights in .bin files, and adapters are merged into safetensors: save it again.",
+            name=task.name,
+        )
+    merge_into_files(paths, task.adapters, task.progress)
+
+
 @contextlib.contextmanager
-def _linked(task: ConvertTask) -> Iterator[Path]:
+def linked_folder(task: ConvertTask) -> Iterator[Path]:
     """A folder that is called as the model is, with links to its pinned files; digests of local ones are checked."""
     work = part_of(task.work / "converter")
     shutil.rmtree(work, ignore_errors=True)
@@ -175,7 +191,7 @@ def _linked(task: ConvertTask) -> Iterator[Path]:
         for one in task.source.each():
             name = PurePath(one.path).name
             here = task.path.with_name(name)
-            if not task.source.remote and sha256(here, stopped=task.stopped) != one.sha256:
+            if one.sha256 and not task.source.remote and sha256(here, stopped=task.stopped) != one.sha256:
                 raise SourceError(
                     "{path} changed since the job was made: put the file back, or start anew with {NAME}.", path=here
                 )
