@@ -39,7 +39,7 @@ _SIZES: dict[str, Any] = {
 
 def configs() -> dict[str, Any]:
     """By family."""
-    import transformers as hf  # noqa: PLC0415 - the tests themselves have none
+    import transformers as hf
 
     gemma = {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 64}
     eyes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -63,7 +63,7 @@ def configs() -> dict[str, Any]:
 
 def write_tokenizer(folder: Path) -> None:
     """A SentencePiece model of English lines, and a chat template."""
-    import sentencepiece  # noqa: PLC0415
+    import sentencepiece
 
     text = Path(__file__).parent.parent / "ggufy/demo/calibration.txt"
     lines = [line for line in text.read_text(encoding="utf-8").splitlines() if line.isascii()]
@@ -79,12 +79,24 @@ def write_tokenizer(folder: Path) -> None:
     )
     (folder / "tokenizer.vocab").unlink()
     told = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "chat_template": TEMPLATE}
-    (folder / "tokenizer_config.json").write_text(json.dumps(told | {"add_bos_token": True}))
+    told |= {"add_bos_token": True, "tokenizer_class": "LlamaTokenizer"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(told))
+
+
+def _name_as_published(path: Path) -> None:
+    """Transformers 5 leaves a word out that all published models have, and the converter expects."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = {}
+    for name, tensor in load_file(path).items():
+        whole = "vision_model." in name
+        tensors[name if whole else name.replace("vision_tower.", "vision_tower.vision_model.")] = tensor
+    save_file(tensors, path, metadata={"format": "pt"})
 
 
 def write_models(out: Path) -> None:
-    import torch  # noqa: PLC0415
-    import transformers as hf  # noqa: PLC0415
+    import torch
+    import transformers as hf
 
     first = out / "llama"
     for family, config in configs().items():
@@ -98,6 +110,7 @@ def write_models(out: Path) -> None:
             (out / family / name).write_bytes((first / name).read_bytes())
         with torch.inference_mode():
             np.save(out / f"{family}.npy", model(torch.tensor([TOKENS])).logits[0].float().numpy())
+    _name_as_published(out / VISION / "model.safetensors")
     prepared = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": 56, "width": 56}}
     (out / VISION / "preprocessor_config.json").write_text(json.dumps(prepared))
 

@@ -173,7 +173,7 @@ def _run_converter(args: argparse.Namespace, settings: Settings) -> Callable[[Pa
         tool = ToolRun(environment=environment, cwd=folder.parent, log=log)
         llama, pip = ready_llama(settings), settings.pip_environment
         converter = Converter(llama=llama, cache=settings.cache, pip_environment=pip, run=tool)
-        converter.convert(folder, target.absolute(), outtype=args.outtype or "f16")
+        converter.convert(folder, target, outtype=args.outtype or "f16")
 
     return run
 

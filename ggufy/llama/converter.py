@@ -108,7 +108,7 @@ class Converter:
                 tool=CONVERTER,
             )
         packages = ensure_packages(self.cache, self.run, self.pip_environment)
-        program = self.llama.source / CONVERTER
+        program, folder, target = self.llama.source / CONVERTER, folder.absolute(), target.absolute()
         command = convert_command(program, folder, target, outtype=outtype, mmproj=mmproj, weights=weights)
         run = replace(self.run, environment=environment(self.run.environment, packages, folder.parent))
 

@@ -40,7 +40,7 @@ class MmprojStep(LocalStep):
             try:
                 converter.convert(
                     folder,
-                    part.absolute(),
+                    part,
                     outtype=self.subject.lower(),
                     mmproj=True,
                     report=lambda fraction: ctx.report(self, fraction),
