@@ -46,7 +46,7 @@ def fetched(hub: LocalHub, repo: str, name: str) -> bytes:
 
 
 def test_the_trained_llama_from_its_repo_to_a_text(ggufy: Ggufy, local_hub: LocalHub, tmp_path: Path) -> None:
-    """Fetched, converted, quantized with an imatrix, measured, published; its text is its author's, letter for letter."""
+    """Fetched, converted, quantized with an imatrix, measured, published; the text is its author's."""
     for path in reference_file("models/stories260K-hf").iterdir():
         local_hub.put("alice/Stories", path.name, path.read_bytes(), lfs=path.suffix == ".safetensors")
     local_hub.put("alice/Stories", "modeling.py", b"raise SystemExit")

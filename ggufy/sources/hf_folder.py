@@ -169,7 +169,7 @@ def _listed(
 
 def _merge(task: ConvertTask, folder: Path) -> None:
     """Puts weights with the task's adapters in them into a folder of links."""
-    from ggufy.sources.hf_merge import merge_into_files  # noqa: PLC0415 - loads torch
+    from ggufy.models.merge_files import merge_into_files  # noqa: PLC0415 - loads torch
 
     paths = [path for path in sorted(folder.iterdir()) if path.suffix == ".safetensors"]
     if not paths:
