@@ -124,10 +124,10 @@ def test_visitors_may_choose_what_the_table_says(option: Option) -> None:
     assert left == (getattr(asked, option.name) if option.visitors else option.default)
 
 
-# Of adapters test_adapter_jobs.py says the same, and of the format test_rwkvcpp_jobs.py.
+# Of adapters test_adapter_jobs.py says the same, of the format test_rwkvcpp_jobs.py, of what sees test_hf_jobs.py.
 @pytest.mark.parametrize(
     "option",
-    [one for one in OPTIONS if not one.name.startswith("lora") and one.name != "output"],
+    [one for one in OPTIONS if not one.name.startswith("lora") and one.name not in ("output", "mmproj")],
     ids=lambda option: option.name,
 )
 def test_what_decides_bytes_makes_another_job(option: Option, tmp_path: Path) -> None:

@@ -152,10 +152,30 @@ def run_convert(args: argparse.Namespace, settings: Settings) -> int:
             vocab=vocab,
             adapters=adapters,
             chat_format=pinned_format(args.chat_format, names),
+            work=args.target.absolute().parent,
+            run_converter=_run_converter(args, settings) if form.carries else None,
         )
         form.convert(task, args.target)
     print(f"{args.target}  {human_size(args.target.stat().st_size)}")
     return 0
+
+
+def _run_converter(args: argparse.Namespace, settings: Settings) -> Callable[[Path, Path], None]:
+    """llama.cpp's converter of Hugging Face models."""
+    from ggufy.llama.converter import Converter
+    from ggufy.llama.tools import ToolRun
+    from ggufy.system import resources
+
+    def run(folder: Path, target: Path) -> None:
+        log = settings.cache / "logs" / "convert.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        environment = resources.child_environment(threads=1, home=settings.home)
+        tool = ToolRun(environment=environment, cwd=folder.parent, log=log)
+        llama, pip = ready_llama(settings), settings.pip_environment
+        converter = Converter(llama=llama, cache=settings.cache, pip_environment=pip, run=tool)
+        converter.convert(folder, target, outtype=args.outtype or "f16")
+
+    return run
 
 
 def run_upgrade(args: argparse.Namespace, settings: Settings) -> int:

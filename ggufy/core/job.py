@@ -27,6 +27,7 @@ from ggufy.core.writing import WritingShare
 DEFAULT_CHUNKS = 40
 # Of evaluation text: 4 thousand scored tokens. The KLD's standard error is then about 1 to 2 % of it.
 EVALUATION_CHUNKS = 16
+MMPROJ_TYPES = ("F16", "Q8_0")  # of what sees or hears
 
 
 class Status(StrEnum):
@@ -135,6 +136,7 @@ class Request:
     keep_card: bool = free(False)  # its README.md is somebody's own: only the model files go there
     by_stranger: bool = free(False)  # made for a Space's visitor: its steps run without the token
     adapters: tuple[PinnedAdapter, ...] = later(())  # merged into the model, in this order
+    mmproj: tuple[str, ...] = free(())  # types of the files of what sees or hears of it: F16, Q8_0
     copies: tuple[str, ...] = free(())  # further output repos, which get the same files
     awq: bool = later(False)  # quants get activation-aware scales where these lower the KL divergence
 
@@ -220,6 +222,7 @@ class Request:
         ordered = f"{self.mode}:{','.join(self.targets)}" if self.mode else ""
         asked = "stranger" if self.by_stranger else ""  # a job of its own: it never becomes the owner's private one
         repos = ",".join((self.repo_id, *self.copies))
+        asked += "mmproj" if self.mmproj else ""
         text = self.inputs() + ",".join(self.quant_types) + repos + measured + ordered + asked
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 

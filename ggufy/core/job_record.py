@@ -36,6 +36,8 @@ def to_json(job: Job) -> str:
         del record["request"]["copies"]  # likewise
     if not job.request.awq:
         del record["request"]["awq"]  # likewise
+    if not job.request.mmproj:
+        del record["request"]["mmproj"]
     if not job.request.chat_format:
         del record["request"]["chat_format"]  # likewise
     if isinstance(job.error, Message):
@@ -86,6 +88,7 @@ def from_json(text: str) -> Job:
         request["quant_types"] = tuple(request["quant_types"])
         request["targets"] = tuple(request.get("targets", ()))
         request["copies"] = tuple(request.get("copies", ()))
+        request["mmproj"] = tuple(request.get("mmproj", ()))
         for name in ("calibration_writing", "evaluation_writing"):
             request[name] = tuple(WritingShare(**one) for one in request.get(name, ()))
         request["evaluation_more"] = tuple(_evaluation_text(**one) for one in request.get("evaluation_more", ()))

@@ -34,7 +34,7 @@ DTYPES = {
     "F8_E5M2": ("f8_e5m2", 1),
 }
 # Of quantized weights too; llama.cpp's converter reads them.
-_ANY_DTYPES = DTYPES | {
+ANY_DTYPES = DTYPES | {
     "F8_E8M0": ("f8_e8m0", 1),
     **{
         f"{kind}{8 * width}": (f"{word}{8 * width}", width)
@@ -91,7 +91,7 @@ def read_header(file: BinaryIO, name: str) -> dict[str, StoredTensor]:
 
 def read_any_header(file: BinaryIO, name: str) -> dict[str, StoredTensor]:
     """The same of a file with weights of any type."""
-    return _read_header(file, name, _ANY_DTYPES)
+    return _read_header(file, name, ANY_DTYPES)
 
 
 def _read_header(file: BinaryIO, name: str, dtypes: Mapping[str, tuple[str, int]]) -> dict[str, StoredTensor]:

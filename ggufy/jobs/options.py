@@ -48,6 +48,7 @@ class JobOptions:
     repo_id: str | None = None  # None: <owner>/<Model>-GGUF
     private: bool = False
     keep_card: bool = False  # publish the model files only; the repo has a README.md of its own
+    mmproj: str = "auto"  # or none
     lora: tuple[str, ...] = ()  # adapters to merge into the model, in this order: FILE[:SCALE]
     lora_alpha: float | None = None  # of those that say neither alpha nor a scale
     lora_init: str | None = None  # the file that the only one, a PiSSA, began with
@@ -183,6 +184,13 @@ OPTIONS = (
         metavar="FILE",
         help="what a PiSSA began with (init_pissa.pth beside it)",
         bytes=True,
+    ),
+    Option(
+        name="mmproj",
+        flag="--mmproj",
+        choices=("auto", "none"),
+        help="files of what sees or hears, F16 and Q8_0 (%(default)s: if there is such a part)",
+        visitors=True,
     ),
     Option(
         name="mix",

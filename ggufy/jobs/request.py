@@ -17,7 +17,7 @@ from typing import Any
 from ggufy import demo
 from ggufy.core.errors import CalibrationError, SourceError, UsageError
 from ggufy.core.hosts import RepoName
-from ggufy.core.job import Job, Request
+from ggufy.core.job import MMPROJ_TYPES, Job, Request
 from ggufy.core.metrics import memory_needed
 from ggufy.core.names import is_repo_id, model_name, repo_name, stem_of
 from ggufy.core.outputs import RWKVCPP, names_of_output
@@ -76,11 +76,9 @@ def make_job(options: JobOptions, settings: Settings, watch: Watch | None = None
     wish = AdapterWish(texts=options.lora, alpha=options.lora_alpha, init=options.lora_init or "")
     adapters = pin_adapters(wish, AdapterSearch(settings, watch.sha256, watch.stopped), form)
     looked = options.targets or adapters or (source.remote and source.kind not in STREAMED_KINDS)
-    looked = looked or options.output == RWKVCPP
+    looked = looked or options.output == RWKVCPP or source.kind == "hf"
     report = look(options.source, settings, vocab=options.vocab, output=options.output) if looked else None
     check_adapters(adapters, report)
-    if adapters and form.carries:
-        raise UsageError("adapters are merged into RWKVs only: give a model that it was merged into.")
     base = None if source.remote else form.base_head(Path(source.path))
     head, outtype = base if isinstance(base, GgufHead) else None, _outtype(options, base)
     stem = options.name or file_stem(source.path, source.model_id, by_stranger=options.by_stranger)
@@ -100,6 +98,7 @@ def make_job(options: JobOptions, settings: Settings, watch: Watch | None = None
         mix=_mix(options, head),
         awq=options.awq,
         adapters=tuple(one for one, _ in adapters),
+        mmproj=MMPROJ_TYPES if report and report.mmproj and options.mmproj == "auto" else (),
         chat_format=_chat_format(options, source, form, head),
         **_order_fields(options, report),
         **_imatrix_fields(options, settings, watch),

@@ -83,9 +83,20 @@ class Converter:
     pip_environment: Mapping[str, str]  # the user's, of which pip gets what it needs
     run: ToolRun
 
-    def convert(self, folder: Path, target: Path, *, outtype: str, report: Callable[[float], None]) -> None:
+    def convert(
+        self,
+        folder: Path,
+        target: Path,
+        *,
+        outtype: str,
+        report: Callable[[float], None] = lambda fraction: None,
+        mmproj: bool = False,
+        weights: bool = True,
+    ) -> None:
         """Writes the GGUF of the model in `folder` to `target`, in place; all that is in the folder above may be used
         as a model's files, and for the converter's own.
+
+        With `mmproj`, of what sees or hears in place of what reads and writes. Without `weights`, its head and a hole.
 
         Raises SourceError with its reason, ToolError where it cannot run, DiskError, Cancelled.
         """
@@ -97,7 +108,8 @@ class Converter:
                 tool=CONVERTER,
             )
         packages = ensure_packages(self.cache, self.run, self.pip_environment)
-        command = convert_command(self.llama.source / CONVERTER, folder, target, outtype=outtype)
+        program, folder, target = self.llama.source / CONVERTER, folder.absolute(), target.absolute()
+        command = convert_command(program, folder, target, outtype=outtype, mmproj=mmproj, weights=weights)
         run = replace(self.run, environment=environment(self.run.environment, packages, folder.parent))
 
         def feed(text: str) -> None:
@@ -110,10 +122,14 @@ class Converter:
             raise read_error(error, folder.name, run.log) from error
 
 
-def convert_command(program: Path, folder: Path, target: Path, *, outtype: str) -> list[str]:
+def convert_command(
+    program: Path, folder: Path, target: Path, *, outtype: str, mmproj: bool = False, weights: bool = True
+) -> list[str]:
     """The converter over a model's folder."""
-    child = [sys.executable, "-s", str(Path(converter_child.__file__).absolute()), str(folder.parent)]
-    return [*child, str(program), str(folder), "--outfile", str(target), "--outtype", outtype]
+    child = [sys.executable, "-s", str(Path(converter_child.__file__).absolute())]
+    child += [] if weights else [converter_child.NO_WEIGHTS]
+    command = [*child, str(folder.parent), str(program), str(folder), "--outfile", str(target), "--outtype", outtype]
+    return [*command, "--mmproj"] if mmproj else command
 
 
 def environment(tool: Mapping[str, str], packages: Path, work: Path) -> dict[str, str]:

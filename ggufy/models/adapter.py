@@ -118,7 +118,7 @@ def describe_adapter(shapes: Shapes, name: str, config: AdapterConfig | None = N
     _check_is_adapter(shapes, name)
     layers: dict[str, dict[str, str]] = {}
     for key in shapes:
-        bare = _WRAPPERS.sub("", key)
+        bare = bare_name(key)
         match = _LAYER.fullmatch(bare)
         layer, ending = (f"{match[1]}.weight", match[2]) if match else (bare, "")
         if layers.setdefault(layer, {}).setdefault(ending, key) != key:
@@ -133,6 +133,11 @@ def describe_adapter(shapes: Shapes, name: str, config: AdapterConfig | None = N
         own_scale=config.scale if config else None,
         mini=config.mini if config else 0,
     )
+
+
+def bare_name(key: str) -> str:
+    """A tensor's name without what trainers and Hugging Face put before it."""
+    return _WRAPPERS.sub("", key)
 
 
 def check_fits(adapter: Adapter, shapes: Shapes) -> None:

@@ -121,7 +121,7 @@ _TO_ORDER = (
     "their metadata (`ggufy.bits_per_weight`); unmodified llama.cpp reads them."
 )
 _SENSITIVITIES = {
-    target.FAST: "by the error of every tensor as every type and how much such errors matter in other RWKV models",
+    target.FAST: "by the error of every tensor as every type and how much such errors matter in other models",
     target.STANDARD: "by the error of every tensor as every type and 10 measurements of this model",
     target.THOROUGH: "by the error of every tensor as every type, 26 measurements of this model and some of files",
 }
@@ -239,7 +239,8 @@ def _how_made(job: Job, facts: CardFacts) -> list[str]:
     made = [facts.making[name] for name in _made(job) if name in facts.making]
     commits = list(dict.fromkeys(making.llama for making in made if making.llama)) or [facts.llama_commit]
     made_with = output_of(request).made_with
-    lines = ["## How it was made", "", f"Converted to {base_type(request)} and quantized with {made_with}"]
+    by = " by llama.cpp's converter" if format_of(request.source.kind).carries else ""
+    lines = ["## How it was made", "", f"Converted to {base_type(request)}{by} and quantized with {made_with}"]
     lines[-1] += "".join(
         f" {commit}" if place == 0 else f", {commit}" for place, commit in enumerate(commits) if commit
     )

@@ -159,7 +159,8 @@ class Services:
             for_stranger(JobOptions(source=source, quant_types=(), vocab=vocab))
             settings = settings.for_strangers()
         return self._reports.get(
-            (source, vocab, owner, output), lambda: inspect(source, settings, vocab=vocab, output=output)
+            (source, vocab, owner, output),
+            lambda: inspect(source, settings, vocab=vocab, output=output, forecast=True),
         )
 
     def look(self, source: str, visitor: Visitor = STRANGER, wish: BaseOptions = BASE) -> Preview:

@@ -17,6 +17,7 @@ from ggufy.core.outputs import GGUF, RWKVCPP, names_of_output
 from ggufy.core.source import Source
 from ggufy.formats.gguf import GgufHead
 from ggufy.formats.rwkvcpp import RwkvcppHead
+from ggufy.formats.safetensors import StoredTensor
 
 if TYPE_CHECKING:
     from ggufy.models.merge import OpenAdapter
@@ -68,6 +69,9 @@ class Report:
     own_vocab: bytes = field(default=b"", repr=False)  # content of the vocabulary file that comes with it
     chat_format: str = ""  # of an RWKV, as far as its names tell; see Request
     head: bytes = field(default=b"", repr=False)  # unquantized GGUF: everything before its data
+    mmproj: bool = False  # a part of it sees or hears, of which llama.cpp's converter makes a file of its own
+    stored: Mapping[str, StoredTensor] = field(default_factory=dict, repr=False)  # Hugging Face: its tensors
+    companions: Mapping[str, bytes] = field(default_factory=dict, repr=False)  # and small files, to forecast by
 
     @property
     def remote(self) -> bool:
@@ -76,7 +80,7 @@ class Report:
 
     def facts(self) -> dict[str, Any]:
         """What people and programs are told."""
-        hidden = ("noun", "files", "stem", "shapes", "own_vocab", "head", "chat_format")
+        hidden = ("noun", "files", "stem", "shapes", "own_vocab", "head", "chat_format", "stored", "companions")
         kept = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in hidden}
         return kept | {"variants": [{"name": v.name, "size": v.size} for v in self.variants]}
 
@@ -106,8 +110,7 @@ class ConvertTask:
     adapters: Sequence[OpenAdapter] = ()  # to be merged into the model, in this order
     chat_format: str = ""  # see Request
     work: Path = field(default_factory=Path)  # a folder for what it works with
-    # Writes the GGUF of a folder by llama.cpp's converter: folder, file.
-    run_converter: Callable[[Path, Path], None] | None = None
+    run_converter: RunConverter | None = None
     token: str | None = field(default=None, repr=False)
     report: Callable[[float], None] = lambda fraction: None
     stopped: Callable[[], bool] = lambda: False
@@ -120,6 +123,7 @@ class ConvertTask:
 
 
 BaseHead = GgufHead | RwkvcppHead
+RunConverter = Callable[[Path, Path], None]  # writes the GGUF of a folder by llama.cpp's converter: folder, file
 OpenBeside = Callable[[str], AbstractContextManager[BinaryIO]]  # opens another file of the same folder or repo
 
 

@@ -71,6 +71,13 @@ def architecture_of(config: Mapping[str, Any]) -> str:
     return name if name in _WHOLE else _first(config.get("text_config")) or name
 
 
+def sees(config: Mapping[str, Any]) -> bool:
+    """Whether a part of the model sees or hears, of which the converter makes a file of its own."""
+    name = _first(config.get("vision_config")) or _first(config)
+    told = any("vision" in key or "audio" in key for key in config)  # some names are of texts alone, too
+    return name in known()["mmproj"] and (told or not name.endswith("ForCausalLM"))
+
+
 def describe_config(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Fields of a Report. Raises SourceError for what the converter refuses, when it is known by now; `name` is the
     model's."""
@@ -94,10 +101,14 @@ def describe_config(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     if merged.get("tie_word_embeddings") is True:
         notes.append(Message("the embedding is the head too"))
     if any(isinstance(config.get(key), dict) for key in ("vision_config", "audio_config")):
-        notes.append(Message("what sees or hears is left out: the GGUF is of the text part"))
+        notes.append(
+            Message("what sees or hears becomes a file of its own (mmproj)")
+            if sees(config)
+            else Message("what sees or hears is left out: the GGUF is of the text part")
+        )
     if "auto_map" in config:
         notes.append(Message("its own programs are not run"))
-    return found | {"architecture": architecture, "notes": tuple(notes)}
+    return found | {"architecture": architecture, "mmproj": sees(config), "notes": tuple(notes)}
 
 
 def pre_tokenizer(text: bytes) -> str | None:

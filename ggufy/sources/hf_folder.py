@@ -19,7 +19,8 @@ from typing import Any, BinaryIO
 from ggufy.core.errors import SourceError, UsageError
 from ggufy.formats.gguf import type_of_most
 from ggufy.formats.pickled import read_tensors as read_pickled
-from ggufy.formats.safetensors import INDEX_SUFFIX, is_shard, is_shard_of, read_any_header, read_index
+from ggufy.formats.safetensors import INDEX_SUFFIX, StoredTensor, is_shard, is_shard_of, read_any_header, read_index
+from ggufy.models.adapter import bare_name
 from ggufy.models.names.config import CONFIG_FILE, LONGEST_CONFIG, read_config
 from ggufy.sources.format import ConvertTask, OpenBeside, Report, SourceFormat
 from ggufy.sources.hf_config import describe_config, is_transformer, pre_tokenizer, without_programs
@@ -52,10 +53,11 @@ _COMPANIONS = (
     "hf_quant_config.json",
     "README.md",
 )
+_FAST, _OF_SLOW = "tokenizer.json", ("vocab.json", "vocab.txt", "merges.txt")  # which the former holds too
 _CLEANED = (CONFIG_FILE, "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
 _LONGEST_JSON = 64 << 20  # bytes
-_LONGEST_TOKENIZER = 8 << 20  # that is fetched to tell its pre-tokenizer
-_MOST_PARTS = 16  # whose lists are read; of more, the number of weights follows from their bytes
+_LONGEST_COMPANION = 20 << 20  # of one that is read before the model is fetched; others are not looked into
+_MOST_PARTS = 32  # whose lists are read; of more, the number of weights follows from their bytes
 _BIN_PART = re.compile(r"pytorch_model-\d{5}-of-\d{5}\.bin")
 _WIDTHS = {"f32": 4, "f64": 8, "f8_e4m3": 1, "f8_e5m2": 1}  # bytes of a value; all others have 2
 
@@ -102,8 +104,8 @@ class HuggingFaceModel(SourceFormat):
         config = read_config(companion(CONFIG_FILE, LONGEST_CONFIG))
         found |= describe_config(config, found.get("stem", path.parent.name))
         if "tokenizer.json" in there and "tokenizer.model" not in there:
-            text = companion("tokenizer.json", _LONGEST_TOKENIZER)
-            found["pre_tokenizer"] = pre_tokenizer(text) if len(text) < _LONGEST_TOKENIZER else None
+            text = companion("tokenizer.json", _LONGEST_COMPANION)
+            found["pre_tokenizer"] = pre_tokenizer(text) if len(text) < _LONGEST_COMPANION else None
         elif not there.intersection(_COMPANIONS[2:9]) and "vocab.json" not in there and "vocab.txt" not in there:
             raise SourceError(
                 "{name} has no tokenizer: fetch the model again, with all its files.", name=found["stem"]
@@ -113,14 +115,22 @@ class HuggingFaceModel(SourceFormat):
         found["parameters"] = sum(tensor.elements for tensor in tensors.values())
         if not whole:
             found["parameters"] = found["size"] // _WIDTHS.get(found["dtype"], 2)
+        elif all(isinstance(tensor, StoredTensor) for tensor in tensors.values()):
+            found["stored"] = tensors
+            found["shapes"] = {bare_name(name): tensor.shape for name, tensor in tensors.items()}
+            if "companions" in found:
+                names = [name for name in _COMPANIONS if name in there and not (name in _OF_SLOW and _FAST in there)]
+                read = {name: companion(name, _LONGEST_COMPANION) for name in names}
+                found["companions"] = read if all(len(t) < _LONGEST_COMPANION for t in read.values()) else {}
 
     def base_bytes(self, report: Report, outtype: str) -> int:
         return report.parameters * (4 if outtype == "f32" else 2)
 
     def convert(self, task: ConvertTask, target: Path) -> str:
-        if task.run_converter is None or task.adapters:
-            raise SourceError("{name} goes through llama.cpp's converter, which takes no adapters.", name=task.name)
-        with _linked(task) as folder:
+        assert task.run_converter is not None, "whoever has such models converted has the converter"
+        with linked_folder(task) as folder:
+            if task.adapters:
+                _merge(task, folder)
             part = part_of(target)
             try:
                 task.run_converter(folder, part)
@@ -157,8 +167,21 @@ def _listed(
     return tensors, len(parts) <= _MOST_PARTS
 
 
+def _merge(task: ConvertTask, folder: Path) -> None:
+    """Puts weights with the task's adapters in them into a folder of links."""
+    from ggufy.models.merge_files import merge_into_files  # noqa: PLC0415 - loads torch
+
+    paths = [path for path in sorted(folder.iterdir()) if path.suffix == ".safetensors"]
+    if not paths:
+        raise SourceError(
+            "{name} has its weights in .bin files, and adapters are merged into safetensors: save it again.",
+            name=task.name,
+        )
+    merge_into_files(paths, task.adapters, task.progress)
+
+
 @contextlib.contextmanager
-def _linked(task: ConvertTask) -> Iterator[Path]:
+def linked_folder(task: ConvertTask) -> Iterator[Path]:
     """A folder that is called as the model is, with links to its pinned files; digests of local ones are checked."""
     work = part_of(task.work / "converter")
     shutil.rmtree(work, ignore_errors=True)
@@ -168,7 +191,7 @@ def _linked(task: ConvertTask) -> Iterator[Path]:
         for one in task.source.each():
             name = PurePath(one.path).name
             here = task.path.with_name(name)
-            if not task.source.remote and sha256(here, stopped=task.stopped) != one.sha256:
+            if one.sha256 and not task.source.remote and sha256(here, stopped=task.stopped) != one.sha256:
                 raise SourceError(
                     "{path} changed since the job was made: put the file back, or start anew with {NAME}.", path=here
                 )

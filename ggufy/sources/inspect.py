@@ -42,21 +42,27 @@ from ggufy.sources.registry import format_of, format_of_file, format_of_name, mo
 from ggufy.system.settings import Settings
 
 _LONGEST_TEXT = 600
-_MOST_BYTES = 8 << 20  # of one file; heads of the largest models take some 2 MB
+_MOST_BYTES = 20 << 20  # of one file: a large vocabulary's tokenizer has 17 MB, the largest model's head some 2
 logger = logging.getLogger(__name__)
 
 
 def inspect(
-    text: str, settings: Settings, *, vocab: str | None = None, endpoint: str | None = None, output: str = GGUF
+    text: str,
+    settings: Settings,
+    *,
+    vocab: str | None = None,
+    endpoint: str | None = None,
+    output: str = GGUF,
+    forecast: bool = False,
 ) -> Report:
     """Looks at SOURCE: demo, a file here, a plain address, or a Hub repo with or without a file.
 
     `vocab` is the vocabulary file for a checkpoint that does not use World's, `output` the format of what is to be
-    made of it. Reads at most 8 MiB over the network, in at most about 20 seconds. Never raises for a source that
-    cannot work: the report's `problem` says why.
+    made of it; with `forecast`, what it takes to foresee sizes is read too. Reads at most 20 MiB of a file over the
+    network, in at most about 20 seconds. Never raises for a source that cannot work: the report's `problem` says why.
     """
     text = text.strip()
-    found: dict[str, Any] = {"output": output}
+    found: dict[str, Any] = {"output": output} | ({"companions": {}} if forecast else {})
     try:
         _look(text, settings, found, vocab=vocab, endpoint=endpoint)
     except (SourceError, UsageError) as error:

@@ -20,13 +20,23 @@ from ggufy.steps.imatrix import ImatrixStep
 from ggufy.steps.job_forecast import JobForecast
 from ggufy.steps.local_step import LocalStep
 from ggufy.steps.measure import EvaluateStep
+from ggufy.steps.mmproj import MmprojStep
 from ggufy.steps.quantize import QuantizeStep
 from ggufy.steps.tokenizer import TokenizerStep
 
 # Each kind adds its steps to those of the kinds before it.
 STEPS: dict[str, type[LocalStep]] = {
     step.kind: step
-    for step in (DownloadStep, ConvertStep, TokenizerStep, ImatrixStep, QuantizeStep, AnalyseStep, EvaluateStep)
+    for step in (
+        DownloadStep,
+        MmprojStep,
+        ConvertStep,
+        TokenizerStep,
+        ImatrixStep,
+        QuantizeStep,
+        AnalyseStep,
+        EvaluateStep,
+    )
 }
 
 

@@ -65,6 +65,7 @@ class ConvertFirst(ConvertStep):
         """Raises DiskError when the base does not fit."""
         source = ctx.request.source  # of two bytes a weight, as almost all are
         needed, free = source.size * (2 if ctx.request.outtype == "f32" else 1), free_bytes(ctx.folder)
+        needed += 2 * source.size if ctx.request.adapters else 0  # merged weights, in F32, while it converts
         if needed > free:
             raise DiskError(
                 "the base GGUF needs about {needed} in {folder} and {free} are free: free some space, or choose "
@@ -87,20 +88,25 @@ def convert_task(ctx: Context, step: Step) -> ConvertTask:
         vocab=pinned_vocab(ctx),
         chat_format=ctx.request.chat_format,
         work=ctx.work,
-        run_converter=_converter(ctx, step),
+        run_converter=_runner(ctx, step),
         token=ctx.settings.token_for(ctx.request.source.host),
         report=lambda fraction: ctx.report(step, fraction),
         stopped=ctx.stopped,
     )
 
 
-def _converter(ctx: Context, step: Step) -> Callable[[Path, Path], None]:
-    converter = Converter(
+def converter_of(ctx: Context, step: Step) -> Converter:
+    """llama.cpp's converter, to be run for a step."""
+    return Converter(
         llama=ctx.llama,
         cache=ctx.settings.cache,
         pip_environment=ctx.settings.pip_environment,
         run=ctx.tool_run(step),
     )
+
+
+def _runner(ctx: Context, step: Step) -> Callable[[Path, Path], None]:
+    converter = converter_of(ctx, step)
 
     def run(folder: Path, target: Path) -> None:
         converter.convert(
