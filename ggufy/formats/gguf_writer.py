@@ -36,6 +36,8 @@ def plan_gguf(metadata: Metadata, shapes: Mapping[str, tuple[int, ...]]) -> Gguf
     """The file of tensors with these shapes (NumPy's: slowest dimension first), in this order."""
     infos, offset, offsets = [], 0, {}
     for name, shape in shapes.items():
+        while len(shape) > 1 and shape[0] == 1:  # as ggml writes it
+            shape = shape[1:]
         dimensions = struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))
         infos.append(packed_text(name) + dimensions + struct.pack("<IQ", _F32, offset))
         offsets[name] = offset
