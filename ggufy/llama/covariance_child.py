@@ -176,7 +176,7 @@ class _Collection:
             if needed > (free := free_bytes(self.task.out)):
                 raise DiskError(
                     "covariances of {name} need {needed} of disk while they are made, {free} are free: free some "
-                    "space, or read with less memory.",
+                    "space.",
                     name=self.task.base.name,
                     needed=human_size(needed),
                     free=human_size(free),

@@ -162,13 +162,17 @@ class Inference:
     def tokenize(self, text: bytes) -> I32Array:
         """The tokens of a text as llama-imatrix reads it from a file: without a line break at its end."""
         text = text.removesuffix(b"\n")
-        tokens = np.zeros(len(text) + 16, dtype=np.int32)
-        count = self._library.llama_tokenize(
-            self._vocab, text, len(text), tokens.ctypes.data, tokens.size, True, False
-        )
-        if count < 0:
-            raise ToolError("llama.cpp cannot tokenize the text ({code}): give another one.", code=count)
-        return tokens[:count]
+        tokens = np.zeros(1, dtype=np.int32)
+        count = self._tokenize(text, tokens)
+        if count < 0:  # so many are needed
+            tokens = np.zeros(-count, dtype=np.int32)
+            count = self._tokenize(text, tokens)
+        return tokens[: max(0, count)]
+
+    def _tokenize(self, text: bytes, tokens: I32Array) -> int:
+        """How many were written; if they do not fit, minus how many there are."""
+        places = (tokens.ctypes.data, tokens.size)
+        return int(self._library.llama_tokenize(self._vocab, text, len(text), *places, True, False))
 
     def find_inputs(self) -> list[MatrixInput]:
         """What every matrix will read, in the order of the graph of a chunk; nothing is computed, and of `values` only
@@ -180,7 +184,7 @@ class Inference:
         seen, self._seen = self._seen, None
         self._raise()
         if code != _ABORTED:
-            raise ToolError("llama.cpp did not stop before it computed ({code}): use the pinned one.", code=code)
+            raise ToolError("llama.cpp did not stop before it computed ({code}): unset GGUFY_LLAMA_DIR.", code=code)
         return seen
 
     def read(self, tokens: I32Array, watch: Callable[[MatrixInput], None]) -> None:
