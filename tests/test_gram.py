@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from ggufy import demo
 from ggufy.core.errors import CalibrationError, Cancelled, ToolError
 from ggufy.formats.covariance import CovarianceFacts, CovarianceFile
 from ggufy.formats.gguf import read_head
-from ggufy.llama import tools
+from ggufy.llama import covariance_child, tools
 from ggufy.llama.covariances import CovariancePlan, CovarianceTask, collect_covariances
 from ggufy.llama.install import Llama
 from ggufy.llama.tools import ToolRun
@@ -116,7 +118,7 @@ from rwkv.rwkv_tokenizer import TRIE_TOKENIZER
 
 checkpoint, vocab, text, out, chunks = sys.argv[1:6]
 tokens = TRIE_TOKENIZER(vocab).encodeBytes(open(text, "rb").read().removesuffix(b"\\n"))
-model = RWKV(model=checkpoint.removesuffix(".pth"), strategy="cpu fp32", verbose=False)
+model = RWKV(model=checkpoint.removesuffix(".pth"), strategy="cpu fp32")
 names = {model.z[name].data_ptr(): name for name in sys.argv[6:]}
 sums = {}
 
@@ -174,28 +176,61 @@ def test_bytes_do_not_depend_on_threads_passes_and_kills(tmp_path: Path, llama: 
     assert made("threads", threads=3) == whole
     plans: list[CovariancePlan] = []
     task = task_of(tmp_path / "passes", base, text, llama, memory=300_000, segment_s=0.0)
-    run = run_of(task.out.parent, 1)
-    for kill_at in (2, 9, 10):  # chunks that are read, counted over the passes
+    for most in (0.05, 0.4, 0.7):
+
+        def kill(fraction: float, most: float = most) -> None:
+            if fraction > most:
+                raise Cancelled("killed")
+
         with pytest.raises(Cancelled):
-            collect_covariances(
-                task,
-                replace(run, stopped=lambda at=kill_at: (task.work / f"{at:08d}.gguf").exists()),  # type: ignore[misc]
-                report=lambda fraction: None,
-                announce=plans.append,
-            )
+            collect_covariances(task, run_of(task.out.parent, 1), report=kill, announce=plans.append)
     assert collect(task) == whole
     assert plans[0].passes > 2 and plans[0].size == len(whole[0])
 
 
-def test_segments_of_something_else_are_not_used(tmp_path: Path, llama: Llama, text: Path) -> None:
+def test_a_run_goes_on_behind_the_last_segment(tmp_path: Path, llama: Llama, text: Path, monkeypatch: Any) -> None:
+    """Ended after any segment, also the last one of a pass; segments of other tensors are not used."""
     base = tiny.converted(tmp_path, "7", outtype="f16", width=128)
-    other = task_of(tmp_path, base, text, llama, segment_s=0.0, wanted=("output.weight",))
-    stopping = replace(run_of(tmp_path, 1), stopped=lambda: (other.work / "00000003.gguf").exists())
+    monkeypatch.setattr(covariance_child, "_say", lambda line: None)
+    whole = task_of(tmp_path / "whole", base, text, llama)
+    whole.out.parent.mkdir()
+    covariance_child.main(whole)  # here NumPy has threads of its own, so a child's bits may be others
+    task = task_of(tmp_path, base, text, llama, memory=1_500_000, segment_s=-1.0)
+    save, read = covariance_child._Collection._save, covariance_child._Collection._read
+    last, reads = 0, 0
+
+    def save_and_end(collection: Any, done: int, *sums: Any) -> tuple[float, float]:
+        save(collection, done, *sums)
+        if done == last:
+            raise Cancelled("ended")
+        return 0.0, 0.0
+
+    def count_and_read(*arguments: Any, **options: Any) -> None:
+        nonlocal reads
+        reads += 1
+        read(*arguments, **options)
+
+    monkeypatch.setattr(covariance_child._Collection, "_save", save_and_end)
+    monkeypatch.setattr(covariance_child._Collection, "_read", count_and_read)
+    for last, expected in ((3, 3), (CHUNKS, CHUNKS - 3), (CHUNKS + 2, 2)):
+        reads = 0
+        with pytest.raises(Cancelled):
+            covariance_child.main(task)
+        assert reads == expected
+        assert [path.name for path in task.work.iterdir()] == [f"{last:08d}.gguf"]
+    other = replace(task, wanted=("output.weight",), work=tmp_path / "other", out=tmp_path / "other.gguf")
+    last, reads = 3, 0
+    shutil.copytree(task.work, other.work)
     with pytest.raises(Cancelled):
-        collect_covariances(other, stopping, report=lambda fraction: None)
-    again = task_of(tmp_path, base, text, llama)
-    fresh = collect(task_of(tmp_path / "fresh", base, text, llama))
-    assert collect(again) == fresh
+        covariance_child.main(other)
+    assert reads == 3
+    last, reads = -1, 0
+    covariance_child.main(task)
+    assert reads % CHUNKS == CHUNKS - 2
+    assert (task.out.read_bytes(), task.imatrix.read_bytes()) == (
+        whole.out.read_bytes(),
+        whole.imatrix.read_bytes(),
+    )
 
 
 def test_what_cannot_be_read(tmp_path: Path, llama: Llama, text: Path) -> None:
@@ -204,13 +239,12 @@ def test_what_cannot_be_read(tmp_path: Path, llama: Llama, text: Path) -> None:
     short.write_text("few words", encoding="utf-8")
     with pytest.raises(CalibrationError, match=r"short.txt has \d+ tokens, at least 1024"):
         collect(task_of(tmp_path, base, short, llama))
-    broken = tmp_path / "broken.gguf"
-    broken.write_bytes(base.read_bytes()[:-5000])
-    with pytest.raises(ToolError, match="corrupted or incomplete|cannot load|not within"):
-        collect(task_of(tmp_path, broken, text, llama, wanted=()))
     task = task_of(tmp_path, base, text, llama)
     with pytest.raises(ToolError, match="need the llama.cpp that ggufy builds"):
         collect(replace(task, facts=replace(task.facts, commit="123456789")))
+    base.write_bytes(base.read_bytes()[:-5000])
+    with pytest.raises(ToolError, match="not within the file bounds"):
+        collect(task)
 
 
 def test_only_what_will_be_quantized_has_covariances(tmp_path: Path, llama: Llama, text: Path) -> None:

@@ -11,6 +11,7 @@ own fails: it belongs into a process of its own.
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,10 @@ class _Batch(ctypes.Structure):
 
 _Watch = ctypes.CFUNCTYPE(_BOOL, ctypes.POINTER(_Tensor), _BOOL, _POINTER)
 _Abort = ctypes.CFUNCTYPE(_BOOL, _POINTER)
+_Log = ctypes.CFUNCTYPE(None, _INT, ctypes.c_char_p, _POINTER)
+_WARNING = 3  # GGML_LOG_LEVEL_WARN; errors are above it
 _FUNCTIONS: tuple[tuple[str, Any, list[Any]], ...] = (
+    ("llama_log_set", None, [_POINTER, _POINTER]),
     ("llama_backend_init", None, []),
     ("llama_model_default_params", _ModelParams, []),
     ("llama_model_load_from_file", _POINTER, [ctypes.c_char_p, _ModelParams]),
@@ -100,6 +104,14 @@ _FUNCTIONS: tuple[tuple[str, Any, list[Any]], ...] = (
     ("llama_free", None, [_POINTER]),
     ("llama_model_free", None, [_POINTER]),
 )
+
+
+def _print_warning(level: int, text: bytes, _data: int | None) -> None:
+    if level >= _WARNING:
+        sys.stderr.write(text.decode(errors="replace"))
+
+
+_WARNINGS, _SILENCE = _Log(_print_warning), _Log(lambda level, text, data: None)
 
 
 @dataclass(frozen=True)
@@ -126,6 +138,7 @@ class Inference:
         self._error: BaseException | None = None
         self._library = _load(folder)
         self._many, self._routed = _operations(folder)
+        self._library.llama_log_set(ctypes.cast(_WARNINGS, _POINTER), None)
         self._library.llama_backend_init()
         params = self._library.llama_model_default_params()
         params.n_gpu_layers = 0
@@ -178,9 +191,11 @@ class Inference:
         """What every matrix will read, in the order of the graph of a chunk; nothing is computed, and of `values` only
         the shapes are true."""
         self._seen = []
+        self._library.llama_log_set(ctypes.cast(_SILENCE, _POINTER), None)  # that it ends is no failure
         self._library.llama_set_abort_callback(self._context, ctypes.cast(self._abort, _POINTER), None)
         code = self._decode(np.zeros(CONTEXT, dtype=np.int32))
         self._library.llama_set_abort_callback(self._context, None, None)
+        self._library.llama_log_set(ctypes.cast(_WARNINGS, _POINTER), None)
         seen, self._seen = self._seen, None
         self._raise()
         if code != _ABORTED:
