@@ -113,6 +113,8 @@ _TORCH = """
 import json, sys
 import numpy as np, torch
 from torch.overrides import TorchFunctionMode
+torch.jit.script = torch.jit.script_method = lambda function: function  # a compiled one is not watched
+torch.jit.ScriptModule = torch.nn.Module
 from rwkv.model import RWKV
 from rwkv.rwkv_tokenizer import TRIE_TOKENIZER
 
