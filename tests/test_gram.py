@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gguf import GGUFReader
 
 from ggufy import demo
 from ggufy.core.errors import CalibrationError, Cancelled, ToolError
@@ -95,8 +96,6 @@ def test_the_imatrix_is_llama_imatrix_s_to_the_last_bit(tmp_path: Path, llama: L
 
 def _agrees_with_the_imatrix(file: CovarianceFile, imatrix: Path) -> None:
     """The diagonals of both parts together are the sums of squares; experts have no covariance."""
-    from gguf import GGUFReader
-
     sums = {tensor.name: tensor.data for tensor in GGUFReader(imatrix).tensors}
     assert (file.tokens, file.held_out_tokens) == (512 * 6, 512)
     assert len(file.names()) > 4 and not any("_exps" in name for name in file.names())
