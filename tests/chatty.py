@@ -19,8 +19,8 @@ TEMPLATE = """\
 """
 
 
-def write(path: Path) -> Path:
-    """Writes the model as GGUF, in F32."""
+def write(path: Path, template: str = TEMPLATE) -> Path:
+    """Writes the model as GGUF, in F32; without a template if that is empty."""
     rng = np.random.default_rng(1)
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     writer = gguf.GGUFWriter(path, "llama")
@@ -37,7 +37,8 @@ def write(path: Path) -> Path:
     writer.add_token_types([2, 3, 3, *[6] * 256])  # unknown, control, byte
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
-    writer.add_chat_template(TEMPLATE)
+    if template:
+        writer.add_chat_template(template)
 
     def add(name: str, *shape: int) -> None:
         writer.add_tensor(name, rng.standard_normal(shape, dtype=np.float32))

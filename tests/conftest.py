@@ -21,6 +21,8 @@ import pytest
 
 from ggufy.core.catalog import BY_NAME
 from ggufy.llama.install import Llama, ensure
+from ggufy.llama.server_program import server_program
+from ggufy.system import resources
 from ggufy.system.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -114,25 +116,15 @@ def environment(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def programs(llama: Llama, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """llama-cli, and llama-server: the build has its library, which llama-cli needs, but not the program."""
-    folder = tmp_path_factory.mktemp("bin")
-    library, compiler = llama.bin / "libllama-server-impl.so", shutil.which("c++")
-    server = llama.bin / "llama-server"
-    if not server.exists() and library.exists() and compiler:
-        source, server = folder / "main.cpp", folder / "llama-server"
-        source.write_text(
-            "int llama_server(int, char **);\nint main(int n, char ** v) { return llama_server(n, v); }\n"
-        )
-        linked = [str(library), f"-Wl,-rpath,{llama.bin}", "-Wl,--allow-shlib-undefined"]
-        subprocess.run([compiler, str(source), "-o", str(server), *linked], check=True)
+    """llama-cli, and llama-server."""
+    home = tmp_path_factory.mktemp("home")
+    server = server_program(llama, resources.child_environment(threads=1, home=home))
     return {"llama-cli": llama.tool("llama-cli"), "llama-server": server}
 
 
 @pytest.fixture
 def serve(programs: dict[str, Path], tmp_path: Path) -> Iterator[Callable[[list[str]], int]]:
     """Starts llama-server and gives its port."""
-    if not programs["llama-server"].exists():
-        pytest.skip("this llama.cpp has no llama-server, and nothing to make one of")
     running: list[subprocess.Popen[bytes]] = []
 
     def start(command: list[str]) -> int:

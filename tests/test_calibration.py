@@ -263,7 +263,7 @@ def test_what_cannot_be_fetched_is_one_sentence(local_hub: LocalHub, tmp_path: P
         f"{address}/none.txt": r"none\.txt answers with HTTP status 404: check the name",
         "http://127.0.0.1:9/a.txt": r"^http://127\.0\.0\.1:9/a\.txt cannot be reached",
         "http://": "is no address that can be fetched",
-        "file:///etc/passwd": "there is no calibration text file:///etc/passwd: give bundled, calibration_datav3, a",
+        "file:///etc/passwd": "there is no calibration text file:///etc/passwd: give bundled, calibration_datav3, w",
         "notes/none.txt": "there is no calibration text notes/none.txt",
         "no-such-name": "there is no calibration text no-such-name",
     }

@@ -22,6 +22,7 @@ from ggufy.core.job import Job, Request, Status
 from ggufy.core.metrics import Evaluation, Quality, Speed
 from ggufy.core.source import Source
 from ggufy.models.chat_format import G1C, G1H, STOP, WORLD, ollama_files
+from ggufy.models.ollama import FAMILIES, family_files
 from ggufy.publish.card import PLOT, CardFacts, pages
 from tests import scripted
 from tests.conftest import Go, environment
@@ -118,6 +119,14 @@ def test_other_models_have_plain_lines_and_nothing_of_ollama() -> None:
     found = pages(job(source=gguf), facts("Q2_K", rwkv=False))
     assert lines(found["README.md"])[0] == "llama-cli -hf alice/m-GGUF:Q2_K"
     assert found.keys() == {"README.md"}
+
+
+def test_other_models_have_the_files_for_ollama_that_are_known() -> None:
+    gguf, known = replace(REQUEST.source, kind="gguf"), family_files(FAMILIES[0])
+    found = pages(job(source=gguf), replace(facts("Q2_K", rwkv=False), ollama=known))
+    assert {name: found[name] for name in found.keys() - {"README.md"}} == known
+    uploaded = {"template": 10}
+    assert pages(job(source=gguf), CardFacts(uploaded=uploaded, ollama=known)).keys() == {"README.md", "params"}
 
 
 def test_the_card_of_a_model_that_thinks() -> None:

@@ -28,7 +28,15 @@ ALL = "\n".join(TEXTS.values())
 _FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
-_OTHERS_OPTIONS = {"--timeout", "--dry-run", "--reasoning", "--prompt-cache-ro"}  # of hf and llama.cpp
+_OTHERS_OPTIONS = {
+    "--n-gpu-layers",
+    "--tensor-split",
+    "--tensor-parallel-size",
+    "--timeout",
+    "--dry-run",
+    "--reasoning",
+    "--prompt-cache-ro",
+}  # of hf and llama.cpp
 
 every_document = pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
 every_twin = pytest.mark.parametrize("twin", TWINS, ids=lambda path: str(path.relative_to(ROOT)))

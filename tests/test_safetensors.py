@@ -265,14 +265,6 @@ def test_a_config_is_held_against_the_tensors(config: object, says: str, tmp_pat
     assert problem == str(refused.value)
 
 
-def test_another_transformer_is_named(tmp_path: Path, settings: Settings) -> None:
-    layouts.save(tmp_path / "model.safetensors", {"model.layers.0.mlp.up_proj.weight": torch.ones(4, 4)})
-    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
-    assert inspect(str(tmp_path), settings).problem == (
-        "this is LlamaForCausalLM, not an RWKV: convert it with llama.cpp's convert_hf_to_gguf.py, and give the GGUF."
-    )
-
-
 def test_a_part_is_no_model(tmp_path: Path, settings: Settings) -> None:
     layouts.save_shards(tmp_path, tiny.weights("7"), 2)
     part = tmp_path / "model-00001-of-00002.safetensors"

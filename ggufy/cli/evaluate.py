@@ -19,7 +19,9 @@ from ggufy.steps.evaluation_text import check_text
 from ggufy.steps.same_model import check_models
 from ggufy.system import resources
 from ggufy.system.settings import Settings
-from ggufy.texts.calibration import ensure_texts, texts_named
+from ggufy.system.user_paths import user_file
+from ggufy.texts.calibration import ensure_texts, pin_text, texts_named
+from ggufy.texts.dataset import is_dataset
 
 _HEAD = ["file", "size", "bpw", "PPL", "KLD", "99.9 % KLD", "same top p"]
 _SPEED_HEAD = ["prompt t/s", "generation t/s"]
@@ -28,7 +30,7 @@ _SPEED_HEAD = ["prompt t/s", "generation t/s"]
 def run(args: argparse.Namespace, settings: Settings, get_llama: Callable[[Settings], Llama]) -> str:
     """Measures what is not measured yet; what goes to stdout."""
     check_models(args.base, args.quants)
-    text = args.text or ensure_texts(settings.cache).evaluation
+    text = evaluation_text(args.text, settings) if args.text else ensure_texts(settings.cache).evaluation
     threads = resources.tool_threads(args.threads, settings.threads)
     line = Line(shown=not args.json, verb="measuring ")
     config = EvaluationConfig(
@@ -53,6 +55,13 @@ def run(args: argparse.Namespace, settings: Settings, get_llama: Callable[[Setti
         records = [dataclasses.asdict(evaluation) for evaluation in found]
         return json.dumps({"evaluations": records}, indent=2, ensure_ascii=False)
     return evaluation_table(found)
+
+
+def evaluation_text(choice: str, settings: Settings) -> Path:
+    """The text that was named: a file here as it is, whatever else pin_text takes from the cache."""
+    if not is_dataset(choice) and (file := user_file(choice)):
+        return file
+    return pin_text(choice, settings.cache, token=settings.hf_token, use="evaluation").path
 
 
 def evaluation_table(found: list[Evaluation]) -> str:

@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 
 from ggufy.cli import bin_files
+from ggufy.cli.evaluate import evaluation_text
 from ggufy.cli.terminal import Line, stoppable, table
 from ggufy.core.errors import UsageError
 from ggufy.core.metrics import Evaluation
@@ -54,7 +55,7 @@ def _config(args: argparse.Namespace, settings: Settings) -> MeasureConfig:
     for name in ("limit", "ignore_first"):
         if (getattr(args, name) or 0) < 0:
             raise UsageError("{name} is negative: give a number of tokens.", name="--" + name.replace("_", "-"))
-    text = args.text or ensure_texts(settings.cache).evaluation
+    text = evaluation_text(args.text, settings) if args.text else ensure_texts(settings.cache).evaluation
     check_text(text, ())
     threads = resources.tool_threads(args.threads, settings.threads)
     folder, llama = settings.out / STATE_REPO / "evaluations", bin_files.llama_of(settings)

@@ -54,6 +54,9 @@ def report_table(report: Report) -> str:
         ("shape", ", ".join(part for part in shape if part)),
         ("vocabulary", f"{report.vocab_size:,} tokens" if report.vocab_size else ""),
         ("parameters", f"{report.parameters:,}, most in {report.dtype}" if report.parameters else ""),
+        ("context", f"{report.context:,} tokens" if report.context else ""),
+        ("tokenizer", _pre_tokenizer(report)),
+        *(("note", note) for note in report.notes),
         ("repo", report.model_id),
         ("revision", report.revision),
         ("licence", report.license),
@@ -62,3 +65,10 @@ def report_table(report: Report) -> str:
     if not report.path:
         rows += [("holds", f"{variant.name} ({human_size(variant.size)})") for variant in report.variants]
     return "\n".join(f"{name:<11}{value}" for name, value in rows if value)
+
+
+def _pre_tokenizer(report: Report) -> str:
+    if report.pre_tokenizer is None:
+        return ""
+    unknown = "its pre-tokenizer is not known to llama.cpp's converter, which will probably refuse it"
+    return report.pre_tokenizer or unknown

@@ -19,7 +19,10 @@ from ggufy.cli import chat as chat_command
 from ggufy.cli import complete as complete_command
 from ggufy.cli import gram as gram_command
 from ggufy.cli import inspect as inspect_command
+from ggufy.cli import lint as lint_command
 from ggufy.cli import mix as mix_command
+from ggufy.cli import ollama as ollama_command
+from ggufy.cli import serve as serve_command
 from ggufy.cli import state as state_command
 from ggufy.cli.parser import build_parser
 from ggufy.cli.running import connected, finish, pinned, ready_llama, run_job
@@ -270,6 +273,9 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], int]] = {
     "state": run_state,
     "chat": lambda args, settings: chat_command.run(args, settings, ready_llama),
     "complete": lambda args, settings: complete_command.run(args, settings, ready_llama),
+    "serve": lambda args, settings: serve_command.run(args, settings, ready_llama),
+    "ollama": ollama_command.run,
+    "lint": lambda args, settings: lint_command.run(args, settings, ready_llama),
     "status": run_status,
     "resume": run_resume,
     "watch": run_watch,

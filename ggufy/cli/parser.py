@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterable
 from typing import Any
 
-from ggufy.cli import bin_files, chat, complete, gram, inspect, mix, state
+from ggufy.cli import bin_files, chat, complete, gram, inspect, lint, mix, ollama, serve, state
 from ggufy.core.metrics import DEFAULT_CHUNKS as COMMAND_CHUNKS
 from ggufy.jobs.options import BY_NAME, CONVERTING, OPTIONS, Kind, Option
 from ggufy.system.settings import HUBS
@@ -47,6 +47,9 @@ def build_parser() -> argparse.ArgumentParser:
     state.add_parser(commands)
     chat.add_parser(commands)
     complete.add_parser(commands)
+    serve.add_parser(commands)
+    ollama.add_parser(commands)
+    lint.add_parser(commands)
     status = commands.add_parser("status", help="list the jobs")
     resume = commands.add_parser("resume", help="continue every job that was interrupted")
     _add_run_options(resume)
@@ -94,7 +97,9 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     what = "the unquantized model: a .gguf, or a .bin of rwkv.cpp"
     parser.add_argument("base", metavar="BASE", type=user_path, help=what)
     parser.add_argument("quants", metavar="QUANT", type=user_path, nargs="+", help="quants that were made from it")
-    parser.add_argument("--text", type=user_path, help="held-out text to measure on (made at set-up)")
+    parser.add_argument(
+        "--text", help="held-out text to measure on, named as for quantize --evaluation (made at set-up)"
+    )
     parser.add_argument(
         "--chunks", type=int, default=COMMAND_CHUNKS, help="chunks of 512 tokens to read, 0 = all (%(default)s)"
     )

@@ -144,7 +144,7 @@ class Request:
         for one in dataclasses.fields(self):
             if one.metadata.get("free") or (one.metadata.get("later") and pinned[one.name] == one.default):
                 del pinned[one.name]
-        if self.source.kind == "gguf":  # taken as it is: only its card differs
+        if self.source.kind in ("gguf", "hf"):  # they talk as they do: only its card differs
             pinned.pop("chat_format", None)
         pinned["source"] = self.source.key
         if self.adapters:

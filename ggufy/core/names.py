@@ -30,7 +30,7 @@ _LABEL = re.compile(
 )  # `_FIT`: quantize/target.py
 _REPO = re.compile(r"[A-Za-z0-9](?:[\w.-]*\w)?/[A-Za-z0-9](?:[\w.-]*\w)?", re.ASCII)
 _INDEX = ".index.json"
-_ANONYMOUS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+_ANONYMOUS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _CARD_TITLE = re.compile(r"^# (.+)-([^-\n]+)$", re.MULTILINE)
 
 

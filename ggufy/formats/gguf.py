@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import shutil
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -116,6 +116,24 @@ def read_tensor(path: Path, head: GgufHead, name: str) -> np.ndarray[Any, np.dty
     if info.type != "F32":
         raise SourceError("{path}: tensor {name} is {type}, expected F32.", path=path, name=name, type=info.type)
     return np.fromfile(path, dtype="<f4", count=info.elements, offset=head.data_start + info.offset)
+
+
+def read_items(path: Path, head: GgufHead, key: str, numbers: Collection[int]) -> dict[int, str]:
+    """Texts of an array of texts by their numbers, however long it is; those that are not there are left out."""
+    wanted = set(numbers)
+    with path.open("rb") as file:
+        reader = _Reader(file, path)
+        file.seek(head.entries[key][0] if key in head.entries else head.file_size)
+        if not wanted or key not in head.entries or (reader.string(), *reader.unpack("II")) != (key, _ARRAY, _STRING):
+            return {}
+        found = {}
+        for number in range(min(reader.unpack("Q")[0], max(wanted) + 1)):
+            (length,) = reader.unpack("Q")
+            if number in wanted:
+                found[number] = reader.take(length).decode(errors="replace")
+            else:
+                reader.skip(length)
+        return found
 
 
 def copy_with_metadata(source: Path, target: Path, metadata: dict[str, str | int | list[str]]) -> None:

@@ -33,6 +33,16 @@ DTYPES = {
     "F8_E4M3": ("f8_e4m3", 1),
     "F8_E5M2": ("f8_e5m2", 1),
 }
+# Of quantized weights too; llama.cpp's converter reads them.
+_ANY_DTYPES = DTYPES | {
+    "F8_E8M0": ("f8_e8m0", 1),
+    **{
+        f"{kind}{8 * width}": (f"{word}{8 * width}", width)
+        for kind, word in (("I", "int"), ("U", "uint"))
+        for width in (1, 2, 4, 8)
+    },
+    "BOOL": ("bool", 1),
+}
 OpenPart = Callable[[str], AbstractContextManager[BinaryIO]]
 _LONGEST_LIST = 2_000_000  # bytes; RWKV-7 of 14B parameters has about 300 kB
 _MOST_VALUES = 1 << 48
@@ -76,6 +86,15 @@ def read_header(file: BinaryIO, name: str) -> dict[str, StoredTensor]:
 
     Raises CheckpointError for anything that is no sound file of floating-point weights. Weights are not read.
     """
+    return _read_header(file, name, DTYPES)
+
+
+def read_any_header(file: BinaryIO, name: str) -> dict[str, StoredTensor]:
+    """The same of a file with weights of any type."""
+    return _read_header(file, name, _ANY_DTYPES)
+
+
+def _read_header(file: BinaryIO, name: str, dtypes: Mapping[str, tuple[str, int]]) -> dict[str, StoredTensor]:
     size = file.seek(0, 2)
     file.seek(0)
     start = file.read(8)
@@ -95,7 +114,7 @@ def read_header(file: BinaryIO, name: str) -> dict[str, StoredTensor]:
     listed.pop("__metadata__", None)
     if not listed:
         raise CheckpointError("{name} holds no tensors: save the model's weights in it.", name=name)
-    tensors = {key: _tensor(key, entry, 8 + length, name) for key, entry in listed.items()}
+    tensors = {key: _tensor(key, entry, 8 + length, name, dtypes) for key, entry in listed.items()}
     _check_places(tensors, 8 + length, size, name)
     return tensors
 
@@ -113,8 +132,10 @@ def read_tensors(file: BinaryIO, name: str, open_part: OpenPart, parts: Collecti
     return _joined(index, lists, name)
 
 
-def read_index(file: BinaryIO, name: str) -> dict[str, str]:
-    """Each tensor's file, which lies beside the index. Raises CheckpointError for what is no sound index."""
+def read_index(file: BinaryIO, name: str, *, is_part: Callable[[str], bool] = is_shard) -> dict[str, str]:
+    """Each tensor's file, which lies beside the index and is called as parts are.
+
+    Raises CheckpointError for what is no sound index."""
     text = file.read(_LONGEST_LIST + 1)
     if len(text) > _LONGEST_LIST:
         raise CheckpointError(
@@ -124,7 +145,7 @@ def read_index(file: BinaryIO, name: str) -> dict[str, str]:
     if not isinstance(places, dict) or not places:
         _damaged(name, Message("it has no weight_map"))
     for place in places.values():
-        if not isinstance(place, str) or not is_shard(place) or "/" in place:
+        if not isinstance(place, str) or not is_part(place) or "/" in place:
             _damaged(name, Message("{file} is no name of a part", file=shown(str(place))))
     return places
 
@@ -172,7 +193,7 @@ def _json(text: bytes, name: str) -> dict[str, Any]:
     return content
 
 
-def _tensor(key: str, entry: Any, data: int, name: str) -> StoredTensor:
+def _tensor(key: str, entry: Any, data: int, name: str, dtypes: Mapping[str, tuple[str, int]]) -> StoredTensor:
     """One entry of the list; the values of the file begin at byte `data`."""
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [start, stop]}:
@@ -181,7 +202,7 @@ def _tensor(key: str, entry: Any, data: int, name: str) -> StoredTensor:
             _wrong_entry(key, name)
     if len(shape) > _MOST_DIMENSIONS or not all(type(one) is int and 0 <= one < _MOST_VALUES for one in numbers):
         _wrong_entry(key, name)
-    if dtype not in DTYPES:
+    if dtype not in dtypes:
         raise CheckpointError(
             "{key} in {name} is {kind}, not a tensor of floating-point weights: save the checkpoint again in bf16, "
             "f16 or f32.",
@@ -189,7 +210,7 @@ def _tensor(key: str, entry: Any, data: int, name: str) -> StoredTensor:
             name=name,
             kind=shown(dtype),
         )
-    short, width = DTYPES[dtype]
+    short, width = dtypes[dtype]
     if math.prod(shape) * width != stop - start:
         _wrong_entry(key, name)
     return StoredTensor(tuple(shape), short, PurePosixPath(name).name, data + start, data + stop)

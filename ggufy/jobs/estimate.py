@@ -85,7 +85,7 @@ class Cost:
 def preview(report: Report, settings: Settings, wish: BaseOptions, *, llama: Llama | None) -> Preview:
     """Forecasts every quant type of a source that was looked at, if it can work and llama.cpp is ready."""
     output = OUTPUTS[wish.output]
-    if report.problem or llama is None:
+    if report.problem or llama is None or not format_of(report.kind).forecasts:
         return Preview(report=report)
     with tempfile.TemporaryDirectory(prefix="ggufy-") as folder:
         skeleton = Path(folder) / "skeleton.gguf"

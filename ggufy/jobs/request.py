@@ -79,6 +79,8 @@ def make_job(options: JobOptions, settings: Settings, watch: Watch | None = None
     looked = looked or options.output == RWKVCPP
     report = look(options.source, settings, vocab=options.vocab, output=options.output) if looked else None
     check_adapters(adapters, report)
+    if adapters and form.carries:
+        raise UsageError("adapters are merged into RWKVs only: give a model that it was merged into.")
     base = None if source.remote else form.base_head(Path(source.path))
     head, outtype = base if isinstance(base, GgufHead) else None, _outtype(options, base)
     stem = options.name or file_stem(source.path, source.model_id, by_stranger=options.by_stranger)
@@ -97,11 +99,7 @@ def make_job(options: JobOptions, settings: Settings, watch: Watch | None = None
         outtype=outtype,
         mix=_mix(options, head),
         adapters=tuple(one for one, _ in adapters),
-        chat_format=pinned_format(
-            options.chat_format, [options.name or "", *names_of(source)], head.metadata if head else None
-        )
-        if options.output != RWKVCPP
-        else "",
+        chat_format=_chat_format(options, source, form, head),
         **_order_fields(options, report),
         **_imatrix_fields(options, settings, watch),
         **_vocab_fields(options, source, form, report),
@@ -110,6 +108,13 @@ def make_job(options: JobOptions, settings: Settings, watch: Watch | None = None
     _check_types(request)
     request = replace(request, **evaluation_fields(options, request, settings, stopped=watch.stopped))
     return Job(request=request)
+
+
+def _chat_format(options: JobOptions, source: Source, form: SourceFormat, head: GgufHead | None) -> str:
+    """Other models than RWKV keep their own chat template."""
+    if form.carries:
+        return pinned_format(options.chat_format, (), {})
+    return pinned_format(options.chat_format, [options.name or "", *names_of(source)], head.metadata if head else None)
 
 
 def is_query(text: str, *, hub_only: bool = False) -> bool:
@@ -230,11 +235,12 @@ def _order_fields(options: JobOptions, report: Report | None) -> dict[str, Any]:
 
 
 def _base_size(options: JobOptions, report: Report) -> int:
-    """Bytes of the unquantized GGUF."""
+    """Bytes of the unquantized GGUF, about so many where its format does not forecast them."""
+    if not (form := format_of(report.kind)).forecasts:
+        return form.base_bytes(report, options.outtype or "f16")
     with tempfile.TemporaryDirectory(prefix="ggufy-") as folder:
         skeleton = Path(folder) / "skeleton.gguf"
         vocab = user_path(options.vocab) if options.vocab else None
-        form = format_of(report.kind)
         form.write_described(report, skeleton, outtype=options.outtype or "f16", vocab=vocab, name="model")
         return skeleton.stat().st_size
 
@@ -293,6 +299,8 @@ def _vocab_fields(options: JobOptions, source: Source, form: SourceFormat, repor
         return {}
     if not form.converts:
         raise UsageError("a GGUF carries its vocabulary: leave {VOCAB} out.")
+    if form.carries:
+        raise UsageError("this model carries its vocabulary: leave {VOCAB} out.")
     path = user_file(options.vocab)
     if path is None:
         raise SourceError(

@@ -64,7 +64,7 @@ def named_texts(choice: str) -> list[str]:
 
 def spoken_systems(options: JobOptions, form: SourceFormat, head: GgufHead | None) -> tuple[str, ...]:
     """The writing systems that the model speaks, as its languages or its vocabulary tell; none if that is not here."""
-    if not form.converts:
+    if form.carries or not form.converts:
         metadata = head.metadata if head else {}
         world = writing.WORLD_SPEAKS if has_world_vocabulary(metadata) else ()
         return writing.systems_of_metadata(metadata) or world

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ggufy.core.errors import GgufyError
 from ggufy.llama.install import build_portable
+from ggufy.llama.server_program import server_program
 from ggufy.system import resources
 from ggufy.system.settings import Settings
 
@@ -35,6 +36,7 @@ def main(folder: Path) -> None:
     settings = Settings.from_env()
     threads = max(1, math.floor(resources.allowed_cpus()))
     llama = build_portable(folder, threads=threads, pip_environment=settings.pip_environment, progress=progress)
+    server_program(llama, resources.child_environment(threads=1, home=folder))  # where it is carried is no compiler
     logger.info("llama.cpp %s (%s) in %s", llama.version, llama.commit, llama.bin)
 
 

@@ -2,7 +2,7 @@
 
     README.md                  the model card: what it is, what is there, what is still to come, how to run it
     size-and-kld.svg           the plot that the card shows, once two quants were measured
-    template, system, params   how Ollama is to talk with an RWKV (see chat_format.py)
+    template, system, params   how Ollama is to talk with the model (see chat_format.py, ollama.py)
     chat_template.jinja        how llama.cpp is, where the GGUFs have a template of somebody else's
 
 It is rewritten in the commit that brings a file, so while a job runs the card is the public display of its progress.
@@ -71,6 +71,7 @@ class CardFacts:
     llama_commit: str = ""  # of now, for files of which it is not known
     version: str = ""  # of ggufy
     rwkv: bool = False  # speaks one of RWKV's chat formats
+    ollama: Mapping[str, str] = field(default_factory=dict)  # of another model: what Ollama reads, by name
 
 
 def pages(job: Job, facts: CardFacts, *, repo: str = "", readme: str | None = None) -> dict[str, str]:
@@ -90,7 +91,9 @@ def pages(job: Job, facts: CardFacts, *, repo: str = "", readme: str | None = No
         files = ollama_files(chat)
         if chat.thinks and not format_of(job.request.source.kind).converts:
             files[TEMPLATE_FILE] = chat.template
-        found |= {name: text for name, text in files.items() if name not in facts.uploaded}
+    else:
+        files = dict(facts.ollama)
+    found |= {name: text for name, text in files.items() if name not in facts.uploaded}
     return found
 
 

@@ -3,18 +3,21 @@ repo holds, and from what is here. Functions over plain values; only heads of GG
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from ggufy import __version__
 from ggufy.core.catalog import make_order
+from ggufy.core.errors import SourceError
 from ggufy.core.job import Job, Making, Request
 from ggufy.core.metrics import Evaluation
 from ggufy.core.plan import base_name, quant_name
 from ggufy.formats.gguf import GgufHead, read_head
 from ggufy.hub.protocol import RemoteFile
 from ggufy.models.chat_format import format_called, ollama_files, speaks
+from ggufy.models.ollama import TEMPLATE, family_files, family_in
 from ggufy.models.vocab import WORLD_FILE, WORLD_SHA256
 from ggufy.publish.card import CardFacts
 from ggufy.quantize.search.mixes import STOCK, has_recipes, rescaling
@@ -23,6 +26,7 @@ from ggufy.steps.job_forecast import JobForecast
 from ggufy.steps.making import of_recipe
 from ggufy.steps.outputs import output_of
 
+logger = logging.getLogger(__name__)
 HeldFile = Callable[[str], RemoteFile | None]  # what the repo holds under a name
 
 
@@ -50,6 +54,7 @@ def gather(
     if forecast:
         expected |= forecast_makings(request, forecast, llama_commit)
     world = made[base.name].world if base.name in made else None
+    rwkv = speaks_world(request, head, file) if world is None else world
     return CardFacts(
         shown=shown(job, files),
         uploaded=sizes,
@@ -57,8 +62,19 @@ def gather(
         license=request.source.license,
         llama_commit=llama_commit,
         version=__version__,
-        rwkv=speaks_world(request, head, file) if world is None else world,
+        rwkv=rwkv,
+        ollama={} if rwkv or TEMPLATE in sizes or not base.exists() else ollama_of(base, head),
     )
+
+
+def ollama_of(base: Path, head: GgufHead | None) -> dict[str, str]:
+    """Ollama's files for a model that is no RWKV, as far as its template is one of those that are known."""
+    try:
+        family = family_in(base, head) if head else None
+    except SourceError as error:
+        logger.warning("no files for Ollama: %s", error)
+        return {}
+    return family_files(family) if family else {}
 
 
 def brothers(job: Job, jobs: Iterable[Job]) -> list[Job]:

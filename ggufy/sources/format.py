@@ -56,6 +56,9 @@ class Report:
     size: int = 0  # of the file or files, bytes
     model_id: str = ""  # Hub: owner/name; on ModelScope ms:owner/name
     revision: str = ""  # Hub: commit sha
+    context: int = 0  # tokens that it was made for
+    pre_tokenizer: str | None = None  # as llama.cpp calls it; empty: it does not know it, None: it is not told by that
+    notes: tuple[str, ...] = ()  # what else people should know, each a few words
     license: str = ""  # Hub: as the repo's card says
     gated: bool = False  # Hub: its conditions have to be accepted first
     variants: tuple[Variant, ...] = ()  # Hub: every model of the repo
@@ -102,6 +105,9 @@ class ConvertTask:
     vocab: Path | None = None  # the user's vocabulary
     adapters: Sequence[OpenAdapter] = ()  # to be merged into the model, in this order
     chat_format: str = ""  # see Request
+    work: Path = field(default_factory=Path)  # a folder for what it works with
+    # Writes the GGUF of a folder by llama.cpp's converter: folder, file.
+    run_converter: Callable[[Path, Path], None] | None = None
     token: str | None = field(default=None, repr=False)
     report: Callable[[float], None] = lambda fraction: None
     stopped: Callable[[], bool] = lambda: False
@@ -128,6 +134,8 @@ class SourceFormat(ABC):
     converts: ClassVar[bool] = (
         True  # ggufy writes the base GGUF, with a vocabulary and a chat template; else it is one
     )
+    carries: ClassVar[bool] = False  # its models come with vocabulary and chat template, which stay
+    forecasts: ClassVar[bool] = True  # a skeleton of its base can be written before that is made
     rwkv: ClassVar[bool] = False  # its models are all of an architecture that has a file in `models`
 
     def check_output(self, output: str, found: dict[str, Any] | None = None) -> None:
@@ -180,10 +188,14 @@ class SourceFormat(ABC):
         Raises SourceError, with what is known by then in `found`, for what cannot be quantized.
         """
 
-    @abstractmethod
+    def base_bytes(self, report: Report, outtype: str) -> int:
+        """About how large the base GGUF of a source will be whose format does not forecast it."""
+        return 0
+
     def write_described(self, report: Report, target: Path, *, outtype: str, vocab: Path | None, name: str) -> None:
         """Writes the skeleton of the base of a source that was described: its head, and a hole of the size of its
-        weights, which takes no disk. Raises SourceError."""
+        weights, which takes no disk. Raises SourceError; also where the format forecasts nothing."""
+        raise SourceError("the sizes of {name} are known when it is converted: start the job.", name=name)
 
     def write_skeleton(self, task: ConvertTask, target: Path) -> None:
         """The same of a pinned source."""

@@ -23,6 +23,7 @@ from ggufy.core.hosts import MODELSCOPE, RepoName
 from ggufy.core.messages import Message
 from ggufy.core.source import Source, SourceFile
 from ggufy.core.words import brief, human_size
+from ggufy.models.names.config import LONGEST_CONFIG
 from ggufy.net.download import DownloadTask, fetch, fetch_small
 from ggufy.net.http_get import hub_address, hub_host, source_address
 from ggufy.net.hub_api import RepoSibling, repo_files
@@ -32,7 +33,7 @@ from ggufy.net.session import Reference
 from ggufy.sources.addresses import is_modelscope, modelscope_reference, split_address
 from ggufy.sources.format import SourceFormat
 from ggufy.sources.patterns import is_wild, matching
-from ggufy.sources.registry import format_of_name, models_among, unnamed_among
+from ggufy.sources.registry import format_of_name, models_by_config, unnamed_among
 from ggufy.system.files import DOWNLOAD_SUFFIX
 from ggufy.system.user_paths import user_text
 
@@ -111,7 +112,13 @@ def resolve(
     """
     wanted = parse_reference(text, endpoint=endpoint)
     listing = repo_files(wanted, token=token, endpoint=endpoint, stopped=stopped)
-    form, files = model_files(wanted, listing.files)
+
+    def read(name: str) -> bytes:
+        there = replace(wanted, file=name, revision=listing.commit)
+        address = hub_address(there, token=token, endpoint=endpoint)
+        return fetch_small(address, limit=LONGEST_CONFIG, stopped=stopped)
+
+    form, files = model_files(wanted, listing.files, read)
 
     def pinned(file: RepoSibling) -> SourceFile:
         if file.lfs is not None:
@@ -131,11 +138,13 @@ def resolve(
     )
 
 
-def model_files(wanted: Reference, files: Sequence[RepoSibling]) -> tuple[SourceFormat, list[RepoSibling]]:
+def model_files(
+    wanted: Reference, files: Sequence[RepoSibling], read: Callable[[str], bytes]
+) -> tuple[SourceFormat, list[RepoSibling]]:
     """The files of the model that was named, its own first, or of the only one that need not be named; and its format.
-    Raises SourceError."""
+    `read` gives a config.json. Raises SourceError."""
     by_name = {file.rfilename: file for file in files}
-    models = models_among(by_name)
+    models = models_by_config(by_name, wanted.file, read)
     wanted = _only_match(wanted, models)
     if inside := {name: form for name, form in models.items() if name.startswith(f"{wanted.file.rstrip('/')}/")}:
         wanted = replace(wanted, file="")  # a folder of the repo

@@ -8,10 +8,11 @@ sentence, with the next thing to do.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
@@ -26,6 +27,7 @@ from ggufy.core.outputs import GGUF
 from ggufy.core.source import STREAMED_KINDS
 from ggufy.core.words import brief
 from ggufy.models.chat_format import AUTO, pinned_format
+from ggufy.models.names.config import LONGEST_CONFIG
 from ggufy.net.download import fetch_small
 from ggufy.net.http_file import BLOCK, BlockFile, Deadline, HttpFile
 from ggufy.net.http_get import Address, hub_address
@@ -36,7 +38,7 @@ from ggufy.sources.addresses import split_address
 from ggufy.sources.format import OpenBeside, Report, SourceFormat, Variant
 from ggufy.sources.locate import is_plain_url, local_file
 from ggufy.sources.patterns import is_wild, matching
-from ggufy.sources.registry import format_of, format_of_file, format_of_name, models_among, unnamed_among
+from ggufy.sources.registry import format_of, format_of_file, format_of_name, models_by_config, unnamed_among
 from ggufy.system.settings import Settings
 
 _LONGEST_TEXT = 600
@@ -158,7 +160,16 @@ def _opened_on_hub(
         )
         found |= {"revision": listing.commit, "license": listing.license, "gated": listing.gated}
         sizes = {file.rfilename: file.size or 0 for file in listing.files}
-        models = sorted(models_among(sizes).items())
+        there = replace(wanted, revision=listing.commit)
+
+        @functools.cache
+        def read(name: str) -> bytes:
+            address = hub_address(replace(there, file=name), token=token, endpoint=endpoint)
+            data = fetch_small(address, limit=LONGEST_CONFIG, stopped=deadline.passed)
+            found["received"] = found.get("received", 0) + len(data)
+            return data
+
+        models = sorted(models_by_config(sizes, wanted.file, read).items())
         if is_wild(wanted.file) and wanted.file not in sizes:
             meant = matching(wanted.file, models)
             models = [(name, form) for name, form in models if name in meant]
@@ -166,7 +177,7 @@ def _opened_on_hub(
             Variant(name=name, size=sum(sizes[part] for part in form.files(name, lambda: sizes)))
             for name, form in models
         )
-        form, chosen = _chosen(wanted, listing, dict(models))
+        form, chosen = _chosen(wanted, listing, dict(models), read)
         found |= {"kind": form.kind, "path": chosen.file, "streams": form.kind in STREAMED_KINDS}
         found |= {"files": form.files(chosen.file, lambda: sizes), "stem": stem_of(chosen.file, wanted.repo_id)}
         found["size"] = next(variant.size for variant in found["variants"] if variant.name == chosen.file)
@@ -188,7 +199,9 @@ def _opened_on_hub(
         yield file, beside
 
 
-def _chosen(wanted: Reference, listing: Listing, models: dict[str, SourceFormat]) -> tuple[SourceFormat, Reference]:
+def _chosen(
+    wanted: Reference, listing: Listing, models: dict[str, SourceFormat], read: Callable[[str], bytes]
+) -> tuple[SourceFormat, Reference]:
     """The model that was named or is the only one, at the listing's commit. Raises SourceError if none is."""
     unnamed = unnamed_among(models)
     repo = wanted.name
@@ -206,7 +219,7 @@ def _chosen(wanted: Reference, listing: Listing, models: dict[str, SourceFormat]
             repo=repo,
             example=f"{repo}:{min(models)}",
         )
-    form, files = hub.model_files(wanted, listing.files)
+    form, files = hub.model_files(wanted, listing.files, read)
     return form, replace(wanted, file=files[0].rfilename, revision=listing.commit)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from ggufy.core.errors import SourceError
+from ggufy.core.errors import DiskError, SourceError
 from ggufy.core.job import Artifact, Request
 from ggufy.core.plan import LINE_BYTES, SOURCE_PRODUCT, Step, Workload, base_name
+from ggufy.core.words import human_size
+from ggufy.llama.converter import Converter
 from ggufy.sources.adapter import AdapterSearch
 from ggufy.sources.adapter_files import drop_fetched, opened_adapters
 from ggufy.sources.format import ConvertTask
@@ -16,7 +19,7 @@ from ggufy.steps.context import Context
 from ggufy.steps.job_forecast import JobForecast
 from ggufy.steps.local_step import LocalStep
 from ggufy.steps.making import with_base
-from ggufy.system.files import sha256
+from ggufy.system.files import free_bytes, sha256
 
 
 class ConvertStep(LocalStep):
@@ -30,7 +33,8 @@ class ConvertStep(LocalStep):
     @classmethod
     def added(cls, request: Request, steps: tuple[Step, ...]) -> tuple[Step, ...]:
         source = tuple(step.product for step in steps if step.product == SOURCE_PRODUCT)
-        return (*steps, cls(product=base_name(request), reads=source))
+        kind = cls if format_of(request.source.kind).forecasts else ConvertFirst
+        return (*steps, kind(product=base_name(request), reads=source))
 
     def seconds(self, load: Workload) -> float:
         return max(3 + load.base_bytes / 200e6, load.streamed_bytes / LINE_BYTES)
@@ -52,6 +56,25 @@ class ConvertStep(LocalStep):
         return with_base(artifact, target, llama=ctx.llama.commit)
 
 
+class ConvertFirst(ConvertStep):
+    """Of a source whose sizes are known when it is converted."""
+
+    comes_first = True
+
+    def check(self, ctx: Context) -> None:
+        """Raises DiskError when the base does not fit."""
+        source = ctx.request.source  # of two bytes a weight, as almost all are
+        needed, free = source.size * (2 if ctx.request.outtype == "f32" else 1), free_bytes(ctx.folder)
+        if needed > free:
+            raise DiskError(
+                "the base GGUF needs about {needed} in {folder} and {free} are free: free some space, or choose "
+                "another {OUT}.",
+                needed=human_size(needed),
+                folder=ctx.folder.absolute(),
+                free=human_size(free),
+            )
+
+
 def convert_task(ctx: Context, step: Step) -> ConvertTask:
     """What the source's format is given."""
     return ConvertTask(
@@ -63,10 +86,28 @@ def convert_task(ctx: Context, step: Step) -> ConvertTask:
         name=ctx.request.name,
         vocab=pinned_vocab(ctx),
         chat_format=ctx.request.chat_format,
+        work=ctx.work,
+        run_converter=_converter(ctx, step),
         token=ctx.settings.token_for(ctx.request.source.host),
         report=lambda fraction: ctx.report(step, fraction),
         stopped=ctx.stopped,
     )
+
+
+def _converter(ctx: Context, step: Step) -> Callable[[Path, Path], None]:
+    converter = Converter(
+        llama=ctx.llama,
+        cache=ctx.settings.cache,
+        pip_environment=ctx.settings.pip_environment,
+        run=ctx.tool_run(step),
+    )
+
+    def run(folder: Path, target: Path) -> None:
+        converter.convert(
+            folder, target, outtype=ctx.request.outtype, report=lambda fraction: ctx.report(step, fraction)
+        )
+
+    return run
 
 
 def pinned_vocab(ctx: Context) -> Path | None:

@@ -30,6 +30,7 @@ _DUTY_S = 1.0  # a child that may work half of the time works half of each secon
 _CANNOT_START = 127  # what a shell answers for a program that it cannot start
 
 Stream = int | IO[bytes] | None
+TimeoutExpired = subprocess.TimeoutExpired  # what `run` raises, for who may not import subprocess
 PIPE = subprocess.PIPE
 
 

@@ -24,6 +24,7 @@
 | GGUFY_OPEN         | 1: on a Space, every visitor may start and cancel jobs      |                      |
 | GGUFY_PASSWORD     | elsewhere: what the page asks for before it shows anything  |                      |
 | GGUFY_TRUSTED_NETWORK | 1: elsewhere, whoever reaches the page may do everything |                      |
+| GGUFY_API_KEY      | the key that requests to `ggufy serve` have to give         |                      |
 | GGUFY_HOSTS        | elsewhere: more names that the page is reached by: a.b,*.c  | its own              |
 """
 
@@ -71,6 +72,7 @@ VARIABLES = (
     "GGUFY_OPEN",
     "GGUFY_PASSWORD",
     "GGUFY_TRUSTED_NETWORK",
+    "GGUFY_API_KEY",
     "GGUFY_HOSTS",
 )
 HUB_LOCAL, HUB_HF, HUB_MODELSCOPE = "local", "hf", "modelscope"
@@ -117,6 +119,7 @@ class Settings:
     open_to_all: bool = False  # on a Space: visitors may start jobs
     chat_for_all: bool = False  # on a Space: visitors may chat
     password: str = field(default="", repr=False)  # elsewhere: of the page
+    api_key: str = field(default="", repr=False)  # of the server that `serve` starts
     trusted_network: bool = False  # elsewhere: whoever reaches the page may use it
     hosts: frozenset[str] = frozenset()  # elsewhere: more names of the page, in small letters; `*.` stands for any
     hub_only: bool = False  # sources are the demo or on a hub: see for_strangers
@@ -165,6 +168,7 @@ class Settings:
             chat_for_all=env.get("GGUFY_CHAT") == "1",
             open_to_all=env.get("GGUFY_OPEN") == "1",
             password=env.get("GGUFY_PASSWORD", "").strip(),
+            api_key=env.get("GGUFY_API_KEY", "").strip(),
             trusted_network=env.get("GGUFY_TRUSTED_NETWORK") == "1",
             hosts=_names(env.get("GGUFY_HOSTS", "").lower()),
         )
@@ -173,6 +177,7 @@ class Settings:
         remember(self.hf_token)
         remember(self.modelscope_token)
         remember(self.password)
+        remember(self.api_key)
 
     def for_strangers(self) -> Settings:
         """What their jobs are made and run with, and their sources looked at: without the token, and without files or

@@ -34,12 +34,15 @@ from ggufy.system.files import partial, sha256, write_text
 from ggufy.system.locks import lock
 from ggufy.system.user_paths import user_file, user_text
 from ggufy.texts import text as demo_text
+from ggufy.texts.dataset import SUFFIXES, is_dataset, split_column, text_of
 
 BUNDLED = "bundled"
 # Texts that are often used, by the name that --calibration takes.
 NAMED = {
     "calibration_datav3": "https://gist.github.com/bartowski1182/eb213dccb3571f863da82e99418f81e8/raw/"
     "b2869d80f5c16fd7082594248e80144677736635/calibration_datav3.txt",
+    "wikitext": "Salesforce/wikitext@b08601e04326c79dfdd32d625aee71d232d685c3:"  # wikitext-2, raw, its test part
+    "wikitext-2-raw-v1/test-00000-of-00001.parquet",
 }
 MIN_BYTES, MAX_BYTES = 2_000, 100_000_000
 MIN_EVALUATION_BYTES = 100_000
@@ -130,7 +133,8 @@ def pin_text(
 
     `use` is calibration or evaluation; "bundled" is another text for each. `choice` is "bundled", a name in NAMED, a
     file on this machine, an http(s) address, or a dataset file on the Hub: `owner/name:file.txt`, or `owner/name` if
-    it holds one .txt. Raises CalibrationError if the text cannot be used, SourceError if it cannot be had; Cancelled.
+    it holds one .txt. All but the last may name a Parquet or Arrow file and its column (see dataset.py). Raises
+    CalibrationError if the text cannot be used, SourceError if it cannot be had; Cancelled.
     """
     user_text(choice)
     bundled: Path | None = getattr(ensure_texts(cache, stopped=stopped), use) if choice == BUNDLED else None
@@ -138,7 +142,7 @@ def pin_text(
     with lock(cache / "texts" / ".lock", _WAIT_S, stopped=stopped):
         if bundled is not None:
             return _pin(bundled.read_bytes(), f"ggufy-{use}", cache, shown=choice)
-        if choice not in NAMED and "://" not in choice and (file := user_file(choice)):
+        if choice not in NAMED and "://" not in choice and (file := user_file(split_column(choice)[0])):
             return _pin(_read(file), file.stem, cache, shown=choice)
         known = _read_index(index)
         if choice in known and (found := pinned(cache, known[choice])):
@@ -176,27 +180,34 @@ def _read(path: Path) -> bytes:
 
 def _fetch(choice: str, *, token: str | None, endpoint: str | None, stopped: Callable[[], bool]) -> tuple[bytes, str]:
     """The bytes of a text that is not on this machine, and its name."""
-    url = NAMED.get(choice, choice)
-    if url.startswith(("http://", "https://")):
-        name = PurePosixPath(unquote(split_address(url).path)).stem
-        return fetch_small(Address(url=url, shown=url), limit=MAX_BYTES, stopped=stopped), name
-    path_like = choice.endswith(".txt") and ":" not in choice
-    if "://" in choice or path_like or not is_reference(choice):
+    place = split_column(NAMED.get(choice, choice))[0]
+    if place.startswith(("http://", "https://")):
+        name = PurePosixPath(unquote(split_address(place).path)).stem
+        return fetch_small(Address(url=place, shown=place), limit=MAX_BYTES, stopped=stopped), name
+    path_like = place.endswith((".txt", *SUFFIXES)) and ":" not in place
+    if "://" in choice or path_like or not is_reference(place):
         raise CalibrationError(
             "there is no calibration text {choice}: give {names}, a file, an http address, or a dataset on the "
-            "Hub as owner/name:file.txt.",
+            "Hub as owner/name:file.txt or owner/name:file.parquet#column.",
             choice=brief(choice),
             names=f"{BUNDLED}, {', '.join(NAMED)}",
         )
-    wanted = parse_reference(choice, repo_type="dataset")
+    wanted = parse_reference(place, repo_type="dataset")
     listing = repo_files(wanted, token=token, endpoint=endpoint, stopped=stopped)
-    file = choose_file(wanted, listing.files, suffix=".txt").rfilename
+    file = choose_file(
+        wanted, listing.files, suffix=PurePosixPath(place).suffix if is_dataset(place) else ".txt"
+    ).rfilename
     found = Reference(repo_id=wanted.repo_id, file=file, revision=listing.commit, repo_type="dataset")
     address = hub_address(found, token=token, endpoint=endpoint)
-    return fetch_small(address, limit=MAX_BYTES, stopped=stopped), PurePosixPath(file).stem
+    return fetch_small(address, limit=MAX_BYTES, stopped=stopped), choice if choice in NAMED else PurePosixPath(
+        file
+    ).stem
 
 
 def _pin(data: bytes, name: str, cache: Path, *, shown: str) -> PinnedText:
+    place, column = split_column(NAMED.get(shown, shown))
+    if is_dataset(place):
+        data = text_of(data, column, name=PurePosixPath(place).name, limit=MAX_BYTES)
     if len(data) < MIN_BYTES:
         raise CalibrationError(
             "the calibration text {name} is too short ({size}): at least 1,024 tokens are needed, 10 to 20 "
