@@ -20,13 +20,19 @@ from ggufy import demo
 from ggufy.core.errors import CalibrationError, Cancelled, ToolError
 from ggufy.formats.covariance import CovarianceFacts, CovarianceFile
 from ggufy.formats.gguf import read_head
+from ggufy.jobs.options import JobOptions
+from ggufy.jobs.request import make_job
 from ggufy.llama import covariance_child, tools
 from ggufy.llama.covariances import CovariancePlan, CovarianceTask, collect_covariances
 from ggufy.llama.install import Llama
 from ggufy.llama.tools import ToolRun
 from ggufy.models.convert import convert
-from ggufy.steps.covariance import make_covariances
+from ggufy.steps import files_made
+from ggufy.steps.context import Context
+from ggufy.steps.covariance import make_for_job, most_bytes
 from ggufy.system import resources
+from ggufy.system.files import sha256
+from ggufy.system.settings import Settings
 from tests import chatty, small, tiny
 from tests.conftest import Ggufy
 
@@ -248,27 +254,37 @@ def test_what_cannot_be_read(tmp_path: Path, llama: Llama, text: Path) -> None:
         collect(task)
 
 
-def test_only_what_will_be_quantized_has_covariances(tmp_path: Path, llama: Llama, text: Path) -> None:
-    base = tiny.converted(tmp_path, "7", outtype="f16", width=256)
-    make_covariances(
-        base,
-        text,
-        tmp_path / "c.gguf",
-        tmp_path / "i.gguf",
-        work=tmp_path / "w",
-        chunks=2,
+def test_a_job_gets_both_from_one_pass(tmp_path: Path, llama: Llama) -> None:
+    """Covariances of what quants of its base will quantize, and the imatrix that its own step would have made."""
+    checkpoint, vocab = tiny.checkpoint(tmp_path, "7", width=256)
+    settings = Settings.from_env({"HOME": str(tmp_path), "GGUFY_CACHE": str(Settings.from_env().cache)})
+    options = JobOptions(source=str(checkpoint), vocab=str(vocab), quant_types=("Q8_0",), chunks=3)
+    ctx = Context(
+        request=make_job(options, settings).request,
+        folder=tmp_path / "out",
+        logs=tmp_path / "logs",
+        work=tmp_path / "work",
+        settings=settings,
         llama=llama,
-        run=run_of(tmp_path, 1),
-        threads=1,
-        report=lambda fraction: None,
+        limit=lambda: 1,
+        report=lambda step, fraction: None,
+        stopped=lambda: False,
     )
-    with CovarianceFile.open(tmp_path / "c.gguf") as file:
+    convert_step, imatrix_step, _ = files_made(ctx.request)
+    ctx.folder.mkdir()
+    convert_step.run(ctx)
+    base, out = ctx.path(convert_step.product), tmp_path / "covariances.gguf"
+    make_for_job(ctx, imatrix_step, base, out, tmp_path / "imatrix.gguf")
+    imatrix_step.run(ctx)
+    assert (tmp_path / "imatrix.gguf").read_bytes() == ctx.path(imatrix_step.product).read_bytes()
+    with CovarianceFile.open(out) as file:
         names = set(file.names())
-        assert (file.tokens, file.held_out_tokens) == (1024, 0)
-        assert len(file.base_sha256) == len(file.text_sha256) == 64
+        assert (file.tokens, file.held_out_tokens, file.chunks) == (1536, 0, 3)
+        assert file.base_sha256 == sha256(base) and file.text_sha256 == ctx.request.calibration_sha256
     kinds = ("time_mix_receptance", "time_mix_key", "time_mix_value", "time_mix_output")
     kinds += ("channel_mix_key", "channel_mix_value")
     assert names == {f"blk.{layer}.{kind}.weight" for layer in (0, 1) for kind in kinds} | {"output.weight"}
+    assert most_bytes(read_head(base), names) == sum(one.size for one in read_head(out).tensors.values())
 
 
 def test_the_command(tmp_path: Path, ggufy: Ggufy, text: Path) -> None:

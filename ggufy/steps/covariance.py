@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from ggufy.formats.covariance import CovarianceFacts
-from ggufy.formats.gguf import UNQUANTIZED
+from ggufy.core.plan import Step
+from ggufy.formats.covariance import CovarianceFacts, covariance_shapes
+from ggufy.formats.gguf import UNQUANTIZED, GgufHead
 from ggufy.llama.covariances import CovariancePlan, CovarianceTask, collect_covariances
 from ggufy.llama.install import Llama
 from ggufy.llama.tools import ToolRun
 from ggufy.quantize.recipe import stock_recipe
+from ggufy.steps.context import Context
+from ggufy.steps.imatrix import pinned_text
 from ggufy.system import resources
 from ggufy.system.files import sha256
 
@@ -52,6 +55,29 @@ def make_covariances(
         threads=threads,
     )
     collect_covariances(task, run, report=report, announce=announce)
+
+
+def make_for_job(ctx: Context, step: Step, base: Path, out: Path, imatrix: Path) -> None:
+    """The same from a job's pinned calibration text, as its step: stopped and throttled with the job."""
+    make_covariances(
+        base,
+        pinned_text(ctx),
+        out,
+        imatrix,
+        work=ctx.work / "covariances",
+        chunks=ctx.request.chunks,
+        llama=ctx.llama,
+        run=ctx.tool_run(step),
+        threads=ctx.threads,
+        report=lambda fraction: ctx.report(step, fraction),
+        digest=lambda path: ctx.digests.get(path) or sha256(path, stopped=ctx.stopped),
+    )
+
+
+def most_bytes(head: GgufHead, names: Iterable[str]) -> int:
+    """Of a covariance file of these matrices of a base, if no two of them read the same; llama.cpp tells which do."""
+    columns = {name: head.tensors[name].shape[0] for name in names if len(head.tensors[name].shape) == 2}
+    return sum(4 * rows * width for rows, width in covariance_shapes(columns).values())
 
 
 def sums_memory(base_size: int) -> int:
