@@ -15,6 +15,7 @@ from ggufy.core.errors import UsageError
 from ggufy.core.messages import Message
 from ggufy.core.words import human_size
 from ggufy.formats.covariance import CovarianceFile
+from ggufy.llama.covariances import CovariancePlan
 from ggufy.llama.install import Llama
 from ggufy.llama.tools import ToolRun
 from ggufy.system import resources
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace, settings: Settings, get_llama: Callable[[Setti
                 run=tool_run,
                 threads=threads,
                 report=lambda fraction: line(text.name, fraction),
-                announce=lambda plan: line(f"{text.name} in {plan.passes} passes, {human_size(plan.size)}", 0),
+                announce=lambda plan: line(_announced(plan, text), 0),
             )
         finally:
             line.clear()
@@ -81,6 +82,12 @@ def run(args: argparse.Namespace, settings: Settings, get_llama: Callable[[Setti
             left.unlink()
         work.rmdir()
     return _shown(out, imatrix, as_json=args.json)
+
+
+def _announced(plan: CovariancePlan, text: Path) -> str:
+    """What is going to be made, before it begins."""
+    passes = f"{plan.passes} passes" if plan.passes > 1 else "one pass"
+    return f"{text.name}, {plan.chunks} chunks in {passes}, {human_size(plan.size)} of covariances"
 
 
 def _shown(out: Path, imatrix: Path, *, as_json: bool) -> str:
