@@ -3,6 +3,7 @@ refused."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,14 @@ from gguf import GGUFReader
 
 from ggufy.core.errors import CalibrationError
 from ggufy.formats import covariance
-from ggufy.formats.covariance import Covariance, CovarianceFacts, CovarianceFile, block_widths, write_covariances
+from ggufy.formats.covariance import (
+    Covariance,
+    CovarianceFacts,
+    CovarianceFile,
+    block_widths,
+    choose_widest,
+    write_covariances,
+)
 from ggufy.formats.gguf_writer import F32Array, write_gguf
 
 pytestmark = pytest.mark.fast
@@ -50,8 +58,7 @@ def test_what_is_written_comes_back(tmp_path: Path) -> None:
         assert [file.input_of(name) for name in (Q, K, DOWN, "output.weight")] == [Q, Q, DOWN, None]
 
 
-def test_wide_matrices_are_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(covariance, "WIDEST", 512)
+def test_wide_matrices_are_blocks(tmp_path: Path) -> None:
     wide = measured(512, 512, 276)
     write_covariances(tmp_path / "c.gguf", {DOWN: wide}, facts=FACTS)
     found = CovarianceFile(tmp_path / "c.gguf").get(DOWN)
@@ -72,7 +79,18 @@ def test_wide_matrices_are_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ],
 )
 def test_blocks_are_few_and_end_where_blocks_of_types_do(columns: int, widths: tuple[int, ...]) -> None:
-    assert block_widths(columns) == widths
+    assert block_widths(columns, 4096) == widths
+
+
+def test_a_file_keeps_to_its_size() -> None:
+    """RWKV-7 of 0.4B to 7B: five inputs of the width and one of four times as much in each layer."""
+
+    def widest(layers: int, width: int) -> int:
+        return choose_widest([width, width, width, width, width, 4 * width] * layers)
+
+    assert [widest(24, 1024), widest(24, 2048), widest(32, 2560), widest(32, 4096)] == [16384, 16384, 16384, 4096]
+    assert choose_widest([12288] * 10_000) == 2048  # none is small enough
+    assert choose_widest([]) == 16384
 
 
 def test_the_digest_tells_what_the_values_follow_from(tmp_path: Path) -> None:
@@ -98,9 +116,9 @@ def test_gguf_py_reads_it(tmp_path: Path) -> None:
     assert reader.fields["covariance.tokens"].contents() == 60
 
 
-def test_different_tokens_or_blocks_are_no_file(tmp_path: Path) -> None:
+def test_different_tokens_are_no_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="same tokens"):
-        write_covariances(tmp_path / "c.gguf", {Q: measured(32, 32)}, facts=FACTS)
+        write_covariances(tmp_path / "c.gguf", {Q: measured(32), K: replace(measured(32), tokens=61)}, facts=FACTS)
     assert not list(tmp_path.iterdir())
 
 

@@ -7,8 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from ggufy.formats import covariance
-from ggufy.formats.covariance import _unpacked
+from ggufy.formats.covariance import _unpacked, covariance_shapes
 from ggufy.llama import input_sums
 from ggufy.llama.covariance_child import grouped, shared_inputs
 from ggufy.llama.ggml import F32Array
@@ -32,11 +31,10 @@ def found(
 @pytest.mark.parametrize("threads", [1, 3])
 def test_products_in_tiles(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both parts of a wide input, in two blocks whose last tiles are narrow."""
-    monkeypatch.setattr(covariance, "WIDEST", 512)
     monkeypatch.setattr(input_sums, "_TILE", 128)
     chunks = [rows(40, 700, seed) for seed in range(4)]
     with ThreadPoolExecutor(threads) as pool:
-        sums = ProductSums({"w": 700}, pool)
+        sums = ProductSums(covariance_shapes({"w": 700}, 512), pool)
         for number, chunk in enumerate(chunks):
             sums.add("w", chunk, held_out=number == 2)
     for block, columns in enumerate((slice(0, 512), slice(512, 700))):
@@ -48,7 +46,7 @@ def test_products_in_tiles(threads: int, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_sums_go_on_from_those_of_before() -> None:
     with ThreadPoolExecutor(1) as pool:
-        whole, first, second = (ProductSums({"w": 64}, pool) for _ in range(3))
+        whole, first, second = (ProductSums({"w.covariance.0": (65, 64)}, pool) for _ in range(3))
         for part in (whole, first):
             part.add("w", rows(30, 64), held_out=False)
         second.load({name: array.reshape(-1) for name, array in first.tensors.items()})
@@ -98,9 +96,13 @@ def test_which_inputs_are_shared() -> None:
 
 
 def test_passes_keep_to_the_memory() -> None:
-    columns = {name: 64 for name in "abcde"}
-    size = 4 * 64 * 65
-    assert grouped(columns, 2 * size) == [{"a": 64, "b": 64}, {"c": 64, "d": 64}, {"e": 64}]
-    assert grouped(columns, 5 * size) == [columns]
-    assert grouped(columns, 1) == [{name: 64} for name in "abcde"]  # one at least
-    assert grouped({}, 1) == []
+    def passes(memory: int, widest: int = 4096) -> list[str]:
+        groups = grouped({name: 512 for name in "abcde"}, widest, memory)
+        return ["".join(name[0] for name in group) for group in groups]
+
+    size = 4 * 512 * 513
+    assert passes(2 * size) == ["ab", "cd", "e"]
+    assert passes(5 * size) == ["abcde"]
+    assert passes(1) == ["a", "b", "c", "d", "e"]  # one at least
+    assert passes(size, widest=256) == ["aa", "bb", "cc", "dd", "ee"]  # blocks of one input stay together
+    assert grouped({}, 4096, 1) == []

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ggufy.core.errors import DiskError, GgufyError
 from ggufy.core.words import human_size
-from ggufy.formats.covariance import covariance_shapes, is_held_out, plan_covariances
+from ggufy.formats.covariance import choose_widest, covariance_shapes, is_held_out, plan_covariances
 from ggufy.formats.gguf import read_head, read_tensor
 from ggufy.formats.gguf_writer import F32Array, write_gguf
 from ggufy.llama.covariances import CovarianceTask, read_task
@@ -29,6 +29,7 @@ from ggufy.llama.tools import CONTEXT
 from ggufy.system.files import allocated_bytes, disk_errors, finish, flush, free_bytes, part_of
 
 _KEY = "segment.key"
+Shapes = dict[str, tuple[int, int]]
 _SAVING = 20  # times what the last saving took, between two
 
 
@@ -61,22 +62,20 @@ def shared_inputs(found: list[MatrixInput], wanted: tuple[str, ...]) -> dict[str
     return {one.name: first.setdefault(one.input, one.name) for one in readers}
 
 
-def grouped(columns: Mapping[str, int], memory: int) -> list[dict[str, int]]:
-    """The inputs in their order, in as many passes as it takes to keep the sums of each below `memory` bytes."""
-    groups: list[dict[str, int]] = []
-    taken = 0
+def grouped(columns: Mapping[str, int], widest: int, memory: int) -> list[Shapes]:
+    """Tensors of the inputs' sums in their order, in as many passes as it takes to keep those of each below `memory`
+    bytes."""
+    groups: list[Shapes] = []
     for name, count in columns.items():
-        size = _bytes_of({name: count})
-        if not groups or taken + size > memory:
+        shapes = covariance_shapes({name: count}, widest)
+        if not groups or _bytes_of(groups[-1]) + _bytes_of(shapes) > memory:
             groups.append({})
-            taken = 0
-        groups[-1][name] = count
-        taken += size
+        groups[-1] |= shapes
     return groups
 
 
-def _bytes_of(columns: Mapping[str, int]) -> int:
-    return sum(4 * rows * width for rows, width in covariance_shapes(columns).values())
+def _bytes_of(shapes: Mapping[str, tuple[int, int]]) -> int:
+    return sum(4 * rows * width for rows, width in shapes.values())
 
 
 class _Collection:
@@ -88,10 +87,11 @@ class _Collection:
         self.inputs = shared_inputs(found, task.wanted)
         widths = {one.name: one.values.shape[-1] for one in found}
         columns = {name: widths[name] for name in dict.fromkeys(self.inputs.values())}
-        self.groups = grouped(columns, task.memory)
+        widest = choose_widest(columns.values())
+        self.groups = grouped(columns, widest, task.memory)
         held_out = CONTEXT * sum(map(is_held_out, range(chunks)))
         self.plan = plan_covariances(
-            columns,
+            covariance_shapes(columns, widest),
             inputs=self.inputs,
             facts=task.facts,
             tokens=CONTEXT * chunks - held_out,
@@ -105,7 +105,7 @@ class _Collection:
         """Reads what is not read yet of the tokens [chunks, 512], and leaves both files."""
         task, each = self.task, len(chunks)
         total = each * max(1, len(self.groups))
-        count, passes = sum(map(len, self.groups)), len(self.groups)
+        count, passes = len(set(self.inputs.values())), len(self.groups)
         _say(f"{count} inputs, {self.plan.size} bytes, {passes} passes over {each} chunks")
         done, tensors = self._resumed()
         self._allocate()

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from ggufy.formats.covariance import block_name, block_widths, covariance_shapes
+from ggufy.formats.covariance import block_name
 from ggufy.llama.ggml import F32Array
 from ggufy.llama.inference import I32Array, MatrixInput
 
@@ -84,10 +84,9 @@ def _add_routed(sums: F32Array, seen: F32Array, values: F32Array, experts: I32Ar
 class ProductSums:
     """Covariances of some inputs, in memory as a covariance file has them (see ggufy.formats.covariance)."""
 
-    def __init__(self, columns: Mapping[str, int], pool: ThreadPoolExecutor):
-        """`columns` of each input, by its name; tiles are computed by the threads of `pool`."""
-        self._columns, self._pool = columns, pool
-        shapes = covariance_shapes(columns)
+    def __init__(self, shapes: Mapping[str, tuple[int, int]], pool: ThreadPoolExecutor):
+        """`shapes` as of `covariance_shapes`; tiles are computed by the threads of `pool`."""
+        self._pool = pool
         self.tensors = {name: np.zeros(shape, dtype=np.float32) for name, shape in shapes.items()}
 
     def load(self, tensors: Mapping[str, F32Array]) -> None:
@@ -97,12 +96,13 @@ class ProductSums:
 
     def add(self, name: str, rows: F32Array, *, held_out: bool) -> None:
         """Adds the products of rows [tokens, columns] to one of both parts."""
-        tasks, start = [], 0
-        for block, width in enumerate(block_widths(self._columns[name])):
-            both, part = self.tensors[block_name(name, block)], rows[:, start : start + width]
+        tasks, start, block = [], 0, 0
+        while (both := self.tensors.get(block_name(name, block))) is not None:
+            width = both.shape[1]
+            part = rows[:, start : start + width]
             edges = range(0, width, _TILE)
             tasks += [(both, part, i, j, held_out) for i in edges for j in edges if i <= j]
-            start += width
+            start, block = start + width, block + 1
         list(self._pool.map(_add_tile, tasks))
 
 

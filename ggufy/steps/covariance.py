@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ggufy.core.plan import Step
-from ggufy.formats.covariance import CovarianceFacts, covariance_shapes
+from ggufy.formats.covariance import CovarianceFacts, choose_widest, covariance_shapes
 from ggufy.formats.gguf import UNQUANTIZED, GgufHead
 from ggufy.llama.covariances import CovariancePlan, CovarianceTask, collect_covariances
 from ggufy.llama.install import Llama
@@ -77,7 +77,8 @@ def make_for_job(ctx: Context, step: Step, base: Path, out: Path, imatrix: Path)
 def most_bytes(head: GgufHead, names: Iterable[str]) -> int:
     """Of a covariance file of these matrices of a base, if no two of them read the same; llama.cpp tells which do."""
     columns = {name: head.tensors[name].shape[0] for name in names if len(head.tensors[name].shape) == 2}
-    return sum(4 * rows * width for rows, width in covariance_shapes(columns).values())
+    shapes = covariance_shapes(columns, choose_widest(columns.values()))
+    return sum(4 * rows * width for rows, width in shapes.values())
 
 
 def sums_memory(base_size: int) -> int:
