@@ -85,7 +85,7 @@ class _Batch(ctypes.Structure):
 _Watch = ctypes.CFUNCTYPE(_BOOL, ctypes.POINTER(_Tensor), _BOOL, _POINTER)
 _Abort = ctypes.CFUNCTYPE(_BOOL, _POINTER)
 _Log = ctypes.CFUNCTYPE(None, _INT, ctypes.c_char_p, _POINTER)
-_WARNING = 3  # GGML_LOG_LEVEL_WARN; errors are above it
+_WARNING, _ERROR = 3, 4  # GGML_LOG_LEVEL_WARN and _ERROR
 _FUNCTIONS: tuple[tuple[str, Any, list[Any]], ...] = (
     ("llama_log_set", None, [_POINTER, _POINTER]),
     ("llama_backend_init", None, []),
@@ -107,7 +107,7 @@ _FUNCTIONS: tuple[tuple[str, Any, list[Any]], ...] = (
 
 
 def _print_warning(level: int, text: bytes, _data: int | None) -> None:
-    if level >= _WARNING:
+    if level in (_WARNING, _ERROR):
         sys.stderr.write(text.decode(errors="replace"))
 
 
