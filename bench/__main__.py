@@ -10,6 +10,7 @@ from pathlib import Path
 from bench import (
     clicks,
     conversion,
+    covariances,
     engine,
     first_quant,
     forecast,
@@ -45,6 +46,7 @@ def main() -> None:
             lambda: conversion.bench(folder, llama),
             lambda: streamed.bench(folder),
             lambda: segments.bench(folder, llama, texts),
+            lambda: covariances.bench(folder, llama, texts),
             lambda: first_quant.bench(folder),
             lambda: forecast.bench(folder, llama, settings),
             lambda: overlap.bench(folder, llama, settings),

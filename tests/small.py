@@ -13,8 +13,9 @@ from ggufy.formats.gguf import read_head
 EXPERTS = 3
 
 
-def mixture(path: Path, *, width: int = 96, ffn: int = 256, vocab: int = 96) -> Path:
-    """A Llama with experts (3-D tensors), whose width is no multiple of 256 and whose inner width is one."""
+def mixture(path: Path, *, width: int = 96, ffn: int = 256, vocab: int = 96, runs: bool = False) -> Path:
+    """A Llama with experts (3-D tensors), whose width is no multiple of 256 and whose inner width is one; if it
+    `runs`, its tokens are bytes."""
     random = np.random.default_rng(3)
     writer = GGUFWriter(path, "llama")
     writer.add_name("mixture 混合")
@@ -28,7 +29,14 @@ def mixture(path: Path, *, width: int = 96, ffn: int = 256, vocab: int = 96) -> 
     writer.add_rope_dimension_count(width // 4)
     writer.add_expert_count(EXPERTS)
     writer.add_expert_used_count(2)
-    writer.add_array("tokenizer.ggml.tokens", [f"t{number}" for number in range(vocab)])
+    if runs:
+        vocab = 259
+        writer.add_tokenizer_model("llama")
+        writer.add_token_list(["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))])
+        writer.add_token_scores([0.0] * vocab)
+        writer.add_token_types([2, 3, 3, *[6] * 256])  # unknown, control, byte
+    else:
+        writer.add_array("tokenizer.ggml.tokens", [f"t{number}" for number in range(vocab)])
 
     def add(name: str, *shape: int) -> None:
         values = random.standard_normal(shape).astype(np.float32) * np.float32(0.05)

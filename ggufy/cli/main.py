@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from ggufy.cli import chat as chat_command
 from ggufy.cli import complete as complete_command
+from ggufy.cli import gram as gram_command
 from ggufy.cli import inspect as inspect_command
 from ggufy.cli import lint as lint_command
 from ggufy.cli import mix as mix_command
@@ -206,6 +207,13 @@ def run_mix(args: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
+def run_gram(args: argparse.Namespace, settings: Settings) -> int:
+    if args.threads is not None and args.threads < 1:
+        raise UsageError("--threads must be at least 1.")
+    print(gram_command.run(args, settings, ready_llama))
+    return 0
+
+
 def _base_and_imatrix(args: argparse.Namespace, settings: Settings, llama: Llama) -> tuple[Path, Path | None]:
     """What a mix is made from: the files given, or made as `quantize` makes them."""
     from ggufy.jobs.runner import Runner
@@ -280,6 +288,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], int]] = {
     "upgrade": run_upgrade,
     "evaluate": run_evaluate,
     "mix": run_mix,
+    "gram": run_gram,
     "inspect": inspect_command.run_inspect,
     "state": run_state,
     "chat": lambda args, settings: chat_command.run(args, settings, ready_llama),

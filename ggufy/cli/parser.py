@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterable
 from typing import Any
 
-from ggufy.cli import bin_files, chat, complete, inspect, lint, mix, ollama, serve, state
+from ggufy.cli import bin_files, chat, complete, gram, inspect, lint, mix, ollama, serve, state
 from ggufy.core.metrics import DEFAULT_CHUNKS as COMMAND_CHUNKS
 from ggufy.jobs.options import BY_NAME, CONVERTING, OPTIONS, Kind, Option
 from ggufy.system.settings import HUBS
@@ -40,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="measure quants against their base: perplexity, KLD, speed")
     _add_evaluate(evaluate)
     mix.add_parser(commands)
+    gram.add_parser(commands)
     inspect.add_parser(commands)
     watch = commands.add_parser("watch", help="wait for new models of a repo, and make GGUF quants of each")
     _add_watch(watch)

@@ -70,7 +70,7 @@ def _measure(ctx: Context, step: Step, base: Path, part: Path) -> None:
     (The tool's own snapshots while it runs are torn.) The sums are added chunk by chunk, so how the text is cut
     changes no bit of them; only the list of texts would tell, and is written anew.
     """
-    text = _pinned_text(ctx)
+    text = pinned_text(ctx)
     segments = ctx.work / "imatrix"
     _restore(ctx.safe, segments)
     done, latest = finished_segment(segments)
@@ -178,14 +178,8 @@ def _count_chunks(ctx: Context, step: Step, base: Path, text: Path) -> int:
     except Cancelled:
         ctx.check_stopped()
     except ToolError as error:
-        if too_short := tools.parse_too_short(error.output):
-            raise CalibrationError(
-                "the calibration text {name} has {found} tokens, at least {needed} are needed: give a longer one "
-                "with --calibration (10 to 20 thousand tokens are good).",
-                name=text.name,
-                found=too_short[1],
-                needed=too_short[0],
-            ) from error
+        if short := tools.short_text(error.output, text.name):
+            raise short from error
         raise
     count = tools.parse_chunks(said)
     if count is None:
@@ -195,7 +189,8 @@ def _count_chunks(ctx: Context, step: Step, base: Path, text: Path) -> int:
     return count
 
 
-def _pinned_text(ctx: Context) -> Path:
+def pinned_text(ctx: Context) -> Path:
+    """The calibration text that the job was made with. Raises CalibrationError if it is gone."""
     request, settings = ctx.request, ctx.settings
     text = calibration.find_again(
         request.calibration,
