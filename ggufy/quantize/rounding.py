@@ -127,7 +127,7 @@ class Rounding:
         self._left = Counter(tensor.name for tensor in wanted)
         tensors = {tensor.name: Preparation(tensor) for tensor in wanted}
         order: list[Rows | Preparation] = []
-        waiting, ahead = iter(tensors.values()), min(max(1, ahead), _MOST_AHEAD)
+        waiting, ahead = iter([*tensors.values()]), min(max(1, ahead), _MOST_AHEAD)
         order += itertools.islice(waiting, ahead)
         for chunk in chunks:
             if tensors.pop(chunk.tensor.name, None):

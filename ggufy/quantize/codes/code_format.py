@@ -96,19 +96,19 @@ def crumbs(planes: ByteArray, run: int) -> ByteArray:
 def into_crumbs(codes: ByteArray, run: int) -> ByteArray:
     """The opposite of `crumbs`; only the low two bits of the codes are taken."""
     four = (codes & 3).reshape(-1, 4, run, codes.shape[1])
-    made: ByteArray = four[:, 0] | four[:, 1] << 2 | four[:, 2] << 4 | four[:, 3] << 6
-    return made.reshape(-1, codes.shape[1])
+    made = four[:, 0] | four[:, 1] << 2 | four[:, 2] << 4 | four[:, 3] << 6
+    return np.asarray(made.reshape(-1, codes.shape[1]))
 
 
 def bits(planes: ByteArray) -> ByteArray:
     """Bytes [run, rows] whose bit k belongs to code k * run + byte -> bits [8 * run, rows]."""
-    return np.concatenate([planes >> shift & 1 for shift in range(8)])
+    return np.concatenate([np.asarray(planes >> shift & 1) for shift in range(8)])
 
 
 def into_bits(ones: ByteArray) -> ByteArray:
     """The opposite of `bits`."""
     eight = ones.reshape(8, -1, ones.shape[1])
-    made = np.zeros_like(eight[0])
+    made: ByteArray = np.zeros_like(eight[0])
     for shift in range(8):
         made |= eight[shift] << shift
     return made
