@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from ggufy.core.errors import Cancelled, ToolError
+from ggufy.core.errors import CalibrationError, Cancelled, ToolError
 from ggufy.core.messages import Message
 from ggufy.system import child_process
 
@@ -261,6 +261,19 @@ def parse_too_short(text: str) -> tuple[int, int] | None:
     """What a tool printed when its text is too short -> (tokens needed, tokens there); None if it did not say so."""
     match = _TOO_SHORT.search(text)
     return (int(match[1]), int(match[2])) if match else None
+
+
+def short_text(text: str, name: str) -> CalibrationError | None:
+    """What to raise after a tool printed that its calibration text, of this name, is too short; None if it did not."""
+    if (found := parse_too_short(text)) is None:
+        return None
+    return CalibrationError(
+        "the calibration text {name} has {found} tokens, at least {needed} are needed: give a longer one "
+        "with --calibration (10 to 20 thousand tokens are good).",
+        name=name,
+        found=found[1],
+        needed=found[0],
+    )
 
 
 def parse_quantize_help(text: str) -> dict[str, int]:

@@ -23,8 +23,8 @@ from ggufy.llama.chat.backend import GIVE_UP_S, ChatBackend, ProcessExited
 from ggufy.llama.chat.options import Model
 from ggufy.models.chat_format import FORMATS, OFF, WORLD, RwkvFormat
 from ggufy.models.chat_names import format_named
-from ggufy.rwkvcpp.children import finding_ggufy, module_command
 from ggufy.rwkvcpp.tokenizer import AUTO, PILE_ROWS, WORLD_ROWS
+from ggufy.system.python_child import finding_ggufy, module_command
 
 _BLANK_LINE = "\n\n"
 #: As rwkv.cpp's chat speaks with the models of the Pile, Raven among them: a blank line ends a reply.

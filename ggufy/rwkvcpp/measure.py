@@ -25,10 +25,10 @@ from ggufy.core.messages import Message
 from ggufy.core.metrics import Evaluation, Quality, Speed, from_json, to_json
 from ggufy.formats.rwkvcpp import RwkvcppHead, read_head
 from ggufy.llama.tools import CONTEXT, ToolRun, run_tool
-from ggufy.rwkvcpp.children import finding_ggufy, module_command
 from ggufy.rwkvcpp.tokenizer import AUTO
 from ggufy.system.child_process import CpuWait
 from ggufy.system.files import sha256, write_text
+from ggufy.system.python_child import finding_ggufy, module_command
 from ggufy.system.resources import asked_share
 
 _PROGRAM = "ggufy.rwkvcpp.measuring"

@@ -178,14 +178,8 @@ def _count_chunks(ctx: Context, step: Step, base: Path, text: Path) -> int:
     except Cancelled:
         ctx.check_stopped()
     except ToolError as error:
-        if too_short := tools.parse_too_short(error.output):
-            raise CalibrationError(
-                "the calibration text {name} has {found} tokens, at least {needed} are needed: give a longer one "
-                "with --calibration (10 to 20 thousand tokens are good).",
-                name=text.name,
-                found=too_short[1],
-                needed=too_short[0],
-            ) from error
+        if short := tools.short_text(error.output, text.name):
+            raise short from error
         raise
     count = tools.parse_chunks(said)
     if count is None:

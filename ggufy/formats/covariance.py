@@ -1,0 +1,274 @@
+"""Covariance files: for the matrices of a model, the sums of x xᵀ over the inputs x that they got from a text.
+
+An imatrix holds the diagonals of these matrices. The file is a GGUF, as llama.cpp's imatrix is; its metadata:
+
+    general.type = "covariance"
+    covariance.base_sha256, .text_sha256, .text (its name), .chunks, .commit (llama.cpp's)
+    covariance.tokens, .held_out_tokens
+    covariance.tensors, .inputs    two lists: tensor -> the tensor under whose name the covariance of its input lies
+
+q, k and v read the same input, and share one matrix. Every fifth chunk of the text is held out, to judge by what was
+not used: spread over the text like that, they are of the same kinds of text, and enough of them. The sums over both
+parts are symmetric, so one F32 tensor `<name>.covariance.<block>` [width + 1, width] holds both: the upper triangle of
+its first `width` rows is the first part's, the lower triangle of its last `width` rows is the one held out.
+
+Of a matrix wider than `WIDEST`, only square blocks along the diagonal are kept, since the whole would take
+4 × columns² bytes. Experts (three-dimensional tensors) have none: each would need a matrix of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from ggufy.core.errors import CalibrationError
+from ggufy.formats.gguf import GgufHead, padded, read_head
+from ggufy.formats.gguf_writer import F32Array, GgufPlan, plan_gguf, write_gguf
+
+WIDEST = 4096  # columns of a block
+_MULTIPLE = 256  # of a block's width: no block of a quant type lies in two
+_HELD_OUT_EVERY = 5  # chunks
+_KEY = "covariance."
+Blocks = tuple[F32Array, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Covariance:
+    """Sums of x xᵀ over the inputs x of a matrix: square blocks along the diagonal, in the order of its columns."""
+
+    calibration: Blocks  # F32 [width, width] each; a single one unless the matrix is wider than `WIDEST`
+    held_out: Blocks  # of the same widths, from chunks that `calibration` has not seen
+    tokens: int  # inputs summed up in `calibration`
+    held_out_tokens: int  # 0, and zeros, for a text of less than five chunks
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Of the blocks; all but the last are multiples of 256."""
+        return tuple(len(block) for block in self.calibration)
+
+    @property
+    def columns(self) -> int:
+        return sum(self.widths)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CovarianceFacts:
+    """What covariances were made from."""
+
+    base_sha256: str  # hex digest of the unquantized GGUF
+    text_sha256: str
+    text: str  # its bare name
+    chunks: int  # of the text, those that are held out included
+    commit: str  # llama.cpp's
+
+
+def is_held_out(chunk: int) -> bool:
+    """Whether a chunk of the text, counted from 0, is held out."""
+    return chunk % _HELD_OUT_EVERY == _HELD_OUT_EVERY - 1
+
+
+def block_widths(columns: int) -> tuple[int, ...]:
+    """Of the blocks that are kept of a matrix of so many columns: as few and as equal as can be."""
+    count = -(-columns // WIDEST)
+    width = columns if count == 1 else padded(-(-columns // count), _MULTIPLE)
+    return tuple(min(width, columns - start) for start in range(0, columns, width))
+
+
+def block_name(name: str, block: int) -> str:
+    """Of the tensor that holds a block of the covariance of what `name` reads."""
+    return f"{name}.covariance.{block}"
+
+
+def covariance_shapes(columns: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    """The tensors of a file, from the columns of each input by its name."""
+    return {
+        block_name(name, block): (width + 1, width)
+        for name, count in columns.items()
+        for block, width in enumerate(block_widths(count))
+    }
+
+
+def plan_covariances(
+    columns: Mapping[str, int],
+    *,
+    inputs: Mapping[str, str],
+    facts: CovarianceFacts,
+    tokens: int,
+    held_out_tokens: int,
+) -> GgufPlan:
+    """The file before its values are there; `inputs` says of each tensor under which name its input lies."""
+    return plan_gguf(_metadata(inputs, facts, tokens, held_out_tokens), covariance_shapes(columns))
+
+
+def write_covariances(
+    path: Path,
+    covariances: Mapping[str, Covariance],
+    *,
+    facts: CovarianceFacts,
+    inputs: Mapping[str, str] | None = None,
+) -> None:
+    """Writes a file at once, whole or not at all; covariances by the name of a tensor that reads that input, `inputs`
+    for others that read the same. Raises ValueError for blocks of other widths than `block_widths`, DiskError."""
+    counts = {(one.tokens, one.held_out_tokens) for one in covariances.values()}
+    if len(counts) != 1 or any(one.widths != block_widths(one.columns) for one in covariances.values()):
+        raise ValueError("covariances of one file see the same tokens, in blocks as wide as can be")
+    tensors = {
+        block_name(name, block): _packed(*both)
+        for name, one in covariances.items()
+        for block, both in enumerate(zip(one.calibration, one.held_out, strict=True))
+    }
+    every = {name: name for name in covariances} | dict(inputs or {})
+    write_gguf(path, _metadata(every, facts, *counts.pop()), tensors)
+
+
+def _metadata(
+    inputs: Mapping[str, str], facts: CovarianceFacts, tokens: int, held_out_tokens: int
+) -> dict[str, str | int | list[str]]:
+    about = {"general.type": "covariance"} | {_KEY + key: value for key, value in asdict(facts).items()}
+    counts = {_KEY + "tokens": tokens, _KEY + "held_out_tokens": held_out_tokens}
+    return {**about, **counts, _KEY + "tensors": list(inputs), _KEY + "inputs": list(inputs.values())}
+
+
+def _packed(calibration: F32Array, held_out: F32Array) -> F32Array:
+    both = np.zeros((len(calibration) + 1, len(calibration)), dtype=np.float32)
+    both[:-1] += np.triu(calibration)
+    both[1:] += np.tril(held_out)
+    return both
+
+
+def _unpacked(both: F32Array) -> tuple[F32Array, F32Array]:
+    upper, lower = np.triu(both[:-1]), np.tril(both[1:])
+    return upper + np.triu(upper, 1).T, lower + np.tril(lower, -1).T
+
+
+class CovarianceFile:
+    """An open file; values are read when they are asked for. Threads may share it."""
+
+    def __init__(self, path: Path):
+        """Raises CalibrationError for a file that has no covariances or is damaged, SourceError for one that is no
+        GGUF."""
+        self.path, self._head = path, read_head(path)
+        self.facts = _facts(path, self._head)
+        self.tokens, self.held_out_tokens = (_count(path, self._head, key) for key in ("tokens", "held_out_tokens"))
+        tensors, inputs = (_names(path, self._head, key) for key in ("tensors", "inputs"))
+        if len(tensors) != len(inputs) or len(set(tensors)) != len(tensors):
+            raise _damaged(path)
+        self._inputs = dict(zip(tensors, inputs, strict=True))
+        self._widths = {name: _widths(path, self._head, name) for name in dict.fromkeys(inputs)}
+
+    @classmethod
+    def open(cls, path: Path) -> CovarianceFile:
+        """See the constructor."""
+        return cls(path)
+
+    def __enter__(self) -> CovarianceFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing stays open between two calls of `get`."""
+
+    @property
+    def digest(self) -> str:
+        """Hex digest of what the values follow from: base, text, chunks, llama.cpp, and the blocks that are kept."""
+        what = {"facts": asdict(self.facts), "inputs": self._inputs, "widths": self._widths}
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def chunks(self) -> int:
+        return self.facts.chunks
+
+    @property
+    def base_sha256(self) -> str:
+        return self.facts.base_sha256
+
+    @property
+    def text_sha256(self) -> str:
+        return self.facts.text_sha256
+
+    def names(self) -> list[str]:
+        """The tensors that have one."""
+        return list(self._inputs)
+
+    def input_of(self, tensor_name: str) -> str | None:
+        """The same for all tensors that read the same input; None for one that has no covariance."""
+        return self._inputs.get(tensor_name)
+
+    def get(self, tensor_name: str) -> Covariance | None:
+        """The covariance of a tensor's input, read anew and the caller's own; None if there is none.
+
+        Raises CalibrationError if it holds a value that is not finite.
+        """
+        if (name := self._inputs.get(tensor_name)) is None:
+            return None
+        blocks = [_unpacked(self._read(block_name(name, block))) for block in range(len(self._widths[name]))]
+        calibration, held_out = zip(*blocks, strict=True)
+        return Covariance(
+            calibration=calibration,
+            held_out=held_out,
+            tokens=self.tokens,
+            held_out_tokens=self.held_out_tokens,
+        )
+
+    def _read(self, name: str) -> F32Array:
+        info = self._head.tensors[name]
+        width, rows = info.shape
+        place = self._head.data_start + info.offset
+        both = np.memmap(self.path, dtype="<f4", mode="r", offset=place, shape=(rows, width))
+        if not np.isfinite(both).all():
+            raise CalibrationError(
+                "{name} holds a value for {tensor} that is not finite: make it again.",
+                name=self.path.name,
+                tensor=name,
+            )
+        return both
+
+
+def _facts(path: Path, head: GgufHead) -> CovarianceFacts:
+    if head.metadata.get("general.type") != "covariance":
+        raise CalibrationError(
+            "{name} is a GGUF file but holds no covariances: give the output of `ggufy gram`.", name=path.name
+        )
+    texts = {key: head.metadata.get(_KEY + key) for key in ("base_sha256", "text_sha256", "text", "commit")}
+    if not all(isinstance(text, str) for text in texts.values()):
+        raise _damaged(path)
+    return CovarianceFacts(chunks=_count(path, head, "chunks"), **{key: str(text) for key, text in texts.items()})
+
+
+def _count(path: Path, head: GgufHead, key: str) -> int:
+    count: Any = head.metadata.get(_KEY + key)
+    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+        raise _damaged(path)
+    return count
+
+
+def _names(path: Path, head: GgufHead, key: str) -> list[str]:
+    names = head.metadata.get(_KEY + key)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise _damaged(path)
+    return names
+
+
+def _widths(path: Path, head: GgufHead, name: str) -> tuple[int, ...]:
+    """Of the blocks of one covariance."""
+    widths: list[int] = []
+    while (info := head.tensors.get(block_name(name, len(widths)))) is not None:
+        width = info.shape[0]
+        if info.type != "F32" or info.shape != (width, width + 1) or width > WIDEST:
+            raise _damaged(path)
+        widths.append(width)
+    if not widths:
+        raise _damaged(path)
+    return tuple(widths)
+
+
+def _damaged(path: Path) -> CalibrationError:
+    return CalibrationError("{name} is damaged: make its covariances again with `ggufy gram`.", name=path.name)
