@@ -92,13 +92,18 @@ def best_factor(sample: Sample, covariance: Covariance, pace: Pace) -> list[Fact
     )
     width = min(len(known[0]), _TRIAL_COLUMNS)
     some, some_judge = ([np.ascontiguousarray(blocks[0][:width, :width])] for blocks in (known, judge))
-    errors = {}
+    least, best, chosen = float("inf"), None, _UNTRIED
     for damping in DAMPINGS if covariance.held_out_tokens else (_UNTRIED,):
         pace()
-        errors[damping] = sample.error(factors(some, damping, pace), some_judge, pace)
-    best = factors(known, min(errors, key=errors.__getitem__), pace)
+        factor = factors(some, damping, pace)
+        if (error := sample.error(factor, some_judge, pace)) < least:
+            least, best, chosen = error, factor, damping
+    if width < sample.values.shape[1]:
+        best = factors(known, chosen, pace)
+        pace()
+        least = sample.error(best, judge, pace)
     pace()
-    return best if sample.error(best, judge, pace) < sample.plain_error(judge) else None
+    return best if least < sample.plain_error(judge) else None
 
 
 class Rounding:
