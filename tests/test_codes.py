@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from ggufy.llama.ggml import ByteArray, F32Array, Ggml
-from ggufy.quantize.codes import FORMATS
+from ggufy.quantize.codes import FORMATS, LATTICES
 from ggufy.quantize.codes.code_format import CodeFormat
+from ggufy.quantize.codes.lattices import LatticeFormat
 
 ROWS, COLUMNS = 24, 512
 FORMS = [pytest.param(form, id=form.name) for form in FORMATS.values()]
@@ -23,7 +24,7 @@ def decoded_by_ggml(ggml: Ggml, kind: str, raw: ByteArray, count: int) -> F32Arr
     return out
 
 
-def planes_of(form: CodeFormat, raw: ByteArray) -> ByteArray:
+def planes_of(form: CodeFormat | LatticeFormat, raw: ByteArray) -> ByteArray:
     return np.ascontiguousarray(raw.reshape(-1, form.size).T)
 
 
@@ -62,6 +63,29 @@ def test_any_codes_can_be_written_into_blocks(form: CodeFormat, ggml: Ggml) -> N
     np.testing.assert_array_equal(form.scales(planes).scale, scales.scale)
     expected = decoded_by_ggml(ggml, form.name, planes.T, ROWS * COLUMNS).reshape(-1, form.block).T
     np.testing.assert_array_equal(form.decode(planes), expected)
+
+
+@pytest.mark.parametrize("form", [pytest.param(form, id=form.name) for form in LATTICES.values()])
+def test_any_points_can_be_written_into_blocks(form: LatticeFormat, ggml: Ggml) -> None:
+    random = np.random.default_rng(9)
+    values, ones = (random.standard_normal((ROWS, COLUMNS)) * 0.05).astype(np.float32), np.ones(COLUMNS, np.float32)
+    raw = ggml.quantize(values, form.name, ones)
+    assert raw is not None
+    planes = planes_of(form, raw)
+    scales = np.repeat(form.scales(planes), form.span, axis=0)
+    assert scales.min() >= 0 and scales.max() > 0
+    points = random.integers(0, len(form.grid), (256 // form.width, planes.shape[1])).astype(np.uint16)
+    minus = random.integers(0, 2, (32, 8, planes.shape[1])).astype(np.uint8)
+    if form.even_signs:
+        minus[:, 7] = minus[:, :7].sum(axis=1) % 2
+    form.pack(points, np.packbits(minus, axis=1, bitorder="little")[:, 0], planes)
+    expected = (
+        form.grid[points].transpose(0, 2, 1).reshape(256, -1)
+        * scales
+        * (1 - 2 * minus.reshape(256, -1).astype(np.float32))
+    )
+    found = decoded_by_ggml(ggml, form.name, planes.T, ROWS * COLUMNS).reshape(-1, 256).T
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_sizes_are_those_of_ggml(ggml: Ggml) -> None:

@@ -9,7 +9,8 @@ Cholesky factor and no inverse.
 A block's scales are ggml's: its kernel quantizes what the block's weights ought to be now, W + Y F⁻ᵀ, where Y is what
 the errors left of the block add up to in its columns and F the part of the factor within the block. With those scales
 fixed the codes are chosen column by column, and written into the kernel's blocks. Where a type's codes are points of a
-lattice (IQ1, IQ2, IQ3), the kernel's codes stay, and its error is carried on from block to block.
+lattice (IQ2, IQ3) that goes point by point (lattice_codes.py); of IQ1 the kernel's codes stay, and their errors are
+carried on from block to block.
 
 A small multiple of the mean diagonal is added to H first (damping).
 
@@ -28,12 +29,13 @@ from gguf import quants
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from ggufy.llama.ggml import ByteArray, F32Array
-from ggufy.quantize.codes import FORMATS
+from ggufy.quantize.codes import FORMATS, LATTICES
 from ggufy.quantize.codes.code_format import CodeFormat
+from ggufy.quantize.codes.lattices import BLOCK, LatticeFormat
 from ggufy.quantize.column_codes import ColumnCodes
+from ggufy.quantize.lattice_codes import LatticeCodes
 
-LATTICES = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S")
-TYPES = frozenset(FORMATS) | frozenset(LATTICES)
+TYPES = frozenset(FORMATS) | frozenset(LATTICES) | {"IQ1_S", "IQ1_M"}
 _GROUP = 256  # columns whose share of the errors left of them is computed at once
 _RUN = 32  # the same within a block
 _PANEL = 512  # columns of a factor computed at once
@@ -42,12 +44,13 @@ Kernel = Callable[[F32Array, slice], ByteArray | None]  # rows of these columns 
 Pace = Callable[[], None]  # called every now and then: it may wait, or raise
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Factor:
     """One diagonal block of H, damped, as F: unit lower triangular, F32 [width, width]."""
 
     start: int  # its first column in the matrix
     feedback: F32Array
+    variances: F32Array  # [width]: what is left of each column's when those right of it are known
 
     @property
     def stop(self) -> int:
@@ -58,13 +61,13 @@ def factors(covariance: Sequence[F32Array], damping: float, pace: Pace) -> list[
     """The factor of each diagonal block of a covariance, F32 [width, width]."""
     made, start = [], 0
     for block in covariance:
-        made.append(Factor(start=start, feedback=feedback(block, damping, pace)))
+        made.append(Factor(start, *feedback(block, damping, pace)))
         start += len(block)
     return made
 
 
-def feedback(covariance: F32Array, damping: float, pace: Pace) -> F32Array:
-    """F of one covariance, whose columns may be all 0.
+def feedback(covariance: F32Array, damping: float, pace: Pace) -> tuple[F32Array, F32Array]:
+    """F of one covariance, whose columns may be all 0, and R_kk² in units of the mean variance.
 
     R is the flipped Cholesky factor of the flipped H. F32 is enough: what it rounds is far below the damping.
     """
@@ -84,7 +87,8 @@ def feedback(covariance: F32Array, damping: float, pace: Pace) -> F32Array:
         panel[: last - first] = square
         pace()
     lower = flipped.tril().T.flip(0, 1)  # Rᵀ, but for the order of its rows and columns
-    return np.asarray((lower / lower.diagonal()[:, None]).contiguous().numpy())
+    scale = lower.diagonal().clone()
+    return lower.div_(scale[:, None]).contiguous().numpy(), scale.square().numpy()
 
 
 def compensate(values: F32Array, kind: str, kernel: Kernel, factor: Sequence[Factor], pace: Pace) -> ByteArray | None:
@@ -115,13 +119,13 @@ class _Tile:
     def __init__(self, values: F32Array, kind: str, factor: Factor, kernel: Kernel):
         self._values = np.ascontiguousarray(values.T)
         self._kind, self._kernel, self._start = kind, kernel, factor.start
-        self._feedback = torch.from_numpy(factor.feedback)
+        self._feedback, self._variances = torch.from_numpy(factor.feedback), torch.from_numpy(factor.variances)
         self._errors = torch.zeros(self._values.shape, dtype=torch.float32)
         self._block, self._size = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
 
     def fill(self, made: ByteArray, pace: Pace) -> bool:
         columns = len(self._values)
-        form = FORMATS.get(self._kind)
+        form, lattice = FORMATS.get(self._kind), LATTICES.get(self._kind)
         for first in range(0, columns, _GROUP):
             last = min(first + _GROUP, columns)
             carried = self._carried(first, last, 0, first)
@@ -133,9 +137,12 @@ class _Tile:
                 raw = self._quantized(start, stop, shares)
                 if raw is None:
                     return False
+                planes = np.ascontiguousarray(raw.T)
                 if form:
-                    planes = np.ascontiguousarray(raw.T)
                     self._choose(form, planes, start, shares)
+                    raw = planes.T
+                elif lattice:
+                    self._choose_points(lattice, planes, start, shares)
                     raw = planes.T
                 else:
                     self._errors[start:stop] = torch.from_numpy(self._values[start:stop] - decoded(raw, self._kind).T)
@@ -174,6 +181,24 @@ class _Tile:
                 errors[first:last],
             )
         form.pack(codes.chosen(), planes)
+
+    def _choose_points(self, form: LatticeFormat, planes: ByteArray, start: int, shares: torch.Tensor) -> None:
+        codes = LatticeCodes(form, planes)
+        values = torch.from_numpy(self._values)
+        for first in range(start, start + BLOCK, _RUN):
+            last = first + _RUN
+            carried = shares[first - start : last - start]
+            if first > start:
+                carried += self._carried(first, last, start, first)
+            codes.choose(
+                first - start,
+                carried,
+                self._feedback[first:last, first:last],
+                self._variances[first:last],
+                values[first:last],
+                self._errors[first:last],
+            )
+        codes.pack()
 
 
 def decoded(raw: ByteArray, kind: str) -> F32Array:

@@ -1,8 +1,10 @@
 """Which tensors of a quant are compensated, how strongly, and what their rows become; see compensated.py.
 
-Each tensor is prepared once, before its first rows: with some of them, evenly spread, the damping is chosen that errs
-least on the inputs that were held out, and the ggml kernel's own codes are kept where none errs less than those. Then
-any thread may make any of its chunks, and when the last one is made the factor is forgotten.
+Each tensor is prepared once, before its first rows: with some of them, evenly spread, and their first columns,
+dampings are tried on inputs that were held out; among the good ones the strongest is taken, since it deviates least
+from the weights where other texts differ from these. With all columns of these rows it is then seen whether their
+outputs err less than with the ggml kernel's own codes, which are kept otherwise. Then any thread may make any of the
+tensor's chunks, and when the last one is made the factor is forgotten.
 """
 
 from __future__ import annotations
@@ -26,8 +28,9 @@ from ggufy.system.control import TICK_S
 
 DAMPINGS = (0.01, 0.05, 0.2)
 _UNTRIED = 0.05  # where no inputs were held out
-_SAMPLE_ROWS = 256
-_TRIAL_COLUMNS = 1024  # of a tensor, with which the damping is chosen
+_TOLERANCE = 1.02  # errors up to so many times the least are as good: the strongest of these dampings is taken
+_SAMPLE_ROWS = 128
+_TRIAL_COLUMNS = 512  # of a tensor, with which the damping is chosen
 _MOST_AHEAD = 4  # tensors that are prepared before their turn
 
 
@@ -92,18 +95,20 @@ def best_factor(sample: Sample, covariance: Covariance, pace: Pace) -> list[Fact
     )
     width = min(len(known[0]), _TRIAL_COLUMNS)
     some, some_judge = ([np.ascontiguousarray(blocks[0][:width, :width])] for blocks in (known, judge))
-    least, best, chosen = float("inf"), None, _UNTRIED
+    tried = {}
     for damping in DAMPINGS if covariance.held_out_tokens else (_UNTRIED,):
         pace()
         factor = factors(some, damping, pace)
-        if (error := sample.error(factor, some_judge, pace)) < least:
-            least, best, chosen = error, factor, damping
+        tried[damping] = sample.error(factor, some_judge, pace), factor
+    enough = min(error for error, _ in tried.values()) * _TOLERANCE
+    chosen = max(damping for damping, (error, _) in tried.items() if error <= enough)
+    error, best = tried[chosen]
     if width < sample.values.shape[1]:
         best = factors(known, chosen, pace)
         pace()
-        least = sample.error(best, judge, pace)
+        error = sample.error(best, judge, pace)
     pace()
-    return best if least < sample.plain_error(judge) else None
+    return best if error < sample.plain_error(judge) else None
 
 
 class Rounding:

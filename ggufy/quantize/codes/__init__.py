@@ -9,6 +9,8 @@ from __future__ import annotations
 from ggufy.quantize.codes.blocks_of_32 import SMALL_FORMATS
 from ggufy.quantize.codes.blocks_of_256 import K_FORMATS
 from ggufy.quantize.codes.code_format import CodeFormat
+from ggufy.quantize.codes.lattices import LATTICE_FORMATS, LatticeFormat
 from ggufy.quantize.codes.ternary import TERNARY_FORMATS
 
 FORMATS: dict[str, CodeFormat] = {form.name: form for form in (*SMALL_FORMATS, *K_FORMATS, *TERNARY_FORMATS)}
+LATTICES: dict[str, LatticeFormat] = {form.name: form for form in LATTICE_FORMATS}
