@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from ggufy.core.errors import CalibrationError, Cancelled
+from ggufy.formats.covariance import Covariance, CovarianceFacts, CovarianceFile, write_covariances
 from ggufy.formats.gguf import read_head
 from ggufy.llama.ggml import F32Array, Ggml
 from ggufy.quantize import layout
@@ -176,6 +177,29 @@ def test_what_an_earlier_run_with_other_covariances_left_is_not_used(
         assert order.target.with_name("q.gguf.part").exists()
     assert make(order, ggml).resumed == 0
     assert order.target.read_bytes() == made.read_bytes()
+
+
+def test_a_file_of_covariances_does_as_well(base: Path, made: Path, ggml: Ggml, tmp_path: Path) -> None:
+    known = covariances.of_matrices(base)
+    sums = {name: known.get(name) for name in known.names()}
+    written = {
+        name: Covariance(calibration=one.calibration, held_out=one.held_out, tokens=2400, held_out_tokens=600)
+        for name, one in sums.items()
+        if one is not None
+    }
+    facts = CovarianceFacts(base_sha256="0" * 64, text_sha256="1" * 64, text="text.txt", chunks=6, commit="0c1e57098")
+    write_covariances(tmp_path / "covariances.gguf", written, facts=facts)
+    with CovarianceFile.open(tmp_path / "covariances.gguf") as file:
+        order = QuantizeTask(
+            base=base,
+            target=tmp_path / "q.gguf",
+            recipe=order_of(base, made).recipe,
+            ftype=Q4_K_M,
+            covariances=file,
+        )
+        make(order, ggml)
+    for name in known.names():
+        assert np.array_equal(weights(order.target, name), weights(made, name))
 
 
 def test_siblings_rounded_alike_are_copied_from(base: Path, made: Path, ggml: Ggml, tmp_path: Path) -> None:

@@ -41,8 +41,8 @@ class LatticeCodes:
     ) -> None:
         """Chooses the points of some columns of the block from its column `start` on.
 
-        `shares` [columns, rows]: what errors further left add; `feedback` [columns, columns] and `variances` [columns]:
-        Mᵀ and D; `values` [columns, rows]: the weights; `errors` [columns, rows] is filled with what is missing.
+        `shares` [columns, rows] is what errors further left add; `feedback` [columns, columns] is Mᵀ, `variances`
+        [columns] D; `values` [columns, rows] are the weights; `errors` [columns, rows] is filled with what is missing.
         """
         width = self._form.width
         for first in range(0, len(values), width):
@@ -62,8 +62,10 @@ class LatticeCodes:
             )
 
     def _nearest(self, column: int, wanted: torch.Tensor, costs: torch.Tensor) -> torch.Tensor:
-        """Chooses one point, and gives its value: cost (|w| - s g)² is s (s cost g² - 2 cost |w| g) but for what is the
-        same for all vectors g."""
+        """Chooses one point, and gives its value.
+
+        cost (|w| - s g)² is s (s cost g² - 2 cost |w| g), but for what is the same for all vectors g.
+        """
         scale = self._scales[column // self._form.span]
         if not self._form.even_signs:
             self._minus[column : column + self._form.width] = (wanted < 0).numpy()

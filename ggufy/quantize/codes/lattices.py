@@ -40,8 +40,8 @@ class LatticeFormat(ABC):
 
     @abstractmethod
     def pack(self, points: ByteArray, signs: ByteArray, planes: ByteArray) -> None:
-        """Writes numbers of vectors, U16 [256 / width, rows], and signs, U8 [32, rows] with bit k for the k-th of eight
-        weights, into the blocks."""
+        """Writes numbers of vectors, U16 [256 / width, rows], and signs, U8 [32, rows], into the blocks; bit k is the
+        sign of the k-th of eight weights."""
 
 
 @functools.cache
