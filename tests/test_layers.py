@@ -17,7 +17,13 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE)
 # Where each heavy or dangerous package may be imported.
 OWNERS = {
     "gradio": ("app.py", "ggufy/ui/"),
-    "torch": ("ggufy/formats/", "ggufy/models/", "ggufy/rwkvcpp/convert.py", "ggufy/rwkvcpp/lora.py"),
+    "torch": (
+        "ggufy/formats/",
+        "ggufy/models/",
+        "ggufy/quantize/",
+        "ggufy/rwkvcpp/convert.py",
+        "ggufy/rwkvcpp/lora.py",
+    ),
     "subprocess": ("ggufy/llama/", "ggufy/system/child_process.py"),
     "huggingface_hub": ("ggufy/hub/", "ggufy/net/"),
     "httpx2": ("ggufy/hub/", "ggufy/net/"),

@@ -8,6 +8,9 @@ depend on the model. A journal beside it (journal.py) tells which chunks are who
 After a kill, whatever the journal names and has the right digest is kept, and the rest is made. A tensor that a
 finished quant of the same base and imatrix (a sibling) has in the same type is copied from there: its first and its
 last row are made again to see that they are the same.
+
+Where there are covariances, matrices are compensated (rounding.py), tile by tile, and the file's metadata has a digest
+of all that this follows from. Then the siblings are those with the same digest, and such matrices are not made again.
 """
 
 from __future__ import annotations
@@ -17,26 +20,29 @@ import hashlib
 import logging
 import os
 import threading
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ggufy.core.errors import CalibrationError, Cancelled, SourceError, UsageError
 from ggufy.formats.gguf import read_head
-from ggufy.llama.ggml import ByteArray, Ggml
+from ggufy.llama.ggml import ByteArray, F32Array, Ggml
 from ggufy.quantize.factors import digest_of
 from ggufy.quantize.journal import journal_line, journal_of, read_journal
 from ggufy.quantize.layout import PIECE, FileLayout, Rows, Tensor, plan
 from ggufy.quantize.open_file import OpenFile, write_at
-from ggufy.quantize.task import Made, QuantizeTask
+from ggufy.quantize.task import ROUNDING, Made, QuantizeTask, rounding_facts
+from ggufy.quantize.turns import Ended, Turn, Turns
 from ggufy.system import child_process
-from ggufy.system.control import TICK_S, Control, rest
+from ggufy.system.control import TICK_S, Control
 from ggufy.system.files import PART_SUFFIX, disk_errors, finish, write_text
+
+if TYPE_CHECKING:
+    from ggufy.quantize.rounding import Preparation, Rounding
 
 logger = logging.getLogger(__name__)
 _MOST_THREADS = 256
@@ -63,7 +69,7 @@ def quantize(order: QuantizeTask, control: Control, *, ggml: Ggml) -> Made:
                 scales=order.scales,
                 scaling=order.scaling,
                 ggml=ggml,
-                facts=order.facts,
+                facts={**order.facts, **rounding_facts(order, ggml.sha256)},
             )
             with contextlib.ExitStack() as stack:
                 made = _Run(order, layout, ggml, control, stack).make(part, journal)
@@ -86,10 +92,14 @@ class _Run:
         self.made = Made()
         self._base = self._opened(order.base)
         self._copies: dict[str, tuple[OpenFile, int]] = {}  # tensor -> a sibling, and where it is in it
-        self._lock = threading.Condition()
-        self._ended = threading.Event()
-        self._busy, self._limit, self._duty = 0, 1, 1.0
-        self._weights_done = 0
+        self._lock = threading.Lock()
+        self._turns = Turns()
+        self._rounding: Rounding | None = None
+        if order.covariances is not None:
+            from ggufy.quantize.rounding import Rounding  # noqa: PLC0415 - plain quants do without PyTorch
+
+            self._rounding = Rounding(order.covariances, layout, ggml, self._values)
+            stack.callback(self._rounding.close)
 
     def make(self, part: Path, journal: Path) -> Made:
         self._file = os.open(part, os.O_RDWR | os.O_CREAT, 0o644)
@@ -98,10 +108,10 @@ class _Run:
         left_by, found = read_journal(journal)
         kept = {offset: digest for offset, (digest, _) in found.items()} if left_by == key else {}
         os.ftruncate(self._file, self.layout.size)
-        chunks = self.layout.chunks()
+        chunks = self.layout.chunks(self._rounding.names if self._rounding else ())
         whole = {c.offset: c for c in chunks if c.offset in kept and self._is_whole(c, kept[c.offset])}
         due = [chunk for chunk in chunks if chunk.offset not in whole]
-        self.made.resumed = self._weights_done = self.layout.elements - sum(chunk.weights for chunk in due)
+        self.made.resumed = self._turns.done = self.layout.elements - sum(chunk.weights for chunk in due)
         lines = [journal_line(kept[offset], chunk.offset, chunk.size) for offset, chunk in whole.items()]
         write_text(journal, "".join([f"{key}\n", *lines]))
         self._journal = self.stack.enter_context(journal.open("a", encoding="utf-8"))
@@ -110,10 +120,11 @@ class _Run:
         changing = {chunk.tensor.name: chunk.tensor for chunk in due if chunk.tensor.changes}
         self._prepare(changing.values())
         self._find_copies(changing)
-        self._work_off(due)
+        self._obey()
+        self._work_off(self._rounding.in_order(due, self._copies, self._turns.limit) if self._rounding else due)
         return self.made
 
-    def _work_off(self, due: list[Rows]) -> None:
+    def _work_off(self, due: Sequence[Rows | Preparation]) -> None:
         """Threads make the chunks that are due; this one watches."""
         queue = iter(due)
         workers: list[Future[None]] = []
@@ -121,14 +132,14 @@ class _Run:
             try:
                 while due:
                     self._obey()
-                    workers += [pool.submit(self._work, queue) for _ in range(len(workers), self._limit)]
+                    workers += [pool.submit(self._work, queue) for _ in range(len(workers), self._turns.limit)]
                     done, running = wait(workers, timeout=TICK_S, return_when=FIRST_EXCEPTION)
                     for worker in done:
                         worker.result()
                     if not running:
                         break
             finally:
-                self._ended.set()
+                self._turns.ended.set()
         self.control.report(1.0)
 
     def _check_stopped(self) -> None:
@@ -139,53 +150,37 @@ class _Run:
         """Looks at all that may have changed, and tells how far it is."""
         self._check_stopped()
         limit = min(max(1, self.control.limit()), _MOST_THREADS)
-        self._duty = min(max(0.0, self.control.duty()), 1.0)
-        with self._lock:
-            self._limit = limit
-            self._lock.notify_all()
-        self.control.report(self._weights_done / self.layout.elements)
+        self._turns.allow(limit, min(max(0.0, self.control.duty()), 1.0))
+        self.control.report(self._turns.done / self.layout.elements)
 
-    def _work(self, queue: Iterator[Rows]) -> None:
-        while not self._ended.is_set():
-            with self._lock:
-                chunk = next(queue, None)
-            if chunk is None:
-                return
-            self._do(chunk)
+    def _work(self, queue: Iterator[Rows | Preparation]) -> None:
+        with contextlib.suppress(Ended):
+            while not self._turns.ended.is_set():
+                with self._lock:
+                    item = next(queue, None)
+                if item is None:
+                    return
+                if isinstance(item, Rows):
+                    self._do(item)
+                elif self._rounding:
+                    with Turn(self._turns) as turn:
+                        self._rounding.prepare(item.tensor, turn.pause)
 
     def _do(self, chunk: Rows) -> None:
         digest, seconds = hashlib.sha256(), 0.0
-        for piece in chunk.split(PIECE):
-            if not self._begin():
-                return
-            try:
-                before = time.thread_time()
-                data = self._bytes(piece)
+        in_one = self._rounding is not None and self._rounding.ready(chunk.tensor, self._turns.ended)
+        for piece in chunk.split(chunk.weights if in_one else PIECE):
+            with Turn(self._turns, piece.weights) as turn:
+                data = self._bytes(piece, turn.pause)
                 digest.update(data.data)
                 write_at(self._file, data.data, piece.offset)
-                spent = time.thread_time() - before
-                rest(spent, lambda: self._duty, self._ended.wait)
-            finally:
-                self._end(piece.weights)
-            seconds += spent
+            seconds += turn.seconds
         with self._lock:
             self._journal.write(journal_line(digest.hexdigest(), chunk.offset, chunk.size))
             self._journal.flush()
             self._note(chunk, seconds)
-
-    def _begin(self) -> bool:
-        """Waits until one more thread may be busy; False if the run ended meanwhile."""
-        with self._lock:
-            while self._busy >= self._limit and not self._ended.is_set():
-                self._lock.wait(TICK_S)
-            self._busy += 1
-        return not self._ended.is_set()
-
-    def _end(self, weights: int) -> None:
-        with self._lock:
-            self._busy -= 1
-            self._weights_done += weights
-            self._lock.notify()
+        if self._rounding:
+            self._rounding.forget(chunk.tensor)
 
     def _note(self, chunk: Rows, seconds: float) -> None:
         """Keeps for the caller how a chunk came about."""
@@ -203,36 +198,42 @@ class _Run:
 
     # ---- how bytes come about
 
-    def _bytes(self, rows: Rows) -> ByteArray:
+    def _bytes(self, rows: Rows, pause: Callable[[], None]) -> ByteArray:
         if copy := self._copies.get(rows.tensor.name):
             sibling, offset = copy
             return sibling.read(offset + rows.start, rows.size)
-        return self._computed(rows)
+        made = self._rounding.make(rows, pause) if self._rounding else None
+        return self._computed(rows) if made is None else made
 
-    def _computed(self, rows: Rows) -> ByteArray:
-        tensor = rows.tensor
-        source = tensor.source
-        raw = self._base.read(*rows.source)
+    def _raw(self, rows: Rows) -> ByteArray:
+        source, raw = rows.tensor.source, self._base.read(*rows.source)
         if not self.ggml.sound(raw, source.type):
             raise SourceError(
                 "{base}: {tensor} has values that are not finite: fetch or convert the model again.",
                 base=self.order.base,
                 tensor=source.name,
             )
+        return raw
+
+    def _values(self, rows: Rows) -> F32Array:
+        """The weights, F32 [rows, columns]."""
+        values = self.ggml.to_f32(self._raw(rows), rows.tensor.source.type).reshape(rows.count, rows.columns)
+        if rows.tensor.scale != 1:
+            values = values * np.float32(rows.tensor.scale)
+        factors = rows.tensor.factors
+        return values if factors is None else factors.times(values, matrix=rows.matrix, first=rows.first)
+
+    def _computed(self, rows: Rows) -> ByteArray:
+        tensor = rows.tensor
         if not tensor.changes:
-            return raw
-        values = self.ggml.to_f32(raw, source.type).reshape(rows.count, rows.columns)
-        if tensor.scale != 1:
-            values = values * np.float32(tensor.scale)
-        if tensor.factors is not None:
-            values = tensor.factors.times(values, matrix=rows.matrix, first=rows.first)
+            return self._raw(rows)
         weights = None if tensor.weights is None else tensor.weights[rows.matrix]
-        made = self.ggml.quantize(values, tensor.type, weights)
+        made = self.ggml.quantize(self._values(rows), tensor.type, weights)
         if made is None:
             raise SourceError(
                 "{base}: {tensor} has values that {type} cannot hold: choose another type.",
                 base=self.order.base,
-                tensor=source.name,
+                tensor=tensor.name,
                 type=tensor.type,
             )
         return made
@@ -287,8 +288,10 @@ class _Run:
                     self._copies[name] = (sibling, offset)
 
     def _agrees(self, tensor: Tensor, sibling: OpenFile, offset: int) -> bool:
-        """Whether the first and the last row in a sibling are what this run would make."""
+        """Whether the first and the last row in a sibling are what this run would make; what is compensated is."""
         self._check_stopped()
+        if self._rounding and tensor.name in self._rounding.names:
+            return True
         *_, last = tensor.matrices()
         samples = (next(tensor.matrices()), replace(last, first=last.first + last.count - 1))
         return all(
@@ -305,4 +308,4 @@ class _Run:
 def _comparable(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """What quants of the same base and imatrix have in common."""
     own = ("general.file_type", "ggufy.")
-    return {key: value for key, value in metadata.items() if not key.startswith(own)}
+    return {key: value for key, value in metadata.items() if key == ROUNDING or not key.startswith(own)}

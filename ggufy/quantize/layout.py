@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from ggufy.quantize.imatrix import Imatrix
 from ggufy.quantize.recipe import Recipe, head_size, kept_keys, quant_metadata
 
 CHUNK = 1 << 20  # weights that are kept together when a run ends early: two seconds of the slowest type
+TILE = 1024  # rows of a compensated tensor that are made together, and kept together
 PIECE = 1 << 16  # weights quantized at once: an eighth of a second for the slowest type, and 256 kB as F32
 _Q2_K_S = 21  # the file type whose Q2_K tensors need an imatrix too
 _EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
@@ -100,8 +101,12 @@ class Rows:
     def split(self, weights: int) -> Iterator[Rows]:
         """The same in parts of at most so many weights, but at least a row."""
         step = max(1, weights // self.columns)
-        for first in range(self.first, self.first + self.count, step):
-            yield replace(self, first=first, count=min(step, self.first + self.count - first))
+        for start in range(0, self.count, step):
+            yield self.part(start, min(step, self.count - start))
+
+    def part(self, start: int, count: int) -> Rows:
+        """Some of them, counted from their first."""
+        return replace(self, first=self.first + start, count=count)
 
     def _row(self, size: int) -> int:
         return size * self.columns // self.tensor.source.elements
@@ -127,9 +132,14 @@ class FileLayout:
         for tensor, end in zip(self.tensors, ends, strict=True):
             yield tensor.offset + tensor.size, bytes(end - tensor.offset - tensor.size)
 
-    def chunks(self) -> list[Rows]:
-        """All rows, in the order of the file."""
-        return [chunk for tensor in self.tensors for rows in tensor.matrices() for chunk in rows.split(CHUNK)]
+    def chunks(self, compensated: Collection[str] = ()) -> list[Rows]:
+        """All rows, in the order of the file; `compensated` tensors in tiles."""
+        return [
+            chunk
+            for tensor in self.tensors
+            for rows in tensor.matrices()
+            for chunk in rows.split(TILE * rows.columns if tensor.name in compensated else CHUNK)
+        ]
 
 
 def plan(

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ggufy.quantize.factors import Scaling
 from ggufy.quantize.imatrix import Imatrix
 from ggufy.quantize.recipe import Recipe
+
+if TYPE_CHECKING:
+    from ggufy.quantize.rounding import Covariances  # loads PyTorch, which plain quants do without
+
+ROUNDING = "ggufy.rounding"  # metadata: a digest of what compensated codes follow from, besides base and recipe
+_ROUNDING_VERSION = "1"  # another one if the same inputs give other codes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +33,7 @@ class QuantizeTask:
     siblings: Sequence[Path] = ()  # finished quants of the same base and imatrix
     facts: Mapping[str, str] = field(default_factory=dict)  # more metadata
     identity: str = ""  # tells the base from others of its size, its SHA-256 say; otherwise its time of change does
+    covariances: Covariances | None = None  # of the inputs of the base's matrices: those are compensated then
 
 
 @dataclass(kw_only=True)
@@ -35,3 +44,13 @@ class Made:
     copied: list[str] = field(default_factory=list)  # tensors that came, as far as this run made them, from a sibling
     computed: list[str] = field(default_factory=list)  # tensors that this run quantized, or some rows of them
     speeds: dict[str, tuple[int, float]] = field(default_factory=dict)  # tensor type -> weights, CPU seconds
+
+
+def rounding_facts(order: QuantizeTask, kernels: str) -> dict[str, str]:
+    """The metadata that tells how codes were chosen: always of the same length, and none if they are ggml's own.
+    `kernels` is the digest of ggml's library."""
+    if order.covariances is None:
+        return {}
+    imatrix = order.imatrix.sha256 if order.imatrix else ""
+    words = " ".join((_ROUNDING_VERSION, order.covariances.digest, imatrix, kernels))
+    return {ROUNDING: f"compensated {hashlib.sha256(words.encode()).hexdigest()[:16]}"}
