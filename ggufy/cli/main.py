@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from ggufy.cli import chat as chat_command
 from ggufy.cli import complete as complete_command
+from ggufy.cli import convert as convert_command
 from ggufy.cli import gram as gram_command
 from ggufy.cli import inspect as inspect_command
 from ggufy.cli import lint as lint_command
@@ -27,17 +28,13 @@ from ggufy.cli import state as state_command
 from ggufy.cli.parser import build_parser
 from ggufy.cli.running import connected, finish, pinned, ready_llama, run_job
 from ggufy.cli.terminal import job_lines
-from ggufy.core.errors import GgufyError, SourceError, UsageError
+from ggufy.core.errors import GgufyError, UsageError
 from ggufy.core.job import Status
 from ggufy.core.messages import Message
-from ggufy.core.names import stem_of
-from ggufy.core.outputs import names_of_output
 from ggufy.core.plan import LOCK_NAME, base_name, imatrix_name
-from ggufy.core.source import Source, SourceFile
 from ggufy.core.words import human_size
 from ggufy.jobs.options import JobOptions, read_options
 from ggufy.llama.install import Llama
-from ggufy.models.chat_format import pinned_format
 from ggufy.records.store import JobStore
 from ggufy.system import child_process, streams
 from ggufy.system.files import chosen_with, disk_error
@@ -46,7 +43,7 @@ from ggufy.system.settings import Settings, prepare_process
 from ggufy.system.user_paths import user_path
 
 if TYPE_CHECKING:
-    from ggufy.sources.adapter import AdapterWish
+    pass
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -125,58 +122,6 @@ def run_resume(args: argparse.Namespace, settings: Settings) -> int:
         runner = Runner(settings=settings, llama=ready_llama(settings), threads=args.threads, workspace=workspace)
         done = [run_job(runner, job, quiet=args.json) for job in waiting]
     return finish(done, runner, as_json=args.json)
-
-
-def run_convert(args: argparse.Namespace, settings: Settings) -> int:
-    from ggufy.sources.adapter import AdapterSearch, pin_adapters  # loads the Hub's client
-    from ggufy.sources.adapter_files import opened_adapters
-    from ggufy.sources.format import ConvertTask
-    from ggufy.sources.locate import local_file
-    from ggufy.sources.registry import format_of_file
-
-    vocab = user_path(args.vocab) if args.vocab else None
-    chosen_with(args.target.parent, "OUT")
-    if (path := local_file(str(args.source))) is None:
-        raise SourceError("{path} does not exist: give the path of a .pth or .safetensors file.", path=args.source)
-    form, search = format_of_file(path), AdapterSearch(settings)
-    form.check_output(args.output)
-    files = [SourceFile(path=str(file), size=file.stat().st_size, sha256="") for file in form.files_here(path)]
-    pinned = [one for one, _ in pin_adapters(_adapters(args), search, form)]
-    names = [args.name or "", path.name]
-    with opened_adapters(pinned, settings.cache, search) as adapters:
-        task = ConvertTask(
-            source=Source.of_files(files, kind=form.kind),
-            path=path,
-            outtype=args.outtype or names_of_output(args.output).base_type(None),
-            output=args.output,
-            name=args.name or stem_of(str(path)),
-            vocab=vocab,
-            adapters=adapters,
-            chat_format=pinned_format(args.chat_format, names),
-            work=args.target.absolute().parent,
-            run_converter=_run_converter(args, settings) if form.carries else None,
-        )
-        form.convert(task, args.target)
-    print(f"{args.target}  {human_size(args.target.stat().st_size)}")
-    return 0
-
-
-def _run_converter(args: argparse.Namespace, settings: Settings) -> Callable[[Path, Path], None]:
-    """llama.cpp's converter of Hugging Face models."""
-    from ggufy.llama.converter import Converter
-    from ggufy.llama.tools import ToolRun
-    from ggufy.system import resources
-
-    def run(folder: Path, target: Path) -> None:
-        log = settings.cache / "logs" / "convert.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        environment = resources.child_environment(threads=1, home=settings.home)
-        tool = ToolRun(environment=environment, cwd=folder.parent, log=log)
-        llama, pip = ready_llama(settings), settings.pip_environment
-        converter = Converter(llama=llama, cache=settings.cache, pip_environment=pip, run=tool)
-        converter.convert(folder, target, outtype=args.outtype or "f16")
-
-    return run
 
 
 def run_upgrade(args: argparse.Namespace, settings: Settings) -> int:
@@ -284,7 +229,7 @@ def run_setup(args: argparse.Namespace, settings: Settings) -> int:
 
 COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], int]] = {
     "quantize": run_quantize,
-    "convert": run_convert,
+    "convert": convert_command.run_convert,
     "upgrade": run_upgrade,
     "evaluate": run_evaluate,
     "mix": run_mix,
@@ -305,12 +250,6 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], int]] = {
 
 
 # ---- helpers
-
-
-def _adapters(args: argparse.Namespace) -> AdapterWish:
-    from ggufy.sources.adapter import AdapterWish  # loads the Hub's client
-
-    return AdapterWish(texts=tuple(args.lora), alpha=args.lora_alpha, init=args.lora_init or "")
 
 
 def _with_options(settings: Settings, args: argparse.Namespace) -> Settings:

@@ -203,5 +203,5 @@ class Rounding:
 
 
 def _fits(tensor: Tensor) -> bool:
-    """A tensor whose channels are scaled keeps the kernel's codes: the covariances are of inputs without the scales."""
+    """Scaled channels keep the kernel's codes: covariances are of inputs without the scales."""
     return tensor.changes and tensor.factors is None and len(tensor.source.shape) == 2 and tensor.type in TYPES
