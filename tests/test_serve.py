@@ -139,6 +139,19 @@ def test_the_lines_for_curl_and_python_work(serving: Serve, tmp_path: Path, numb
 
 
 @pytest.mark.tools
+def test_the_documented_batch_runs(serving: Serve, tmp_path: Path) -> None:
+    """The lines of docs/transformers.md, with the address of this server in place of theirs; its model has a path that
+    is not whole, as people type it."""
+    document = (Path(__file__).parent.parent / "docs" / "transformers.md").read_text(encoding="utf-8")
+    lines = document.partition("<!-- run: tests/test_serve.py -->\n```python\n")[2].partition("```")[0]
+    served = serving(Path(os.path.relpath(scripted.converted_thinker(tmp_path))), "--parallel", 4)
+    done = asked([sys.executable, "-c"], lines.replace("http://127.0.0.1:8080/v1", served.url))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("-> ") == 4
+    assert done.stdout.count(scripted.ANSWER) == 4
+
+
+@pytest.mark.tools
 def test_thinking_and_stops_of_an_rwkv(serving: Serve, tmp_path: Path) -> None:
     """A request may think where the server does not; a reply stops at the token, and before the next question."""
     served = serving(scripted.converted_thinker(tmp_path), "--parallel", 2)

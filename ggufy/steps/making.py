@@ -35,6 +35,6 @@ def of_recipe(recipe: Recipe, base: GgufHead | None, request: Request, quant: st
         recipe=hashlib.sha256(text.encode()).hexdigest()[:16],
         mix="" if quant in request.targets else request.mix if ours else STOCK,
         rescaled=base is not None and ours and bool(rescaling(base)),
-        mostly=mostly(base, recipe) if base is not None and quant not in request.targets else "",
+        mostly=mostly(base, quant, recipe) if base is not None else "",
         mode=request.mode if quant in request.targets else "",
     )

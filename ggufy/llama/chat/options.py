@@ -44,6 +44,7 @@ class Model:
     @classmethod
     def read(cls, path: Path) -> Model:
         """Raises SourceError for a file that is no GGUF."""
+        path = path.absolute()  # llama.cpp's programs run in a folder of their own
         metadata = read_head(path).metadata
         chat = format_of_gguf(metadata, path.name)
         if chat is None:

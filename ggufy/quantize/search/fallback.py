@@ -57,16 +57,16 @@ def fallen_back(shapes: Shapes) -> dict[str, str]:
     return found
 
 
-def mostly(head: GgufHead, recipe: Recipe) -> str:
-    """The tensor type of most weights of the blocks, for a model that quant types fall back on; empty for others."""
-    if not fallen_back({name: tensor.shape for name, tensor in head.tensors.items()}):
+def mostly(head: GgufHead, quant: str, recipe: Recipe) -> str:
+    """The tensor type of most weights of the blocks, if the quant type does not fit the model's widths; else empty."""
+    if quant not in fallen_back({name: tensor.shape for name, tensor in head.tensors.items()}):
         return ""
     blocks = [tensor for tensor in head.tensors.values() if tensor.name.startswith("blk.") and len(tensor.shape) > 1]
     return type_of_most((recipe.get(tensor.name, tensor.type), tensor.elements) for tensor in blocks)
 
 
 def instead(head: GgufHead, quants: Mapping[str, Forecast]) -> dict[str, Instead]:
-    """What each forecast quant type is on a model that quant types fall back on; empty for others.
+    """What each forecast quant type is that does not fit the model's widths.
 
     Losses are expected as `mixes.py` does: from the types' errors on normal weights and the shipped sensitivities.
     """
@@ -80,8 +80,8 @@ def instead(head: GgufHead, quants: Mapping[str, Forecast]) -> dict[str, Instead
     }
     found = {}
     for name, quant in quants.items():
-        if not (most := mostly(head, quant.recipe)):
-            return {}
+        if not (most := mostly(head, name, quant.recipe)):
+            continue
         rivals = [o for o in quants if quants[o].size <= quant.size and lost[o] < _CLEARLY * lost[name]]
         found[name] = Instead(mostly=most, better=min(rivals, key=lambda other: lost[other], default=""))
     return found
