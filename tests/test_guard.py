@@ -149,9 +149,9 @@ CLOSED = (
 
 @pytest.mark.parametrize("path", CLOSED)
 def test_nothing_is_open(locked: str, path: str) -> None:
-    assert httpx.get(locked + path).status_code == 401
+    assert httpx.get(locked + path, timeout=60).status_code == 401
     for wrong in ("Bearer nothing", "Basic !!", "Basic bWU6eA==", "Digest x", "Bearer"):
-        assert httpx.get(locked + path, headers={"Authorization": wrong}).status_code == 401
+        assert httpx.get(locked + path, headers={"Authorization": wrong}, timeout=60).status_code == 401
     with contextlib.closing(signed_in(locked, "wrong")) as browser:
         assert browser.get(path).status_code == 401
 
@@ -163,7 +163,7 @@ def test_nothing_can_be_sent(locked: str, method: str) -> None:
 
 
 def test_the_page_shows_its_sign_in_and_no_more(locked: str, job: tuple[Path, Job]) -> None:
-    page = httpx.get(locked)
+    page = httpx.get(locked, timeout=60)
     assert page.status_code == 200 and '"auth_required":true' in page.text
     assert job[1].id not in page.text and "gg-jobs" not in page.text
 
@@ -177,15 +177,15 @@ def test_a_browser_signs_in(locked: str, job: tuple[Path, Job]) -> None:
 
 def test_programs_sign_in(locked: str, job: tuple[Path, Job]) -> None:
     with pytest.raises(AuthenticationError):
-        Client(locked, verbose=False)
+        Client(locked, verbose=False, httpx_kwargs={"timeout": 60})
     for client in (
-        Client(locked, auth=("me", PASSWORD), verbose=False),
-        Client(locked, headers=BASIC, verbose=False),
+        Client(locked, auth=("me", PASSWORD), verbose=False, httpx_kwargs={"timeout": 60}),
+        Client(locked, headers=BASIC, verbose=False, httpx_kwargs={"timeout": 60}),
     ):
         assert client.predict(job[1].id, api_name="/job_status")["status"] == "done"
         with pytest.raises(AppError, match="There is no job"):
             client.predict("nothing", api_name="/job_status")
-    assert httpx.get(f"{locked}/files/{job[1].id}/m-Q8_0.gguf", headers=BASIC).status_code == 200
+    assert httpx.get(f"{locked}/files/{job[1].id}/m-Q8_0.gguf", headers=BASIC, timeout=60).status_code == 200
 
 
 def test_models_sign_in(locked: str, job: tuple[Path, Job]) -> None:
@@ -203,11 +203,13 @@ def test_foreign_names_are_refused_everywhere(locked: str) -> None:
     foreign = {"Host": "evil.example", "Origin": "http://evil.example"}
     for path in ("/", *CLOSED, "/theme.css"):
         for headers in (foreign, foreign | BASIC):
-            answer = httpx.get(locked + path, headers=headers)
+            answer = httpx.get(locked + path, headers=headers, timeout=60)
             assert answer.status_code == 400 and "GGUFY_HOSTS" in answer.text
             assert "access-control-allow-origin" not in answer.headers
     for path in ("/gradio_api/queue/join", "/gradio_api/call/inspect_source", "/gradio_api/mcp/"):
-        assert httpx.post(locked + path, json={"data": ["demo"]}, headers=foreign | BASIC).status_code == 400
+        assert (
+            httpx.post(locked + path, json={"data": ["demo"]}, headers=foreign | BASIC, timeout=60).status_code == 400
+        )
         assert httpx.options(locked + path, headers=foreign).status_code == 400
 
 

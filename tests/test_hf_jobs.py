@@ -143,7 +143,7 @@ def test_what_sees_is_a_file_of_its_own(
             llama, packages, tmp_path / "Seer", tmp_path / f"mmproj-{name}.gguf", "--mmproj", "--outtype", name.lower()
         )
         assert made == own.read_bytes()
-        assert read_head(own).architecture == "clip"
+        assert read_head(own).metadata["general.architecture"] == "clip"
         assert f"[{file}]({file}) | mmproj |" in card and "`--mmproj`" in card
     ran(ggufy, "quantize", models / VISION, *PLAIN, "--mmproj", "none", "--out", tmp_path / "p")
     assert not list((tmp_path / "p").rglob("mmproj*"))

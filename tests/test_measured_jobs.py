@@ -109,7 +109,7 @@ def test_a_job_measures_over_all_its_chunks_or_not_at_all(ctx: Context, monkeypa
         return [None]
 
     monkeypatch.setattr(gguf_output, "evaluate", evaluated)
-    monkeypatch.setattr(measure, "_pinned_text", lambda ctx, text: ctx.folder / "text")
+    monkeypatch.setattr(measure, "pinned_text", lambda ctx, text: ctx.folder / "text")
     MEASURE.run(ctx)
     assert (asked[0].all_chunks, asked[0].chunks) == (True, 4)
 
@@ -150,7 +150,7 @@ def test_every_text_has_figures_and_the_first_one_has_the_speed(ctx: Context, mo
         ]
 
     monkeypatch.setattr(gguf_output, "evaluate", evaluated)
-    monkeypatch.setattr(measure, "_pinned_text", lambda ctx, text: ctx.folder / text.sha256[:2])
+    monkeypatch.setattr(measure, "pinned_text", lambda ctx, text: ctx.folder / text.sha256[:2])
     two = replace(ctx, request=TWO_TEXTS, measured=taken.append, report=lambda step, fraction: told.append(fraction))
     MEASURE.run(two)
     (found,) = taken

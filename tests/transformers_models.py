@@ -73,6 +73,7 @@ def write_tokenizer(folder: Path) -> None:
         vocab_size=VOCAB,
         model_type="bpe",
         byte_fallback=True,
+        control_symbols=["<|endoftext|>"],  # llama.cpp wants it of whatever is called Phi-3
         num_threads=1,
         pad_id=-1,
         minloglevel=2,

@@ -31,6 +31,16 @@ BIN_INDEX = "pytorch_model.bin.index.json"
 # What names a model, the first that is there.
 WEIGHTS = ("model.safetensors", f"model{INDEX_SUFFIX}", "pytorch_model.bin", BIN_INDEX)
 # Beside the weights, all that the converter reads: README.md for licence and base model.
+_VOCABULARIES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer.model.v3",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tekken.json",
+    "vocab.json",
+    "vocab.txt",
+)
 _COMPANIONS = (
     CONFIG_FILE,
     "generation_config.json",
@@ -106,7 +116,7 @@ class HuggingFaceModel(SourceFormat):
         if "tokenizer.json" in there and "tokenizer.model" not in there:
             text = companion("tokenizer.json", _LONGEST_COMPANION)
             found["pre_tokenizer"] = pre_tokenizer(text) if len(text) < _LONGEST_COMPANION else None
-        elif not there.intersection(_COMPANIONS[2:9]) and "vocab.json" not in there and "vocab.txt" not in there:
+        elif there.isdisjoint(_VOCABULARIES):
             raise SourceError(
                 "{name} has no tokenizer: fetch the model again, with all its files.", name=found["stem"]
             )

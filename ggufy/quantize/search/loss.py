@@ -71,8 +71,11 @@ def sampled(tensor: Array, count: int = SAMPLE) -> F32Array:
     return np.ascontiguousarray(matrices[:, chosen], dtype=np.float32)
 
 
-def relative_error(sample: F32Array, kind: str, importance: F32Array | None, *, kernels: Kernels) -> float:
-    """The error of one type on [matrices, rows, columns]; `importance` is [matrices, columns].
+def relative_error(
+    sample: F32Array, kind: str, importance: F32Array | None, *, kernels: Kernels, most: float | None = None
+) -> float:
+    """The error of one type on [matrices, rows, columns]; `importance` is [matrices, columns], of which none
+    counts for more than `most` medians (MOST_IMPORTANCE).
 
     0 for weights that are all 0 and stay so; infinite where the type makes something that is not finite.
     """
@@ -80,7 +83,11 @@ def relative_error(sample: F32Array, kind: str, importance: F32Array | None, *, 
     for number, rows in enumerate(sample):
         weights = None if importance is None else importance[number]
         made = kernels.dequantize(kernels.quantize(rows, kind, weights), kind).reshape(rows.shape)
-        v = np.ones(rows.shape[1]) if weights is None or not weights.any() else _capped(weights).astype(np.float64)
+        v = (
+            np.ones(rows.shape[1])
+            if weights is None or not weights.any()
+            else _capped(weights, most).astype(np.float64)
+        )
         with np.errstate(over="ignore", invalid="ignore"):
             noise += float(np.square(made.astype(np.float64) - rows).sum(axis=0) @ v)
         signal += float(np.square(rows.astype(np.float64)).sum(axis=0) @ v)
@@ -91,9 +98,9 @@ def relative_error(sample: F32Array, kind: str, importance: F32Array | None, *, 
     return noise / signal
 
 
-def _capped(weights: F32Array) -> F32Array:
-    """Importances of the columns of one matrix, none above MOST_IMPORTANCE times the median of those above 0."""
-    return np.minimum(weights, np.float32(MOST_IMPORTANCE) * np.median(weights[weights > 0]))
+def _capped(weights: F32Array, most: float | None = None) -> F32Array:
+    """Importances of the columns of one matrix, none above `most` times the median of those above 0."""
+    return np.minimum(weights, np.float32(MOST_IMPORTANCE if most is None else most) * np.median(weights[weights > 0]))
 
 
 class LossTable:
