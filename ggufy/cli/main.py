@@ -13,7 +13,6 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ggufy.cli import chat as chat_command
 from ggufy.cli import complete as complete_command
@@ -41,9 +40,6 @@ from ggufy.system.files import chosen_with, disk_error
 from ggufy.system.locks import is_locked
 from ggufy.system.settings import Settings, prepare_process
 from ggufy.system.user_paths import user_path
-
-if TYPE_CHECKING:
-    pass
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -146,15 +142,13 @@ def run_evaluate(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def run_mix(args: argparse.Namespace, settings: Settings) -> int:
-    if args.threads is not None and args.threads < 1:
-        raise UsageError("--threads must be at least 1.")
+    _check_threads(args)
     print(mix_command.run(args, settings, ready_llama, _base_and_imatrix))
     return 0
 
 
 def run_gram(args: argparse.Namespace, settings: Settings) -> int:
-    if args.threads is not None and args.threads < 1:
-        raise UsageError("--threads must be at least 1.")
+    _check_threads(args)
     print(gram_command.run(args, settings, ready_llama))
     return 0
 
@@ -252,9 +246,13 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], int]] = {
 # ---- helpers
 
 
-def _with_options(settings: Settings, args: argparse.Namespace) -> Settings:
+def _check_threads(args: argparse.Namespace) -> None:
     if getattr(args, "threads", None) is not None and args.threads < 1:
         raise UsageError("--threads must be at least 1.")
+
+
+def _with_options(settings: Settings, args: argparse.Namespace) -> Settings:
+    _check_threads(args)
     if args.out is not None:
         chosen_with(args.out, "--out")
     return settings.having(out=args.out, hub=getattr(args, "hub", None))

@@ -118,6 +118,17 @@ def read_tensor(path: Path, head: GgufHead, name: str) -> np.ndarray[Any, np.dty
     return np.fromfile(path, dtype="<f4", count=info.elements, offset=head.data_start + info.offset)
 
 
+def check_unquantized(tensor: TensorInfo, base: Path | str) -> None:
+    """Raises SourceError if a tensor of `base`, as a sentence is to call it, is quantized."""
+    if tensor.type not in UNQUANTIZED:
+        raise SourceError(
+            "{base} is quantized already ({tensor} is {type}): take the F16, BF16 or F32 file instead.",
+            base=base,
+            tensor=tensor.name,
+            type=tensor.type,
+        )
+
+
 def read_items(path: Path, head: GgufHead, key: str, numbers: Collection[int]) -> dict[int, str]:
     """Texts of an array of texts by their numbers, however long it is; those that are not there are left out."""
     wanted = set(numbers)

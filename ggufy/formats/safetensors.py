@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -117,6 +117,17 @@ def _read_header(file: BinaryIO, name: str, dtypes: Mapping[str, tuple[str, int]
     tensors = {key: _tensor(key, entry, 8 + length, name, dtypes) for key, entry in listed.items()}
     _check_places(tensors, 8 + length, size, name)
     return tensors
+
+
+def packed_header(tensors: Iterable[tuple[str, str, Sequence[int], int]]) -> tuple[bytes, int]:
+    """What a file of tensors (name, dtype as the file says it, shape, bytes) begins with, whose values come one after
+    the other, and how many bytes of these follow."""
+    listed, end = {}, 0
+    for name, dtype, shape, size in tensors:
+        start, end = end, end + size
+        listed[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(listed).encode()
+    return len(text).to_bytes(8, "little") + text, end
 
 
 def read_tensors(file: BinaryIO, name: str, open_part: OpenPart, parts: Collection[str]) -> dict[str, StoredTensor]:

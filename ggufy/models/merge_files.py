@@ -6,7 +6,6 @@ stay as they are. PEFT's own merging rounds to the type of the model.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 
 from ggufy.formats.checkpoint import DTYPES as TORCH_TYPES
 from ggufy.formats.mapped_safetensors import MappedSafetensors, open_safetensors
-from ggufy.formats.safetensors import DTYPES
+from ggufy.formats.safetensors import DTYPES, packed_header
 from ggufy.models.adapter import Formula, bare_name, check_fits
 from ggufy.models.merge import OpenAdapter, merge
 
@@ -49,15 +48,14 @@ def _write_merged(
     model: MappedSafetensors, path: Path, adapters: Sequence[OpenAdapter], check_stopped: Callable[[], None]
 ) -> None:
     changed = {target for one in adapters for target in one.adapter.parts}
-    listed, end = {}, 0
-    for name, shape in model.shapes.items():
-        dtype = torch.float32 if bare_name(name) in changed else model.dtypes[name]
-        start, end = end, end + math.prod(shape) * dtype.itemsize
-        listed[name] = {"dtype": _NAMES[dtype], "shape": shape, "data_offsets": [start, end]}
-    head = json.dumps(listed).encode()
+    dtypes = {name: torch.float32 if bare_name(name) in changed else model.dtypes[name] for name in model.shapes}
+    head, _ = packed_header(
+        (name, _NAMES[dtypes[name]], shape, math.prod(shape) * dtypes[name].itemsize)
+        for name, shape in model.shapes.items()
+    )
     part = path.with_name(path.name + ".merged")
     with part.open("wb") as file:
-        file.write(len(head).to_bytes(8, "little") + head)
+        file.write(head)
         for name in model.shapes:
             check_stopped()
             values = _merged(model.tensor(name), bare_name(name), adapters).contiguous()

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ggufy.core.errors import CalibrationError, SourceError, UsageError
-from ggufy.formats.gguf import MAGIC, UNQUANTIZED, GgufHead, TensorInfo, packed_entry, packed_text, padded
+from ggufy.formats.gguf import MAGIC, GgufHead, TensorInfo, check_unquantized, packed_entry, packed_text, padded
 from ggufy.llama.ggml import Ggml
 from ggufy.models import registry
 from ggufy.quantize.factors import Factors, Scaling
@@ -229,13 +229,7 @@ def _place(name: str) -> tuple[int, bytes]:
 def _checked_size(source: TensorInfo, kind: str, base: Path, ggml: Ggml) -> int:
     if kind == source.type:
         return source.size
-    if source.type not in UNQUANTIZED:
-        raise SourceError(
-            "{base} is quantized already ({tensor} is {type}): take the F16, BF16 or F32 file instead.",
-            base=base,
-            tensor=source.name,
-            type=source.type,
-        )
+    check_unquantized(source, base)
     if kind not in ggml.types:
         raise UsageError(
             "the recipe wants {type} for {tensor}: known types are {types}.",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import json
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,8 +18,7 @@ from ggufy.core.errors import CheckpointError, SourceError
 from ggufy.core.messages import Message
 from ggufy.models.architecture import brief
 from ggufy.models.names.config import read_config
-from ggufy.sources import hf_fingerprint
-from ggufy.system import child_process, resources
+from ggufy.system.isolated import IsolatedFailure, run_isolated
 
 # Transformers with RWKV in them, which llama.cpp has graphs for; other RWKVs have formats of their own.
 _HYBRIDS = frozenset({"RWKV6Qwen2ForCausalLM", "RwkvHybridForCausalLM"})
@@ -45,6 +43,7 @@ _SIZES = {
     "context": ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"),
 }
 _LARGEST = 1 << 40
+_CPU_S, _MEMORY = 20, 4 << 30  # of a fingerprint; a vocabulary of 262 thousand tokens takes some 0.5 GB
 
 
 @functools.cache
@@ -123,11 +122,13 @@ def pre_tokenizer(text: bytes) -> str | None:
     with tempfile.TemporaryDirectory(prefix="ggufy-") as folder:
         path = Path(folder) / "tokenizer.json"
         path.write_bytes(text)
-        command = [sys.executable, "-I", hf_fingerprint.__file__, str(path)]
-        environment = resources.child_environment(threads=1, home=Path(folder))
-        done = child_process.run(command, cwd=Path(folder), env=environment)
+        script = Path(__file__).with_name("hf_fingerprint.py").absolute()
+        try:
+            fingerprint = run_isolated(script, [str(path)], cpu_s=_CPU_S, memory=_MEMORY)
+        except IsolatedFailure:
+            return None
     names: Mapping[str, str] = known()["pre"]
-    return names.get(done.stdout.strip(), "") if done.returncode == 0 else None
+    return names.get(fingerprint, "")
 
 
 def without_programs(text: bytes, name: str) -> bytes:

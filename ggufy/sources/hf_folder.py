@@ -25,12 +25,11 @@ from ggufy.models.names.config import CONFIG_FILE, LONGEST_CONFIG, read_config
 from ggufy.sources.format import ConvertTask, OpenBeside, Report, SourceFormat
 from ggufy.sources.hf_config import describe_config, is_transformer, pre_tokenizer, without_programs
 from ggufy.sources.rwkv_tensors import ListedTensor
-from ggufy.system.files import finish, part_of, sha256
+from ggufy.system.files import part_of, partial, sha256
 
 BIN_INDEX = "pytorch_model.bin.index.json"
 # What names a model, the first that is there.
 WEIGHTS = ("model.safetensors", f"model{INDEX_SUFFIX}", "pytorch_model.bin", BIN_INDEX)
-# Beside the weights, all that the converter reads: README.md for licence and base model.
 _VOCABULARIES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -41,20 +40,14 @@ _VOCABULARIES = (
     "vocab.json",
     "vocab.txt",
 )
+# Beside the weights, all that the converter reads: README.md for licence and base model.
 _COMPANIONS = (
     CONFIG_FILE,
     "generation_config.json",
-    "tokenizer.json",
+    *_VOCABULARIES,
     "tokenizer_config.json",
-    "tokenizer.model",
-    "tokenizer.model.v3",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "tekken.json",
     "special_tokens_map.json",
     "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
     "merges.txt",
     "chat_template.jinja",
     "chat_template.json",
@@ -141,12 +134,8 @@ class HuggingFaceModel(SourceFormat):
         with linked_folder(task) as folder:
             if task.adapters:
                 _merge(task, folder)
-            part = part_of(target)
-            try:
+            with partial(target) as part:
                 task.run_converter(folder, part)
-                finish(part, target)
-            finally:
-                part.unlink(missing_ok=True)
         return sha256(target, stopped=task.stopped)
 
 

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from ggufy.formats.safetensors import ANY_DTYPES, StoredTensor
+from ggufy.formats.safetensors import ANY_DTYPES, StoredTensor, packed_header
 from ggufy.sources.format import Report
 from ggufy.sources.hf_config import without_programs
 
@@ -36,11 +36,9 @@ def write_stand_in(report: Report, folder: Path) -> None:
 
 def _write_hollow(path: Path, tensors: Mapping[str, StoredTensor]) -> None:
     """A safetensors file with these tensors, as a hole behind its list."""
-    listed, end = {}, 0
-    for name, tensor in tensors.items():
-        kind, width = _NAMES[tensor.dtype]
-        start, end = end, end + tensor.elements * width
-        listed[name] = {"dtype": kind, "shape": tensor.shape, "data_offsets": [start, end]}
-    head = json.dumps(listed).encode()
-    path.write_bytes(len(head).to_bytes(8, "little") + head)
-    os.truncate(path, 8 + len(head) + end)
+    kinds = {name: _NAMES[tensor.dtype] for name, tensor in tensors.items()}
+    head, size = packed_header(
+        (name, kinds[name][0], tensor.shape, tensor.elements * kinds[name][1]) for name, tensor in tensors.items()
+    )
+    path.write_bytes(head)
+    os.truncate(path, len(head) + size)

@@ -8,7 +8,7 @@ from ggufy.sources.hf_folder import linked_folder
 from ggufy.steps.context import Context, artifact_of
 from ggufy.steps.convert import convert_task, converter_of
 from ggufy.steps.local_step import LocalStep
-from ggufy.system.files import finish, part_of
+from ggufy.system.files import partial
 
 
 class MmprojStep(LocalStep):
@@ -35,19 +35,14 @@ class MmprojStep(LocalStep):
     def run(self, ctx: Context) -> Artifact:
         """Leaves `mmproj-<Model>-<type>.gguf`."""
         target, converter = ctx.path(self.product), converter_of(ctx, self)
-        part = part_of(target)
-        with linked_folder(convert_task(ctx, self)) as folder:
-            try:
-                converter.convert(
-                    folder,
-                    part,
-                    outtype=self.subject.lower(),
-                    mmproj=True,
-                    report=lambda fraction: ctx.report(self, fraction),
-                )
-                finish(part, target)
-            finally:
-                part.unlink(missing_ok=True)
+        with linked_folder(convert_task(ctx, self)) as folder, partial(target) as part:
+            converter.convert(
+                folder,
+                part,
+                outtype=self.subject.lower(),
+                mmproj=True,
+                report=lambda fraction: ctx.report(self, fraction),
+            )
         return artifact_of(target)
 
 

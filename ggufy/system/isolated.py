@@ -42,7 +42,7 @@ def run_isolated(script: Path, arguments: Sequence[str], *, cpu_s: int, memory: 
     if done.returncode != 0:
         last = (done.stdout.split("\n\n")[-1].strip().splitlines() or ["it printed nothing"])[-1]
         raise IsolatedFailure(last.partition(": ")[2] or last)
-    return json.loads(done.stdout)
+    return json.loads(done.stdout.rstrip().rpartition("\n")[2])  # libraries may warn before it
 
 
 def _limit(cpu_s: int, memory: int) -> None:

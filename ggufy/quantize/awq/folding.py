@@ -29,8 +29,8 @@ from typing import Any
 
 import numpy as np
 
-from ggufy.core.errors import SourceError, UsageError
-from ggufy.formats.gguf import UNQUANTIZED, GgufHead, TensorInfo
+from ggufy.core.errors import UsageError
+from ggufy.formats.gguf import GgufHead, TensorInfo, check_unquantized
 from ggufy.quantize.factors import F32Array, Factors
 
 F64Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -160,13 +160,7 @@ def _check(head: GgufHead, rules: Iterable[Rule], name: str) -> None:
                 name=name,
                 tensor=tensor.name[:80],
             )
-        if tensor.type not in UNQUANTIZED:
-            raise SourceError(
-                "{base} is quantized already ({tensor} is {type}): take the F16, BF16 or F32 file instead.",
-                base=name,
-                tensor=tensor.name,
-                type=tensor.type,
-            )
+        check_unquantized(tensor, name)
 
 
 def _group(head: GgufHead, architecture: str, block: int, rule: Rule) -> Group | None:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ggufy.core.errors import SourceError
-from ggufy.formats.gguf import UNQUANTIZED, GgufHead, TensorInfo, padded, tensor_bytes
+from ggufy.formats.gguf import GgufHead, TensorInfo, check_unquantized, padded, tensor_bytes
 from ggufy.llama.ggml import Ggml
 from ggufy.models import registry
 from ggufy.quantize.imatrix import Imatrix
@@ -247,10 +247,4 @@ def _importance(imatrix: Imatrix | None, tensor: TensorInfo) -> F32Array | None:
 
 def _check_sources(base: Path, head: GgufHead, names: Iterable[str]) -> None:
     for name in names:
-        if head.tensors[name].type not in UNQUANTIZED:
-            raise SourceError(
-                "{base} is quantized already ({tensor} is {type}): take the F16, BF16 or F32 file instead.",
-                base=base,
-                tensor=name,
-                type=head.tensors[name].type,
-            )
+        check_unquantized(head.tensors[name], base)

@@ -59,8 +59,14 @@ def fallen_back(shapes: Shapes) -> dict[str, str]:
 
 def mostly(head: GgufHead, quant: str, recipe: Recipe) -> str:
     """The tensor type of most weights of the blocks, if the quant type does not fit the model's widths; else empty."""
-    if quant not in fallen_back({name: tensor.shape for name, tensor in head.tensors.items()}):
-        return ""
+    return _most(head, recipe) if quant in fallen_back(_shapes(head)) else ""
+
+
+def _shapes(head: GgufHead) -> Shapes:
+    return {name: tensor.shape for name, tensor in head.tensors.items()}
+
+
+def _most(head: GgufHead, recipe: Recipe) -> str:
     blocks = [tensor for tensor in head.tensors.values() if tensor.name.startswith("blk.") and len(tensor.shape) > 1]
     return type_of_most((recipe.get(tensor.name, tensor.type), tensor.elements) for tensor in blocks)
 
@@ -78,10 +84,11 @@ def instead(head: GgufHead, quants: Mapping[str, Forecast]) -> dict[str, Instead
         )
         for name, quant in quants.items()
     }
-    found = {}
+    found, fallen = {}, fallen_back(_shapes(head))
     for name, quant in quants.items():
-        if not (most := mostly(head, name, quant.recipe)):
+        if name not in fallen:
             continue
         rivals = [o for o in quants if quants[o].size <= quant.size and lost[o] < _CLEARLY * lost[name]]
-        found[name] = Instead(mostly=most, better=min(rivals, key=lambda other: lost[other], default=""))
+        best = min(rivals, key=lambda other: lost[other], default="")
+        found[name] = Instead(mostly=_most(head, quant.recipe), better=best)
     return found
