@@ -16,12 +16,14 @@ from pathlib import Path
 
 from ggufy.cli import chat as chat_command
 from ggufy.cli import complete as complete_command
+from ggufy.cli import completion as completion_command
 from ggufy.cli import convert as convert_command
 from ggufy.cli import gram as gram_command
 from ggufy.cli import inspect as inspect_command
 from ggufy.cli import lint as lint_command
 from ggufy.cli import mix as mix_command
 from ggufy.cli import ollama as ollama_command
+from ggufy.cli import page as page_command
 from ggufy.cli import serve as serve_command
 from ggufy.cli import state as state_command
 from ggufy.cli.parser import build_parser
@@ -239,6 +241,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], int]] = {
     "resume": run_resume,
     "watch": run_watch,
     "doctor": run_doctor,
+    "page": page_command.run,
+    "completion": lambda args, settings: completion_command.run(args, build_parser),
     "setup": run_setup,
 }
 
@@ -269,3 +273,8 @@ def program() -> int:
     if why := streams.lost():
         print(f"ggufy: stdout cannot be written ({why}): what was made is complete.", file=sys.stderr)
     return 1 if why else code
+
+
+def script() -> None:
+    """As the installed program `ggufy` runs it."""
+    sys.exit(program())
