@@ -1,9 +1,9 @@
 """`make release-check`: whether what would be released is whole, installs elsewhere, and works there.
 
-In a fresh clone of the last commit: the changelog names the version; wheel and sdist are built, and the wheel has every
-tracked file of the package and nothing else; in an environment of its own it starts as `ggufy`, completes words in bash,
-and after its set-up quantizes the demo and continues a text with no network at all. Of what it needs, every licence is
-one of those below. `dist/` then has wheel, sdist, licences.md and sbom.json.
+In a fresh clone of the last commit: the changelog names the version; wheel and sdist are built, and the wheel has
+every tracked file of the package and nothing else; in an environment of its own it starts as `ggufy`, completes words
+in bash, and after its set-up quantizes the demo and continues a text with no network at all. Of what it needs, every
+licence is one of those below. `dist/` then has wheel, sdist, licences.md and sbom.json.
 
     python -m tools.release_check [--version X.Y.Z]     without it, the changelog may still say Unreleased
 """
@@ -122,9 +122,8 @@ def check_program(place: Path, version: str, home: Path) -> None:
     text = run(*alone, "ggufy", "complete", model, "-p", "The", "-n", "8", env=environment, cwd=home)
     if len(text.strip()) <= len("The"):
         raise NotReady(f"`ggufy complete` says nothing: {text!r}.")
-    say(
-        f"the installed program makes {', '.join(TYPES)}{' without network' if alone else ''}, and talks: {text.strip()!r}"
-    )
+    where = " without network" if alone else ""
+    say(f"the installed program makes {', '.join(TYPES)}{where}, and talks: {text.strip()!r}")
 
 
 def can_be_alone() -> bool:

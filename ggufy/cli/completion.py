@@ -24,7 +24,7 @@ def run(args: argparse.Namespace, build_parser: Callable[[], argparse.ArgumentPa
     parser.prog = "ggufy"
     for action in _actions(parser):
         if action.type is user_path or action.dest == "source":
-            action.complete = shtab.FILE  # type: ignore[attr-defined] - shtab reads it there
+            setattr(action, "complete", shtab.FILE)  # noqa: B010 - an attribute that argparse does not know
     print(shtab.complete(parser, shell=args.shell))
     return 0
 
