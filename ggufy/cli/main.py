@@ -26,6 +26,7 @@ from ggufy.cli import ollama as ollama_command
 from ggufy.cli import page as page_command
 from ggufy.cli import serve as serve_command
 from ggufy.cli import state as state_command
+from ggufy.cli import verify as verify_command
 from ggufy.cli.parser import build_parser
 from ggufy.cli.running import connected, finish, pinned, ready_llama, run_job
 from ggufy.cli.terminal import job_lines
@@ -228,6 +229,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], int]] = {
     "convert": convert_command.run_convert,
     "upgrade": run_upgrade,
     "evaluate": run_evaluate,
+    "verify": lambda args, settings: verify_command.run(args, settings, ready_llama),
     "mix": run_mix,
     "gram": run_gram,
     "inspect": inspect_command.run_inspect,
