@@ -1,4 +1,4 @@
-"""What a release needs: the program's own name and version, completion in a shell, and checks that find what is wrong."""
+"""What a release needs: the program's name and version, completion in a shell, checks that find what is wrong."""
 
 from __future__ import annotations
 
