@@ -11,6 +11,7 @@ import pytest
 
 from ggufy.formats.gguf import read_head
 from ggufy.quantize.layout import PIECE
+from ggufy.quantize.verify import SAMPLES
 from tests.conftest import Finished, Ggufy
 
 pytestmark = pytest.mark.tools
@@ -46,12 +47,13 @@ def test_quants_of_a_job_are_the_same_from_what_lies_beside_them(
 def test_one_changed_bit_is_found_where_every_row_is_compared(verified: tuple[Path, Path, Path], ggufy: Ggufy) -> None:
     quant, base, imatrix = verified
     head = read_head(quant)
-    name = "blk.1.channel_mix_value.weight"
+    name = "output.weight"
     tensor = head.tensors[name]
-    assert tensor.elements > 16 * PIECE, "a tensor of which samples are not all"
+    assert tensor.elements == 16 * PIECE > SAMPLES * PIECE, "a tensor of which samples are not all"
     data = np.memmap(quant, np.uint8, "r+")
-    data[head.data_start + tensor.offset + tensor.size // 2 + 7] ^= 1
+    data[head.data_start + tensor.offset + tensor.size * 15 // 32] ^= 1  # in the eighth of sixteen parts
     data.flush()
+    assert asked(ggufy, quant, base, imatrix).code == 0
     done = asked(ggufy, quant, base, imatrix, "--whole")
     assert done.code == 1 and f"NOT what its base and imatrix make: {name} of" in done.out
 
@@ -79,6 +81,7 @@ def test_other_weights_and_other_metadata_are_found_in_samples(
 def test_what_cannot_be_compared_is_said(verified: tuple[Path, Path, Path], ggufy: Ggufy, tmp_path: Path) -> None:
     quant, base, imatrix = verified
     assert "has no base beside it: give the unquantized file with --base" in ggufy("verify", quant).err
-    assert "was made with an imatrix" in ggufy("verify", quant, "--base", base).err
+    alone = shutil.copy(base, tmp_path / "base.gguf")
+    assert "was made with an imatrix" in ggufy("verify", quant, "--base", alone).err
     assert "have not the same tensors" in asked(ggufy, quant, imatrix, imatrix).err
     assert "is no file" in ggufy("verify", tmp_path / "none.gguf").err
