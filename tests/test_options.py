@@ -12,8 +12,9 @@ import pytest
 from ggufy.cli.parser import build_parser
 from ggufy.core.errors import UsageError
 from ggufy.core.job import Request
-from ggufy.jobs.options import BY_NAME, OPTIONS, JobOptions, Kind, Option, read_options
+from ggufy.jobs.options import BY_NAME, OPTIONS, JobOptions, Kind, Option
 from ggufy.jobs.request import make_job
+from ggufy.jobs.values import read_options
 from ggufy.service.strangers import for_stranger
 from ggufy.system.settings import Settings
 from ggufy.ui.api import _Api

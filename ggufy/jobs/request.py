@@ -24,9 +24,10 @@ from ggufy.core.outputs import RWKVCPP, names_of_output
 from ggufy.core.source import STREAMED_KINDS, Source, SourceFile
 from ggufy.core.words import brief, human_size
 from ggufy.formats.gguf import MAGIC, GgufHead
-from ggufy.jobs.options import JobOptions, read_source
+from ggufy.jobs.options import JobOptions
 from ggufy.jobs.output_fit import fit_output, quant_types_of, tokenizer_fields
 from ggufy.jobs.texts import evaluation_fields, spoken_systems
+from ggufy.jobs.values import read_source
 from ggufy.models.chat_format import pinned_format
 from ggufy.models.chat_names import names_of
 from ggufy.quantize.search import mixes
