@@ -23,6 +23,7 @@ TERMINAL = {
     "KEEP_CARD": "--keep-card",
     "LORA": "--lora",
     "LORA_ALPHA": "--lora-alpha",
+    "LORA_AS_FILE": "--lora-as-file",
     "LORA_INIT": "--lora-init",
     "NAME": "--name",
     "NO_IMATRIX": "--imatrix none",

@@ -48,6 +48,7 @@ class JobOptions:
     lora: tuple[str, ...] = ()  # adapters to merge into the model, in this order: FILE[:SCALE]
     lora_alpha: float | None = None  # of those that say neither alpha nor a scale
     lora_init: str | None = None  # the file that the only one, a PiSSA, began with
+    lora_as_file: bool = False  # adapters become GGUFs of their own, and are not merged
     by_stranger: bool = False  # made for a Space's visitor, see strangers.py
 
 
@@ -179,6 +180,14 @@ OPTIONS = (
         flag="--lora-init",
         metavar="FILE",
         help="what a PiSSA began with (init_pissa.pth beside it)",
+        bytes=True,
+    ),
+    Option(
+        name="lora_as_file",
+        flag="--lora-as-file",
+        kind=Kind.FLAG,
+        help="make LoRAs of PEFT GGUFs of their own, which llama.cpp takes with --lora, instead of merging them",
+        visitors=True,
         bytes=True,
     ),
     Option(

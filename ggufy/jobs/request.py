@@ -21,7 +21,7 @@ from ggufy.core.job import MMPROJ_TYPES, Job, Request
 from ggufy.core.metrics import memory_needed
 from ggufy.core.names import is_repo_id, model_name, repo_name, stem_of
 from ggufy.core.outputs import RWKVCPP, names_of_output
-from ggufy.core.source import STREAMED_KINDS, Source, SourceFile
+from ggufy.core.source import STREAMED_KINDS, PinnedAdapter, Source, SourceFile
 from ggufy.core.words import brief, human_size
 from ggufy.formats.gguf import MAGIC, GgufHead
 from ggufy.jobs.options import JobOptions
@@ -34,7 +34,14 @@ from ggufy.quantize.search import mixes
 from ggufy.quantize.search import target as sizes
 from ggufy.records.store import JobStore
 from ggufy.sources import hub
-from ggufy.sources.adapter import AdapterSearch, AdapterWish, adapters_label, check_adapters, pin_adapters
+from ggufy.sources.adapter import (
+    AdapterSearch,
+    AdapterWish,
+    adapters_label,
+    check_adapters,
+    check_separable,
+    pin_adapters,
+)
 from ggufy.sources.format import BaseHead, Report, SourceFormat
 from ggufy.sources.inspect import look
 from ggufy.sources.locate import is_plain_url, local_file
@@ -80,6 +87,9 @@ def make_job(options: JobOptions, settings: Settings, watch: Watch | None = None
     looked = looked or options.output == RWKVCPP or source.kind == "hf"
     report = look(options.source, settings, vocab=options.vocab, output=options.output) if looked else None
     check_adapters(adapters, report)
+    beside: tuple[PinnedAdapter, ...] = ()
+    if options.lora_as_file:
+        beside, adapters = check_separable(adapters, form), ()
     base = None if source.remote else form.base_head(Path(source.path))
     head, outtype = base if isinstance(base, GgufHead) else None, _outtype(options, base)
     stem = options.name or file_stem(source.path, source.model_id, by_stranger=options.by_stranger)
@@ -99,6 +109,7 @@ def make_job(options: JobOptions, settings: Settings, watch: Watch | None = None
         mix=_mix(options, head),
         awq=options.awq,
         adapters=tuple(one for one, _ in adapters),
+        lora_files=beside,
         mmproj=MMPROJ_TYPES if report and report.mmproj and options.mmproj == "auto" else (),
         chat_format=_chat_format(options, source, form, head),
         **_order_fields(options, report),

@@ -19,6 +19,7 @@ from ggufy.steps.forecast import forecast_job
 from ggufy.steps.imatrix import ImatrixStep
 from ggufy.steps.job_forecast import JobForecast
 from ggufy.steps.local_step import LocalStep
+from ggufy.steps.lora import LoraStep
 from ggufy.steps.measure import EvaluateStep
 from ggufy.steps.mmproj import MmprojStep
 from ggufy.steps.quantize import QuantizeStep
@@ -30,6 +31,7 @@ STEPS: dict[str, type[LocalStep]] = {
     for step in (
         DownloadStep,
         MmprojStep,
+        LoraStep,
         ConvertStep,
         TokenizerStep,
         ImatrixStep,

@@ -22,6 +22,7 @@ PAGE = {
     "KEEP_CARD": "“Keep the repo's own card”",
     "LORA": "“Adapters”",
     "LORA_ALPHA": "“Alpha of the adapters”",
+    "LORA_AS_FILE": "`lora_as_file`",
     "LORA_INIT": "`lora_init`",
     "NAME": "“Name”",
     "NO_IMATRIX": "imatrix off",
