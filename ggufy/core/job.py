@@ -27,7 +27,6 @@ from ggufy.core.writing import WritingShare
 DEFAULT_CHUNKS = 40
 # Of evaluation text: 4 thousand scored tokens. The KLD's standard error is then about 1 to 2 % of it.
 EVALUATION_CHUNKS = 16
-MMPROJ_TYPES = ("F16", "Q8_0")  # of what sees or hears
 
 
 class Status(StrEnum):
@@ -136,6 +135,7 @@ class Request:
     keep_card: bool = free(False)  # its README.md is somebody's own: only the model files go there
     by_stranger: bool = free(False)  # made for a Space's visitor: its steps run without the token
     adapters: tuple[PinnedAdapter, ...] = later(())  # merged into the model, in this order
+    mtp: str = later("base")  # where heads for several tokens at once go: base, file or none
     lora_files: tuple[PinnedAdapter, ...] = free(())  # adapters that become GGUFs of their own
     mmproj: tuple[str, ...] = free(())  # types of the files of what sees or hears of it: F16, Q8_0
     copies: tuple[str, ...] = free(())  # further output repos, which get the same files

@@ -38,6 +38,8 @@ def to_json(job: Job) -> str:
         del record["request"]["awq"]  # likewise
     if not job.request.mmproj:
         del record["request"]["mmproj"]
+    if job.request.mtp == "base":
+        del record["request"]["mtp"]
     if not job.request.lora_files:
         del record["request"]["lora_files"]
     if not job.request.chat_format:

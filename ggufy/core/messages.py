@@ -25,6 +25,7 @@ TERMINAL = {
     "LORA_ALPHA": "--lora-alpha",
     "LORA_AS_FILE": "--lora-as-file",
     "LORA_INIT": "--lora-init",
+    "MTP": "--mtp",
     "NAME": "--name",
     "NO_IMATRIX": "--imatrix none",
     "OUT": "--out",

@@ -17,6 +17,8 @@ from ggufy.models.chat_format import AUTO, FORMATS
 from ggufy.quantize.search import mixes
 from ggufy.quantize.search.target import MODES
 
+MTP = ("base", "file", "none")
+
 
 @dataclass(frozen=True, kw_only=True)
 class JobOptions:
@@ -45,6 +47,7 @@ class JobOptions:
     private: bool = False
     keep_card: bool = False  # publish the model files only; the repo has a README.md of its own
     mmproj: str = "auto"  # or none
+    mtp: str = "base"  # where heads for several tokens at once go, one of MTP
     lora: tuple[str, ...] = ()  # adapters to merge into the model, in this order: FILE[:SCALE]
     lora_alpha: float | None = None  # of those that say neither alpha nor a scale
     lora_init: str | None = None  # the file that the only one, a PiSSA, began with
@@ -196,6 +199,14 @@ OPTIONS = (
         choices=("auto", "none"),
         help="files of what sees or hears, F16 and Q8_0 (%(default)s: if there is such a part)",
         visitors=True,
+    ),
+    Option(
+        name="mtp",
+        flag="--mtp",
+        choices=MTP,
+        help="heads for several tokens: in the base, in files of their own (F16, Q8_0), or left out (%(default)s)",
+        visitors=True,
+        bytes=True,
     ),
     Option(
         name="mix",

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 # A set that fits the huggingface_hub and tokenizers of ggufy, so that nothing else has to be fetched.
 PACKAGES = ("transformers==5.23.0", "regex==2026.11.19", "safetensors==0.8.0", "sentencepiece==0.2.3")
 _NEEDED_BYTES = 300 << 20  # what pip fetches, unpacks and leaves: 70 MB stay
+MMPROJ, HEADS, TRUNK = "--mmproj", "--mtp", "--no-nextn"
 _WAIT_S = 3600.0  # for another process that fetches them
 _WRITING = re.compile(r"Writing:\s+(\d+)%")
 _MEMORY = re.compile(r"\bMemoryError\b|can't allocate memory|SIGKILL")
@@ -95,18 +96,19 @@ class Converter:
         *,
         outtype: str,
         report: Callable[[float], None] = lambda fraction: None,
-        mmproj: bool = False,
+        part: str = "",
         weights: bool = True,
     ) -> None:
         """Writes the GGUF of the model in `folder` to `target`, in place; all that is in the folder above may be used
         as a model's files, and for the converter's own.
 
-        With `mmproj`, of what sees or hears in place of what reads and writes. Without `weights`, its head and a hole.
+        `part` is an option of the converter for a part of the model: MMPROJ for what sees or hears, HEADS for heads
+        for several tokens at once, TRUNK for all but these. Without `weights`, its head and a hole.
 
         Raises SourceError with its reason, ToolError where it cannot run, DiskError, Cancelled.
         """
         words = [str(folder.absolute()), "--outfile", str(target.absolute()), "--outtype", outtype]
-        words += ["--mmproj"] if mmproj else []
+        words += [part] if part else []
         self._run(CONVERTER, words, folder, report, weights=weights)
 
     def convert_adapter(self, adapter: Path, folder: Path, target: Path) -> None:

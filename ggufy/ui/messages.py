@@ -24,6 +24,7 @@ PAGE = {
     "LORA_ALPHA": "“Alpha of the adapters”",
     "LORA_AS_FILE": "`lora_as_file`",
     "LORA_INIT": "`lora_init`",
+    "MTP": "`mtp`",
     "NAME": "“Name”",
     "NO_IMATRIX": "imatrix off",
     "OUT": "GGUFY_OUT",
