@@ -17,7 +17,7 @@ from ggufy.system import resources
 from ggufy.system.settings import Settings
 
 logger = logging.getLogger(__name__)
-_CONVERTER_S = 120.0  # for what it needs to be fetched, and to run over heads: some seconds
+_CONVERTER_S = 600.0  # to fetch what it needs, and run over heads: seconds, unless others keep the machine busy
 
 
 def write_skeleton(
