@@ -35,7 +35,8 @@ from ggufy.core.job import Status
 from ggufy.core.messages import Message
 from ggufy.core.plan import LOCK_NAME, base_name, imatrix_name
 from ggufy.core.words import human_size
-from ggufy.jobs.options import JobOptions, read_options
+from ggufy.jobs.options import JobOptions
+from ggufy.jobs.values import read_options
 from ggufy.llama.install import Llama
 from ggufy.records.store import JobStore
 from ggufy.system import child_process, streams

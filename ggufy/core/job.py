@@ -27,7 +27,6 @@ from ggufy.core.writing import WritingShare
 DEFAULT_CHUNKS = 40
 # Of evaluation text: 4 thousand scored tokens. The KLD's standard error is then about 1 to 2 % of it.
 EVALUATION_CHUNKS = 16
-MMPROJ_TYPES = ("F16", "Q8_0")  # of what sees or hears
 
 
 class Status(StrEnum):
@@ -136,6 +135,8 @@ class Request:
     keep_card: bool = free(False)  # its README.md is somebody's own: only the model files go there
     by_stranger: bool = free(False)  # made for a Space's visitor: its steps run without the token
     adapters: tuple[PinnedAdapter, ...] = later(())  # merged into the model, in this order
+    mtp: str = later("base")  # where heads for several tokens at once go: base, file or none
+    lora_files: tuple[PinnedAdapter, ...] = free(())  # adapters that become GGUFs of their own
     mmproj: tuple[str, ...] = free(())  # types of the files of what sees or hears of it: F16, Q8_0
     copies: tuple[str, ...] = free(())  # further output repos, which get the same files
     awq: bool = later(False)  # quants get activation-aware scales where these lower the KL divergence
@@ -170,7 +171,8 @@ class Request:
     @property
     def sources(self) -> tuple[Source, ...]:
         """Of the model and its adapters."""
-        return (self.source, *(source for adapter in self.adapters for source in adapter.sources))
+        adapters = (*self.adapters, *self.lora_files)
+        return (self.source, *(source for adapter in adapters for source in adapter.sources))
 
     @property
     def local_paths(self) -> tuple[PurePath, ...]:
@@ -223,6 +225,7 @@ class Request:
         asked = "stranger" if self.by_stranger else ""  # a job of its own: it never becomes the owner's private one
         repos = ",".join((self.repo_id, *self.copies))
         asked += "mmproj" if self.mmproj else ""
+        asked += "".join(one.key for one in self.lora_files)
         text = self.inputs() + ",".join(self.quant_types) + repos + measured + ordered + asked
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 

@@ -13,7 +13,7 @@ from ggufy.llama.install import Llama
 from ggufy.llama.tools import ToolRun
 from ggufy.quantize.recipe import stock_recipe
 from ggufy.steps.context import Context
-from ggufy.steps.imatrix import pinned_text
+from ggufy.steps.job_texts import calibration_text
 from ggufy.system import resources
 from ggufy.system.files import sha256
 
@@ -61,7 +61,7 @@ def make_for_job(ctx: Context, step: Step, base: Path, out: Path, imatrix: Path)
     """The same from a job's pinned calibration text, as its step: stopped and throttled with the job."""
     make_covariances(
         base,
-        pinned_text(ctx),
+        calibration_text(ctx),
         out,
         imatrix,
         work=ctx.work / "covariances",

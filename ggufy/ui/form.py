@@ -9,9 +9,9 @@ from ggufy.core.catalog import OUTTYPES
 from ggufy.core.errors import UsageError
 from ggufy.core.outputs import GGUF, OUTPUT_NAMES, RWKVCPP
 from ggufy.jobs.estimate import BaseOptions, EstimateOptions, chosen
-from ggufy.jobs.options import OPTIONS, JobOptions, read_options
+from ggufy.jobs.options import OPTIONS, JobOptions
 from ggufy.jobs.texts import named_texts
-from ggufy.jobs.values import LONGEST, read_text
+from ggufy.jobs.values import LONGEST, read_options, read_text
 from ggufy.quantize.search.mixes import KINDS, RWKV
 from ggufy.quantize.search.target import MODES, STANDARD, parse_words
 
