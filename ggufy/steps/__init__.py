@@ -14,6 +14,7 @@ from ggufy.core.plan import Step, with_uploads
 from ggufy.steps.analyse import AnalyseStep
 from ggufy.steps.context import Context
 from ggufy.steps.convert import ConvertStep
+from ggufy.steps.covariance import CovarianceStep
 from ggufy.steps.download import DownloadStep
 from ggufy.steps.forecast import forecast_job
 from ggufy.steps.imatrix import ImatrixStep
@@ -32,6 +33,7 @@ STEPS: dict[str, type[LocalStep]] = {
         MmprojStep,
         ConvertStep,
         TokenizerStep,
+        CovarianceStep,
         ImatrixStep,
         QuantizeStep,
         AnalyseStep,

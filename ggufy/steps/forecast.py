@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ggufy.core.errors import DiskError, SourceError, ToolError
+from ggufy.core.job import COMPENSATED
 from ggufy.core.plan import Step, base_name, imatrix_name
 from ggufy.core.words import human_size
 from ggufy.formats.gguf import read_head
@@ -22,6 +23,7 @@ from ggufy.quantize.search.target import of_label
 from ggufy.sources.registry import format_of
 from ggufy.steps.context import Context
 from ggufy.steps.convert import convert_task
+from ggufy.steps.covariance import why_plain
 from ggufy.steps.evaluate import SPARE
 from ggufy.steps.job_forecast import JobForecast
 from ggufy.steps.local_step import LocalStep
@@ -98,9 +100,9 @@ def check_space(ctx: Context, due: Iterable[Step], forecast: JobForecast, *, pub
     here = sum(path.stat().st_size for path in brought if path.exists())
     needed = peak_bytes(
         base=sum(bases),
-        beside=sum(size for step, size in left if step.makes_file and step.stays) - sum(bases),
+        beside=sum(size for step, size in left if step.lies_beside or (step.makes_file and step.stays)) - sum(bases),
         quants=[size for step, size in left if step.makes_file and not step.stays],
-        scratch=max((size for step, size in left if not step.makes_file), default=0),
+        scratch=max((size for step, size in left if not (step.makes_file or step.lies_beside)), default=0),
         source=here,
         published=published,
     )
@@ -129,7 +131,10 @@ def _forecast(ctx: Context, step: Step, base: Path) -> JobForecast:
     facts = _imatrix_facts(ctx)
     run = ctx.tool_run(step, cwd=base.absolute().parent)
     types, mix = ctx.request.quant_types, ctx.request.mix
-    found = output_of(ctx.request).forecast(base, types, llama=ctx.llama, run=run, facts=facts, mix=mix)
+    compensated = ctx.request.rounding == COMPENSATED and not why_plain(ctx, read_head(base))
+    found = output_of(ctx.request).forecast(
+        base, types, llama=ctx.llama, run=run, facts=facts, mix=mix, compensated=compensated
+    )
     return replace(found, targets=target_sizes(found, ctx.request.targets))
 
 

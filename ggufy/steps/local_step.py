@@ -20,6 +20,7 @@ class LocalStep(Step):
     advice: ClassVar[str] = ""  # one line about that product, for the card
     is_model: ClassVar[bool] = False  # the product is a model: the base, or a quant
     stays: ClassVar[bool] = True  # the product is needed here to the end of the job, even if the output repo has it
+    lies_beside: ClassVar[bool] = False  # what it leaves is no file of the result, and lies beside the base to the end
     on_card: ClassVar[bool] = False  # the card says what it found, although that is no file
     comes_first: ClassVar[bool] = False  # sizes can be forecast when it is done, not before
 
