@@ -9,8 +9,8 @@ from ggufy.core.plan import quant_name
 from ggufy.quantize.search import target
 
 _COMPENSATED = (
-    "The codes are compensated: each column of a matrix makes up for the rounding errors of those before it, weighed by "
-    "the covariance of its inputs over the calibration text (GPTQ, with the scales of ggml's kernels). A matrix keeps "
+    "The codes are compensated: each column of a matrix makes up for the rounding errors of those before it, weighed "
+    "by the covariance of its inputs over the calibration text (GPTQ, with the scales of ggml's kernels). A matrix keeps "
     "the kernels' own codes where that does not lower its output error on a part of the text that was held out. Types "
     "and sizes are the same, `ggufy.rounding` in the metadata says it, and unmodified llama.cpp reads these files."
 )
