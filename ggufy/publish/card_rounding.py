@@ -10,9 +10,9 @@ from ggufy.quantize.search import target
 
 _COMPENSATED = (
     "The codes are compensated: each column of a matrix makes up for the rounding errors of those before it, weighed "
-    "by the covariance of its inputs over the calibration text (GPTQ, with the scales of ggml's kernels). A matrix keeps "
-    "the kernels' own codes where that does not lower its output error on a part of the text that was held out. Types "
-    "and sizes are the same, `ggufy.rounding` in the metadata says it, and unmodified llama.cpp reads these files."
+    "by the covariance of its inputs over the calibration text (GPTQ, with the scales of ggml's kernels). A matrix "
+    "keeps the kernels' own codes where that does not lower its output error on a part of the text that was held out. "
+    "Types and sizes are the same, `ggufy.rounding` in the metadata says it, and unmodified llama.cpp reads the files."
 )
 _PLAIN = "Compensated codes were asked for, but {quants} {have} plain ones, without covariances of the inputs: {why}."
 
