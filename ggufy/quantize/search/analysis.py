@@ -10,6 +10,7 @@ goes on where it was killed, and serves every later size.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -158,7 +159,8 @@ def analyse(
     low_rank = {name for name, role in found.items() if role.low_rank and name in matrices}
     names = sorted({*changing, *low_rank}, key=lambda name: -head.tensors[name].elements)
     total = sum(head.tensors[name].elements for name in names)
-    measures = _measures(covariances, imatrix, ggml, check)
+    stack = contextlib.ExitStack()
+    measures = _measures(covariances, imatrix, ggml, check, stack)
     analysis = Analysis(head=head, losses={}, probes={}, proxies={}, flat={})
     done = 0
 
@@ -183,7 +185,7 @@ def analyse(
         else:
             analysis.losses[name] = losses | {tensor.type: 0.0}
 
-    with ThreadPoolExecutor(threads, thread_name_prefix="analyse") as pool:
+    with stack, ThreadPoolExecutor(threads, thread_name_prefix="analyse") as pool:
         for name, _ in zip(names, pool.map(one, names), strict=True):
             done += head.tensors[name].elements
             report(done / total)
@@ -191,13 +193,18 @@ def analyse(
 
 
 def _measures(
-    covariances: Covariances | None, imatrix: Imatrix | None, ggml: Ggml, check: Callable[[], None]
+    covariances: Covariances | None,
+    imatrix: Imatrix | None,
+    ggml: Ggml,
+    check: Callable[[], None],
+    stack: contextlib.ExitStack,
 ) -> Callable[[str, F32Array, F32Array | None], Measure | None]:
     """What tells the errors of a tensor's rows, with these weights of its columns; None: the table itself."""
     if covariances is None:
         return lambda name, rows, weights: None
-    from ggufy.quantize.search.compensated_loss import CompensatedLoss  # noqa: PLC0415 - loads PyTorch
+    from ggufy.quantize.search.compensated_loss import CompensatedLoss, threads_kept  # noqa: PLC0415 - loads PyTorch
 
+    stack.enter_context(threads_kept())
     names, digest = set(covariances.names()), rounding_digest(covariances, imatrix, ggml.sha256)
 
     def measure(name: str, rows: F32Array, weights: F32Array | None) -> Measure | None:

@@ -11,8 +11,9 @@ Rows are independent of each other given the covariance, so some tell of all; th
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -25,6 +26,16 @@ from ggufy.quantize.search.loss import MOST_IMPORTANCE, dequantize
 
 _ROWS = 128
 _DAMPING = 0.05
+
+
+@contextlib.contextmanager
+def threads_kept() -> Iterator[None]:
+    """PyTorch's later threads take as many as before, although each thread that measures takes one."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class CompensatedLoss:
