@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from ggufy.core.catalog import COMPENSATED_COST, KERNEL_COST
-from ggufy.core.errors import ToolError, UsageError
+from ggufy.core.errors import DiskError, ToolError, UsageError
 from ggufy.core.job import COMPENSATED, PLAIN, Job, Making, Status
 from ggufy.core.job_record import from_json, to_json
 from ggufy.core.plan import COVARIANCES, Products, base_name, imatrix_name, pending
@@ -200,6 +200,20 @@ def test_the_disk_has_to_hold_them_beside_everything(ctx: Context, monkeypatch: 
     monkeypatch.setattr("ggufy.steps.forecast.peak_bytes", lambda **sizes: seen.update(sizes) or 0)
     check_space(ctx, [step], JobForecast(base=head, quants={}, same_as={}))
     assert seen["beside"] == most_bytes(head) and not seen["scratch"]
+
+
+@pytest.mark.fast
+def test_a_job_that_fits_without_them_goes_on_without(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    head = head_of({"w": (2048, 2048)})
+    step = next(step for step in plan(ROUND) if isinstance(step, CovarianceStep))
+    forecast, needed = JobForecast(base=head, quants={}, same_as={}), most_bytes(head)
+    monkeypatch.setattr("ggufy.steps.forecast.free_bytes", lambda path: -1)
+    with pytest.raises(DiskError):  # not even without
+        check_space(ctx, [step], forecast)
+    assert not ctx.path(COVARIANCES).exists()
+    monkeypatch.setattr("ggufy.steps.forecast.free_bytes", lambda path: needed - 1)
+    check_space(ctx, [step], forecast)
+    assert "no room for them beside the files" in why_plain(ctx, head)
 
 
 # ---- the card

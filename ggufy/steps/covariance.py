@@ -63,6 +63,10 @@ class CovarianceStep(LocalStep):
             return 0
         return max(0, most_bytes(base) - max(map(allocated_bytes, (path, part_of(path)))))
 
+    def spare(self, ctx: Context) -> bool:
+        _leave(ctx, "the disk had no room for them beside the files")
+        return True
+
     def run(self, ctx: Context) -> None:
         """Leaves covariances and, beside them, the imatrix; or the reason why there are none."""
         base = ctx.path(self.reads[0])
@@ -73,9 +77,14 @@ class CovarianceStep(LocalStep):
             except ToolError as error:
                 logger.warning("no covariances of %s: %s", base.name, error)
                 because = "they could not be collected from this model"
-        if because:
-            logger.warning("job %s: codes are plain, without covariances: %s", ctx.request.job_id, because)
-        write_text(ctx.path(self.product), json.dumps({"plain_because": because}) + "\n")
+        _leave(ctx, because)
+
+
+def _leave(ctx: Context, because: str) -> None:
+    """The product."""
+    if because:
+        logger.warning("job %s: codes are plain, without covariances: %s", ctx.request.job_id, because)
+    write_text(ctx.path(COVARIANCES), json.dumps({"plain_because": because}) + "\n")
 
 
 def why_plain(ctx: Context, base: GgufHead) -> str:

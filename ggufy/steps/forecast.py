@@ -93,7 +93,8 @@ def peak_bytes(*, base: int, beside: int, quants: Sequence[int], scratch: int, s
 
 
 def check_space(ctx: Context, due: Iterable[Step], forecast: JobForecast, *, published: bool = False) -> None:
-    """Raises DiskError when what is due does not fit on the disk at its peak, beside what is here of it."""
+    """Raises DiskError when what is due does not fit on the disk at its peak, beside what is here of it, nor without
+    what a step can do without."""
     left = [(step, step.left_bytes(ctx, forecast)) for step in due if isinstance(step, LocalStep)]
     bases = [size for step, size in left if step.product == base_name(ctx.request)]
     brought = ctx.source_files if bases and ctx.request.source.remote else ()
@@ -109,6 +110,8 @@ def check_space(ctx: Context, due: Iterable[Step], forecast: JobForecast, *, pub
     needed -= here
     free = free_bytes(ctx.folder)
     if needed > free:
+        if any(0 < needed - free <= size and step.spare(ctx) for step, size in left):
+            return
         raise DiskError(
             "{needed} are needed in {folder} and {free} are free, {missing} too little: choose fewer {TYPES} or "
             "another {OUT}.",

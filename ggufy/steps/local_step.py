@@ -40,6 +40,10 @@ class LocalStep(Step):
         """Bytes of the product."""
         return 0
 
+    def spare(self, ctx: Context) -> bool:
+        """Sees to it that the product takes no room on the disk, if the job can do without; else False."""
+        return False
+
     def left_bytes(self, ctx: Context, forecast: JobForecast) -> int:
         """What the product, or what is worked with, still needs on the disk: an earlier run may have left a part."""
         return max(0, self.size(forecast) - allocated_bytes(part_of(ctx.path(self.product))))
