@@ -22,8 +22,9 @@ run: setup
 setup: $(VENV)/.ready
 	@exec $(BIN)/python -m ggufy setup
 
+# Two files of tests at a time, in the order in which they were found.
 test: $(VENV)/.ready-dev
-	@exec $(BIN)/python -m pytest
+	@exec $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

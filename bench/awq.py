@@ -1,16 +1,16 @@
 """What activation-aware scales gain on two real transformers, at equal bytes.
 
-    python -m bench.awq                                    both models of real_base.py, their imatrix made now
-    python -m bench.awq BASE.gguf IMATRIX.gguf [TYPE…]     another model
+    python -m bench.real                                              both models of real_base.py, among other things
+    python -m bench.awq BASE.gguf IMATRIX.gguf COVARIANCES [TYPE…]    another model, with what `ggufy gram` left
 
 The bases that real_base.py makes by scaling channels have what AWQ removes, so here they are made by noise. Stock
-files and fast mixes of the same size are measured with and without scales, over text that nothing else reads.
+files and fast mixes of the same size are measured with and without scales, and compensated, over text that nothing
+else reads.
 """
 
 from __future__ import annotations
 
 import math
-import subprocess
 import sys
 import tempfile
 from dataclasses import replace
@@ -18,6 +18,7 @@ from pathlib import Path
 
 from bench.real_base import MODELS, fetched, make_base
 from ggufy.core.catalog import BY_NAME
+from ggufy.formats.covariance import CovarianceFile
 from ggufy.llama.ggml import load
 from ggufy.llama.install import Llama, ensure
 from ggufy.quantize import engine
@@ -29,6 +30,7 @@ from ggufy.steps.evaluate import EvaluationConfig, evaluate
 from ggufy.steps.recipe_search import RecipeSearch
 from ggufy.system import resources
 from ggufy.system.control import Control
+from ggufy.system.files import partial
 from ggufy.system.settings import Settings
 from ggufy.texts.calibration import PinnedTexts, ensure_texts
 
@@ -39,49 +41,47 @@ _FACTS = {"ggufy.target": "0.0000MB", "ggufy.bits_per_weight": "00.00000"}
 
 def noisy_base(name: str, folder: Path, cache: Path) -> Path:
     """An F16 base of one of `MODELS`, taken off the grid of its old types by noise."""
-    target = folder / f"{name}-F16.gguf"
-    make_base(fetched(MODELS[name], cache / "bench"), target, noisy=True)
-    return target
-
-
-def imatrix_of(base: Path, text: Path, llama: Llama, threads: int) -> Path:
-    """Made as a job does, over 40 chunks."""
-    target = base.with_name(f"{base.stem}-imatrix.gguf")
-    command = [llama.tool("llama-imatrix"), "-m", base, "-f", text, "-o", target, "-c", 512, "-b", 512]
-    subprocess.run([*map(str, command), "-t", str(threads), "--chunks", "40"], check=True, capture_output=True)
+    target = folder / f"{name}-noisy-F16.gguf"
+    if not target.exists():
+        with partial(target) as part:
+            make_base(fetched(MODELS[name], cache / "bench"), part, noisy=True)
     return target
 
 
 def bench_model(
-    base: Path, imatrix: Path, folder: Path, config: EvaluationConfig, types: tuple[str, ...]
+    base: Path, imatrix: Path, covariances: Path, folder: Path, config: EvaluationConfig, types: tuple[str, ...]
 ) -> list[str]:
     """Lines for the report, stock files first."""
     search = RecipeSearch(base=base, imatrix_path=imatrix, config=config)
-    lines = [f"| {base.stem} | without | with AWQ | groups that have scales |", "|---|---|---|---|"]
-    for kind in types:
-        order = QuantizeTask(
-            base=base,
-            target=folder / f"{kind}-stock.gguf",
-            recipe=search.stock(kind),
-            ftype=BY_NAME[kind].ftype,
-            imatrix=search.stock_imatrix,
-        )
-        lines.append(_row(f"{kind}, stock", order, search, config))
-    for kind in types:
-        mix = search.mix(search.stock_size(kind) - search.head_size(_FACTS), FAST)
-        order = search.order(mix, folder / f"{kind}-mix.gguf", {}, kind)
-        lines.append(_row(f"{kind}, fast mix of that size", order, search, config))
+    head = ["KLD", "with AWQ's scales", "compensated instead", "groups that have scales"]
+    lines = [f"| {base.stem} | {' | '.join(head)} |", "|---|---:|---:|---:|---|"]
+    with CovarianceFile.open(covariances) as file:
+        for kind in types:
+            order = QuantizeTask(
+                base=base,
+                target=folder / f"{kind}-stock.gguf",
+                recipe=search.stock(kind),
+                ftype=BY_NAME[kind].ftype,
+                imatrix=search.stock_imatrix,
+            )
+            lines.append(_row(f"{kind}, stock", order, search, file, config))
+        for kind in types:
+            mix = search.mix(search.stock_size(kind) - search.head_size(_FACTS), FAST)
+            order = search.order(mix, folder / f"{kind}-mix.gguf", {}, kind)
+            lines.append(_row(f"{kind}, fast mix of that size", order, search, file, config))
     search.close()
+    for left in config.folder.glob("*.logits"):
+        left.unlink()
     return lines
 
 
-def _row(title: str, order: QuantizeTask, search: RecipeSearch, config: EvaluationConfig) -> str:
-    line = f"| {' | '.join([title, *_with_and_without(order, search, config)])} |"
+def _row(title: str, order: QuantizeTask, search: RecipeSearch, file: CovarianceFile, config: EvaluationConfig) -> str:
+    line = f"| {' | '.join([title, *_figures(order, search, file, config)])} |"
     print(line, file=sys.stderr, flush=True)
     return line
 
 
-def _with_and_without(order: QuantizeTask, search: RecipeSearch, config: EvaluationConfig) -> list[str]:
+def _figures(order: QuantizeTask, search: RecipeSearch, file: CovarianceFile, config: EvaluationConfig) -> list[str]:
     control = Control(limit=lambda: config.threads)
     found = find_scales(order, ggml=search.ggml, control=control)
     scaling = scaling_of(found)
@@ -92,14 +92,16 @@ def _with_and_without(order: QuantizeTask, search: RecipeSearch, config: Evaluat
         scaling=scaling,
         imatrix=scaled_imatrix(order.imatrix, scaling),
     )
+    target = order.target.with_name(f"{order.target.stem}-compensated.gguf")
     klds = []
-    for one in (order, scaled):
+    for one in (order, scaled, replace(order, target=target, covariances=file)):
         engine.quantize(one, control, ggml=search.ggml)
         [figures] = evaluate(order.base, [one.target], config)
         klds.append(figures.quality.kld)
         one.target.unlink()
     kept = sum(one.kept for one in found)
-    return [f"{klds[0]:.4f}", f"{klds[1]:.4f} (x {klds[1] / klds[0]:.3f})", f"{kept} of {len(found)}"]
+    shares = [f"{kld:.4f} (× {kld / klds[0]:.3f})" for kld in klds[1:]]
+    return [f"{klds[0]:.4f}", *shares, f"{kept} of {len(found)}"]
 
 
 def main() -> None:
@@ -109,19 +111,11 @@ def main() -> None:
     llama = ensure(settings.cache, override=settings.llama_dir, threads=threads, pip_environment=pip, types=BY_NAME)
     load(llama.bin)
     texts = ensure_texts(settings.cache)
+    base, imatrix, covariances, *types = sys.argv[1:]
     with tempfile.TemporaryDirectory(prefix="ggufy-bench-") as name:
-        folder = Path(name)
-        if sys.argv[1:]:
-            base, imatrix, *types = sys.argv[1:]
-            given = {Path(base): Path(imatrix)}
-        else:
-            types = []
-            bases = [noisy_base(model, folder, settings.cache) for model in MODELS]
-            given = {base: imatrix_of(base, texts.calibration, llama, threads) for base in bases}
-        for place, imatrix in given.items():
-            work = folder / place.stem
-            config = _config(work, texts, llama, threads, settings)
-            print("\n".join(bench_model(place, imatrix, work, config, tuple(types) or TYPES)), flush=True)
+        config = _config(Path(name), texts, llama, threads, settings)
+        given = (Path(base), Path(imatrix), Path(covariances))
+        print("\n".join(bench_model(*given, Path(name), config, tuple(types) or TYPES)), flush=True)
 
 
 def _config(folder: Path, texts: PinnedTexts, llama: Llama, threads: int, settings: Settings) -> EvaluationConfig:

@@ -1,11 +1,13 @@
-"""How much better than stock files mixes of two real transformers are, at the bytes of the stock file.
+"""How much better than stock files mixes, compensated rounding and AWQ make two real transformers, at equal bytes.
 
     python -m bench.real [NAME ...] [--chunks N] [--probe-chunks N]     smollm2, gemma3; both unless one is named
 
-Prints a table in Markdown for each model, and then whether no size is worse than llama-quantize's, whether more bytes
-are never worse, and whether the bars are met. All files have the same imatrix. Recipes are found on the probe text as
+Prints tables in Markdown for each model, and whether no size is worse than llama-quantize's, whether more bytes are
+never worse, and whether the bars are met. All files have the same imatrix. Recipes are found on the probe text as
 `ggufy mix` finds them, and files are measured on the evaluation text; neither shares a paragraph with the other, or
 with the calibration text. What is fetched, made and measured stays in the cache, so a run that was stopped goes on.
+
+AWQ's scales are judged on another base of the same model (see awq.py), beside compensated rounding on that base.
 """
 
 from __future__ import annotations
@@ -15,26 +17,34 @@ import math
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bench import awq
 from bench.real_base import MODELS, base_of
 from ggufy.core.catalog import BY_NAME
 from ggufy.core.metrics import PROBE_CHUNKS, Quality
+from ggufy.formats.covariance import CovarianceFile
 from ggufy.llama import tools
 from ggufy.llama.install import Llama, ensure
+from ggufy.quantize import engine
 from ggufy.quantize.search.target import FAST, STANDARD
+from ggufy.quantize.task import ROUNDING, QuantizeTask
+from ggufy.steps.covariance import make_covariances
 from ggufy.steps.evaluate import EvaluationConfig, evaluate
 from ggufy.steps.recipe_search import RecipeSearch
 from ggufy.system import resources
-from ggufy.system.files import partial, sha256
+from ggufy.system.control import Control
+from ggufy.system.files import sha256
 from ggufy.system.settings import Settings
-from ggufy.texts.calibration import PinnedTexts, ensure_texts
+from ggufy.texts.calibration import ensure_texts
 from ggufy.texts.overlap import check_disjoint
 
 BARS = {"Q4_K_M": 0.65, "IQ4_XS": 0.58, "IQ3_XXS": 0.42, "Q2_K": 0.26}  # of the stock file's KLD, in standard mode
 TEST_CHUNKS, IMATRIX_CHUNKS = 64, 40
+COMPENSATED = {"stock": 0.85, STANDARD: 0.62}  # bars: of the KLD of the same recipe with the kernels' own codes
 _STOCK = "stock"
+_MODES = (_STOCK, FAST, STANDARD)
 _NOISE = 0.01  # of a KLD: what the figures of one file over 64 chunks are known to
 _DISK = 16_000_000_000  # bytes for the base's predictions: 64 chunks of 262,144 tokens are 8.6 GB
 
@@ -44,12 +54,12 @@ class Row:
     """What was measured at the bytes of one stock file."""
 
     size: str  # quant type
-    bytes: Mapping[str, int]  # of the files: stock, fast, standard
+    bytes: Mapping[str, int]  # of the files: stock, fast, standard, and those of `COMPENSATED` compensated
     quality: Mapping[str, Quality]
 
-    def share(self, mode: str) -> float:
-        """The KLD of a mode as a part of the stock file's."""
-        return self.quality[mode].kld / self.quality[_STOCK].kld
+    def share(self, mode: str, of: str = _STOCK) -> float:
+        """The KLD of a file as a part of another's."""
+        return self.quality[mode].kld / self.quality[of].kld
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +68,7 @@ class RealBench:
 
     base: Path
     imatrix: Path
+    covariances: CovarianceFile
     search: RecipeSearch
     test: EvaluationConfig
 
@@ -70,7 +81,11 @@ class RealBench:
         made = {_STOCK: self.stock(size)}
         limit = made[_STOCK].stat().st_size
         for mode in (FAST, STANDARD):
-            made[mode] = self.mixed(size, limit, mode)
+            order = self.mixed(size, limit, mode)
+            made[mode] = self._made(order)
+            if mode in COMPENSATED:
+                made[compensated(mode)] = self._compensated(order)
+        made[compensated(_STOCK)] = self._compensated(self._stock_order(size))
         found = evaluate(self.base, list(made.values()), self.test)
         row = Row(
             size=size,
@@ -82,13 +97,28 @@ class RealBench:
         print(line(row), file=sys.stderr, flush=True)
         return row
 
-    def mixed(self, size: str, limit: int, mode: str) -> Path:
-        """The best file of at most `limit` bytes that a mode finds, as `ggufy mix` does."""
-        target = self.test.folder / f"{size}-{mode}.gguf"
+    def mixed(self, size: str, limit: int, mode: str) -> QuantizeTask:
+        """The best file of at most `limit` bytes, also if it is compensated, that a mode finds as `ggufy mix` does."""
         rival = "" if mode == FAST else self.search.rival(limit)
-        mix = self.search.mix(limit - self.search.head_size({}), mode, against=rival)
-        self.search.make(mix, target, {}, size)
-        return target
+        mix = self.search.mix(limit - self.search.head_size({ROUNDING: "compensated" + 17 * " "}), mode, against=rival)
+        return self.search.order(mix, self.test.folder / f"{size}-{mode}.gguf", {}, size)
+
+    def _stock_order(self, size: str) -> QuantizeTask:
+        return QuantizeTask(
+            base=self.base,
+            target=self.test.folder / f"{size}-stock.gguf",
+            recipe=self.search.stock(size),
+            ftype=BY_NAME[size].ftype,
+            imatrix=self.search.stock_imatrix,
+        )
+
+    def _compensated(self, order: QuantizeTask) -> Path:
+        target = order.target.with_name(f"{order.target.stem}-compensated.gguf")
+        return self._made(replace(order, target=target, covariances=self.covariances))
+
+    def _made(self, order: QuantizeTask) -> Path:
+        engine.quantize(order, Control(limit=lambda: self.test.threads), ggml=self.search.ggml)
+        return order.target
 
     def stock(self, size: str) -> Path:
         """As llama-quantize itself makes it."""
@@ -126,38 +156,53 @@ def bench(name: str, settings: Settings, llama: Llama, *, chunks: int, probe_chu
             all_chunks=True,
         )
 
-    imatrix = _imatrix(base, texts, config(texts.calibration, "imatrix", IMATRIX_CHUNKS))
+    imatrix, covariances = _calibrated(base, config(texts.calibration, "imatrix", IMATRIX_CHUNKS))
     search = RecipeSearch(base=base, imatrix_path=imatrix, config=config(texts.probe, "probe", probe_chunks))
-    ours = RealBench(base=base, imatrix=imatrix, search=search, test=config(texts.evaluation, "test", chunks))
-    rows = ours.rows()
+    test = config(texts.evaluation, "test", chunks)
+    with CovarianceFile.open(covariances) as file:
+        rows = RealBench(base=base, imatrix=imatrix, covariances=file, search=search, test=test).rows()
     search.close()
-    for left in ours.test.folder.glob("*.logits"):
+    for left in test.folder.glob("*.logits"):
         left.unlink()
     ppl = rows[0].quality[_STOCK].base_ppl
     title = f"**{MODELS[name].name}**, F16 base of {base.stat().st_size:,} bytes, perplexity {ppl:.2f}"
-    return [f"{title} ({chunks} chunks of the evaluation text, probes of {probe_chunks})", "", *table(rows)]
+    said = f"{title} ({chunks} chunks of the evaluation text, probes of {probe_chunks})"
+    noisy = awq.noisy_base(name, folder, settings.cache)
+    kept = _calibrated(noisy, config(texts.calibration, "imatrix", IMATRIX_CHUNKS))
+    lines = awq.bench_model(noisy, *kept, folder / "awq", config(texts.evaluation, "awq", chunks), awq.TYPES)
+    return [said, "", *table(rows), "", *lines]
 
 
-def _imatrix(base: Path, texts: PinnedTexts, config: EvaluationConfig) -> Path:
-    """Made as a job makes it, unless it is there."""
-    target = base.with_name(f"{base.stem.removesuffix('-F16')}-imatrix.gguf")
-    if not target.exists():
-        with partial(target) as part:
-            command = tools.imatrix_command(
-                config.llama.tool("llama-imatrix"),
-                model=base.absolute(),
-                text=texts.calibration.name,
-                out=part.absolute(),
-                threads=config.threads,
-                chunks=config.chunks,
-            )
-            tools.run_tool(command, tools.ToolRun(environment=config.environment, cwd=texts.calibration.parent))
-    return target
+def _calibrated(base: Path, config: EvaluationConfig) -> tuple[Path, Path]:
+    """(imatrix, covariances) of a base, made as a job makes them, unless they are there."""
+    stem = base.stem.removesuffix("-F16")
+    imatrix, covariances = (base.with_name(f"{stem}-{kind}.gguf") for kind in ("imatrix", "covariances"))
+    if not (imatrix.exists() and covariances.exists()):
+        config.folder.mkdir(parents=True, exist_ok=True)
+        make_covariances(
+            base,
+            config.text,
+            covariances,
+            imatrix,
+            work=config.folder,
+            chunks=config.chunks,
+            llama=config.llama,
+            run=tools.ToolRun(environment=config.environment, cwd=config.folder),
+            threads=config.threads,
+            report=lambda fraction: None,
+        )
+    return imatrix, covariances
+
+
+def compensated(mode: str) -> str:
+    """How the compensated file of a recipe is called."""
+    return f"{mode}, compensated"
 
 
 def table(rows: Sequence[Row]) -> list[str]:
-    """The rows in Markdown, and the verdicts."""
-    head = ["at the bytes of", "bytes", "stock KLD", "fast", "standard", "bar", "PPL ratio: stock, fast, standard"]
+    """The rows in Markdown, and the verdicts. Shares of compensated files are of the same recipe's plain one."""
+    mixes = ["at the bytes of", "bytes", "stock KLD", "fast", "standard", "bar"]
+    head = [*mixes, *map(compensated, COMPENSATED), "of stock", "PPL ratio: stock, fast, standard, both compensated"]
     lines = [f"| {' | '.join(head)} |", "|---" + "|---:" * (len(head) - 2) + "|---|"]
     return [*lines, *map(line, rows), "", *verdicts(rows)]
 
@@ -165,9 +210,13 @@ def table(rows: Sequence[Row]) -> list[str]:
 def line(row: Row) -> str:
     """One row in Markdown."""
     mixes = [f"{row.quality[mode].kld:.4f} (× {row.share(mode):.3f})" for mode in (FAST, STANDARD)]
-    ratios = ", ".join(f"{one.ppl_ratio:.3f}" for one in row.quality.values())
-    cells = [row.size, f"{row.bytes[_STOCK]:,}", f"{row.quality[_STOCK].kld:.4f}", *mixes]
-    return f"| {' | '.join([*cells, f'× {BARS[row.size]}', ratios])} |"
+    codes = [
+        f"{row.quality[compensated(mode)].kld:.4f} (× {row.share(compensated(mode), mode):.3f})"
+        for mode in COMPENSATED
+    ]
+    ratios = ", ".join(f"{row.quality[mode].ppl_ratio:.3f}" for mode in (*_MODES, *map(compensated, COMPENSATED)))
+    cells = [row.size, f"{row.bytes[_STOCK]:,}", f"{row.quality[_STOCK].kld:.4f}", *mixes, f"× {BARS[row.size]}"]
+    return f"| {' | '.join([*cells, *codes, f'× {row.share(compensated(STANDARD)):.3f}', ratios])} |"
 
 
 def verdicts(rows: Sequence[Row]) -> list[str]:
@@ -182,11 +231,18 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
         if after.quality[mode].kld > before.quality[mode].kld * (1 + _NOISE)
     ]
     missed = [f"{row.size} × {row.share(STANDARD):.3f}" for row in rows if row.share(STANDARD) > BARS[row.size]]
+    uncompensated = [
+        f"{row.size} {mode} × {row.share(compensated(mode), mode):.3f}"
+        for row in rows
+        for mode, bar in COMPENSATED.items()
+        if row.share(compensated(mode), mode) > bar
+    ]
     claims = {
         "no file above the stock file's bytes": larger,
         "no size worse than stock": worse,
         "more bytes never worse": falls,
         "bars of standard": missed,
+        "bars of compensated rounding": uncompensated,
     }
     return [f"- {claim}: {'MISSED: ' + ', '.join(found) if found else 'reached'}" for claim, found in claims.items()]
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bench import real_base
-from bench.real import BARS, Row, line, verdicts
+from bench.real import BARS, Row, compensated, line, verdicts
 from bench.real_base import RealModel, fetched, make_base
 from ggufy.core.catalog import BY_NAME
 from ggufy.core.metrics import Quality
@@ -25,8 +25,9 @@ def quality(kld: float) -> Quality:
     return Quality(**{field.name: kld for field in fields(Quality)})
 
 
-def row(size: str, stock: float, fast: float, standard: float, *, over: int = 0) -> Row:
+def row(size: str, stock: float, fast: float, standard: float, *, over: int = 0, codes: float = 0.6) -> Row:
     klds = {"stock": stock, "fast": fast, "standard": standard}
+    klds |= {compensated("stock"): stock * 0.8, compensated("standard"): standard * codes}
     return Row(
         size=size,
         bytes={mode: 1000 + (over if mode == "fast" else 0) for mode in klds},
@@ -39,9 +40,12 @@ GOOD = (row("IQ3_XXS", 1, 0.5, 0.4), row("Q2_K", 1.6, 0.49, 0.38), row("Q4_K_M",
 
 @pytest.mark.fast
 def test_what_is_reached() -> None:
-    assert [claim.endswith(": reached") for claim in verdicts(GOOD)] == [True] * 4
+    assert [claim.endswith(": reached") for claim in verdicts(GOOD)] == [True] * 5
     assert set(BARS) < set(BY_NAME)
-    assert line(GOOD[0]).startswith("| IQ3_XXS | 1,000 | 1.0000 | 0.5000 (× 0.500) | 0.4000 (× 0.400) | × 0.42 |")
+    assert line(GOOD[0]).startswith(
+        "| IQ3_XXS | 1,000 | 1.0000 | 0.5000 (× 0.500) | 0.4000 (× 0.400) | × 0.42 "
+        "| 0.8000 (× 0.800) | 0.2400 (× 0.600) | × 0.240 |"
+    )
 
 
 @pytest.mark.fast
@@ -52,6 +56,10 @@ def test_what_is_reached() -> None:
         (row("Q4_K_M", 0.3, 0.31, 0.19), "no size worse than stock: MISSED: Q4_K_M fast"),
         (row("Q4_K_M", 0.8, 0.5, 0.19), "more bytes never worse: MISSED: Q4_K_M fast"),
         (row("Q4_K_M", 0.3, 0.2, 0.2), "bars of standard: MISSED: Q4_K_M × 0.667"),
+        (
+            row("Q4_K_M", 0.3, 0.2, 0.19, codes=0.7),
+            "bars of compensated rounding: MISSED: Q4_K_M standard × 0.700",
+        ),
     ],
 )
 def test_what_is_missed(bad: Row, claim: str) -> None:
