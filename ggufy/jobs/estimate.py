@@ -63,7 +63,7 @@ class BaseOptions:
     vocab: str | None = None
     mix: str = RWKV
     output: str = GGUF.name
-    compensated: bool = False
+    compensated: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
