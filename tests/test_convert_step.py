@@ -13,6 +13,7 @@ import pytest
 from ggufy.core.errors import Cancelled, SourceError
 from ggufy.core.job import Request
 from ggufy.core.source import Source
+from ggufy.llama.tools import ToolRun
 from ggufy.models.convert import convert
 from ggufy.steps.convert import ConvertStep
 from tests import tiny
@@ -31,8 +32,10 @@ def context(source: Path, out: Path, *, sha256: str = "", stopped: bool = False)
     return SimpleNamespace(
         request=request,
         source=source,
+        work=out / "work",
         llama=SimpleNamespace(commit="abc"),
-        settings=SimpleNamespace(cache=Path(), token_for=lambda host: None),
+        settings=SimpleNamespace(cache=Path(), token_for=lambda host: None, pip_environment={}),
+        tool_run=lambda step: ToolRun(environment={}, cwd=out),
         streams=False,
         path=lambda product: out / product,
         report=lambda step, fraction: seen.append(fraction),

@@ -198,6 +198,7 @@ def test_strangers_get_nothing_but_what_is_on_the_list() -> None:
         "evaluate": True,
         "evaluation": "calibration_datav3",
         "mix": "stock",
+        "mmproj": "none",
         "targets": ("1GB",),
         "mode": "fast",
         "chat_format": "g1c",

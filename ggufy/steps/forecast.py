@@ -6,6 +6,7 @@ sparse file with the right head, which takes no space.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -46,12 +47,19 @@ def forecast_job(ctx: Context, step: Step) -> JobForecast:
         form.base_head(ctx.source)
         check_loads(ctx, step)
         return _forecast(ctx, step, ctx.source)
-    skeleton = ctx.settings.cache / "skeletons" / ctx.request.inputs()[:16]  # sparse: other disks may not have that
+    skeleton = skeleton_of(ctx)
     try:
         form.write_skeleton(convert_task(ctx, step), skeleton)
         return _forecast(ctx, step, skeleton)
     finally:
         skeleton.unlink(missing_ok=True)
+
+
+def skeleton_of(ctx: Context) -> Path:
+    """Where the base's head is kept while sizes are read from it: in the cache, since other disks may have no sparse
+    files, and by itself for every output folder, of which each has one run at a time."""
+    words = f"{ctx.request.inputs()} {ctx.folder.absolute()}"
+    return ctx.settings.cache / "skeletons" / hashlib.sha256(words.encode()).hexdigest()[:16]
 
 
 def check_loads(ctx: Context, step: Step) -> None:
