@@ -8,6 +8,8 @@ are never asked, since a disk may have been lost since they were written.
     (the source)  (base GGUF) (imatrix)   (quant)    └──► evaluate (its figures, into the job's record)
                                   └──► analyse (the frontier, into the job's record), then quantize (sizes to order)
 
+Where codes are compensated, covariances come between base and imatrix, which the same pass makes; quants read them.
+
 If the results go to a repo on the Hub, each of these files has an upload step, and only the uploads are final: a quant
 that is in the repo is not needed here. A file that is needed here and is in the repo is fetched, not made again.
 """
