@@ -154,9 +154,8 @@ def form(monkeypatch: pytest.MonkeyPatch) -> QuantizeTab:
 
 
 def look(form: QuantizeTab, source: str) -> Iterator[list[Any]]:
-    return form.look(
-        source, "auto", "", "rwkv", "gguf", ["Q8_0"], "bundled", False, "", "standard", "bundled", REQUEST, None
-    )
+    chosen = ("auto", "", "rwkv", "gguf", ["Q8_0"], "bundled", False, "", "standard", "bundled", "auto", False)
+    return form.look(source, *chosen, REQUEST, None)
 
 
 def test_a_look_begins_with_a_sign_of_work_and_nothing_of_before(form: QuantizeTab) -> None:
@@ -181,9 +180,8 @@ def test_a_late_look_does_not_cover_a_newer_price(form: QuantizeTab) -> None:
     """Its cost is of what was chosen when it began; its panel still counts."""
     late = look(form, "slow")
     next(late)
-    price = form.price(
-        "slow", "auto", "", "rwkv", "gguf", [], "bundled", False, "6 apples", "fast", "bundled", REQUEST, None
-    )
+    chosen = ("auto", "", "rwkv", "gguf", [], "bundled", False, "6 apples", "fast", "bundled", "auto", False)
+    price = form.price("slow", *chosen, REQUEST, None)
     assert "is no size to order" in price
     form.services.go.set()  # type: ignore[attr-defined]
     (answer,) = late

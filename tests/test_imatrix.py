@@ -10,7 +10,7 @@ import pytest
 from gguf import GGUFReader, GGUFWriter
 
 from ggufy.core.errors import CalibrationError, Cancelled
-from ggufy.core.job import Status
+from ggufy.core.job import PLAIN, Status
 from ggufy.formats.gguf import GgufHead, TensorInfo
 from ggufy.jobs.options import JobOptions
 from ggufy.jobs.request import make_job
@@ -101,7 +101,9 @@ def test_stopped_in_every_segment_it_ends_bit_for_bit_like_one_run(
     out = {"GGUFY_OUT": str(tmp_path / "o"), "GGUFY_CACHE": str(Settings.from_env().cache), "HOME": str(tmp_path)}
     settings = Settings.from_env(out)
     checkpoint, vocab = tiny.checkpoint(tmp_path, "6", width=256)
-    job_options = JobOptions(source=str(checkpoint), vocab=str(vocab), quant_types=("Q8_0",), chunks=11)
+    job_options = JobOptions(
+        source=str(checkpoint), vocab=str(vocab), quant_types=("Q8_0",), chunks=11, rounding=PLAIN
+    )
     job = make_job(job_options, settings)
     runner = Runner(settings=settings, llama=llama)
     monkeypatch.setattr(imatrix, "segment_size", lambda left, pace: left if left < 6 else 3)
@@ -148,7 +150,9 @@ def test_segments_come_back_from_the_state_repo_on_a_new_disk(
     monkeypatch.setattr(imatrix, "segment_size", lambda left, pace: left if left < 6 else 3)
     monkeypatch.setattr(imatrix, "_BETWEEN_SAVES_S", 0.0)
     checkpoint, vocab = tiny.checkpoint(tmp_path, "7", width=256)
-    job_options = JobOptions(source=str(checkpoint), vocab=str(vocab), quant_types=("Q8_0",), chunks=11, owner="me")
+    job_options = JobOptions(
+        source=str(checkpoint), vocab=str(vocab), quant_types=("Q8_0",), chunks=11, owner="me", rounding=PLAIN
+    )
     hub = LocalHub(tmp_path / "hub")
     real, ran = imatrix._run_segment, []
 

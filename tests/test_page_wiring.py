@@ -21,14 +21,21 @@ EXPECTED = {
     "look of source": [
         ("page load",),
         ("gg-panel look",),
-        ("gg-mix change", "gg-output change", "gg-outtype change"),
+        ("gg-mix change", "gg-output change", "gg-outtype change", "gg-rounding change"),
         ("choose then",),
     ],
     "choose": [("gg-panel click",)],
     "choose_output": [("gg-output change",)],
     "price": [
         ("gg-panel price",),
-        ("gg-evaluate change", "gg-evaluation change", "gg-imatrix change", "gg-mode change", "gg-types change"),
+        (
+            "gg-awq change",
+            "gg-evaluate change",
+            "gg-evaluation change",
+            "gg-imatrix change",
+            "gg-mode change",
+            "gg-types change",
+        ),
     ],
     "choose_imatrix": [("gg-imatrix change",)],
     "check": [("gg-start click",)],

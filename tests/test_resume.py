@@ -77,7 +77,7 @@ def test_killed_at_20_moments(
 
 
 def test_a_killed_run_leaves_no_tool_behind(ggufy_environment: dict[str, str], tmp_path: Path) -> None:
-    process = start(tmp_path, ggufy_environment)
+    process = start(tmp_path, ggufy_environment, "--round", "plain")
     folder = tmp_path / f"{demo.MODEL}-GGUF"
     deadline = time.monotonic() + 120
     while not list(folder.glob(f"*imatrix*{PART_SUFFIX}")) and time.monotonic() < deadline:

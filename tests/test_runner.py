@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ggufy.core.job import Job, Status
+from ggufy.core.job import PLAIN, Job, Status
 from ggufy.jobs.options import JobOptions
 from ggufy.jobs.queue import Worker
 from ggufy.jobs.request import make_job
@@ -40,7 +40,12 @@ def make(settings: Settings, tmp_path: Path) -> Callable[..., Job]:
         folder.mkdir(exist_ok=True)
         checkpoint, vocab = tiny.checkpoint(folder, "7", width=width)
         options = JobOptions(
-            source=str(checkpoint), vocab=str(vocab), name=name, quant_types=types or ("Q8_0",), imatrix=imatrix
+            source=str(checkpoint),
+            vocab=str(vocab),
+            name=name,
+            quant_types=types or ("Q8_0",),
+            imatrix=imatrix,
+            rounding=PLAIN,
         )
         return make_job(options, settings)
 

@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from ggufy.cli.terminal import Line, stoppable
 from ggufy.core.catalog import BY_NAME
-from ggufy.core.errors import SourceError, UsageError
+from ggufy.core.errors import CalibrationError, SourceError, UsageError
+from ggufy.core.job import COMPENSATED, PLAIN
 from ggufy.core.messages import Message
 from ggufy.core.metrics import PROBE_CHUNKS
 from ggufy.core.words import human_size
+from ggufy.formats.covariance import CovarianceFile
 from ggufy.formats.gguf import UNQUANTIZED, read_head
 from ggufy.llama.install import Llama
 from ggufy.quantize.search import target as targets
@@ -53,6 +55,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     how_much = "how much is measured (%(default)s)"
     parser.add_argument("--mode", choices=targets.MODES, default=targets.STANDARD, help=how_much)
     parser.add_argument("--imatrix", default="auto", metavar="auto|none|FILE", help="importance matrix (%(default)s)")
+    parser.add_argument("--covariances", type=user_path, metavar="FILE", help="of gram: codes are compensated then")
     parser.add_argument("--text", type=user_path, help="text to measure on, disjoint from all others (made at set-up)")
     parser.add_argument(
         "--chunks", type=int, default=PROBE_CHUNKS, help="chunks of 512 tokens to read of it (%(default)s)"
@@ -81,7 +84,8 @@ def run(args: argparse.Namespace, settings: Settings, get_llama: Callable[[Setti
         config = _evaluation_config(args, settings, llama, imatrix, stopped, base)
         message = Message("another run works on {name}: wait for it to end.", name=base.name)
         with lock(config.folder / LOCK_NAME, 2.0, message):
-            recipe_search = RecipeSearch(base=base, imatrix_path=imatrix, config=config)
+            covariances = _covariances(args.covariances, base, config.digests[base.absolute()])
+            recipe_search = RecipeSearch(base=base, imatrix_path=imatrix, config=config, covariances=covariances)
             try:
                 record = _made(args, recipe_search, target, like)
             finally:
@@ -89,6 +93,20 @@ def run(args: argparse.Namespace, settings: Settings, get_llama: Callable[[Setti
                 config.report.clear()
     record["seconds"] = round(time.monotonic() - began, 1)
     return json.dumps(record, indent=2, ensure_ascii=False) if args.json else shown(record)
+
+
+def _covariances(path: Path | None, base: Path, digest: str) -> CovarianceFile | None:
+    """Raises CalibrationError for those of another base."""
+    if path is None:
+        return None
+    found = CovarianceFile.open(path)
+    if found.base_sha256 != digest:
+        raise CalibrationError(
+            "{name} has covariances of another base than {base}: collect them with `ggufy gram`.",
+            name=path.name,
+            base=base.name,
+        )
+    return found
 
 
 def _like(args: argparse.Namespace, target: targets.Target | None) -> str:
@@ -149,6 +167,7 @@ def _record(
         "compared_with": mix.compared,
         "compared_kld": mix.stock_kld,
         "measured": recipe_search.divergence.measured,
+        "rounding": PLAIN if recipe_search.covariances is None else COMPENSATED,
         "types": dict(Counter(t.type for t in head.tensors.values()).most_common()),
         "scalar": len(quantized) - len(codebook),
         "codebook": len(codebook),

@@ -27,6 +27,7 @@ from ggufy.core.writing import WritingShare
 DEFAULT_CHUNKS = 40
 # Of evaluation text: 4 thousand scored tokens. The KLD's standard error is then about 1 to 2 % of it.
 EVALUATION_CHUNKS = 16
+PLAIN, COMPENSATED = "plain", "compensated"  # how the codes of a quant are rounded
 
 
 class Status(StrEnum):
@@ -61,6 +62,8 @@ class Making:
     awq: bool | None = None  # of a quant: it has activation-aware scales; None: these were not tried
     plain_kld: float | None = None  # if they were: KL divergence without them, nats a token
     awq_kld: float | None = None  # and with them
+    rounding: str = ""  # of a quant: compensated, or plain where that was asked for and could not be; empty: plain
+    plain_because: str = ""  # why it could not
     world: bool | None = None  # of a base: whether it speaks RWKV's World format
 
 
@@ -140,6 +143,7 @@ class Request:
     mmproj: tuple[str, ...] = free(())  # types of the files of what sees or hears of it: F16, Q8_0
     copies: tuple[str, ...] = free(())  # further output repos, which get the same files
     awq: bool = later(False)  # quants get activation-aware scales where these lower the KL divergence
+    rounding: str = later(PLAIN)  # of codes: as ggml's kernels do it, or compensated where covariances can be made
 
     def inputs(self) -> str:
         """Digest of everything that decides the bytes of base, imatrix and quants. Two requests that differ only in
@@ -215,6 +219,10 @@ class Request:
     def analysed(self) -> bool:
         """True if the job finds the best size for every quality by measuring (see steps/analyse.py)."""
         return self.mode not in ("", "fast")
+
+    def compensates(self, quant: str) -> bool:
+        """Whether a quant's codes are to make up for each other's errors; those of sizes in fast mode never do."""
+        return self.rounding == COMPENSATED and not (quant in self.targets and self.mode == "fast")
 
     @cached_property
     def job_id(self) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ggufy.core import metrics
-from ggufy.core.job import Artifact, EvaluationText, FrontierPoint, Job, Making, Request, Status
+from ggufy.core.job import PLAIN, Artifact, EvaluationText, FrontierPoint, Job, Making, Request, Status
 from ggufy.core.messages import Message
 from ggufy.core.outputs import GGUF, OUTPUT_NAMES
 from ggufy.core.scrub import scrub
@@ -36,6 +36,8 @@ def to_json(job: Job) -> str:
         del record["request"]["copies"]  # likewise
     if not job.request.awq:
         del record["request"]["awq"]  # likewise
+    if job.request.rounding == PLAIN:
+        del record["request"]["rounding"]  # likewise
     if not job.request.mmproj:
         del record["request"]["mmproj"]
     if job.request.mtp == "base":

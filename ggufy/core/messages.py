@@ -19,6 +19,7 @@ TERMINAL = {
     "AGAIN": "run the same command again",
     "ANEW": "run the same quantize command again",
     "AWQ": "--awq",
+    "COMPENSATED": "--round compensated",
     "IMATRIX": "--imatrix",
     "KEEP_CARD": "--keep-card",
     "LORA": "--lora",

@@ -8,6 +8,8 @@ are never asked, since a disk may have been lost since they were written.
     (the source)  (base GGUF) (imatrix)   (quant)    └──► evaluate (its figures, into the job's record)
                                   └──► analyse (the frontier, into the job's record), then quantize (sizes to order)
 
+Where codes are compensated, covariances come between base and imatrix, which the same pass makes; quants read them.
+
 If the results go to a repo on the Hub, each of these files has an upload step, and only the uploads are final: a quant
 that is in the repo is not needed here. A file that is needed here and is in the repo is fetched, not made again.
 """
@@ -24,6 +26,7 @@ from ggufy.core.outputs import names_of_output
 
 LOCK_NAME = ".lock"  # in the output folder; held by the run that works there
 UPLOADED = "repo:"  # before a file name: that file in the output repo
+COVARIANCES = "covariances"  # stands for what is known of the base's inputs: work that stays on this machine
 SOURCE_PRODUCT = "source"  # stands for the downloaded file, which lives in the cache
 LINE_BYTES = 20e6  # a second, of a network that nothing is known of
 
@@ -149,6 +152,11 @@ def made_from(request: Request) -> tuple[str, ...]:
     """What quants are made from: base GGUF and, if there is one, imatrix."""
     base = base_name(request)
     return (base,) if request.imatrix == "none" else (base, imatrix_name(request))
+
+
+def made_with(request: Request, quant: str) -> tuple[str, ...]:
+    """The same, and covariances if its codes are compensated."""
+    return (*made_from(request), *([COVARIANCES] if request.compensates(quant) else ()))
 
 
 def with_uploads(steps: Iterable[Step]) -> Iterator[Step]:

@@ -17,7 +17,7 @@ import numpy as np
 from ggufy import demo
 from ggufy.core.catalog import BY_NAME, make_order
 from ggufy.core.errors import SourceError
-from ggufy.core.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS, Request
+from ggufy.core.job import COMPENSATED, DEFAULT_CHUNKS, EVALUATION_CHUNKS, PLAIN, Request
 from ggufy.core.names import model_name
 from ggufy.core.plan import Workload
 from ggufy.core.source import Source
@@ -30,6 +30,7 @@ from ggufy.quantize.search.target import label, parse_word
 from ggufy.sources.format import Report
 from ggufy.sources.registry import format_of
 from ggufy.steps import plan
+from ggufy.steps.covariance import most_bytes
 from ggufy.steps.forecast import peak_bytes, predictions_bytes, target_sizes
 from ggufy.steps.job_forecast import JobForecast
 from ggufy.steps.outputs import OUTPUTS
@@ -58,6 +59,7 @@ class BaseOptions:
     vocab: str | None = None
     mix: str = RWKV
     output: str = GGUF.name
+    compensated: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +107,9 @@ def preview(report: Report, settings: Settings, wish: BaseOptions, *, llama: Lla
         run = ToolRun(environment=environment, cwd=Path(folder))
         facts = ImatrixFacts(file=f"{name}-imatrix.gguf", dataset="ggufy-calibration.txt")
         types = output.fitting(skeleton)
-        sizes = output.forecast(skeleton, types, llama=llama, run=run, facts=facts, mix=wish.mix)
+        sizes = output.forecast(
+            skeleton, types, llama=llama, run=run, facts=facts, mix=wish.mix, compensated=wish.compensated
+        )
     return Preview(report=report, sizes=sizes)
 
 
@@ -127,7 +131,7 @@ def cost(
     base = sizes.base_size
     peak = peak_bytes(
         base=base,
-        beside=imatrix,
+        beside=imatrix + (most_bytes(sizes.gguf) if sizes.compensated and sizes.gguf else 0),
         quants=quants,
         scratch=predictions_bytes(report.output, sizes, EVALUATION_CHUNKS * order.texts) if order.evaluate else 0,
         source=report.size if report.remote and not report.streams else 0,
@@ -151,6 +155,7 @@ def _seconds(report: Report, sizes: JobForecast, order: EstimateOptions, *, thre
         outtype="f16",
         output=report.output,
         imatrix="auto" if order.imatrix else "none",
+        rounding=COMPENSATED if sizes.compensated else PLAIN,
         evaluate=order.evaluate,
         targets=_labels(sizes, order),
         mode=order.mode if order.targets else "",

@@ -11,13 +11,15 @@ from enum import Enum
 from typing import Any
 
 from ggufy.core.catalog import OUTTYPES
-from ggufy.core.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS
+from ggufy.core.job import COMPENSATED, DEFAULT_CHUNKS, EVALUATION_CHUNKS, PLAIN
 from ggufy.core.outputs import GGUF, OUTPUT_NAMES
 from ggufy.models.chat_format import AUTO, FORMATS
 from ggufy.quantize.search import mixes
 from ggufy.quantize.search.target import MODES
 
 MTP = ("base", "file", "none")
+
+ROUNDINGS = ("auto", COMPENSATED, PLAIN)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,7 @@ class JobOptions:
     vocab: str | None = None
     name: str | None = None
     chat_format: str = AUTO  # or one of FORMATS; of models other than RWKV none is
+    rounding: str = "auto"  # one of ROUNDINGS; which one that is says output_fit.py
     mix: str = mixes.RWKV  # or mixes.STOCK; other models than RWKV-6 and RWKV-7 always get the latter
     targets: tuple[str, ...] = ()  # sizes to order: 1.2GB, 900MiB, 3.275bpw, mem4GB
     mode: str = ""  # fast, standard or thorough; empty: standard if there are targets
@@ -214,6 +217,15 @@ OPTIONS = (
         choices=mixes.KINDS,
         help="recipes: made for RWKV, or stock as of llama-quantize (%(default)s)",
         page="mix",
+        visitors=True,
+        bytes=True,
+    ),
+    Option(
+        name="rounding",
+        flag="--round",
+        choices=ROUNDINGS,
+        help="codes: compensated for each other's errors, or plain as ggml's (%(default)s: compensated if it can be)",
+        page="rounding",
         visitors=True,
         bytes=True,
     ),

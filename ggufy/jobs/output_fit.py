@@ -8,10 +8,11 @@ from typing import Any
 
 from ggufy.core.catalog import make_order
 from ggufy.core.errors import UsageError, VocabError
+from ggufy.core.job import COMPENSATED, PLAIN
 from ggufy.core.outputs import GGUF, RWKVCPP, names_of_output
 from ggufy.core.source import Source
 from ggufy.core.words import brief
-from ggufy.jobs.options import BY_NAME, JobOptions
+from ggufy.jobs.options import BY_NAME, ROUNDINGS, JobOptions
 from ggufy.models.chat_format import AUTO
 from ggufy.quantize.search import mixes
 from ggufy.rwkvcpp.tokenizer import AUTO as AUTO_TOKENIZER
@@ -26,11 +27,11 @@ def fit_output(options: JobOptions) -> JobOptions:
     what was asked for and cannot be."""
     names_of_output(options.output)
     if options.output != RWKVCPP:
-        return _fit_awq(options)
+        return _fit_rounding(_fit_awq(options))
     _check_rwkvcpp(options)
     only_f16 = options.quant_types == ("FP16",)  # nothing would be made of an FP32 file but this
     outtype = options.outtype or ("f16" if only_f16 else None)
-    return replace(options, imatrix="none", mix=mixes.STOCK, outtype=outtype)
+    return replace(options, imatrix="none", mix=mixes.STOCK, outtype=outtype, rounding=PLAIN)
 
 
 def _fit_awq(options: JobOptions) -> JobOptions:
@@ -44,6 +45,35 @@ def _fit_awq(options: JobOptions) -> JobOptions:
     return replace(options, evaluate=True)
 
 
+def _fit_rounding(options: JobOptions) -> JobOptions:
+    """How codes are rounded, if that was left open: compensated, unless there is no text to collect covariances from,
+    or llama-quantize's own recipes were asked for, which go with its own codes. Neither types nor sizes matter here,
+    since jobs that differ only in these share a folder."""
+    if options.rounding not in ROUNDINGS:
+        raise UsageError(
+            "unknown rounding {rounding}: one of {roundings}.",
+            rounding=repr(brief(options.rounding)),
+            roundings=", ".join(ROUNDINGS),
+        )
+    if options.rounding == COMPENSATED:
+        if options.imatrix != "auto":
+            raise UsageError(
+                "compensated codes come from the text that the imatrix is made from: leave out {IMATRIX}, or "
+                "{COMPENSATED}."
+            )
+        if options.awq:
+            raise UsageError("codes are not compensated for channels with scales: leave out {AWQ}, or {COMPENSATED}.")
+    return replace(options, rounding=chosen_rounding(options))
+
+
+def chosen_rounding(options: JobOptions) -> str:
+    """PLAIN or COMPENSATED, of options that need not go together."""
+    open_to_it = options.output != RWKVCPP and options.imatrix == "auto" and not options.awq
+    if open_to_it and options.rounding == ROUNDINGS[0]:
+        return PLAIN if options.mix == mixes.STOCK else COMPENSATED
+    return COMPENSATED if open_to_it and options.rounding == COMPENSATED else PLAIN
+
+
 def _check_rwkvcpp(options: JobOptions) -> None:
     if options.imatrix not in ("auto", "none") or _asked(options, "calibration") or _asked(options, "chunks"):
         raise UsageError("files of rwkv.cpp are made without an imatrix: leave it and its text out.")
@@ -51,6 +81,8 @@ def _check_rwkvcpp(options: JobOptions) -> None:
         raise UsageError("files of rwkv.cpp are not made to order: choose types instead of sizes.")
     if _asked(options, "mix"):
         raise UsageError("rwkv.cpp has recipes of its own: leave out whose they are.")
+    if options.rounding == COMPENSATED:
+        raise UsageError("files of rwkv.cpp are made with plain codes: leave {COMPENSATED} out.")
     if options.awq:
         raise UsageError("files of rwkv.cpp are made without AWQ: leave {AWQ} out.")
     if options.chat_format != AUTO:

@@ -110,6 +110,7 @@ def make_job(options: JobOptions, settings: Settings, watch: Watch | None = None
         outtype=outtype,
         mix=_mix(options, head),
         awq=options.awq,
+        rounding=options.rounding,
         adapters=tuple(one for one, _ in adapters),
         lora_files=beside,
         mmproj=PART_TYPES if report and report.mmproj and options.mmproj == "auto" else (),

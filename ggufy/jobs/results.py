@@ -48,6 +48,8 @@ def results(job: Job, forecast: JobForecast | None, folder: Path) -> list[dict[s
                 row["bpw"] = round(bpw, 3)
             if artifact and artifact.making and artifact.making.mode:
                 row["mode"] = artifact.making.mode
+            if artifact and artifact.making and artifact.making.rounding:
+                row["rounding"] = artifact.making.rounding
             if step.product in measured:
                 row["evaluation"] = asdict(measured[step.product])
         rows.append(row)

@@ -33,6 +33,7 @@ from ggufy.records.store import JobStore
 from ggufy.sources.hub import remove_orphans
 from ggufy.steps import Makers, plan
 from ggufy.steps.context import Context
+from ggufy.steps.covariance import SEGMENTS
 from ggufy.steps.forecast import check_space
 from ggufy.steps.local_step import LocalStep
 from ggufy.steps.target_size import recipes_measured
@@ -163,8 +164,10 @@ class Runner:
         if status is Status.CANCELLED:
             folder, work = self.folder(job), self.records.store.work_folder(job.request.inputs())
             _remove_parts(folder)
-            for large in ("evaluation", "awq"):  # predictions and quants, gigabytes of them
+            for large in ("evaluation", "awq", SEGMENTS):  # predictions, quants and sums, gigabytes of them
                 shutil.rmtree(work / large, ignore_errors=True)
+            for file in work.glob(f"{SEGMENTS}*"):
+                file.unlink()
         destination.tell(self._latest(job).ended(status, error, self._folders))
 
     def _streamed_or_downloaded(

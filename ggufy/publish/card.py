@@ -27,6 +27,7 @@ from ggufy.publish import kld_plot as scatter
 from ggufy.publish import modelscope_card
 from ggufy.publish.card_awq import awq_lines
 from ggufy.publish.card_chat import how_to_talk
+from ggufy.publish.card_rounding import rounding_lines
 from ggufy.publish.card_tables import last_part, public_name, tables
 from ggufy.publish.kld_plot import Point, Words
 from ggufy.publish.links import repo_page
@@ -262,6 +263,7 @@ def _how_made(job: Job, facts: CardFacts) -> list[str]:
         lines += ["", _RECIPES]
     if any(making.rescaled for making in made):
         lines += ["", _RESCALED]
+    lines += rounding_lines(job, facts.making)
     return lines + awq_lines(job, facts.making) + _to_order(job, facts)
 
 

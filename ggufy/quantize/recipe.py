@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ggufy.core.catalog import COPY_COST, KERNEL_COST, TABLE_COST, TABLE_OF
+from ggufy.core.catalog import COMPENSATED_COST, COPY_COST, KERNEL_COST, TABLE_COST, TABLE_OF
 from ggufy.formats.gguf import UNQUANTIZED, GgufHead, packed_entry, padded, tensor_bytes
 from ggufy.formats.rwkvcpp import RwkvcppHead
 from ggufy.llama import tools
@@ -47,18 +47,26 @@ def stock_recipe(tool: Path, run: tools.ToolRun, base: Path, quant_type: str, *,
     return tools.parse_dry_run(tools.run_tool(command, run))
 
 
-def forecast(head: GgufHead, recipe: Recipe, imatrix: ImatrixFacts | None) -> Forecast:
-    """The exact size of the file that llama-quantize writes for `recipe` from the base GGUF with this head."""
+def forecast(
+    head: GgufHead, recipe: Recipe, imatrix: ImatrixFacts | None, facts: Mapping[str, str] | None = None
+) -> Forecast:
+    """The exact size of the file that llama-quantize writes for `recipe` from the base GGUF with this head, or of one
+    with more `facts` in its metadata."""
     sizes = [tensor_bytes(tensor.shape, recipe[name]) for name, tensor in head.tensors.items()]
-    size = head_size(head, quant_metadata(0, imatrix)) + sum(padded(s, head.alignment) for s in sizes)
+    size = head_size(head, quant_metadata(0, imatrix) | dict(facts or {})) + sum(
+        padded(s, head.alignment) for s in sizes
+    )
     return Forecast(recipe=recipe, size=size, bpw=sum(sizes) * 8 / head.elements)
 
 
-def core_seconds(recipes: Mapping[str, Recipe], head: GgufHead | RwkvcppHead) -> dict[str, float]:
+def core_seconds(
+    recipes: Mapping[str, Recipe], head: GgufHead | RwkvcppHead, *, compensated: bool = False
+) -> dict[str, float]:
     """Work of each quant, made in this order, in seconds of one core of the CPU that the catalog's costs come from.
 
     A tensor that an earlier quant has in the same type is copied, and ggml's tables are computed once.
     """
+    costs = COMPENSATED_COST if compensated else KERNEL_COST
     tensors = head.tensors if isinstance(head, GgufHead) else head.records
     made: set[tuple[str, str]] = set()
     tables: set[str] = set()
@@ -66,8 +74,8 @@ def core_seconds(recipes: Mapping[str, Recipe], head: GgufHead | RwkvcppHead) ->
     for quant_type, recipe in recipes.items():
         seconds = 0.0
         for name, kind in recipe.items():
-            new = kind in KERNEL_COST and (name, kind) not in made
-            seconds += tensors[name].elements / 1e6 * (KERNEL_COST[kind] if new else COPY_COST)
+            new = kind in costs and (name, kind) not in made
+            seconds += tensors[name].elements / 1e6 * (costs[kind] if new else COPY_COST)
             if new and (table := TABLE_OF.get(kind, kind)) not in tables:
                 seconds += TABLE_COST.get(table, 0.0)
                 tables.add(table)

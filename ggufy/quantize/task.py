@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ggufy.quantize.rounding import Covariances  # loads PyTorch, which plain quants do without
 
 ROUNDING = "ggufy.rounding"  # metadata: a digest of what compensated codes follow from, besides base and recipe
+_DIGITS = 16
 _ROUNDING_VERSION = "1"  # another one if the same inputs give other codes
 
 
@@ -46,11 +47,20 @@ class Made:
     speeds: dict[str, tuple[int, float]] = field(default_factory=dict)  # tensor type -> weights, CPU seconds
 
 
+def planned_facts(*, compensated: bool) -> dict[str, str]:
+    """As `rounding_facts`, before it is known what codes follow from: of the same length."""
+    return {ROUNDING: f"compensated {'0' * _DIGITS}"} if compensated else {}
+
+
 def rounding_facts(order: QuantizeTask, kernels: str) -> dict[str, str]:
     """The metadata that tells how codes were chosen: always of the same length, and none if they are ggml's own.
     `kernels` is the digest of ggml's library."""
     if order.covariances is None:
         return {}
-    imatrix = order.imatrix.sha256 if order.imatrix else ""
-    words = " ".join((_ROUNDING_VERSION, order.covariances.digest, imatrix, kernels))
-    return {ROUNDING: f"compensated {hashlib.sha256(words.encode()).hexdigest()[:16]}"}
+    return {ROUNDING: f"compensated {rounding_digest(order.covariances, order.imatrix, kernels)[:_DIGITS]}"}
+
+
+def rounding_digest(covariances: Covariances, imatrix: Imatrix | None, kernels: str) -> str:
+    """Of what compensated codes follow from, besides the weights and their types."""
+    words = (_ROUNDING_VERSION, covariances.digest, imatrix.sha256 if imatrix else "", kernels)
+    return hashlib.sha256(" ".join(words).encode()).hexdigest()

@@ -14,6 +14,7 @@ from ggufy.core.plan import Step, with_uploads
 from ggufy.steps.analyse import AnalyseStep
 from ggufy.steps.context import Context
 from ggufy.steps.convert import ConvertStep
+from ggufy.steps.covariance import CovarianceStep
 from ggufy.steps.download import DownloadStep
 from ggufy.steps.forecast import forecast_job
 from ggufy.steps.imatrix import ImatrixStep
@@ -35,6 +36,7 @@ STEPS: dict[str, type[LocalStep]] = {
         LoraStep,
         ConvertStep,
         TokenizerStep,
+        CovarianceStep,
         ImatrixStep,
         QuantizeStep,
         AnalyseStep,

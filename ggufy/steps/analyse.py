@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ggufy.core.job import FrontierPoint, Request
-from ggufy.core.plan import Products, Step, Workload, made_from
+from ggufy.core.plan import Products, Step, Workload, made_with
 from ggufy.llama import ggml
 from ggufy.quantize.search.target import SIZE, Target, metadata
 from ggufy.steps.context import Context
@@ -27,7 +27,8 @@ class AnalyseStep(LocalStep):
             return steps
         ordered = (place for place, step in enumerate(steps) if step.quant_type in request.targets)
         place = next(ordered, len(steps))
-        return (*steps[:place], cls(product=FRONTIER, reads=made_from(request)), *steps[place:])
+        reads = made_with(request, FRONTIER)
+        return (*steps[:place], cls(product=FRONTIER, reads=reads), *steps[place:])
 
     def done(self, products: Products) -> bool:
         return bool(products.job.frontier)

@@ -10,7 +10,7 @@ from typing import Protocol
 from ggufy.core.errors import Cancelled
 from ggufy.core.job import Artifact, FrontierPoint, Request
 from ggufy.core.metrics import Evaluation
-from ggufy.core.plan import SOURCE_PRODUCT, Step
+from ggufy.core.plan import COVARIANCES, SOURCE_PRODUCT, Step
 from ggufy.llama.install import Llama
 from ggufy.llama.tools import ToolRun
 from ggufy.system import resources
@@ -61,6 +61,8 @@ class Context:
 
     def path(self, product: str) -> Path:
         """Where a product is, or will be."""
+        if product == COVARIANCES:
+            return self.work / "covariances.json"
         return self.source if product == SOURCE_PRODUCT else self.folder / product
 
     @property

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ggufy.core.errors import DiskError, SourceError, ToolError
+from ggufy.core.job import COMPENSATED
 from ggufy.core.plan import Step, base_name, imatrix_name
 from ggufy.core.words import human_size
 from ggufy.formats.gguf import read_head
@@ -23,6 +24,7 @@ from ggufy.quantize.search.target import of_label
 from ggufy.sources.registry import format_of
 from ggufy.steps.context import Context
 from ggufy.steps.convert import convert_task
+from ggufy.steps.covariance import why_plain
 from ggufy.steps.evaluate import SPARE
 from ggufy.steps.job_forecast import JobForecast
 from ggufy.steps.local_step import LocalStep
@@ -99,22 +101,25 @@ def peak_bytes(*, base: int, beside: int, quants: Sequence[int], scratch: int, s
 
 
 def check_space(ctx: Context, due: Iterable[Step], forecast: JobForecast, *, published: bool = False) -> None:
-    """Raises DiskError when what is due does not fit on the disk at its peak, beside what is here of it."""
+    """Raises DiskError when what is due does not fit on the disk at its peak, beside what is here of it, nor without
+    what a step can do without."""
     left = [(step, step.left_bytes(ctx, forecast)) for step in due if isinstance(step, LocalStep)]
     bases = [size for step, size in left if step.product == base_name(ctx.request)]
     brought = ctx.source_files if bases and ctx.request.source.remote else ()
     here = sum(path.stat().st_size for path in brought if path.exists())
     needed = peak_bytes(
         base=sum(bases),
-        beside=sum(size for step, size in left if step.makes_file and step.stays) - sum(bases),
+        beside=sum(size for step, size in left if step.lies_beside or (step.makes_file and step.stays)) - sum(bases),
         quants=[size for step, size in left if step.makes_file and not step.stays],
-        scratch=max((size for step, size in left if not step.makes_file), default=0),
+        scratch=max((size for step, size in left if not (step.makes_file or step.lies_beside)), default=0),
         source=here,
         published=published,
     )
     needed -= here
     free = free_bytes(ctx.folder)
     if needed > free:
+        if any(0 < needed - free <= size and step.spare(ctx) for step, size in left):
+            return
         raise DiskError(
             "{needed} are needed in {folder} and {free} are free, {missing} too little: choose fewer {TYPES} or "
             "another {OUT}.",
@@ -137,7 +142,10 @@ def _forecast(ctx: Context, step: Step, base: Path) -> JobForecast:
     facts = _imatrix_facts(ctx)
     run = ctx.tool_run(step, cwd=base.absolute().parent)
     types, mix = ctx.request.quant_types, ctx.request.mix
-    found = output_of(ctx.request).forecast(base, types, llama=ctx.llama, run=run, facts=facts, mix=mix)
+    compensated = ctx.request.rounding == COMPENSATED and not why_plain(ctx, read_head(base))
+    found = output_of(ctx.request).forecast(
+        base, types, llama=ctx.llama, run=run, facts=facts, mix=mix, compensated=compensated
+    )
     return replace(found, targets=target_sizes(found, ctx.request.targets))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from ggufy.core.errors import CalibrationError, Cancelled, HubError, ToolError
 from ggufy.core.job import Artifact, Request
-from ggufy.core.plan import Step, Workload, base_name, imatrix_name
+from ggufy.core.plan import COVARIANCES, Step, Workload, base_name, imatrix_name
 from ggufy.formats.gguf import GgufHead, copy_with_metadata, read_head, read_tensor
 from ggufy.llama import tools
 from ggufy.quantize.recipe import quantizable, stock_recipe
@@ -27,6 +27,7 @@ SECONDS_A_SEGMENT = 120.0  # what a kill costs at most; starting the tool anew c
 _FIRST_CHUNKS = 4  # of the first segment, which tells the pace
 _LEAST_CHUNKS = 3
 _BETWEEN_SAVES_S = 300.0  # a segment goes to the Hub at most so often: commits are few
+FROM_COVARIANCES = "covariances-imatrix.gguf"  # in a job's work folder: from the pass that collected covariances
 _SEGMENT = r"[0-9]+\.gguf"
 logger = logging.getLogger(__name__)
 
@@ -42,10 +43,11 @@ class ImatrixStep(LocalStep):
     def added(cls, request: Request, steps: tuple[Step, ...]) -> tuple[Step, ...]:
         if request.imatrix == "none":
             return steps
-        return (*steps, cls(product=imatrix_name(request), reads=(base_name(request),)))
+        covariances = tuple(step.product for step in steps if step.product == COVARIANCES)
+        return (*steps, cls(product=imatrix_name(request), reads=(base_name(request), *covariances)))
 
     def seconds(self, load: Workload) -> float:
-        return 1 + load.chunks * 512 * 2 * load.weights / (40e9 * load.threads)
+        return 1.0 if COVARIANCES in self.reads else imatrix_seconds(load)
 
     def size(self, forecast: JobForecast) -> int:
         return forecast.imatrix_bytes
@@ -57,11 +59,18 @@ class ImatrixStep(LocalStep):
         with partial(target) as part:
             if ctx.request.imatrix == "file":
                 _take_over(ctx.request, part)
+            elif (ctx.work / FROM_COVARIANCES).exists():
+                shutil.copyfile(ctx.work / FROM_COVARIANCES, part)
             else:
                 _measure(ctx, self, base, part)
             needed = quantizable(stock_recipe(ctx.llama.tool("llama-quantize"), ctx.tool_run(self), base, "Q4_K_M"))
             check_imatrix(part, read_head(base), needed, shown_as=ctx.request.imatrix_path or target.name)
         return artifact_of(target)
+
+
+def imatrix_seconds(load: Workload) -> float:
+    """How long llama-imatrix takes, roughly."""
+    return 1 + load.chunks * 512 * 2 * load.weights / (40e9 * load.threads)
 
 
 def _measure(ctx: Context, step: Step, base: Path, part: Path) -> None:

@@ -22,6 +22,8 @@ class JobForecast:
     instead: dict[str, Instead] = field(default_factory=dict)  # what types are whose widths do not fit, by quant type
     targets: dict[str, int] = field(default_factory=dict)  # sizes to order, by label: bytes at most
 
+    compensated: bool = False  # their codes make up for each other's errors
+
     @property
     def sizes(self) -> dict[str, int]:
         """Bytes of every quant; at most so many, if it is made to order."""
@@ -53,4 +55,5 @@ class JobForecast:
 
     def work(self, types: Iterable[str]) -> dict[str, float]:
         """Core seconds of each of these quant types, made in this order."""
-        return core_seconds({name: self.quants[name].recipe for name in types}, self.base)
+        recipes = {name: self.quants[name].recipe for name in types}
+        return core_seconds(recipes, self.base, compensated=self.compensated)

@@ -20,6 +20,7 @@ class LocalStep(Step):
     advice: ClassVar[str] = ""  # one line about that product, for the card
     is_model: ClassVar[bool] = False  # the product is a model: the base, or a quant
     stays: ClassVar[bool] = True  # the product is needed here to the end of the job, even if the output repo has it
+    lies_beside: ClassVar[bool] = False  # what it leaves is no file of the result, and lies beside the base to the end
     on_card: ClassVar[bool] = False  # the card says what it found, although that is no file
     comes_first: ClassVar[bool] = False  # sizes can be forecast when it is done, not before
 
@@ -38,6 +39,10 @@ class LocalStep(Step):
     def size(self, forecast: JobForecast) -> int:
         """Bytes of the product."""
         return 0
+
+    def spare(self, ctx: Context) -> bool:
+        """Sees to it that the product takes no room on the disk, if the job can do without; else False."""
+        return False
 
     def left_bytes(self, ctx: Context, forecast: JobForecast) -> int:
         """What the product, or what is worked with, still needs on the disk: an earlier run may have left a part."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ggufy.core.job import Artifact, Request
-from ggufy.core.plan import Step, Workload, made_from, quant_name
+from ggufy.core.plan import Step, Workload, made_with, quant_name
 from ggufy.steps.context import Context
 from ggufy.steps.job_forecast import JobForecast
 from ggufy.steps.local_step import LocalStep
@@ -20,8 +20,9 @@ class QuantizeStep(LocalStep):
 
     @classmethod
     def added(cls, request: Request, steps: tuple[Step, ...]) -> tuple[Step, ...]:
-        reads = made_from(request)
-        quants = [cls(product=quant_name(request, q), reads=reads, quant_type=q) for q in request.quants]
+        quants = [
+            cls(product=quant_name(request, q), reads=made_with(request, q), quant_type=q) for q in request.quants
+        ]
         return (*steps, *quants)
 
     def seconds(self, load: Workload) -> float:

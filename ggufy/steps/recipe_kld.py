@@ -15,15 +15,19 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ggufy.llama.ggml import Ggml
 from ggufy.quantize import engine
 from ggufy.quantize.imatrix import Imatrix
 from ggufy.quantize.recipe import Recipe
-from ggufy.quantize.task import QuantizeTask
+from ggufy.quantize.task import QuantizeTask, rounding_digest
 from ggufy.steps.evaluate import EvaluationConfig, evaluate
 from ggufy.system.control import Control
 from ggufy.system.files import disk_errors, sync
+
+if TYPE_CHECKING:
+    from ggufy.quantize.rounding import Covariances
 
 _VERSION = "ggufy divergence 1"
 
@@ -39,6 +43,7 @@ class Divergences:
     ggml: Ggml
     config: EvaluationConfig
     scales: Mapping[str, float] = field(default_factory=dict)  # see layout.plan; not for stock files
+    covariances: Covariances | None = None  # all codes are compensated then
     measured: int = 0  # that were not known before
     _sibling: list[Path] = field(default_factory=list)
 
@@ -56,6 +61,8 @@ class Divergences:
         words = [_VERSION, self.base_sha256, f"{imatrix.sha256} {len(imatrix.weights)}" if imatrix else ""]
         words += [json.dumps(sorted(scales.items())), self.ggml.sha256, self._text]
         words += [self.config.llama.commit, str(self.config.chunks), json.dumps(sorted(recipe.items()))]
+        if self.covariances is not None:
+            words.append(rounding_digest(self.covariances, imatrix, self.ggml.sha256))
         return hashlib.sha256("\n".join(words).encode()).hexdigest()
 
     def _made_with(self, stock: bool) -> tuple[Imatrix | None, Mapping[str, float]]:
@@ -101,6 +108,7 @@ class Divergences:
             scales=scales,
             siblings=() if stock else self._sibling,
             identity=self.base_sha256,
+            covariances=self.covariances,
         )
         threads = self.config.threads
         control = Control(

@@ -16,6 +16,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ggufy.core.catalog import BY_NAME, QUANT_TYPES
 from ggufy.core.errors import CalibrationError, Cancelled
@@ -32,11 +33,14 @@ from ggufy.quantize.search.analysis import Analysis, analyse
 from ggufy.quantize.search.mixes import rescaling
 from ggufy.quantize.search.probing import Measured
 from ggufy.quantize.search.target import FAST, STANDARD, THOROUGH
-from ggufy.quantize.task import QuantizeTask
+from ggufy.quantize.task import QuantizeTask, planned_facts
 from ggufy.steps.evaluate import EvaluationConfig
 from ggufy.steps.recipe_kld import Divergences
 from ggufy.system.control import Control
 from ggufy.system.files import sha256
+
+if TYPE_CHECKING:
+    from ggufy.quantize.rounding import Covariances
 
 PROBES = {STANDARD: 10, THOROUGH: roles.MOST_GROUPS}
 ROUNDS = 2
@@ -64,6 +68,7 @@ class RecipeSearch:
     base: Path
     imatrix_path: Path | None
     config: EvaluationConfig  # its text is the probe text, its folder keeps what is measured
+    covariances: Covariances | None = None  # all that is made and measured has compensated codes then, stock files too
     _analysis: Analysis | None = None
     _stock: dict[str, Recipe] = field(default_factory=dict)
 
@@ -87,6 +92,7 @@ class RecipeSearch:
             imatrix=self.imatrix,
             stock_imatrix=self.stock_imatrix,
             scales=self.scales,
+            covariances=self.covariances,
             ggml=self.ggml,
             config=config,
         )
@@ -104,6 +110,7 @@ class RecipeSearch:
                 [t.name for t in self.head.tensors.values() if tensor_bytes(t.shape, stock[t.name]) < t.size],
                 imatrix=self.imatrix,
                 scales=self.scales,
+                covariances=self.covariances,
                 ggml=self.ggml,
                 table=self.config.folder / "losses.jsonl",
                 threads=self.config.threads,
@@ -128,7 +135,13 @@ class RecipeSearch:
         """Bytes of the stock file."""
         ftype = BY_NAME[quant_type].ftype
         recipe = self.stock(quant_type)
-        return plan(self.base, self.head, recipe, ftype=ftype, imatrix=self.stock_imatrix, ggml=self.ggml).size
+        imatrix, facts = self.stock_imatrix, self._planned
+        return plan(self.base, self.head, recipe, ftype=ftype, imatrix=imatrix, ggml=self.ggml, facts=facts).size
+
+    @property
+    def _planned(self) -> dict[str, str]:
+        """Metadata of every file, whatever its recipe."""
+        return planned_facts(compensated=self.covariances is not None)
 
     def head_size(self, facts: Mapping[str, str]) -> int:
         """Bytes before the tensors of a mix."""
@@ -140,7 +153,7 @@ class RecipeSearch:
             imatrix=self.imatrix,
             scales=self.scales,
             ggml=self.ggml,
-            facts=facts,
+            facts={**facts, **self._planned},
         )
         return len(layout.head)
 
@@ -284,6 +297,7 @@ class RecipeSearch:
             scales={} if mix.stock else self.scales,
             facts=facts,
             identity=self.config.digests[self.base.absolute()],
+            covariances=self.covariances,
         )
 
     def make(self, mix: FoundRecipe, out: Path, facts: Mapping[str, str], label: str) -> None:

@@ -14,12 +14,13 @@ from pathlib import Path
 from ggufy.core.errors import BusyError, UsageError
 from ggufy.core.job import Request
 from ggufy.core.metrics import PROBE_CHUNKS
-from ggufy.core.plan import Step, Workload, quant_name
+from ggufy.core.plan import Step, Workload, imatrix_name, quant_name
 from ggufy.core.words import human_size
 from ggufy.formats.gguf import read_head, tensor_bytes
 from ggufy.quantize.search.target import FAST, STANDARD, THOROUGH, Target, metadata, nearest
 from ggufy.steps.awq import RECIPES
 from ggufy.steps.context import Context
+from ggufy.steps.covariance import covariances_of
 from ggufy.steps.evaluate import EvaluationConfig
 from ggufy.steps.evaluation_text import check_text
 from ggufy.steps.recipe_search import PROBES, FoundRecipe, RecipeSearch
@@ -133,14 +134,19 @@ class Stages:
         self._report(self._most)
 
 
+def imatrix_of(ctx: Context, step: Step) -> Path | None:
+    """That a step reads."""
+    name = imatrix_name(ctx.request)
+    return ctx.path(name) if name in step.reads else None
+
+
 @contextlib.contextmanager
 def mixer_of(ctx: Context, step: Step, report: Callable[[str, float], None]) -> Iterator[RecipeSearch]:
     """The Mixer of a job's base and imatrix, for one step. Waits while another run adds to the same measurements.
 
     Raises CalibrationError if the imatrix was made from the probe text; Cancelled.
     """
-    base, *more = (ctx.path(product) for product in step.reads)
-    imatrix = more[0] if more else None
+    base, imatrix = ctx.path(step.reads[0]), imatrix_of(ctx, step)
     digest = ctx.digests.get(base.absolute()) or sha256(base, stopped=ctx.stopped)
     run = ctx.tool_run(step)
     config = EvaluationConfig(
@@ -162,7 +168,9 @@ def mixer_of(ctx: Context, step: Step, report: Callable[[str, float], None]) -> 
     with contextlib.ExitStack() as stack:
         while not stack.enter_context(_alone(config.folder)):
             ctx.check_stopped()
-        recipe_search = RecipeSearch(base=base, imatrix_path=imatrix, config=config)
+        recipe_search = RecipeSearch(
+            base=base, imatrix_path=imatrix, config=config, covariances=covariances_of(ctx, step)
+        )
         try:
             yield recipe_search
         finally:

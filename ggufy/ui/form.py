@@ -7,15 +7,27 @@ from typing import Any
 
 from ggufy.core.catalog import OUTTYPES
 from ggufy.core.errors import UsageError
+from ggufy.core.job import COMPENSATED
 from ggufy.core.outputs import GGUF, OUTPUT_NAMES, RWKVCPP
 from ggufy.jobs.estimate import BaseOptions, EstimateOptions, chosen
-from ggufy.jobs.options import OPTIONS, JobOptions
+from ggufy.jobs.options import OPTIONS, ROUNDINGS, JobOptions
+from ggufy.jobs.output_fit import chosen_rounding
 from ggufy.jobs.texts import named_texts
 from ggufy.jobs.values import LONGEST, read_options, read_text
 from ggufy.quantize.search.mixes import KINDS, RWKV
 from ggufy.quantize.search.target import MODES, STANDARD, parse_words
 
-_ONLY_GGUF = ("imatrix", "imatrix_path", "mix", "targets", "mode", "chat_format", "awq")  # not shown for other files
+# Not shown for other files.
+_ONLY_GGUF = (
+    "imatrix",
+    "imatrix_path",
+    "mix",
+    "targets",
+    "mode",
+    "chat_format",
+    "awq",
+    "rounding",
+)  # not shown for other files
 IMATRIX = ("bundled", "own", "have", "off")
 
 
@@ -37,12 +49,25 @@ def estimate_options(
     )
 
 
-def base_options(outtype: Any, vocab: Any, mix: Any, output: Any) -> BaseOptions:
+def base_options(
+    outtype: Any, vocab: Any, mix: Any, output: Any, *, rounding: Any, imatrix: Any, awq: Any
+) -> BaseOptions:
+    output, mix = output if output in tuple(OUTPUT_NAMES) else GGUF, mix if mix in KINDS else RWKV
+    wish = JobOptions(
+        source="",
+        quant_types=(),
+        output=output,
+        mix=mix,
+        imatrix="auto" if imatrix in ("bundled", "own") else "none",
+        awq=bool(awq),
+        rounding=rounding if rounding in ROUNDINGS else ROUNDINGS[0],
+    )
     return BaseOptions(
         outtype=outtype if outtype in OUTTYPES else None,
         vocab=short_text(vocab) or None,
-        mix=mix if mix in KINDS else RWKV,
-        output=output if output in tuple(OUTPUT_NAMES) else GGUF,
+        mix=mix,
+        output=output,
+        compensated=chosen_rounding(wish) == COMPENSATED,
     )
 
 

@@ -7,7 +7,7 @@ when its visitor has stopped typing (source.js); an answer that comes after a ne
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -16,7 +16,7 @@ from ggufy.core.catalog import OUTTYPES, QUANT_TYPES
 from ggufy.core.errors import GgufyError
 from ggufy.core.outputs import GGUF, OUTPUT_NAMES, RWKVCPP
 from ggufy.jobs.estimate import BaseOptions, EstimateOptions
-from ggufy.jobs.options import OPTIONS, JobOptions
+from ggufy.jobs.options import OPTIONS, ROUNDINGS, JobOptions
 from ggufy.jobs.values import LONGEST
 from ggufy.models.chat_format import AUTO, FORMATS
 from ggufy.publish.markup import Markup
@@ -90,22 +90,11 @@ class QuantizeTab:
             info=i18n("outtype_info"),
             elem_id="gg-outtype",
         )
-        self.mix = gr.Radio(
-            [(i18n(f"mix_{kind}"), kind) for kind in KINDS],
-            value=RWKV,
-            label=i18n("mix"),
-            info=i18n("mix_info"),
-            elem_id="gg-mix",
-        )
+        self.mix = self._choice(i18n, "mix", KINDS, RWKV)
+        self.rounding = self._choice(i18n, "rounding", ROUNDINGS, ROUNDINGS[0])
         self.awq = gr.Checkbox(False, label=i18n("awq"), info=i18n("awq_info"), elem_id="gg-awq")
         self.targets = self._text(i18n, "targets")
-        self.mode = gr.Radio(
-            [(i18n(f"mode_{mode}"), mode) for mode in MODES],
-            value=STANDARD,
-            label=i18n("mode"),
-            info=i18n("mode_info"),
-            elem_id="gg-mode",
-        )
+        self.mode = self._choice(i18n, "mode", MODES, STANDARD)
         self.evaluate = gr.Checkbox(True, label=i18n("evaluate"), info=i18n("evaluate_info"), elem_id="gg-evaluate")
         self.evaluation = self._text(i18n, "evaluation", "bundled")
         self.name = self._text(i18n, "name")
@@ -124,6 +113,15 @@ class QuantizeTab:
         self.private = gr.Checkbox(False, label=i18n("private"), visible=published, elem_id="gg-private")
         self.keep_card = gr.Checkbox(
             False, label=i18n("keep_card"), info=i18n("keep_card_info"), visible=published, elem_id="gg-keep-card"
+        )
+
+    def _choice(self, i18n: gr.I18n, key: str, choices: Sequence[str], value: str) -> gr.Radio:
+        return gr.Radio(
+            [(i18n(f"{key}_{choice}"), choice) for choice in choices],
+            value=value,
+            label=i18n(key),
+            info=i18n(f"{key}_info"),
+            elem_id=f"gg-{key}",
         )
 
     def _text(self, i18n: gr.I18n, key: str, value: str = "", *, visible: bool = True) -> gr.Textbox:
@@ -148,11 +146,11 @@ class QuantizeTab:
         )
         looked = [self.panel, self.types, self.cost]
         on_source = [self.source, self.outtype, self.vocab, self.mix, self.output, self.types, self.imatrix]
-        on_source += [self.evaluate, self.targets, self.mode, self.evaluation]
+        on_source += [self.evaluate, self.targets, self.mode, self.evaluation, self.rounding, self.awq]
         several: dict[str, Any] = {"trigger_mode": "multiple"}  # the newest does not wait for those before
         self.panel.look(self.look, on_source, looked, **QUEUED, **several)  # see source.js
         gr.on(
-            [self.outtype.change, self.mix.change, self.output.change],
+            [self.outtype.change, self.mix.change, self.output.change, self.rounding.change],
             self.look,
             on_source,
             looked,
@@ -166,7 +164,9 @@ class QuantizeTab:
         )
         last: dict[str, Any] = QUIET | {"trigger_mode": "always_last"}
         self.panel.price(self.price, on_source, self.cost, **last)
-        changes = [one.change for one in (self.types, self.imatrix, self.evaluate, self.mode, self.evaluation)]
+        changes = [
+            one.change for one in (self.types, self.imatrix, self.evaluate, self.mode, self.evaluation, self.awq)
+        ]
         gr.on(changes, self.price, on_source, self.cost, **last)
         pressed = self.start.click(self.check, None, self.message, **QUIET)
         fields = set(self.fields().values())
@@ -193,6 +193,8 @@ class QuantizeTab:
         targets: Any,
         mode: Any,
         evaluation: Any,
+        rounding: Any,
+        awq: Any,
         request: gr.Request,
         profile: Profile,
     ) -> Iterator[list[Any]]:
@@ -200,7 +202,7 @@ class QuantizeTab:
         texts, visitor = texts_of(request), visitor_of(self.services, request, profile)
         newest, priced = self.newest.begin(session := str(request.session_hash)), self.priced.look(session)
         order = estimate_options(types, imatrix, evaluate, targets, mode, evaluation)
-        base = base_options(outtype, vocab, mix, output)
+        base = base_options(outtype, vocab, mix, output, rounding=rounding, imatrix=imatrix, awq=awq)
         for panel, table, cost in self._looked(short_text(source), base, order, texts, visitor):
             if not newest():
                 return
@@ -250,6 +252,8 @@ class QuantizeTab:
         targets: Any,
         mode: Any,
         evaluation: Any,
+        rounding: Any,
+        awq: Any,
         request: gr.Request,
         profile: Profile,
     ) -> Any:
@@ -257,7 +261,7 @@ class QuantizeTab:
         texts, visitor = texts_of(request), visitor_of(self.services, request, profile)
         newest, priced = self.newest.look(session := str(request.session_hash)), self.priced.begin(session)
         order = estimate_options(types, imatrix, evaluate, targets, mode, evaluation)
-        base = base_options(outtype, vocab, mix, output)
+        base = base_options(outtype, vocab, mix, output, rounding=rounding, imatrix=imatrix, awq=awq)
         cost = self._cost(source, base, order, texts, visitor)
         return cost if newest() and priced() else gr.skip()  # a look that began meanwhile may be at something else
 
@@ -280,7 +284,7 @@ class QuantizeTab:
     @property
     def only_gguf(self) -> list[Any]:
         """What decides something of GGUFs only."""
-        return [self.imatrix, self.mix, self.awq, self.targets, self.mode, self.chat_format]
+        return [self.imatrix, self.mix, self.rounding, self.awq, self.targets, self.mode, self.chat_format]
 
     def choose_output(self, output: Any) -> list[Any]:
         return [type(one)(visible=output != RWKVCPP) for one in self.only_gguf]

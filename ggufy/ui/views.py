@@ -15,7 +15,7 @@ from ggufy.core import metrics
 from ggufy.core.job import RESTING, Job, Status
 from ggufy.core.metrics import Pick, shown_latency, shown_speed
 from ggufy.core.outputs import RWKVCPP
-from ggufy.core.plan import SOURCE_PRODUCT, Products, base_type
+from ggufy.core.plan import COVARIANCES, SOURCE_PRODUCT, Products, base_type, imatrix_name
 from ggufy.core.progress import DONE, RUNNING, WAITING, Snapshot, StepProgress
 from ggufy.core.words import human_size, human_time
 from ggufy.jobs.results import models
@@ -251,9 +251,11 @@ def _steps(view: JobView) -> tuple[StepProgress, ...]:
     if view.snapshot and view.snapshot.steps:
         return view.snapshot.steps
     there = {row["file"] for row in view.files}
+    means = {SOURCE_PRODUCT} if there else set()  # which have led to these files
+    means |= {COVARIANCES} if imatrix_name(view.job.request) in there else set()
     products = Products(
         job=view.job,
-        here=(there | {SOURCE_PRODUCT} if there else there).__contains__,
+        here=(there | means).__contains__,
         arrived=there.__contains__,
         measured={figures.quant for figures in view.job.evaluations},
     )

@@ -10,12 +10,13 @@ goes on where it was killed, and serves every later size.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,8 +29,12 @@ from ggufy.quantize.layout import needs_imatrix
 from ggufy.quantize.recipe import Recipe
 from ggufy.quantize.search import proxy
 from ggufy.quantize.search.allocate import Option
-from ggufy.quantize.search.loss import SAMPLE, ByteArray, F32Array, Kernels, LossTable
+from ggufy.quantize.search.loss import SAMPLE, ByteArray, F32Array, Kernels, LossTable, Measure
 from ggufy.quantize.search.roles import Role, roles
+from ggufy.quantize.task import rounding_digest
+
+if TYPE_CHECKING:
+    from ggufy.quantize.rounding import Covariances
 
 RUNGS = (
     "IQ2_XXS", "IQ2_XS", "IQ2_S", "Q2_K", "IQ3_XXS", "Q3_K", "IQ3_S", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q8_0",
@@ -135,15 +140,16 @@ def analyse(
     scales: Mapping[str, float],
     ggml: Ggml,
     table: Path,
+    covariances: Covariances | None = None,
     threads: int = 1,
     check: Callable[[], None] = lambda: None,
     report: Progress = lambda fraction: None,
 ) -> Analysis:
     """Measures what is not in `table` yet.
 
-    `changing` are the tensors that llama-quantize would make smaller; `scales` are as in `layout.plan`. `check` is
-    asked between two types of a tensor, and raises to end the run. Raises SourceError for weights that are not finite,
-    DiskError.
+    `changing` are the tensors that llama-quantize would make smaller; `scales` are as in `layout.plan`. With
+    `covariances`, errors are those of compensated codes (see compensated_loss.py). `check` is asked between two types
+    of a tensor, and raises to end the run. Raises SourceError for weights that are not finite, DiskError.
     """
     _check_sources(base, head, changing)
     known = LossTable(table, kernels_of(ggml))
@@ -153,6 +159,8 @@ def analyse(
     low_rank = {name for name, role in found.items() if role.low_rank and name in matrices}
     names = sorted({*changing, *low_rank}, key=lambda name: -head.tensors[name].elements)
     total = sum(head.tensors[name].elements for name in names)
+    stack = contextlib.ExitStack()
+    measures = _measures(covariances, imatrix, ggml, check, stack)
     analysis = Analysis(head=head, losses={}, probes={}, proxies={}, flat={})
     done = 0
 
@@ -163,7 +171,8 @@ def analyse(
         kinds = _types(tensor, found[name], weights is not None, ggml)
         also = [LOW_RANK_PROBE] if name in low_rank else []
         # In one call, as each one reads all rows for their digest.
-        errors = known.measure(rows, _checked(dict.fromkeys([*kinds, *also]), check), importance=weights)
+        asked = _checked(dict.fromkeys([*kinds, *also]), check)
+        errors = known.measure(rows, asked, importance=weights, by=measures(name, rows, weights))
         losses = {kind: errors[kind] for kind in kinds if kind in errors}
         if name in low_rank:
             if LOW_RANK_PROBE in errors:
@@ -176,11 +185,36 @@ def analyse(
         else:
             analysis.losses[name] = losses | {tensor.type: 0.0}
 
-    with ThreadPoolExecutor(threads, thread_name_prefix="analyse") as pool:
+    with stack, ThreadPoolExecutor(threads, thread_name_prefix="analyse") as pool:
         for name, _ in zip(names, pool.map(one, names), strict=True):
             done += head.tensors[name].elements
             report(done / total)
     return analysis
+
+
+def _measures(
+    covariances: Covariances | None,
+    imatrix: Imatrix | None,
+    ggml: Ggml,
+    check: Callable[[], None],
+    stack: contextlib.ExitStack,
+) -> Callable[[str, F32Array, F32Array | None], Measure | None]:
+    """What tells the errors of a tensor's rows, with these weights of its columns; None: the table itself."""
+    if covariances is None:
+        return lambda name, rows, weights: None
+    from ggufy.quantize.search.compensated_loss import CompensatedLoss, threads_kept  # noqa: PLC0415 - loads PyTorch
+
+    stack.enter_context(threads_kept())
+    names, digest = set(covariances.names()), rounding_digest(covariances, imatrix, ggml.sha256)
+
+    def measure(name: str, rows: F32Array, weights: F32Array | None) -> Measure | None:
+        if name not in names:
+            return None
+        return CompensatedLoss(
+            name, rows[0], None if weights is None else weights[0], covariances, ggml=ggml, digest=digest, check=check
+        )
+
+    return measure
 
 
 def _checked(kinds: Iterable[str], check: Callable[[], None]) -> Iterator[str]:

@@ -26,7 +26,7 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from gguf import quants
@@ -103,6 +103,16 @@ def _capped(weights: F32Array, most: float | None = None) -> F32Array:
     return np.minimum(weights, np.float32(MOST_IMPORTANCE if most is None else most) * np.median(weights[weights > 0]))
 
 
+class Measure(Protocol):
+    """Another way to tell the error of the types of a tensor."""
+
+    @property
+    def digest(self) -> str:
+        """Of what the errors follow from, besides the tensor."""
+
+    def error(self, kind: str) -> float: ...
+
+
 class LossTable:
     """Errors by tensor and type, kept in a file. Safe to use from many threads, and from several processes."""
 
@@ -113,8 +123,16 @@ class LossTable:
         self._lock = threading.Lock()
         self._known = _read(path)
 
-    def measure(self, tensor: Array, types: Iterable[str], *, importance: F32Array | None = None) -> dict[str, float]:
-        """The error of each type that the tensor's width allows, measured unless it is known.
+    def measure(
+        self,
+        tensor: Array,
+        types: Iterable[str],
+        *,
+        importance: F32Array | None = None,
+        by: Measure | None = None,
+    ) -> dict[str, float]:
+        """The error of each type that the tensor's width allows, measured unless it is known; `by` something else
+        than `relative_error`.
 
         `tensor` is [rows, columns] or [matrices, rows, columns], of any float type, and may be a memory map;
         `importance` is [columns] or [matrices, columns]. `types` are taken one by one, each when the one before it is
@@ -128,11 +146,11 @@ class LossTable:
         for kind in types:
             if sample.shape[2] % GGML_QUANT_SIZES[GGMLQuantizationType[kind]][0]:
                 continue
-            key = f"{digest} {kind}"
+            key = f"{digest} {kind}" + (f" {by.digest}" if by else "")
             with self._lock:
                 loss = self._known.get(key)
             if loss is None:
-                loss = relative_error(sample, kind, importance, kernels=self.kernels)
+                loss = by.error(kind) if by else relative_error(sample, kind, importance, kernels=self.kernels)
                 self._keep(key, loss)
             losses[kind] = loss
         return losses

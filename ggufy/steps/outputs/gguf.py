@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ggufy.core import outputs
 from ggufy.core.catalog import BY_NAME
-from ggufy.core.job import Artifact
+from ggufy.core.job import COMPENSATED, PLAIN, Artifact, Making
 from ggufy.core.metrics import Evaluation
 from ggufy.core.outputs import OUTPUT_NAMES
 from ggufy.core.plan import Step
@@ -25,16 +25,17 @@ from ggufy.quantize.recipe import ImatrixFacts, forecast, same_tensors, stock_re
 from ggufy.quantize.search import fallback
 from ggufy.quantize.search.mixes import RWKV, has_recipes, mixed, rescaling
 from ggufy.quantize.search.target import of_label
-from ggufy.quantize.task import QuantizeTask
+from ggufy.quantize.task import QuantizeTask, planned_facts
 from ggufy.steps.awq import STAGES, AwqChoice, make_better
 from ggufy.steps.context import Context, artifact_of
+from ggufy.steps.covariance import covariances_of, why_plain
 from ggufy.steps.evaluate import EvaluationConfig, evaluate
 from ggufy.steps.job_forecast import JobForecast
 from ggufy.steps.job_texts import figures_folder, pinned_text
 from ggufy.steps.making import of_recipe, with_quant
 from ggufy.steps.outputs.output_format import MeasureOrder, OutputFormat
 from ggufy.steps.partial_backup import PartialBackup
-from ggufy.steps.target_size import STAGES_OF_A_SIZE, Stages, mixer_of, sized
+from ggufy.steps.target_size import STAGES_OF_A_SIZE, Stages, imatrix_of, mixer_of, sized
 from ggufy.system import resources
 from ggufy.system.control import Control
 from ggufy.system.files import PART_SUFFIX
@@ -62,12 +63,18 @@ class Gguf(OutputFormat):
         run: tools.ToolRun,
         facts: ImatrixFacts | None,
         mix: str = RWKV,
+        compensated: bool = False,
     ) -> JobForecast:
         head, tool = read_head(base), llama.tool("llama-quantize")
         recipes = {t: mixed(head, t, stock=stock_recipe(tool, run, base, t), mix=mix) for t in types}
-        quants = {t: forecast(head, recipe, facts) for t, recipe in recipes.items()}
+        more = planned_facts(compensated=compensated)
+        quants = {t: forecast(head, recipe, facts, more) for t, recipe in recipes.items()}
         return JobForecast(
-            base=head, quants=quants, same_as=same_tensors(recipes), instead=fallback.instead(head, quants)
+            base=head,
+            quants=quants,
+            same_as=same_tensors(recipes),
+            instead=fallback.instead(head, quants),
+            compensated=compensated,
         )
 
     def check(self, ctx: Context) -> None:
@@ -172,10 +179,19 @@ class Gguf(OutputFormat):
 def _artifact(ctx: Context, step: Step, order: QuantizeTask, choice: AwqChoice | None = None) -> Artifact:
     """Of what the order made."""
     made = of_recipe(order.recipe, read_head(order.base), ctx.request, step.quant_type, llama=ctx.llama.commit)
-    made = replace(made, rescaled=bool(order.scales))
+    made = _rounded(replace(made, rescaled=bool(order.scales)), ctx, step, order)
     if choice:
         made = replace(made, awq=choice.kept, plain_kld=choice.plain_kld, awq_kld=choice.awq_kld)
     return with_quant(artifact_of(order.target), order.target, made)
+
+
+def _rounded(made: Making, ctx: Context, step: Step, order: QuantizeTask) -> Making:
+    """With how its codes were rounded, if compensated ones were asked for."""
+    if order.covariances is not None:
+        return replace(made, rounding=COMPENSATED)
+    if ctx.request.compensates(step.quant_type):
+        return replace(made, rounding=PLAIN, plain_because=why_plain(ctx, read_head(order.base)))
+    return made
 
 
 def _about_flags(chat: RwkvFormat, line: str) -> list[str]:
@@ -210,7 +226,7 @@ def _to_order(ctx: Context, step: Step, stages: Stages) -> QuantizeTask:
 def _of_type(ctx: Context, step: Step) -> QuantizeTask:
     """By the recipe of a quant type."""
     base = ctx.path(step.reads[0])
-    imatrix = ctx.path(step.reads[1]) if len(step.reads) > 1 else None
+    imatrix = imatrix_of(ctx, step)
     head = read_head(base)
     ours = ctx.request.mix == RWKV and has_recipes(head)
     stock = stock_recipe(
@@ -231,4 +247,5 @@ def _of_type(ctx: Context, step: Step) -> QuantizeTask:
         scales=rescaling(head) if ours else {},
         siblings=[path for path in siblings if path.exists()],
         identity=ctx.digests.get(base.absolute(), ""),
+        covariances=covariances_of(ctx, step),
     )

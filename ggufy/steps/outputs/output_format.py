@@ -67,6 +67,7 @@ class OutputFormat(ABC):
         run: ToolRun,
         facts: ImatrixFacts | None,
         mix: str = RWKV,
+        compensated: bool = False,
     ) -> JobForecast:
         """What quants of a base (or of its skeleton) will be; `facts` are of the imatrix that they will name."""
 
