@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from ggufy.llama.ggml import ByteArray, F32Array, Ggml
 from ggufy.quantize.codes import FORMATS, LATTICES
-from ggufy.quantize.compensated import Factor, compensate, decoded, factors, feedback, output_error
+from ggufy.quantize.compensated import SWEEPS, Factor, compensate, decoded, factors, feedback, output_error
 from tests import covariances
 
+F64Array = np.ndarray[Any, np.dtype[np.float64]]
 ROWS, COLUMNS, DAMPING = 48, 512, 0.02
 
 
@@ -40,9 +43,12 @@ class Case:
             self.calls.append((values, made))
         return made
 
-    def compensated(self, factor: list[Factor] | None = None, values: F32Array | None = None) -> ByteArray:
+    def compensated(
+        self, factor: list[Factor] | None = None, values: F32Array | None = None, *, sweeps: int = SWEEPS
+    ) -> ByteArray:
         factor = factor or factors(self.sums, DAMPING, lambda: None)
-        made = compensate(self.values if values is None else values, self.kind, self.kernel, factor, lambda: None)
+        values = self.values if values is None else values
+        made = compensate(values, self.kind, self.kernel, factor, lambda: None, sweeps=sweeps)
         assert made is not None
         return made
 
@@ -97,12 +103,69 @@ def every_choice(kind: str, raw: ByteArray) -> F32Array:
 @pytest.mark.parametrize("kind", FORMATS)
 def test_codes_are_those_of_a_plain_gptq(kind: str, ggml: Ggml) -> None:
     case = Case(ggml, kind)
-    found = case.weights(case.compensated())
+    found = case.weights(case.compensated(sweeps=0))
     expected, alike = textbook(case)
     assert alike >= 0.999
     assert np.mean(found != expected) <= 0.001  # where two codes were as near, and what follows from it in that row
     error = output_error(case.values - found, case.held_out)
     assert error == pytest.approx(output_error(case.values - expected, case.held_out), rel=1e-4)
+
+
+def damped(case: Case) -> F64Array:
+    hessian = case.sums[0].astype(np.float64)
+    return hessian + DAMPING * np.mean(np.diag(hessian)) * np.eye(len(hessian))
+
+
+def swept(case: Case, raw: ByteArray) -> F32Array:
+    """A plain sweep in F64: in each block first the scale, or scale and offset, then one code after the other, each by
+    the error of the whole row."""
+    form, hessian = FORMATS[case.kind], damped(case)
+    left = case.values.astype(np.float64) - case.weights(raw)
+    for start in range(0, COLUMNS, form.block):
+        block, at = slice(start, start + form.block), start // form.block * form.size
+        planes = np.ascontiguousarray(raw.reshape(ROWS, -1)[:, at : at + form.size].T)
+        for half in form.halves:
+            steps = planes[half : half + 2].T.copy().view("<f2")[:, 0]
+            planes[half : half + 2] = np.float16(0).tobytes()[0]
+            without = form.decode(planes).T.astype(np.float64)
+            planes[half : half + 2] = np.array([1], "<f2").view(np.uint8)[:, None]
+            unit = form.decode(planes).T.astype(np.float64) - without
+            bend = np.einsum("ri,ij,rj->r", unit, hessian[block, block], unit)
+            slope = ((left @ hessian)[:, block] * unit).sum(axis=1)
+            new = (steps + np.divide(slope, bend, out=np.zeros_like(slope), where=bend > 0)).astype("<f2")
+            change = new.astype(np.float64) - steps
+            new = np.where(change * (2 * slope - change * bend) > 0, new, steps)
+            planes[half : half + 2] = new.view(np.uint8).reshape(-1, 2).T
+            left[:, block] = case.values[:, block] - form.decode(planes).T
+        choices = every_choice(case.kind, planes.T.copy())
+        for column in range(start, start + form.block):
+            gradient = left @ hessian[:, column] - left[:, column] * hessian[column, column]
+            offered = case.values[:, column] - choices[:, column - start]
+            costs = offered**2 * hessian[column, column] + 2 * offered * gradient
+            left[:, column] = offered[costs.argmin(axis=0), np.arange(ROWS)]
+    return (case.values - left).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_sweep_is_coordinate_descent(kind: str, ggml: Ggml) -> None:
+    case = Case(ggml, kind)
+    before, found = (case.compensated(sweeps=count) for count in (0, 1))
+    expected = swept(case, before)
+    assert np.mean(np.abs(case.weights(found) - expected) > 1e-6) <= 0.002
+    assert np.any(case.weights(before) != case.weights(found))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_sweeps_never_make_the_error_larger(kind: str, ggml: Ggml) -> None:
+    """Of each row, on the inputs that the codes were chosen with; also of rows of zeros, and of one that is large."""
+    case, hessian = Case(ggml, kind), damped(Case(ggml, kind))
+    case.values[3], case.values[4, :300] = 0, 0
+    case.values[5] *= 1000
+    left = [case.values.astype(np.float64) - case.weights(case.compensated(sweeps=count)) for count in range(4)]
+    errors = [np.einsum("ri,ij,rj->r", one, hessian, one) for one in left]
+    for before, after in pairwise(errors):
+        assert (after <= before * (1 + 1e-5)).all()
+    assert errors[-1].sum() < errors[0].sum()
 
 
 def nearest_points(case: Case) -> F32Array:

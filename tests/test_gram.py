@@ -24,6 +24,7 @@ from ggufy.jobs.options import JobOptions
 from ggufy.jobs.request import make_job
 from ggufy.llama import covariance_child, tools
 from ggufy.llama.covariances import CovariancePlan, CovarianceTask, collect_covariances
+from ggufy.llama.inference import Inference
 from ggufy.llama.install import Llama
 from ggufy.llama.tools import ToolRun
 from ggufy.models.convert import convert
@@ -77,8 +78,11 @@ def collect(task: CovarianceTask) -> tuple[bytes, bytes]:
     return task.out.read_bytes(), task.imatrix.read_bytes()
 
 
-def test_the_imatrix_is_llama_imatrix_s_to_the_last_bit(tmp_path: Path, llama: Llama, text: Path) -> None:
-    """Of RWKV-7, of RWKV-6 with its products of several matrices, of a Llama with a BOS, and of one with experts."""
+def test_the_imatrix_is_llama_imatrix_s_to_the_last_bit(
+    tmp_path: Path, llama: Llama, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of RWKV-7, of RWKV-6 with its products of several matrices, of a Llama with a BOS, and of one with experts. The
+    diagonals of covariances are the same if all chunks count alike."""
     convert(demo.CHECKPOINT, tmp_path / "demo.gguf", outtype="f16", vocab=demo.VOCAB)
     for number, base in enumerate(
         (
@@ -96,8 +100,24 @@ def test_the_imatrix_is_llama_imatrix_s_to_the_last_bit(tmp_path: Path, llama: L
         )
         tools.run_tool(command, replace(run_of(folder, 1), cwd=text.parent))
         assert ours == (folder / "i.gguf").read_bytes(), base.name
-        with CovarianceFile.open(folder / "covariances.gguf") as file:
+        with monkeypatch.context() as patch:
+            _weigh_all_alike(patch)
+            alike = task_of(folder / "alike", base, text, llama)
+            alike.out.parent.mkdir()
+            covariance_child.main(alike)
+        with CovarianceFile.open(alike.out) as file:
             _agrees_with_the_imatrix(file, folder / "imatrix.gguf")
+
+
+def _weigh_all_alike(patch: pytest.MonkeyPatch) -> None:
+    read = Inference.read
+
+    def read_what_is_known(*arguments: Any) -> float:
+        read(*arguments)
+        return 0.0
+
+    patch.setattr(covariance_child, "_say", lambda line: None)
+    patch.setattr(Inference, "read", read_what_is_known)
 
 
 def _agrees_with_the_imatrix(file: CovarianceFile, imatrix: Path) -> None:
@@ -127,26 +147,32 @@ checkpoint, vocab, text, out, chunks = sys.argv[1:6]
 tokens = TRIE_TOKENIZER(vocab).encodeBytes(open(text, "rb").read().removesuffix(b"\\n"))
 model = RWKV(model=checkpoint.removesuffix(".pth"), strategy="cpu fp32")
 names = {model.z[name].data_ptr(): name for name in sys.argv[6:]}
-sums = {}
+sums, part = {}, {}
 
 class Watch(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         weights = args[1] if len(args) == 2 and isinstance(args[1], torch.Tensor) else None
         if weights is not None and weights.dim() == 2 and weights.data_ptr() in names and args[0].shape[0] == 512:
             x = args[0].double().numpy()
-            key = f"{names[weights.data_ptr()]}/{int(chunk % 5 == 4)}"
-            sums[key] = sums.get(key, 0) + x.T @ x
+            part[f"{names[weights.data_ptr()]}/{int(chunk % 5 == 4)}"] = x.T @ x
         return function(*args, **(kwargs or {}))
 
 with Watch(), torch.no_grad():
     for chunk in range(int(chunks)):
-        model.forward(tokens[chunk * 512 : (chunk + 1) * 512], None, full_output=True)
+        read = tokens[chunk * 512 : (chunk + 1) * 512]
+        logits, _ = model.forward(read, None, full_output=True)
+        loss = torch.nn.functional.cross_entropy(logits[:-1].double(), torch.tensor(read[1:]))
+        sums = {key: sums.get(key, 0) + np.exp(-float(loss) / 2) * part[key] for key in part} | {
+            key: sums[key] for key in sums if key not in part
+        }
+        part = {}
 np.savez(out, **sums)
 """
 
 
 def test_covariances_are_those_of_a_forward_pass_in_torch(tmp_path: Path, llama: Llama, text: Path) -> None:
-    """Of the demo in F32, by the package `rwkv`: five chunks, of which the last is held out."""
+    """Of the demo in F32, by the package `rwkv`: five chunks, of which the last is held out, each weighed by the
+    inverse root of its perplexity."""
     base, chunks = tmp_path / "demo.gguf", 5
     convert(demo.CHECKPOINT, base, outtype="f32", vocab=demo.VOCAB)
     compared = {

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from ggufy.core.errors import DiskError, GgufyError
 from ggufy.core.words import human_size
-from ggufy.formats.covariance import choose_widest, covariance_shapes, is_held_out, plan_covariances
+from ggufy.formats.covariance import WEIGHTING, choose_widest, covariance_shapes, is_held_out, plan_covariances
 from ggufy.formats.gguf import read_head, read_tensor
 from ggufy.formats.gguf_writer import F32Array, write_gguf
 from ggufy.llama.covariances import CovarianceTask, read_task
@@ -40,7 +41,7 @@ def main(task: CovarianceTask) -> None:
     if len(tokens) < 2 * CONTEXT:  # llama-imatrix's words
         sys.exit(f"you need at least {2 * CONTEXT} tokens, and the text tokenizes to only {len(tokens)} tokens")
     chunks = min(len(tokens) // CONTEXT, task.facts.chunks or len(tokens))
-    task = dataclasses.replace(task, facts=dataclasses.replace(task.facts, chunks=chunks))
+    task = dataclasses.replace(task, facts=dataclasses.replace(task.facts, chunks=chunks, weighting=WEIGHTING))
     with ThreadPoolExecutor(task.threads) as pool:
         _Collection(task, inference, pool).collect(tokens[: chunks * CONTEXT].reshape(chunks, CONTEXT))
     inference.close()
@@ -88,7 +89,7 @@ class _Collection:
         widths = {one.name: one.values.shape[-1] for one in found}
         columns = {name: widths[name] for name in dict.fromkeys(self.inputs.values())}
         widest = choose_widest(columns.values())
-        self.groups = grouped(columns, widest, task.memory)
+        self.groups = grouped(columns, widest, task.memory // 2)  # the sums, and a chunk's own products
         held_out = CONTEXT * sum(map(is_held_out, range(chunks)))
         self.plan = plan_covariances(
             covariance_shapes(columns, widest),
@@ -141,9 +142,9 @@ class _Collection:
             if squares is not None:
                 squares.add(found)
             if found.name in names:
-                sums.add(found.name, found.values.reshape(-1, found.values.shape[-1]), held_out=held_out)
+                sums.multiply(found.name, found.values.reshape(-1, found.values.shape[-1]))
 
-        self.inference.read(tokens, watch)
+        sums.add(math.exp(-self.inference.read(tokens, watch) / 2), held_out=held_out)  # WEIGHTING
 
     # ---- files
 

@@ -12,6 +12,8 @@ fixed the codes are chosen column by column, and written into the kernel's block
 lattice (IQ2, IQ3) that goes point by point (lattice_codes.py); of IQ1 the kernel's codes stay, and their errors are
 carried on from block to block.
 
+When all of a row has codes, they and the blocks' scales are improved in sweeps (sweeps.py), but for lattices.
+
 A small multiple of the mean diagonal is added to H first (damping).
 
 The same rows give the same bytes if they come together and PyTorch is told to take one thread: the last bits of a
@@ -34,8 +36,10 @@ from ggufy.quantize.codes.code_format import CodeFormat
 from ggufy.quantize.codes.lattices import BLOCK, LatticeFormat
 from ggufy.quantize.column_codes import ColumnCodes
 from ggufy.quantize.lattice_codes import LatticeCodes
+from ggufy.quantize.sweeps import Sweeps
 
 TYPES = frozenset(FORMATS) | frozenset(LATTICES) | {"IQ1_S", "IQ1_M"}
+SWEEPS = 2
 _GROUP = 256  # columns whose share of the errors left of them is computed at once
 _RUN = 32  # the same within a block
 _PANEL = 512  # columns of a factor computed at once
@@ -91,15 +95,20 @@ def feedback(covariance: F32Array, damping: float, pace: Pace) -> tuple[F32Array
     return lower.div_(scale[:, None]).contiguous().numpy(), scale.square().numpy()
 
 
-def compensate(values: F32Array, kind: str, kernel: Kernel, factor: Sequence[Factor], pace: Pace) -> ByteArray | None:
+def compensate(
+    values: F32Array, kind: str, kernel: Kernel, factor: Sequence[Factor], pace: Pace, *, sweeps: int = SWEEPS
+) -> ByteArray | None:
     """F32 [rows, columns] -> bytes of the rows, or None if the type cannot hold what comes up on the way."""
     block, size = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
     made = np.empty((len(values), values.shape[1] // block * size), dtype=np.uint8)
     for part in factor:
         blocks = range(part.start // block, part.stop // block)
         work = _Tile(values[:, part.start : part.stop], kind, part, kernel)
-        if not work.fill(made[:, blocks.start * size : blocks.stop * size], pace):
+        raw = made[:, blocks.start * size : blocks.stop * size]
+        if not work.fill(raw, pace):
             return None
+        if sweeps and kind in FORMATS:
+            work.sweep(FORMATS[kind], sweeps, raw, pace)
     return made.reshape(-1)
 
 
@@ -149,6 +158,18 @@ class _Tile:
                 made[:, at : at + self._size] = raw
             pace()
         return True
+
+    def sweep(self, form: CodeFormat, count: int, made: ByteArray, pace: Pace) -> None:
+        """Improves what `fill` has made."""
+        work = Sweeps(form, self._values, self._errors.numpy(), self._feedback, self._variances)
+        for _ in range(count):
+            for start in range(0, len(self._values), form.block):
+                at = start // form.block * form.size
+                planes = np.ascontiguousarray(made[:, at : at + form.size].T)
+                work.improve(start, planes)
+                made[:, at : at + form.size] = planes.T
+                if (start + form.block) % _GROUP == 0:
+                    pace()
 
     def _carried(self, start: int, stop: int, left: int, right: int) -> torch.Tensor:
         """What the errors in some columns add to others right of them."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ggufy.quantize.rounding import Covariances  # loads PyTorch, which plain quants do without
 
 ROUNDING = "ggufy.rounding"  # metadata: a digest of what compensated codes follow from, besides base and recipe
-_ROUNDING_VERSION = "1"  # another one if the same inputs give other codes
+_ROUNDING_VERSION = "2"  # another one if the same inputs give other codes
 
 
 @dataclass(frozen=True, kw_only=True)
