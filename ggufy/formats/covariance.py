@@ -76,7 +76,7 @@ class CovarianceFacts:
     text: str  # its bare name
     chunks: int  # of the text, those that are held out included
     commit: str  # llama.cpp's
-    weighting: str = ""  # what a chunk's products were multiplied by; empty: by nothing
+    weighting: str = WEIGHTING  # what a chunk's products are multiplied by; empty: by nothing
 
 
 def is_held_out(chunk: int) -> bool:

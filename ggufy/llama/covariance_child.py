@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ggufy.core.errors import DiskError, GgufyError
 from ggufy.core.words import human_size
-from ggufy.formats.covariance import WEIGHTING, choose_widest, covariance_shapes, is_held_out, plan_covariances
+from ggufy.formats.covariance import choose_widest, covariance_shapes, is_held_out, plan_covariances
 from ggufy.formats.gguf import read_head, read_tensor
 from ggufy.formats.gguf_writer import F32Array, write_gguf
 from ggufy.llama.covariances import CovarianceTask, read_task
@@ -41,7 +41,7 @@ def main(task: CovarianceTask) -> None:
     if len(tokens) < 2 * CONTEXT:  # llama-imatrix's words
         sys.exit(f"you need at least {2 * CONTEXT} tokens, and the text tokenizes to only {len(tokens)} tokens")
     chunks = min(len(tokens) // CONTEXT, task.facts.chunks or len(tokens))
-    task = dataclasses.replace(task, facts=dataclasses.replace(task.facts, chunks=chunks, weighting=WEIGHTING))
+    task = dataclasses.replace(task, facts=dataclasses.replace(task.facts, chunks=chunks))
     with ThreadPoolExecutor(task.threads) as pool:
         _Collection(task, inference, pool).collect(tokens[: chunks * CONTEXT].reshape(chunks, CONTEXT))
     inference.close()
@@ -144,7 +144,8 @@ class _Collection:
             if found.name in names:
                 sums.multiply(found.name, found.values.reshape(-1, found.values.shape[-1]))
 
-        sums.add(math.exp(-self.inference.read(tokens, watch) / 2), held_out=held_out)  # WEIGHTING
+        loss = self.inference.read(tokens, watch)
+        sums.add(math.exp(-loss / 2) if self.task.facts.weighting else 1.0, held_out=held_out)
 
     # ---- files
 
