@@ -64,8 +64,8 @@ class Compensation:
     def collect(self, text: Path, name: str, weighting: str) -> CovarianceFile:
         """Covariances of all of a text."""
         facts = CovarianceFacts(
-            base_sha256=sha256(self.base), text_sha256=sha256(text), text=text.name, chunks=0, commit=self.llama.commit,
-            weighting=weighting,
+            base_sha256=sha256(self.base), text_sha256=sha256(text), text=text.name, chunks=0,
+            commit=self.llama.commit, weighting=weighting,
         )  # fmt: skip
         out = self.folder / f"{name}.gguf"
         task = CovarianceTask(
@@ -131,7 +131,7 @@ def error_table(ours: Compensation, size: str, calibration: Path, test: Path) ->
     rows += [("chunks by 1/sqrt(perplexity), no sweep", weighted, DAMPING, 0)]
     rows += [(f"the same, and {count} sweeps", weighted, DAMPING, count) for count in SWEEPS]
     rows += [("the evaluation text's own inputs, no sweep", judge, DAMPING, 0)]
-    return [f"| {size}: {label} | {left(*what):.3f} |" for label, *what in rows]
+    return [f"| {size}: {label} | {left(sums, damping, sweeps):.3f} |" for label, sums, damping, sweeps in rows]
 
 
 def role_table(ours: Compensation, size: str, covariances: CovarianceFile, test: Path) -> list[str]:

@@ -130,6 +130,7 @@ class _Tile:
         self._kind, self._kernel, self._start = kind, kernel, factor.start
         self._feedback, self._variances = torch.from_numpy(factor.feedback), torch.from_numpy(factor.variances)
         self._errors = torch.zeros(self._values.shape, dtype=torch.float32)
+        self._sums = torch.empty_like(self._errors)  # F E, of codes that are chosen one by one
         self._block, self._size = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
 
     def fill(self, made: ByteArray, pace: Pace) -> bool:
@@ -148,7 +149,9 @@ class _Tile:
                     return False
                 planes = np.ascontiguousarray(raw.T)
                 if form:
+                    self._sums[start:stop] = shares
                     self._choose(form, planes, start, shares)
+                    self._sums[start:stop] += self._carried(start, stop, start, stop)
                     raw = planes.T
                 elif lattice:
                     self._choose_points(lattice, planes, start, shares)
@@ -161,7 +164,7 @@ class _Tile:
 
     def sweep(self, form: CodeFormat, count: int, made: ByteArray, pace: Pace) -> None:
         """Improves what `fill` has made."""
-        work = Sweeps(form, self._values, self._errors.numpy(), self._feedback, self._variances)
+        work = Sweeps(form, self._values, self._errors.numpy(), self._sums, self._feedback, self._variances)
         for _ in range(count):
             for start in range(0, len(self._values), form.block):
                 at = start // form.block * form.size
@@ -172,7 +175,7 @@ class _Tile:
                     pace()
 
     def _carried(self, start: int, stop: int, left: int, right: int) -> torch.Tensor:
-        """What the errors in some columns add to others right of them."""
+        """What the errors in some columns add to others right of them, or to themselves."""
         return self._feedback[start:stop, left:right] @ self._errors[left:right]
 
     def _quantized(self, start: int, stop: int, shares: torch.Tensor) -> ByteArray | None:

@@ -23,13 +23,19 @@ class Sweeps:
     """Over the blocks of some rows."""
 
     def __init__(
-        self, form: CodeFormat, values: F32Array, errors: F32Array, feedback: torch.Tensor, variances: torch.Tensor
+        self,
+        form: CodeFormat,
+        values: F32Array,
+        errors: F32Array,
+        sums: torch.Tensor,
+        feedback: torch.Tensor,
+        variances: torch.Tensor,
     ):
-        """`values` and `errors` are [columns, rows], and errors are kept up to date; `feedback` is F [columns,
-        columns], `variances` D [columns]."""
+        """`values`, `errors` (E, which is kept up to date) and `sums` (F E) are [columns, rows]; `feedback` is F
+        [columns, columns], `variances` D [columns]."""
         self._form, self._values, self._errors = form, values, errors
         self._feedback, self._variances = feedback, variances[:, None]
-        self._pushed = self._variances * (feedback @ torch.from_numpy(errors))  # D F E
+        self._pushed = self._variances * sums  # D F E
 
     def improve(self, start: int, planes: ByteArray) -> None:
         """Changes one block of each row, whose first column is `start`."""
