@@ -12,7 +12,8 @@ fixed the codes are chosen column by column, and written into the kernel's block
 lattice (IQ2, IQ3) that goes point by point (lattice_codes.py); of IQ1 the kernel's codes stay, and their errors are
 carried on from block to block.
 
-When all of a row has codes, they and the blocks' scales are improved in sweeps (sweeps.py), but for lattices.
+Then codes and scales of the block are improved in turn (sweeps.py), but for points of a lattice, before its errors are
+carried on.
 
 A small multiple of the mean diagonal is added to H first (damping).
 
@@ -36,10 +37,10 @@ from ggufy.quantize.codes.code_format import CodeFormat
 from ggufy.quantize.codes.lattices import BLOCK, LatticeFormat
 from ggufy.quantize.column_codes import ColumnCodes
 from ggufy.quantize.lattice_codes import LatticeCodes
-from ggufy.quantize.sweeps import Sweeps
+from ggufy.quantize.sweeps import improve
 
 TYPES = frozenset(FORMATS) | frozenset(LATTICES) | {"IQ1_S", "IQ1_M"}
-SWEEPS = 2
+SWEEPS = 2  # over each block
 _GROUP = 256  # columns whose share of the errors left of them is computed at once
 _RUN = 32  # the same within a block
 _PANEL = 512  # columns of a factor computed at once
@@ -103,12 +104,9 @@ def compensate(
     made = np.empty((len(values), values.shape[1] // block * size), dtype=np.uint8)
     for part in factor:
         blocks = range(part.start // block, part.stop // block)
-        work = _Tile(values[:, part.start : part.stop], kind, part, kernel)
-        raw = made[:, blocks.start * size : blocks.stop * size]
-        if not work.fill(raw, pace):
+        work = _Tile(values[:, part.start : part.stop], kind, part, kernel, sweeps)
+        if not work.fill(made[:, blocks.start * size : blocks.stop * size], pace):
             return None
-        if sweeps and kind in FORMATS:
-            work.sweep(FORMATS[kind], sweeps, raw, pace)
     return made.reshape(-1)
 
 
@@ -125,12 +123,12 @@ def output_error(error: F32Array, covariance: Sequence[F32Array]) -> float:
 class _Tile:
     """Some rows of the columns that one factor is about. Columns are the first dimension of everything here."""
 
-    def __init__(self, values: F32Array, kind: str, factor: Factor, kernel: Kernel):
+    def __init__(self, values: F32Array, kind: str, factor: Factor, kernel: Kernel, sweeps: int):
         self._values = np.ascontiguousarray(values.T)
         self._kind, self._kernel, self._start = kind, kernel, factor.start
         self._feedback, self._variances = torch.from_numpy(factor.feedback), torch.from_numpy(factor.variances)
         self._errors = torch.zeros(self._values.shape, dtype=torch.float32)
-        self._sums = torch.empty_like(self._errors)  # F E, of codes that are chosen one by one
+        self._sweeps = sweeps
         self._block, self._size = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
 
     def fill(self, made: ByteArray, pace: Pace) -> bool:
@@ -149,9 +147,7 @@ class _Tile:
                     return False
                 planes = np.ascontiguousarray(raw.T)
                 if form:
-                    self._sums[start:stop] = shares
                     self._choose(form, planes, start, shares)
-                    self._sums[start:stop] += self._carried(start, stop, start, stop)
                     raw = planes.T
                 elif lattice:
                     self._choose_points(lattice, planes, start, shares)
@@ -162,20 +158,8 @@ class _Tile:
             pace()
         return True
 
-    def sweep(self, form: CodeFormat, count: int, made: ByteArray, pace: Pace) -> None:
-        """Improves what `fill` has made."""
-        work = Sweeps(form, self._values, self._errors.numpy(), self._sums, self._feedback, self._variances)
-        for _ in range(count):
-            for start in range(0, len(self._values), form.block):
-                at = start // form.block * form.size
-                planes = np.ascontiguousarray(made[:, at : at + form.size].T)
-                work.improve(start, planes)
-                made[:, at : at + form.size] = planes.T
-                if (start + form.block) % _GROUP == 0:
-                    pace()
-
     def _carried(self, start: int, stop: int, left: int, right: int) -> torch.Tensor:
-        """What the errors in some columns add to others right of them, or to themselves."""
+        """What the errors in some columns add to others right of them."""
         return self._feedback[start:stop, left:right] @ self._errors[left:right]
 
     def _quantized(self, start: int, stop: int, shares: torch.Tensor) -> ByteArray | None:
@@ -190,7 +174,7 @@ class _Tile:
     def _choose(self, form: CodeFormat, planes: ByteArray, start: int, shares: torch.Tensor) -> None:
         """Puts the codes of a block into it, chosen from left to right."""
         codes = ColumnCodes(form, form.scales(planes))
-        errors = self._errors.numpy()
+        errors, before = self._errors.numpy(), shares.clone()
         for first in range(start, start + form.block, _RUN):
             last = first + _RUN
             wanted = shares[first - start : last - start]
@@ -205,6 +189,17 @@ class _Tile:
                 errors[first:last],
             )
         form.pack(codes.chosen(), planes)
+        block = slice(start, start + form.block)
+        improve(
+            form,
+            planes,
+            values=self._values[block],
+            errors=errors[block],
+            shares=before,
+            feedback=self._feedback[block, block],
+            variances=self._variances[block],
+            sweeps=self._sweeps,
+        )
 
     def _choose_points(self, form: LatticeFormat, planes: ByteArray, start: int, shares: torch.Tensor) -> None:
         codes = LatticeCodes(form, planes)
