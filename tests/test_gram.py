@@ -78,7 +78,8 @@ def collect(task: CovarianceTask) -> tuple[bytes, bytes]:
 
 
 def test_the_imatrix_is_llama_imatrix_s_to_the_last_bit(tmp_path: Path, llama: Llama, text: Path) -> None:
-    """Of RWKV-7, of RWKV-6 with its products of several matrices, of a Llama with a BOS, and of one with experts."""
+    """Of RWKV-7, of RWKV-6 with its products of several matrices, of a Llama with a BOS, and of one with experts. The
+    diagonals of covariances are the same if all chunks count alike."""
     convert(demo.CHECKPOINT, tmp_path / "demo.gguf", outtype="f16", vocab=demo.VOCAB)
     for number, base in enumerate(
         (
@@ -96,7 +97,9 @@ def test_the_imatrix_is_llama_imatrix_s_to_the_last_bit(tmp_path: Path, llama: L
         )
         tools.run_tool(command, replace(run_of(folder, 1), cwd=text.parent))
         assert ours == (folder / "i.gguf").read_bytes(), base.name
-        with CovarianceFile.open(folder / "covariances.gguf") as file:
+        alike = task_of(folder / "alike", base, text, llama)
+        collect(replace(alike, facts=replace(alike.facts, weighting="")))
+        with CovarianceFile.open(alike.out) as file:
             _agrees_with_the_imatrix(file, folder / "imatrix.gguf")
 
 
@@ -127,26 +130,32 @@ checkpoint, vocab, text, out, chunks = sys.argv[1:6]
 tokens = TRIE_TOKENIZER(vocab).encodeBytes(open(text, "rb").read().removesuffix(b"\\n"))
 model = RWKV(model=checkpoint.removesuffix(".pth"), strategy="cpu fp32")
 names = {model.z[name].data_ptr(): name for name in sys.argv[6:]}
-sums = {}
+sums, part = {}, {}
 
 class Watch(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         weights = args[1] if len(args) == 2 and isinstance(args[1], torch.Tensor) else None
         if weights is not None and weights.dim() == 2 and weights.data_ptr() in names and args[0].shape[0] == 512:
             x = args[0].double().numpy()
-            key = f"{names[weights.data_ptr()]}/{int(chunk % 5 == 4)}"
-            sums[key] = sums.get(key, 0) + x.T @ x
+            part[f"{names[weights.data_ptr()]}/{int(chunk % 5 == 4)}"] = x.T @ x
         return function(*args, **(kwargs or {}))
 
 with Watch(), torch.no_grad():
     for chunk in range(int(chunks)):
-        model.forward(tokens[chunk * 512 : (chunk + 1) * 512], None, full_output=True)
+        read = tokens[chunk * 512 : (chunk + 1) * 512]
+        logits, _ = model.forward(read, None, full_output=True)
+        loss = torch.nn.functional.cross_entropy(logits[:-1].double(), torch.tensor(read[1:]))
+        sums = {key: sums.get(key, 0) + np.exp(-float(loss) / 2) * part[key] for key in part} | {
+            key: sums[key] for key in sums if key not in part
+        }
+        part = {}
 np.savez(out, **sums)
 """
 
 
 def test_covariances_are_those_of_a_forward_pass_in_torch(tmp_path: Path, llama: Llama, text: Path) -> None:
-    """Of the demo in F32, by the package `rwkv`: five chunks, of which the last is held out."""
+    """Of the demo in F32, by the package `rwkv`: five chunks, of which the last is held out, each weighed by the
+    inverse root of its perplexity."""
     base, chunks = tmp_path / "demo.gguf", 5
     convert(demo.CHECKPOINT, base, outtype="f32", vocab=demo.VOCAB)
     compared = {

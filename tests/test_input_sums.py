@@ -6,12 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 
 from ggufy.formats.covariance import _unpacked, covariance_shapes
 from ggufy.llama import input_sums
 from ggufy.llama.covariance_child import grouped, shared_inputs
 from ggufy.llama.ggml import F32Array
-from ggufy.llama.inference import I32Array, MatrixInput
+from ggufy.llama.inference import I32Array, MatrixInput, cross_entropy
 from ggufy.llama.input_sums import ProductSums, SquareSums
 
 pytestmark = pytest.mark.fast
@@ -36,11 +37,12 @@ def test_products_in_tiles(threads: int, monkeypatch: pytest.MonkeyPatch) -> Non
     with ThreadPoolExecutor(threads) as pool:
         sums = ProductSums(covariance_shapes({"w": 700}, 512), pool)
         for number, chunk in enumerate(chunks):
-            sums.add("w", chunk, held_out=number == 2)
+            sums.multiply("w", chunk)
+            sums.add(0.5**number, held_out=number == 2)
     for block, columns in enumerate((slice(0, 512), slice(512, 700))):
         calibration, held_out = _unpacked(sums.tensors[f"w.covariance.{block}"])
         for ours, parts in ((calibration, (0, 1, 3)), (held_out, (2,))):
-            exact = sum(chunks[i][:, columns].T.astype(np.float64) @ chunks[i][:, columns] for i in parts)
+            exact = sum(0.5**i * chunks[i][:, columns].T.astype(np.float64) @ chunks[i][:, columns] for i in parts)
             assert np.abs(ours - exact).max() < 1e-4
 
 
@@ -48,11 +50,19 @@ def test_sums_go_on_from_those_of_before() -> None:
     with ThreadPoolExecutor(1) as pool:
         whole, first, second = (ProductSums({"w.covariance.0": (65, 64)}, pool) for _ in range(3))
         for part in (whole, first):
-            part.add("w", rows(30, 64), held_out=False)
+            part.multiply("w", rows(30, 64))
+            part.add(1.0, held_out=False)
         second.load({name: array.reshape(-1) for name, array in first.tensors.items()})
         for part in (whole, second):
-            part.add("w", rows(30, 64, 1), held_out=True)
+            part.multiply("w", rows(30, 64, 1))
+            part.add(0.7, held_out=True)
     assert np.array_equal(whole.tensors["w.covariance.0"], second.tensors["w.covariance.0"])
+
+
+def test_the_cross_entropy_of_a_chunk() -> None:
+    logits, tokens = 30 * rows(50, 700), np.arange(50, dtype=np.int32) * 13
+    exact = torch.nn.functional.cross_entropy(torch.from_numpy(logits).double(), torch.from_numpy(tokens).long())
+    assert cross_entropy(logits, tokens) == pytest.approx(float(exact), rel=1e-6)
 
 
 def test_squares_of_experts_that_were_chosen() -> None:

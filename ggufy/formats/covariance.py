@@ -3,7 +3,7 @@
 An imatrix holds the diagonals of these matrices. The file is a GGUF, as llama.cpp's imatrix is; its metadata:
 
     general.type = "covariance"
-    covariance.base_sha256, .text_sha256, .text (its name), .chunks, .commit (llama.cpp's)
+    covariance.base_sha256, .text_sha256, .text (its name), .chunks, .commit (llama.cpp's), .weighting
     covariance.tokens, .held_out_tokens
     covariance.tensors, .inputs    two lists: tensor -> the tensor under whose name the covariance of its input lies
 
@@ -11,6 +11,10 @@ q, k and v read the same input, and share one matrix. Every fifth chunk of the t
 not used: spread over the text like that, they are of the same kinds of text, and enough of them. The sums over both
 parts are symmetric, so one F32 tensor `<name>.covariance.<block>` [width + 1, width] holds both: the upper triangle of
 its first `width` rows is the first part's, the lower triangle of its last `width` rows is the one held out.
+
+A chunk's products are multiplied by a weight (WEIGHTING), the inverse root of the model's perplexity on the chunk.
+Calibration texts are in many languages; of one that a model knows nothing about its inputs are of another kind, and
+its predictions are of no use to anybody, so such chunks would only blur the sums. Only proportions have a meaning.
 
 The whole of a matrix takes 4 × columns² bytes; where a file would be too large, only square blocks along the diagonal
 are kept of the widest ones. That costs much of what covariances are for: with blocks of half of the columns, a third
@@ -35,6 +39,7 @@ from ggufy.core.errors import CalibrationError
 from ggufy.formats.gguf import GgufHead, padded, read_head
 from ggufy.formats.gguf_writer import F32Array, GgufPlan, plan_gguf, write_gguf
 
+WEIGHTING = "1/sqrt(perplexity)"
 MOST_BYTES = 20_000_000_000  # of a file, beside which base and quants have to find room
 _WIDTHS = (16384, 8192, 4096, 2048)  # of a block at most, the first with which a file is no larger
 _MULTIPLE = 256  # of a block's width: no block of a quant type lies in two
@@ -71,6 +76,7 @@ class CovarianceFacts:
     text: str  # its bare name
     chunks: int  # of the text, those that are held out included
     commit: str  # llama.cpp's
+    weighting: str = WEIGHTING  # what a chunk's products are multiplied by; empty: by nothing
 
 
 def is_held_out(chunk: int) -> bool:
@@ -255,7 +261,11 @@ def _facts(path: Path, head: GgufHead) -> CovarianceFacts:
     texts = {key: head.metadata.get(_KEY + key) for key in ("base_sha256", "text_sha256", "text", "commit")}
     if not all(isinstance(text, str) for text in texts.values()):
         raise _damaged(path)
-    return CovarianceFacts(chunks=_count(path, head, "chunks"), **{key: str(text) for key, text in texts.items()})
+    return CovarianceFacts(
+        chunks=_count(path, head, "chunks"),
+        weighting=str(head.metadata.get(_KEY + "weighting", "")),
+        **{key: str(text) for key, text in texts.items()},
+    )
 
 
 def _count(path: Path, head: GgufHead, key: str) -> int:

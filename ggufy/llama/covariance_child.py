@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -88,7 +89,7 @@ class _Collection:
         widths = {one.name: one.values.shape[-1] for one in found}
         columns = {name: widths[name] for name in dict.fromkeys(self.inputs.values())}
         widest = choose_widest(columns.values())
-        self.groups = grouped(columns, widest, task.memory)
+        self.groups = grouped(columns, widest, task.memory // 2)  # the sums, and a chunk's own products
         held_out = CONTEXT * sum(map(is_held_out, range(chunks)))
         self.plan = plan_covariances(
             covariance_shapes(columns, widest),
@@ -141,9 +142,10 @@ class _Collection:
             if squares is not None:
                 squares.add(found)
             if found.name in names:
-                sums.add(found.name, found.values.reshape(-1, found.values.shape[-1]), held_out=held_out)
+                sums.multiply(found.name, found.values.reshape(-1, found.values.shape[-1]))
 
-        self.inference.read(tokens, watch)
+        loss = self.inference.read(tokens, watch)
+        sums.add(math.exp(-loss / 2) if self.task.facts.weighting else 1.0, held_out=held_out)
 
     # ---- files
 

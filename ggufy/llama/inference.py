@@ -11,6 +11,7 @@ own fails: it belongs into a process of its own.
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -96,10 +97,12 @@ _FUNCTIONS: tuple[tuple[str, Any, list[Any]], ...] = (
     ("llama_model_get_vocab", _POINTER, [_POINTER]),
     ("llama_vocab_get_add_bos", _BOOL, [_POINTER]),
     ("llama_vocab_bos", _INT, [_POINTER]),
+    ("llama_vocab_n_tokens", _INT, [_POINTER]),
     ("llama_tokenize", _INT, [_POINTER, ctypes.c_char_p, _INT, _POINTER, _INT, _BOOL, _BOOL]),
     ("llama_get_memory", _POINTER, [_POINTER]),
     ("llama_memory_clear", None, [_POINTER, _BOOL]),
     ("llama_decode", _INT, [_POINTER, _Batch]),
+    ("llama_get_logits", ctypes.POINTER(_FLOAT), [_POINTER]),
     ("llama_set_abort_callback", None, [_POINTER, _POINTER, _POINTER]),
     ("llama_free", None, [_POINTER]),
     ("llama_model_free", None, [_POINTER]),
@@ -202,10 +205,10 @@ class Inference:
             raise ToolError("llama.cpp did not stop before it computed ({code}): unset GGUFY_LLAMA_DIR.", code=code)
         return seen
 
-    def read(self, tokens: I32Array, watch: Callable[[MatrixInput], None]) -> None:
+    def read(self, tokens: I32Array, watch: Callable[[MatrixInput], None]) -> float:
         """Reads one chunk from an empty state, and calls `watch` for every matrix, in the order of the graph; what it
         raises ends the chunk and is raised here. As in llama-imatrix, the first token is the model's BOS if it wants
-        one. Raises ToolError if llama.cpp fails."""
+        one. Gives the chunk's mean cross-entropy, in nats. Raises ToolError if llama.cpp fails."""
         self._watch = watch
         if self._library.llama_vocab_get_add_bos(self._vocab):
             tokens = np.concatenate(([self._library.llama_vocab_bos(self._vocab)], tokens[1:])).astype(np.int32)
@@ -216,6 +219,9 @@ class Inference:
             raise ToolError(
                 "llama.cpp could not evaluate a chunk ({code}): free some memory and try again.", code=code
             )
+        width = self._library.llama_vocab_n_tokens(self._vocab)
+        logits = np.ctypeslib.as_array(self._library.llama_get_logits(self._context), (len(tokens), width))
+        return cross_entropy(logits[:-1], tokens[1:])
 
     def _decode(self, tokens: I32Array) -> int:
         self._library.llama_memory_clear(self._library.llama_get_memory(self._context), True)
@@ -267,6 +273,15 @@ class Inference:
             values=_array(given, np.float32),
             experts=_array(node.src[2].contents, np.int32)[0, 0] if routed else None,
         )
+
+
+def cross_entropy(logits: F32Array, tokens: I32Array) -> float:
+    """The mean of -log p(token), in nats; logits [tokens, vocabulary]."""
+    total = 0.0
+    for row, token in zip(logits, tokens, strict=True):  # one at a time: a copy of all of them is large
+        most = row.max()
+        total += float(most - row[token]) + math.log(np.exp(row - most).sum(dtype=np.float64))
+    return total / len(tokens)
 
 
 def _array(tensor: _Tensor, dtype: type[Any]) -> np.ndarray[Any, Any]:

@@ -82,37 +82,59 @@ def _add_routed(sums: F32Array, seen: F32Array, values: F32Array, experts: I32Ar
 
 
 class ProductSums:
-    """Covariances of some inputs, in memory as a covariance file has them (see ggufy.formats.covariance)."""
+    """Covariances of some inputs, in memory as a covariance file has them (see ggufy.formats.covariance).
+
+    What a chunk weighs is known when all of it is read: its own products are kept until then.
+    """
 
     def __init__(self, shapes: Mapping[str, tuple[int, int]], pool: ThreadPoolExecutor):
         """`shapes` as of `covariance_shapes`; tiles are computed by the threads of `pool`."""
         self._pool = pool
         self.tensors = {name: np.zeros(shape, dtype=np.float32) for name, shape in shapes.items()}
+        self._chunk = {name: np.zeros((width, width), dtype=np.float32) for name, (_, width) in shapes.items()}
 
     def load(self, tensors: Mapping[str, F32Array]) -> None:
         """Goes on with sums of before."""
         for name, array in self.tensors.items():
             array[...] = tensors[name].reshape(array.shape)
 
-    def add(self, name: str, rows: F32Array, *, held_out: bool) -> None:
-        """Adds the products of rows [tokens, columns] to one of both parts."""
+    def multiply(self, name: str, rows: F32Array) -> None:
+        """Takes the products of a chunk's rows [tokens, columns]."""
         tasks, start, block = [], 0, 0
-        while (both := self.tensors.get(block_name(name, block))) is not None:
-            width = both.shape[1]
+        while (products := self._chunk.get(block_name(name, block))) is not None:
+            width = len(products)
             part = rows[:, start : start + width]
-            edges = range(0, width, _TILE)
-            tasks += [(both, part, i, j, held_out) for i in edges for j in edges if i <= j]
+            tasks += [(products, part, i, j) for i, j in _tiles(width)]
             start, block = start + width, block + 1
+        list(self._pool.map(_multiply_tile, tasks))
+
+    def add(self, weight: float, *, held_out: bool) -> None:
+        """Adds the chunk's products, times its weight, to one of both parts."""
+        tasks = [
+            (both, self._chunk[name], np.float32(weight), held_out, i, j)
+            for name, both in self.tensors.items()
+            for i, j in _tiles(both.shape[1])
+        ]
         list(self._pool.map(_add_tile, tasks))
 
 
-def _add_tile(task: tuple[F32Array, F32Array, int, int, bool]) -> None:
+def _tiles(width: int) -> list[tuple[int, int]]:
+    """Where those on and above the diagonal begin."""
+    edges = range(0, width, _TILE)
+    return [(i, j) for i in edges for j in edges if i <= j]
+
+
+def _multiply_tile(task: tuple[F32Array, F32Array, int, int]) -> None:
+    products, rows, i, j = task
+    np.matmul(rows[:, i : i + _TILE].T, rows[:, j : j + _TILE], out=products[i : i + _TILE, j : j + _TILE])
+
+
+def _add_tile(task: tuple[F32Array, F32Array, np.float32, bool, int, int]) -> None:
     """Adds a tile of xᵀx above the diagonal, or its mirror image below it, one row further down."""
-    both, rows, i, j, held_out = task
-    if held_out:
-        i, j, both = j, i, both[1:]
-    left, right = rows[:, i : i + _TILE], rows[:, j : j + _TILE]
-    product = left.T @ right
+    both, products, weight, held_out, i, j = task
+    product = products[i : i + _TILE, j : j + _TILE] * weight
     if i == j:
-        product = np.tril(product) if held_out else np.triu(product)
-    both[i : i + left.shape[1], j : j + right.shape[1]] += product
+        product = np.triu(product)
+    if held_out:
+        i, j, both, product = j, i, both[1:], product.T
+    both[i : i + len(product), j : j + product.shape[1]] += product

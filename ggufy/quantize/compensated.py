@@ -12,6 +12,9 @@ fixed the codes are chosen column by column, and written into the kernel's block
 lattice (IQ2, IQ3) that goes point by point (lattice_codes.py); of IQ1 the kernel's codes stay, and their errors are
 carried on from block to block.
 
+Then codes and scales of the block are improved in turn (sweeps.py), but for points of a lattice, before its errors are
+carried on.
+
 A small multiple of the mean diagonal is added to H first (damping).
 
 The same rows give the same bytes if they come together and PyTorch is told to take one thread: the last bits of a
@@ -34,8 +37,10 @@ from ggufy.quantize.codes.code_format import CodeFormat
 from ggufy.quantize.codes.lattices import BLOCK, LatticeFormat
 from ggufy.quantize.column_codes import ColumnCodes
 from ggufy.quantize.lattice_codes import LatticeCodes
+from ggufy.quantize.sweeps import improve
 
 TYPES = frozenset(FORMATS) | frozenset(LATTICES) | {"IQ1_S", "IQ1_M"}
+SWEEPS = 2  # over each block
 _GROUP = 256  # columns whose share of the errors left of them is computed at once
 _RUN = 32  # the same within a block
 _PANEL = 512  # columns of a factor computed at once
@@ -91,13 +96,15 @@ def feedback(covariance: F32Array, damping: float, pace: Pace) -> tuple[F32Array
     return lower.div_(scale[:, None]).contiguous().numpy(), scale.square().numpy()
 
 
-def compensate(values: F32Array, kind: str, kernel: Kernel, factor: Sequence[Factor], pace: Pace) -> ByteArray | None:
+def compensate(
+    values: F32Array, kind: str, kernel: Kernel, factor: Sequence[Factor], pace: Pace, *, sweeps: int = SWEEPS
+) -> ByteArray | None:
     """F32 [rows, columns] -> bytes of the rows, or None if the type cannot hold what comes up on the way."""
     block, size = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
     made = np.empty((len(values), values.shape[1] // block * size), dtype=np.uint8)
     for part in factor:
         blocks = range(part.start // block, part.stop // block)
-        work = _Tile(values[:, part.start : part.stop], kind, part, kernel)
+        work = _Tile(values[:, part.start : part.stop], kind, part, kernel, sweeps)
         if not work.fill(made[:, blocks.start * size : blocks.stop * size], pace):
             return None
     return made.reshape(-1)
@@ -116,11 +123,12 @@ def output_error(error: F32Array, covariance: Sequence[F32Array]) -> float:
 class _Tile:
     """Some rows of the columns that one factor is about. Columns are the first dimension of everything here."""
 
-    def __init__(self, values: F32Array, kind: str, factor: Factor, kernel: Kernel):
+    def __init__(self, values: F32Array, kind: str, factor: Factor, kernel: Kernel, sweeps: int):
         self._values = np.ascontiguousarray(values.T)
         self._kind, self._kernel, self._start = kind, kernel, factor.start
         self._feedback, self._variances = torch.from_numpy(factor.feedback), torch.from_numpy(factor.variances)
         self._errors = torch.zeros(self._values.shape, dtype=torch.float32)
+        self._sweeps = sweeps
         self._block, self._size = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
 
     def fill(self, made: ByteArray, pace: Pace) -> bool:
@@ -166,7 +174,7 @@ class _Tile:
     def _choose(self, form: CodeFormat, planes: ByteArray, start: int, shares: torch.Tensor) -> None:
         """Puts the codes of a block into it, chosen from left to right."""
         codes = ColumnCodes(form, form.scales(planes))
-        errors = self._errors.numpy()
+        errors, before = self._errors.numpy(), shares.clone()
         for first in range(start, start + form.block, _RUN):
             last = first + _RUN
             wanted = shares[first - start : last - start]
@@ -181,6 +189,17 @@ class _Tile:
                 errors[first:last],
             )
         form.pack(codes.chosen(), planes)
+        block = slice(start, start + form.block)
+        improve(
+            form,
+            planes,
+            values=self._values[block],
+            errors=errors[block],
+            shares=before,
+            feedback=self._feedback[block, block],
+            variances=self._variances[block],
+            sweeps=self._sweeps,
+        )
 
     def _choose_points(self, form: LatticeFormat, planes: ByteArray, start: int, shares: torch.Tensor) -> None:
         codes = LatticeCodes(form, planes)

@@ -21,7 +21,7 @@ import torch
 
 from ggufy.core.errors import CalibrationError
 from ggufy.llama.ggml import ByteArray, F32Array, Ggml
-from ggufy.quantize.compensated import TYPES, Factor, Pace, compensate, decoded, factors, output_error
+from ggufy.quantize.compensated import SWEEPS, TYPES, Factor, Pace, compensate, decoded, factors, output_error
 from ggufy.quantize.layout import FileLayout, Rows, Tensor
 from ggufy.quantize.turns import Ended
 from ggufy.system.control import TICK_S
@@ -73,10 +73,13 @@ class Sample:
     kind: str
     kernel: Callable[[F32Array, slice], ByteArray | None]
 
-    def error(self, factor: Sequence[Factor], covariance: Sequence[F32Array], pace: Pace) -> float:
+    def error(
+        self, factor: Sequence[Factor], covariance: Sequence[F32Array], pace: Pace, *, sweeps: int = SWEEPS
+    ) -> float:
         """The output error of these columns when they are compensated; infinite if the type cannot hold them."""
         values = np.ascontiguousarray(self.values[:, : factor[-1].stop])
-        return self._error(values, compensate(values, self.kind, self.kernel, factor, pace), covariance)
+        made = compensate(values, self.kind, self.kernel, factor, pace, sweeps=sweeps)
+        return self._error(values, made, covariance)
 
     def plain_error(self, covariance: Sequence[F32Array]) -> float:
         return self._error(self.values, self.kernel(self.values, slice(None)), covariance)
@@ -99,16 +102,14 @@ def best_factor(sample: Sample, covariance: Covariance, pace: Pace) -> list[Fact
     for damping in DAMPINGS if covariance.held_out_tokens else (_UNTRIED,):
         pace()
         factor = factors(some, damping, pace)
-        tried[damping] = sample.error(factor, some_judge, pace), factor
+        tried[damping] = sample.error(factor, some_judge, pace, sweeps=0), factor
     enough = min(error for error, _ in tried.values()) * _TOLERANCE
     chosen = max(damping for damping, (error, _) in tried.items() if error <= enough)
-    error, best = tried[chosen]
+    _, best = tried[chosen]
     if width < sample.values.shape[1]:
         best = factors(known, chosen, pace)
-        pace()
-        error = sample.error(best, judge, pace)
     pace()
-    return best if error < sample.plain_error(judge) else None
+    return best if sample.error(best, judge, pace) < sample.plain_error(judge) else None
 
 
 class Rounding:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 ROUNDING = "ggufy.rounding"  # metadata: a digest of what compensated codes follow from, besides base and recipe
 _DIGITS = 16
-_ROUNDING_VERSION = "1"  # another one if the same inputs give other codes
+_ROUNDING_VERSION = "2"  # another one if the same inputs give other codes
 
 
 @dataclass(frozen=True, kw_only=True)

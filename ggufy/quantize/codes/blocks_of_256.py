@@ -116,10 +116,10 @@ class IQ4XS(KFormat):
 
 
 K_FORMATS: tuple[CodeFormat, ...] = (
-    Q2K(name="Q2_K", size=84, group=16, levels=whole_levels(0, 4)),
-    Q3K(name="Q3_K", size=110, group=16, levels=whole_levels(4, 8)),
-    Q4K(name="Q4_K", size=144, group=32, levels=whole_levels(0, 16)),
-    Q4K(name="Q5_K", size=176, group=32, levels=whole_levels(0, 32), fifth=True),
-    Q6K(name="Q6_K", size=210, group=16, levels=whole_levels(32, 64)),
-    IQ4XS(name="IQ4_XS", size=136, group=32, levels=NONLINEAR, even=False),
+    Q2K(name="Q2_K", size=84, group=16, halves=(80, 82), levels=whole_levels(0, 4)),
+    Q3K(name="Q3_K", size=110, group=16, halves=(108,), levels=whole_levels(4, 8)),
+    Q4K(name="Q4_K", size=144, group=32, halves=(0, 2), levels=whole_levels(0, 16)),
+    Q4K(name="Q5_K", size=176, group=32, halves=(0, 2), levels=whole_levels(0, 32), fifth=True),
+    Q6K(name="Q6_K", size=210, group=16, halves=(208,), levels=whole_levels(32, 64)),
+    IQ4XS(name="IQ4_XS", size=136, group=32, halves=(0,), levels=NONLINEAR, even=False),
 )

@@ -52,10 +52,10 @@ class EightBits(SmallFormat):
 
 
 SMALL_FORMATS: tuple[CodeFormat, ...] = (
-    SmallFormat(name="Q4_0", size=18, levels=whole_levels(8, 16)),
-    SmallFormat(name="Q4_1", size=20, levels=whole_levels(0, 16), offset=True),
-    SmallFormat(name="Q5_0", size=22, levels=whole_levels(16, 32), fifth=True),
-    SmallFormat(name="Q5_1", size=24, levels=whole_levels(0, 32), offset=True, fifth=True),
-    EightBits(name="Q8_0", size=34, levels=whole_levels(128, 256), lowest=1),
-    SmallFormat(name="IQ4_NL", size=18, levels=NONLINEAR, even=False),
+    SmallFormat(name="Q4_0", size=18, halves=(0,), levels=whole_levels(8, 16)),
+    SmallFormat(name="Q4_1", size=20, halves=(0, 2), levels=whole_levels(0, 16), offset=True),
+    SmallFormat(name="Q5_0", size=22, halves=(0,), levels=whole_levels(16, 32), fifth=True),
+    SmallFormat(name="Q5_1", size=24, halves=(0, 2), levels=whole_levels(0, 32), offset=True, fifth=True),
+    EightBits(name="Q8_0", size=34, halves=(0,), levels=whole_levels(128, 256), lowest=1),
+    SmallFormat(name="IQ4_NL", size=18, halves=(0,), levels=NONLINEAR, even=False),
 )

@@ -35,6 +35,7 @@ class CodeFormat(ABC):
     block: int  # weights
     size: int  # bytes of a block
     group: int  # neighbouring weights that share a scale
+    halves: tuple[int, ...]  # where the F16s begin that a block's values are multiples of
     levels: F32Array  # what each code stands for in units of the scale, rising
     lowest: int = 0  # the first code that may be chosen
     even: bool = True  # whether the levels are whole numbers without gaps

@@ -62,6 +62,6 @@ class Base3(Ternary):
 
 
 TERNARY_FORMATS: tuple[CodeFormat, ...] = (
-    Base3(name="TQ1_0", size=54, levels=whole_levels(1, 3)),
-    Ternary(name="TQ2_0", size=66, levels=whole_levels(1, 3)),
+    Base3(name="TQ1_0", size=54, halves=(52,), levels=whole_levels(1, 3)),
+    Ternary(name="TQ2_0", size=66, halves=(64,), levels=whole_levels(1, 3)),
 )
