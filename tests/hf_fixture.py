@@ -51,10 +51,10 @@ def by_hand(llama: Llama, packages: Path, model: Path, target: Path, *words: str
     return target
 
 
-def logits(llama: Llama, model: Path, folder: Path) -> Any:
-    """[tokens, V] of TOKENS, by llama.cpp."""
+def logits(llama: Llama, model: Path, folder: Path, how: str = "-") -> Any:
+    """[tokens, V] of TOKENS, by llama.cpp; `how` is what llama_logits.py takes in place of a session."""
     out, library = folder / "logits.npy", llama.bin / "libllama.so"
-    command = [sys.executable, "-m", "tests.llama_logits", library, model, "-", out, *map(str, TOKENS)]
+    command = [sys.executable, "-m", "tests.llama_logits", library, model, how, out, *map(str, TOKENS)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return np.load(out)

@@ -1,9 +1,10 @@
 """The logits that llama.cpp's own library computes, token by token, from a session file: none of its programs prints
 them. A program of its own, since the library ends a process whose model it dislikes:
 
-    python -m tests.llama_logits LIBRARY MODEL.gguf SESSION|-|f32 OUT.npy TOKEN…
+    python -m tests.llama_logits LIBRARY MODEL.gguf SESSION|-|f32|lora:ADAPTER.gguf OUT.npy TOKEN…
 
-With `f32`, which stands for no session, attention is computed in F32, where llama.cpp otherwise rounds to F16.
+With `f32` or an adapter, which stand for no session, attention is computed in F32, where llama.cpp otherwise rounds to
+F16.
 
 The library's structs of parameters are handed back as they came, so their layout need not be known here: they are
 returned and passed through memory, where a struct that is longer than needed does no harm.
@@ -44,8 +45,8 @@ def _in_f32(parameters: _Parameters) -> _Parameters:
     return _Parameters.from_buffer_copy(raw)
 
 
-def logits(library: Path, model: str, session: str, tokens: list[int], *, f32: bool = False) -> Any:
-    """[tokens, V]; a session is read before them unless it is empty."""
+def logits(library: Path, model: str, session: str, tokens: list[int], *, f32: bool = False, lora: str = "") -> Any:
+    """[tokens, V]; a session is read before them unless it is empty, and an adapter applied."""
     llama = ctypes.CDLL(str(library))
 
     def call(name: str, kind: Any, *arguments: tuple[Any, Any]) -> Any:
@@ -60,6 +61,12 @@ def logits(library: Path, model: str, session: str, tokens: list[int], *, f32: b
     parameters = _in_f32(parameters) if f32 else parameters
     context = call("llama_init_from_model", c_void_p, (c_void_p, loaded), (_Parameters, parameters))
     call("llama_set_n_threads", None, (c_void_p, context), (c_int32, 1), (c_int32, 1))
+    if lora:
+        adapter = call("llama_adapter_lora_init", c_void_p, (c_void_p, loaded), (c_char_p, lora.encode()))
+        assert adapter, "llama.cpp does not take this adapter"
+        one, whole = (c_void_p * 1)(adapter), (c_float * 1)(1.0)
+        places = ((c_void_p, ctypes.addressof(one)), (c_size_t, 1), (c_void_p, ctypes.addressof(whole)))
+        assert call("llama_set_adapters_lora", c_int32, (c_void_p, context), *places) == 0
     vocab = call("llama_model_get_vocab", c_void_p, (c_void_p, loaded))
     rows = call("llama_vocab_n_tokens", c_int32, (c_void_p, vocab))
     if session:
@@ -79,5 +86,8 @@ def logits(library: Path, model: str, session: str, tokens: list[int], *, f32: b
 
 if __name__ == "__main__":
     _, where, gguf, start, out, *ids = sys.argv
-    given = "" if start in ("-", "f32") else start
-    np.save(out, logits(Path(where), gguf, given, list(map(int, ids)), f32=start == "f32"))
+    adapter = start.removeprefix("lora:") if start.startswith("lora:") else ""
+    given = "" if start in ("-", "f32") or adapter else start
+    np.save(
+        out, logits(Path(where), gguf, given, list(map(int, ids)), f32=start == "f32" or bool(adapter), lora=adapter)
+    )

@@ -13,8 +13,8 @@ from ggufy.core.job import Artifact, Job, Making, Status
 from ggufy.core.job_record import from_json, to_json
 from ggufy.core.metrics import Evaluation
 from ggufy.formats.gguf import read_head
-from ggufy.jobs.options import read_options
 from ggufy.jobs.output_fit import fit_output
+from ggufy.jobs.values import read_options
 from ggufy.llama.install import Llama
 from ggufy.publish.card_awq import awq_lines
 from ggufy.quantize.imatrix import read_imatrix

@@ -15,8 +15,8 @@ import pytest
 from ggufy.core.errors import SourceError, UsageError
 from ggufy.core.job import Job
 from ggufy.jobs.follow import Follower, next_look, options_record, parse_every
-from ggufy.jobs.options import read_options
 from ggufy.jobs.request import make_job
+from ggufy.jobs.values import read_options
 from ggufy.jobs.workspace import Workspace
 from ggufy.net import session as hub_session
 from ggufy.records.followed import Followed, FollowedRepos

@@ -16,8 +16,11 @@ import numpy as np
 import pytest
 import torch
 
+from ggufy.core.errors import UsageError
 from ggufy.formats.gguf import read_head
 from ggufy.jobs.estimate import BaseOptions, preview
+from ggufy.jobs.request import make_job
+from ggufy.jobs.values import read_options
 from ggufy.llama.install import Llama
 from ggufy.sources.inspect import inspect
 from ggufy.system.settings import Settings
@@ -84,6 +87,22 @@ def test_sizes_of_a_repo_are_known_before_it_is_fetched(
     found = preview(there, settings, BaseOptions(outtype="f32"), llama=llama)
     assert found.sizes is not None and found.sizes.gguf is not None
     assert found.sizes.gguf.file_size > 4 * there.parameters
+
+
+@pytest.mark.tools
+def test_a_size_to_order_may_be_all_but_the_base(llama: Llama, packages: Path, models: Path, tmp_path: Path) -> None:
+    """To the byte, which two bytes a weight are not."""
+    settings = replace(Settings.from_env(), out=tmp_path)
+    base = by_hand(llama, packages, models / "qwen2", tmp_path / "qwen2.gguf", "--outtype", "f16").stat().st_size
+
+    def order(size: int) -> tuple[str, ...]:
+        wish = {"targets": f"{size / 1e6:.6f}MB", "mode": "fast", "imatrix": "none"}
+        return make_job(read_options(str(models / "qwen2"), wish), settings).request.targets
+
+    assert order(base - 1)
+    with pytest.raises(UsageError, match="no less than the unquantized file"):
+        order(base)
+    assert 2 * inspect(str(models / "qwen2"), settings).parameters < base - 1
 
 
 @pytest.mark.tools

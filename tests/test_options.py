@@ -12,8 +12,9 @@ import pytest
 from ggufy.cli.parser import build_parser
 from ggufy.core.errors import UsageError
 from ggufy.core.job import Request
-from ggufy.jobs.options import BY_NAME, OPTIONS, JobOptions, Kind, Option, read_options
+from ggufy.jobs.options import BY_NAME, OPTIONS, JobOptions, Kind, Option
 from ggufy.jobs.request import make_job
+from ggufy.jobs.values import read_options
 from ggufy.service.strangers import for_stranger
 from ggufy.system.settings import Settings
 from ggufy.ui.api import _Api
@@ -124,10 +125,11 @@ def test_visitors_may_choose_what_the_table_says(option: Option) -> None:
     assert left == (getattr(asked, option.name) if option.visitors else option.default)
 
 
-# Of adapters test_adapter_jobs.py says the same, of the format test_rwkvcpp_jobs.py, of what sees test_hf_jobs.py.
+# Of adapters test_adapter_jobs.py says the same, of the format test_rwkvcpp_jobs.py, of parts test_hf_jobs.py and
+# test_mtp_files.py.
 @pytest.mark.parametrize(
     "option",
-    [one for one in OPTIONS if not one.name.startswith("lora") and one.name not in ("output", "mmproj")],
+    [one for one in OPTIONS if not one.name.startswith("lora") and one.name not in ("output", "mmproj", "mtp")],
     ids=lambda option: option.name,
 )
 def test_what_decides_bytes_makes_another_job(option: Option, tmp_path: Path) -> None:

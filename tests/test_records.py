@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from ggufy.core.errors import DiskError, HubError
-from ggufy.core.job import FrontierPoint, Job, Status, merged
+from ggufy.core.job import FrontierPoint, Job, Status
+from ggufy.core.job_merge import merged
 from ggufy.core.job_sharing import was_at_work
 from ggufy.records.records import JobRecords
 from ggufy.records.store import JobStore

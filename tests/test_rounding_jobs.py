@@ -20,10 +20,11 @@ from ggufy.core.job import COMPENSATED, PLAIN, Job, Making, Status
 from ggufy.core.job_record import from_json, to_json
 from ggufy.core.plan import COVARIANCES, Products, base_name, imatrix_name, pending
 from ggufy.formats.gguf import GgufHead, TensorInfo, read_head
-from ggufy.jobs.options import JobOptions, read_options
+from ggufy.jobs.options import JobOptions
 from ggufy.jobs.output_fit import fit_output
 from ggufy.jobs.request import make_job
 from ggufy.jobs.runner import Runner
+from ggufy.jobs.values import read_options
 from ggufy.llama.install import PINNED, Llama
 from ggufy.publish.card_rounding import rounding_lines
 from ggufy.quantize.recipe import core_seconds

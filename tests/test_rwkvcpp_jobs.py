@@ -27,10 +27,11 @@ from ggufy.core.names import check_card, repo_name
 from ggufy.core.source import Source
 from ggufy.formats.checkpoint import open_checkpoint
 from ggufy.formats.rwkvcpp import read_head
-from ggufy.jobs.options import JobOptions, read_options
+from ggufy.jobs.options import JobOptions
 from ggufy.jobs.request import make_job
 from ggufy.jobs.results import results
 from ggufy.jobs.runner import Runner
+from ggufy.jobs.values import read_options
 from ggufy.llama import ggml
 from ggufy.llama.install import Llama
 from ggufy.models.layouts import origins_of

@@ -12,9 +12,9 @@ from ggufy import demo
 from ggufy.core.job import Job
 from ggufy.core.job_record import from_json, to_json
 from ggufy.core.writing import NAMES, SYSTEMS, WritingShare, list_shares, missing_systems, warn_of_texts
-from ggufy.jobs.options import read_options
 from ggufy.jobs.request import make_job
 from ggufy.jobs.texts import split_texts
+from ggufy.jobs.values import read_options
 from ggufy.models.vocab import load_vocab, world_vocab_path
 from ggufy.publish.card import CardFacts, card
 from ggufy.service.job_views import JobView

@@ -2,8 +2,10 @@
 of its own, since only the converter's packages have transformers:
 
     python -m tests.transformers_models FOLDER
+    python -m tests.transformers_models FOLDER heads
 
-Each model lies in FOLDER/<family>, with a tokenizer trained here; FOLDER/<family>.npy has the logits of TOKENS.
+Each model lies in FOLDER/<family>, with a tokenizer trained here; FOLDER/<family>.npy has the logits of TOKENS. The
+second line makes FOLDER/qwen3next alone, with a head for several tokens at once, and no tokenizer.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import numpy as np
 FAMILIES = ("llama", "qwen2", "qwen3", "gemma3", "phi3", "mixtral")
 VISION = "gemma3-vision"
 VOCAB, CONTEXT, BOS, EOS = 512, 128, 1, 2
+HEADS_VOCAB = 50277  # that of GPT-NeoX
 TOKENS = [BOS, *((7 * i * i + 13 * i) % (VOCAB - 3) + 3 for i in range(23))]
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
@@ -116,5 +119,34 @@ def write_models(out: Path) -> None:
     (out / VISION / "preprocessor_config.json").write_text(json.dumps(prepared))
 
 
+def write_heads(out: Path) -> None:
+    """A Qwen3-Next, whose head (MTP) transformers leaves out: made of the shapes of its last block."""
+    import torch
+    import transformers as hf
+    from safetensors.torch import load_file, save_file
+
+    torch.manual_seed(1)
+    linear = {"linear_num_key_heads": 2, "linear_num_value_heads": 4}
+    linear |= {"linear_key_head_dim": 32, "linear_value_head_dim": 32}
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
+    experts |= {"shared_expert_intermediate_size": 64}
+    sizes = _SIZES | {"vocab_size": HEADS_VOCAB, "num_hidden_layers": 4, "head_dim": 32}
+    model = hf.AutoModelForCausalLM.from_config(
+        hf.Qwen3NextConfig(**sizes, **linear, **experts), dtype=torch.float32
+    ).eval()
+    folder = out / "qwen3next"
+    model.save_pretrained(folder)
+    tensors, head = load_file(folder / "model.safetensors"), {}
+    for name, tensor in tensors.items():
+        if name.startswith("model.layers.3."):
+            values = torch.randn_like(tensor) * 0.2 if tensor.dim() > 1 else tensor.clone()
+            head[f"mtp.layers.0.{name.removeprefix('model.layers.3.')}"] = values
+    head["mtp.fc.weight"] = torch.randn(64, 128) * 0.2
+    head |= {f"mtp.{name}.weight": torch.zeros(64) for name in ("norm", "pre_fc_norm_embedding", "pre_fc_norm_hidden")}
+    save_file(tensors | head, folder / "model.safetensors", metadata={"format": "pt"})
+    with torch.inference_mode():
+        np.save(out / "qwen3next.npy", model(torch.tensor([TOKENS])).logits[0].float().numpy())
+
+
 if __name__ == "__main__":
-    write_models(Path(sys.argv[1]))
+    (write_heads if "heads" in sys.argv[2:] else write_models)(Path(sys.argv[1]))

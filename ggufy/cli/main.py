@@ -16,14 +16,17 @@ from pathlib import Path
 
 from ggufy.cli import chat as chat_command
 from ggufy.cli import complete as complete_command
+from ggufy.cli import completion as completion_command
 from ggufy.cli import convert as convert_command
 from ggufy.cli import gram as gram_command
 from ggufy.cli import inspect as inspect_command
 from ggufy.cli import lint as lint_command
 from ggufy.cli import mix as mix_command
 from ggufy.cli import ollama as ollama_command
+from ggufy.cli import page as page_command
 from ggufy.cli import serve as serve_command
 from ggufy.cli import state as state_command
+from ggufy.cli import verify as verify_command
 from ggufy.cli.parser import build_parser
 from ggufy.cli.running import connected, finish, pinned, ready_llama, run_job
 from ggufy.cli.terminal import job_lines
@@ -32,7 +35,8 @@ from ggufy.core.job import Status
 from ggufy.core.messages import Message
 from ggufy.core.plan import LOCK_NAME, base_name, imatrix_name
 from ggufy.core.words import human_size
-from ggufy.jobs.options import JobOptions, read_options
+from ggufy.jobs.options import JobOptions
+from ggufy.jobs.values import read_options
 from ggufy.llama.install import Llama
 from ggufy.records.store import JobStore
 from ggufy.system import child_process, streams
@@ -226,6 +230,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], int]] = {
     "convert": convert_command.run_convert,
     "upgrade": run_upgrade,
     "evaluate": run_evaluate,
+    "verify": lambda args, settings: verify_command.run(args, settings, ready_llama),
     "mix": run_mix,
     "gram": run_gram,
     "inspect": inspect_command.run_inspect,
@@ -239,6 +244,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], int]] = {
     "resume": run_resume,
     "watch": run_watch,
     "doctor": run_doctor,
+    "page": page_command.run,
+    "completion": lambda args, settings: completion_command.run(args, build_parser),
     "setup": run_setup,
 }
 
@@ -269,3 +276,8 @@ def program() -> int:
     if why := streams.lost():
         print(f"ggufy: stdout cannot be written ({why}): what was made is complete.", file=sys.stderr)
     return 1 if why else code
+
+
+def script() -> None:
+    """As the installed program `ggufy` runs it."""
+    sys.exit(program())

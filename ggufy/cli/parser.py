@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-from ggufy.cli import bin_files, chat, complete, gram, inspect, lint, mix, ollama, serve, state
+from ggufy import __version__
+from ggufy.cli import bin_files, chat, complete, completion, gram, inspect, lint, mix, ollama, serve, state, verify
 from ggufy.core.metrics import DEFAULT_CHUNKS as COMMAND_CHUNKS
 from ggufy.jobs.options import BY_NAME, CONVERTING, OPTIONS, Kind, Option
 from ggufy.system.settings import HUBS
@@ -15,7 +18,9 @@ from ggufy.system.user_paths import user_path
 
 def build_parser() -> argparse.ArgumentParser:
     """What it parses has the command's name as `command`."""
-    parser = argparse.ArgumentParser(prog="python -m ggufy", description="Turns RWKV checkpoints into GGUF quants.")
+    name = "ggufy" if Path(sys.argv[0]).stem == "ggufy" else "python -m ggufy"
+    parser = argparse.ArgumentParser(prog=name, description="Turns language models into GGUF quants.")
+    parser.add_argument("--version", action="version", version=f"ggufy {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="log what happens")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
 
@@ -39,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     upgrade.add_argument("target", metavar="OUT.pth", type=user_path)
     evaluate = commands.add_parser("evaluate", help="measure quants against their base: perplexity, KLD, speed")
     _add_evaluate(evaluate)
+    verify.add_parser(commands)
     mix.add_parser(commands)
     gram.add_parser(commands)
     inspect.add_parser(commands)
@@ -54,6 +60,8 @@ def build_parser() -> argparse.ArgumentParser:
     resume = commands.add_parser("resume", help="continue every job that was interrupted")
     _add_run_options(resume)
     doctor = commands.add_parser("doctor", help="what is installed, threads, memory, disk")
+    commands.add_parser("page", help="open the page, with the settings of the environment")
+    completion.add_parser(commands)
     commands.add_parser("setup", help="build llama.cpp and make the texts, once")
     for one in (evaluate, status, doctor):
         one.add_argument("--json", action="store_true", help="one JSON object on stdout")

@@ -11,8 +11,8 @@ from ggufy.cli.running import connected, finish, pinned, queue_job, ready_llama,
 from ggufy.core.errors import HubError, UsageError
 from ggufy.core.job import Job
 from ggufy.jobs.follow import Follower, next_look, options_record, parse_every
-from ggufy.jobs.options import read_options
 from ggufy.jobs.runner import Runner
+from ggufy.jobs.values import read_options
 from ggufy.jobs.workspace import Workspace
 from ggufy.records.followed import FollowedRepos
 from ggufy.system.settings import Settings

@@ -28,7 +28,6 @@ DEFAULT_CHUNKS = 40
 # Of evaluation text: 4 thousand scored tokens. The KLD's standard error is then about 1 to 2 % of it.
 EVALUATION_CHUNKS = 16
 PLAIN, COMPENSATED = "plain", "compensated"  # how the codes of a quant are rounded
-MMPROJ_TYPES = ("F16", "Q8_0")  # of what sees or hears
 
 
 class Status(StrEnum):
@@ -139,6 +138,8 @@ class Request:
     keep_card: bool = free(False)  # its README.md is somebody's own: only the model files go there
     by_stranger: bool = free(False)  # made for a Space's visitor: its steps run without the token
     adapters: tuple[PinnedAdapter, ...] = later(())  # merged into the model, in this order
+    mtp: str = later("base")  # where heads for several tokens at once go: base, file or none
+    lora_files: tuple[PinnedAdapter, ...] = free(())  # adapters that become GGUFs of their own
     mmproj: tuple[str, ...] = free(())  # types of the files of what sees or hears of it: F16, Q8_0
     copies: tuple[str, ...] = free(())  # further output repos, which get the same files
     awq: bool = later(False)  # quants get activation-aware scales where these lower the KL divergence
@@ -174,7 +175,8 @@ class Request:
     @property
     def sources(self) -> tuple[Source, ...]:
         """Of the model and its adapters."""
-        return (self.source, *(source for adapter in self.adapters for source in adapter.sources))
+        adapters = (*self.adapters, *self.lora_files)
+        return (self.source, *(source for adapter in adapters for source in adapter.sources))
 
     @property
     def local_paths(self) -> tuple[PurePath, ...]:
@@ -231,6 +233,7 @@ class Request:
         asked = "stranger" if self.by_stranger else ""  # a job of its own: it never becomes the owner's private one
         repos = ",".join((self.repo_id, *self.copies))
         asked += "mmproj" if self.mmproj else ""
+        asked += "".join(one.key for one in self.lora_files)
         text = self.inputs() + ",".join(self.quant_types) + repos + measured + ordered + asked
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
@@ -300,29 +303,3 @@ class Job:
         """The record that knows these figures; older ones of the same quant are replaced."""
         kept = tuple(e for e in self.evaluations if e.quant != measured.quant)
         return self.evolve(evaluations=(*kept, measured))
-
-
-def merged(own: Job, theirs: Job, *, unsent: bool) -> Job:
-    """What counts of two records of a job: of this machine, and of the state repo.
-
-    The one written later counts, and nothing that only the other knows is lost: neither products nor figures nor,
-    while the own one is `unsent`, what a person has decided about the job here.
-    """
-    own_is_newer = _age(own) > _age(theirs)
-    newer, older = (own, theirs) if own_is_newer else (theirs, own)
-    created = min(filter(None, (own.created, theirs.created)), default="")
-    begun = newer.begun or older.begun
-    found = newer.evolve(frontier=newer.frontier or older.frontier, created=created, begun=begun)
-    known, measured = {a.name for a in newer.artifacts}, {e.quant for e in newer.evaluations}
-    for artifact in (a for a in older.artifacts if a.name not in known):
-        found = found.with_artifact(artifact)
-    for figures in (e for e in older.evaluations if e.quant not in measured):
-        found = found.with_evaluation(figures)
-    if unsent and own.status in DECIDED and (theirs.status is not Status.DONE or own.status is Status.QUEUED):
-        found = found.evolve(status=own.status, error=own.error, cause=own.cause)
-    return found
-
-
-def _age(job: Job) -> tuple[int, int, str]:
-    """Records of older versions know nothing but the time."""
-    return job.term, job.serial, job.updated

@@ -40,6 +40,10 @@ def to_json(job: Job) -> str:
         del record["request"]["rounding"]  # likewise
     if not job.request.mmproj:
         del record["request"]["mmproj"]
+    if job.request.mtp == "base":
+        del record["request"]["mtp"]
+    if not job.request.lora_files:
+        del record["request"]["lora_files"]
     if not job.request.chat_format:
         del record["request"]["chat_format"]  # likewise
     if isinstance(job.error, Message):
@@ -87,6 +91,7 @@ def from_json(text: str) -> Job:
         request = record.pop("request")
         request["source"] = _source(**request["source"])
         request["adapters"] = tuple(_adapter(**one) for one in request.get("adapters", ()))
+        request["lora_files"] = tuple(_adapter(**one) for one in request.get("lora_files", ()))
         request["quant_types"] = tuple(request["quant_types"])
         request["targets"] = tuple(request.get("targets", ()))
         request["copies"] = tuple(request.get("copies", ()))

@@ -6,7 +6,6 @@ of every quant to the byte. Time comes from the cost model of the ETA, corrected
 
 from __future__ import annotations
 
-import logging
 import tempfile
 import time
 from collections.abc import Collection
@@ -17,19 +16,18 @@ import numpy as np
 
 from ggufy import demo
 from ggufy.core.catalog import BY_NAME, make_order
-from ggufy.core.errors import Cancelled, SourceError, ToolError
+from ggufy.core.errors import SourceError
 from ggufy.core.job import COMPENSATED, DEFAULT_CHUNKS, EVALUATION_CHUNKS, PLAIN, Request
 from ggufy.core.names import model_name
 from ggufy.core.plan import Workload
 from ggufy.core.source import Source
-from ggufy.llama.converter import Converter
+from ggufy.jobs.skeleton import write_skeleton
 from ggufy.llama.install import Llama
 from ggufy.llama.tools import ToolRun
 from ggufy.quantize.recipe import ImatrixFacts
 from ggufy.quantize.search.mixes import RWKV
 from ggufy.quantize.search.target import label, parse_word
 from ggufy.sources.format import Report
-from ggufy.sources.hf_skeleton import write_stand_in
 from ggufy.sources.registry import format_of
 from ggufy.steps import plan
 from ggufy.steps.covariance import most_bytes
@@ -42,8 +40,6 @@ from ggufy.system import resources
 from ggufy.system.files import free_bytes
 from ggufy.system.settings import Settings
 
-logger = logging.getLogger(__name__)
-_CONVERTER_S = 120.0  # for what it needs to be fetched, and to run over heads: some seconds
 _REFERENCE_S = 0.000085  # of `cpu_speed`'s work on the CPU that the cost model was measured on
 
 
@@ -92,44 +88,29 @@ class Cost:
 
 def preview(report: Report, settings: Settings, wish: BaseOptions, *, llama: Llama | None) -> Preview:
     """Forecasts every quant type of a source that was looked at, if it can work and llama.cpp is ready."""
-    output, form = OUTPUTS[wish.output], format_of(report.kind)
-    if report.problem or llama is None or not (form.forecasts or report.companions):
+    output = OUTPUTS[wish.output]
+    if report.problem or llama is None:
         return Preview(report=report)
     with tempfile.TemporaryDirectory(prefix="ggufy-") as folder:
-        skeleton = Path(folder) / "skeleton.gguf"
+        skeleton, name = Path(folder) / "skeleton.gguf", _name(report)
         own = wish.vocab or (str(demo.VOCAB) if report.source == "demo" else None)
-        outtype = output.names.base_type(wish.outtype)
+        outtype, vocab = output.names.base_type(wish.outtype), Path(own) if own else None
+        try:
+            foreseen = write_skeleton(report, skeleton, settings, llama=llama, outtype=outtype, vocab=vocab, name=name)
+        except SourceError as error:
+            if not format_of(report.kind).carries:
+                raise
+            return Preview(report=replace(report, problem=error.message))
+        if not foreseen:
+            return Preview(report=report)
         environment = resources.child_environment(threads=1, home=settings.home)
         run = ToolRun(environment=environment, cwd=Path(folder))
-        if form.forecasts:
-            vocab = Path(own) if own else None
-            form.write_described(report, skeleton, outtype=outtype, vocab=vocab, name=_name(report))
-        else:
-            try:
-                _write_by_converter(report, skeleton, settings, llama=llama, run=run, outtype=outtype)
-            except SourceError as error:
-                return Preview(report=replace(report, problem=error.message))
-            except (ToolError, Cancelled) as error:
-                logger.warning("no sizes of %s: %s", report.source, error)
-                return Preview(report=report)
-        facts = ImatrixFacts(file=f"{_name(report)}-imatrix.gguf", dataset="ggufy-calibration.txt")
+        facts = ImatrixFacts(file=f"{name}-imatrix.gguf", dataset="ggufy-calibration.txt")
         types = output.fitting(skeleton)
         sizes = output.forecast(
             skeleton, types, llama=llama, run=run, facts=facts, mix=wish.mix, compensated=wish.compensated
         )
     return Preview(report=report, sizes=sizes)
-
-
-def _write_by_converter(
-    report: Report, skeleton: Path, settings: Settings, *, llama: Llama, run: ToolRun, outtype: str
-) -> None:
-    """The skeleton of a base that llama.cpp's converter makes. Raises SourceError for what it cannot convert."""
-    folder, until = run.cwd / "model" / _name(report), time.monotonic() + _CONVERTER_S
-    write_stand_in(report, folder)
-    run = replace(run, log=settings.cache / "logs" / "forecast.log", stopped=lambda: time.monotonic() > until)
-    Path(settings.cache / "logs").mkdir(parents=True, exist_ok=True)
-    converter = Converter(llama=llama, cache=settings.cache, pip_environment=settings.pip_environment, run=run)
-    converter.convert(folder, skeleton, outtype=outtype, weights=False)
 
 
 def _name(report: Report) -> str:

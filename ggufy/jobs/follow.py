@@ -21,8 +21,9 @@ from ggufy.core.errors import GgufyError, SourceAway, SourceError, UsageError
 from ggufy.core.job import Job
 from ggufy.core.messages import Message
 from ggufy.core.words import brief
-from ggufy.jobs.options import OPTIONS, JobOptions, read_options
+from ggufy.jobs.options import OPTIONS, JobOptions
 from ggufy.jobs.several import check_names
+from ggufy.jobs.values import read_options
 from ggufy.jobs.workspace import Workspace
 from ggufy.records.followed import FILE_NAME, LEAST_S, Followed, FollowedRepos, now
 from ggufy.sources.variants import RepoModel, list_models

@@ -1,25 +1,23 @@
 """The options of a job, in one table: `OPTIONS`.
 
 It makes the arguments of `quantize`, the parameters of `start_job`, what the form sends, what visitors of a Space may
-choose, and the table in docs/using.md. `read_options` reads what any of them got, which may be anything.
+choose, and the table in docs/using.md. What any of them got is read in values.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from enum import Enum
 from typing import Any
 
 from ggufy.core.catalog import OUTTYPES
-from ggufy.core.errors import UsageError
 from ggufy.core.job import COMPENSATED, DEFAULT_CHUNKS, EVALUATION_CHUNKS, PLAIN
 from ggufy.core.outputs import GGUF, OUTPUT_NAMES
-from ggufy.jobs.type_words import read_types
-from ggufy.jobs.values import read_list, read_number, read_text
 from ggufy.models.chat_format import AUTO, FORMATS
 from ggufy.quantize.search import mixes
-from ggufy.quantize.search.target import MODES, parse_words
+from ggufy.quantize.search.target import MODES
+
+MTP = ("base", "file", "none")
 
 ROUNDINGS = ("auto", COMPENSATED, PLAIN)
 
@@ -52,9 +50,11 @@ class JobOptions:
     private: bool = False
     keep_card: bool = False  # publish the model files only; the repo has a README.md of its own
     mmproj: str = "auto"  # or none
+    mtp: str = "base"  # where heads for several tokens at once go, one of MTP
     lora: tuple[str, ...] = ()  # adapters to merge into the model, in this order: FILE[:SCALE]
     lora_alpha: float | None = None  # of those that say neither alpha nor a scale
     lora_init: str | None = None  # the file that the only one, a PiSSA, began with
+    lora_as_file: bool = False  # adapters become GGUFs of their own, and are not merged
     by_stranger: bool = False  # made for a Space's visitor, see strangers.py
 
 
@@ -189,11 +189,27 @@ OPTIONS = (
         bytes=True,
     ),
     Option(
+        name="lora_as_file",
+        flag="--lora-as-file",
+        kind=Kind.FLAG,
+        help="make LoRAs of PEFT GGUFs of their own, which llama.cpp takes with --lora, instead of merging them",
+        visitors=True,
+        bytes=True,
+    ),
+    Option(
         name="mmproj",
         flag="--mmproj",
         choices=("auto", "none"),
         help="files of what sees or hears, F16 and Q8_0 (%(default)s: if there is such a part)",
         visitors=True,
+    ),
+    Option(
+        name="mtp",
+        flag="--mtp",
+        choices=MTP,
+        help="heads for several tokens: in the base, in files of their own (F16, Q8_0), or left out (%(default)s)",
+        visitors=True,
+        bytes=True,
     ),
     Option(
         name="mix",
@@ -294,42 +310,3 @@ OPTIONS = (
 #: What `convert` has of them.
 CONVERTING = ("output", "outtype", "vocab", "name", "chat_format", "lora", "lora_alpha", "lora_init")
 BY_NAME = {option.name: option for option in OPTIONS}
-
-
-def read_options(
-    source: object, values: Mapping[str, object], called: Callable[[Option], str] = lambda option: option.name
-) -> JobOptions:
-    """Options from what was typed, chosen or sent, by their names; what is missing, null or empty is the default.
-
-    `called` gives what an option is called where its value comes from. Raises UsageError for a value of the wrong
-    kind; which values there are says make_job.
-    """
-    given = {option.name: _read(option, values.get(option.name), called(option)) for option in OPTIONS}
-    given["targets"] = parse_words(given["targets"])
-    types = given["quant_types"] or ("none" if given["targets"] else "recommended")
-    given["quant_types"] = read_types(types, given["output"])
-    return JobOptions(source=read_source(source), **given)
-
-
-def read_source(value: object) -> str:
-    """Raises UsageError if there is none."""
-    if text := read_text("source", value):
-        return text
-    raise UsageError("no source given: enter demo, a path, or owner/repo:file.pth.")
-
-
-def _read(option: Option, value: object, name: str) -> Any:
-    match option.kind:
-        case Kind.WORDS:
-            return ",".join(read_list(name, value))
-        case Kind.PLACES:
-            return tuple(read_list(name, list(parse_words(value)) if isinstance(value, str) else value))
-        case Kind.FLAG if value is not None and not isinstance(value, bool):
-            raise UsageError("{name} must be true or false.", name=name)
-        case Kind.NUMBER if value is not None and (type(value) is not int or value < 0):  # True is an int, too
-            raise UsageError("{name} must be a whole number, and not negative.", name=name)
-        case Kind.REAL:
-            return read_number(name, value)
-        case Kind.TEXT:
-            return read_text(name, value) or option.default
-    return option.default if value is None else value

@@ -7,8 +7,6 @@ Everything that decides the bytes of the result is pinned here by digest; whatev
 
 from __future__ import annotations
 
-import math
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,28 +15,36 @@ from typing import Any
 from ggufy import demo
 from ggufy.core.errors import CalibrationError, SourceError, UsageError
 from ggufy.core.hosts import RepoName
-from ggufy.core.job import MMPROJ_TYPES, Job, Request
-from ggufy.core.metrics import memory_needed
+from ggufy.core.job import Job, Request
 from ggufy.core.names import is_repo_id, model_name, repo_name, stem_of
 from ggufy.core.outputs import RWKVCPP, names_of_output
-from ggufy.core.source import STREAMED_KINDS, Source, SourceFile
-from ggufy.core.words import brief, human_size
+from ggufy.core.source import STREAMED_KINDS, PinnedAdapter, Source, SourceFile
+from ggufy.core.words import brief
 from ggufy.formats.gguf import MAGIC, GgufHead
-from ggufy.jobs.options import JobOptions, read_source
+from ggufy.jobs.options import MTP, JobOptions
+from ggufy.jobs.orders import order_fields
 from ggufy.jobs.output_fit import fit_output, quant_types_of, tokenizer_fields
 from ggufy.jobs.texts import evaluation_fields, spoken_systems
+from ggufy.jobs.values import read_source
 from ggufy.models.chat_format import pinned_format
 from ggufy.models.chat_names import names_of
 from ggufy.quantize.search import mixes
-from ggufy.quantize.search import target as sizes
 from ggufy.records.store import JobStore
 from ggufy.sources import hub
-from ggufy.sources.adapter import AdapterSearch, AdapterWish, adapters_label, check_adapters, pin_adapters
+from ggufy.sources.adapter import (
+    AdapterSearch,
+    AdapterWish,
+    adapters_label,
+    check_adapters,
+    check_separable,
+    pin_adapters,
+)
 from ggufy.sources.format import BaseHead, Report, SourceFormat
 from ggufy.sources.inspect import look
 from ggufy.sources.locate import is_plain_url, local_file
 from ggufy.sources.registry import format_of, format_of_file
 from ggufy.sources.url import resolve_url
+from ggufy.steps.mmproj import PART_TYPES
 from ggufy.steps.outputs import output_of
 from ggufy.system.files import sha256
 from ggufy.system.settings import Settings
@@ -77,8 +83,15 @@ def make_job(options: JobOptions, settings: Settings, watch: Watch | None = None
     adapters = pin_adapters(wish, AdapterSearch(settings, watch.sha256, watch.stopped), form)
     looked = options.targets or adapters or (source.remote and source.kind not in STREAMED_KINDS)
     looked = looked or options.output == RWKVCPP or source.kind == "hf"
-    report = look(options.source, settings, vocab=options.vocab, output=options.output) if looked else None
+    report = None
+    if looked:
+        report = look(
+            options.source, settings, vocab=options.vocab, output=options.output, forecast=bool(options.targets)
+        )
     check_adapters(adapters, report)
+    beside: tuple[PinnedAdapter, ...] = ()
+    if options.lora_as_file:
+        beside, adapters = check_separable(adapters, form), ()
     base = None if source.remote else form.base_head(Path(source.path))
     head, outtype = base if isinstance(base, GgufHead) else None, _outtype(options, base)
     stem = options.name or file_stem(source.path, source.model_id, by_stranger=options.by_stranger)
@@ -99,9 +112,11 @@ def make_job(options: JobOptions, settings: Settings, watch: Watch | None = None
         awq=options.awq,
         rounding=options.rounding,
         adapters=tuple(one for one, _ in adapters),
-        mmproj=MMPROJ_TYPES if report and report.mmproj and options.mmproj == "auto" else (),
+        lora_files=beside,
+        mmproj=PART_TYPES if report and report.mmproj and options.mmproj == "auto" else (),
+        mtp=_mtp(options, report),
         chat_format=_chat_format(options, source, form, head),
-        **_order_fields(options, report),
+        **order_fields(options, report, name, settings),
         **_imatrix_fields(options, settings, watch),
         **_vocab_fields(options, source, form, report),
         speaks=spoken_systems(options, form, head),
@@ -109,6 +124,14 @@ def make_job(options: JobOptions, settings: Settings, watch: Watch | None = None
     _check_types(request)
     request = replace(request, **evaluation_fields(options, request, settings, stopped=watch.stopped))
     return Job(request=request)
+
+
+def _mtp(options: JobOptions, report: Report | None) -> str:
+    if options.mtp not in MTP:
+        raise UsageError("unknown place for heads: one of {places} for {MTP}.", places=", ".join(MTP))
+    if options.mtp != MTP[0] and not (report and report.mtp):
+        raise UsageError("llama.cpp's converter parts no heads from this model: leave {MTP} out.")
+    return options.mtp
 
 
 def _chat_format(options: JobOptions, source: Source, form: SourceFormat, head: GgufHead | None) -> str:
@@ -219,51 +242,6 @@ def _mix(options: JobOptions, head: GgufHead | None) -> str:
             "unknown mix {mix}: one of {mixes}.", mix=repr(brief(options.mix)), mixes=", ".join(mixes.KINDS)
         )
     return mixes.STOCK if head and not mixes.has_recipes(head) else options.mix
-
-
-def _order_fields(options: JobOptions, report: Report | None) -> dict[str, Any]:
-    """Sizes to order, by the labels that their files will have: these are not computed again."""
-    if options.mode not in ("", *sizes.MODES):
-        raise UsageError(
-            "unknown mode {mode}: one of {modes}.", mode=repr(brief(options.mode)), modes=", ".join(sizes.MODES)
-        )
-    targets = [sizes.parse_word(word) for word in options.targets]
-    if not targets or report is None:
-        return {"mode": "" if options.mode == sizes.FAST else options.mode}
-    base = _base_size(options, report)
-    labels = dict.fromkeys(_label(target, report.parameters, base) for target in targets)
-    return {"targets": tuple(labels), "mode": options.mode or sizes.STANDARD}
-
-
-def _base_size(options: JobOptions, report: Report) -> int:
-    """Bytes of the unquantized GGUF, about so many where its format does not forecast them."""
-    if not (form := format_of(report.kind)).forecasts:
-        return form.base_bytes(report, options.outtype or "f16")
-    with tempfile.TemporaryDirectory(prefix="ggufy-") as folder:
-        skeleton = Path(folder) / "skeleton.gguf"
-        vocab = user_path(options.vocab) if options.vocab else None
-        form.write_described(report, skeleton, outtype=options.outtype or "f16", vocab=vocab, name="model")
-        return skeleton.stat().st_size
-
-
-def _label(target: sizes.Target, weights: int, base: int) -> str:
-    least = math.ceil(sizes.LEAST_BPW * weights / 8)
-    budget = target.file_budget(weights=weights, head=0)  # its head, some hundred kB, is not known yet
-    if budget < least:
-        needed = human_size(memory_needed(least) if target.kind == sizes.MEMORY else least)
-        raise UsageError(
-            "{target} is too small for this model, which needs more than {size}: ask for more.",
-            target=target.text,
-            size=needed,
-        )
-    if budget >= base:
-        raise UsageError(
-            "{size} is no less than the unquantized file, which has {base}: take that, it is made with every job, "
-            "or order a smaller size.",
-            size=target.text,
-            base=human_size(base),
-        )
-    return sizes.label(target, weights=weights, head=0)
 
 
 def _imatrix_fields(options: JobOptions, settings: Settings, watch: Watch) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from ggufy.core.messages import Message
 from ggufy.core.words import human_size
 from ggufy.llama import converter_child
 from ggufy.llama.build import pip_variables
-from ggufy.llama.install import CONVERTER, Llama
+from ggufy.llama.install import CONVERTER, LORA_CONVERTER, Llama
 from ggufy.llama.tools import ToolRun, failure_reason, run_tool
 from ggufy.system import files
 from ggufy.system.locks import lock
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 # A set that fits the huggingface_hub and tokenizers of ggufy, so that nothing else has to be fetched.
 PACKAGES = ("transformers==5.23.0", "regex==2026.11.19", "safetensors==0.8.0", "sentencepiece==0.2.3")
 _NEEDED_BYTES = 300 << 20  # what pip fetches, unpacks and leaves: 70 MB stay
+MMPROJ, HEADS, TRUNK = "--mmproj", "--mtp", "--no-nextn"
 _WAIT_S = 3600.0  # for another process that fetches them
 _WRITING = re.compile(r"Writing:\s+(\d+)%")
 _MEMORY = re.compile(r"\bMemoryError\b|can't allocate memory|SIGKILL")
@@ -49,6 +50,11 @@ _REASONS: tuple[tuple[str, Callable[[str], str], str], ...] = (
         r"BPE pre-tokenizer was not recognized",
         lambda what: Message("its pre-tokenizer is not known to it"),
         _CHOOSE,
+    ),
+    (
+        r"Unexpected name '([^']+)'|lm_head is present in adapter",
+        lambda what: Message("no file of its own can hold what its adapter changes {what}", what=what),
+        Message("leave {LORA_AS_FILE} out, and the adapter is merged"),
     ),
     (r"Can not map tensor '([^']+)'", lambda what: Message("it does not know what {what} is", what=what), _CHOOSE),
     (
@@ -90,27 +96,40 @@ class Converter:
         *,
         outtype: str,
         report: Callable[[float], None] = lambda fraction: None,
-        mmproj: bool = False,
+        part: str = "",
         weights: bool = True,
     ) -> None:
         """Writes the GGUF of the model in `folder` to `target`, in place; all that is in the folder above may be used
         as a model's files, and for the converter's own.
 
-        With `mmproj`, of what sees or hears in place of what reads and writes. Without `weights`, its head and a hole.
+        `part` is an option of the converter for a part of the model: MMPROJ for what sees or hears, HEADS for heads
+        for several tokens at once, TRUNK for all but these. Without `weights`, its head and a hole.
 
         Raises SourceError with its reason, ToolError where it cannot run, DiskError, Cancelled.
         """
-        if self.llama.source is None:
-            raise ToolError(
-                "GGUFY_LLAMA_DIR is {folder}, which has no {tool}: put llama.cpp's source beside it, or unset "
-                "GGUFY_LLAMA_DIR.",
-                folder=self.llama.bin,
-                tool=CONVERTER,
-            )
+        words = [str(folder.absolute()), "--outfile", str(target.absolute()), "--outtype", outtype]
+        words += [part] if part else []
+        self._run(CONVERTER, words, folder, report, weights=weights)
+
+    def convert_adapter(self, adapter: Path, folder: Path, target: Path) -> None:
+        """Writes the GGUF, in F32, of a LoRA for the model in `folder` to `target`; `adapter` is a folder as PEFT
+        saves it, below the one above the model's.
+
+        Raises the same errors.
+        """
+        words = ["--base", str(folder.absolute()), str(adapter.absolute()), "--outfile", str(target.absolute())]
+        self._run(LORA_CONVERTER, words, folder, lambda fraction: None)
+
+    def _run(
+        self, name: str, words: list[str], folder: Path, report: Callable[[float], None], *, weights: bool = True
+    ) -> None:
+        """Runs a program of llama.cpp's source on a model's folder."""
+        program, inside = self._program(name), folder.absolute().parent
         packages = ensure_packages(self.cache, self.run, self.pip_environment)
-        program, folder, target = self.llama.source / CONVERTER, folder.absolute(), target.absolute()
-        command = convert_command(program, folder, target, outtype=outtype, mmproj=mmproj, weights=weights)
-        run = replace(self.run, environment=environment(self.run.environment, packages, folder.parent))
+        child = [sys.executable, "-s", str(Path(converter_child.__file__).absolute())]
+        child += [] if weights else [converter_child.NO_WEIGHTS]
+        command = [*child, str(inside), str(program), *words]
+        run = replace(self.run, environment=environment(self.run.environment, packages, inside))
 
         def feed(text: str) -> None:
             if done := _WRITING.findall(text):
@@ -121,15 +140,22 @@ class Converter:
         except ToolError as error:
             raise read_error(error, folder.name, run.log) from error
 
-
-def convert_command(
-    program: Path, folder: Path, target: Path, *, outtype: str, mmproj: bool = False, weights: bool = True
-) -> list[str]:
-    """The converter over a model's folder."""
-    child = [sys.executable, "-s", str(Path(converter_child.__file__).absolute())]
-    child += [] if weights else [converter_child.NO_WEIGHTS]
-    command = [*child, str(folder.parent), str(program), str(folder), "--outfile", str(target), "--outtype", outtype]
-    return [*command, "--mmproj"] if mmproj else command
+    def _program(self, name: str) -> Path:
+        if self.llama.source is None:
+            raise ToolError(
+                "GGUFY_LLAMA_DIR is {folder}, which has no {tool}: put llama.cpp's source beside it, or unset "
+                "GGUFY_LLAMA_DIR.",
+                folder=self.llama.bin,
+                tool=name,
+            )
+        if not (self.llama.source / name).is_file():
+            raise ToolError(
+                "this build of llama.cpp has no {tool}: remove {folder} if ggufy made it, so that it is made again, "
+                "or put llama.cpp's source beside your own.",
+                tool=name,
+                folder=self.llama.source.parent,
+            )
+        return self.llama.source / name
 
 
 def environment(tool: Mapping[str, str], packages: Path, work: Path) -> dict[str, str]:

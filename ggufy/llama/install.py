@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 """Called with steps done, steps in all (0: not known yet) and what is being done; may raise to stop the build."""
 
 CONVERTER = "convert_hf_to_gguf.py"
+LORA_CONVERTER = "convert_lora_to_gguf.py"
 PINNED = build.Pin(
     package="llama-cpp-python",
     version="0.3.36",
@@ -74,6 +75,7 @@ PINNED = build.Pin(
     kept=(
         "LICENSE",
         CONVERTER,
+        LORA_CONVERTER,
         "conversion",
         "gguf-py",
         "models/templates/llama-cpp-rwkv-world.jinja",

@@ -37,6 +37,7 @@ from ggufy.quantize.search import target
 from ggufy.quantize.search.mixes import RWKV
 from ggufy.sources.registry import format_of
 from ggufy.steps import files_made
+from ggufy.steps.lora import lora_name
 from ggufy.steps.outputs import output_of
 
 __all__ = ["CARD", "PLOT", "CardFacts", "card", "check_readme", "merge_readme", "pages"]
@@ -142,7 +143,8 @@ def card(job: Job, facts: CardFacts, *, repo: str = "") -> str:
         f" {_origin(source)} (`{last_part(source.path)}`{digest}"
         + (f", revision `{source.revision}`)." if source.revision else ")."),
         "",
-        *_adapters(request.adapters),
+        *_adapters("Merged into the model before it was converted, in this order:", request.adapters),
+        *_adapters("Not merged, but files of their own here:", request.lora_files),
         *_state(job, facts.uploaded),
         *tables(job, facts.uploaded, facts.making, plot=f"![{_WORDS.title}]({PLOT})" if _points(job) else ""),
         "",
@@ -161,11 +163,11 @@ def _origin(source: Source) -> str:
     return f"<{source.url.partition('?')[0]}>" if source.url else "a local file"  # a query may hold a key
 
 
-def _adapters(adapters: Sequence[PinnedAdapter]) -> list[str]:
-    """What was merged into the model."""
+def _adapters(title: str, adapters: Sequence[PinnedAdapter]) -> list[str]:
+    """What was merged into the model, or lies beside it."""
     if not adapters:
         return []
-    lines = ["Merged into the model before it was converted, in this order:", ""]
+    lines = [title, ""]
     for one in adapters:
         source = one.source
         where = f"{_origin(source)} (`{last_part(source.path)}`, sha256 `{source.sha256}`"
@@ -290,12 +292,20 @@ def _to_order(job: Job, facts: CardFacts) -> list[str]:
 
 
 def _how_to_run(job: Job, facts: CardFacts, place: RepoName) -> list[str]:
-    converted, quant_type = format_of(job.request.source.kind).converts, _example(job, facts.uploaded)
-    how_to_run = output_of(job.request).how_to_run
+    request, quant_type = job.request, _example(job, facts.uploaded)
+    converted, how_to_run = format_of(request.source.kind).converts, output_of(request).how_to_run
     file = _file_of(job, quant_type)
     lines = how_to_run(place.repo_id, quant_type, file=file, chat=_chat(job, facts), converted=converted)
     if place.host == MODELSCOPE:
         lines = modelscope_card.how_to_run(lines, place.repo_id, quant_type, file)
+    if request.lora_files:
+        example = lora_name(request, request.lora_files[0])
+        fetch = f"hf download {place.repo_id} {example} --local-dir ."
+        if place.host == MODELSCOPE:
+            fetch = modelscope_card.fetch_line(place.repo_id, example)
+        model = f"-m {file}" if place.host == MODELSCOPE else f"-hf {place.repo_id}:{quant_type}"
+        lines += ["", "With the adapter, which any type of the model takes:", "", "```sh", fetch]
+        lines += [f"llama-cli {model} --lora {example}", "```"]
     return ["## How to run one", "", *lines]
 
 

@@ -36,5 +36,9 @@ def how_to_run(lines: Sequence[str], repo_id: str, label: str, file: str) -> lis
     file `file`."""
     here = [line.replace(f"-hf {repo_id}:{label}", f"-m {file}") for line in lines]
     here = [line.replace(f"hf.co/{repo_id}:", f"modelscope.cn/{repo_id}:") for line in here]
-    fetch = f"modelscope download --model {repo_id} {file} --local_dir ."
-    return ["The file first (`pip install modelscope`):", "", "```sh", fetch, "```", "", *here]
+    return ["The file first (`pip install modelscope`):", "", "```sh", fetch_line(repo_id, file), "```", "", *here]
+
+
+def fetch_line(repo_id: str, file: str) -> str:
+    """A command that brings a file of a repo here."""
+    return f"modelscope download --model {repo_id} {file} --local_dir ."

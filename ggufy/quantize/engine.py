@@ -30,11 +30,12 @@ import numpy as np
 
 from ggufy.core.errors import CalibrationError, Cancelled, SourceError, UsageError
 from ggufy.formats.gguf import read_head
-from ggufy.llama.ggml import ByteArray, F32Array, Ggml
+from ggufy.llama.ggml import ByteArray, Ggml
 from ggufy.quantize.factors import digest_of
 from ggufy.quantize.journal import journal_line, journal_of, read_journal
 from ggufy.quantize.layout import PIECE, FileLayout, Rows, Tensor, plan
 from ggufy.quantize.open_file import OpenFile, write_at
+from ggufy.quantize.plain_rows import PlainRows
 from ggufy.quantize.task import ROUNDING, Made, QuantizeTask, rounding_facts
 from ggufy.quantize.turns import Ended, Turn, Turns
 from ggufy.system import child_process
@@ -91,6 +92,7 @@ class _Run:
         self.order, self.layout, self.ggml, self.control, self.stack = order, layout, ggml, control, stack
         self.made = Made()
         self._base = self._opened(order.base)
+        self._plain = PlainRows(self._base, ggml)
         self._copies: dict[str, tuple[OpenFile, int]] = {}  # tensor -> a sibling, and where it is in it
         self._lock = threading.Lock()
         self._turns = Turns()
@@ -98,7 +100,7 @@ class _Run:
         if order.covariances is not None:
             from ggufy.quantize.rounding import Rounding  # noqa: PLC0415 - plain quants do without PyTorch
 
-            self._rounding = Rounding(order.covariances, layout, ggml, self._values)
+            self._rounding = Rounding(order.covariances, layout, ggml, self._plain.values)
             stack.callback(self._rounding.close)
 
     def make(self, part: Path, journal: Path) -> Made:
@@ -203,40 +205,7 @@ class _Run:
             sibling, offset = copy
             return sibling.read(offset + rows.start, rows.size)
         made = self._rounding.make(rows, pause) if self._rounding else None
-        return self._computed(rows) if made is None else made
-
-    def _raw(self, rows: Rows) -> ByteArray:
-        source, raw = rows.tensor.source, self._base.read(*rows.source)
-        if not self.ggml.sound(raw, source.type):
-            raise SourceError(
-                "{base}: {tensor} has values that are not finite: fetch or convert the model again.",
-                base=self.order.base,
-                tensor=source.name,
-            )
-        return raw
-
-    def _values(self, rows: Rows) -> F32Array:
-        """The weights, F32 [rows, columns]."""
-        values = self.ggml.to_f32(self._raw(rows), rows.tensor.source.type).reshape(rows.count, rows.columns)
-        if rows.tensor.scale != 1:
-            values = values * np.float32(rows.tensor.scale)
-        factors = rows.tensor.factors
-        return values if factors is None else factors.times(values, matrix=rows.matrix, first=rows.first)
-
-    def _computed(self, rows: Rows) -> ByteArray:
-        tensor = rows.tensor
-        if not tensor.changes:
-            return self._raw(rows)
-        weights = None if tensor.weights is None else tensor.weights[rows.matrix]
-        made = self.ggml.quantize(self._values(rows), tensor.type, weights)
-        if made is None:
-            raise SourceError(
-                "{base}: {tensor} has values that {type} cannot hold: choose another type.",
-                base=self.order.base,
-                tensor=tensor.name,
-                type=tensor.type,
-            )
-        return made
+        return self._plain.quantized(rows) if made is None else made
 
     def _prepare(self, tensors: Iterable[Tensor]) -> None:
         """Lets ggml compute the tables of the types that need some, which cannot be interrupted but left alone."""
@@ -295,7 +264,7 @@ class _Run:
         *_, last = tensor.matrices()
         samples = (next(tensor.matrices()), replace(last, first=last.first + last.count - 1))
         return all(
-            np.array_equal(self._computed(row), sibling.read(offset + row.start, row.size))
+            np.array_equal(self._plain.quantized(row), sibling.read(offset + row.start, row.size))
             for row in (replace(sample, count=1) for sample in samples)
         )
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import PurePath
 
 from ggufy.core.errors import DiskError
-from ggufy.core.job import Artifact, FrontierPoint, Job, Status, merged
+from ggufy.core.job import Artifact, FrontierPoint, Job, Status
+from ggufy.core.job_merge import merged
 from ggufy.core.job_sharing import evaluations_for
 from ggufy.core.metrics import Evaluation
 from ggufy.records.store import JobStore

@@ -23,7 +23,8 @@ import numpy as np
 from ggufy.core.errors import SourceError, ToolError
 from ggufy.core.messages import Message
 from ggufy.core.metrics import Evaluation, Quality, Speed, from_json, to_json
-from ggufy.formats.rwkvcpp import RwkvcppHead, read_head
+from ggufy.formats.rwkvcpp import read_head
+from ggufy.formats.same_model import ModelFacts, check_quants
 from ggufy.llama.tools import CONTEXT, ToolRun, run_tool
 from ggufy.rwkvcpp.tokenizer import AUTO
 from ggufy.system.child_process import CpuWait
@@ -63,49 +64,23 @@ def measure(base: Path, quants: Sequence[Path], config: MeasureConfig) -> list[E
     Raises SourceError for a file that is broken, or no quant of this base; VocabError without a fitting tokenizer;
     CalibrationError for a text that is too short; ToolError; Cancelled.
     """
-    check_files(base, quants)
+    check_quants(base, quants, _facts)
     return _Session(base, config).measure_all(quants)
 
 
-def check_files(base: Path, quants: Sequence[Path]) -> None:
-    """Raises SourceError unless the base is unquantized and every quant has its tensors."""
-    head = read_head(base)
-    if head.quantized:
-        raise SourceError(
-            "{base} is quantized already: the base is the FP32 or FP16 file of the same model.", base=base
-        )
-    shapes = {name: math.prod(record.shape) for name, record in head.records.items()}
-    for path in quants:
-        quant = read_head(path)
-        why = ""
-        if quant.rwkv != head.rwkv:
-            why = Message("it is {architecture}", architecture=f"RWKV-{quant.rwkv}")
-        elif quant.vocab_size != head.vocab_size:
-            why = Message(
-                "its vocabulary has {count} tokens, not {expected}", count=quant.vocab_size, expected=head.vocab_size
-            )
-        elif {name: math.prod(record.shape) for name, record in quant.records.items()} != shapes:
-            why = Message("its tensors differ")
-        elif not _same_norm(path, quant, base, head):
-            why = Message("its norms, which no quantization changes, differ")
-        if why:
-            raise SourceError(
-                "{path} is no quant of {base} ({why}): give the base that it was made from.",
-                path=path,
-                base=base.name,
-                why=why,
-            )
-
-
-def _same_norm(path: Path, quant: RwkvcppHead, base: Path, head: RwkvcppHead) -> bool:
-    if any(_NORM not in one.records or one.records[_NORM].type != "FP32" for one in (quant, head)):
-        return True  # nothing to compare
-    return bool(np.array_equal(_values(path, quant), _values(base, head)))
-
-
-def _values(path: Path, head: RwkvcppHead) -> np.ndarray[Any, np.dtype[np.float32]]:
-    record = head.records[_NORM]
-    return np.fromfile(path, dtype="<f4", count=record.elements, offset=record.offset)
+def _facts(path: Path) -> ModelFacts:
+    head = read_head(path)
+    record = head.records.get(_NORM)
+    norm = None
+    if record is not None and record.type == "FP32":
+        norm = np.fromfile(path, dtype="<f4", count=record.elements, offset=record.offset)
+    return ModelFacts(
+        unquantized=Message("FP32 or FP16") if head.quantized else "",
+        architecture=f"RWKV-{head.rwkv}",
+        vocab_size=head.vocab_size,
+        shapes={name: math.prod(one.shape) for name, one in head.records.items()},
+        norm=norm,
+    )
 
 
 class _Session:

@@ -22,7 +22,7 @@ from ggufy.core.words import brief
 from ggufy.formats.gguf import MAGIC
 from ggufy.formats.pickled import read_tensors
 from ggufy.formats.safetensors import read_header
-from ggufy.models.adapter import Adapter, check_fits, describe_adapter
+from ggufy.models.adapter import Adapter, Formula, check_fits, describe_adapter
 from ggufy.models.adapter_config import LARGEST, parse_config
 from ggufy.net.download import fetch_small
 from ggufy.net.http_file import BLOCK, BlockFile, HttpFile
@@ -130,6 +130,32 @@ def check_adapters(adapters: Iterable[Found], report: Report | None) -> None:
     """Raises SourceError if one is not for the model of the report, which is known if there is one."""
     for _, adapter in adapters if report else ():
         check_fits(adapter, report.shapes if report else {})
+
+
+def check_separable(adapters: Sequence[Found], form: SourceFormat) -> tuple[PinnedAdapter, ...]:
+    """The adapters of a model of that format, each of which can be a GGUF of its own. Raises an error for others."""
+    if not adapters:
+        raise UsageError("{LORA_AS_FILE} says what becomes of adapters: give one with {LORA}.")
+    for one, adapter in adapters:
+        if not form.carries or not form.converts:
+            raise UsageError(
+                "{LORA_AS_FILE} is for models that go through llama.cpp's converter, and this one does not: leave it "
+                "out, and adapters are merged."
+            )
+        plain = all(part.formula is Formula.LORA for part in adapter.parts.values())
+        if not plain or len({part.rank for part in adapter.parts.values()}) > 1 or not _by_peft(one.source):
+            raise SourceError(
+                "{name} ({kind}) is not just a LoRA in safetensors by PEFT, and only such a one can be a file of its "
+                "own: leave {LORA_AS_FILE} out, and it is merged.",
+                name=adapter.name,
+                kind=adapter.kind,
+            )
+    return tuple(one for one, _ in adapters)
+
+
+def _by_peft(source: Source) -> bool:
+    names = [PurePosixPath(one.path).name for one in source.files]
+    return names == [_WEIGHTS[0], CONFIG]
 
 
 def adapters_label(adapters: Iterable[Found], *, by_stranger: bool) -> str:

@@ -69,6 +69,7 @@ class Report:
     own_vocab: bytes = field(default=b"", repr=False)  # content of the vocabulary file that comes with it
     chat_format: str = ""  # of an RWKV, as far as its names tell; see Request
     head: bytes = field(default=b"", repr=False)  # unquantized GGUF: everything before its data
+    mtp: bool = False  # it has heads for several tokens at once, which llama.cpp's converter can part from it
     mmproj: bool = False  # a part of it sees or hears, of which llama.cpp's converter makes a file of its own
     stored: Mapping[str, StoredTensor] = field(default_factory=dict, repr=False)  # Hugging Face: its tensors
     companions: Mapping[str, bytes] = field(default_factory=dict, repr=False)  # and small files, to forecast by
@@ -196,9 +197,19 @@ class SourceFormat(ABC):
         """About how large the base GGUF of a source will be whose format does not forecast it."""
         return 0
 
-    def write_described(self, report: Report, target: Path, *, outtype: str, vocab: Path | None, name: str) -> None:
+    def write_described(
+        self,
+        report: Report,
+        target: Path,
+        *,
+        outtype: str,
+        vocab: Path | None,
+        name: str,
+        run_converter: RunConverter | None = None,
+    ) -> None:
         """Writes the skeleton of the base of a source that was described: its head, and a hole of the size of its
-        weights, which takes no disk. Raises SourceError; also where the format forecasts nothing."""
+        weights, which takes no disk; `run_converter` runs llama.cpp's converter without weights, for formats that go
+        through it. Raises SourceError, also where it takes the weights to know, and what that raises."""
         raise SourceError("the sizes of {name} are known when it is converted: start the job.", name=name)
 
     def write_skeleton(self, task: ConvertTask, target: Path) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +44,14 @@ _SIZES = {
     "context": ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"),
 }
 _LARGEST = 1 << 40
+_HEADS = re.compile(r"(?:^|\.)mtp\.|^(?:model\.)?(?:language_model\.)?(?:model\.)?layers\.(\d{1,6})\.")
 _CPU_S, _MEMORY = 20, 4 << 30  # of a fingerprint; a vocabulary of 262 thousand tokens takes some 0.5 GB
 
 
 @functools.cache
 def known() -> dict[str, Any]:
-    """What the pinned converter knows: `text` and `mmproj` are names of architectures, `pre` is fingerprint to name of
-    a pre-tokenizer."""
+    """What the pinned converter knows: `text`, `mmproj` and `mtp` are names of architectures, `pre` is fingerprint to
+    name of a pre-tokenizer."""
     content: dict[str, Any] = json.loads(Path(__file__).with_name("hf_converter.json").read_text(encoding="utf-8"))
     return content
 
@@ -75,6 +77,15 @@ def sees(config: Mapping[str, Any]) -> bool:
     name = _first(config.get("vision_config")) or _first(config)
     told = any("vision" in key or "audio" in key for key in config)  # some names are of texts alone, too
     return name in known()["mmproj"] and (told or not name.endswith("ForCausalLM"))
+
+
+def has_heads(architecture: str, names: Iterable[str], layers: int) -> bool:
+    """Whether a model has heads for several tokens at once that the converter can part from it, by the names of its
+    tensors: those of `mtp`, or of blocks behind the last of `layers`."""
+    if architecture not in known()["mtp"]:
+        return False
+    found = (_HEADS.search(name) for name in names)
+    return any(one is not None and (one[1] is None or int(one[1]) >= layers) for one in found)
 
 
 def describe_config(config: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -17,13 +17,15 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, BinaryIO
 
 from ggufy.core.errors import SourceError, UsageError
+from ggufy.core.messages import Message
 from ggufy.formats.gguf import type_of_most
 from ggufy.formats.pickled import read_tensors as read_pickled
 from ggufy.formats.safetensors import INDEX_SUFFIX, StoredTensor, is_shard, is_shard_of, read_any_header, read_index
 from ggufy.models.adapter import bare_name
 from ggufy.models.names.config import CONFIG_FILE, LONGEST_CONFIG, read_config
-from ggufy.sources.format import ConvertTask, OpenBeside, Report, SourceFormat
-from ggufy.sources.hf_config import describe_config, is_transformer, pre_tokenizer, without_programs
+from ggufy.sources.format import ConvertTask, OpenBeside, Report, RunConverter, SourceFormat
+from ggufy.sources.hf_config import describe_config, has_heads, is_transformer, pre_tokenizer, without_programs
+from ggufy.sources.hf_skeleton import write_stand_in
 from ggufy.sources.rwkv_tensors import ListedTensor
 from ggufy.system.files import part_of, partial, sha256
 
@@ -113,21 +115,44 @@ class HuggingFaceModel(SourceFormat):
             raise SourceError(
                 "{name} has no tokenizer: fetch the model again, with all its files.", name=found["stem"]
             )
-        tensors, whole = _listed(file, path, beside, there)
+        tensors, names = _listed(file, path, beside, there)
+        if has_heads(found["architecture"], names, found["layers"]):
+            told = Message("heads for several tokens at once (MTP) stay in the base, unless {MTP} says otherwise")
+            found |= {"mtp": True, "notes": (*found["notes"], told)}
         found["dtype"] = type_of_most((tensor.dtype, tensor.elements) for tensor in tensors.values())
         found["parameters"] = sum(tensor.elements for tensor in tensors.values())
-        if not whole:
+        if len(tensors) < len(names):
             found["parameters"] = found["size"] // _WIDTHS.get(found["dtype"], 2)
         elif all(isinstance(tensor, StoredTensor) for tensor in tensors.values()):
             found["stored"] = tensors
             found["shapes"] = {bare_name(name): tensor.shape for name, tensor in tensors.items()}
             if "companions" in found:
-                names = [name for name in _COMPANIONS if name in there and not (name in _OF_SLOW and _FAST in there)]
-                read = {name: companion(name, _LONGEST_COMPANION) for name in names}
+                small = [name for name in _COMPANIONS if name in there and not (name in _OF_SLOW and _FAST in there)]
+                read = {name: companion(name, _LONGEST_COMPANION) for name in small}
                 found["companions"] = read if all(len(t) < _LONGEST_COMPANION for t in read.values()) else {}
 
     def base_bytes(self, report: Report, outtype: str) -> int:
         return report.parameters * (4 if outtype == "f32" else 2)
+
+    def write_described(
+        self,
+        report: Report,
+        target: Path,
+        *,
+        outtype: str,
+        vocab: Path | None,
+        name: str,
+        run_converter: RunConverter | None = None,
+    ) -> None:
+        if run_converter is None or not report.companions:
+            super().write_described(report, target, outtype=outtype, vocab=vocab, name=name)
+        else:
+            folder = part_of(target) / name
+            write_stand_in(report, folder)
+            try:
+                run_converter(folder, target)
+            finally:
+                shutil.rmtree(folder.parent, ignore_errors=True)
 
     def convert(self, task: ConvertTask, target: Path) -> str:
         assert task.run_converter is not None, "whoever has such models converted has the converter"
@@ -149,12 +174,12 @@ def _is_part(name: str, index: str) -> bool:
 
 def _listed(
     file: BinaryIO, path: PurePosixPath, beside: OpenBeside, there: Collection[str]
-) -> tuple[Mapping[str, ListedTensor], bool]:
-    """The tensors of a model's files, and whether these are all."""
-    if path.name == "pytorch_model.bin":
-        return read_pickled(file, path.name), True
+) -> tuple[Mapping[str, ListedTensor], Collection[str]]:
+    """The tensors of a model's files, as far as these are read, and the names of all."""
     if not path.name.endswith(".index.json"):
-        return read_any_header(file, path.name), True
+        read = read_pickled if path.name == "pytorch_model.bin" else read_any_header
+        whole = read(file, path.name)
+        return whole, whole.keys()
     places = read_index(file, path.name, is_part=lambda name: is_shard(name) or bool(_BIN_PART.fullmatch(name)))
     parts, tensors = sorted({*places.values()}), dict[str, ListedTensor]()
     for part in parts:
@@ -163,7 +188,7 @@ def _listed(
     for part in parts[:_MOST_PARTS]:
         with beside(str(path.with_name(part))) as opened:
             tensors |= (read_pickled if part.endswith(".bin") else read_any_header)(opened, part)
-    return tensors, len(parts) <= _MOST_PARTS
+    return tensors, places.keys() if len(parts) > _MOST_PARTS else tensors.keys()
 
 
 def _merge(task: ConvertTask, folder: Path) -> None:

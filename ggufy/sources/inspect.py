@@ -72,9 +72,11 @@ def inspect(
     return Report(source=text, **tame)
 
 
-def look(text: str, settings: Settings, *, vocab: str | None = None, output: str = GGUF) -> Report:
+def look(
+    text: str, settings: Settings, *, vocab: str | None = None, output: str = GGUF, forecast: bool = False
+) -> Report:
     """As `inspect`, but raises SourceError or UsageError for what cannot work."""
-    found: dict[str, Any] = {"output": output}
+    found: dict[str, Any] = {"output": output} | ({"companions": {}} if forecast else {})
     _look(text.strip(), settings, found, vocab=vocab)
     return Report(source=text, **found)
 

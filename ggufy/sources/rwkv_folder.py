@@ -21,7 +21,7 @@ from ggufy.models.names.config import CONFIG_FILE, LONGEST_CONFIG, read_config
 from ggufy.models.origin import Origins, shapes_of
 from ggufy.models.vocab import WORLD_FILE
 from ggufy.net.download import fetch_pinned
-from ggufy.sources.format import ConvertTask, OpenBeside, Report, SourceFormat
+from ggufy.sources.format import ConvertTask, OpenBeside, Report, RunConverter, SourceFormat
 from ggufy.sources.rwkv_tensors import (
     ListedTensor,
     convert_rwkv,
@@ -83,7 +83,16 @@ class RwkvFolder(SourceFormat):
         config = read_config(text) if (text := companion(CONFIG_FILE)) else {}
         describe_rwkv(tensors, found, vocab, config=config, own=companion(WORLD_FILE))
 
-    def write_described(self, report: Report, target: Path, *, outtype: str, vocab: Path | None, name: str) -> None:
+    def write_described(
+        self,
+        report: Report,
+        target: Path,
+        *,
+        outtype: str,
+        vocab: Path | None,
+        name: str,
+        run_converter: RunConverter | None = None,
+    ) -> None:
         with vocab_file(vocab, report.own_vocab) as path:
             write_rwkv_skeleton(report, target, outtype=outtype, vocab=path, name=name)
 

@@ -20,8 +20,9 @@ from ggufy.steps.forecast import forecast_job
 from ggufy.steps.imatrix import ImatrixStep
 from ggufy.steps.job_forecast import JobForecast
 from ggufy.steps.local_step import LocalStep
+from ggufy.steps.lora import LoraStep
 from ggufy.steps.measure import EvaluateStep
-from ggufy.steps.mmproj import MmprojStep
+from ggufy.steps.mmproj import MmprojStep, MtpStep
 from ggufy.steps.quantize import QuantizeStep
 from ggufy.steps.tokenizer import TokenizerStep
 
@@ -31,6 +32,8 @@ STEPS: dict[str, type[LocalStep]] = {
     for step in (
         DownloadStep,
         MmprojStep,
+        MtpStep,
+        LoraStep,
         ConvertStep,
         TokenizerStep,
         CovarianceStep,

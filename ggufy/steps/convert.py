@@ -10,7 +10,7 @@ from ggufy.core.errors import DiskError, SourceError
 from ggufy.core.job import Artifact, Request
 from ggufy.core.plan import LINE_BYTES, SOURCE_PRODUCT, Step, Workload, base_name
 from ggufy.core.words import human_size
-from ggufy.llama.converter import Converter
+from ggufy.llama.converter import TRUNK, Converter
 from ggufy.sources.adapter import AdapterSearch
 from ggufy.sources.adapter_files import drop_fetched, opened_adapters
 from ggufy.sources.format import ConvertTask
@@ -109,8 +109,9 @@ def _runner(ctx: Context, step: Step) -> Callable[[Path, Path], None]:
     converter = converter_of(ctx, step)
 
     def run(folder: Path, target: Path) -> None:
+        part = "" if ctx.request.mtp == "base" else TRUNK
         converter.convert(
-            folder, target, outtype=ctx.request.outtype, report=lambda fraction: ctx.report(step, fraction)
+            folder, target, outtype=ctx.request.outtype, report=lambda fraction: ctx.report(step, fraction), part=part
         )
 
     return run

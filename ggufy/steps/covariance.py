@@ -24,8 +24,9 @@ from ggufy.llama.install import PINNED, Llama
 from ggufy.llama.tools import ToolRun
 from ggufy.quantize.recipe import stock_recipe
 from ggufy.steps.context import Context
-from ggufy.steps.imatrix import FROM_COVARIANCES, imatrix_seconds, pinned_text
+from ggufy.steps.imatrix import FROM_COVARIANCES, imatrix_seconds
 from ggufy.steps.job_forecast import JobForecast
+from ggufy.steps.job_texts import calibration_text
 from ggufy.steps.local_step import LocalStep
 from ggufy.system import resources
 from ggufy.system.files import allocated_bytes, free_bytes, part_of, sha256, write_text
@@ -153,7 +154,7 @@ def make_for_job(ctx: Context, step: Step, base: Path, out: Path, imatrix: Path)
     """The same from a job's pinned calibration text, as its step: stopped and throttled with the job."""
     make_covariances(
         base,
-        pinned_text(ctx),
+        calibration_text(ctx),
         out,
         imatrix,
         work=ctx.work / SEGMENTS,

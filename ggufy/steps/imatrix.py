@@ -19,9 +19,9 @@ from ggufy.llama import tools
 from ggufy.quantize.recipe import quantizable, stock_recipe
 from ggufy.steps.context import BackupStore, Context, artifact_of
 from ggufy.steps.job_forecast import JobForecast
+from ggufy.steps.job_texts import calibration_text
 from ggufy.steps.local_step import LocalStep
 from ggufy.system.files import partial, sha256
-from ggufy.texts import calibration
 
 SECONDS_A_SEGMENT = 120.0  # what a kill costs at most; starting the tool anew costs a few seconds
 _FIRST_CHUNKS = 4  # of the first segment, which tells the pace
@@ -79,7 +79,7 @@ def _measure(ctx: Context, step: Step, base: Path, part: Path) -> None:
     (The tool's own snapshots while it runs are torn.) The sums are added chunk by chunk, so how the text is cut
     changes no bit of them; only the list of texts would tell, and is written anew.
     """
-    text = pinned_text(ctx)
+    text = calibration_text(ctx)
     segments = ctx.work / "imatrix"
     _restore(ctx.safe, segments)
     done, latest = finished_segment(segments)
@@ -196,23 +196,6 @@ def _count_chunks(ctx: Context, step: Step, base: Path, text: Path) -> int:
             "llama-imatrix did not say how many chunks it reads: {reason}", said, reason=tools.failure_reason(said)
         )
     return count
-
-
-def pinned_text(ctx: Context) -> Path:
-    """The calibration text that the job was made with. Raises CalibrationError if it is gone."""
-    request, settings = ctx.request, ctx.settings
-    text = calibration.find_again(
-        request.calibration,
-        request.calibration_sha256,
-        settings.cache,
-        token=settings.hf_token,
-        stopped=ctx.stopped,
-    )
-    if text is None:
-        raise CalibrationError(
-            "the calibration text that this job was made with is gone from the cache: {ANEW}, which fetches it."
-        )
-    return text
 
 
 def _take_over(request: Request, part: Path) -> None:

@@ -1,4 +1,4 @@
-"""The evaluation texts of a job: where they are, and where what is measured over them is kept."""
+"""The texts of a job: where they are, and where what is measured over them is kept."""
 
 from __future__ import annotations
 
@@ -19,12 +19,24 @@ def figures_folder(ctx: Context, text: EvaluationText) -> Path:
 
 def pinned_text(ctx: Context, text: EvaluationText) -> Path:
     """The very text. Raises CalibrationError if it is gone."""
-    settings = ctx.settings
-    found = calibration.find_again(
-        text.choice, text.sha256, settings.cache, token=settings.hf_token, use="evaluation", stopped=ctx.stopped
+    if found := _found_again(ctx, text.choice, text.sha256, "evaluation"):
+        return found
+    raise CalibrationError(
+        "the evaluation text that this job was made with is gone from the cache: {ANEW}, which fetches it."
     )
-    if found is None:
-        raise CalibrationError(
-            "the evaluation text that this job was made with is gone from the cache: {ANEW}, which fetches it."
-        )
-    return found
+
+
+def calibration_text(ctx: Context) -> Path:
+    """The calibration text that the job was made with. Raises CalibrationError if it is gone."""
+    if found := _found_again(ctx, ctx.request.calibration, ctx.request.calibration_sha256, "calibration"):
+        return found
+    raise CalibrationError(
+        "the calibration text that this job was made with is gone from the cache: {ANEW}, which fetches it."
+    )
+
+
+def _found_again(ctx: Context, choice: str, digest: str, use: str) -> Path | None:
+    settings = ctx.settings
+    return calibration.find_again(
+        choice, digest, settings.cache, token=settings.hf_token, use=use, stopped=ctx.stopped
+    )

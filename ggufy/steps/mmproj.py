@@ -1,28 +1,34 @@
-"""Makes files of what sees or hears of a model: llama.cpp loads one beside a base or a quant (`--mmproj`)."""
+"""Makes files of parts of a model, which llama.cpp loads beside a base or a quant: what sees or hears (mmproj), and
+heads for several tokens at once (MTP), where these do not stay in the base."""
 
 from __future__ import annotations
 
+from typing import ClassVar, Self
+
 from ggufy.core.job import Artifact, Request
 from ggufy.core.plan import SOURCE_PRODUCT, Step, Workload
+from ggufy.llama.converter import HEADS, MMPROJ
 from ggufy.sources.hf_folder import linked_folder
 from ggufy.steps.context import Context, artifact_of
 from ggufy.steps.convert import convert_task, converter_of
 from ggufy.steps.local_step import LocalStep
 from ggufy.system.files import partial
 
+PART_TYPES = ("F16", "Q8_0")  # of these files
 
-class MmprojStep(LocalStep):
-    """One file for each of its types, before the base, whose step lets go of a source that was fetched."""
 
-    kind = "mmproj"
-    product_name = "mmproj"
-    advice = "What sees or hears: llama.cpp takes it beside one of the others, with `--mmproj`."
+class PartStep(LocalStep):
+    """One file for each of its types, before the base, whose step lets go of a source that was fetched. Their names
+    begin as llama.cpp finds them in a repo."""
+
     comes_first = True
+    part: ClassVar[str]  # option of the converter
 
     @classmethod
-    def added(cls, request: Request, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    def of_types(cls, request: Request, types: tuple[str, ...], steps: tuple[Step, ...]) -> tuple[Self, ...]:
+        """A step for each type."""
         source = tuple(step.product for step in steps if step.product == SOURCE_PRODUCT)
-        return (*steps, *(cls(product=mmproj_name(request, name), reads=source) for name in request.mmproj))
+        return tuple(cls(product=f"{cls.kind}-{request.name}-{name}.gguf", reads=source) for name in types)
 
     @property
     def subject(self) -> str:
@@ -33,19 +39,38 @@ class MmprojStep(LocalStep):
         return 10
 
     def run(self, ctx: Context) -> Artifact:
-        """Leaves `mmproj-<Model>-<type>.gguf`."""
+        """Leaves `<kind>-<Model>-<type>.gguf`."""
         target, converter = ctx.path(self.product), converter_of(ctx, self)
         with linked_folder(convert_task(ctx, self)) as folder, partial(target) as part:
             converter.convert(
                 folder,
                 part,
                 outtype=self.subject.lower(),
-                mmproj=True,
+                part=self.part,
                 report=lambda fraction: ctx.report(self, fraction),
             )
         return artifact_of(target)
 
 
-def mmproj_name(request: Request, type_name: str) -> str:
-    """As llama.cpp finds it in a repo: by its first word."""
-    return f"mmproj-{request.name}-{type_name}.gguf"
+class MmprojStep(PartStep):
+    """What sees or hears."""
+
+    kind, part = "mmproj", MMPROJ
+    product_name = "mmproj"
+    advice = "What sees or hears: llama.cpp takes it beside one of the others, with `--mmproj`."
+
+    @classmethod
+    def added(cls, request: Request, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        return (*steps, *cls.of_types(request, request.mmproj, steps))
+
+
+class MtpStep(PartStep):
+    """Heads for several tokens at once."""
+
+    kind, part = "mtp", HEADS
+    product_name = "MTP"
+    advice = "Drafts several tokens: llama.cpp takes it beside one of the others, with `--spec-type draft-mtp -md`."
+
+    @classmethod
+    def added(cls, request: Request, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        return (*steps, *cls.of_types(request, PART_TYPES if request.mtp == "file" else (), steps))

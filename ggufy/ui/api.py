@@ -17,8 +17,8 @@ from ggufy.core.errors import GgufyError, UsageError
 from ggufy.core.job import Job
 from ggufy.core.source import Source
 from ggufy.core.words import human_size
-from ggufy.jobs.options import BY_NAME, OPTIONS, Kind, Option, read_options, read_source
-from ggufy.jobs.values import read_text
+from ggufy.jobs.options import BY_NAME, OPTIONS, Kind, Option
+from ggufy.jobs.values import read_options, read_source, read_text
 from ggufy.service.access import Visitor
 from ggufy.service.service import JobView, Services
 from ggufy.ui.messages import told_to_programs

@@ -10,10 +10,10 @@ from ggufy.core.errors import UsageError
 from ggufy.core.job import COMPENSATED
 from ggufy.core.outputs import GGUF, OUTPUT_NAMES, RWKVCPP
 from ggufy.jobs.estimate import BaseOptions, EstimateOptions, chosen
-from ggufy.jobs.options import OPTIONS, ROUNDINGS, JobOptions, read_options
+from ggufy.jobs.options import OPTIONS, ROUNDINGS, JobOptions
 from ggufy.jobs.output_fit import chosen_rounding
 from ggufy.jobs.texts import named_texts
-from ggufy.jobs.values import LONGEST, read_text
+from ggufy.jobs.values import LONGEST, read_options, read_text
 from ggufy.quantize.search.mixes import KINDS, RWKV
 from ggufy.quantize.search.target import MODES, STANDARD, parse_words
 

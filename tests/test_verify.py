@@ -1,0 +1,87 @@
+"""`ggufy verify`: a quant is what its base, its imatrix and its metadata say; any other byte is found."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ggufy.formats.gguf import read_head
+from ggufy.quantize.layout import PIECE
+from ggufy.quantize.verify import SAMPLES
+from tests.conftest import Finished, Ggufy
+
+pytestmark = pytest.mark.tools
+
+QUANTS = ("Q4_K_M", "IQ3_XXS", "Q2_K", "TQ1_0", "Q8_0")
+
+
+@pytest.fixture
+def verified(demo_run: tuple[Path, dict[str, object]], ggufy: Ggufy, tmp_path: Path) -> tuple[Path, Path, Path]:
+    """(a copy of a quant of the demo, its base, its imatrix)"""
+    folder, _ = demo_run
+    [quant] = folder.glob("*-Q4_K_M.gguf")
+    [base], [imatrix] = folder.glob("*-F16.gguf"), folder.glob("*-imatrix.gguf")
+    return Path(shutil.copy(quant, tmp_path / quant.name)), base, imatrix
+
+
+def asked(ggufy: Ggufy, quant: Path, base: Path, imatrix: Path, *more: object) -> Finished:
+    return ggufy("verify", quant, "--base", base, "--imatrix", imatrix, *more)
+
+
+def test_quants_of_a_job_are_the_same_from_what_lies_beside_them(
+    demo_run: tuple[Path, dict[str, object]], ggufy: Ggufy
+) -> None:
+    folder, _ = demo_run
+    paths = [next(folder.glob(f"*-{kind}.gguf")) for kind in QUANTS]
+    done = ggufy("verify", *paths, "--json")
+    assert done.code == 0, done.err
+    for one, path in zip(json.loads(done.out), paths, strict=True):
+        assert one["file"] == str(path) and one["holds"] and not one["whole"]
+        assert one["same"] == len(read_head(path).tensors) and not one["different"] and not one["metadata"]
+
+
+def test_one_changed_bit_is_found_where_every_row_is_compared(verified: tuple[Path, Path, Path], ggufy: Ggufy) -> None:
+    quant, base, imatrix = verified
+    head = read_head(quant)
+    name = "output.weight"
+    tensor = head.tensors[name]
+    assert tensor.elements == 16 * PIECE > SAMPLES * PIECE, "a tensor of which samples are not all"
+    data = np.memmap(quant, np.uint8, "r+")
+    data[head.data_start + tensor.offset + tensor.size * 15 // 32] ^= 1  # in the eighth of sixteen parts
+    data.flush()
+    assert asked(ggufy, quant, base, imatrix).code == 0
+    done = asked(ggufy, quant, base, imatrix, "--whole")
+    assert done.code == 1 and f"NOT what its base and imatrix make: {name} of" in done.out
+
+
+def test_other_weights_and_other_metadata_are_found_in_samples(
+    verified: tuple[Path, Path, Path], demo_run: tuple[Path, dict[str, object]], ggufy: Ggufy
+) -> None:
+    quant, base, imatrix = verified
+    raw = bytearray(quant.read_bytes())
+    at = raw.index(b"general.name") + len(b"general.name") + 12
+    raw[at] ^= 1
+    quant.write_bytes(raw)
+    done = asked(ggufy, quant, base, imatrix)
+    assert done.code == 1 and "NOT what its base and imatrix make: general.name of" in done.out
+    head = read_head(quant)
+    tensor = head.tensors["output.weight"]
+    raw[head.data_start + tensor.offset] ^= 1
+    quant.write_bytes(raw)
+    assert "general.name, output.weight of" in asked(ggufy, quant, base, imatrix).out
+    [other] = demo_run[0].glob("*-Q8_0.gguf")
+    done = asked(ggufy, other, base, imatrix, "--json")
+    assert done.code == 0 and json.loads(done.out)[0]["holds"]
+
+
+def test_what_cannot_be_compared_is_said(verified: tuple[Path, Path, Path], ggufy: Ggufy, tmp_path: Path) -> None:
+    quant, base, imatrix = verified
+    assert "has no base beside it: give the unquantized file with --base" in ggufy("verify", quant).err
+    alone = shutil.copy(base, tmp_path / "base.gguf")
+    assert "was made with an imatrix" in ggufy("verify", quant, "--base", alone).err
+    assert "have not the same tensors" in asked(ggufy, quant, imatrix, imatrix).err
+    assert "is no file" in ggufy("verify", tmp_path / "none.gguf").err
