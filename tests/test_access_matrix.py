@@ -157,7 +157,7 @@ FIELDS: dict[str, tuple[dict[str, Any], str]] = {
     "gg-private": ({"gg-private": True}, IGNORED),
     "gg-keep-card": ({"gg-keep-card": True}, IGNORED),
     "gg-mix": ({"gg-mix": "stock"}, TAKEN),
-    "gg-rounding": ({"gg-rounding": "plain"}, TAKEN),
+    "gg-rounding": ({"gg-rounding": "plain", "gg-imatrix": "bundled"}, TAKEN),
     "gg-awq": ({"gg-awq": True, "gg-imatrix": "bundled", "gg-evaluate": True}, TAKEN),
     "gg-targets": ({"gg-targets": "5MB"}, TAKEN),
     "gg-chat-format": ({"gg-chat-format": "g1c"}, TAKEN),

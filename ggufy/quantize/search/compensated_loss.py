@@ -101,5 +101,5 @@ def _capped(blocks: Sequence[F32Array]) -> list[F32Array]:
     if not (every > 0).any():
         return list(blocks)
     most = np.float32(MOST_IMPORTANCE) * np.median(every[every > 0])
-    factor = [np.sqrt(np.minimum(1, most / np.maximum(one, np.finfo(np.float32).tiny))) for one in squares]
+    factor = [np.sqrt(most / np.maximum(one, most)) for one in squares]
     return [np.ascontiguousarray(scale[:, None] * block * scale) for scale, block in zip(factor, blocks, strict=True)]
