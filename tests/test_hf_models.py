@@ -51,7 +51,9 @@ def test_a_converted_model_predicts_what_it_did(
 def test_sizes_are_known_from_heads(llama: Llama, packages: Path, models: Path, tmp_path: Path, family: str) -> None:
     """Also of a model in parts: every tensor lies where it will, and so every quant is foreseen to the byte."""
     settings = replace(Settings.from_env(), out=tmp_path)
-    found = preview(inspect(str(models / family), settings, forecast=True), settings, BaseOptions(), llama=llama)
+    found = preview(
+        inspect(str(models / family), settings, forecast=True), settings, BaseOptions(compensated=False), llama=llama
+    )
     assert found.sizes is not None and found.sizes.gguf is not None
     made = by_hand(llama, packages, models / family, tmp_path / f"{family}.gguf", "--outtype", "f16")
     assert found.sizes.base_size == made.stat().st_size
