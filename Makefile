@@ -1,4 +1,4 @@
-# make demo   set everything up, then make all 29 quants of the bundled checkpoint
+# make demo   set everything up, then make all 29 quants of the bundled checkpoint, with plain codes, which is quickest
 # make run    set everything up, then open the page on port 7860
 # make test   all tests        make check   ruff, format check, types
 # make bench  the performance claims     make soak    clicks, faults and kills     make clean-venv   start over
@@ -15,7 +15,7 @@ export GGUFY_DIE_WITH_PARENT = 1
 .PHONY: demo run setup test check format soak fuzz bench bench-real loc release-check clean-venv
 
 demo: setup
-	@exec $(BIN)/python -m ggufy quantize demo --types all
+	@exec $(BIN)/python -m ggufy quantize demo --types all --round plain
 
 run: setup
 	@exec $(BIN)/python app.py
