@@ -37,7 +37,7 @@ def test_the_demo_from_start_to_a_chat(
     expect(cost).to_contain_text(re.compile(r"29\.0\sMB in all.*free.*about"), timeout=60_000)
     card = tab.card(DEMO)
     expect(card).to_have_class(re.compile("gg-running"), timeout=WORK_MS)
-    expect(card.get_by_text(re.compile(r"step \d of 6 · .+ · \d+ %"))).to_be_visible(timeout=WORK_MS)
+    expect(card.get_by_text(re.compile(r"step \d of 7 · .+ · \d+ %"))).to_be_visible(timeout=WORK_MS)
     bar = card.get_by_role("progressbar", name=f"Progress of {DEMO}")
     expect(bar).to_have_attribute("aria-valuenow", re.compile(r"[1-9]\d?"), timeout=WORK_MS)
     expect(tab.page.locator("#gg-message")).to_contain_text(f"{DEMO} was added")
