@@ -188,7 +188,7 @@ def test_cancel_retry_and_a_restart_in_the_middle(app: App, open_tab: Callable[.
     expect(name).to_have_value("大 模型")
     tab.page.get_by_role("button", name="Start").click()
     card = tab.card("大-模型")
-    expect(card.get_by_text(re.compile(r"step \d+ of 31 · quantize"))).to_be_visible(timeout=WORK_MS)
+    expect(card.get_by_text(re.compile(r"step \d+ of 32 · quantize"))).to_be_visible(timeout=WORK_MS)
 
     # What a visitor closes stays closed, and the keyboard stays where it is, while the card is drawn again.
     steps = card.locator("summary", has_text="Steps")
@@ -206,11 +206,11 @@ def test_cancel_retry_and_a_restart_in_the_middle(app: App, open_tab: Callable[.
     finished = set((app.out / "大-模型-GGUF").glob("*.gguf"))
     assert finished
     card.get_by_role("button", name="Retry 大-模型").click()
-    expect(card.get_by_text(re.compile(r"step \d+ of 31 · quantize"))).to_be_visible(timeout=WORK_MS)
+    expect(card.get_by_text(re.compile(r"step \d+ of 32 · quantize"))).to_be_visible(timeout=WORK_MS)
     card.get_by_role("button", name="Pause 大-模型").click()
     expect(card).to_have_class(re.compile("gg-paused"), timeout=WORK_MS)
     card.get_by_role("button", name="Resume 大-模型").click()
-    expect(card.get_by_text(re.compile(r"step \d+ of 31 · quantize"))).to_be_visible(timeout=WORK_MS)
+    expect(card.get_by_text(re.compile(r"step \d+ of 32 · quantize"))).to_be_visible(timeout=WORK_MS)
     tab.page.goto("about:blank")
 
     assert app.process is not None
@@ -221,7 +221,7 @@ def test_cancel_retry_and_a_restart_in_the_middle(app: App, open_tab: Callable[.
     app.start()
     tab = open_tab()
     card = tab.card("大-模型")
-    expect(card.get_by_text(re.compile(r"step \d+ of 31 · quantize"))).to_be_visible(timeout=WORK_MS)
+    expect(card.get_by_text(re.compile(r"step \d+ of 32 · quantize"))).to_be_visible(timeout=WORK_MS)
     deadline = time.monotonic() + WORK_MS / 1000
     while not finished < set((app.out / "大-模型-GGUF").glob("*.gguf")):  # it goes on: one more file comes
         assert time.monotonic() < deadline
