@@ -48,6 +48,17 @@ def noisy_base(name: str, folder: Path, cache: Path) -> Path:
     return target
 
 
+def stock_order(search: RecipeSearch, kind: str, folder: Path) -> QuantizeTask:
+    """llama-quantize's own file, for the engine."""
+    return QuantizeTask(
+        base=search.base,
+        target=folder / f"{kind}-stock.gguf",
+        recipe=search.stock(kind),
+        ftype=BY_NAME[kind].ftype,
+        imatrix=search.stock_imatrix,
+    )
+
+
 def bench_model(
     base: Path, imatrix: Path, covariances: Path, folder: Path, config: EvaluationConfig, types: tuple[str, ...]
 ) -> list[str]:
@@ -57,13 +68,7 @@ def bench_model(
     lines = [f"| {base.stem} | {' | '.join(head)} |", "|---|---:|---:|---:|---|"]
     with CovarianceFile.open(covariances) as file:
         for kind in types:
-            order = QuantizeTask(
-                base=base,
-                target=folder / f"{kind}-stock.gguf",
-                recipe=search.stock(kind),
-                ftype=BY_NAME[kind].ftype,
-                imatrix=search.stock_imatrix,
-            )
+            order = stock_order(search, kind, folder)
             lines.append(_row(f"{kind}, stock", order, search, file, config))
         for kind in types:
             mix = search.mix(search.stock_size(kind) - search.head_size(_FACTS), FAST)

@@ -24,11 +24,11 @@ from ggufy.core.catalog import BY_NAME
 from ggufy.formats.covariance import WEIGHTING, CovarianceFacts, CovarianceFile
 from ggufy.formats.gguf import UNQUANTIZED, read_head, read_tensor
 from ggufy.llama.covariances import CovarianceTask, collect_covariances
-from ggufy.llama.ggml import ByteArray, F32Array, Ggml
+from ggufy.llama.ggml import Ggml
 from ggufy.llama.install import Llama, ensure
 from ggufy.llama.tools import ToolRun
 from ggufy.quantize import engine
-from ggufy.quantize.compensated import TYPES, compensate, decoded, factors, output_error
+from ggufy.quantize.compensated import TYPES, compensate, decoded, factors, kernel_of, output_error
 from ggufy.quantize.imatrix import read_imatrix, with_embedding
 from ggufy.quantize.recipe import Recipe, stock_recipe
 from ggufy.quantize.search.mixes import mixed
@@ -108,13 +108,7 @@ def error_table(ours: Compensation, size: str, calibration: Path, test: Path) ->
             values = read_tensor(ours.base, head, name).astype(np.float32).reshape(rows, columns)
             known, seen = covariances.get(name), judge.get(name)
             assert known is not None and seen is not None
-            kind, weights = recipe[name], importance[name]
-
-            def kernel(
-                values: F32Array, where: slice, kind: str = kind, weights: F32Array = weights
-            ) -> ByteArray | None:
-                return ggml.quantize(values, kind, np.ascontiguousarray(weights[where]))
-
+            kind, kernel = recipe[name], kernel_of(ggml, recipe[name], importance[name])
             made = compensate(
                 values, kind, kernel, factors(known.calibration, damping, lambda: None), lambda: None, sweeps=sweeps
             )

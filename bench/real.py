@@ -29,7 +29,7 @@ from ggufy.llama import tools
 from ggufy.llama.install import Llama, ensure
 from ggufy.quantize import engine
 from ggufy.quantize.search.target import FAST, STANDARD
-from ggufy.quantize.task import ROUNDING, QuantizeTask
+from ggufy.quantize.task import QuantizeTask, planned_facts
 from ggufy.steps.covariance import make_covariances
 from ggufy.steps.evaluate import EvaluationConfig, evaluate
 from ggufy.steps.recipe_search import RecipeSearch
@@ -85,7 +85,7 @@ class RealBench:
             made[mode] = self._made(order)
             if mode in COMPENSATED:
                 made[compensated(mode)] = self._compensated(order)
-        made[compensated(_STOCK)] = self._compensated(self._stock_order(size))
+        made[compensated(_STOCK)] = self._compensated(awq.stock_order(self.search, size, self.test.folder))
         found = evaluate(self.base, list(made.values()), self.test)
         row = Row(
             size=size,
@@ -100,17 +100,8 @@ class RealBench:
     def mixed(self, size: str, limit: int, mode: str) -> QuantizeTask:
         """The best file of at most `limit` bytes, also if it is compensated, that a mode finds as `ggufy mix` does."""
         rival = "" if mode == FAST else self.search.rival(limit)
-        mix = self.search.mix(limit - self.search.head_size({ROUNDING: "compensated" + 17 * " "}), mode, against=rival)
+        mix = self.search.mix(limit - self.search.head_size(planned_facts(compensated=True)), mode, against=rival)
         return self.search.order(mix, self.test.folder / f"{size}-{mode}.gguf", {}, size)
-
-    def _stock_order(self, size: str) -> QuantizeTask:
-        return QuantizeTask(
-            base=self.base,
-            target=self.test.folder / f"{size}-stock.gguf",
-            recipe=self.search.stock(size),
-            ftype=BY_NAME[size].ftype,
-            imatrix=self.search.stock_imatrix,
-        )
 
     def _compensated(self, order: QuantizeTask) -> Path:
         target = order.target.with_name(f"{order.target.stem}-compensated.gguf")

@@ -23,7 +23,7 @@ from ggufy.rwkvcpp.quantize import quantize
 from ggufy.rwkvcpp.tensors import check_file
 from ggufy.sources.adapter import AdapterSearch, AdapterWish, pin_adapters
 from ggufy.sources.adapter_files import opened_adapters
-from ggufy.sources.format import ConvertTask, Report
+from ggufy.sources.format import ConvertTask, Report, SkeletonTask
 from ggufy.sources.registry import format_of, format_of_file, format_of_name
 from ggufy.sources.rwkvcpp_bin import RwkvcppBin
 from ggufy.system.files import sha256
@@ -95,7 +95,7 @@ def test_what_is_told_of_one(tmp_path: Path, version: str) -> None:
     facts = (report.layers, report.width, report.vocab_size, report.dtype, report.heads, report.head_size)
     assert facts == (3, 128, 320, "f16", *((0, 0) if version == "4" else (2, 64)))
     assert report.parameters == sum(tensor.numel() for tensor in state.values())
-    FORM.write_described(report, tmp_path / "hollow", outtype="f16", vocab=None, name="x")
+    FORM.write_described(report, tmp_path / "hollow", SkeletonTask(outtype="f16", name="x"))
     assert (tmp_path / "hollow").stat().st_size == path.stat().st_size
     head = FORM.base_head(path)
     assert head is not None and head == read_head(path)

@@ -11,7 +11,7 @@ from ggufy.core.errors import Cancelled, ToolError
 from ggufy.llama.converter import Converter
 from ggufy.llama.install import Llama
 from ggufy.llama.tools import ToolRun
-from ggufy.sources.format import Report
+from ggufy.sources.format import Report, SkeletonTask
 from ggufy.sources.registry import format_of
 from ggufy.system import resources
 from ggufy.system.settings import Settings
@@ -48,7 +48,9 @@ def write_skeleton(
         converter.convert(folder, hollow, outtype=outtype, weights=False)
 
     try:
-        form.write_described(report, target, outtype=outtype, vocab=vocab, name=name, run_converter=run_converter)
+        form.write_described(
+            report, target, SkeletonTask(outtype=outtype, vocab=vocab, name=name, run_converter=run_converter)
+        )
     except (ToolError, Cancelled) as error:
         logger.warning("no sizes of %s: %s", report.source, error)
         return False

@@ -296,16 +296,13 @@ def _how_to_run(job: Job, facts: CardFacts, place: RepoName) -> list[str]:
     converted, how_to_run = format_of(request.source.kind).converts, output_of(request).how_to_run
     file = _file_of(job, quant_type)
     lines = how_to_run(place.repo_id, quant_type, file=file, chat=_chat(job, facts), converted=converted)
-    if place.host == MODELSCOPE:
-        lines = modelscope_card.how_to_run(lines, place.repo_id, quant_type, file)
     if request.lora_files:
         example = lora_name(request, request.lora_files[0])
-        fetch = f"hf download {place.repo_id} {example} --local-dir ."
-        if place.host == MODELSCOPE:
-            fetch = modelscope_card.fetch_line(place.repo_id, example)
-        model = f"-m {file}" if place.host == MODELSCOPE else f"-hf {place.repo_id}:{quant_type}"
-        lines += ["", "With the adapter, which any type of the model takes:", "", "```sh", fetch]
-        lines += [f"llama-cli {model} --lora {example}", "```"]
+        lines += ["", "With the adapter, which any type of the model takes:", "", "```sh"]
+        lines += [f"hf download {place.repo_id} {example} --local-dir ."]
+        lines += [f"llama-cli -hf {place.repo_id}:{quant_type} --lora {example}", "```"]
+    if place.host == MODELSCOPE:
+        lines = modelscope_card.how_to_run(lines, place.repo_id, quant_type, file)
     return ["## How to run one", "", *lines]
 
 

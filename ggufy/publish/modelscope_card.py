@@ -6,6 +6,7 @@ does not reach ModelScope: the file is fetched first. Ollama knows the site by i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from ggufy.net.modelscope import LICENSES
@@ -36,9 +37,10 @@ def how_to_run(lines: Sequence[str], repo_id: str, label: str, file: str) -> lis
     file `file`."""
     here = [line.replace(f"-hf {repo_id}:{label}", f"-m {file}") for line in lines]
     here = [line.replace(f"hf.co/{repo_id}:", f"modelscope.cn/{repo_id}:") for line in here]
-    return ["The file first (`pip install modelscope`):", "", "```sh", fetch_line(repo_id, file), "```", "", *here]
+    fetched = re.compile(rf"^hf download {re.escape(repo_id)} (\S+) --local-dir \.$")
+    here = [fetched.sub(lambda file: _fetch(repo_id, file[1]), line) for line in here]
+    return ["The file first (`pip install modelscope`):", "", "```sh", _fetch(repo_id, file), "```", "", *here]
 
 
-def fetch_line(repo_id: str, file: str) -> str:
-    """A command that brings a file of a repo here."""
+def _fetch(repo_id: str, file: str) -> str:
     return f"modelscope download --model {repo_id} {file} --local_dir ."

@@ -23,7 +23,8 @@ product may depend on its shape and on the number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +32,7 @@ import torch
 from gguf import quants
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from ggufy.llama.ggml import ByteArray, F32Array
+from ggufy.llama.ggml import ByteArray, F32Array, Ggml
 from ggufy.quantize.codes import FORMATS, LATTICES
 from ggufy.quantize.codes.code_format import CodeFormat
 from ggufy.quantize.codes.lattices import BLOCK, LatticeFormat
@@ -47,6 +48,26 @@ _PANEL = 512  # columns of a factor computed at once
 
 Kernel = Callable[[F32Array, slice], ByteArray | None]  # rows of these columns -> bytes of whole blocks; see Ggml
 Pace = Callable[[], None]  # called every now and then: it may wait, or raise
+
+
+@contextlib.contextmanager
+def threads_kept() -> Iterator[None]:
+    """PyTorch's later threads take as many as before, although each thread that compensates takes one."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def kernel_of(ggml: Ggml, kind: str, importance: F32Array | None) -> Kernel:
+    """ggml's kernel for a type, with these weights of all columns."""
+
+    def kernel(values: F32Array, columns: slice) -> ByteArray | None:
+        weights = None if importance is None else np.ascontiguousarray(importance[columns])
+        return ggml.quantize(values, kind, weights)
+
+    return kernel
 
 
 @dataclass(frozen=True)

@@ -98,10 +98,11 @@ class _Run:
         self._turns = Turns()
         self._rounding: Rounding | None = None
         if order.covariances is not None:
-            from ggufy.quantize.rounding import Rounding  # noqa: PLC0415 - plain quants do without PyTorch
+            from ggufy.quantize.compensated import threads_kept  # noqa: PLC0415 - plain quants do without PyTorch
+            from ggufy.quantize.rounding import Rounding  # noqa: PLC0415
 
             self._rounding = Rounding(order.covariances, layout, ggml, self._plain.values)
-            stack.callback(self._rounding.close)
+            stack.enter_context(threads_kept())
 
     def make(self, part: Path, journal: Path) -> Made:
         self._file = os.open(part, os.O_RDWR | os.O_CREAT, 0o644)

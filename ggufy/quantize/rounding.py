@@ -21,7 +21,18 @@ import torch
 
 from ggufy.core.errors import CalibrationError
 from ggufy.llama.ggml import ByteArray, F32Array, Ggml
-from ggufy.quantize.compensated import SWEEPS, TYPES, Factor, Pace, compensate, decoded, factors, output_error
+from ggufy.quantize.compensated import (
+    SWEEPS,
+    TYPES,
+    Factor,
+    Kernel,
+    Pace,
+    compensate,
+    decoded,
+    factors,
+    kernel_of,
+    output_error,
+)
 from ggufy.quantize.layout import FileLayout, Rows, Tensor
 from ggufy.quantize.turns import Ended
 from ggufy.system.control import TICK_S
@@ -71,7 +82,7 @@ class Sample:
 
     values: F32Array  # [rows, columns]
     kind: str
-    kernel: Callable[[F32Array, slice], ByteArray | None]
+    kernel: Kernel
 
     def error(
         self, factor: Sequence[Factor], covariance: Sequence[F32Array], pace: Pace, *, sweeps: int = SWEEPS
@@ -113,7 +124,7 @@ def best_factor(sample: Sample, covariance: Covariance, pace: Pace) -> list[Fact
 
 
 class Rounding:
-    """What one run compensates. Safe to use from many threads."""
+    """What one run compensates. Safe to use from many threads, within `threads_kept`."""
 
     def __init__(self, covariances: Covariances, layout: FileLayout, ggml: Ggml, values: Callable[[Rows], F32Array]):
         """`values` reads rows of the base. Raises CalibrationError if the covariances are of another model."""
@@ -123,11 +134,6 @@ class Rounding:
         self._prepared: dict[str, list[Factor] | None] = {}
         self._left: Counter[str] = Counter()
         self._lock = threading.Condition()
-        self._threads = torch.get_num_threads()
-
-    def close(self) -> None:
-        """Lets PyTorch's later threads take as many as before."""
-        torch.set_num_threads(self._threads)
 
     def in_order(self, due: Iterable[Rows], copied: Container[str], ahead: int) -> list[Rows | Preparation]:
         """The chunks, and among them the preparations of their tensors: each so many tensors ahead of its turn."""
@@ -160,7 +166,7 @@ class Rounding:
         sample = Sample(
             values=np.concatenate([self._values(row) for row in chosen]),
             kind=tensor.type,
-            kernel=lambda values, columns: self._quantize(tensor, values, columns),
+            kernel=self._kernel(tensor),
         )
         factor = best_factor(sample, covariance, pace)
         with self._lock:
@@ -184,11 +190,7 @@ class Rounding:
         if factor is None:
             return None
         torch.set_num_threads(1)
-
-        def kernel(values: F32Array, columns: slice) -> ByteArray | None:
-            return self._quantize(rows.tensor, values, columns)
-
-        return compensate(self._values(rows), rows.tensor.type, kernel, factor, pace)
+        return compensate(self._values(rows), rows.tensor.type, self._kernel(rows.tensor), factor, pace)
 
     def forget(self, tensor: Tensor) -> None:
         """Says that one chunk of the tensor is made."""
@@ -198,9 +200,8 @@ class Rounding:
                 if not self._left[tensor.name]:
                     self._prepared.pop(tensor.name)
 
-    def _quantize(self, tensor: Tensor, values: F32Array, columns: slice) -> ByteArray | None:
-        weights = None if tensor.weights is None else np.ascontiguousarray(tensor.weights[0][columns])
-        return self._ggml.quantize(values, tensor.type, weights)
+    def _kernel(self, tensor: Tensor) -> Kernel:
+        return kernel_of(self._ggml, tensor.type, None if tensor.weights is None else tensor.weights[0])
 
 
 def _fits(tensor: Tensor) -> bool:

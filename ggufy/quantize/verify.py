@@ -7,6 +7,7 @@ covariances, since their codes follow from those, and are compared in whole tile
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,17 +70,18 @@ def verify(
     `plan` raises; Cancelled."""
     head, base = read_head(quant), read_head(evidence.base)
     layout, order = _planned(quant, head, evidence, base, ggml)
-    with quant.open("rb") as file, evidence.base.open("rb") as source:
+    with quant.open("rb") as file, evidence.base.open("rb") as source, contextlib.ExitStack() as stack:
         theirs = OpenFile(quant, file.fileno())
         found = _metadata(theirs, head, layout)
         if head.data_start != len(layout.head):  # tensors are compared where they are in the file
             moved = head.data_start - len(layout.head)
             layout = replace(layout, tensors=[replace(one, offset=one.offset + moved) for one in layout.tensors])
         maker = _Maker(order, layout, PlainRows(OpenFile(evidence.base, source.fileno()), ggml), ggml)
-        try:
-            return _compared(maker, theirs, found, whole=whole, stopped=stopped, report=report)
-        finally:
-            maker.close()
+        if order.covariances is not None:
+            from ggufy.quantize.compensated import threads_kept  # noqa: PLC0415 - plain quants do without PyTorch
+
+            stack.enter_context(threads_kept())
+        return _compared(maker, theirs, found, whole=whole, stopped=stopped, report=report)
 
 
 def _planned(
@@ -138,8 +140,8 @@ def _imatrix(quant: Path, head: GgufHead, path: Path | None, base: GgufHead) -> 
 
 def _metadata(theirs: OpenFile, head: GgufHead, layout: FileLayout) -> tuple[str, ...]:
     """Keys that differ; if none does and the bytes differ all the same, their order or that of the tensors."""
-    size = min(head.data_start, len(layout.head))
-    if head.data_start == len(layout.head) and theirs.read(0, size).tobytes() == layout.head:
+    size = len(layout.head)
+    if head.data_start == size and theirs.read(0, size).tobytes() == layout.head:
         return ()
     keys = sorted(layout.metadata.keys() | head.metadata.keys())
     return tuple(key for key in keys if layout.metadata.get(key) != head.metadata.get(key)) or ("order of tensors",)
@@ -154,7 +156,7 @@ class _Maker:
 
     def parts(self, tensor: Tensor) -> list[Rows]:
         """All rows of a tensor, in parts that are made at once; compensated ones as the engine makes them."""
-        self.close()
+        self._rounding = None
         if self.order.covariances is not None and tensor.changes:
             from ggufy.quantize.rounding import Rounding  # noqa: PLC0415 - plain quants do without PyTorch
 
@@ -168,11 +170,6 @@ class _Maker:
     def made(self, rows: Rows) -> ByteArray:
         made = self._rounding.make(rows, lambda: None) if self._rounding else None
         return self.plain.quantized(rows) if made is None else made
-
-    def close(self) -> None:
-        if self._rounding:
-            self._rounding.close()
-        self._rounding = None
 
 
 def _compared(

@@ -98,6 +98,16 @@ class Report:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SkeletonTask:
+    """A base that is to be foreseen."""
+
+    outtype: str
+    vocab: Path | None = None  # the user's vocabulary
+    name: str  # of the model
+    run_converter: RunConverter | None = None  # without weights, for formats that go through it
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConvertTask:
     """A pinned source that is to become a base."""
 
@@ -115,6 +125,10 @@ class ConvertTask:
     token: str | None = field(default=None, repr=False)
     report: Callable[[float], None] = lambda fraction: None
     stopped: Callable[[], bool] = lambda: False
+
+    def skeleton(self) -> SkeletonTask:
+        """The same base, to be foreseen."""
+        return SkeletonTask(outtype=self.outtype, vocab=self.vocab, name=self.name)
 
     def progress(self, done: int, total: int) -> None:
         """Reports so many bytes of all. Raises Cancelled when the job was stopped."""
@@ -197,20 +211,11 @@ class SourceFormat(ABC):
         """About how large the base GGUF of a source will be whose format does not forecast it."""
         return 0
 
-    def write_described(
-        self,
-        report: Report,
-        target: Path,
-        *,
-        outtype: str,
-        vocab: Path | None,
-        name: str,
-        run_converter: RunConverter | None = None,
-    ) -> None:
+    def write_described(self, report: Report, target: Path, task: SkeletonTask) -> None:
         """Writes the skeleton of the base of a source that was described: its head, and a hole of the size of its
-        weights, which takes no disk; `run_converter` runs llama.cpp's converter without weights, for formats that go
-        through it. Raises SourceError, also where it takes the weights to know, and what that raises."""
-        raise SourceError("the sizes of {name} are known when it is converted: start the job.", name=name)
+        weights, which takes no disk. Raises SourceError, also where it takes the weights to know, and what the task's
+        converter raises."""
+        raise SourceError("the sizes of {name} are known when it is converted: start the job.", name=task.name)
 
     def write_skeleton(self, task: ConvertTask, target: Path) -> None:
         """The same of a pinned source."""
@@ -221,7 +226,7 @@ class SourceFormat(ABC):
             vocab = str(task.vocab) if task.vocab else None
             self.describe(file, lambda name: task.path.with_name(name).open("rb"), found, vocab)
         report = Report(source=str(task.path), **found | {"chat_format": task.chat_format})
-        self.write_described(report, target, outtype=task.outtype, vocab=task.vocab, name=task.name)
+        self.write_described(report, target, task.skeleton())
 
     @abstractmethod
     def convert(self, task: ConvertTask, target: Path) -> str:

@@ -18,7 +18,7 @@ from ggufy.core.errors import Cancelled, SourceError
 from ggufy.core.messages import Message
 from ggufy.formats.gguf import MAGIC, GgufHead, read_head, read_head_of, type_of_most
 from ggufy.models import registry
-from ggufy.sources.format import ConvertTask, OpenBeside, Report, RunConverter, SourceFormat
+from ggufy.sources.format import ConvertTask, OpenBeside, Report, SkeletonTask, SourceFormat
 from ggufy.system.files import Digesting, partial, sha256
 
 # What other GGUFs are, by a word of their type or architecture, or the end of their first tensor's name.
@@ -74,16 +74,7 @@ class UnquantizedGguf(SourceFormat):
         file.seek(0)
         found["head"] = file.read(head.data_start)
 
-    def write_described(
-        self,
-        report: Report,
-        target: Path,
-        *,
-        outtype: str,
-        vocab: Path | None,
-        name: str,
-        run_converter: RunConverter | None = None,
-    ) -> None:
+    def write_described(self, report: Report, target: Path, task: SkeletonTask) -> None:
         target.write_bytes(report.head)
         os.truncate(target, report.size)
 

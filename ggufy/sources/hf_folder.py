@@ -23,7 +23,7 @@ from ggufy.formats.pickled import read_tensors as read_pickled
 from ggufy.formats.safetensors import INDEX_SUFFIX, StoredTensor, is_shard, is_shard_of, read_any_header, read_index
 from ggufy.models.adapter import bare_name
 from ggufy.models.names.config import CONFIG_FILE, LONGEST_CONFIG, read_config
-from ggufy.sources.format import ConvertTask, OpenBeside, Report, RunConverter, SourceFormat
+from ggufy.sources.format import ConvertTask, OpenBeside, Report, SkeletonTask, SourceFormat
 from ggufy.sources.hf_config import describe_config, has_heads, is_transformer, pre_tokenizer, without_programs
 from ggufy.sources.hf_skeleton import write_stand_in
 from ggufy.sources.rwkv_tensors import ListedTensor
@@ -134,23 +134,14 @@ class HuggingFaceModel(SourceFormat):
     def base_bytes(self, report: Report, outtype: str) -> int:
         return report.parameters * (4 if outtype == "f32" else 2)
 
-    def write_described(
-        self,
-        report: Report,
-        target: Path,
-        *,
-        outtype: str,
-        vocab: Path | None,
-        name: str,
-        run_converter: RunConverter | None = None,
-    ) -> None:
-        if run_converter is None or not report.companions:
-            super().write_described(report, target, outtype=outtype, vocab=vocab, name=name)
+    def write_described(self, report: Report, target: Path, task: SkeletonTask) -> None:
+        if task.run_converter is None or not report.companions:
+            super().write_described(report, target, task)
         else:
-            folder = part_of(target) / name
+            folder = part_of(target) / task.name
             write_stand_in(report, folder)
             try:
-                run_converter(folder, target)
+                task.run_converter(folder, target)
             finally:
                 shutil.rmtree(folder.parent, ignore_errors=True)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -21,7 +22,7 @@ from ggufy.models.names.config import CONFIG_FILE, LONGEST_CONFIG, read_config
 from ggufy.models.origin import Origins, shapes_of
 from ggufy.models.vocab import WORLD_FILE
 from ggufy.net.download import fetch_pinned
-from ggufy.sources.format import ConvertTask, OpenBeside, Report, RunConverter, SourceFormat
+from ggufy.sources.format import ConvertTask, OpenBeside, Report, SkeletonTask, SourceFormat
 from ggufy.sources.rwkv_tensors import (
     ListedTensor,
     convert_rwkv,
@@ -83,18 +84,9 @@ class RwkvFolder(SourceFormat):
         config = read_config(text) if (text := companion(CONFIG_FILE)) else {}
         describe_rwkv(tensors, found, vocab, config=config, own=companion(WORLD_FILE))
 
-    def write_described(
-        self,
-        report: Report,
-        target: Path,
-        *,
-        outtype: str,
-        vocab: Path | None,
-        name: str,
-        run_converter: RunConverter | None = None,
-    ) -> None:
-        with vocab_file(vocab, report.own_vocab) as path:
-            write_rwkv_skeleton(report, target, outtype=outtype, vocab=path, name=name)
+    def write_described(self, report: Report, target: Path, task: SkeletonTask) -> None:
+        with vocab_file(task.vocab, report.own_vocab) as path:
+            write_rwkv_skeleton(report, target, replace(task, vocab=path))
 
     def write_skeleton(self, task: ConvertTask, target: Path) -> None:
         if not task.streamed:
@@ -104,7 +96,7 @@ class RwkvFolder(SourceFormat):
         found: dict[str, Any] = {"shapes": shapes_of(origins), "own_vocab": _companion(task, WORLD_FILE)}
         found |= {"output": task.output, "chat_format": task.chat_format}
         report = Report(source=task.source.path, **found)
-        self.write_described(report, target, outtype=task.outtype, vocab=task.vocab, name=task.name)
+        self.write_described(report, target, task.skeleton())
 
     def convert(self, task: ConvertTask, target: Path) -> str:
         with vocab_file(task.vocab, _companion(task, WORLD_FILE)) as vocab:

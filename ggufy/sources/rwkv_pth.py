@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from ggufy.formats.pickled import read_tensors
 from ggufy.models.layouts import origins_of
 from ggufy.models.origin import shapes_of
-from ggufy.sources.format import ConvertTask, OpenBeside, Report, RunConverter, SourceFormat
+from ggufy.sources.format import ConvertTask, OpenBeside, Report, SkeletonTask, SourceFormat
 from ggufy.sources.rwkv_tensors import convert_rwkv, describe_rwkv, write_rwkv_skeleton
 
 if TYPE_CHECKING:
@@ -28,17 +28,8 @@ class RwkvPth(SourceFormat):
     def describe(self, file: BinaryIO, beside: OpenBeside, found: dict[str, Any], vocab: str | None) -> None:
         describe_rwkv(read_tensors(file, found["path"]), found, vocab)
 
-    def write_described(
-        self,
-        report: Report,
-        target: Path,
-        *,
-        outtype: str,
-        vocab: Path | None,
-        name: str,
-        run_converter: RunConverter | None = None,
-    ) -> None:
-        write_rwkv_skeleton(report, target, outtype=outtype, vocab=vocab, name=name)
+    def write_described(self, report: Report, target: Path, task: SkeletonTask) -> None:
+        write_rwkv_skeleton(report, target, task)
 
     def write_skeleton(self, task: ConvertTask, target: Path) -> None:
         if not task.streamed:
@@ -47,7 +38,7 @@ class RwkvPth(SourceFormat):
         shapes = shapes_of(origins_of(_remote(task).shapes))
         found: dict[str, Any] = {"shapes": shapes, "output": task.output, "chat_format": task.chat_format}
         report = Report(source=task.source.path, **found)
-        self.write_described(report, target, outtype=task.outtype, vocab=task.vocab, name=task.name)
+        self.write_described(report, target, task.skeleton())
 
     def convert(self, task: ConvertTask, target: Path) -> str:
         from ggufy.formats.checkpoint import open_checkpoint  # noqa: PLC0415 - loads torch

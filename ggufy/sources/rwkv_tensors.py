@@ -19,7 +19,7 @@ from ggufy.models.layouts import recognize
 from ggufy.models.names.config import check_config, other_architecture
 from ggufy.models.origin import Origins, shapes_of
 from ggufy.models.vocab import WORLD_FILE, vocab_for
-from ggufy.sources.format import ConvertTask, Report
+from ggufy.sources.format import ConvertTask, Report, SkeletonTask
 from ggufy.system.user_paths import user_file
 
 if TYPE_CHECKING:
@@ -162,17 +162,17 @@ def _convert_to_rwkvcpp(
         return convert_tensors(here, merged, target, key=task.source.key and task.source.key + mark, **options)
 
 
-def write_rwkv_skeleton(report: Report, target: Path, *, outtype: str, vocab: Path | None, name: str) -> None:
+def write_rwkv_skeleton(report: Report, target: Path, task: SkeletonTask) -> None:
     """The skeleton of a described RWKV's base: see SourceFormat.write_described."""
     if report.output == RWKVCPP:
         from ggufy.rwkvcpp.convert import write_skeleton as write_rwkvcpp  # noqa: PLC0415 - only these files need it
 
-        write_rwkvcpp(report.shapes, target, type_name=rwkvcpp_type(outtype))
+        write_rwkvcpp(report.shapes, target, type_name=rwkvcpp_type(task.outtype))
         return
     from ggufy.models.convert import write_skeleton  # noqa: PLC0415 - loads torch
 
-    options: dict[str, Any] = {"outtype": outtype, "vocab": vocab, "chat_format": report.chat_format}
-    write_skeleton(report.shapes, target, name=name, **options)
+    options: dict[str, Any] = {"outtype": task.outtype, "vocab": task.vocab, "chat_format": report.chat_format}
+    write_skeleton(report.shapes, target, name=task.name, **options)
 
 
 def rwkvcpp_type(outtype: str) -> str:

@@ -11,7 +11,7 @@ from ggufy.core.errors import SourceError
 from ggufy.core.messages import Message
 from ggufy.formats.rwkvcpp import RwkvcppHead, is_rwkvcpp, read_head, read_head_of, refuse_file
 from ggufy.rwkvcpp.tensors import RwkvcppModel, check_file, model_of_file
-from ggufy.sources.format import ConvertTask, OpenBeside, Report, RunConverter, SourceFormat
+from ggufy.sources.format import ConvertTask, OpenBeside, Report, SkeletonTask, SourceFormat
 from ggufy.sources.gguf_model import refuse_outtype, take_as_it_is
 from ggufy.system.control import Control
 
@@ -51,19 +51,10 @@ class RwkvcppBin(SourceFormat):
         found |= {"heads": model.sizes["H"], "head_size": model.sizes["N"]} if head.rwkv != "4" else {}
         found |= {"shapes": shapes, "parameters": model.head(model.tensors(), "FP32").elements}
 
-    def write_described(
-        self,
-        report: Report,
-        target: Path,
-        *,
-        outtype: str,
-        vocab: Path | None,
-        name: str,
-        run_converter: RunConverter | None = None,
-    ) -> None:
+    def write_described(self, report: Report, target: Path, task: SkeletonTask) -> None:
         from ggufy.rwkvcpp.convert import write_skeleton  # noqa: PLC0415 - as late as in other formats
 
-        write_skeleton(report.shapes, target, type_name=OUTTYPES.get(outtype, outtype))
+        write_skeleton(report.shapes, target, type_name=OUTTYPES.get(task.outtype, task.outtype))
 
     def convert(self, task: ConvertTask, target: Path) -> str:
         """With the task's adapters merged into it."""

@@ -21,7 +21,6 @@ class JobForecast:
     same_as: dict[str, str]  # quant types with the same tensors as an earlier one -> that one
     instead: dict[str, Instead] = field(default_factory=dict)  # what types are whose widths do not fit, by quant type
     targets: dict[str, int] = field(default_factory=dict)  # sizes to order, by label: bytes at most
-
     compensated: bool = False  # their codes make up for each other's errors
 
     @property

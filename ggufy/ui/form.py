@@ -17,7 +17,6 @@ from ggufy.jobs.values import LONGEST, read_options, read_text
 from ggufy.quantize.search.mixes import KINDS, RWKV
 from ggufy.quantize.search.target import MODES, STANDARD, parse_words
 
-# Not shown for other files.
 _ONLY_GGUF = (
     "imatrix",
     "imatrix_path",

@@ -16,7 +16,7 @@ from ggufy.core.errors import SourceError
 from ggufy.models import registry
 from ggufy.models.architecture import Shapes, TensorPlan
 from ggufy.models.convert import Conversion, Piece, pieces_of, write_base, write_skeleton
-from ggufy.sources.format import ConvertTask, OpenBeside, Report, RunConverter, SourceFormat
+from ggufy.sources.format import ConvertTask, OpenBeside, Report, SkeletonTask, SourceFormat
 
 
 class ToySource(SourceFormat):
@@ -44,17 +44,8 @@ class ToySource(SourceFormat):
             if values.seek(0, 2) != 4 * model.parameters:
                 raise SourceError(f"{found['path']} and its values do not fit: fetch them again.")
 
-    def write_described(
-        self,
-        report: Report,
-        target: Path,
-        *,
-        outtype: str,
-        vocab: Path | None,
-        name: str,
-        run_converter: RunConverter | None = None,
-    ) -> None:
-        write_skeleton(report.shapes, target, outtype=outtype, vocab=vocab, name=name)
+    def write_described(self, report: Report, target: Path, task: SkeletonTask) -> None:
+        write_skeleton(report.shapes, target, outtype=task.outtype, vocab=task.vocab, name=task.name)
 
     def convert(self, task: ConvertTask, target: Path) -> str:
         with task.path.open("rb") as file:

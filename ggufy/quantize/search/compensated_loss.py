@@ -11,31 +11,20 @@ Rows are independent of each other given the covariance, so some tell of all; th
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import numpy as np
 import torch
 
 from ggufy.llama.ggml import ByteArray, F32Array, Ggml
-from ggufy.quantize.compensated import TYPES, Factor, compensate, factors, output_error
+from ggufy.quantize.compensated import TYPES, Factor, compensate, factors, kernel_of, output_error
 from ggufy.quantize.rounding import Covariances
 from ggufy.quantize.search.loss import MOST_IMPORTANCE, dequantize
 
 _ROWS = 128
 _DAMPING = 0.05
-
-
-@contextlib.contextmanager
-def threads_kept() -> Iterator[None]:
-    """PyTorch's later threads take as many as before, although each thread that measures takes one."""
-    threads = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class CompensatedLoss:
@@ -79,19 +68,13 @@ class CompensatedLoss:
             noise = output_error(self._rows - dequantize(made, kind).reshape(self._rows.shape), judge)
             return noise if math.isfinite(noise) else math.inf
 
-        noise = lost(self._kernel(kind)(self._rows, slice(None)))
+        kernel = kernel_of(self._ggml, kind, self._importance)
+        noise = lost(kernel(self._rows, slice(None)))
         if kind in TYPES:
-            noise = min(noise, lost(compensate(self._rows, kind, self._kernel(kind), factor, self._check)))
+            noise = min(noise, lost(compensate(self._rows, kind, kernel, factor, self._check)))
         if signal == 0:
             return 0.0 if noise == 0 else math.inf
         return noise / signal
-
-    def _kernel(self, kind: str) -> Callable[[F32Array, slice], ByteArray | None]:
-        def quantize(values: F32Array, columns: slice) -> ByteArray | None:
-            weights = None if self._importance is None else np.ascontiguousarray(self._importance[columns])
-            return self._ggml.quantize(values, kind, weights)
-
-        return quantize
 
 
 def _capped(blocks: Sequence[F32Array]) -> list[F32Array]:
