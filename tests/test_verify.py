@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ggufy.core.job import DEFAULT_CHUNKS
 from ggufy.formats.gguf import read_head
 from ggufy.quantize.layout import PIECE
 from ggufy.quantize.verify import SAMPLES
+from ggufy.system.settings import Settings
+from ggufy.texts.calibration import ensure_texts
 from tests.conftest import Finished, Ggufy
 
 pytestmark = pytest.mark.tools
@@ -19,10 +22,20 @@ pytestmark = pytest.mark.tools
 QUANTS = ("Q4_K_M", "IQ3_XXS", "Q2_K", "TQ1_0", "Q8_0")
 
 
+@pytest.fixture(scope="module")
+def plain_run(ggufy: Ggufy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of the demo's quants with plain codes."""
+    out = tmp_path_factory.mktemp("plain")
+    words = ["--types", ",".join(QUANTS), "--round", "plain", "--no-evaluate", "--json", "--out", out]
+    done = ggufy("quantize", "demo", *words)
+    assert done.code == 0, done.err
+    return Path(json.loads(done.out)["folder"])
+
+
 @pytest.fixture
-def verified(demo_run: tuple[Path, dict[str, object]], ggufy: Ggufy, tmp_path: Path) -> tuple[Path, Path, Path]:
+def verified(plain_run: Path, tmp_path: Path) -> tuple[Path, Path, Path]:
     """(a copy of a quant of the demo, its base, its imatrix)"""
-    folder, _ = demo_run
+    folder = plain_run
     [quant] = folder.glob("*-Q4_K_M.gguf")
     [base], [imatrix] = folder.glob("*-F16.gguf"), folder.glob("*-imatrix.gguf")
     return Path(shutil.copy(quant, tmp_path / quant.name)), base, imatrix
@@ -32,11 +45,8 @@ def asked(ggufy: Ggufy, quant: Path, base: Path, imatrix: Path, *more: object) -
     return ggufy("verify", quant, "--base", base, "--imatrix", imatrix, *more)
 
 
-def test_quants_of_a_job_are_the_same_from_what_lies_beside_them(
-    demo_run: tuple[Path, dict[str, object]], ggufy: Ggufy
-) -> None:
-    folder, _ = demo_run
-    paths = [next(folder.glob(f"*-{kind}.gguf")) for kind in QUANTS]
+def test_quants_of_a_job_are_the_same_from_what_lies_beside_them(plain_run: Path, ggufy: Ggufy) -> None:
+    paths = [next(plain_run.glob(f"*-{kind}.gguf")) for kind in QUANTS]
     done = ggufy("verify", *paths, "--json")
     assert done.code == 0, done.err
     for one, path in zip(json.loads(done.out), paths, strict=True):
@@ -59,7 +69,7 @@ def test_one_changed_bit_is_found_where_every_row_is_compared(verified: tuple[Pa
 
 
 def test_other_weights_and_other_metadata_are_found_in_samples(
-    verified: tuple[Path, Path, Path], demo_run: tuple[Path, dict[str, object]], ggufy: Ggufy
+    verified: tuple[Path, Path, Path], plain_run: Path, ggufy: Ggufy
 ) -> None:
     quant, base, imatrix = verified
     raw = bytearray(quant.read_bytes())
@@ -73,7 +83,7 @@ def test_other_weights_and_other_metadata_are_found_in_samples(
     raw[head.data_start + tensor.offset] ^= 1
     quant.write_bytes(raw)
     assert "general.name, output.weight of" in asked(ggufy, quant, base, imatrix).out
-    [other] = demo_run[0].glob("*-Q8_0.gguf")
+    [other] = plain_run.glob("*-Q8_0.gguf")
     done = asked(ggufy, other, base, imatrix, "--json")
     assert done.code == 0 and json.loads(done.out)[0]["holds"]
 
@@ -85,3 +95,29 @@ def test_what_cannot_be_compared_is_said(verified: tuple[Path, Path, Path], gguf
     assert "was made with an imatrix" in ggufy("verify", quant, "--base", alone).err
     assert "have not the same tensors" in asked(ggufy, quant, imatrix, imatrix).err
     assert "is no file" in ggufy("verify", tmp_path / "none.gguf").err
+
+
+def test_compensated_quants_are_the_same_under_the_covariances_that_gram_collects_again(
+    ggufy: Ggufy, tmp_path: Path
+) -> None:
+    words = ["--types", "Q4_K_M", "--round", "compensated", "--no-evaluate", "--json", "--out", tmp_path]
+    done = ggufy("quantize", "demo", *words)
+    assert done.code == 0, done.err
+    folder = Path(json.loads(done.out)["folder"])
+    [quant], [base] = folder.glob("*-Q4_K_M.gguf"), folder.glob("*-F16.gguf")
+    done = ggufy("verify", quant, "--json")
+    assert done.code == 0 and json.loads(done.out)[0]["compensated"], done.err
+    texts = ensure_texts(Settings.from_env().cache)
+    text = shutil.copy(texts.calibration, tmp_path / "ggufy-calibration.txt")  # as a job calls it
+    sums = tmp_path / "sums.gguf"
+    assert ggufy("gram", base, "--text", text, "--chunks", DEFAULT_CHUNKS, "--out", sums).code == 0
+    done = ggufy("verify", quant, "--covariances", sums, "--whole", "--json")
+    [found] = json.loads(done.out)
+    assert done.code == 0 and found["holds"] and found["whole"], done.out
+    assert found["same"] == len(read_head(quant).tensors) and not found["compensated"]
+    head = read_head(quant)
+    data = np.memmap(quant, np.uint8, "r+")
+    data[head.data_start + head.tensors["blk.1.channel_mix_value.weight"].offset + 7] ^= 1
+    data.flush()
+    done = ggufy("verify", quant, "--covariances", sums, "--whole", "--json")
+    assert done.code == 1 and json.loads(done.out)[0]["different"] == ["blk.1.channel_mix_value.weight"]

@@ -11,7 +11,6 @@ hyper-parameter comes from the shapes, and the chat template and what ends a tur
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import os
@@ -25,6 +24,7 @@ from gguf import GGUFWriter
 from ggufy.core.errors import UsageError
 from ggufy.formats.checkpoint import open_checkpoint
 from ggufy.formats.tensor_file import MappedTensors
+from ggufy.formats.torch_threads import one_thread
 from ggufy.models import metadata
 from ggufy.models.architecture import (
     INNER_TRANSPOSED,
@@ -255,17 +255,6 @@ class Conversion:
             writer.write_ti_data_to_file()
         finally:
             writer.close()
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Keeps torch to one thread: the work is bound by memory, and more threads spin on each other on busy cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def write_tensors(

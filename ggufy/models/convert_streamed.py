@@ -17,6 +17,7 @@ import torch
 
 from ggufy.core.errors import CannotStream, CheckpointError, SourceChanged
 from ggufy.formats.tensor_file import StreamedTensors, WantedTensor
+from ggufy.formats.torch_threads import one_thread
 from ggufy.models.architecture import TensorPlan
 from ggufy.models.convert import (
     PIECE_VALUES,
@@ -24,7 +25,6 @@ from ggufy.models.convert import (
     Conversion,
     Piece,
     Progress,
-    one_thread,
     padded,
     padding,
     pieces_of,

@@ -23,8 +23,7 @@ product may depend on its shape and on the number of threads.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,16 +47,6 @@ _PANEL = 512  # columns of a factor computed at once
 
 Kernel = Callable[[F32Array, slice], ByteArray | None]  # rows of these columns -> bytes of whole blocks; see Ggml
 Pace = Callable[[], None]  # called every now and then: it may wait, or raise
-
-
-@contextlib.contextmanager
-def threads_kept() -> Iterator[None]:
-    """PyTorch's later threads take as many as before, although each thread that compensates takes one."""
-    threads = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def kernel_of(ggml: Ggml, kind: str, importance: F32Array | None) -> Kernel:

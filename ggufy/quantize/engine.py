@@ -98,7 +98,7 @@ class _Run:
         self._turns = Turns()
         self._rounding: Rounding | None = None
         if order.covariances is not None:
-            from ggufy.quantize.compensated import threads_kept  # noqa: PLC0415 - plain quants do without PyTorch
+            from ggufy.formats.torch_threads import threads_kept  # noqa: PLC0415 - plain quants do without PyTorch
             from ggufy.quantize.rounding import Rounding  # noqa: PLC0415
 
             self._rounding = Rounding(order.covariances, layout, ggml, self._plain.values)

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import torch
 
 from ggufy.core.errors import CalibrationError
+from ggufy.formats.torch_threads import one_thread
 from ggufy.llama.ggml import ByteArray, F32Array, Ggml
 from ggufy.quantize.compensated import (
     SWEEPS,
@@ -152,8 +152,8 @@ class Rounding:
             order.append(chunk)
         return order
 
+    @one_thread()
     def prepare(self, tensor: Tensor, pace: Pace) -> None:
-        torch.set_num_threads(1)  # of this thread
         covariance = self._covariances.get(tensor.name)
         (rows,) = tensor.matrices()
         if covariance is None or sum(map(len, covariance.calibration)) != rows.columns:
@@ -184,12 +184,12 @@ class Rounding:
                 self._lock.wait(TICK_S)
             return self._prepared[tensor.name] is not None
 
+    @one_thread()
     def make(self, rows: Rows, pace: Pace) -> ByteArray | None:
         """The bytes of rows of a prepared tensor; None if they are to be what the kernel makes of them."""
         factor = self._prepared.get(rows.tensor.name)
         if factor is None:
             return None
-        torch.set_num_threads(1)
         return compensate(self._values(rows), rows.tensor.type, self._kernel(rows.tensor), factor, pace)
 
     def forget(self, tensor: Tensor) -> None:

@@ -78,7 +78,7 @@ def verify(
             layout = replace(layout, tensors=[replace(one, offset=one.offset + moved) for one in layout.tensors])
         maker = _Maker(order, layout, PlainRows(OpenFile(evidence.base, source.fileno()), ggml), ggml)
         if order.covariances is not None:
-            from ggufy.quantize.compensated import threads_kept  # noqa: PLC0415 - plain quants do without PyTorch
+            from ggufy.formats.torch_threads import threads_kept  # noqa: PLC0415 - plain quants do without PyTorch
 
             stack.enter_context(threads_kept())
         return _compared(maker, theirs, found, whole=whole, stopped=stopped, report=report)

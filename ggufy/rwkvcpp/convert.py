@@ -101,7 +101,7 @@ def _convert(
     key: str,
     progress: Progress | None,
 ) -> str:
-    from ggufy.models.convert import one_thread  # noqa: PLC0415 - loads torch, and a head needs none
+    from ggufy.formats.torch_threads import one_thread  # noqa: PLC0415 - loads torch, and a head needs none
 
     _check_type(type_name)
     model = measure(shapes_of(origins))

@@ -40,7 +40,7 @@ def merge_into_file(
     or damaged file, and for an adapter that does not fit; CheckpointError for values that are lost; DiskError.
     """
     from ggufy.formats.mapped_rwkvcpp import MappedRwkvcpp  # noqa: PLC0415 - loads torch
-    from ggufy.models.convert import one_thread  # noqa: PLC0415
+    from ggufy.formats.torch_threads import one_thread  # noqa: PLC0415
     from ggufy.models.merge import merge_adapters  # noqa: PLC0415
 
     head = read_head(source)

@@ -202,7 +202,7 @@ def _measures(
     """What tells the errors of a tensor's rows, with these weights of its columns; None: the table itself."""
     if covariances is None:
         return lambda name, rows, weights: None
-    from ggufy.quantize.compensated import threads_kept  # noqa: PLC0415 - loads PyTorch
+    from ggufy.formats.torch_threads import threads_kept  # noqa: PLC0415 - loads PyTorch
     from ggufy.quantize.search.compensated_loss import CompensatedLoss  # noqa: PLC0415
 
     stack.enter_context(threads_kept())

@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import numpy as np
-import torch
 
+from ggufy.formats.torch_threads import one_thread
 from ggufy.llama.ggml import ByteArray, F32Array, Ggml
 from ggufy.quantize.compensated import TYPES, Factor, compensate, factors, kernel_of, output_error
 from ggufy.quantize.rounding import Covariances
@@ -51,13 +51,13 @@ class CompensatedLoss:
     @cached_property
     def _known(self) -> tuple[list[Factor], list[F32Array], float]:
         """(the factor, H, the squared output)."""
-        torch.set_num_threads(1)  # of this thread
         covariance = self._covariances.get(self._name)
         assert covariance is not None
         judge = covariance.held_out if covariance.held_out_tokens else covariance.calibration
         capped = _capped(judge)
         return factors(covariance.calibration, _DAMPING, self._check), capped, output_error(self._rows, capped)
 
+    @one_thread()
     def error(self, kind: str) -> float:
         """Infinite where the type makes something that is not finite."""
         factor, judge, signal = self._known
