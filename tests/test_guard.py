@@ -120,6 +120,12 @@ def locked(job: tuple[Path, Job]) -> Iterator[str]:
     gc.collect()
 
 
+def test_its_health_is_told_without_the_password(locked: str) -> None:
+    """As Docker's health check asks; the worker of this page was not started."""
+    told = httpx.get(f"{locked}/health", timeout=60)
+    assert told.status_code == 503 and told.json()["worker"] == {"alive": False, "silent_s": 0.0}
+
+
 def mcp(url: str, method: str, headers: dict[str, str], **parameters: object) -> httpx.Response:
     body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": parameters}
     accept = {"Accept": "application/json, text/event-stream"}

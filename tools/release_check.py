@@ -28,6 +28,7 @@ TYPES = ("Q4_K_M", "IQ3_XXS")
 LICENCES = re.compile(
     r"\b(Apache|MIT|MIT-CMU|BSD|ISC|HPND|PSF|Python Software Foundation|MPL|Mozilla|Unlicense|CC0|0BSD|Zlib)\b", re.I
 )
+SAID = {"hf_transfer": "Apache-2.0"}  # by the LICENSE of its repository; its wheels say nothing
 _LIST = """
 import importlib.metadata as m, json
 def said(d):
@@ -56,7 +57,8 @@ def check(version: str | None, work: Path) -> None:
     venv = work / "venv"
     run(sys.executable, "-m", "venv", venv)
     run(venv / "bin" / "pip", "install", "--quiet", wheel)
-    names = json.loads(run(venv / "bin" / "python", "-c", _LIST))
+    told: dict[str, str] = json.loads(run(venv / "bin" / "python", "-c", _LIST))
+    names = {name: licence or SAID.get(name.split()[0], "") for name, licence in told.items()}
     check_licences(names)
     write_licences(names, dist / "licences.md")
     bom = [sys.executable, "-m", "cyclonedx_py", "environment", "--output-reproducible", "-o", dist / "sbom.json"]

@@ -79,6 +79,11 @@ class Lease:
         return self._own.term if self._own else 0
 
     @property
+    def age_s(self) -> float | None:
+        """Seconds since it was last written; None if it never was."""
+        return None if self._own is None else round(self._clock() - self._written, 1)
+
+    @property
     def due(self) -> bool:
         """True if the lease should be renewed now: no commit has done so for half an interval."""
         return self._clock() - self._written >= self.interval_s / 2

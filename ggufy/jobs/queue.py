@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -94,6 +95,16 @@ class Worker:
         """What is known of a queued or running job; None for any other."""
         return self._live.get(job_id)
 
+    @property
+    def alive(self) -> bool:
+        """False once its thread has ended, or before it has begun."""
+        return self._thread.is_alive()
+
+    def silent_s(self) -> float:
+        """Seconds since the job that runs last asked whether it should end; 0 if none runs."""
+        live = self._running
+        return 0.0 if live is None else max(0.0, time.monotonic() - live.stop.asked)
+
     def snapshot(self, job_id: str) -> Snapshot | None:
         """Live progress of a queued or running job."""
         live = self.live(job_id)
@@ -142,6 +153,7 @@ class Worker:
                 while self._queue:
                     job, live = self._queue.popleft()
                     if self._live.get(job.id) is live and not live.stop.by_user:
+                        live.stop()  # its silence begins now
                         self._running = live
                         return job, live
                 self._changed.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+import time
 from dataclasses import dataclass, field
 
 from ggufy.core.job import Status
@@ -18,8 +19,10 @@ class Stop:
     cancelled: threading.Event = field(default_factory=threading.Event)
     paused: threading.Event = field(default_factory=threading.Event)
     shutdown: threading.Event = field(default_factory=threading.Event)
+    asked: float = field(default_factory=time.monotonic)  # when it last was, which a job that runs does all the time
 
     def __call__(self) -> bool:
+        self.asked = time.monotonic()
         return self.by_user or self.shutdown.is_set()
 
     @property

@@ -28,6 +28,7 @@ from ggufy.service.accounts import Accounts
 from ggufy.service.chat_models import ChatModel, first_choice, models_of
 from ggufy.service.conversations import Chats
 from ggufy.service.following import Following
+from ggufy.service.health import Health, Watchdog
 from ggufy.service.job_views import JobView as JobView
 from ggufy.service.job_views import JobViews
 from ggufy.service.machine_load import LoadMeter
@@ -68,6 +69,7 @@ class Services:
         self._reports: TtlCache[Report] = TtlCache(600.0)
         self._previews: TtlCache[Preview] = TtlCache(600.0)
         self._views = JobViews(self.worker, settings.out)
+        self.health = Health(settings, self.worker, self.workspace)
         self.following = Following(
             settings,
             self.workspace,
@@ -82,10 +84,12 @@ class Services:
         for job in self.worker.start():
             logger.info("job %s is taken up again", job.id)
         self.following.start()
+        Watchdog(self.worker.silent_s, self._stopping.wait).start()
 
     def shutdown(self) -> None:
         """Ends the running tool; what is unfinished goes on at the next start."""
         self._stopping.set()
+        self.health.close()
         self.following.close()
         self._preparer.stop()
         self.worker.shutdown(_END_S)

@@ -19,7 +19,7 @@ import gradio.routes
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 
 from ggufy.service.access import check_reach, is_own_host
@@ -29,7 +29,7 @@ from ggufy.ui import parts
 from ggufy.ui.api import NAMES, add_api
 from ggufy.ui.chat_tab import ChatTab
 from ggufy.ui.follow_panel import FollowPanel
-from ggufy.ui.guard import KnownHosts, Locked
+from ggufy.ui.guard import HEALTH, KnownHosts, Locked
 from ggufy.ui.head import EarlyScript
 from ggufy.ui.i18n import TEXTS, texts_of
 from ggufy.ui.jobs_panel import JobsPanel
@@ -134,6 +134,7 @@ def make_app(services: Services) -> FastAPI:
     inner = gradio_app(app)
     inner.tokens[key] = "ggufy"
     inner.router.routes.insert(0, _files_route(services))  # inside, where a visitor's session is known
+    app.router.routes.insert(0, _health_route(services))
     # gradio's MCP server calls the page by the name of whoever asked first, and goes on so.
     page.mcp_server_obj._local_url = _own_url(settings, key)
     page._queue.sleep_when_free = page._queue.progress_update_sleep_when_free = _QUEUE_S
@@ -171,6 +172,16 @@ def _files_route(services: Services) -> Route:
         return FileResponse(path, filename=path.name, media_type="application/octet-stream")
 
     return Route(f"/{FILES_ROUTE}/{{job}}/{{name}}", download, methods=["GET"])
+
+
+def _health_route(services: Services) -> Route:
+    """GET /health: 200 while all is well, 503 else, and JSON that says what is not."""
+
+    def health(_: Request) -> Response:
+        facts = services.health.facts()
+        return JSONResponse(facts, status_code=200 if facts["ok"] else 503)
+
+    return Route(HEALTH, health, methods=["GET"])
 
 
 def _theme() -> gr.themes.Base:

@@ -15,7 +15,8 @@ from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-_SIGN_IN = frozenset({"/", "/login", "/login/", "/logout", "/theme.css", "/favicon.ico", "/manifest.json"})
+HEALTH = "/health"  # of which anybody may know
+_SIGN_IN = frozenset({HEALTH, "/", "/login", "/login/", "/logout", "/theme.css", "/favicon.ico", "/manifest.json"})
 _LOOKS = ("/static/", "/assets/", "/svelte/")  # gradio's own scripts and styles
 
 
