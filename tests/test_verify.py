@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hub_fixture import ALICE, LocalHub, running_hub
 
+from ggufy.cli.verify import beside, quants_among
+from ggufy.core.errors import UsageError
 from ggufy.core.job import DEFAULT_CHUNKS
 from ggufy.formats.gguf import read_head
 from ggufy.quantize.layout import PIECE
@@ -20,6 +24,12 @@ from tests.conftest import Finished, Ggufy
 pytestmark = pytest.mark.tools
 
 QUANTS = ("Q4_K_M", "IQ3_XXS", "Q2_K", "TQ1_0", "Q8_0")
+
+
+@pytest.fixture
+def hub() -> Iterator[LocalHub]:
+    with running_hub() as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +131,44 @@ def test_compensated_quants_are_the_same_under_the_covariances_that_gram_collect
     data.flush()
     done = ggufy("verify", quant, "--covariances", sums, "--whole", "--json")
     assert done.code == 1 and json.loads(done.out)[0]["different"] == ["blk.1.channel_mix_value.weight"]
+
+
+def test_a_repo_is_fetched_and_compared(plain_run: Path, ggufy: Ggufy, hub: LocalHub, tmp_path: Path) -> None:
+    """One file of it, or all quants that have a base; a private one with the token; nothing of it stays here."""
+    for path in plain_run.glob("*.gguf"):
+        if path.stem.endswith(("-F16", "-imatrix", "-Q4_K_M", "-Q8_0")):
+            hub.put("alice/secret-GGUF", path.name, path.read_bytes(), private=1)
+    hub.put("alice/secret-GGUF", "README.md", b"# quants", lfs=0)
+    cache = tmp_path / "cache"
+    there = hub.environment(tmp_path) | {"HF_TOKEN": ALICE, "GGUFY_CACHE": str(cache)}
+    done = ggufy("verify", "alice/secret-GGUF", "--json", **there)
+    assert done.code == 0, done.err
+    assert [Path(one["file"]).name for one in json.loads(done.out)] == [
+        "RWKV-x070-Demo-7M-Q4_K_M.gguf",
+        "RWKV-x070-Demo-7M-Q8_0.gguf",
+    ]
+    assert all(one["holds"] for one in json.loads(done.out))
+    done = ggufy("verify", "alice/secret-GGUF:RWKV-x070-Demo-7M-Q8_0.gguf", **there)
+    assert done.code == 0 and done.out.count("the same in all") == 1, done.err
+    assert not list((cache / "verify").rglob("*.gguf"))
+    raw = bytearray((plain_run / "RWKV-x070-Demo-7M-Q8_0.gguf").read_bytes())
+    raw[-1] ^= 1
+    hub.put("alice/secret-GGUF", "RWKV-x070-Demo-7M-Q8_0.gguf", bytes(raw), private=1)
+    done = ggufy("verify", "alice/secret-GGUF", **there)
+    assert done.code == 1 and done.out.count("NOT what its base") == 1
+    for text, says in {
+        "alice/secret-GGUF:no.gguf": "has no file no.gguf: it holds RWKV-x070-Demo-7M-F16.gguf, ",
+        "alice/nothing": "alice/nothing",
+        "no/such.gguf": "is no file",
+    }.items():
+        done = ggufy("verify", text, **there)
+        assert done.code in (1, 2) and says in done.err and ALICE not in done.err, done.err
+
+
+def test_what_lies_beside_a_quant() -> None:
+    names = ["a-F16.gguf", "a-b-BF16.gguf", "a-b-imatrix.gguf", "a-b-Q2_K.gguf", "a-Q2_K.gguf", "c-Q2_K.gguf"]
+    assert beside("a-b-Q2_K.gguf", names) == ("a-b-BF16.gguf", "a-b-imatrix.gguf")
+    assert beside("a-Q2_K.gguf", names) == ("a-F16.gguf", None)
+    assert quants_among(names) == ["a-Q2_K.gguf", "a-b-Q2_K.gguf"]
+    with pytest.raises(UsageError, match=r"^c-Q2_K\.gguf has no base"):
+        quants_among(["c-Q2_K.gguf", "d-F16.gguf"])

@@ -1,13 +1,16 @@
-"""`python -m ggufy verify QUANT.gguf…`: whether quants are what their base and imatrix make of them."""
+"""`python -m ggufy verify QUANT…`: whether quants, here or in a repo, are what their base and imatrix make of them."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import functools
+import hashlib
+import itertools
 import json
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,8 @@ from ggufy.formats.covariance import CovarianceFile
 from ggufy.llama import ggml
 from ggufy.llama.install import Llama
 from ggufy.quantize.verify import Evidence, Verdict, verify
+from ggufy.sources.hub import is_on_hub
+from ggufy.sources.published import PublishedRepo
 from ggufy.system.files import sha256
 from ggufy.system.settings import Settings
 from ggufy.system.user_paths import user_path
@@ -28,7 +33,7 @@ _BASE = re.compile(r"-(?:F16|BF16|F32)\.gguf$", re.IGNORECASE)
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command to those of the program."""
     parser = commands.add_parser("verify", help="make quants again from their base, and compare tensor by tensor")
-    parser.add_argument("quants", metavar="QUANT.gguf", nargs="+", type=user_path, help="what to compare")
+    parser.add_argument("quants", metavar="QUANT", nargs="+", help="a .gguf, or owner/repo[@revision][:file.gguf]")
     parser.add_argument("--base", type=user_path, metavar="FILE", help="the unquantized .gguf (the one beside it)")
     parser.add_argument("--imatrix", type=user_path, metavar="FILE", help="the imatrix (the one beside it)")
     parser.add_argument("--covariances", type=user_path, metavar="FILE", help="of compensated quants; see gram")
@@ -38,43 +43,97 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace, settings: Settings, get_llama: Callable[[Settings], Llama]) -> int:
     """Prints a line or an object for each quant; 1 if one of them is not what it says."""
-    for path in (*args.quants, *filter(None, (args.base, args.imatrix, args.covariances))):
+    files = [user_path(quant) for quant in args.quants if not _published(quant)]
+    for path in (*files, *filter(None, (args.base, args.imatrix, args.covariances))):
         if not path.is_file():
             raise UsageError("{path} is no file: give files of this machine.", path=path)
     kernels = ggml.load(get_llama(settings).bin)
     line = Line(shown=not args.json, verb="comparing ")
-    found: list[tuple[Path, Verdict]] = []
+    found: list[dict[str, Any]] = []
     with contextlib.ExitStack() as stack:
         stopped = stack.enter_context(stoppable())
         covariances = stack.enter_context(CovarianceFile.open(args.covariances)) if args.covariances else None
-        for quant in args.quants:
-            evidence = replace(evidence_of(quant, args.base, args.imatrix), covariances=covariances)
+        fetcher = _Fetcher(settings, args, stopped.is_set)
+        for quant, evidence in itertools.chain.from_iterable(map(fetcher.each, args.quants)):
             report = functools.partial(line, quant.name)
+            order = replace(evidence, covariances=covariances)
             try:
-                verdict = verify(
-                    quant, evidence, ggml=kernels, whole=args.whole, stopped=stopped.is_set, report=report
-                )
+                verdict = verify(quant, order, ggml=kernels, whole=args.whole, stopped=stopped.is_set, report=report)
             finally:
                 line.clear()
-            found.append((quant, verdict))
+            found.append(facts(quant, verdict))
             if not args.json:
                 print(f"{quant.name}: {said(verdict)}", flush=True)
     if args.json:
-        print(json.dumps([facts(*one) for one in found], indent=2, ensure_ascii=False))
-    return 0 if all(verdict.holds for _, verdict in found) else 1
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+    return 0 if all(one["holds"] for one in found) else 1
 
 
-def evidence_of(quant: Path, base: Path | None, imatrix: Path | None) -> Evidence:
-    """What is given, or lies beside the quant under the same name. Raises UsageError if there is no base."""
-    beside = [path for path in quant.parent.glob("*.gguf") if _BASE.search(path.name)]
-    stems = {path: _BASE.sub("", path.name) for path in beside}
-    fitting = [path for path in beside if quant.name.startswith(f"{stems[path]}-") and path != quant]
-    if base is None:
-        if not fitting:
-            raise UsageError("{quant} has no base beside it: give the unquantized file with --base.", quant=quant.name)
-        base = max(fitting, key=lambda path: len(stems[path]))
-    guess = base.with_name(f"{_BASE.sub('', base.name)}-imatrix.gguf")
-    return Evidence(base=base, imatrix=imatrix or (guess if guess.exists() else None))
+def _published(text: str) -> bool:
+    """Whether it names a repo: what ends as a file, and no repo's, is one of this machine."""
+    return is_on_hub(text) and not user_path(text).exists() and (":" in text or not text.endswith(".gguf"))
+
+
+class _Fetcher:
+    """Gives quants with what they are made again from; those of a repo come one after the other, and go again."""
+
+    def __init__(self, settings: Settings, args: argparse.Namespace, stopped: Callable[[], bool]):
+        self._settings, self._stopped, self._shown = settings, stopped, not args.json
+        self._base: Path | None = args.base
+        self._imatrix: Path | None = args.imatrix
+
+    def each(self, quant: str) -> Iterator[tuple[Path, Evidence]]:
+        """Of a file: itself. Raises UsageError if there is no base, and what fetching does."""
+        if _published(quant):
+            yield from self._of_repo(quant)
+            return
+        path = user_path(quant)
+        yield path, self._evidence(path.name, [near.name for near in path.parent.glob("*.gguf")], path.with_name)
+
+    def _of_repo(self, text: str) -> Iterator[tuple[Path, Evidence]]:
+        token = self._settings.hf_token
+        repo = PublishedRepo.of(text, token=token, stopped=self._stopped)
+        line = Line(shown=self._shown, verb="fetching ")
+        folder = self._settings.cache / "verify" / hashlib.sha256(repr(repo.files).encode()).hexdigest()[:16]
+
+        def fetch(name: str) -> Path:
+            try:
+                report = functools.partial(line, name)
+                return repo.fetch(name, folder, token=token, stopped=self._stopped, report=report)
+            finally:
+                line.clear()
+
+        for name in [repo.chosen] if repo.chosen else quants_among(repo.files):
+            evidence = self._evidence(name, repo.files, fetch)
+            quant = fetch(name)
+            yield quant, evidence
+            quant.unlink()
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def _evidence(self, quant: str, names: Collection[str], at: Callable[[str], Path]) -> Evidence:
+        base, imatrix = beside(quant, names)
+        if self._base is None and base is None:
+            raise UsageError("{quant} has no base beside it: give the unquantized file with --base.", quant=quant)
+        return Evidence(base=self._base or at(base or ""), imatrix=self._imatrix or (at(imatrix) if imatrix else None))
+
+
+def beside(quant: str, names: Collection[str]) -> tuple[str | None, str | None]:
+    """Which of the names are a quant's base and imatrix, by its own: of the longest common name."""
+    stems = {name: _BASE.sub("", name) for name in names if _BASE.search(name) and name != quant}
+    fitting = [name for name, stem in stems.items() if quant.startswith(f"{stem}-")]
+    base = max(fitting, key=lambda name: len(stems[name]), default=None)
+    imatrix = f"{stems[base]}-imatrix.gguf" if base else ""
+    return base, imatrix if imatrix in names else None
+
+
+def quants_among(names: Collection[str]) -> list[str]:
+    """Those that have a base among the names, and are neither a base nor an imatrix. Raises UsageError for none."""
+    made = [name for name in sorted(names) if not _BASE.search(name) and not name.endswith("-imatrix.gguf")]
+    if not (found := [name for name in made if beside(name, names)[0]]):
+        raise UsageError(
+            "{quant} has no base beside it: give the unquantized file with --base.", quant=", ".join(made)
+        )
+    return found
 
 
 def said(verdict: Verdict) -> str:
