@@ -33,6 +33,7 @@ import signal
 import sys
 import tempfile
 import threading
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote
@@ -40,6 +41,7 @@ from urllib.parse import parse_qs, quote
 import uvicorn
 import yaml
 from hub_faults import Outside
+from hub_jobs import Jobs
 from hub_outage import Outage
 from hub_storage import Commit, File, Refusal, Repo, Storage, git_digest
 from starlette.applications import Starlette
@@ -62,6 +64,7 @@ class Hub:
     def __init__(self, base: str, root: Path, part_size: int):
         self.base, self.cdn = base, base.replace("127.0.0.1", "localhost")
         self.storage = Storage(root)
+        self.jobs = Jobs(base, root / "jobs")
         self.part_size = part_size  # 0: large files arrive in one request
         self.repos: dict[tuple[str, str], Repo] = {}
         self.parts: dict[str, dict[int, bytes]] = {}
@@ -94,6 +97,17 @@ class Hub:
         if content and repo.gated and not mine:
             raise Refusal(403 if name else 401, "GatedRepo", f"Access to {kind[:-1]} {repo_id} is restricted")
         return repo
+
+    def mine(self, endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+        """For who may write in the namespace of the path."""
+
+        async def checked(request: Request) -> Response:
+            name, role = self.user(request)
+            if not self.owns(name, request.path_params["owner"]) or role != "write":
+                raise Refusal(403 if name else 401, "", "You don't have the rights to run Jobs here")
+            return await endpoint(request)
+
+        return checked
 
     async def whoami(self, request: Request) -> Response:
         name, role = self.user(request)
@@ -401,6 +415,12 @@ class Hub:
             ("POST", large + "/verify", self.lfs_verify),
             ("GET", "/__cdn/{oid}/{path:path}", self.serve_large),
             ("POST", "/__put", self.put),
+            ("GET", "/__jobs", self.jobs.tell),
+            ("GET", "/api/jobs/hardware", self.jobs.hardware),
+            ("POST", "/api/jobs/{owner}", self.mine(self.jobs.run)),
+            ("GET", "/api/jobs/{owner}/{id}", self.mine(self.jobs.inspect)),
+            ("GET", "/api/jobs/{owner}/{id}/logs", self.mine(self.jobs.logs)),
+            ("POST", "/api/jobs/{owner}/{id}/cancel", self.mine(self.jobs.cancel)),
             ("POST", batch, self.lfs_batch),
             ("POST", "/{kind:kind}" + batch, self.lfs_batch),
             ("GET", "/{kind:kind}" + file, self.resolve),

@@ -105,6 +105,12 @@ def run_watch(args: argparse.Namespace, settings: Settings) -> int:
     return watch_command.run_watch(args, _with_options(settings, args))
 
 
+def run_submit(args: argparse.Namespace, settings: Settings) -> int:
+    from ggufy.cli import submit as submit_command  # loads the Hub's client
+
+    return submit_command.run(args, settings)
+
+
 def run_resume(args: argparse.Namespace, settings: Settings) -> int:
     from ggufy.jobs.runner import Runner
     from ggufy.jobs.workspace import hub_option
@@ -243,6 +249,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], int]] = {
     "status": run_status,
     "resume": run_resume,
     "watch": run_watch,
+    "submit": run_submit,
     "doctor": run_doctor,
     "page": page_command.run,
     "completion": lambda args, settings: completion_command.run(args, build_parser),

@@ -10,6 +10,7 @@ from typing import Any
 
 from ggufy import __version__
 from ggufy.cli import bin_files, chat, complete, completion, gram, inspect, lint, mix, ollama, serve, state, verify
+from ggufy.cli.submit_options import add_submit_options
 from ggufy.core.metrics import DEFAULT_CHUNKS as COMMAND_CHUNKS
 from ggufy.jobs.options import BY_NAME, CONVERTING, OPTIONS, Kind, Option
 from ggufy.system.settings import HUBS
@@ -50,6 +51,12 @@ def build_parser() -> argparse.ArgumentParser:
     inspect.add_parser(commands)
     watch = commands.add_parser("watch", help="wait for new models of a repo, and make GGUF quants of each")
     _add_watch(watch)
+    submit = commands.add_parser(
+        "submit", help="quantize on a machine of the Hub, as a Job that is paid by the minute"
+    )
+    submit.add_argument("source", metavar="SOURCE", help="demo, or [ms:]owner/repo[:file]")
+    _add_options(submit, OPTIONS)
+    add_submit_options(submit)
     state.add_parser(commands)
     chat.add_parser(commands)
     complete.add_parser(commands)
