@@ -127,6 +127,7 @@ ENDPOINTS = {
     "_Api.cancel_job": Row(right="work", arguments=(PUBLIC,), holds="job_id"),
     "_Api.list_results": Row(arguments=(PUBLIC,), holds=MODEL),
     "build.<locals>.greet": Row(),
+    "build.<locals>.talk": Row(event={"file": MODEL}),
     "LoginButton._check_login_status": Row(),  # gradio's, on a Space
 }
 ACTIONS = {  # what the buttons of cards do, and the sizes that they name
