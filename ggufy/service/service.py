@@ -30,6 +30,7 @@ from ggufy.service.conversations import Chats
 from ggufy.service.following import Following
 from ggufy.service.job_views import JobView as JobView
 from ggufy.service.job_views import JobViews
+from ggufy.service.library import Library
 from ggufy.service.machine_load import LoadMeter
 from ggufy.service.model_cache import ModelCache
 from ggufy.service.preparation import Preparation, Preparer
@@ -68,6 +69,7 @@ class Services:
         self._reports: TtlCache[Report] = TtlCache(600.0)
         self._previews: TtlCache[Preview] = TtlCache(600.0)
         self._views = JobViews(self.worker, settings.out)
+        self.library = Library(settings, self.worker, self._views, self._known)
         self.following = Following(
             settings,
             self.workspace,

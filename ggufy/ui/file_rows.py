@@ -32,6 +32,7 @@ class FileMore:
     chats: bool
     commands: Mapping[str, str]  # by program, the line that runs it
     repo: str  # address of the repo that it is in; empty: none
+    delete: str  # what is asked before it is deleted here; empty: this visitor may not, or it is not here
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -71,6 +71,9 @@ def buttons(line: JobLine, texts: Texts) -> Markup:
         button(texts[action], action, line.id, label=texts[f"{action}_job"].format(name=line.name))
         for action in line.actions
     ]
+    if line.delete:
+        label = texts["remove_job"].format(name=line.name)
+        made.append(button(texts["remove"], "delete-job", line.id, label=label, confirm=line.delete))
     return el("span", *made, class_="gg-right gg-buttons")
 
 

@@ -167,9 +167,11 @@ column.addEventListener("click", (event) => {
   if (button?.dataset.chat) trigger("talk", { file: button.dataset.chat });
   else if (button?.dataset.copied) copy(button);
   else if (button?.dataset.action) {
+    if (button.dataset.confirm && !window.confirm(button.dataset.confirm)) return;
     const panel = button.closest("[data-sizes]");
     const size = panel ? String(chosenRow(panel).size) : "";
-    trigger("click", { action: button.dataset.action, job: button.dataset.job || "", size });
+    const { action, job = "", file = "" } = button.dataset;
+    trigger("click", { action, job, size, file });
   } else if (button?.dataset.fold) {
     opened.set(button.dataset.fold, button.getAttribute("aria-expanded") !== "true");
     ask();

@@ -24,7 +24,7 @@ import gradio as gr
 
 from ggufy.core.errors import GgufyError
 from ggufy.core.job import RESTING, Status
-from ggufy.service.access import Visitor, may_chat, may_work
+from ggufy.service.access import Visitor, is_owner, may_chat, may_work
 from ggufy.service.job_views import JobView
 from ggufy.service.service import Services
 from ggufy.ui import job_parts, model_parts, parts, views
@@ -34,7 +34,7 @@ from ggufy.ui.i18n import Texts, texts_of
 from ggufy.ui.job_facts import age
 from ggufy.ui.job_parts import Piece
 from ggufy.ui.messages import told
-from ggufy.ui.models import SECTIONS, Model, by_model, model_card
+from ggufy.ui.models import SECTIONS, Model, by_model, deletable, kept_where, model_card
 from ggufy.ui.visitors import Profile, visitor_of
 from ggufy.ui.wiring import HERE, OWN, QUIET
 
@@ -115,13 +115,14 @@ class JobsPanel:
                 str(getattr(event, "action", "")),
                 str(getattr(event, "job", "")),
                 str(getattr(event, "size", "")),
+                str(getattr(event, "file", "")),
                 visitor_of(self.services, request, profile),
             )
         except GgufyError as error:
             gr.Warning(html.escape(told(error.message, texts_of(request))))
         return self.look(wanted, seen, request, profile)
 
-    def _act(self, action: str, job: str, size: str, visitor: Visitor) -> None:
+    def _act(self, action: str, job: str, size: str, file: str, visitor: Visitor) -> None:
         services = self.services
         if action == "cancel":
             services.cancel(job, visitor)
@@ -133,6 +134,12 @@ class JobsPanel:
             services.make_size(job, int(size), visitor)
         elif action == "find-sizes":
             services.find_sizes(job, visitor)
+        elif action == "delete-file":
+            services.library.delete_file(job, file, visitor)
+        elif action == "delete-job":
+            services.library.delete_job(job, visitor)
+        elif action == "delete-model":
+            services.library.delete_model(job, visitor)
         elif action == "again":
             services.prepare_again(visitor)
         elif action == "threads" and job.isdecimal() and len(job) < 5:
@@ -189,11 +196,13 @@ class JobsPanel:
         ready, now = self.services.preparation.ready, datetime.now(UTC)
         names = [f"{name} {model.folder}" for name in ("card", *SECTIONS)]
         names += [f"{name} {view.job.id}" for view in model.views for name in views.SECTIONS]
+        own = is_owner(visitor, self.services.settings)
         files = wanted.files_of(model.folder)
         chosen = (
             *((wanted.opened or {}).get(name) for name in names),
             *files,
             may_chat(visitor, self.services.settings),
+            own,
         )
         then = age(model.changed, texts, now)
         key = (model.folder, texts["language"], may, ready, place == 0, place < UNFOLDED, then, chosen)
@@ -217,8 +226,9 @@ class JobsPanel:
                 model, whole = self._detailed(model, opened, may=may)
                 lines = [views.job_line(v, texts, now=now, ready=ready, shown=_kinds(v, opened)) for v in model.views]
                 card = model_card(model, lines, texts, now=now, shown=opened)
-                rows = (self._with_more(row, model, visitor) if row.key in files else row for row in card.files)
+                rows = (self._with_more(row, model, texts, visitor) if row.key in files else row for row in card.files)
                 card = replace(card, files=tuple(rows))
+        card = deletable(model, card, texts) if own and not folded else card
         pieces = model_parts.model(card, texts, may_work=may, folded=folded, opened=opened)
         if whole and all(view.job.status in RESTING for view in model.views):
             with self._lock:
@@ -228,14 +238,18 @@ class JobsPanel:
                     self._made.popitem(last=False)
         return pieces
 
-    def _with_more(self, row: FileRow, model: Model, visitor: Visitor) -> FileRow:
+    def _with_more(self, row: FileRow, model: Model, texts: Texts, visitor: Visitor) -> FileRow:
         """A file with what can be done with it."""
         services, view = self.services, model.owners[row.file]
         chats = may_chat(visitor, services.settings) and row.file in services.chats.models(visitor)
         path = view.folder / row.file if services.settings.space_id is None else Path(row.file)
         record = next(one for one in model.rows if one["file"] == row.file)
         lines = commands(view.job.request, record, path, services.chats.format_of(row.file, visitor))
-        return replace(row, opened=FileMore(chats=chats, commands=lines, repo=repo_address(view.job)))
+        delete = ""
+        if model.rests and row.file in view.here and is_owner(visitor, services.settings):
+            delete = texts["confirm_file"].format(file=row.file, size=row.size)
+            delete += " " + kept_where(view.job.request.repos, texts)
+        return replace(row, opened=FileMore(chats=chats, commands=lines, repo=repo_address(view.job), delete=delete))
 
     def _detailed(self, model: Model, opened: Collection[str], *, may: bool) -> tuple[Model, bool]:
         """The model with what opened sections show: what the heads of its files say, and logs; and whether nothing is

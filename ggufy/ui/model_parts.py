@@ -15,6 +15,7 @@ from ggufy.ui.file_rows import FileRow
 from ggufy.ui.i18n import Texts
 from ggufy.ui.job_parts import Piece
 from ggufy.ui.models import ModelCard
+from ggufy.ui.parts import button
 from ggufy.ui.plot import plot
 from ggufy.ui.sizes import panel
 from ggufy.ui.views import JobLine
@@ -120,9 +121,17 @@ def _content(card: ModelCard, texts: Texts, opened: Collection[str], *, may_work
     """What an unfolded card has below its title; the sections are filled by pieces of their own."""
     sums = {"files": card.files_sum, "jobs": str(len(card.earlier))}
     titles = {"jobs": texts["earlier_jobs"]}
-    alone = len(card.jobs) == 1
+    alone, delete = len(card.jobs) == 1, None
+    if card.delete:
+        label = texts["delete_model"].format(name=card.name)
+        delete = button(texts["delete"], "delete-model", card.jobs[0].id, label=label, confirm=card.delete)
     return [
-        el("p", *(el("span", word) for word in card.facts), class_="gg-facts gg-quiet"),
+        el(
+            "div",
+            el("p", *(el("span", word) for word in card.facts), class_="gg-facts gg-quiet"),
+            el("span", delete, class_="gg-right") if delete else None,
+            class_="gg-line",
+        ),
         *(_job(line, texts, opened, may_work=may_work, alone=alone) for line in card.jobs),
         *(
             job_parts.section(
@@ -229,7 +238,11 @@ def _lines(row: FileRow, texts: Texts, columns: Sequence[str]) -> list[Markup]:
         )
         for program, command in more.commands.items()
     ]
-    buttons = el("p", talk if more.chats else None, repo if more.repo else None, class_="gg-line")
+    delete = None
+    if more.delete:
+        label = texts["delete_model"].format(name=row.file)
+        delete = button(texts["delete"], "delete-file", row.job, label=label, file=row.file, confirm=more.delete)
+    buttons = el("p", talk if more.chats else None, repo if more.repo else None, delete, class_="gg-line")
     lists = el("ul", *copies, class_="gg-commands") if copies else None
     return [
         line,

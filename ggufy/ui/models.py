@@ -5,6 +5,7 @@ A model is what shares an output folder: the jobs there go on with each other's 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -42,6 +43,11 @@ class Model:
     def lead(self) -> JobView:
         """The job that the card speaks of first: the one at work, else one that waits, else the newest."""
         return min(self.views, key=lambda view: urgency(view.job.status))
+
+    @property
+    def rests(self) -> bool:
+        """True if none of its jobs waits or runs."""
+        return all(view.job.status in RESTING for view in self.views)
 
     @property
     def whole(self) -> JobView:
@@ -97,10 +103,37 @@ class ModelCard:
     findable: bool  # the section of sizes is a button that finds what there is to choose, not a slider
     sizes: tuple[SizeRow, ...]  # smallest first
     size_at: int  # place of the one that is shown first
+    delete: str = ""  # what is asked before all of it is deleted; empty: it cannot be
 
     @property
     def busy(self) -> bool:
         return any(line.busy for line in self.jobs)
+
+
+def deletable(model: Model, card: ModelCard, texts: Texts) -> ModelCard:
+    """The card for who may delete: with what is asked before the model, or one of its jobs, is."""
+    if not model.rests:
+        return card
+    here = {name for view in model.views for name in view.here} & {row["file"] for row in model.rows}
+    size = human_size(sum(row["size"] for row in model.rows if row["file"] in here))
+    question = texts["confirm_model"].format(name=card.name, count=len(here), size=size, jobs=len(model.views))
+    question += " " + kept_where([repo for repo, address in card.where if address], texts)
+    listed = Counter(row["file"] for view in model.views for row in view.files)
+    free = {
+        view.job.id
+        for view in model.views
+        if all(listed[row["file"]] > 1 for row in view.files) and len(model.views) > 1
+    }
+
+    def told(lines: tuple[JobLine, ...]) -> tuple[JobLine, ...]:
+        return tuple(replace(one, delete=texts["confirm_job"] if one.id in free else "") for one in lines)
+
+    return replace(card, delete=question, jobs=told(card.jobs), earlier=told(card.earlier))
+
+
+def kept_where(repos: Sequence[str], texts: Texts) -> str:
+    """What of a thing remains after it is deleted here."""
+    return texts["confirm_published"].format(repos=texts["comma"].join(repos)) if repos else texts["confirm_lost"]
 
 
 def model_card(

@@ -55,6 +55,7 @@ class JobLine:
     log: str
     steps: tuple[StepRow, ...]
     steps_sum: str
+    delete: str = ""  # what is asked before it is taken from the list; empty: it cannot be
 
     @property
     def busy(self) -> bool:
