@@ -127,6 +127,7 @@ ENDPOINTS = {
     "_Api.cancel_job": Row(right="work", arguments=(PUBLIC,), holds="job_id"),
     "_Api.list_results": Row(arguments=(PUBLIC,), holds=MODEL),
     "build.<locals>.greet": Row(),
+    "build.<locals>.talk": Row(event={"file": MODEL}),
     "LoginButton._check_login_status": Row(),  # gradio's, on a Space
 }
 ACTIONS = {  # what the buttons of cards do, and the sizes that they name
@@ -137,6 +138,7 @@ ACTIONS = {  # what the buttons of cards do, and the sizes that they name
     "make-size": "4000000",
     "find-sizes": "",
 }
+DELETES = ("delete-file", "delete-job", "delete-model")  # for owners only, also where strangers may work
 SETTINGS = {"again": "", "threads": "1", "share": "100"}  # buttons that are about no job
 ROUTES = {"/files/{job}/{name}"}
 # Form fields: what somebody writes there, and what becomes of it when a stranger on an open Space does.
@@ -339,12 +341,19 @@ def test_every_endpoint(page: Page, visitor: str) -> None:
 
 @pytest.mark.parametrize("visitor", VISITORS)
 def test_every_button(page: Page, visitor: str) -> None:
-    known = set(re.findall(r'"([a-z]+(?:-[a-z]+)*)"', inspect.getsource(JobsPanel._act))) - {"action", "job", "size"}
-    assert known == {*ACTIONS, *SETTINGS}, "each needs a row: who may press it?"
+    known = set(re.findall(r'"([a-z]+(?:-[a-z]+)*)"', inspect.getsource(JobsPanel._act))) - {
+        "action",
+        "job",
+        "size",
+    }
+    assert known == {*ACTIONS, *DELETES, *SETTINGS}, "each needs a row: who may press it?"
     (number,) = (number for number, name in page.functions().items() if name == "JobsPanel.act")
     for action, value in SETTINGS.items():
         row = Row(event={"action": action, "job": value})
         check(page.call(number, row, visitor), "work", visitor, page)
+    for action in DELETES:  # who may is told that there is no such job
+        row = Row(event={"action": action, "job": "nothing-00000000" if may("own", visitor, page.place) else PUBLIC})
+        check(page.call(number, row, visitor), "own", visitor, page)
     hidden = {job.id: job.status for job in page.store.jobs() if HUSH in job.request.name}
     for action, size in ACTIONS.items():
         row = Row(event={"action": action, "job": PUBLIC, "size": size})

@@ -32,7 +32,8 @@ from ggufy.steps.outputs import OUTPUTS
 from ggufy.system.files import sha256
 from ggufy.system.settings import Settings
 from ggufy.ui.i18n import TEXTS
-from ggufy.ui.views import job_card
+from ggufy.ui.models import by_model, model_card
+from ggufy.ui.views import job_line
 from tests import tiny
 from tests.extension.toy_output import NAMES, TOY
 from tests.extension.toy_step import ChecksumStep
@@ -116,11 +117,12 @@ def test_what_people_see_of_it(job: Job, settings: Settings) -> None:
     assert "checksums" in table and TOY.types["SIGNS"].advice in table
     for language in ("en", "zh"):
         view = JobView(job=done, files=tuple(rows), here=frozenset(), folder=folder)
-        shown = job_card(view, TEXTS[language])
+        line = job_line(view, TEXTS[language])
+        shown = model_card(by_model([view])[0], [line], TEXTS[language])
         assert [row.type for row in shown.files][1:] == ["SIGNS", "checksums"]
         assert [point.name for point in shown.points] == ["SIGNS", "F32"], "what is no model is not in the plot"
-        assert [step.state for step in shown.steps] == ["done"] * 3
-        assert shown.steps[-1].label == "checksum"
+        assert [step.state for step in line.steps] == ["done"] * 3
+        assert line.steps[-1].label == "checksum"
     text = card(done, CardFacts(uploaded={artifact.name: artifact.size for artifact in done.artifacts}))
     assert "not made" not in text and "quantized with numpy" in text
     assert "| checksums |" in text and "| SIGNS |" in text

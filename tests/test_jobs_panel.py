@@ -118,22 +118,23 @@ def test_only_the_card_that_changed_is_sent(services: Services, tab: Tab, out: P
     services._views.look_again()
     tab.poll()
     changed = {key for key in tab.pieces if tab.pieces[key] != before.get(key)}
-    assert changed == {f"card {job.id}"}
-    assert "the disk is full." in tab.pieces[f"card {job.id}"]
+    assert changed == {f"card {job.request.folder}", "news"}
+    assert f"{job.request.name}: failed" in tab.pieces["news"]
+    assert "the disk is full." in tab.pieces[f"card {job.request.folder}"]
     JobStore(out).save(job)
 
 
 def test_details_are_sent_when_they_are_opened(tab: Tab, services: Services) -> None:
     polled(tab)
-    second, folded = (services.views()[n].job.id for n in (1, UNFOLDED))
+    second, folded = (services.views()[n].job.request.folder for n in (1, UNFOLDED))
     assert f"files {second}" not in tab.pieces
-    tab.opened = {f"files {second}": True, f"card {folded}": True, f"steps {folded}": True}
+    tab.opened = {f"files {second}": True, f"card {folded}": True, f"files {folded}": True}
     polled(tab)
     assert "Q4_K_M" in tab.pieces[f"files {second}"]
-    assert "quantize Q4_K_M" in tab.pieces[f"steps {folded}"]
+    assert "Q4_K_M" in tab.pieces[f"files {folded}"]
     tab.opened = {f"files {second}": False}
     polled(tab)
-    assert {f"files {second}", f"steps {folded}"}.isdisjoint(tab.pieces)
+    assert {f"files {second}", f"files {folded}"}.isdisjoint(tab.pieces)
 
 
 def test_every_job_can_be_reached(tab: Tab, services: Services) -> None:
@@ -155,8 +156,10 @@ def test_a_job_that_works_is_shown_however_old(tab: Tab, services: Services, out
     JobStore(out).save(oldest.evolve(status=Status.RUNNING))
     services._views.look_again()
     polled(tab)
-    assert "gg-running" in tab.pieces[f"card {oldest.id}"]
-    assert "gg-folded" not in tab.pieces[f"card {oldest.id}"]
+    card = f"card {oldest.request.folder}"
+    assert next(iter(tab.pieces)) == card  # above all
+    assert "gg-running" in tab.pieces[card]
+    assert "gg-folded" not in tab.pieces[card]
     JobStore(out).save(oldest)
 
 

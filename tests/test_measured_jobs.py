@@ -40,8 +40,8 @@ from ggufy.steps.measure import MEASURED, EvaluateStep
 from ggufy.steps.outputs import gguf as gguf_output
 from ggufy.system.resources import AUTOMATIC, CpuShare, ThreadLimit
 from ggufy.system.settings import Settings
+from ggufy.ui.file_rows import file_row
 from ggufy.ui.i18n import TEXTS
-from ggufy.ui.views import file_row
 from tests import chatty, tiny
 from tests.conftest import Ggufy
 from tests.test_evaluate import READ, RECORD

@@ -37,7 +37,7 @@ from ggufy.sources.locate import is_plain_url
 from ggufy.sources.registry import format_of
 from ggufy.system.files import sha256
 from ggufy.system.settings import HUBS, Settings
-from ggufy.ui.views import file_link
+from ggufy.ui.file_rows import file_link
 from tests import tiny
 from tests.modelscope_fixture import (  # noqa: F401 - a fixture
     MS_ALICE,

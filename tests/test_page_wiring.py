@@ -16,6 +16,7 @@ from ggufy.ui.api import NAMES
 # Handler (js: in the browser only) -> what it follows, one tuple for each time it is connected.
 EXPECTED = {
     "look of jobs": [("page load",), ("timer tick",), ("gg-jobs look",), ("begin then",), ("begin_ticked then",)],
+    "talk": [("gg-jobs talk",)],
     "act": [("gg-banner click", "gg-jobs click", "gg-machine click")],
     "greet": [("page load",)],
     "look of source": [

@@ -41,13 +41,12 @@ from ggufy.system.files import sha256
 from ggufy.system.settings import Settings
 from ggufy.ui.i18n import TEXTS
 from ggufy.ui.messages import told as said
-from ggufy.ui.views import job_card
 from tests import small, tiny
 from tests.conftest import ROOT, Ggufy
 from tests.test_job import REQUEST
 from tests.test_publish import get
 from tests.test_service import settings
-from tests.test_views import Elements, column, view
+from tests.test_views import Elements, card_of, column, view
 
 SIZES = ("1.2GB-IQ3_XXS_FIT", "mem4GB-Q4_K_M_FIT")
 ORDER = replace(REQUEST, targets=SIZES, mode=STANDARD)
@@ -349,7 +348,7 @@ def test_strangers_order_nothing(tmp_path: Path) -> None:
 
 def test_the_slider() -> None:
     done = view(Status.DONE, frontier=POINTS)
-    shown = job_card(done, TEXTS["en"])
+    shown = card_of(done)
     assert [(row.text, row.bpw, row.kld) for row in shown.sizes] == [
         ("2.334 MB", "2.47", "0.3832"),
         ("4.162 MB", "4.47", "0.0169"),
@@ -367,17 +366,19 @@ def test_the_slider() -> None:
 
 
 def test_sizes_can_be_found_once() -> None:
-    shown = job_card(view(Status.DONE), TEXTS["zh"])
+    shown = card_of(view(Status.DONE), texts=TEXTS["zh"])
     assert shown.findable and "find-sizes" in column([shown])
     assert "find-sizes" not in column([shown], may_work=False)
-    assert not job_card(view(Status.DONE), TEXTS["en"], sizes_known=True).findable
-    assert not job_card(view(Status.FAILED), TEXTS["en"]).findable
-    assert job_card(view(Status.RUNNING, frontier=POINTS), TEXTS["en"]).sizes == ()
+    done, finding = view(Status.DONE), view(Status.RUNNING)
+    finding = replace(finding, job=replace(finding.job, request=replace(finding.job.request, mode="standard")))
+    assert "sizes" not in card_of(finding, done).sections
+    assert "sizes" not in card_of(view(Status.FAILED)).sections
+    assert card_of(view(Status.RUNNING, frontier=POINTS)).sizes == ()
 
 
 def test_a_file_to_order_is_named_and_explained() -> None:
     row = {"file": "m-mem4GB-Q4_K_M_FIT.gguf", "kind": "quantize", "size": 5, "type": SIZES[1], "bpw": 4.0}
-    shown = job_card(view(Status.DONE, files=(row,)), TEXTS["zh"]).files[0]
+    shown = card_of(view(Status.DONE, files=(row,)), texts=TEXTS["zh"]).files[0]
     assert (shown.type, shown.note, shown.imatrix) == ("mem4GB", "定制：可在 4 GB 内存中运行。", "")
     done = Job(request=replace(ORDER, quant_types=(), repo_id="a/m"), status=Status.DONE)
     text = card(done, CardFacts(uploaded={"m-1.2GB-IQ3_XXS_FIT.gguf": 1_200_000_000}))

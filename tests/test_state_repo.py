@@ -776,3 +776,25 @@ def test_a_lease_is_renewed_by_itself_through_failures_and_given_up_when_it_is_l
     assert "another runner has had the lease since today" in runner.state.trouble
     runner.state.close(30)
     assert LeaseRecord.from_bytes(hub.read(REPO, LEASE_FILE, kind="dataset")) == thief
+
+
+def test_a_record_that_was_deleted_here_is_deleted_there_and_does_not_come_back(
+    machine: Callable[..., Machine], clock: HandClock
+) -> None:
+    first = machine("first")
+    assert first.take()
+    gone, kept = first.save(job("gone", Status.DONE)), first.save(job("kept", Status.DONE))
+    first.records.remove(gone.id)
+    first.state._mirror.refresh(REPO, but=first.state._work.stale)  # as when the lease is taken again
+    assert [one.id for one in first.records.all()] == [kept.id]
+    first.state.turn()
+    first.leave()
+    second = machine("second")
+    assert second.take()
+    assert [one.id for one in second.records.all()] == [kept.id]
+    second.records.remove(kept.id)
+    again = second.save(kept)  # asked for anew before the commit
+    second.leave()
+    third = machine("third")
+    assert third.take()
+    assert [one.id for one in third.records.all()] == [again.id]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from ggufy.core.catalog import QUANT_TYPES
-from ggufy.core.job import Artifact, Job, Request, Status
+from ggufy.core.job import Artifact, FrontierPoint, Job, Request, Status
 from ggufy.core.messages import Message
 from ggufy.core.plan import Workload
 from ggufy.core.progress import Progress
@@ -22,12 +23,14 @@ from ggufy.service.job_views import JobView
 from ggufy.service.machine_load import MachineLoad
 from ggufy.service.preparation import Preparation
 from ggufy.steps import plan
-from ggufy.ui import job_parts, parts
+from ggufy.ui import job_parts, model_parts, parts
+from ggufy.ui.file_rows import picks, points
 from ggufy.ui.i18n import TEXTS, pick, texts_of
 from ggufy.ui.job_facts import age
 from ggufy.ui.messages import told
+from ggufy.ui.models import SECTIONS, ModelCard, by_model, model_card
 from ggufy.ui.plot import plot
-from ggufy.ui.views import SECTIONS, JobCard, job_card, picks, points
+from ggufy.ui.views import JobLine, job_line
 
 EN, ZH = TEXTS["en"], TEXTS["zh"]
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -108,15 +111,34 @@ FILES: tuple[dict[str, Any], ...] = (
 )
 
 
-def column(cards: list[JobCard], *, may_work: bool = True) -> str:
+def card_of(
+    *views: JobView, texts: dict[str, str] = EN, ready: bool = True, shown: Collection[str] = SECTIONS
+) -> ModelCard:
+    """The card of a model with these jobs, the newest first."""
+    (model,) = by_model(views)
+    lines = [job_line(view, texts, now=NOW, ready=ready) for view in views]
+    return model_card(model, lines, texts, now=NOW, shown=shown)
+
+
+def line_of(view: JobView, *, texts: dict[str, str] = EN, ready: bool = True) -> JobLine:
+    return job_line(view, texts, now=NOW, ready=ready)
+
+
+def opened(card: ModelCard) -> list[str]:
+    """Every section of a card and of its jobs."""
+    lines = (*card.jobs, *card.earlier)
+    return [*card.sections, *(f"{name} {line.id}" for line in lines for name in line.sections)]
+
+
+def column(cards: list[ModelCard], *, may_work: bool = True) -> str:
     """The machine's line, and cards with every section open."""
-    pieces = [job_parts.job(card, EN, may_work=may_work, folded=False, opened=SECTIONS) for card in cards]
+    pieces = [model_parts.model(card, EN, may_work=may_work, folded=False, opened=opened(card)) for card in cards]
     head = job_parts.head(MachineLoad(), EN, may_work=may_work)
     return join(head, *(text for card in pieces for _, text in card))
 
 
 def test_a_running_job_says_where_it_is() -> None:
-    card = job_card(running_view(), EN, now=NOW)
+    card = line_of(running_view())
     assert (card.state, card.actions, card.percent) == ("running", ("pause", "cancel"), round(100 * 1.5 / 4))
     assert card.now == "step 2 of 4 · imatrix · 50 %"
     assert re.fullmatch(r"about .+ left · 7\.0 s so far", card.left)
@@ -129,14 +151,16 @@ def test_a_running_job_says_where_it_is() -> None:
     ]
     assert [s.size for s in card.steps] == ["15.0 MB", "", "5.4 MB", ""]  # made, made now, forecast, unknown
     assert card.steps[0].time == "2.0 s"
-    assert card.facts == ("小模型.pth", "2 quants", "base f16", "imatrix", "3 h ago")
+    assert card.facts == ("Q4_K_M, IQ2_XS", "imatrix", "3 h ago")
+    assert card_of(running_view()).facts == ("小模型.pth", "base f16")
 
 
 def test_a_finished_job_lists_its_files() -> None:
-    card = job_card(view(Status.DONE, files=FILES), EN, now=NOW)
-    assert (card.state_text, card.actions, card.percent, card.now, card.left) == ("done", (), 100, "", "")
+    card = card_of(view(Status.DONE, files=FILES))
+    (line,) = card.jobs
+    assert (line.state_text, line.actions, line.percent, line.now, line.left) == ("done", (), 100, "", "")
     assert card.files_sum == "4 · 23.5 MB"
-    base, imatrix, first, second = card.files
+    base, imatrix, second, first = card.files  # quants by size
     assert (base.type, base.bpw, base.imatrix, base.sha256) == ("base GGUF", "", "", "cd" * 32)
     assert (imatrix.type, imatrix.size, imatrix.sha256) == ("imatrix", "97.0 kB", "")
     assert (first.bpw, first.imatrix, first.note) == ("5.84", "no", EN["advice_Q4_K_M"])
@@ -144,32 +168,32 @@ def test_a_finished_job_lists_its_files() -> None:
     assert first.link == f"files/{job(Status.DONE).id}/小模型-Q4_K_M.gguf".replace(
         "小模型", "%E5%B0%8F%E6%A8%A1%E5%9E%8B"
     )
-    assert card.facts[-1] == "5 min ago"
+    assert line.facts[-1] == card.age == "5 min ago"
 
 
 def test_what_can_be_done_follows_the_status() -> None:
     queued = replace(running_view(), job=job(Status.QUEUED))
-    assert job_card(queued, EN, now=NOW).actions == ("pause", "cancel")
-    assert job_card(queued, EN, now=NOW).now == "waits for its turn"
-    assert job_card(queued, EN, now=NOW, ready=False).now == "waits for llama.cpp"
-    assert job_card(view(Status.FAILED, error="x"), EN, now=NOW).actions == ("retry",)
-    assert job_card(view(Status.CANCELLED), EN, now=NOW).actions == ("retry",)
-    assert job_card(view(Status.PAUSED), EN, now=NOW).actions == ("resume", "cancel")
+    assert line_of(queued).actions == ("pause", "cancel")
+    assert line_of(queued).now == "waits for its turn"
+    assert line_of(queued, ready=False).now == "waits for llama.cpp"
+    assert line_of(view(Status.FAILED, error="x")).actions == ("retry",)
+    assert line_of(view(Status.CANCELLED)).actions == ("retry",)
+    assert line_of(view(Status.PAUSED)).actions == ("resume", "cancel")
     for ending in ("cancelling", "pausing"):
-        stopping = job_card(replace(running_view(), stopping=ending), EN, now=NOW)
+        stopping = line_of(replace(running_view(), stopping=ending))
         assert (stopping.state, stopping.actions) == (ending, ())
-    elsewhere = job_card(view(Status.RUNNING, files=FILES[:1]), EN, now=NOW)
+    elsewhere = line_of(view(Status.RUNNING, files=FILES[:1]))
     assert (elsewhere.now, elsewhere.actions, elsewhere.steps_sum) == ("another process works on it", (), "1 of 4")
 
 
 def test_measured_files_show_their_figures() -> None:
     rows = (FILES[0], FILES[1], {**FILES[2], "evaluation": EVALUATION})
-    card = job_card(view(Status.DONE, files=rows), EN, now=NOW)
+    card = card_of(view(Status.DONE, files=rows))
     quant = card.files[2]
     assert (quant.kld, quant.ppl_ratio, quant.same_top, quant.speed) == ("0.0123", "1.002", "92.0 %", "57.3 ± 2.1")
     assert (card.files[0].kld, card.measured) == ("", True)
     assert all(word in Elements(column([card])).text for word in ("0.0123", "1.002", "92.0 %", "PPL ratio"))
-    plain = job_card(view(Status.DONE, files=FILES), EN, now=NOW)
+    plain = card_of(view(Status.DONE, files=FILES))
     assert "PPL ratio" not in Elements(column([plain])).text
 
 
@@ -205,8 +229,8 @@ def test_the_plot_shows_size_alone_where_nothing_was_measured() -> None:
 def test_a_download_counts_as_done_when_something_was_made_of_it() -> None:
     remote = replace(REQUEST, source=replace(SOURCE, kind="gguf", model_id="owner/repo", path="dir/小模型.gguf"))
     there = replace(view(Status.FAILED, files=FILES[:1]), job=replace(job(Status.FAILED), request=remote))
-    card = job_card(there, EN, now=NOW)
-    assert [(s.label, s.state) for s in card.steps[:3]] == [
+    card = card_of(there)
+    assert [(s.label, s.state) for s in card.jobs[0].steps[:3]] == [
         ("download", "done"),
         ("convert", "done"),
         ("imatrix", "waiting"),
@@ -219,7 +243,7 @@ def test_nothing_that_a_stranger_names_becomes_markup() -> None:
     source = replace(SOURCE, path=f"/models/{EVIL}.pth", model_id=EVIL)
     evil_job = replace(job(Status.FAILED, error=EVIL), request=replace(REQUEST, name=EVIL, source=source))
     rows = tuple({**row, "file": EVIL + row["file"], "sha256": EVIL} for row in FILES)
-    card = job_card(JobView(job=evil_job, files=rows, folder=Path(f"/out/{EVIL}")), EN, now=NOW)
+    card = card_of(JobView(job=evil_job, files=rows, folder=Path(f"/out/{EVIL}")))
     pieces = [
         column([card]),
         parts.message(EVIL),
@@ -238,46 +262,118 @@ def test_nothing_that_a_stranger_names_becomes_markup() -> None:
 
 
 def test_everything_of_a_card_is_on_the_page() -> None:
-    names = ("name", "state_text", "now", "left", "where", "log", "error", "steps_sum", "files_sum")
-    marked = replace(
-        job_card(running_view(), EN, now=NOW),
-        sections=("files", "steps", "log"),
+    names = ("now", "left", "log", "error", "steps_sum")
+    line = replace(
+        line_of(running_view()),
+        sections=("steps", "log"),
         facts=("field-facts",),
-        files=job_card(view(Status.DONE, files=FILES), EN, now=NOW).files,
-        **{name: f"field-{name}" for name in names},
+        **{name: f"field-{name}" for name in names},  # type: ignore[arg-type]
     )
-    text = Elements(column([marked])).text
-    for name in (*names, "facts"):
+    card = replace(
+        card_of(view(Status.DONE, files=FILES)),
+        jobs=(line,),
+        facts=("field-source",),
+        **{name: f"field-{name}" for name in ("name", "state_text", "files_sum")},  # type: ignore[arg-type]
+        where=(("field-where", ""),),
+    )
+    text = Elements(column([card])).text
+    for name in (*names, "facts", "source", "name", "state_text", "files_sum", "where"):
         assert f"field-{name}" in text
     for row in FILES:
         assert row["file"] in text
 
 
-def test_old_jobs_are_counted_and_an_empty_page_says_what_to_do() -> None:
-    _, more = job_parts.more(27, 20, EN)
+def test_old_models_are_counted_and_an_empty_page_says_what_to_do() -> None:
+    _, more = model_parts.more(27, 20, EN)
     assert "27 older" in more
     assert "Show 20 more" in more
-    assert "Show 7 more" in job_parts.more(7, 20, EN)[1]
-    assert EN["no_jobs_hint"] in Elements(job_parts.nothing(EN, may_work=True)[1]).text
-    assert EN["no_jobs_hint"] not in Elements(job_parts.nothing(EN, may_work=False)[1]).text
+    assert "Show 7 more" in model_parts.more(7, 20, EN)[1]
+    assert EN["no_jobs_hint"] in Elements(model_parts.nothing(EN, may_work=True)[1]).text
+    assert EN["no_jobs_hint"] not in Elements(model_parts.nothing(EN, may_work=False)[1]).text
 
 
 def test_a_card_is_sent_without_what_is_not_open() -> None:
-    """A folded one is a line: its name, where it stands, when, and its buttons."""
-    card = job_card(view(Status.FAILED, error="the disk is full.", files=FILES), EN, now=NOW, shown=())
-    assert (card.files, card.steps, card.points) == ((), (), ())
-    ((key, text),) = job_parts.job(card, EN, may_work=True, folded=True, opened=SECTIONS)
+    """A folded one is a line: its name, where it stands, what it has, when, and its buttons."""
+    card = card_of(view(Status.FAILED, error="the disk is full.", files=FILES), shown=())
+    assert (card.files, card.points) == ((), ())
+    ((key, text),) = model_parts.model(card, EN, may_work=True, folded=True, opened=opened(card))
     folded = Elements(text)
     assert key == f"card {card.id}"
     assert {"article", "h3"} <= {tag for tag, _ in folded.tags}
     assert [attributes.get("data-action") for tag, attributes in folded.tags if tag == "button"] == [None, "retry"]
-    assert [word in folded.text for word in ("小模型", "failed", "5 min ago", "disk")] == [True, True, True, False]
-    ((_, text),) = job_parts.job(card, EN, may_work=True, folded=False, opened=())
+    for word, there in (
+        ("小模型", True),
+        ("failed", True),
+        ("4 · 23.5 MB", True),
+        ("5 min ago", True),
+        ("disk", False),
+    ):
+        assert (word in folded.text) == there
+    ((_, text),) = model_parts.model(card, EN, may_work=True, folded=False, opened=())
     assert "the disk is full." in text
     assert "Files" in Elements(text).text
-    assert "Q4_K_M" not in text
-    keys = [key for key, _ in job_parts.job(card, EN, may_work=True, folded=False, opened=("files", "log"))]
+    assert "小模型-Q4_K_M.gguf" not in text
+    sections = ("files", f"log {card.jobs[0].id}")
+    keys = [key for key, _ in model_parts.model(card, EN, may_work=True, folded=False, opened=sections)]
     assert keys == [f"card {card.id}", f"files {card.id}"]  # it has no log
+
+
+# ---- several jobs of one model
+
+
+def another(status: Status, *quants: str, targets: tuple[str, ...] = (), **changes: Any) -> Job:
+    request = replace(REQUEST, quant_types=quants, targets=targets, mode="standard" if targets else "")
+    return replace(job(status, **changes), request=request)
+
+
+def test_jobs_of_one_model_share_a_card_and_its_table() -> None:
+    """Each file once, quants by size, with all that any job knows of it; what is at work is spoken of first."""
+    measured = {**FILES[2], "evaluation": EVALUATION}
+    larger = {**FILES[2], "file": "小模型-Q8_0.gguf", "type": "Q8_0", "size": 7_700_000}
+    first = replace(view(Status.DONE), job=another(Status.DONE, "Q8_0"), files=(FILES[0], larger, measured))
+    second = view(Status.DONE, files=FILES)
+    third = replace(running_view(), job=another(Status.RUNNING, "Q6_K"))
+    fourth = replace(view(Status.CANCELLED), job=another(Status.CANCELLED, "Q5_K_M"))
+    card = card_of(fourth, third, second, first)
+    assert [row.type for row in card.files] == ["base GGUF", "imatrix", "IQ2_XS", "Q4_K_M", "Q8_0"]
+    assert [row.kld for row in card.files] == ["", "", "", "0.0123", ""]
+    assert [row.job for row in card.files] == [second.job.id] * 4 + [first.job.id]
+    assert card.files_sum == "5 · 31.2 MB"
+    assert [line.facts[0] for line in card.jobs] == ["Q6_K", "Q5_K_M"]
+    assert [line.facts[0] for line in card.earlier] == ["Q4_K_M, IQ2_XS", "Q8_0"]
+    assert (card.state, card.sections) == ("running", ("files", "plot", "sizes", "jobs"))
+    shown = Elements(column([card]))
+    lines = [attributes["data-job"] for _, attributes in shown.tags if "gg-run " in (attributes.get("class") or "")]
+    assert lines == [v.job.id for v in (third, fourth, second, first)]
+    assert [tag for tag, _ in shown.tags].count("table") == 1
+
+
+def test_other_bytes_under_the_same_name_keep_their_own_figures() -> None:
+    newer = view(Status.DONE, files=({**FILES[2], "sha256": "aa" * 32},))
+    older = replace(
+        view(Status.DONE), job=another(Status.DONE, "Q4_K_M"), files=({**FILES[2], "evaluation": EVALUATION},)
+    )
+    (row,) = card_of(newer, older).files
+    assert (row.kld, row.sha256) == ("", "aa" * 32)
+
+
+def test_what_is_at_work_stands_above_what_waits_and_that_above_the_rest() -> None:
+    statuses = (Status.DONE, Status.QUEUED, Status.FAILED, Status.RUNNING, Status.PAUSED)
+    views = [
+        replace(view(status), job=replace(job(status), request=replace(REQUEST, name=f"m{n}")))
+        for n, status in enumerate(statuses)
+    ]
+    assert [model.lead.job.request.name for model in by_model(views)] == ["m3", "m1", "m0", "m2", "m4"]
+
+
+def test_what_was_expected_of_a_size_stands_beside_what_was_measured() -> None:
+    label = "3MB-IQ2_XS_FIT"
+    row = {**FILES[3], "file": f"小模型-{label}.gguf", "type": label, "size": 3_010_000, "evaluation": EVALUATION}
+    points = (FrontierPoint(size=3_000_000, bpw=3.2, kld=0.0119), FrontierPoint(size=9_000_000, bpw=9.0, kld=0.001))
+    done = another(Status.DONE, targets=(label,), frontier=points)
+    card = card_of(replace(view(Status.DONE), job=done, files=(FILES[2], row)))
+    assert [(one.kld, one.expected) for one in card.files] == [("0.0123", "0.0119"), ("", "")]
+    assert "≈ 0.0119" in Elements(column([card])).text
 
 
 @pytest.mark.parametrize(
@@ -291,10 +387,10 @@ def test_what_a_job_waits_for_and_needs_is_said(texts: dict[str, str], waits: st
     reason = Message("another run holds {path}: wait for it to end.", path="/out")
     running = running_view()
     assert running.snapshot is not None
-    waiting = job_card(replace(running, snapshot=replace(running.snapshot, waiting=reason)), texts, now=NOW)
+    waiting = line_of(replace(running, snapshot=replace(running.snapshot, waiting=reason)), texts=texts)
     assert waits in waiting.now
     error = "the token in HF_TOKEN is not valid any more."
-    paused = job_card(view(Status.PAUSED, error=error), texts, now=NOW)
+    paused = card_of(view(Status.PAUSED, error=error), texts=texts)
     assert needs in Elements(column([paused])).text
     assert "gg-needs" in column([paused])
 
@@ -311,7 +407,7 @@ def test_the_banner_says_what_a_start_waits_for(texts: dict[str, str]) -> None:
 
 
 def test_who_may_only_look_gets_no_buttons() -> None:
-    cards = [job_card(v, EN, now=NOW) for v in (running_view(), view(Status.FAILED, error="x"))]
+    cards = [card_of(v) for v in (running_view(), view(Status.FAILED, error="x"))]
     assert [tag for tag, _ in Elements(column(cards)).tags].count(
         "button"
     ) == 7  # two names; pause, cancel, retry; the share
@@ -339,7 +435,7 @@ def test_errors_come_in_the_visitor_s_language() -> None:
     error = Message("{tool} failed ({code}): {reason}", tool="llama-quantize", code=code, reason=text)
     failed = view(Status.FAILED, error=error)
     for texts, said in ((EN, error), (ZH, f"llama-quantize 失败（退出码 1）：{text}")):
-        assert said in Elements(column([job_card(failed, texts, now=NOW)])).text
+        assert said in Elements(column([card_of(failed, texts=texts)])).text
     full = Message(
         "building llama.cpp needs {needed} in {folder}, and {free} are free: free some space and {AGAIN}.",
         needed="1 GB",

@@ -29,7 +29,7 @@ from ggufy.texts.writing import (
 )
 from ggufy.ui.form import estimate_options
 from ggufy.ui.i18n import TEXTS
-from ggufy.ui.views import job_card
+from ggufy.ui.views import job_line
 from tests.test_job import REQUEST
 
 pytestmark = pytest.mark.fast
@@ -177,13 +177,13 @@ def test_jobs_cards_and_the_page_say_what_is_read(tmp_path: Path) -> None:
     said = list_shares(request.calibration_writing)
     assert f": {said}." in card(job, CardFacts(uploaded={}))
     view = JobView(job=job, files=(), folder=tmp_path)
-    assert [line.partition(": ")[0] for line in job_card(view, TEXTS["en"]).writing] == [
+    assert [line.partition(": ")[0] for line in job_line(view, TEXTS["en"]).writing] == [
         "imatrix text",
         "measured on",
         "measured on",
     ]
     world = job.evolve(request=replace(request, speaks=WORLD_SPEAKS, calibration_writing=request.evaluation_writing))
-    last = job_card(replace(view, job=world), TEXTS["zh"]).writing[-1]
+    last = job_line(replace(view, job=world), TEXTS["zh"]).writing[-1]
     assert last.startswith("校准文本中没有中文，")  # the evaluation texts have some
 
 

@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from ggufy.core.errors import Cancelled
 from ggufy.core.job import RESTING, Job, Status
@@ -85,6 +85,14 @@ class Worker:
                 return False
             live.stop.paused.set()
             self._unless_running(job_id, live, Status.PAUSED)
+            return True
+
+    def while_resting(self, job_ids: Collection[str], work: Callable[[], None]) -> bool:
+        """Does `work` while none of these jobs can begin; False, and nothing is done, if one waits or runs."""
+        with self._changed:
+            if any(job_id in self._live for job_id in job_ids):
+                return False
+            work()
             return True
 
     def jobs(self) -> list[Job]:

@@ -33,6 +33,12 @@ class RecordMirror:
             self.unsent.add(job_id)
             self._changed.notify_all()
 
+    def gone(self, job_id: str) -> str:
+        """Notes that a record was deleted here; returns its path in the repo."""
+        with self._changed:
+            self.unsent.discard(job_id)
+        return f"{JOBS}/{job_id}.json"
+
     def mark_all(self, but: Collection[str] = ()) -> None:
         """Every record waits to be committed, except those with these paths in the repo."""
         known = self._records.all()  # it has a lock of its own, which who marks a record holds
@@ -59,11 +65,12 @@ class RecordMirror:
             now = self.waiting()
             self.unsent &= {Path(name).stem for name, data in now.items() if sent.get(name) != data}
 
-    def refresh(self, repo_id: str) -> None:
-        """Joins the records here with those of the repo; one that only this machine has waits to be committed."""
+    def refresh(self, repo_id: str, but: Collection[str] = ()) -> None:
+        """Joins the records here with those of the repo, `but` for those with these paths, which are to be deleted
+        there; one that only this machine has waits to be committed."""
         there = self._hub.list_files(repo_id, kind=KIND, under=f"{JOBS}/")
         for name, file in there.items():
-            if Path(name).suffix == ".json" and name.count("/") == 1:
+            if name not in but and Path(name).suffix == ".json" and name.count("/") == 1:
                 self._take_record(repo_id, name, file)
         self.mark_all(but=there)
 

@@ -28,6 +28,7 @@ class JobRecords:
     def __init__(self, store: JobStore, changed: Callable[[str], None] = lambda job_id: None):
         self.store = store
         self.changed = changed  # gets the id of each job whose record was written
+        self.removed: Callable[[str], None] = lambda job_id: None  # gets the id of each whose record was deleted
         self.term = 0  # of the lease that records are written under
         self._lock = threading.RLock()
         self._newest: dict[str, str] = {}  # job id -> its newest run
@@ -72,6 +73,21 @@ class JobRecords:
         """Makes this the job's newest run; its record says already that it is to run."""
         with self._lock:
             self._newest[job_id] = run_id
+
+    def remove(self, job_id: str) -> None:
+        """Deletes the record of a job that rests."""
+        with self._lock:
+            self._newest[job_id] = ""  # no run that still ends brings it back
+            self._unwritten.pop(job_id, None)
+            self.store.remove(job_id)
+            self.removed(job_id)
+
+    def forget_artifact(self, job_id: str, name: str) -> None:
+        """Notes that a product was deleted; what was measured of it stays true."""
+        with self._lock:
+            job = self.latest(job_id)
+            if job and any(artifact.name == name for artifact in job.artifacts):
+                self._kept(job.evolve(artifacts=tuple(one for one in job.artifacts if one.name != name)))
 
     # ---- what a run finds
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -66,6 +66,7 @@ class StateRepo:
         self._thread = threading.Thread(target=self._loop, name="ggufy-state", daemon=True)
         self._mirror = RecordMirror(records, hub, self._changed)
         records.changed = self._mirror.mark
+        records.removed = lambda job_id: self._delete([self._mirror.gone(job_id)])
 
     # ---- for everybody
 
@@ -147,8 +148,11 @@ class StateRepo:
 
     def drop(self, key: str, names: Collection[str]) -> None:
         """Deletes kept files with one of the next commits."""
+        self._delete(backup_path(key, name) for name in names)
+
+    def _delete(self, paths: Iterable[str]) -> None:
         with self._changed:
-            self._work.stale.update(backup_path(key, name) for name in names)
+            self._work.stale.update(paths)
             self._changed.notify_all()
 
     def kept(self, key: str) -> dict[str, RemoteFile]:
@@ -258,7 +262,7 @@ class StateRepo:
             self._not_before = self._clock.now() + min(_POLL_S, lease.expires_s / 4)
             return
         self._hub.count_past_commits(self.repo_id, kind=KIND)
-        self._mirror.refresh(self.repo_id)
+        self._mirror.refresh(self.repo_id, but=self._work.stale)
         self._records.term = max(self._records.term, lease.term)
         with self._changed:
             self._ready, self._work.wanted = True, False
@@ -292,7 +296,7 @@ class StateRepo:
         self._records.all()  # writes what the disk had no room for
         if self._ready and self.lease is not None:
             sent = self._mirror.waiting()
-            if self.lease.release(sent, delete=self._work.stale):
+            if self.lease.release(sent, delete=self._work.stale - sent.keys()):
                 self._mirror.note_sent(sent)
         if self.unsent:
             logger.warning("%d job records could not be saved on the Hub: they are here.", len(self._mirror.unsent))
@@ -306,7 +310,7 @@ class StateRepo:
         more = {path: content for order in orders for path, content in order.add.items()}
         try:
             lease.commit(
-                {**sent, **more}, delete=stale - more.keys(), message=commit_title(sent, more), urgent=lease.due
+                {**sent, **more}, delete=stale - {*more, *sent}, message=commit_title(sent, more), urgent=lease.due
             )
         except RepoMissing:
             logger.warning("%s is gone: it is made again, with all records that are known here", self.repo_id)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,6 +42,11 @@ class JobStore:
     def put(self, job: Job) -> None:
         """Writes a record as it is. Raises DiskError."""
         write_text(self.path(job.id), to_json(job))
+
+    def remove(self, job_id: str) -> None:
+        """Deletes a record, and what its steps printed."""
+        self.path(job_id).unlink(missing_ok=True)
+        shutil.rmtree(self.log_folder(job_id), ignore_errors=True)
 
     def load(self, job_id: str) -> Job | None:
         """The record, or None if there is none or it cannot be read."""

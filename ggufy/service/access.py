@@ -75,6 +75,15 @@ def check_owner(visitor: Visitor, settings: Settings) -> None:
         )
 
 
+def check_delete(visitor: Visitor, settings: Settings) -> None:
+    """Raises UsageError unless the visitor may delete files and jobs."""
+    if not is_owner(visitor, settings):
+        raise UsageError(
+            "only its owner may delete files and jobs on this Space: {way}, or run ggufy on your own machine.",
+            way=_way_in(settings),
+        )
+
+
 def check_chat(visitor: Visitor, settings: Settings) -> None:
     """Raises UsageError unless the visitor may chat."""
     if not may_chat(visitor, settings):

@@ -31,6 +31,7 @@ from ggufy.service.following import Following
 from ggufy.service.health import Health, Watchdog
 from ggufy.service.job_views import JobView as JobView
 from ggufy.service.job_views import JobViews
+from ggufy.service.library import Library
 from ggufy.service.machine_load import LoadMeter
 from ggufy.service.model_cache import ModelCache
 from ggufy.service.preparation import Preparation, Preparer
@@ -70,6 +71,7 @@ class Services:
         self._previews: TtlCache[Preview] = TtlCache(600.0)
         self._views = JobViews(self.worker, settings.out)
         self.health = Health(settings, self.worker, self.workspace)
+        self.library = Library(settings, self.worker, self._views, self._known)
         self.following = Following(
             settings,
             self.workspace,

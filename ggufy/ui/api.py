@@ -21,8 +21,8 @@ from ggufy.jobs.options import BY_NAME, OPTIONS, Kind, Option
 from ggufy.jobs.values import read_options, read_source, read_text
 from ggufy.service.access import Visitor
 from ggufy.service.service import JobView, Services
+from ggufy.ui.file_rows import file_link, repo_address
 from ggufy.ui.messages import told_to_programs
-from ggufy.ui.views import file_link, repo_address
 from ggufy.ui.visitors import Profile, visitor_of
 
 Answer = TypeVar("Answer")

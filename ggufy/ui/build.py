@@ -28,6 +28,7 @@ from ggufy.system.settings import Settings
 from ggufy.ui import parts
 from ggufy.ui.api import NAMES, add_api
 from ggufy.ui.chat_tab import ChatTab
+from ggufy.ui.file_rows import FILES_ROUTE
 from ggufy.ui.follow_panel import FollowPanel
 from ggufy.ui.guard import HEALTH, KnownHosts, Locked
 from ggufy.ui.head import EarlyScript
@@ -35,7 +36,6 @@ from ggufy.ui.i18n import TEXTS, texts_of
 from ggufy.ui.jobs_panel import JobsPanel
 from ggufy.ui.quantize_tab import QuantizeTab
 from ggufy.ui.server import PageServer
-from ggufy.ui.views import FILES_ROUTE
 from ggufy.ui.visitors import Profile, visitor_of, visitor_of_route
 from ggufy.ui.wiring import HERE, OWN, QUIET
 
@@ -54,7 +54,7 @@ def build(services: Services) -> gr.Blocks:
         if services.settings.login:
             gr.LoginButton(visible=False)  # with it in the page, gradio serves the sign-in; the header links to it
         banner = JobsPanel.banner_above()
-        with gr.Tabs(elem_id="gg-tabs"):
+        with gr.Tabs(elem_id="gg-tabs") as tabs:
             with gr.Tab(i18n("tab_quantize"), id="quantize"), gr.Row(elem_id="gg-columns"):
                 with gr.Column(scale=2, min_width=340, elem_id="gg-form"):
                     form = QuantizeTab(services, i18n)
@@ -67,6 +67,16 @@ def build(services: Services) -> gr.Blocks:
         form.connect(page, jobs.show_after)
         follow.connect(page, form)
         chat.connect()
+
+        def talk(event: gr.EventData, request: gr.Request, profile: Profile) -> list[Any]:
+            names = services.chats.models(visitor_of(services, request, profile))
+            file = getattr(event, "file", "")
+            return [
+                gr.Tabs(selected="chat"),
+                gr.Dropdown(choices=[*names], value=file) if file in names else gr.skip(),
+            ]
+
+        jobs.jobs.talk(talk, None, [tabs, chat.models[0]], **QUIET)
 
         def greet(request: gr.Request, profile: Profile) -> list[Any]:
             texts, visitor = texts_of(request), visitor_of(services, request, profile)

@@ -1,26 +1,38 @@
-"""The quiet lines below a job's title, as plain text: what it makes from what, and what its texts are. Pure."""
+"""The quiet lines on a card, as plain text: what is made from what, by which job, and what its texts are. Pure."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from pathlib import PurePath
 
-from ggufy.core.job import RESTING, Job
+from ggufy.core.job import RESTING, Job, Request
+from ggufy.core.outputs import GGUF
 from ggufy.core.writing import warn_of_texts
+from ggufy.quantize.search import target
 from ggufy.ui.i18n import Texts
 from ggufy.ui.messages import told
 
+_NAMED = 4  # quants that a job's line names; more are counted
 
-def job_facts(job: Job, texts: Texts, now: datetime) -> tuple[str, ...]:
-    """Source, quants, base, imatrix, age."""
-    request = job.request
+
+def model_facts(request: Request, texts: Texts) -> tuple[str, ...]:
+    """Source, base, and the format of the files if it is another than GGUF."""
     source = PurePath(request.source.path).name
-    count = len(request.quants)
-    quants = texts["quants_one" if count == 1 else "quants"].format(count=count)
     return (
         f"{request.source.model_id}:{source}" if request.source.model_id else source,
-        texts["sizes_only"] if request.analysed and not count else quants,
         texts["base"].format(outtype=request.outtype),
+        *((request.output,) if request.output != GGUF else ()),
+    )
+
+
+def job_facts(job: Job, texts: Texts, now: datetime) -> tuple[str, ...]:
+    """Quants, imatrix, age."""
+    request = job.request
+    quants = texts["quants"].format(count=len(request.quants))
+    if len(request.quants) <= _NAMED:
+        quants = texts["comma"].join(target.short(quant) for quant in request.quants)
+    return (
+        texts["sizes_only"] if request.analysed and not quants else quants or texts["quants"].format(count=0),
         texts[f"imatrix_{request.imatrix}"],
         age(job.updated if job.status in RESTING else job.created, texts, now),
     )

@@ -1,26 +1,20 @@
-"""The column of jobs as HTML: how busy the machine is, then a card for each job (see parts.py for the conventions).
+"""A job on its model's card as HTML, and above all cards how busy the machine is (see parts.py for the conventions).
 
-A card is made in pieces, each with a key: the card itself, and what stands in each section that is open. jobs.js puts
-them together, so that only the pieces that changed have to be sent. An older card is folded to one line.
+What stands in an open section is a piece of its own, with a key: see model_parts.py.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 from ggufy.core.words import human_size
-from ggufy.publish.markup import Markup, el, join
+from ggufy.publish.markup import Markup, el
 from ggufy.service.machine_load import MachineLoad
 from ggufy.system.resources import AUTOMATIC, CPU_PERCENTS
 from ggufy.ui.i18n import Texts
 from ggufy.ui.parts import bar, button
-from ggufy.ui.plot import plot
-from ggufy.ui.sizes import panel
-from ggufy.ui.views import FileRow, JobCard, StepRow
-
-_FIGURES = ("kld", "ppl_ratio", "same_top", "speed")
-
+from ggufy.ui.views import JobLine, StepRow
 
 Piece = tuple[str, Markup]  # key, and what it looks like
 
@@ -31,53 +25,67 @@ def head(machine: MachineLoad, texts: Texts, *, may_work: bool) -> Markup:
     return el("div", el("h2", texts["jobs"]), figures, class_="gg-line gg-jobs-head")
 
 
-def nothing(texts: Texts, *, may_work: bool) -> Piece:
-    """In place of the cards, while there are none."""
-    empty = el("p", el("strong", texts["no_jobs"]), el("span", texts["no_jobs_hint"]) if may_work else None)
-    return "nothing", el("div", empty, class_="gg-empty")
+def job(line: JobLine, texts: Texts, *, may_work: bool, alone: bool, opened: Collection[str]) -> Markup:
+    """Status, what it makes, how far it is, and buttons; `alone`: the card's badge says the status. The bodies of its
+    sections are pieces."""
+    badge = None if alone else el("span", line.state_text, class_=f"gg-badge gg-{line.state}")
+    facts = el("p", *(el("span", word) for word in line.facts), class_="gg-facts gg-quiet gg-numbers")
+    title = el("div", badge, facts, buttons(line, texts) if may_work else None, class_="gg-line gg-run-title")
+    busy = line.state not in ("done", "cancelled")
+    progress = bar(line.percent, label=texts["progress"].format(name=line.name), moving=line.state == "running")
+    now = el("p", el("span", line.now), el("span", line.left, class_="gg-quiet"), class_="gg-now gg-numbers")
+    error = f"gg-message gg-{'needs' if line.state == 'paused' else 'bad'}"
+    return el(
+        "div",
+        title,
+        el("p", *(el("span", text) for text in line.writing), class_="gg-facts gg-quiet") if line.writing else None,
+        progress if busy else None,
+        now if line.now else None,
+        el("p", line.error, class_=error) if line.error else None,
+        *(
+            section(name, line.id, texts[name], line.steps_sum if name == "steps" else "", opened=name in opened)
+            for name in shown_sections(line, may_work=may_work)
+        ),
+        class_=f"gg-run gg-{line.state}",
+        data_job=line.id,
+        data_key=f"job {line.id}",
+    )
 
 
-def more(count: int, page: int, texts: Texts) -> Piece:
-    """Below the cards, when there are `count` more."""
-    text = texts["more_jobs"].format(count=min(count, page))
-    show = el("button", text, type="button", data_more=page, data_key="more", class_="gg-button")
-    line = el("p", show, el("span", texts["older"].format(count=count), class_="gg-quiet"), class_="gg-older gg-line")
-    return "more", line
+def shown_sections(line: JobLine, *, may_work: bool) -> list[str]:
+    """The log is for those who may do something about it."""
+    return [name for name in line.sections if may_work or name != "log"]
 
 
-def job(card: JobCard, texts: Texts, *, may_work: bool, folded: bool, opened: Collection[str]) -> list[Piece]:
-    """The pieces of a card; `opened` are its open sections. A visitor who may only look gets no buttons."""
-    hidden = () if may_work else ("log", "sizes") if card.findable else ("log",)
-    shown = [name for name in card.sections if name not in hidden]
-    pieces: list[Piece] = [(f"card {card.id}", _card(card, texts, shown, opened, folded=folded, may_work=may_work))]
-    if not folded:
-        pieces += [
-            (f"{name} {card.id}", _body(card, name, texts, may_work=may_work)) for name in shown if name in opened
-        ]
-    return pieces
+def bodies(line: JobLine, *, may_work: bool, opened: Collection[str]) -> list[Piece]:
+    """What stands in the open sections of a job."""
+    made = {"steps": _steps, "log": _log}
+    return [
+        (f"{name} {line.id}", made[name](line)) for name in shown_sections(line, may_work=may_work) if name in opened
+    ]
 
 
-def opened_at_first(card: JobCard, *, newest: bool) -> set[str]:
-    """The sections that are open until the visitor says otherwise."""
-    if not newest:
-        return set()
-    if card.busy:
-        return {"steps"}
-    return {"files"} | ({"plot"} if card.measured else set()) | (set() if card.findable else {"sizes"})
+def buttons(line: JobLine, texts: Texts) -> Markup:
+    """What can be done with a job."""
+    made = [
+        button(texts[action], action, line.id, label=texts[f"{action}_job"].format(name=line.name))
+        for action in line.actions
+    ]
+    if line.delete:
+        label = texts["remove_job"].format(name=line.name)
+        made.append(button(texts["remove"], "delete-job", line.id, label=label, confirm=line.delete))
+    return el("span", *made, class_="gg-right gg-buttons")
 
 
-def _body(card: JobCard, section: str, texts: Texts, *, may_work: bool) -> Markup:
-    match section:
-        case "files":
-            return _files(card, texts)
-        case "plot":
-            return _plot(card, texts)
-        case "sizes":
-            return panel(card.id, card.sizes, card.size_at, texts, may_work=may_work)
-        case "steps":
-            return _steps(card.steps)
-        case _:
-            return el("pre", card.log, class_="gg-log", tabindex="0")
+def section(name: str, owner: str, title: str, total: str, *, opened: bool) -> Markup:
+    """What can be opened, of a job or a model; a piece of that name fills it."""
+    key = f"{name} {owner}"
+    summary = el("summary", el("span", title), el("span", total, class_="gg-quiet gg-numbers"), data_key=key)
+    return el("details", summary, el("div", data_body=key), data_open=opened, data_details=key)
+
+
+def _log(line: JobLine) -> Markup:
+    return el("pre", line.log, class_="gg-log", tabindex="0")
 
 
 def _machine(machine: MachineLoad, texts: Texts, *, may_work: bool) -> Markup:
@@ -125,67 +133,8 @@ def _stepper(what: str, shown: str, steps: Sequence[int], *, at: int, texts: Tex
     return el("span", buttons[0], value, buttons[1], class_="gg-stepper", title=texts[f"{what}_info"])
 
 
-def _card(
-    card: JobCard,
-    texts: Texts,
-    sections: Sequence[str],
-    opened: Collection[str],
-    *,
-    folded: bool,
-    may_work: bool,
-) -> Markup:
-    fold = el(
-        "button",
-        card.name,
-        type="button",
-        aria_expanded="false" if folded else "true",
-        data_fold=card.id,
-        data_key=f"fold {card.id}",
-        title=card.name,
-        class_="gg-fold",
-    )
-    buttons = [
-        button(texts[action], action, card.id, label=texts[f"{action}_job"].format(name=card.name))
-        for action in (card.actions if may_work else ())
-    ]
-    title = el(
-        "div",
-        el("h3", fold),
-        el("span", card.state_text, class_="gg-badge"),
-        el("span", card.facts[-1], class_="gg-quiet gg-age") if folded else None,
-        el("span", *buttons, class_="gg-right gg-buttons"),
-        class_="gg-line gg-title",
-    )
-    content = [] if folded else _content(card, texts, sections, opened)
-    kind = f"gg-job gg-{card.state}{' gg-folded' if folded else ''}"
-    return el("article", title, *content, class_=kind, aria_label=card.name, data_job=card.id)
-
-
-def _content(card: JobCard, texts: Texts, sections: Sequence[str], opened: Collection[str]) -> list[Markup | None]:
-    """What an unfolded card has below its title; the sections are filled by pieces of their own."""
-    progress = bar(card.percent, label=texts["progress"].format(name=card.name), moving=card.state == "running")
-    now = el("p", el("span", card.now), el("span", card.left, class_="gg-quiet"), class_="gg-now gg-numbers")
-    sums = {"files": card.files_sum, "steps": card.steps_sum}
-    return [
-        el("p", *(el("span", word) for word in card.facts), class_="gg-facts gg-quiet"),
-        el("p", *(el("span", line) for line in card.writing), class_="gg-facts gg-quiet") if card.writing else None,
-        progress if card.state != "done" else None,
-        now if card.now else None,
-        el("p", card.error, class_=f"gg-message gg-{'needs' if card.state == 'paused' else 'bad'}")
-        if card.error
-        else None,
-        *(_section(name, card.id, texts[name], sums.get(name, ""), opened=name in opened) for name in sections),
-    ]
-
-
-def _section(name: str, job_id: str, title: str, total: str, *, opened: bool) -> Markup:
-    key = f"{name} {job_id}"
-    summary = el("summary", el("span", title), el("span", total, class_="gg-quiet gg-numbers"), data_key=key)
-    return el("details", summary, el("div", data_body=key), data_open=opened, data_details=key)
-
-
-def _steps(rows: Iterable[StepRow]) -> Markup:
-    return el("ol", *(_step(row) for row in rows), class_="gg-steps")
+def _steps(line: JobLine) -> Markup:
+    return el("ol", *(_step(row) for row in line.steps), class_="gg-steps")
 
 
 def _step(row: StepRow) -> Markup:
@@ -199,56 +148,4 @@ def _step(row: StepRow) -> Markup:
         el("span", row.time, class_="gg-numbers gg-quiet gg-step-time"),
         class_=f"gg-step gg-step-{row.state}",
         data_step=row.label,
-    )
-
-
-def _plot(card: JobCard, texts: Texts) -> Markup:
-    note = el("p", texts["kld_info"] if card.measured else texts["not_measured"], class_="gg-quiet gg-where")
-    return join(plot(card.points, texts), note)
-
-
-def _picks(card: JobCard, texts: Texts) -> Markup | None:
-    """Which file to take, for any amount of memory."""
-    if len(card.picks) < 2:
-        return None
-    rows = [el("li", el("span", pick.memory, class_="gg-quiet"), el("strong", pick.type)) for pick in card.picks]
-    return el(
-        "div",
-        el("p", texts["pick"], " ", el("span", texts["pick_info"], class_="gg-quiet"), class_="gg-pick-title"),
-        el("ul", *rows, class_="gg-picks gg-numbers"),
-    )
-
-
-def _files(card: JobCard, texts: Texts) -> Markup:
-    columns = ("file", "size", "bpw", *(_FIGURES if card.measured else ("imatrix", "note")))
-    head = el("tr", *(_head(name, texts) for name in columns))
-    body = el("tbody", *(_file(row, texts, columns[3:]) for row in card.files))
-    where = el("a", card.where, href=card.link, target="_blank", rel="noopener") if card.link else card.where
-    return join(
-        _picks(card, texts),
-        el("div", el("table", el("thead", head), body, class_="gg-files"), class_="gg-scroll", tabindex="0"),
-        el("p", texts["where"], " ", where, class_="gg-quiet gg-where"),
-    )
-
-
-def _head(name: str, texts: Texts) -> Markup:
-    return el(
-        "th", texts[f"column_{name}"], scope="col", class_=f"gg-c-{name}", title=texts.get(f"column_{name}_info")
-    )
-
-
-def _file(row: FileRow, texts: Texts, more: Iterable[str]) -> Markup:
-    """One line: what it is with its file below, then the figures; the digest shows when the mouse is on the name."""
-    label = texts["download_file"].format(file=row.file)
-    told = f"{row.file}\nsha256 {row.sha256}" if row.sha256 else row.file
-    link = el("a", row.file, href=row.link, download=row.file, aria_label=label, title=told, class_="gg-cut")
-    return el(
-        "tr",
-        el("th", el("span", row.type, title=row.note), link, scope="row", class_="gg-c-file"),
-        el("td", row.size, class_="gg-c-size gg-numbers"),
-        el("td", row.bpw, class_="gg-c-bpw gg-numbers", data_label=texts["column_bpw"]),
-        *(
-            el("td", getattr(row, name), class_=f"gg-c-{name} gg-numbers", data_label=texts[f"column_{name}"])
-            for name in more
-        ),
     )

@@ -10,6 +10,26 @@ let shown = props.value.shown;
 let count = props.value.count;
 let held = null; // the job whose slider is being dragged
 
+let ended = null; // id of a job -> how it ended, as far as this tab has heard
+
+// How jobs end is spoken, and stands in the title until the visitor looks; else it says how far the running one is.
+const spoken = element.querySelector(".gg-spoken");
+const tellNews = () => {
+  const piece = column.querySelector("[data-news]");
+  if (!piece) return;
+  const now = JSON.parse(piece.dataset.news);
+  const fresh = Object.keys(now).filter((job) => ended && ended[job] !== now[job]);
+  ended = now;
+  if (fresh.length) spoken.textContent = fresh.map((job) => now[job]).join(". ");
+  if (fresh.length && !document.hasFocus()) title = spoken.textContent;
+  document.title = [title || (piece.dataset.percent && `${piece.dataset.percent} %`), "ggufy"].filter(Boolean).join(" · ");
+};
+let title = "";
+window.addEventListener("focus", () => {
+  title = "";
+  tellNews();
+});
+
 const parsed = (html) => {
   const template = document.createElement("template");
   template.innerHTML = html;
@@ -87,6 +107,7 @@ const apply = ({ order, html }) => {
   for (const body of column.querySelectorAll("[data-body]")) if (!keys.has(body.dataset.body)) body.replaceChildren();
   shown = whole ? order.map(([, digest]) => digest).join(" ") : "";
   settle();
+  tellNews();
 };
 
 const tell = () => (props.value = { shown, opened: Object.fromEntries(opened), count });
@@ -131,14 +152,28 @@ const settle = () => {
   column.querySelectorAll(".gg-steps").forEach(follow);
 };
 
+// Browsers have a clipboard for pages of https and localhost only; elsewhere there is the old way.
+const copy = async (button) => {
+  const line = button.parentElement.querySelector("code");
+  getSelection().selectAllChildren(line);
+  const old = () => document.execCommand("copy") || Promise.reject(new Error("not allowed"));
+  const { copied, failed } = button.dataset;
+  spoken.textContent = await (navigator.clipboard?.writeText(line.textContent) ?? old()).then(() => copied, () => failed);
+  button.textContent = spoken.textContent;
+};
+
 column.addEventListener("click", (event) => {
   const button = event.target.closest("button");
-  if (button?.dataset.action) {
+  if (button?.dataset.chat) trigger("talk", { file: button.dataset.chat });
+  else if (button?.dataset.copied) copy(button);
+  else if (button?.dataset.action) {
+    if (button.dataset.confirm && !window.confirm(button.dataset.confirm)) return;
     const panel = button.closest("[data-sizes]");
     const size = panel ? String(chosenRow(panel).size) : "";
-    trigger("click", { action: button.dataset.action, job: button.dataset.job || "", size });
+    const { action, job = "", file = "" } = button.dataset;
+    trigger("click", { action, job, size, file });
   } else if (button?.dataset.fold) {
-    opened.set(`card ${button.dataset.fold}`, button.getAttribute("aria-expanded") !== "true");
+    opened.set(button.dataset.fold, button.getAttribute("aria-expanded") !== "true");
     ask();
   } else if (button?.dataset.more) {
     count += Number(button.dataset.more);

@@ -171,15 +171,17 @@ def _type(
 # ---- for the other parts
 
 
-def button(text: str, action: str, job: str = "", *, label: str = "") -> Markup:
-    """What jobs.js reports when it is pressed."""
+def button(text: str, action: str, job: str = "", *, label: str = "", file: str = "", confirm: str = "") -> Markup:
+    """What jobs.js reports when it is pressed; what cannot be undone asks first, in the words of `confirm`."""
     return el(
         "button",
         text,
         type="button",
         data_action=action,
         data_job=job or None,
-        data_key=f"{action} {job}".strip(),
+        data_file=file or None,
+        data_confirm=confirm or None,
+        data_key=f"{action} {job} {file}".strip(),
         aria_label=label or None,
         class_="gg-button",
     )

@@ -1,4 +1,4 @@
-"""“Another size” on the card of a job: a slider over the frontier that was measured, and the button that orders.
+"""“Another size” on the card of a model: a slider over the frontier that was measured, and the button that orders.
 
 The server says what there is to choose; which of it is chosen stays in the browser (jobs.js), so nothing jumps when
 the card is drawn again.
@@ -64,8 +64,8 @@ def sized(word: str) -> str:
     return re.sub(r"(?<=[0-9])(?=[A-Za-z])", " ", word, count=1)
 
 
-def panel(job_id: str, sizes: Sequence[SizeRow], start: int, texts: Texts, *, may_work: bool) -> Markup:
-    """A slider over the best files for their size, or the button that finds them.
+def panel(model: str, job_id: str, sizes: Sequence[SizeRow], start: int, texts: Texts, *, may_work: bool) -> Markup:
+    """A slider over the best files for their size, or the button that finds them, which is about a job of the model.
 
     jobs.js shows what is chosen: its place, its figures and what the button would make.
     """
@@ -88,7 +88,7 @@ def panel(job_id: str, sizes: Sequence[SizeRow], start: int, texts: Texts, *, ma
         step=1,
         value=start,
         aria_label=texts["sizes_slider"],
-        data_key=f"slider {job_id}",
+        data_key=f"slider {model}",
     )
     figures = [
         el("span", el("span", texts[label], class_="gg-quiet"), el("output", data_figure=name))
@@ -114,7 +114,7 @@ def panel(job_id: str, sizes: Sequence[SizeRow], start: int, texts: Texts, *, ma
             class_="gg-line gg-order",
         ),
         class_="gg-sizes",
-        data_sizes=job_id,
+        data_sizes=model,
         data_rows=json.dumps(rows),
         data_spoken=texts["sizes_chosen"],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,6 +63,24 @@ def test_what_has_the_focus_keeps_it_whatever_appears_or_goes_around_it(page: Pa
         send(page, *content)
         assert page.evaluate("document.activeElement === window.first"), content
         assert page.locator("article").inner_html().replace(' open=""', "") == "".join(content)
+
+
+def test_the_end_of_a_job_is_spoken_and_stands_in_the_title_until_somebody_looks(page: Page) -> None:
+    run(page, "jobs.js", '<div class="gg-jobs"></div><p class="gg-spoken"></p>', {"shown": "", "count": 5})
+
+    def tell(ended: dict[str, str], percent: str) -> tuple[str, str]:
+        html = f"<p hidden data-news='{json.dumps(ended)}' data-percent='{percent}'></p>"
+        page.evaluate("(html) => send({ order: [['news', html]], html: { news: html } })", html)
+        return page.title(), page.locator(".gg-spoken").inner_text()
+
+    assert tell({"a": "A: done"}, "7") == ("7 % · ggufy", "")  # it was over before this tab came
+    page.evaluate("document.hasFocus = () => false")
+    assert tell({"a": "A: done", "b": "B: failed"}, "") == ("B: failed · ggufy", "B: failed")
+    assert tell({"a": "A: done"}, "3") == ("B: failed · ggufy", "B: failed")  # it was tried again
+    page.evaluate("window.dispatchEvent(new Event('focus'))")
+    assert page.title() == "3 % · ggufy"
+    page.evaluate("document.hasFocus = () => true")
+    assert tell({"a": "A: done", "b": "B: done"}, "") == ("ggufy", "B: done")
 
 
 def test_a_box_that_is_drawn_anew_while_it_is_held_gets_its_click(page: Page) -> None:

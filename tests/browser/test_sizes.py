@@ -22,9 +22,9 @@ pytestmark = pytest.mark.browser
 NAME = "tiny-v7"
 
 
-def cards(tab: Tab) -> Locator:
-    """Newest first."""
-    return tab.page.get_by_role("article", name=NAME, exact=True)
+def jobs(card: Locator) -> Locator:
+    """The lines of its jobs: the newest, and those before in a section that is closed."""
+    return card.locator("> [data-job]")
 
 
 def test_from_a_finished_job_to_a_file_of_another_size(
@@ -48,16 +48,18 @@ def test_from_a_finished_job_to_a_file_of_another_size(
     tab.page.get_by_role("radio", name="fast", exact=True).check()
     expect(tab.page.locator("#gg-cost")).to_contain_text("in all", timeout=60_000)
     tab.page.get_by_role("button", name="Start").click()
-    expect(cards(tab).first).to_have_class(re.compile("gg-done"), timeout=WORK_MS)
-    expect(cards(tab).first.locator("tbody tr").last).to_contain_text("6bpw")
+    found = tab.card(NAME)
+    expect(found).to_have_class(re.compile("gg-done"), timeout=WORK_MS)
+    expect(found.locator("tbody tr").last).to_contain_text("6bpw")
     expect(tab.page.get_by_role("slider")).to_have_count(0)
 
-    cards(tab).first.locator("summary", has_text="Another size").click()
-    cards(tab).first.get_by_role("button", name="Find sizes between").click()
-    expect(cards(tab)).to_have_count(2)
+    found.locator("summary", has_text="Another size").click()
+    found.get_by_role("button", name="Find sizes between").click()
     expect(tab.page.get_by_role("button", name="Find sizes between")).to_have_count(0)  # they are being found
-    found = cards(tab).first
+    expect(found.locator("summary", has_text="Earlier jobs")).to_contain_text("1")
     expect(found).to_have_class(re.compile("gg-done"), timeout=WORK_MS)
+    expect(found).to_have_count(1)  # one model, one card
+    expect(jobs(found)).to_contain_text("which sizes there are")
     slider = found.get_by_role("slider", name="Size of the file")
     expect(slider).to_be_visible()
     size, kld = found.locator("output[data-figure=text]"), found.locator("output[data-figure=kld]")
@@ -99,10 +101,13 @@ def test_from_a_finished_job_to_a_file_of_another_size(
     tab.page.keyboard.press("ArrowRight")
     wanted = size.inner_text().replace(" ", "")
     found.get_by_role("button", name="Make this size").click()
-    expect(cards(tab)).to_have_count(3)
-    made = cards(tab).first
-    expect(made).to_have_class(re.compile("gg-done"), timeout=WORK_MS)
-    expect(made.locator("tbody tr").last).to_contain_text(wanted)
+    expect(jobs(found)).to_contain_text(wanted)
+    expect(found.locator("summary", has_text="Earlier jobs")).to_contain_text("2")
+    expect(slider).to_be_visible()  # it stays where it is while the file is made
+    expect(found).to_have_class(re.compile("gg-done"), timeout=WORK_MS)
+    expect(found.locator("tbody tr", has_text=wanted)).to_contain_text("≈ 0.")
+    expect(found.locator("tbody tr", has_text="6bpw")).to_have_count(1)  # all files in one table
+    assert slider.input_value() == "1"
     (file,) = (app.out / f"{NAME}-GGUF").glob(f"{NAME}-{wanted}-*_FIT.gguf")
     (job,) = [job for job in JobStore(app.out).jobs() if any(wanted in t for t in job.request.targets)]
     limit = [point.size for point in job.frontier][1]
@@ -112,12 +117,12 @@ def test_from_a_finished_job_to_a_file_of_another_size(
 def test_it_fits_a_phone_and_speaks_chinese(
     app: App, open_tab: Callable[..., Tab], shoot: Callable[[Tab, str], None]
 ) -> None:
-    """The card as the finished job left it, or one with made-up points."""
+    """The card as the newest finished job left it, with made-up points."""
     store = JobStore(app.out)
-    job = next(job for job in store.jobs() if job.status is Status.DONE)
+    job = [job for job in store.jobs() if job.status is Status.DONE][-1]
     store.save(job.evolve(frontier=POINTS))
-    tab = open_tab(400, 800, locale="zh-CN", color_scheme="dark")
-    details = tab.page.locator(f"[data-details={json.dumps('sizes ' + job.id)}]")
+    tab = open_tab(390, 800, locale="zh-CN", color_scheme="dark")
+    details = tab.page.locator(f"[data-details={json.dumps('sizes ' + job.request.folder)}]")
     if details.get_attribute("open") is None:
         details.locator("summary").click()
     slider = details.get_by_role("slider", name=TEXTS["zh"]["sizes_slider"])
@@ -127,6 +132,6 @@ def test_it_fits_a_phone_and_speaks_chinese(
     expect(details.locator("output[data-figure=text]")).to_have_text("7.937 MB")
     button = details.get_by_role("button", name=TEXTS["zh"]["make_size"])
     box = button.bounding_box()
-    assert box is not None and box["x"] >= 0 and box["x"] + box["width"] <= 400
-    assert tab.page.evaluate("document.documentElement.scrollWidth") <= 400
+    assert box is not None and box["x"] >= 0 and box["x"] + box["width"] <= 390
+    assert tab.page.evaluate("document.documentElement.scrollWidth") <= 390
     shoot(tab, "sizes-phone")
