@@ -17,12 +17,13 @@ pytestmark = pytest.mark.browser
 SAID = "# Title\n\n**bold** ![x](http://evil.example/x.png) <b>no</b>"
 
 
-@pytest.fixture
-def talking(llama_bin: Path, ggufy: Ggufy, tmp_path: Path) -> Iterator[App]:
+@pytest.fixture(scope="module")
+def app(llama_bin: Path, ggufy: Ggufy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     """A page with a quant that says this, whatever it is asked."""
-    app = make_app(tmp_path, llama_bin)
+    folder = tmp_path_factory.mktemp("talk")
+    app = make_app(folder, llama_bin)
     chain = [b"<think>", b"</think>", b"\n", SAID.encode(), "✿".encode(), b" Bot"]
-    source, vocab = scripted.checkpoint(tmp_path, chain, scripted.NAME)
+    source, vocab = scripted.checkpoint(folder, chain, scripted.NAME)
     done = ggufy("quantize", source, "--vocab", vocab, "--types", "Q8_0", "--imatrix", "none", "--out", app.out)
     assert done.code == 0, done.err
     app.start()
@@ -42,8 +43,8 @@ def say(page: Page, text: str) -> None:
     page.keyboard.press("Enter")
 
 
-def test_a_conversation(talking: App, open_tab: Callable[..., Tab], shoot: Callable[[Tab, str], None]) -> None:
-    tab = open_tab(at=talking)
+def test_a_conversation(open_tab: Callable[..., Tab], shoot: Callable[[Tab, str], None]) -> None:
+    tab = open_tab()
     page, log = tab.page, chat(tab.page)
     reply, own = log.locator(".gg-model"), log.locator(".gg-user .gg-said")
     for button in ("Stop", "Clear", "Export"):
@@ -82,8 +83,8 @@ def test_a_conversation(talking: App, open_tab: Callable[..., Tab], shoot: Calla
     expect(own).to_have_text(["Once"])
 
 
-def test_it_outlives_page_and_server(talking: App, open_tab: Callable[..., Tab]) -> None:
-    tab = open_tab(at=talking)
+def test_it_outlives_page_and_server(app: App, open_tab: Callable[..., Tab]) -> None:
+    tab = open_tab()
     page, log = tab.page, chat(tab.page)
     page.get_by_role("button", name="Options").click()
     page.get_by_label("System prompt").fill("Be brief.")
@@ -91,9 +92,9 @@ def test_it_outlives_page_and_server(talking: App, open_tab: Callable[..., Tab])
     page.get_by_role("option", name=re.compile("F16")).click()
     say(page, "Hello")
     expect(log.locator(".gg-note")).to_contain_text("t/s", timeout=60_000)
-    talking.stop()
-    talking.start()
-    page.goto(talking.url)
+    app.stop()
+    app.start()
+    page.goto(app.url)
     expect(page.locator(".gg-jobs")).to_be_visible(timeout=60_000)
     expect(page.locator("#gg-panel .gg-report")).to_be_visible(timeout=60_000)
     log = chat(page)
@@ -105,8 +106,8 @@ def test_it_outlives_page_and_server(talking: App, open_tab: Callable[..., Tab])
     tab.complaints.clear()  # of the time when nobody answered
 
 
-def test_on_a_phone_the_entry_is_in_view(talking: App, open_tab: Callable[..., Tab]) -> None:
-    page = open_tab(390, 844, at=talking, locale="zh-CN").page
+def test_on_a_phone_the_entry_is_in_view(open_tab: Callable[..., Tab]) -> None:
+    page = open_tab(390, 844, locale="zh-CN").page
     page.get_by_role("tab").nth(1).click()
     expect(page.locator("#gg-chat-hint")).not_to_be_empty()
     expect(page.locator("#gg-chat-send")).to_be_in_viewport(ratio=1)
