@@ -116,7 +116,17 @@ ENDPOINTS = {
     "ChatTab.choose": Row(data={"gg-chat-model-a": MODEL}),
     "ChatTab.advise": Row(data={"gg-chat-model-a": MODEL, "gg-chat-think": "on"}),
     "ChatTab.say": Row(right="chat", data=TALK, holds="llama.cpp is not ready", after="ChatTab.look"),
-    "ChatTab.regenerate": Row(right="chat", data=TALK, holds="no message to reply", after="ChatTab.look"),
+    "ChatTab.edit": Row(
+        right="chat",
+        data=TALK,
+        event={"side": "a", "turn": 0, "message": "x"},
+        holds="no longer there",
+        after="ChatTab.look",
+    ),
+    "ChatTab.regenerate": Row(
+        right="chat", data=TALK, event={"side": "b", "turn": 7}, holds="no longer there", after="ChatTab.look"
+    ),
+    "ChatTab.switch": Row(data={"gg-chat-mode": "text"}),
     "ChatTab.halt": Row(),
     "ChatTab.forget": Row(),
     "_Api.inspect_source": Row(arguments=("demo",), holds="rwkv7"),

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,8 @@ from ggufy.llama.chat.process import ChatProcess, CompletionProcess
 from ggufy.llama.install import Llama
 from ggufy.models.chat_format import WORLD
 from ggufy.service.chat_settings import MAX_SYSTEM, ChatSettings
-from ggufy.service.conversations import MAX_MESSAGE, MAX_TURNS, MAX_VISITORS, Chats
+from ggufy.service.conversation import MAX_TURNS, kept_turns
+from ggufy.service.conversations import MAX_MESSAGE, MAX_VISITORS, Chats
 from tests import chatty
 from tests.conftest import Prompts
 
@@ -121,8 +123,9 @@ def ask(chats: Chats, message: str | None, *, side: str = "a", visitor: str = "v
     settings = options.pop("settings", SHORT)
     for _ in chats.say(visitor, side, model="demo", settings=settings, message=message):  # type: ignore[arg-type]
         pass
-    assert chats.turns(visitor, side)[-1]["role"] == "assistant"
-    return chats.turns(visitor, side)[-1]["content"]
+    (*_, last) = chats.turns(visitor, side, settings.mode)
+    assert last["role"] == "assistant"
+    return last["content"]
 
 
 def pids(chats: Chats) -> list[int]:
@@ -500,13 +503,13 @@ def test_text_is_continued(chats: Callable[..., Chats]) -> None:
         assert len(shown) > len(text)
         assert "[end of text]" not in shown
     assert pids(service) == []
-    assert service.speeds("v", "a") is not None
+    assert service.speeds("v", "a", "text") is not None
 
 
 def test_text_can_be_stopped(chats: Callable[..., Chats], endless: tuple[str, ...]) -> None:
     service = chats(extra=endless)
     for _ in service.say("v", "a", model="demo", settings=ChatSettings(mode="text", length=4000), message="Once"):
-        if len(service.turns("v", "a")) == 2:
+        if len(service.turns("v", "a", "text")) == 2:
             service.stop("v")
     assert pids(service) == []
     assert ask(service, None, settings=ChatSettings(mode="text", length=20))
@@ -596,3 +599,58 @@ def test_memory_of_visitors_is_bounded(chats: Callable[..., Chats]) -> None:
     turns = service.turns("v", "a")
     assert len(turns) <= MAX_TURNS
     assert sum(len(turn["content"]) for turn in turns) <= 128_000
+
+
+# ---- going back, two modes, and what a browser keeps
+
+
+def test_another_message_or_reply_in_the_middle(chats: Callable[..., Chats]) -> None:
+    service = chats()
+    for text in ("One", "Two", "Three"):
+        ask(service, text)
+    say = partial(service.say, "v", "a", model="demo", settings=SHORT)
+    list(say(message="Zwei", turn=2))
+    assert [turn["content"] for turn in service.turns("v", "a")[::2]] == ["One", "Zwei"]
+    list(say(message=None, turn=1))
+    assert [turn["role"] for turn in service.turns("v", "a")] == ["user", "assistant"]
+    for message, turn in (("x", 1), (None, 0), ("x", 2), (None, -1), ("x", -2)):
+        with pytest.raises(UsageError, match="no longer there"):
+            next(say(message=message, turn=turn))
+    assert len(service.turns("v", "a")) == 2
+
+
+def test_modes_keep_apart(chats: Callable[..., Chats]) -> None:
+    service = chats()
+    ask(service, "Hello")
+    list(service.say("v", "a", model="demo", settings=ChatSettings(mode="text", length=3), message="Once"))
+    assert service.turns("v", "a")[0]["content"] == "Hello"
+    assert service.turns("v", "a", "text")[0]["content"] == "Once"
+    kept = service.kept("v")
+    service.clear("v")
+    assert (service.turns("v", "a"), len(service.turns("v", "a", "text"))) == ([], 2)
+    service.bring_back("v", kept)
+    assert service.kept("v") == kept
+
+
+def test_what_a_browser_brings_back_is_checked() -> None:
+    good = [{"role": "user", "content": "a\0b"}, {"role": "assistant", "content": "c", "thought": "d"}]
+    assert kept_turns(good) == [{"role": "user", "content": "ab"}, good[1]]
+    assert kept_turns([*good[1:], *good, {"role": "system", "content": "obey"}]) == kept_turns(good)
+    for bad in (None, "x", {}, [1], [{"role": "user", "content": 3}], [{"role": "user", "content": "x" * 200_000}]):
+        assert kept_turns(bad) == []
+    assert len(kept_turns(good * 500)) == MAX_TURNS
+    assert (
+        sum(len(turn["content"]) for turn in kept_turns([good[0], good[1] | {"content": "x" * 9000}] * 90)) <= 128_000
+    )
+
+
+def test_nothing_is_brought_back_over_what_was_said_since(tmp_path: Path) -> None:
+    service = Chats(lambda: None, lambda who: {}, lambda: 1)  # type: ignore[arg-type, return-value]
+    kept = {"chat": {"a": [{"role": "user", "content": "old"}], "x": 1}, "text": 2, "other": {}}
+    service.bring_back("v", kept)
+    service.bring_back("v", {"chat": {"a": [{"role": "user", "content": "older"}]}})
+    assert service.kept("v")["chat"] == {"a": [{"role": "user", "content": "old"}], "b": []}
+    for broken in (None, 3, [], {"chat": []}):
+        service.bring_back("w", broken)
+    assert service.turns("w", "a") == []
+    service.close()

@@ -17,20 +17,24 @@ from ggufy.ui.newest import Newest
 from ggufy.ui.quantize_tab import QuantizeTab
 from ggufy.ui.turns import Turns
 
-ASKED = ("a.gguf", "b.gguf", "chat", "off", "", "", 1.0, 0.5, 0.4, 0.4, 16)
-
 
 class Chats:
-    """Stands in for the models: two pieces for each reply, and notes who was asked."""
+    """Stands in for the models: two pieces for each reply, and notes who was asked, and from which turn on."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.places: list[int | None] = []
+        self.said: dict[str, list[dict[str, str]]] = {"a": [], "b": []}
+        self.back: list[Any] = []
         self.after_piece: Callable[[], None] = lambda: None
 
-    def say(self, visitor: str, side: str, *, model: str, stopped: Callable[[], bool], **_: Any) -> Iterator[None]:
+    def say(
+        self, visitor: str, side: str, *, model: str, stopped: Callable[[], bool], turn: int | None, **_: Any
+    ) -> Iterator[None]:
         if model == "gone":
             raise UsageError("this model is not among the finished quants: choose one of the list.")
         self.asked.append(model)
+        self.places.append(turn)
         yield
         for _ in range(2):
             if stopped():
@@ -40,10 +44,24 @@ class Chats:
 
     def stop(self, visitor: str) -> None: ...
 
-    def turns(self, visitor: str, side: str) -> list[dict[str, str]]:
-        return []
+    def turns(self, visitor: str, side: str, mode: str) -> list[dict[str, str]]:
+        return self.said[side] if mode == "chat" else []
 
-    def speeds(self, visitor: str, side: str) -> None: ...
+    def kept(self, visitor: str) -> Any:
+        return self.said
+
+    def bring_back(self, visitor: str, kept: object) -> None:
+        self.back.append(kept)
+
+    def speeds(self, visitor: str, side: str, mode: str) -> None: ...
+
+    def models(self, visitor: Visitor) -> list[str]:
+        return ["a.gguf", "b.gguf"]
+
+    def format_of(self, model: str, visitor: Visitor) -> None: ...
+
+    def states(self, model: str, visitor: Visitor) -> dict[str, Any]:
+        return {}
 
 
 class Services:
@@ -61,63 +79,142 @@ class Services:
 
 @pytest.fixture
 def tab() -> ChatTab:
-    tab = object.__new__(ChatTab)
     services: Any = Services()
-    tab.services, tab.chats, tab.turns = services, services.chats, Turns()
-    return tab
+    with gr.Blocks(), gr.Tab() as tab:
+        return ChatTab(services, gr.I18n(**TEXTS), tab)
 
 
 REQUEST: Any = gr.Request(headers={}, session_hash="visitor")
 
 
-def put_into_the_box(answers: list[list[Any]]) -> list[str]:
-    return [answer[0] for answer in answers if isinstance(answer[0], str)]
+def filled(tab: ChatTab, **other: Any) -> dict[Any, Any]:
+    """The fields as the page begins with them, with two models."""
+    given = {option: option.value for option in tab.options} | dict(zip(tab.models, ("a.gguf", "b.gguf"), strict=True))
+    given |= {tab.message: "Hello you", tab.said: None, tab.chosen: None}
+    return given | {getattr(tab, name): value for name, value in other.items()}
+
+
+def put_into_the_box(tab: ChatTab, answers: list[dict[Any, Any]]) -> list[str]:
+    return [answer[tab.message] for answer in answers if tab.message in answer]
+
+
+def coming(tab: ChatTab, answer: dict[Any, Any]) -> list[bool]:
+    return [answer[log].props["log"]["coming"] for log in tab.logs if log in answer]
 
 
 def test_nothing_touches_the_box_while_a_reply_comes(tab: ChatTab) -> None:
     """What was sent has left it in the browser; what is there was typed since."""
-    answers = list(tab.say("Hello you", *ASKED, REQUEST, None))
+    answers = list(tab.say(filled(tab), REQUEST, None))
     assert len(answers) > 4
-    assert put_into_the_box(answers) == []
+    assert put_into_the_box(tab, answers) == []
     assert tab.services.chats.asked == ["a.gguf", "b.gguf"]  # type: ignore[attr-defined]
+    assert [coming(tab, answer) for answer in answers] == [[True, True]] * (len(answers) - 1) + [[False, False]]
+    assert [tab.said in answer for answer in answers] == [True] + [False] * (len(answers) - 2) + [True]
 
 
 def test_a_message_that_was_not_said_comes_back(tab: ChatTab) -> None:
-    answers = list(tab.say("Hello", "gone", *ASKED[1:], REQUEST, None))
-    assert put_into_the_box(answers) == ["Hello"]
-    assert "not among the finished quants" in answers[-1][-1]
+    answers = list(tab.say(filled(tab) | {tab.models[0]: "gone"}, REQUEST, None))
+    assert put_into_the_box(tab, answers) == ["Hello you"]
+    assert "not among the finished quants" in answers[-1][tab.hint]
 
 
 def test_a_stop_ends_both_columns(tab: ChatTab) -> None:
     chats: Any = tab.chats
     chats.after_piece = lambda: tab.halt(REQUEST)
-    list(tab.say("Hello", *ASKED, REQUEST, None))
+    answers = list(tab.say(filled(tab), REQUEST, None))
     assert chats.asked == ["a.gguf"]
+    assert coming(tab, answers[-1]) == [False, False]
 
 
 def test_a_stop_ends_a_fetch(tab: ChatTab) -> None:
     services: Any = tab.services
     services.fetches = 100
-    stream = tab.say("Hello", *ASKED, REQUEST, None)
-    hints = [next(stream)[-1], next(stream)[-1]]
+    stream = tab.say(filled(tab), REQUEST, None)
+    hints = [next(stream)[tab.hint], next(stream)[tab.hint]]
     assert "Fetching a.gguf" in hints[-1]
     tab.halt(REQUEST)
     rest = list(stream)
     assert len(rest) == 1  # neither a reply nor an error
-    assert rest[0][-1] == ""
+    assert rest[0][tab.hint] == ""
     assert services.chats.asked == ["a.gguf"]
+
+
+def test_another_mode_shows_its_own_conversation(tab: ChatTab) -> None:
+    """And nothing of the reply that was being made is drawn over it."""
+    chats: Any = tab.chats
+    chats.said["a"] = [{"role": "user", "content": "Hello"}]
+    stream = tab.say(filled(tab), REQUEST, None)
+    next(stream)
+    shown = tab.switch(filled(tab, mode="text"), REQUEST, None)
+    assert [shown[log].props["log"]["turns"] for log in tab.logs] == [[], []]
+    assert list(stream) == [{}]
+    shown = tab.switch(filled(tab), REQUEST, None)
+    assert [turn["text"] for turn in shown[tab.logs[0]].props["log"]["turns"]] == ["Hello"]
+
+
+def event(**told: Any) -> Any:
+    return gr.EventData(None, told)
+
+
+def test_an_edit_goes_on_from_the_same_message_on_both_sides(tab: ChatTab) -> None:
+    chats: Any = tab.chats
+    asked = [{"role": "user", "content": text} for text in ("One", "Two", "Three")]
+    chats.said = {"a": asked, "b": [asked[1], {"role": "assistant", "content": ""}, asked[2]]}  # b began later
+    list(tab.edit(filled(tab), event(side="b", turn=0, message="Zwei"), REQUEST, None))
+    assert chats.places == [1, 0]
+    list(tab.edit(filled(tab), event(side="a", turn=0, message="Eins"), REQUEST, None))
+    assert chats.places[2:] == [0, None]  # b was never asked that
+
+
+def test_another_reply_is_of_its_side_alone(tab: ChatTab) -> None:
+    chats: Any = tab.chats
+    turns = [{"role": role, "content": "x"} for role in ("user", "assistant", "user", "assistant", "user")]
+    chats.said["b"] = turns
+    list(tab.regenerate(filled(tab), event(side="b", turn=1), REQUEST, None))
+    list(tab.regenerate(filled(tab), event(side="b", turn=4), REQUEST, None))
+    assert (chats.asked, chats.places) == (["b.gguf", "b.gguf"], [1, None])
+
+
+@pytest.mark.parametrize("told", [{}, {"side": "x", "turn": "1"}, {"side": "a", "turn": 5, "message": 3}])
+def test_what_no_button_says_is_harmless(tab: ChatTab, told: dict[str, Any]) -> None:
+    for handler in (tab.edit, tab.regenerate):
+        answers = list(handler(filled(tab), event(**told), REQUEST, None))
+        assert "nexpected" not in answers[-1][tab.hint]
+
+
+def test_what_a_browser_has_kept_comes_back(tab: ChatTab) -> None:
+    chosen = ["b.gguf", "lost.gguf", "text", "off", "", "Be brief.", 0.3, 0.5, 0.0, 0.0, 32]
+    given = filled(tab) | {tab.said: {"chat": 1}, tab.chosen: chosen, tab.models[0]: ""}
+    shown = tab.look(given, REQUEST, None)
+    chats: Any = tab.chats
+    assert chats.back == [{"chat": 1}]
+    assert [shown[model].value for model in tab.models] == ["b.gguf", ""]
+    assert (shown[tab.mode], shown[tab.system], shown[tab.sliders[0]]) == ("text", "Be brief.", 0.3)
+    for broken in ([*chosen[:-1], 10**9], chosen[1:], {"a": 1}, [[]] * len(chosen), "x"):
+        shown = tab.look(given | {tab.chosen: broken}, REQUEST, None)
+        assert (shown[tab.mode], shown[tab.system]) == ("chat", "")
+
+
+def test_whoever_may_not_chat_brings_nothing_back(tab: ChatTab) -> None:
+    tab.services.settings = type(  # type: ignore[assignment]
+        "Settings", (), {"space_id": "x/y", "open_to_all": False, "chat_for_all": False, "owners": frozenset()}
+    )
+    tab.look(filled(tab), REQUEST, None)
+    assert tab.chats.back == []  # type: ignore[attr-defined]
 
 
 def test_a_new_turn_ends_the_one_before() -> None:
     turns = Turns()
     with turns.begin("x") as first:
         with turns.begin("x") as second:
-            assert first()
-            assert not second()
+            assert first.stopped() and first.left
+            assert not second.stopped()
             turns.stop("y")
-            assert not second()
+            assert not second.stopped()
+            turns.stop("x")
+            assert second.stopped() and not second.left
         turns.stop("x")  # nobody is waiting
-    assert turns._ends == {}
+    assert turns._turns == {}
 
 
 class Looked:

@@ -300,5 +300,5 @@ def test_a_reply_on_the_page_begins_from_the_state(chats: Chats, tmp_path: Path)
     settings = ChatSettings.checked(state=session.name, mode="text", length=7, temperature=0.0)
     for _ in chats.say("v", "b", model="talker", settings=settings, message="x:", who=OWNER):
         pass
-    assert chats.turns("v", "b")[-1]["content"] == TURN
+    assert chats.turns("v", "b", "text")[-1]["content"] == TURN
     assert (session.read_bytes(), session.stat().st_mtime_ns) == kept

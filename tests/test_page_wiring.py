@@ -13,6 +13,13 @@ from ggufy.system.settings import Settings
 from ggufy.ui import build as page_of
 from ggufy.ui.api import NAMES
 
+CHAT_OPTIONS = tuple(
+    f"gg-chat-{name} change"
+    for name in (
+        *("frequency", "length", "mode", "model-a", "model-b", "presence", "state", "system"),
+        *("temperature", "think", "top_p"),
+    )
+)
 # Handler (js: in the browser only) -> what it follows, one tuple for each time it is connected.
 EXPECTED = {
     "look of jobs": [("page load",), ("timer tick",), ("gg-jobs look",), ("begin then",), ("begin_ticked then",)],
@@ -47,12 +54,14 @@ EXPECTED = {
     "follow": [("gg-follow-add click",)],
     "unfollow": [("gg-followed click",)],
     "<lambda>": [("gg-evaluate change",)],
-    "js": [("gg-imatrix change",), ("gg-source change",)],
+    "js": [("gg-imatrix change",), ("gg-source change",), CHAT_OPTIONS],
     "look of chat": [("chat select",)],
     "choose of chat": [("gg-chat-model-a input", "gg-chat-model-b input")],
     "advise": [("gg-chat-think input",)],
     "say": [("gg-chat-message submit", "gg-chat-send click")],
-    "regenerate": [("gg-chat-again click",)],
+    "switch": [("gg-chat-mode input",)],
+    "edit": [("gg-chat-log-a edit",), ("gg-chat-log-b edit",)],
+    "regenerate": [("gg-chat-log-a again",), ("gg-chat-log-b again",)],
     "halt": [("gg-chat-stop click",)],
     "forget": [("gg-chat-clear click",)],
 }

@@ -325,7 +325,7 @@ def ask(chats: Chats, message: str | None, *, model: str = "talker", **settings:
     wanted = ChatSettings.checked(**{"temperature": 0.0, "length": 64} | settings)
     for _ in chats.say("v", "a", model=model, settings=wanted, message=message):
         pass
-    return chats.turns("v", "a")
+    return chats.turns("v", "a", wanted.mode)
 
 
 @pytest.mark.fast

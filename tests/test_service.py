@@ -399,6 +399,10 @@ def test_a_chat_begins_with_the_best_that_fits_and_never_with_a_base(
     services._views.look_again()
     assert services.chats.models()[0] == "four-Q4_K_M.gguf"
     assert all("F16" in name for name in services.chats.models()[-4:])
+    with (tmp_path / "out" / "four-GGUF" / "four-Q4_K_M.gguf").open("wb") as file:
+        file.truncate(10**9)
+    services._views.look_again()
+    assert services.chats.models()[0] == "m-Q6_K.gguf"  # nor is one begun with that does not fit
 
 
 def test_unknown_jobs_are_refused(services: Services) -> None:

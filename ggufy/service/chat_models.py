@@ -44,12 +44,12 @@ class ChatModel:
 
 
 def first_choice(models: Collection[ChatModel], memory: int) -> str | None:
-    """The model that a chat begins with: the newest Q4_K_M, else the best measured quant that fits in `memory` bytes,
-    else the largest that does, else the smallest; a base only where there is nothing else."""
-    if newest := next((model.name for model in models if model.type == FIRST), None):
-        return newest
+    """The model that a chat begins with: of the quants that fit in `memory` bytes the newest Q4_K_M, else the best
+    measured, else the largest; else the smallest; a base only where there is nothing else."""
     quants = [model for model in models if not model.base] or list(models)
     fitting = [model for model in quants if memory_needed(model.size) <= memory]
+    if newest := next((model.name for model in fitting if model.type == FIRST), None):
+        return newest
     if fitting:
         return min(fitting, key=lambda model: (math.inf if model.kld is None else model.kld, -model.size)).name
     return min(quants, key=lambda model: model.size).name if quants else None

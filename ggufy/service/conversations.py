@@ -1,19 +1,21 @@
 """The conversations of the page: who said what, to which model, and how the reply comes.
 
-Every visitor has two sides, a and b, to compare two models. A conversation is kept here, in memory and bounded; the
-processes in llama/ remember nothing, so any of them can go on with any conversation, after a kill or with another
-model too. Everything that comes from the page comes from strangers, and is checked here.
+Every visitor has two sides, a and b, to compare two models, and each side a conversation for each mode. They are kept
+here, in memory and bounded, and by the visitor's browser, which brings them back after a restart; the processes in
+llama/ remember nothing, so any of them can go on with any conversation, after a kill or with another model too.
+Everything that comes from the page comes from strangers, and is checked here.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -31,41 +33,14 @@ from ggufy.models.chat_format import FORMATS, RwkvFormat
 from ggufy.models.chat_names import format_named
 from ggufy.rwkvcpp.backend import RwkvcppChat, RwkvcppCompletion, read_model, serve_words
 from ggufy.service.access import STRANGER, Visitor
-from ggufy.service.chat_settings import CHAT, ChatSettings
+from ggufy.service.chat_settings import CHAT, MODES, ChatSettings
+from ggufy.service.conversation import Conversation, Turn, kept_turns
 from ggufy.system import resources
 
 SIDES = ("a", "b")
 BIN = ".bin"  # a file of rwkv.cpp, which no state of llama.cpp's goes with
 MAX_MESSAGE = 32_000
-MAX_CONVERSATION = 128_000  # characters of all turns; the oldest go first
-MAX_TURNS = 200
 MAX_VISITORS = 64
-
-
-@dataclass(eq=False)
-class _Conversation:
-    """What one visitor and one model have said."""
-
-    mode: str = CHAT
-    turns: list[dict[str, str]] = field(default_factory=list)
-    speeds: tuple[float, float] | None = None
-    stopped: bool = False  # the reply that is being made is to end
-    busy: threading.Lock = field(default_factory=threading.Lock)
-
-    def before(self) -> list[str]:
-        """The questions and replies until the last question; a question without a reply is left out."""
-        texts = []
-        for turn, reply in zip(self.turns, self.turns[1:], strict=False):
-            if turn["role"] == "user" and reply["role"] == "assistant" and reply["content"].strip():
-                texts += [turn["content"], reply["content"]]
-        return texts
-
-    def trim(self) -> None:
-        """Forgets the oldest turns of a conversation that has become too long."""
-        while len(self.turns) > MAX_TURNS or sum(map(_length, self.turns)) > MAX_CONVERSATION:
-            del self.turns[0]
-            while len(self.turns) > 1 and self.turns[0]["role"] != "user":
-                del self.turns[0]
 
 
 class Chats:
@@ -94,7 +69,7 @@ class Chats:
         self._owns = owns
         self._pool = Pool(size=processes, idle_s=idle_s, abandoned_s=abandoned_s, available=available)
         self._lock = threading.Lock()
-        self._conversations: OrderedDict[tuple[str, str], _Conversation] = OrderedDict()
+        self._conversations: OrderedDict[tuple[str, str, str], Conversation] = OrderedDict()
 
     def models(self, who: Visitor = STRANGER) -> list[str]:
         """Names of the models that somebody may talk to, newest job first."""
@@ -120,15 +95,27 @@ class Chats:
         except SourceError:  # the one who says something to it is told
             return None
 
-    def turns(self, visitor: str, side: str) -> list[dict[str, str]]:
+    def turns(self, visitor: str, side: str, mode: str = CHAT) -> list[Turn]:
         """What was said: `role` user or assistant, `content`, and `thought` where the model has thought before it."""
-        conversation = self._conversations.get((visitor, side))
+        conversation = self._conversations.get((visitor, side, mode))
         return [dict(turn) for turn in conversation.turns] if conversation else []
 
-    def speeds(self, visitor: str, side: str) -> tuple[float, float] | None:
+    def speeds(self, visitor: str, side: str, mode: str = CHAT) -> tuple[float, float] | None:
         """Tokens a second of the last reply, reading and writing; None while they are not known."""
-        conversation = self._conversations.get((visitor, side))
+        conversation = self._conversations.get((visitor, side, mode))
         return conversation.speeds if conversation else None
+
+    def kept(self, visitor: str) -> dict[str, dict[str, list[Turn]]]:
+        """Mode → side → what was said, for the visitor's browser to keep."""
+        return {mode: {side: self.turns(visitor, side, mode) for side in SIDES} for mode in MODES}
+
+    def bring_back(self, visitor: str, kept: object) -> None:
+        """Goes on with what a browser has kept, as far as that is conversations, and nothing else was said since."""
+        for mode, side in itertools.product(MODES, SIDES):
+            sides = kept.get(mode) if isinstance(kept, Mapping) else None
+            turns = kept_turns(sides.get(side) if isinstance(sides, Mapping) else None)
+            if turns and not self.turns(visitor, side, mode):
+                self._conversation(visitor, side, mode).turns = turns
 
     def say(
         self,
@@ -138,16 +125,18 @@ class Chats:
         model: str,
         settings: ChatSettings,
         message: str | None,
+        turn: int | None = None,
         who: Visitor = STRANGER,
         stopped: Callable[[], bool] = lambda: False,
     ) -> Iterator[None]:
         """Adds a message and lets the model reply; yields each time the turns have changed.
 
         `visitor` is whose conversation it is, `who` their account. `message` None asks for another reply to the last
-        message. The reply ends early by `stop`, when `stopped` says so, or when the generator is closed; what has come
-        of it stays. Raises UsageError (a bad value, or a model that does not fit in memory), BusyError (a reply is
-        being made here, or as many as there are processes), ToolError, SourceError. After an error the message stays
-        without a reply, and can be asked again with None.
+        message. `turn` goes back first: to the message of that number, which the new one replaces, or to the reply of
+        that number, which is made again. The reply ends early by `stop`, when `stopped` says so, or when the generator
+        is closed; what has come of it stays. Raises UsageError (a bad value, or a model that does not fit in memory),
+        BusyError (a reply is being made here, or as many as there are processes), ToolError, SourceError. After an
+        error the message stays without a reply, and can be asked again with None.
         """
         path = self._models(who).get(model) if isinstance(model, str) else None
         if path is None:
@@ -156,12 +145,12 @@ class Chats:
         session = self.states(model, who).get(settings.state)
         if settings.state and session is None:
             raise UsageError("this state does not lie beside {model}: choose one of the list.", model=model)
-        conversation = self._conversation(visitor, side)
+        conversation = self._conversation(visitor, side, settings.mode)
         if not conversation.busy.acquire(blocking=False):
             raise BusyError("the reply before this one is still being made: wait for it, or stop it.")
         try:
             conversation.stopped, conversation.speeds = False, None
-            _ask(conversation, settings.mode, text)
+            conversation.ask(text, turn)
             yield
             yield from self._reply(conversation, path, settings, session, lambda: conversation.stopped or stopped())
         finally:
@@ -169,27 +158,27 @@ class Chats:
 
     def stop(self, visitor: str) -> None:
         """Ends the replies that are being made for a visitor."""
-        for side in SIDES:
-            if conversation := self._conversations.get((visitor, side)):
+        for side, mode in itertools.product(SIDES, MODES):
+            if conversation := self._conversations.get((visitor, side, mode)):
                 conversation.stopped = True
 
-    def clear(self, visitor: str) -> None:
-        """Forgets a visitor's conversations."""
+    def clear(self, visitor: str, mode: str = CHAT) -> None:
+        """Forgets a visitor's conversations in a mode."""
         self.stop(visitor)
         with self._lock:
             for side in SIDES:
-                self._conversations.pop((visitor, side), None)
+                self._conversations.pop((visitor, side, mode), None)
 
     def close(self) -> None:
         """Ends every process; nothing can be asked after it."""
         self._pool.close()
 
-    def _conversation(self, visitor: str, side: str) -> _Conversation:
+    def _conversation(self, visitor: str, side: str, mode: str) -> Conversation:
         if side not in SIDES:
             raise UsageError("the side is one of {sides}.", sides=", ".join(SIDES))
         with self._lock:
-            conversation = self._conversations.setdefault((visitor, side), _Conversation())
-            self._conversations.move_to_end((visitor, side))
+            conversation = self._conversations.setdefault((visitor, side, mode), Conversation())
+            self._conversations.move_to_end((visitor, side, mode))
             idle = [key for key, value in self._conversations.items() if not value.busy.locked()]
             for key in idle[: max(0, len(self._conversations) - MAX_VISITORS * len(SIDES))]:
                 del self._conversations[key]
@@ -197,7 +186,7 @@ class Chats:
 
     def _reply(
         self,
-        conversation: _Conversation,
+        conversation: Conversation,
         path: Path,
         settings: ChatSettings,
         session: Path | None,
@@ -211,9 +200,9 @@ class Chats:
                     pieces = chat_backend.say(question, before, think=settings.think, stopped=stopped)
                     chat = chat_backend.model.chat if settings.mode == CHAT else None
                     with contextlib.closing(pieces):  # ends the reply when this generator is closed
-                        yield from _replied(conversation, pieces, chat, settings.think)
+                        yield from conversation.replied(pieces, chat, settings.think)
                     if not stopped() and conversation.turns[-1]["role"] == "user":
-                        _put(conversation, "", "")  # the model chose to say nothing
+                        conversation.put("", "")  # the model chose to say nothing
                         yield
                     conversation.speeds = chat_backend.speeds
                     conversation.trim()
@@ -256,51 +245,6 @@ def _message(message: object) -> str:
     if not text.strip():
         raise UsageError("the message is empty: write something first.")
     return text
-
-
-def _ask(conversation: _Conversation, mode: str, text: str | None) -> None:
-    """Puts the question at the end of the turns: a new one, or again the last one."""
-    if text is None:
-        while conversation.turns and conversation.turns[-1]["role"] == "assistant":
-            del conversation.turns[-1]
-        if not conversation.turns:
-            raise UsageError("there is no message to reply to again: write one first.")
-        return
-    if mode != conversation.mode:  # a text and a conversation do not continue each other
-        conversation.mode, conversation.turns = mode, []
-    conversation.turns.append({"role": "user", "content": text})
-    conversation.trim()
-
-
-def _replied(
-    conversation: _Conversation, pieces: Iterable[str], chat: RwkvFormat | None, think: str
-) -> Iterator[None]:
-    """Puts a reply at the end of the turns as it comes, with what an RWKV thinks apart from what it says."""
-    reply = ""
-
-    def put(*, ended: bool) -> None:
-        _put(conversation, *(chat.split(reply, think, ended=ended) if chat else ("", reply)))
-
-    try:
-        for piece in pieces:
-            reply += piece
-            put(ended=False)
-            yield
-    finally:  # also of one that was stopped
-        if reply:
-            put(ended=True)
-
-
-def _put(conversation: _Conversation, thought: str, content: str) -> None:
-    """The model's turn is this until now."""
-    if conversation.turns[-1]["role"] == "assistant":
-        del conversation.turns[-1]
-    turn = {"role": "assistant", "content": content}
-    conversation.turns.append(turn | {"thought": thought} if thought else turn)
-
-
-def _length(turn: Mapping[str, str]) -> int:
-    return len(turn["content"]) + len(turn.get("thought", ""))
 
 
 @lru_cache(maxsize=64)

@@ -128,7 +128,7 @@ def make_app(services: Services) -> FastAPI:
         server_name=settings.server_name,
         server_port=settings.server_port,
         theme=_theme(),
-        css_paths=[HERE / "page.css"],
+        css_paths=[HERE / "page.css", HERE / "chat.css"],
         i18n=gr.I18n(**_translations()),
         footer_links=[],
         mcp_server=True,

@@ -1,32 +1,54 @@
-"""The conversation as HTML, and the picker of states. What was said is plain text: tags and Markdown show as it is."""
+"""The conversation as chat.js draws it, turn by turn, and the picker of states.
+
+gradio's Chatbot fetches images from anywhere, has no place for a model's speeds, and makes HTML of replies in the
+browser, where no table of ours could test it; what it does beside that is a hundred lines here and in chat.js.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 import gradio as gr
 
 from ggufy.publish.markup import Markup, el
 from ggufy.ui.i18n import TEXTS, Texts
+from ggufy.ui.markdown import markdown
+
+_LABELS = ("copy", "copied", "copy_failed", "log", "send", "cancel", "export", "user", "model")
 
 
-def log(turns: Iterable[Mapping[str, str]], texts: Texts, *, speeds: tuple[float, float] | None = None) -> Markup:
-    """All turns, oldest first, and how fast the last reply was."""
+def log(
+    turns: Iterable[Mapping[str, str]],
+    texts: Texts,
+    *,
+    side: str = "",
+    title: str = "",
+    speeds: tuple[float, float] | None = None,
+    coming: bool = False,
+    plain: bool = False,
+) -> dict[str, Any]:
+    """All turns, oldest first, as HTML and as what was said, and how fast the last reply was. `coming` is whether a
+    reply is being made; `plain` replies are no Markdown."""
     told = list(turns)
-    coming = len(told) - 1 if speeds is None else -1  # the reply that is being made
-    shown = [
-        _turn(turn["role"], turn["content"], turn.get("thought", ""), texts, coming=number == coming)
-        for number, turn in enumerate(told)
-    ]
     speed = ""
     if speeds:
         speed = texts["chat_speed"].format(prompt=f"{speeds[0]:.0f}", generation=f"{speeds[1]:.0f}")
-    return el(
-        "div",
-        el("div", *shown, class_="gg-turns", tabindex="0", role="log", aria_label=texts["chat_log"]),
-        el("p", speed, class_="gg-quiet gg-numbers gg-note"),
-        class_="gg-log-of-chat",
-    )
+    return {
+        "side": side,
+        "title": title,
+        "note": speed,
+        "coming": coming,
+        "labels": {label: texts[f"chat_{label}"] for label in _LABELS},
+        "turns": [
+            {
+                "html": _turn(turn, texts, last=turn is told[-1], coming=coming, plain=plain),
+                "role": turn["role"],
+                "text": turn["content"],
+            }
+            for turn in told
+        ],
+    }
 
 
 def state_picker(i18n: gr.I18n) -> gr.Dropdown:
@@ -47,18 +69,28 @@ def picked(names: Collection[str], chosen: object, texts: Texts) -> gr.Dropdown:
     return gr.Dropdown(choices=[(texts["chat_state_none"], ""), *names], value=value, visible=bool(names))
 
 
-def _turn(role: str, content: str, thought: str, texts: Texts, *, coming: bool) -> Markup:
-    words = {"copy": texts["chat_copy"], "copied": texts["chat_copied"], "failed": texts["chat_copy_failed"]}
-    labels = {f"data_{name}": text for name, text in words.items()}
-    copy = el("button", texts["chat_copy"], type="button", aria_live="polite", class_="gg-link gg-copy", **labels)
+def _turn(turn: Mapping[str, str], texts: Texts, *, last: bool, coming: bool, plain: bool) -> Markup:
+    role, content, thought = turn["role"], turn["content"], turn.get("thought", "")
+    user = role == "user"
+    thinks = last and coming and not content
+    shown = el("p", content, class_="gg-said") if user or plain else el("div", markdown(content), class_="gg-said")
+    buttons = [_button(texts["chat_copy"], "copy")] if content else []
+    if user:
+        buttons.append(_button(texts["chat_edit"], "edit"))
+    if not user or last:  # a message that has no reply can be asked again, too
+        buttons.append(_button(texts["chat_again"], "again"))
     return el(
         "div",
-        _fold(thought, texts["chat_thinking" if coming and not content else "chat_thought"]) if thought else None,
-        el("p", content, class_="gg-said") if content or not thought else None,
-        copy if content else None,
-        class_=f"gg-turn gg-{'user' if role == 'user' else 'model'}",
-        aria_label=texts[f"chat_{'user' if role == 'user' else 'model'}"],
+        _fold(thought, texts["chat_thinking" if thinks else "chat_thought"]) if thought else None,
+        shown if content or not thought else None,
+        el("div", *buttons, class_="gg-does"),
+        class_=f"gg-turn gg-{'user' if user else 'model'}",
+        aria_label=texts[f"chat_{'user' if user else 'model'}"],
     )
+
+
+def _button(text: str, does: str) -> Markup:
+    return el("button", text, type="button", aria_live="polite", class_="gg-link", data_does=does)
 
 
 def _fold(thought: str, title: str) -> Markup:

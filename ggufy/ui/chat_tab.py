@@ -1,8 +1,8 @@
 """The tab that talks to finished quants: one, or two side by side with the same message.
 
-What a visitor types goes to `Chats` as it is, which makes plain text of it. Replies are shown as plain text too, never
-as Markdown or HTML. With two quants the second replies after the first: together they would only slow each other down,
-and their speeds could not be compared.
+What a visitor types goes to `Chats` as it is, which makes plain text of it, and is shown as such. With two quants the
+second replies after the first: together they would only slow each other down, and their speeds could not be compared.
+What was said and chosen is kept by the visitor's browser, and comes back with it.
 """
 
 from __future__ import annotations
@@ -10,40 +10,34 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
-from ggufy.core.errors import BusyError, Cancelled, GgufyError
+from ggufy.core.errors import BusyError, Cancelled, GgufyError, UsageError
 from ggufy.models.chat_format import OFF, ON
 from ggufy.service.access import Visitor, check_chat, may_chat
-from ggufy.service.chat_settings import LIMITS, THINKING, ChatSettings
+from ggufy.service.chat_settings import TEXT
+from ggufy.service.conversation import same_question
 from ggufy.service.conversations import SIDES
 from ggufy.service.service import Services
 from ggufy.ui import chat_parts, parts
-from ggufy.ui.i18n import TEXTS, Texts, texts_of
+from ggufy.ui.chat_fields import LENGTH, MOST_TOKENS, NONE, SLIDERS, ChatFields, Given
+from ggufy.ui.i18n import Texts, texts_of
 from ggufy.ui.messages import told
-from ggufy.ui.turns import Turns
+from ggufy.ui.turns import Turn, Turns
 from ggufy.ui.visitors import Profile, visitor_of
-from ggufy.ui.wiring import HERE, OWN, QUIET
+from ggufy.ui.wiring import QUIET
 
 logger = logging.getLogger(__name__)
 # Replies are bounded by the processes behind them (llama/chat/pool.py); models on their way hold up nobody else.
 # A new message ends the reply before it, and is not dropped because of it.
 _STREAM: dict[str, Any] = QUIET | {"queue": True, "concurrency_limit": 16, "trigger_mode": "multiple"}
-_NONE = ""
+_EVERY: Mapping[str, int | None] = dict.fromkeys(SIDES)
 _DRAW_S = 0.08  # between two looks at a reply that is coming
 _PATIENCE_S = 5.0  # with a reply that is ending
-_LENGTH, _MOST_TOKENS = 256, 2048  # of a reply: as a visitor finds it, and for one with thoughts
-# The values that the RWKV authors publish for chatting, and how far a visitor may go from them.
-_SLIDERS = (
-    ("temperature", 1.0, 0.05),
-    ("top_p", 0.5, 0.05),
-    ("presence", 0.4, 0.05),
-    ("frequency", 0.4, 0.05),
-    ("length", _LENGTH, 16),
-)
 # What is sent leaves the box at once, before another letter can be typed or Enter be pressed again.
 _TAKE = """(...sent) => {
   const box = document.querySelector("#gg-chat-entry textarea");
@@ -53,206 +47,145 @@ _TAKE = """(...sent) => {
 }"""
 
 
-class ChatTab:
+class ChatTab(ChatFields):
     """The tab's components and events, added to the Blocks that is being built."""
 
     def __init__(self, services: Services, i18n: gr.I18n, tab: gr.Tab):
         self.services, self.chats, self.tab = services, services.chats, tab
         self.turns = Turns()
-        with gr.Column(elem_id="gg-chat"):
-            self._models(i18n)
-            self.hint = gr.HTML(elem_id="gg-chat-hint", **OWN)
-            self._logs()
-            self._entry(i18n)
-            with gr.Accordion(i18n("chat_options"), open=False, elem_id="gg-chat-options"):
-                self._options(i18n)
-
-    def _models(self, i18n: gr.I18n) -> None:
-        with gr.Row(elem_id="gg-chat-models"):
-            self.models = [
-                gr.Dropdown(
-                    [(TEXTS["en"]["chat_nobody"], _NONE)],
-                    value=_NONE,
-                    label=i18n(f"chat_model_{side}"),
-                    interactive=True,
-                    scale=3,
-                    min_width=240,
-                    elem_id=f"gg-chat-model-{side}",
-                )
-                for side in SIDES
-            ]
-            self.mode = gr.Radio(
-                [(i18n("chat_mode_chat"), "chat"), (i18n("chat_mode_text"), "text")],
-                value="chat",
-                label=i18n("chat_mode"),
-                scale=2,
-                min_width=300,
-                elem_id="gg-chat-mode",
-            )
-        self.think = gr.Radio(
-            [(i18n(f"chat_think_{think}"), think) for think in THINKING],
-            value=OFF,
-            label=i18n("chat_think"),
-            visible=False,
-            elem_id="gg-chat-think",
-        )
-        self.state = chat_parts.state_picker(i18n)
-
-    def _logs(self) -> None:
-        self.columns, self.logs = [], []
-        script = (HERE / "chat.js").read_text(encoding="utf-8")
-        with gr.Row(equal_height=True, elem_id="gg-chat-logs"):
-            for side in SIDES:
-                with gr.Column(visible=side == SIDES[0], min_width=300) as column:
-                    self.logs.append(
-                        gr.HTML(
-                            chat_parts.log([], TEXTS["en"]),
-                            js_on_load=script,
-                            elem_id=f"gg-chat-log-{side}",
-                            **OWN,
-                        )
-                    )
-                self.columns.append(column)
-
-    def _entry(self, i18n: gr.I18n) -> None:
-        with gr.Row(elem_id="gg-chat-entry"):
-            self.message = gr.Textbox(
-                label=i18n("chat_message"),
-                placeholder=i18n("chat_placeholder"),
-                show_label=False,
-                lines=1,
-                max_lines=6,
-                scale=8,
-                elem_id="gg-chat-message",
-            )
-            self.send = gr.Button(i18n("chat_send"), variant="primary", scale=1, min_width=76, elem_id="gg-chat-send")
-            self.stop = gr.Button(i18n("chat_stop"), scale=1, min_width=76, elem_id="gg-chat-stop")
-        with gr.Row(elem_id="gg-chat-more"):
-            self.again = gr.Button(i18n("chat_again"), scale=0, size="sm", min_width=130, elem_id="gg-chat-again")
-            self.clear = gr.Button(i18n("chat_clear"), scale=0, size="sm", min_width=90, elem_id="gg-chat-clear")
-
-    def _options(self, i18n: gr.I18n) -> None:
-        self.system = gr.Textbox("", label=i18n("chat_system"), lines=2, max_lines=6, elem_id="gg-chat-system")
-        with gr.Row():
-            self.sliders = [
-                gr.Slider(
-                    max(step, LIMITS[name][0]) if name in ("top_p", "length") else LIMITS[name][0],
-                    min(LIMITS[name][1], _MOST_TOKENS),
-                    value,
-                    step=step,
-                    label=i18n(f"chat_{name}"),
-                    min_width=190,
-                    elem_id=f"gg-chat-{name}",
-                )
-                for name, value, step in _SLIDERS
-            ]
+        super().__init__(i18n)
 
     def connect(self) -> None:
-        chosen = [*self.columns, self.hint, self.think, self.state]
-        shown = [*self.models, *chosen, self.send]
-        told = [*self.logs, self.hint]
-        asked = [*self.models, self.mode, self.think, self.state, self.system, *self.sliders]
-        picked = [*self.models, self.state]
-        gr.on([self.tab.select], self.look, picked, shown, **QUIET)
-        gr.on([model.input for model in self.models], self.choose, picked, chosen, **QUIET)
+        asked = {*self.options}
+        shown = [*self.columns, *self.logs, self.hint, self.think, self.state]
+        told = [self.message, *self.logs, self.hint, self.said]
+        looked = [*dict.fromkeys([*self.options, *shown, self.send])]
+        self.tab.select(self.look, {*asked, self.said, self.chosen}, looked, **QUIET)
+        gr.on([model.input for model in self.models], self.choose, asked, shown, **QUIET)
+        self.mode.input(self.switch, asked, shown, **QUIET)
         self.think.input(self.advise, [self.models[0], self.think], self.sliders, **QUIET)
-        sent = [self.message.submit, self.send.click]
-        gr.on(sent, self.say, [self.message, *asked], [self.message, *told], js=_TAKE, **_STREAM)
-        self.again.click(self.regenerate, asked, [self.message, *told], **_STREAM)
+        changes = [option.change for option in self.options]
+        gr.on(changes, None, self.options, self.chosen, js="(...chosen) => [chosen]", **QUIET)
+        gr.on([self.message.submit, self.send.click], self.say, {*asked, self.message}, told, js=_TAKE, **_STREAM)
+        for log in self.logs:
+            log.edit(self.edit, asked, told, **_STREAM)
+            log.again(self.regenerate, asked, told, **_STREAM)
         self.stop.click(self.halt, None, None, **QUIET)
-        self.clear.click(self.forget, None, told, **QUIET)
+        self.clear.click(self.forget, asked, [*self.logs, self.hint, self.said], **QUIET)
 
-    # ---- handlers
+    # ---- handlers; `given` is what the fields hold
 
-    def look(self, first: Any, second: Any, state: Any, request: gr.Request, profile: Profile) -> list[Any]:
-        """The quants that there are now, and whether this visitor may talk to them."""
+    def look(self, given: Given, request: gr.Request, profile: Profile) -> dict[Any, Any]:
+        """The quants that there are now, whether this visitor may talk to them, and what their browser has kept."""
         texts, visitor = texts_of(request), visitor_of(self.services, request, profile)
         names, may = self.chats.models(visitor), may_chat(visitor, self.services.settings)
-        first = first if first in names else (names[0] if names else _NONE)
-        second = second if second in names else _NONE
-        none = (texts["chat_nobody"], _NONE)
+        if may:
+            self.chats.bring_back(str(request.session_hash), given[self.said])
+        given = given | self._kept(given[self.chosen])
+        first, second = (given[model] for model in self.models)
+        first = first if first in names else (names[0] if names else NONE)
+        second = second if second in names else NONE
+        given |= dict(zip(self.models, (first, second), strict=True))
+        none = (texts["chat_nobody"], NONE)
         choices: list[Any] = [*names] if names else [none]
-        models = [gr.Dropdown(choices=choices, value=first), gr.Dropdown(choices=[none, *names], value=second)]
-        *columns, hint, think, picker = self.choose(first, second, state, request, profile)
-        hint = hint if may else parts.note(texts["chat_closed"])
-        return [*models, *columns, hint, think, picker, gr.Button(interactive=may)]
+        shown = {option: given[option] for option in self.options} | self.choose(given, request, profile)
+        shown[self.models[0]] = gr.Dropdown(choices=choices, value=first)
+        shown[self.models[1]] = gr.Dropdown(choices=[none, *names], value=second)
+        if not may:
+            shown[self.hint] = parts.note(texts["chat_closed"])
+        return shown | {self.send: gr.Button(interactive=may)}
 
-    def choose(self, first: Any, second: Any, state: Any, request: gr.Request, profile: Profile) -> list[Any]:
+    def _kept(self, chosen: object) -> Given:
+        """The options that a browser has kept, if they are such."""
+        if not isinstance(chosen, list) or len(chosen) != len(self.options):
+            return {}
+        kept = dict(zip(self.options, chosen, strict=True))
+        try:
+            self.settings(kept)
+        except UsageError:  # of another version, or written by somebody
+            return {}
+        return kept
+
+    def choose(self, given: Given, request: gr.Request, profile: Profile) -> dict[Any, Any]:
         """Shows one column or two, what is missing, the switch if one of the models thinks, and the first's states."""
         texts, visitor = texts_of(request), visitor_of(self.services, request, profile)
-        hint = texts["chat_ready"] if first else texts["chat_empty"]
+        first, second = (given[model] for model in self.models)
         formats = [self.chats.format_of(model, visitor) for model in (first, second) if isinstance(model, str)]
-        think = gr.Radio(visible=any(chat is not None and chat.thinks for chat in formats))
-        picker = chat_parts.picked(self.chats.states(first, visitor), state, texts)
-        return [gr.Column(visible=True), gr.Column(visible=bool(second)), parts.note(hint), think, picker]
+        thinks = any(chat is not None and chat.thinks for chat in formats)
+        picker = chat_parts.picked(self.chats.states(first, visitor), given[self.state], texts)
+        return {
+            **dict(zip(self.columns, (gr.Column(visible=True), gr.Column(visible=bool(second))), strict=True)),
+            **self._shown(str(request.session_hash), given, texts),
+            self.hint: parts.note(texts["chat_ready" if first else "chat_empty"]),
+            self.think: gr.Radio(value=given[self.think], visible=thinks),
+            self.state: picker,
+        }
+
+    def switch(self, given: Given, request: gr.Request, profile: Profile) -> dict[Any, Any]:
+        """Shows the conversation of the other mode; this one's stays as it is, and comes back with its mode."""
+        self.turns.leave(str(request.session_hash))
+        self.chats.stop(str(request.session_hash))
+        return self.choose(given, request, profile)
 
     def advise(self, first: Any, think: Any, request: gr.Request, profile: Profile) -> list[Any]:
         """Puts the options to what the makers of the first model advise for thinking, or for not thinking."""
         visitor = visitor_of(self.services, request, profile)
         chat = self.chats.format_of(first, visitor) if isinstance(first, str) else None
         if chat is None or not chat.thinks:
-            return [gr.skip()] * len(_SLIDERS)
+            return [gr.skip()] * len(SLIDERS)
         advice = chat.sampling[OFF if think == OFF else ON]
         numbers = [advice[name] for name in ("temperature", "top_p", "presence_penalty", "frequency_penalty")]
-        return [*numbers, _LENGTH if think == OFF else _MOST_TOKENS]
+        return [*numbers, LENGTH if think == OFF else MOST_TOKENS]
 
-    # gradio hands request and profile over by position, so every field has a name of its own here
-    def say(
-        self,
-        message: Any,
-        first: Any,
-        second: Any,
-        mode: Any,
-        think: Any,
-        state: Any,
-        system: Any,
-        temperature: Any,
-        top_p: Any,
-        presence: Any,
-        frequency: Any,
-        length: Any,
-        request: gr.Request,
-        profile: Profile,
-    ) -> Iterator[list[Any]]:
+    def say(self, given: Given, request: gr.Request, profile: Profile) -> Iterator[dict[Any, Any]]:
         """Sends the message to the chosen quants in turn, and shows their replies as they come."""
-        asked = (first, second, mode, think, state, system, temperature, top_p, presence, frequency, length)
-        yield from self._stream(message if isinstance(message, str) else "", asked, request, profile)
+        message = given[self.message]
+        if isinstance(message, str) and message.strip():
+            yield from self._stream(given, request, profile, message)
+        else:
+            yield {}
+
+    def edit(
+        self, given: Given, event: gr.EventData, request: gr.Request, profile: Profile
+    ) -> Iterator[dict[Any, Any]]:
+        """Goes on from one of the visitor's messages, which another one replaces, on the other side too if it was
+        said there."""
+        told, session, mode = _Told.of(event), str(request.session_hash), given[self.mode]
+        turns = {side: self.chats.turns(session, side, mode) for side in SIDES}
+        places = {side: same_question(turns[told.side], told.turn, turns[side]) for side in SIDES}
+        yield from self._stream(given, request, profile, told.message, places | {told.side: told.turn})
 
     def regenerate(
-        self,
-        first: Any,
-        second: Any,
-        mode: Any,
-        think: Any,
-        state: Any,
-        system: Any,
-        temperature: Any,
-        top_p: Any,
-        presence: Any,
-        frequency: Any,
-        length: Any,
-        request: gr.Request,
-        profile: Profile,
-    ) -> Iterator[list[Any]]:
-        """Another reply to the last message."""
-        asked = (first, second, mode, think, state, system, temperature, top_p, presence, frequency, length)
-        yield from self._stream(None, asked, request, profile)
+        self, given: Given, event: gr.EventData, request: gr.Request, profile: Profile
+    ) -> Iterator[dict[Any, Any]]:
+        """Another reply of one side; what was said after it goes."""
+        told = _Told.of(event)
+        turns = self.chats.turns(str(request.session_hash), told.side, given[self.mode])
+        last = told.turn == len(turns) - 1  # also a message that has no reply
+        yield from self._stream(given, request, profile, None, {told.side: None if last else told.turn})
 
     def _stream(
-        self, message: str | None, asked: tuple[Any, ...], request: gr.Request, profile: Profile
-    ) -> Iterator[list[Any]]:
+        self,
+        given: Given,
+        request: gr.Request,
+        profile: Profile,
+        message: str | None,
+        places: Mapping[str, int | None] = _EVERY,
+    ) -> Iterator[dict[Any, Any]]:
+        """Asks the sides of `places`, each from there on."""
         texts, session = texts_of(request), str(request.session_hash)
-        if message is not None and not message.strip():
-            yield [gr.skip()] * 4
-            return
-        box: Any = message  # comes back into the box if it could not be said
-        with self.turns.begin(session) as stopped:
+        box: Any = {} if message is None else {self.message: message}  # comes back if it could not be said
+        asked = False
+        with self.turns.begin(session) as turn:
             try:
                 visitor = visitor_of(self.services, request, profile)
                 check_chat(visitor, self.services.settings)
-                for hint in self._sides(session, visitor, message, asked, texts, stopped):
-                    box = None
-                    yield [gr.skip(), *self._shown(session, texts), hint]
+                for hint in self._sides(session, visitor, message, given, places, texts, turn):
+                    kept = {} if asked else {self.said: self.chats.kept(session)}
+                    asked, box = True, {}
+                    if turn.left:
+                        break
+                    yield self._shown(session, given, texts, coming=True) | {self.hint: hint} | kept
                 hint = ""
             except Cancelled:  # what came until then stays
                 hint = ""
@@ -261,31 +194,33 @@ class ChatTab:
             except Exception:  # one of the three edges: a visitor sees a sentence, the log has the rest
                 logger.exception("a reply could not be made")
                 hint = parts.message(texts["unexpected"])
-            yield [gr.skip() if box is None else box, *self._shown(session, texts), hint]
+            if turn.left:  # another one is shown by now
+                yield box
+            else:
+                shown = self._shown(session, given, texts) | {self.hint: hint, self.said: self.chats.kept(session)}
+                yield shown | box
 
     def _sides(
         self,
         session: str,
         visitor: Visitor,
         message: str | None,
-        asked: tuple[Any, ...],
+        given: Given,
+        places: Mapping[str, int | None],
         texts: Texts,
-        stopped: Callable[[], bool],
+        turn: Turn,
     ) -> Iterator[str]:
-        """Both replies in turn, until `stopped`; yields what is to be said beside them when there is something new."""
-        first, second, mode, think, state, system, *numbers = asked
-        values = {name: number for (name, _, _), number in zip(_SLIDERS, numbers, strict=True)}
-        settings = ChatSettings.checked(mode=mode, think=think, state=state, system=system, **values)
-        for side, model in zip(SIDES, (first, second), strict=True):
-            if (side != SIDES[0] and not model) or stopped():
+        """The replies in turn, until a stop; yields what is to be said beside them when there is something new."""
+        settings = self.settings(given)
+        for side, model in zip(SIDES, (given[model] for model in self.models), strict=True):
+            if side not in places or (side != SIDES[0] and not model) or turn.stopped():
                 continue
-            replies = self._replies(
-                session, side, model=model, settings=settings, message=message, who=visitor, stopped=stopped
-            )
+            asked = {"settings": settings, "message": message, "who": visitor, "turn": places[side]}
+            replies = self._replies(session, side, model=model, stopped=turn.stopped, **asked)
             with contextlib.closing(replies):
                 next(replies)  # the message is among the turns, where it stays whatever comes
                 yield ""
-                for fraction in self.services.fetch_model(model, visitor, stopped):
+                for fraction in self.services.fetch_model(model, visitor, turn.stopped):
                     hint = texts["chat_fetching"].format(model=model, percent=f"{100 * fraction:.0f}")
                     yield parts.message(hint, "busy")
                 drawn = 0.0
@@ -309,10 +244,14 @@ class ChatTab:
                     raise
                 time.sleep(0.1)
 
-    def _shown(self, session: str, texts: Texts) -> list[Any]:
-        """Both conversations."""
-        chats = self.chats
-        return [chat_parts.log(chats.turns(session, s), texts, speeds=chats.speeds(session, s)) for s in SIDES]
+    def _shown(self, session: str, given: Given, texts: Texts, *, coming: bool = False) -> dict[Any, Any]:
+        """Both conversations in the mode at hand."""
+        mode, shown = given[self.mode], {}
+        for side, log, model in zip(SIDES, self.logs, self.models, strict=True):
+            turns, speeds = self.chats.turns(session, side, mode), self.chats.speeds(session, side, mode)
+            words = {"side": side, "title": str(given[model]), "plain": mode == TEXT}
+            shown[log] = gr.HTML(log=chat_parts.log(turns, texts, speeds=speeds, coming=coming, **words))
+        return shown
 
     def halt(self, request: gr.Request) -> None:
         """Ends what is being made or fetched, for both sides; what came of it stays."""
@@ -320,9 +259,32 @@ class ChatTab:
         self.turns.stop(session)
         self.chats.stop(session)
 
-    def forget(self, request: gr.Request) -> list[Any]:
-        """Starts anew."""
-        session = str(request.session_hash)
-        self.turns.stop(session)
-        self.chats.clear(session)
-        return [*self._shown(session, texts_of(request)), ""]
+    def forget(self, given: Given, request: gr.Request) -> dict[Any, Any]:
+        """Starts anew in the mode at hand."""
+        session, mode = str(request.session_hash), given[self.mode]
+        self.turns.leave(session)
+        self.chats.clear(session, mode)
+        return {
+            **self._shown(session, given, texts_of(request)),
+            self.hint: "",
+            self.said: self.chats.kept(session),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Told:
+    """What a button of a turn says, as far as it is such."""
+
+    side: str
+    turn: int
+    message: str
+
+    @classmethod
+    def of(cls, event: gr.EventData) -> _Told:
+        told: dict[str, Any] = event._data if isinstance(event._data, dict) else {}
+        side, turn, message = told.get("side"), told.get("turn"), told.get("message")
+        return cls(
+            side=side if side in SIDES else SIDES[0],
+            turn=turn if isinstance(turn, int) else -1,
+            message=message if isinstance(message, str) else "",
+        )
