@@ -175,6 +175,9 @@ FIELDS: dict[str, tuple[dict[str, Any], str]] = {
     "gg-chat-format": ({"gg-chat-format": "g1c"}, TAKEN),
     "gg-lora": ({"gg-lora": FILE}, REFUSES),
     "gg-lora-alpha": ({"gg-lora-alpha": "32"}, "more of an adapter"),
+    "gg-lora-as-file": ({"gg-lora-as-file": True}, "what becomes of adapters"),
+    "gg-mtp": ({"gg-mtp": "file"}, "parts no heads"),
+    "gg-mmproj": ({"gg-mmproj": "none"}, IGNORED),  # the demo sees nothing
     "gg-mode": ({"gg-targets": "5MB", "gg-mode": "fast"}, TAKEN),
 }
 

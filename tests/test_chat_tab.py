@@ -246,20 +246,23 @@ def form(monkeypatch: pytest.MonkeyPatch) -> QuantizeTab:
     form = object.__new__(QuantizeTab)
     looked: Any = Looked()
     form.services, form.newest, form.priced = looked, Newest(), Newest()
+    monkeypatch.setattr(form, "fields", lambda: {name: name for name in FORM})
     monkeypatch.setattr("ggufy.ui.quantize_tab.visitor_of", lambda *_: None)
     return form
 
 
+FORM = {"source": "", "types": ["Q8_0"], "targets": "", "mode": "standard"}
+
+
 def look(form: QuantizeTab, source: str) -> Iterator[list[Any]]:
-    chosen = ("auto", "", "rwkv", "gguf", ["Q8_0"], "bundled", False, "", "standard", "bundled", "auto", False)
-    return form.look(source, *chosen, REQUEST, None)
+    return form.look(FORM | {"source": source}, REQUEST, None)
 
 
 def test_a_look_begins_with_a_sign_of_work_and_nothing_of_before(form: QuantizeTab) -> None:
     for source, sign in (("a.pth", "looking"), ("rwkv 7", "searching")):
         panel, table, cost = next(look(form, source))
         assert TEXTS["en"][sign] in panel
-        assert "gg-busy" in panel
+        assert "gg-busy" in panel and f'data-about="{source}"' in panel  # Start waits, see source.js
         assert " GB" not in table.props["rows"]
         assert cost == ""
 
@@ -277,8 +280,7 @@ def test_a_late_look_does_not_cover_a_newer_price(form: QuantizeTab) -> None:
     """Its cost is of what was chosen when it began; its panel still counts."""
     late = look(form, "slow")
     next(late)
-    chosen = ("auto", "", "rwkv", "gguf", [], "bundled", False, "6 apples", "fast", "bundled", "auto", False)
-    price = form.price("slow", *chosen, REQUEST, None)
+    price = form.price(FORM | {"source": "slow", "types": [], "targets": "6 apples"}, REQUEST, None)
     assert "is no size to order" in price
     form.services.go.set()  # type: ignore[attr-defined]
     (answer,) = late

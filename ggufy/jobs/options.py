@@ -193,6 +193,7 @@ OPTIONS = (
         flag="--lora-as-file",
         kind=Kind.FLAG,
         help="make LoRAs of PEFT GGUFs of their own, which llama.cpp takes with --lora, instead of merging them",
+        page="lora_as_file",
         visitors=True,
         bytes=True,
     ),
@@ -201,6 +202,7 @@ OPTIONS = (
         flag="--mmproj",
         choices=("auto", "none"),
         help="files of what sees or hears, F16 and Q8_0 (%(default)s: if there is such a part)",
+        page="mmproj",
         visitors=True,
     ),
     Option(
@@ -208,6 +210,7 @@ OPTIONS = (
         flag="--mtp",
         choices=MTP,
         help="heads for several tokens: in the base, in files of their own (F16, Q8_0), or left out (%(default)s)",
+        page="mtp",
         visitors=True,
         bytes=True,
     ),

@@ -17,16 +17,7 @@ from ggufy.jobs.values import LONGEST, read_options, read_text
 from ggufy.quantize.search.mixes import KINDS, RWKV
 from ggufy.quantize.search.target import MODES, STANDARD, parse_words
 
-_ONLY_GGUF = (
-    "imatrix",
-    "imatrix_path",
-    "mix",
-    "targets",
-    "mode",
-    "chat_format",
-    "awq",
-    "rounding",
-)  # not shown for other files
+_ONLY_GGUF = {"imatrix", "imatrix_path", "mix", "targets", "mode", "chat_format", "awq", "rounding", "mtp", "mmproj"}
 IMATRIX = ("bundled", "own", "have", "off")
 
 
@@ -35,37 +26,36 @@ def short_text(value: Any) -> str:
     return value.strip()[:LONGEST] if isinstance(value, str) else ""
 
 
-def estimate_options(
-    types: Any, imatrix: Any, evaluate: Any, targets: Any, mode: Any, evaluation: Any
-) -> EstimateOptions:
+def estimate_options(values: Mapping[str, Any]) -> EstimateOptions:
+    """What decides the cost, from the fields of the form as `job_options` takes them."""
+    types, mode = values.get("types"), values.get("mode")
     return EstimateOptions(
         quant_types=chosen([name for name in types if isinstance(name, str)] if isinstance(types, list) else []),
-        imatrix=imatrix != "off",
-        evaluate=bool(evaluate),
-        texts=len(named_texts(short_text(evaluation))),
-        targets=parse_words(short_text(targets)),
+        imatrix=values.get("imatrix") != "off",
+        evaluate=bool(values.get("evaluate")),
+        texts=len(named_texts(short_text(values.get("evaluation")))),
+        targets=parse_words(short_text(values.get("targets"))),
         mode=mode if mode in MODES else STANDARD,
     )
 
 
-def base_options(
-    outtype: Any, vocab: Any, mix: Any, output: Any, *, rounding: Any, imatrix: Any, awq: Any
-) -> BaseOptions:
-    output, mix = output if output in tuple(OUTPUT_NAMES) else GGUF, mix if mix in KINDS else RWKV
+def base_options(values: Mapping[str, Any]) -> BaseOptions:
+    """What decides the base, likewise."""
+    output, mix, rounding, outtype = (values.get(name) for name in ("output", "mix", "rounding", "outtype"))
     wish = JobOptions(
         source="",
         quant_types=(),
-        output=output,
-        mix=mix,
-        imatrix="auto" if imatrix in ("bundled", "own") else "none",
-        awq=bool(awq),
+        output=output if output in tuple(OUTPUT_NAMES) else GGUF,
+        mix=mix if mix in KINDS else RWKV,
+        imatrix="auto" if values.get("imatrix") in ("bundled", "own") else "none",
+        awq=bool(values.get("awq")),
         rounding=rounding if rounding in ROUNDINGS else ROUNDINGS[0],
     )
     return BaseOptions(
         outtype=outtype if outtype in OUTTYPES else None,
-        vocab=short_text(vocab) or None,
-        mix=mix,
-        output=output,
+        vocab=short_text(values.get("vocab")) or None,
+        mix=wish.mix,
+        output=wish.output,
         compensated=chosen_rounding(wish) == COMPENSATED,
     )
 

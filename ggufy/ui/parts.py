@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from ggufy.core.catalog import SMALL, TUTORIAL, QuantType
+from ggufy.core.metrics import memory_needed
 from ggufy.core.outputs import GGUF, names_of_output
 from ggufy.core.words import human_size
 from ggufy.publish.markup import Markup, el, join
@@ -92,7 +93,8 @@ def types(
     same_as: Mapping[str, str] | None = None,
     instead: Mapping[str, Instead] | None = None,
 ) -> Markup:
-    """The table of a format's quant types: one checkbox each, and buttons that check many.
+    """A format's quant types, the recommended ones first, the others folded: one checkbox each, and buttons that check
+    many. types.js shows which are chosen.
 
     `sizes` are the files of the model at hand, `same_as` says which types would be the same file on it, and `instead`
     what types are whose widths do not fit. The presets leave out what another type of theirs makes needless there.
@@ -110,20 +112,30 @@ def types(
         )
         for which in presets_there
     ]
+    shown: tuple[list[Markup], list[Markup]] = ([], [])
+    for row in rows:
+        shown[row.recommended].append(_type(row, output, texts, sizes or {}, same_as or {}, instead or {}))
+    others, recommended = shown
     return el(
         "fieldset",
         el("legend", texts["types"]),
-        el("output", class_="gg-quiet gg-numbers", data_text=texts["chosen"], data_total=total),
+        el("output", class_="gg-quiet gg-numbers", data_text=texts["chosen"], data_none=texts["memory_none"]),
         el("div", *presets, class_="gg-chips"),
+        el("div", *recommended, class_="gg-types"),
         el(
-            "div",
-            *(_type(row, output, texts, sizes or {}, same_as or {}, instead or {}) for row in rows),
-            class_="gg-types",
-            tabindex="-1",
+            "details",
+            el("summary", texts["types_others"].format(count=len(others)), class_="gg-quiet"),
+            el("div", *others, class_="gg-types"),
         ),
         class_="gg-fieldset",
         data_format=output,
+        data_remove=texts["type_remove"],
     )
+
+
+def chosen() -> Markup:
+    """Where types.js shows what is chosen."""
+    return el("div", class_="gg-chips gg-chosen-types", data_chosen="")
 
 
 def _type(
@@ -150,6 +162,8 @@ def _type(
             value=name,
             data_recommended=row.recommended and useful,
             data_needs_imatrix=row.needs_imatrix,
+            data_ordinary=row.ordinary and useful,
+            data_memory=memory_needed(size.size) if size else None,
             data_small=name in SMALL and useful,
             data_tutorial=name in TUTORIAL,
             aria_label=name,
@@ -163,7 +177,7 @@ def _type(
             title=texts["types_bits"],
             class_="gg-type-bits gg-numbers",
         ),
-        el("span", needs, advice, title=advice, class_="gg-type-advice", id=f"gg-advice-{name}"),
+        el("span", needs, advice, class_="gg-type-advice", id=f"gg-advice-{name}"),
         class_="gg-type",
     )
 

@@ -16,7 +16,7 @@ from ggufy.core.catalog import OUTTYPES, QUANT_TYPES
 from ggufy.core.errors import GgufyError
 from ggufy.core.outputs import GGUF, OUTPUT_NAMES, RWKVCPP
 from ggufy.jobs.estimate import BaseOptions, EstimateOptions
-from ggufy.jobs.options import OPTIONS, ROUNDINGS, JobOptions
+from ggufy.jobs.options import MTP, OPTIONS, ROUNDINGS, JobOptions
 from ggufy.jobs.values import LONGEST
 from ggufy.models.chat_format import AUTO, FORMATS
 from ggufy.publish.markup import Markup
@@ -68,71 +68,71 @@ class QuantizeTab:
             elem_id="gg-types",
             **OWN,
         )
-        self.cost = gr.HTML(elem_id="gg-cost", **OWN)
-        self.start = gr.Button(i18n("start"), variant="primary", elem_id="gg-start")
-        self.message = gr.HTML(elem_id="gg-message", **OWN)
+        with gr.Row(elem_id="gg-sizes-wanted"):
+            self.memory = self._text(i18n, "memory", placeholder="8", min_width=120)
+            self.targets = self._text(i18n, "targets", placeholder="1.2GB, 3.3bpw, mem4GB", min_width=120)
+        self.mode = self._choice(i18n, "mode", MODES, STANDARD)
+        with gr.Column(elem_id="gg-go"):
+            there = "document.dispatchEvent(new Event('ggufy-chosen'));"  # for types.js
+            gr.HTML(parts.chosen(), js_on_load=there, elem_id="gg-chosen", **OWN)
+            self.cost = gr.HTML(elem_id="gg-cost", **OWN)
+            self.start = gr.Button(i18n("start"), variant="primary", elem_id="gg-start")
+            self.message = gr.HTML(elem_id="gg-message", **OWN)
         with gr.Accordion(i18n("more"), open=False, elem_id="gg-more"):
             self._options(i18n)
 
     def _options(self, i18n: gr.I18n) -> None:
-        self.imatrix = gr.Radio(
-            [(i18n(f"imatrix_{kind}"), kind) for kind in IMATRIX],
-            value=IMATRIX[0],
-            label=i18n("imatrix_kind"),
-            info=i18n("imatrix_kind_info"),
-            elem_id="gg-imatrix",
-        )
+        """What is rare, by what it is about."""
+        gr.Markdown(i18n("group_texts"), elem_classes="gg-group")
+        self.imatrix = self._choice(i18n, "imatrix_kind", IMATRIX, IMATRIX[0], "imatrix")
         self.imatrix_path = self._text(i18n, "imatrix_path", visible=False)
-        self.outtype = gr.Radio(
-            ["auto", *OUTTYPES],
-            value="auto",
-            label=i18n("outtype"),
-            info=i18n("outtype_info"),
-            elem_id="gg-outtype",
-        )
-        self.mix = self._choice(i18n, "mix", KINDS, RWKV)
-        self.rounding = self._choice(i18n, "rounding", ROUNDINGS, ROUNDINGS[0])
-        self.awq = gr.Checkbox(False, label=i18n("awq"), info=i18n("awq_info"), elem_id="gg-awq")
-        self.targets = self._text(i18n, "targets")
-        self.mode = self._choice(i18n, "mode", MODES, STANDARD)
-        self.evaluate = gr.Checkbox(True, label=i18n("evaluate"), info=i18n("evaluate_info"), elem_id="gg-evaluate")
+        self.evaluate = self._flag(i18n, "evaluate", value=True)
         self.evaluation = self._text(i18n, "evaluation", "bundled")
+        gr.Markdown(i18n("group_names"), elem_classes="gg-group")
         self.name = self._text(i18n, "name")
+        self.chat_format = self._choice(i18n, "chat_format", (AUTO, *FORMATS), AUTO)
+        gr.Markdown(i18n("group_parts"), elem_classes="gg-group")
         self.vocab = self._text(i18n, "vocab")
-        self.chat_format = gr.Radio(
-            [AUTO, *FORMATS],
-            value=AUTO,
-            label=i18n("chat_format"),
-            info=i18n("chat_format_info"),
-            elem_id="gg-chat-format",
-        )
         self.lora = self._text(i18n, "lora")
         self.lora_alpha = self._text(i18n, "lora_alpha")
+        self.lora_as_file = self._flag(i18n, "lora_as_file")
+        self.mtp = self._choice(i18n, "mtp", MTP, MTP[0])
+        self.mmproj = self._choice(i18n, "mmproj", ("auto", "none"), "auto")
         published = bool(self.services.workspace.hubs)
+        gr.Markdown(i18n("group_publishing"), visible=published, elem_classes="gg-group")
         self.repo = self._text(i18n, "repo", visible=published)
-        self.private = gr.Checkbox(False, label=i18n("private"), visible=published, elem_id="gg-private")
-        self.keep_card = gr.Checkbox(
-            False, label=i18n("keep_card"), info=i18n("keep_card_info"), visible=published, elem_id="gg-keep-card"
-        )
+        self.private = self._flag(i18n, "private", visible=published)
+        self.keep_card = self._flag(i18n, "keep_card", visible=published)
+        gr.Markdown(i18n("group_experts"), elem_classes="gg-group")
+        self.outtype = self._choice(i18n, "outtype", (AUTO, *OUTTYPES), AUTO)
+        self.mix = self._choice(i18n, "mix", KINDS, RWKV)
+        self.rounding = self._choice(i18n, "rounding", ROUNDINGS, ROUNDINGS[0])
+        self.awq = self._flag(i18n, "awq")
 
-    def _choice(self, i18n: gr.I18n, key: str, choices: Sequence[str], value: str) -> gr.Radio:
+    def _flag(self, i18n: gr.I18n, key: str, *, value: bool = False, visible: bool = True) -> gr.Checkbox:
+        info, called = i18n(f"{key}_info"), f"gg-{key.replace('_', '-')}"
+        return gr.Checkbox(value, label=i18n(key), info=info, visible=visible, elem_id=called)
+
+    def _choice(self, i18n: gr.I18n, key: str, choices: Sequence[str], value: str, called: str = "") -> gr.Radio:
+        """Choices without a text of their own are called by their names."""
+        texts = [(f"{called or key}_{choice}", choice) for choice in choices]
         return gr.Radio(
-            [(i18n(f"{key}_{choice}"), choice) for choice in choices],
+            [(i18n(text) if text in TEXTS["en"] else choice, choice) for text, choice in texts],
             value=value,
             label=i18n(key),
             info=i18n(f"{key}_info"),
-            elem_id=f"gg-{key}",
+            elem_id=f"gg-{(called or key).replace('_', '-')}",
         )
 
-    def _text(self, i18n: gr.I18n, key: str, value: str = "", *, visible: bool = True) -> gr.Textbox:
+    def _text(self, i18n: gr.I18n, key: str, value: str = "", **more: Any) -> gr.Textbox:
         return gr.Textbox(
             value,
             label=i18n(key),
             info=i18n(f"{key}_info"),
             max_lines=1,
             max_length=LONGEST,
-            visible=visible,
             elem_id=f"gg-{key.replace('_', '-')}",
+            **more,
         )
 
     def connect(self, page: gr.Blocks, show: Callable[[Any], None]) -> None:
@@ -145,31 +145,29 @@ class QuantizeTab:
             None, [self.source, self.evaluate], self.evaluate, js=_MEASURE_THE_DEMO, api_visibility="private"
         )
         looked = [self.panel, self.types, self.cost]
-        on_source = [self.source, self.outtype, self.vocab, self.mix, self.output, self.types, self.imatrix]
-        on_source += [self.evaluate, self.targets, self.mode, self.evaluation, self.rounding, self.awq]
+        fields = set(self.fields().values())
         several: dict[str, Any] = {"trigger_mode": "multiple"}  # the newest does not wait for those before
-        self.panel.look(self.look, on_source, looked, **QUEUED, **several)  # see source.js
+        self.panel.look(self.look, fields, looked, **QUEUED, **several)  # see source.js
         gr.on(
             [self.outtype.change, self.mix.change, self.output.change, self.rounding.change],
             self.look,
-            on_source,
+            fields,
             looked,
             **QUEUED,
             **several,
         )
         self.output.change(self.choose_output, self.output, self.only_gguf, **QUIET)
-        page.load(self.look, on_source, looked, **QUEUED)
+        page.load(self.look, fields, looked, **QUEUED)
         self.panel.click(self.choose, [self.source, self.output], [self.source, self.output], **QUIET).then(
-            self.look, on_source, looked, **QUEUED, **several
+            self.look, fields, looked, **QUEUED, **several
         )
         last: dict[str, Any] = QUIET | {"trigger_mode": "always_last"}
-        self.panel.price(self.price, on_source, self.cost, **last)
+        self.panel.price(self.price, fields, self.cost, **last)
         changes = [
             one.change for one in (self.types, self.imatrix, self.evaluate, self.mode, self.evaluation, self.awq)
         ]
-        gr.on(changes, self.price, on_source, self.cost, **last)
+        gr.on(changes, self.price, fields, self.cost, **last)
         pressed = self.start.click(self.check, None, self.message, **QUIET)
-        fields = set(self.fields().values())
         show(pressed.then(self.begin, fields, self.message, **QUEUED))
         show(self.panel.several(self.begin_ticked, fields, self.message, **QUEUED))
 
@@ -178,35 +176,23 @@ class QuantizeTab:
         names = dict.fromkeys(["source", "imatrix_path", *(option.page for option in OPTIONS if option.page)])
         return {name: getattr(self, name) for name in names}
 
+    def values(self, form: Mapping[Any, Any]) -> dict[str, Any]:
+        """As `fields`, of what gradio sends."""
+        return {name: form[field] for name, field in self.fields().items()}
+
     # ---- handlers
 
-    def look(
-        self,
-        source: Any,
-        outtype: Any,
-        vocab: Any,
-        mix: Any,
-        output: Any,
-        types: Any,
-        imatrix: Any,
-        evaluate: Any,
-        targets: Any,
-        mode: Any,
-        evaluation: Any,
-        rounding: Any,
-        awq: Any,
-        request: gr.Request,
-        profile: Profile,
-    ) -> Iterator[list[Any]]:
+    def look(self, form: dict[Any, Any], request: gr.Request, profile: Profile) -> Iterator[list[Any]]:
         """What the source is, and a moment later what its quants would be; or what the Hub has of that name."""
         texts, visitor = texts_of(request), visitor_of(self.services, request, profile)
         newest, priced = self.newest.begin(session := str(request.session_hash)), self.priced.look(session)
-        order = estimate_options(types, imatrix, evaluate, targets, mode, evaluation)
-        base = base_options(outtype, vocab, mix, output, rounding=rounding, imatrix=imatrix, awq=awq)
-        for panel, table, cost in self._looked(short_text(source), base, order, texts, visitor):
+        values = self.values(form)
+        text, base, order = short_text(values["source"]), base_options(values), estimate_options(values)
+        for panel, table, cost in self._looked(text, base, order, texts, visitor):
             if not newest():
                 return
-            yield [panel, table, cost if priced() else gr.skip()]  # what was chosen since has a price of its own
+            about = source_parts.about(text, panel) if isinstance(panel, Markup) else panel
+            yield [about, table, cost if priced() else gr.skip()]  # what was chosen since has a price of its own
 
     def _looked(
         self, text: str, base: BaseOptions, order: EstimateOptions, texts: Texts, visitor: Any
@@ -239,34 +225,16 @@ class QuantizeTab:
             logger.exception("a source could not be looked at")
             yield [parts.message(texts["unexpected"]), gr.skip(), ""]
 
-    def price(
-        self,
-        source: Any,
-        outtype: Any,
-        vocab: Any,
-        mix: Any,
-        output: Any,
-        types: Any,
-        imatrix: Any,
-        evaluate: Any,
-        targets: Any,
-        mode: Any,
-        evaluation: Any,
-        rounding: Any,
-        awq: Any,
-        request: gr.Request,
-        profile: Profile,
-    ) -> Any:
+    def price(self, form: dict[Any, Any], request: gr.Request, profile: Profile) -> Any:
         """The cost of the types that are chosen now."""
         texts, visitor = texts_of(request), visitor_of(self.services, request, profile)
         newest, priced = self.newest.look(session := str(request.session_hash)), self.priced.begin(session)
-        order = estimate_options(types, imatrix, evaluate, targets, mode, evaluation)
-        base = base_options(outtype, vocab, mix, output, rounding=rounding, imatrix=imatrix, awq=awq)
-        cost = self._cost(source, base, order, texts, visitor)
+        values = self.values(form)
+        text, base, order = short_text(values["source"]), base_options(values), estimate_options(values)
+        cost = self._cost(text, base, order, texts, visitor)
         return cost if newest() and priced() else gr.skip()  # a look that began meanwhile may be at something else
 
-    def _cost(self, source: Any, base: BaseOptions, order: EstimateOptions, texts: Texts, visitor: Any) -> Markup:
-        text = short_text(source)
+    def _cost(self, text: str, base: BaseOptions, order: EstimateOptions, texts: Texts, visitor: Any) -> Markup:
         try:
             found = self.services.cost(text, visitor, order, base)
         except GgufyError as error:  # if it is the source, the panel says what is wrong
@@ -284,7 +252,8 @@ class QuantizeTab:
     @property
     def only_gguf(self) -> list[Any]:
         """What decides something of GGUFs only."""
-        return [self.imatrix, self.mix, self.rounding, self.awq, self.targets, self.mode, self.chat_format]
+        these = [self.imatrix, self.mix, self.rounding, self.awq, self.chat_format, self.mtp, self.mmproj]
+        return [*these, self.memory, self.targets, self.mode]
 
     def choose_output(self, output: Any) -> list[Any]:
         return [type(one)(visible=output != RWKVCPP) for one in self.only_gguf]
@@ -316,7 +285,7 @@ class QuantizeTab:
 
     def wish(self, form: Mapping[Any, Any], **more: Any) -> JobOptions:
         """What the form asks for, with other values for what is named. Raises UsageError."""
-        return job_options({name: form[field] for name, field in self.fields().items()} | more)
+        return job_options(self.values(form) | more)
 
     def _said(self, work: Callable[[], Markup], texts: Texts) -> Markup:
         """What `work` says, or what went wrong."""

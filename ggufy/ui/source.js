@@ -1,9 +1,28 @@
 // Body of gradio's js_on_load for the panel under the source: its buttons report what was picked, and when a visitor
 // has stopped typing for a moment, or presses Enter, what was typed is looked at, once. Of several models, it reports
-// which are ticked.
+// which are ticked. What stands here of another source than the form's is stale, and Start waits meanwhile.
 const PAUSE_MS = 250;
 const asks = { "gg-source": "look", "gg-vocab": "look", "gg-targets": "price" }; // field -> event
 const waiting = new Map(); // event -> timer
+
+// The text that the panel speaks of has gone through the server and HTML: blanks may differ.
+const bare = (text) => text?.replace(/[\s\x00-\x1f\x85]/g, "");
+const settled = () => {
+  const typed = document.querySelector("#gg-source :is(input, textarea)")?.value;
+  const about = element.querySelector("[data-about]:not(:has(.gg-busy))")?.dataset.about;
+  const now = bare(about) === bare(typed);
+  document.getElementById("gg-form")?.classList.toggle("gg-stale", !now);
+  document.getElementById("gg-start")?.setAttribute("aria-disabled", !now);
+  return now;
+};
+document.addEventListener(
+  "click",
+  (event) => {
+    const start = event.target.closest?.("#gg-start, [data-action=start-ticked]");
+    if (start && !settled()) event.stopImmediatePropagation();
+  },
+  true,
+);
 
 const askedBy = (target) => asks[target.closest?.(Object.keys(asks).map((id) => `#${id}`).join())?.id];
 const ask = (what, pause) => {
@@ -13,6 +32,7 @@ const ask = (what, pause) => {
 document.addEventListener("input", ({ target }) => {
   const what = askedBy(target);
   if (what) ask(what, PAUSE_MS);
+  if (what) settled();
 });
 document.addEventListener("keydown", (event) => {
   const what = event.key === "Enter" && !event.isComposing && askedBy(event.target);
@@ -24,6 +44,7 @@ const ticks = new Map(); // source -> whether it was ticked
 element.addEventListener("change", ({ target }) => ticks.set(target.value, target.checked));
 new MutationObserver(() => {
   for (const tick of element.querySelectorAll("input")) tick.checked = ticks.get(tick.value) ?? tick.checked;
+  settled();
 }).observe(element, { childList: true, subtree: true });
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-action]");

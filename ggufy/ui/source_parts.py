@@ -28,6 +28,11 @@ def hint(text: str, kind: str = "") -> Markup:
     return el("p", text, class_=f"gg-quiet gg-hint {kind}".strip(), role="status")
 
 
+def about(source: str, panel: Markup) -> Markup:
+    """With the source that it speaks of: Start waits while that is another one than the form's (source.js)."""
+    return el("div", panel, data_about=source)
+
+
 def report(found: Report, texts: Texts) -> Markup:
     """What a source is, in one look; why it cannot work; or the files to choose from."""
     if found.problem and not found.path and len(found.variants) > 1:

@@ -101,6 +101,12 @@ def start(tab: Tab, *types: str, source: str = "demo") -> None:
     tab.page.get_by_role("button", name="Start").click()
 
 
+def unfold(tab: Tab) -> None:
+    """Opens the types that are not recommended."""
+    tab.page.locator("#gg-types summary").click()
+    expect(tab.page.locator("#gg-types details")).to_have_attribute("open", "")
+
+
 def open_more(tab: Tab) -> None:
     """Opens what is folded away, and waits until gradio has made it and given it its values."""
     tab.page.get_by_role("button", name="More options").click()

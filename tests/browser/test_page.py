@@ -10,10 +10,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from playwright.sync_api import Request as Sent
 from playwright.sync_api import expect
 
-from ggufy.core.catalog import QUANT_TYPES
 from ggufy.core.job import Job, Request, Status
 from ggufy.core.source import Source
 from ggufy.records.store import JobStore
@@ -144,43 +142,6 @@ def test_a_stop_ends_both_columns(open_tab: Callable[..., Tab]) -> None:
     expect(said.first).to_contain_text("A tuple is", timeout=60_000)  # the first that this side was ever asked
 
 
-def test_an_edit_is_one_look(app: App, open_tab: Callable[..., Tab]) -> None:
-    """Letters in a row are looked at once, Enter looks, a tick keeps the sizes; nothing is started."""
-    tab = open_tab()
-    size = tab.page.locator(".gg-type-size").first
-    expect(size).to_contain_text("MB", timeout=60_000)
-    config = json.loads(app.get("config")[1])
-    ids = {component["id"]: component["props"].get("elem_id") for component in config["components"]}
-    events = {
-        event["id"]: {(ids.get(block), name) for block, name in event["targets"]} for event in config["dependencies"]
-    }
-    asked: list[set[tuple[str | None, str]]] = []
-
-    def note(request: Sent) -> None:
-        if request.method == "POST" and (request.post_data_json or {}).get("fn_index") is not None:
-            asked.append(events[request.post_data_json["fn_index"]])
-
-    tab.page.on("request", note)
-    jobs = len(JobStore(app.out).jobs())
-    source = tab.page.get_by_label("Source")
-    source.fill("")
-    expect(tab.page.locator("#gg-panel")).to_contain_text("Pick a model")
-    asked.clear()
-    source.press_sequentially("/nowhere/letters.pth", delay=20)
-    expect(tab.page.locator("#gg-panel").get_by_role("alert")).to_contain_text("/nowhere/letters.pth")
-    looks = [targets for targets in asked if ("gg-panel", "look") in targets]
-    assert 1 <= len(looks) <= 3, asked  # a neighbour may hold up the letters for as long as a pause
-    source.fill("demo")
-    source.press("Enter")
-    expect(size).to_contain_text("MB", timeout=60_000)
-    asked.clear()
-    tab.page.get_by_role("checkbox", name="Q2_K", exact=True).check()
-    expect(tab.page.locator("fieldset output")).to_contain_text("8 of 29")
-    expect(size).to_contain_text("MB")
-    assert not [targets for targets in asked if ("gg-panel", "look") in targets]
-    assert len(JobStore(app.out).jobs()) == jobs
-
-
 def test_cancel_retry_and_a_restart_in_the_middle(app: App, open_tab: Callable[..., Tab]) -> None:
     tab = open_tab()
     open_more(tab)
@@ -255,40 +216,6 @@ def test_what_cannot_work_is_one_sentence_on_the_page(
     assert "Traceback" not in tab.page.content()
     assert tab.page.evaluate("window.hacked") is None
     assert len(JobStore(app.out).jobs()) == jobs
-
-
-def test_types_that_need_an_imatrix_go_with_it(open_tab: Callable[..., Tab]) -> None:
-    tab = open_tab()
-    chosen = tab.page.locator("fieldset output")
-    expect(chosen).to_have_text("7 of 29 chosen")
-    open_more(tab)
-    tab.page.get_by_role("radio", name="none").check()
-    expect(tab.page.get_by_role("checkbox", name="IQ2_XS", exact=True)).to_be_disabled()
-    tab.page.get_by_role("button", name="All 29").click()
-    needing = sum(row.needs_imatrix for row in QUANT_TYPES)
-    expect(chosen).to_have_text(f"{29 - needing} of 29 chosen")
-    tab.page.get_by_role("radio", name="bundled text").check()
-    expect(chosen).to_have_text("29 of 29 chosen")
-    tab.page.get_by_role("checkbox", name="Q8_0", exact=True).focus()
-    tab.page.keyboard.press("Space")
-    expect(chosen).to_have_text("28 of 29 chosen")
-    tab.page.get_by_role("button", name="Tutorial").click()
-    expect(chosen).to_have_text("2 of 29 chosen")
-    expect(tab.page.get_by_label("Calibration text or imatrix file")).to_be_hidden()
-    tab.page.get_by_role("radio", name="own text").check()
-    expect(tab.page.get_by_label("Calibration text or imatrix file")).to_be_visible()
-
-
-def test_sizes_are_those_of_the_files(app: App, open_tab: Callable[..., Tab]) -> None:
-    """What the table says before Start is what the demo's files have; as llama-quantize makes them, some are equal."""
-    tab = open_tab()
-    shown = tab.page.locator(".gg-type", has=tab.page.get_by_role("checkbox", name="Q4_K_M", exact=True))
-    expect(shown).to_contain_text(re.compile(r"5\.4\sMB\s*5\.83 bpw"), timeout=60_000)
-    open_more(tab)
-    tab.page.get_by_role("radio", name="stock").check()
-    expect(shown).to_contain_text(re.compile(r"5\.4\sMB\s*5\.84 bpw"), timeout=60_000)
-    same = tab.page.locator(".gg-type", has=tab.page.get_by_role("checkbox", name="Q4_K_S", exact=True))
-    expect(same).to_contain_text("Same tensors as Q4_K_M")
 
 
 def test_the_threads_can_be_changed(app: App, open_tab: Callable[..., Tab]) -> None:
