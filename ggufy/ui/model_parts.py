@@ -109,7 +109,7 @@ def _card(card: ModelCard, texts: Texts, opened: Collection[str], *, folded: boo
         el("span", *(el("span", word) for word in (card.files_sum, card.age)), class_="gg-facts gg-quiet gg-age")
         if folded
         else None,
-        job_parts.buttons(card.jobs[0], texts) if folded and may_work else None,
+        job_parts.buttons(card.jobs[0], texts) if folded and may_work else _delete(card, texts),
         class_="gg-line gg-title",
     )
     content = [] if folded else _content(card, texts, opened, may_work=may_work)
@@ -117,21 +117,20 @@ def _card(card: ModelCard, texts: Texts, opened: Collection[str], *, folded: boo
     return el("article", title, *content, class_=kind, aria_label=card.name, data_model=card.id)
 
 
+def _delete(card: ModelCard, texts: Texts) -> Markup | None:
+    """The button that deletes all of a model, for who may."""
+    label = texts["delete_model"].format(name=card.name)
+    press = button(texts["delete"], "delete-model", card.jobs[0].id, label=label, confirm=card.delete)
+    return el("span", press, class_="gg-right") if card.delete else None
+
+
 def _content(card: ModelCard, texts: Texts, opened: Collection[str], *, may_work: bool) -> list[Markup | None]:
     """What an unfolded card has below its title; the sections are filled by pieces of their own."""
     sums = {"files": card.files_sum, "jobs": str(len(card.earlier))}
     titles = {"jobs": texts["earlier_jobs"]}
-    alone, delete = len(card.jobs) == 1, None
-    if card.delete:
-        label = texts["delete_model"].format(name=card.name)
-        delete = button(texts["delete"], "delete-model", card.jobs[0].id, label=label, confirm=card.delete)
+    alone = len(card.jobs) == 1
     return [
-        el(
-            "div",
-            el("p", *(el("span", word) for word in card.facts), class_="gg-facts gg-quiet"),
-            el("span", delete, class_="gg-right") if delete else None,
-            class_="gg-line",
-        ),
+        el("p", *(el("span", word) for word in card.facts), class_="gg-facts gg-quiet"),
         *(_job(line, texts, opened, may_work=may_work, alone=alone) for line in card.jobs),
         *(
             job_parts.section(
