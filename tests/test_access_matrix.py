@@ -124,7 +124,7 @@ ENDPOINTS = {
         after="ChatTab.look",
     ),
     "ChatTab.regenerate": Row(
-        right="chat", data=TALK, event={"side": "b", "turn": 7}, holds="no longer there", after="ChatTab.look"
+        right="chat", data=TALK, event={"side": "a", "turn": 7}, holds="no longer there", after="ChatTab.look"
     ),
     "ChatTab.switch": Row(data={"gg-chat-mode": "text"}),
     "ChatTab.halt": Row(),

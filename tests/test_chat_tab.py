@@ -118,6 +118,14 @@ def test_a_message_that_was_not_said_comes_back(tab: ChatTab) -> None:
     assert "not among the finished quants" in answers[-1][tab.hint]
 
 
+def test_an_edit_that_was_not_said_comes_behind_what_was_typed(tab: ChatTab) -> None:
+    chats: Any = tab.chats
+    chats.said["a"] = [{"role": "user", "content": "Hello"}]
+    given = filled(tab) | {tab.models[0]: "gone", tab.message: "a draft"}
+    answers = list(tab.edit(given, event(side="a", turn=0, message="Hi"), REQUEST, None))
+    assert put_into_the_box(tab, answers) == ["a draft\nHi"]
+
+
 def test_a_stop_ends_both_columns(tab: ChatTab) -> None:
     chats: Any = tab.chats
     chats.after_piece = lambda: tab.halt(REQUEST)

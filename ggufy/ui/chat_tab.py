@@ -68,7 +68,7 @@ class ChatTab(ChatFields):
         gr.on(changes, None, self.options, self.chosen, js="(...chosen) => [chosen]", **QUIET)
         gr.on([self.message.submit, self.send.click], self.say, {*asked, self.message}, told, js=_TAKE, **_STREAM)
         for log in self.logs:
-            log.edit(self.edit, asked, told, **_STREAM)
+            log.edit(self.edit, {*asked, self.message}, told, **_STREAM)
             log.again(self.regenerate, asked, told, **_STREAM)
         self.stop.click(self.halt, None, None, **QUIET)
         self.clear.click(self.forget, asked, [*self.logs, self.hint, self.said], **QUIET)
@@ -174,7 +174,9 @@ class ChatTab(ChatFields):
     ) -> Iterator[dict[Any, Any]]:
         """Asks the sides of `places`, each from there on."""
         texts, session = texts_of(request), str(request.session_hash)
-        box: Any = {} if message is None else {self.message: message}  # comes back if it could not be said
+        typed = given.get(self.message) or message or ""
+        back = typed if message in (None, typed) else f"{typed}\n{message}"
+        box: Any = {} if message is None else {self.message: back}  # comes back if it could not be said
         asked = False
         with self.turns.begin(session) as turn:
             try:
@@ -223,11 +225,11 @@ class ChatTab(ChatFields):
                 for fraction in self.services.fetch_model(model, visitor, turn.stopped):
                     hint = texts["chat_fetching"].format(model=model, percent=f"{100 * fraction:.0f}")
                     yield parts.message(hint, "busy")
-                drawn = 0.0
+                due = 0.0
                 for _ in replies:
-                    if time.monotonic() >= drawn + _DRAW_S:
-                        drawn = time.monotonic()
+                    if (began := time.monotonic()) >= due:
                         yield ""
+                        due = time.monotonic() + max(_DRAW_S, time.monotonic() - began)  # drawing takes half at most
 
     def _replies(self, session: str, side: str, **asked: Any) -> Generator[None]:
         """As `Chats.say`; a reply that is still being made to the same visitor ends first."""
