@@ -74,8 +74,7 @@ def job_options(values: Mapping[str, Any]) -> JobOptions:
         )
     given["imatrix"] = {"have": path, "off": "none"}.get(str(kind), "auto")
     given["calibration"] = path if kind == "own" else None
-    if values.get("outtype") == "auto":
-        given["outtype"] = None
+    given |= {name: None for name in ("outtype", "mtp") if values.get(name) == "auto"}
     if not values.get("targets"):
         given["mode"] = None
     return read_options(values.get("source"), given)

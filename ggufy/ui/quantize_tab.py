@@ -69,7 +69,7 @@ class QuantizeTab:
             **OWN,
         )
         with gr.Row(elem_id="gg-sizes-wanted"):
-            self.memory = self._text(i18n, "memory", placeholder="8", min_width=120)
+            self.memory = self._text(i18n, "memory", placeholder="8", min_width=120, interactive=True)
             self.targets = self._text(i18n, "targets", placeholder="1.2GB, 3.3bpw, mem4GB", min_width=120)
         self.mode = self._choice(i18n, "mode", MODES, STANDARD)
         with gr.Column(elem_id="gg-go"):
@@ -96,7 +96,8 @@ class QuantizeTab:
         self.lora = self._text(i18n, "lora")
         self.lora_alpha = self._text(i18n, "lora_alpha")
         self.lora_as_file = self._flag(i18n, "lora_as_file")
-        self.mtp = self._choice(i18n, "mtp", MTP, MTP[0])
+        # A value that is a key of the page's texts, as `base` is, would come back from the browser translated.
+        self.mtp = self._choice(i18n, "mtp", (AUTO, *MTP[1:]), AUTO)
         self.mmproj = self._choice(i18n, "mmproj", ("auto", "none"), "auto")
         published = bool(self.services.workspace.hubs)
         gr.Markdown(i18n("group_publishing"), visible=published, elem_classes="gg-group")

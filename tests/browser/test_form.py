@@ -12,7 +12,7 @@ from playwright.sync_api import Route, expect
 
 from ggufy.core.catalog import QUANT_TYPES
 from ggufy.records.store import JobStore
-from tests.browser.pages import App, Tab, open_more, unfold
+from tests.browser.pages import WORK_MS, App, Tab, open_more, unfold
 
 pytestmark = pytest.mark.browser
 
@@ -21,7 +21,7 @@ def test_an_edit_is_one_look(app: App, open_tab: Callable[..., Tab]) -> None:
     """Letters in a row are looked at once, Enter looks, a tick keeps the sizes; nothing is started."""
     tab = open_tab()
     size = tab.page.locator(".gg-type-size").first
-    expect(size).to_contain_text("MB", timeout=60_000)
+    expect(size).to_contain_text("MB", timeout=WORK_MS)
     config = json.loads(app.get("config")[1])
     ids = {component["id"]: component["props"].get("elem_id") for component in config["components"]}
     events = {
@@ -45,7 +45,7 @@ def test_an_edit_is_one_look(app: App, open_tab: Callable[..., Tab]) -> None:
     assert 1 <= len(looks) <= 3, asked  # a neighbour may hold up the letters for as long as a pause
     source.fill("demo")
     source.press("Enter")
-    expect(size).to_contain_text("MB", timeout=60_000)
+    expect(size).to_contain_text("MB", timeout=WORK_MS)
     asked.clear()
     unfold(tab)
     tab.page.get_by_role("checkbox", name="Q2_K", exact=True).check()
@@ -126,7 +126,7 @@ def test_what_is_chosen_is_seen_with_the_others_folded(open_tab: Callable[..., T
 
 def test_the_types_are_one_stop_of_the_tab_key(open_tab: Callable[..., Tab]) -> None:
     tab = open_tab()
-    expect(tab.page.locator(".gg-type-size").first).to_contain_text("MB", timeout=60_000)  # not drawn anew any more
+    expect(tab.page.locator(".gg-type-size").first).to_contain_text("MB", timeout=WORK_MS)  # not drawn anew any more
     boxes = tab.page.locator("#gg-types input[type=checkbox]")
     stops = tab.page.locator("#gg-types input[tabindex='0']")
     expect(stops).to_have_count(1)
@@ -146,7 +146,7 @@ def test_the_types_are_one_stop_of_the_tab_key(open_tab: Callable[..., Tab]) -> 
 def test_the_largest_type_for_some_memory(open_tab: Callable[..., Tab]) -> None:
     """A file of some MB takes a quarter of a GB to run."""
     tab = open_tab()
-    expect(tab.page.locator(".gg-type-size").first).to_contain_text("MB", timeout=60_000)
+    expect(tab.page.locator(".gg-type-size").first).to_contain_text("MB", timeout=WORK_MS)
     chips, memory = tab.page.locator("#gg-chosen button"), tab.page.get_by_label("Memory, in GB")
     for typed, chosen in (("0.256", ["Q4_K_M"]), ("0,1", []), ("8", ["Q8_0"])):
         memory.fill(typed)
