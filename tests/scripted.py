@@ -38,18 +38,22 @@ BLANK_LINE = 1 + _tokens(_CHAIN).index(b"\n\n")  # its id
 
 
 def checkpoint(
-    folder: Path, chain: list[bytes] = _CHAIN, name: str = "scripted", version: str = "7"
+    folder: Path, chain: list[bytes] = _CHAIN, name: str = "scripted", version: str = "7", layers: int = 1
 ) -> tuple[Path, Path]:
-    """Writes the checkpoint and its vocabulary; gives both paths. `version` is as for tiny.weights."""
+    """Writes the checkpoint and its vocabulary; gives both paths. `version` is as for tiny.weights; more `layers` are
+    slower."""
     tokens = [b"", *_tokens(chain)]
-    source = tiny.save(folder / f"{name}.pth", _weights(chain, tokens, len(tokens), version))
+    source = tiny.save(folder / f"{name}.pth", _weights(chain, tokens, len(tokens), version, layers))
     return source, tiny.write_vocab(folder / "scripted-vocab.txt", tokens[1:])
 
 
-def _weights(chain: list[bytes], tokens: Sequence[bytes], rows: int, version: str = "7") -> dict[str, torch.Tensor]:
+def _weights(
+    chain: list[bytes], tokens: Sequence[bytes], rows: int, version: str = "7", layers: int = 1
+) -> dict[str, torch.Tensor]:
     width = 64
-    state = tiny.weights(version, width=width, layers=1, vocab=rows)
-    for part in ("blocks.0.att.output.weight", "blocks.0.ffn.value.weight", "head.weight"):
+    state = tiny.weights(version, width=width, layers=layers, vocab=rows)
+    silent = [f"blocks.{n}.{part}.weight" for n in range(layers) for part in ("att.output", "ffn.value")]
+    for part in (*silent, "head.weight"):
         state[part].zero_()
     for part in ("blocks.0.ln0", "ln_out"):
         state[f"{part}.weight"].fill_(1.0)
@@ -57,7 +61,7 @@ def _weights(chain: list[bytes], tokens: Sequence[bytes], rows: int, version: st
     for place, (token, following) in enumerate(zip(chain, chain[1:], strict=False)):
         one = torch.nn.functional.one_hot(torch.tensor(place), width).float()
         state["emb.weight"][tokens.index(token)] = one
-        state["head.weight"][tokens.index(following)] += one
+        state["head.weight"][tokens.index(following)] += 50 * one  # whatever penalties say
     return state
 
 
@@ -70,8 +74,9 @@ def thinker(folder: Path) -> tuple[Path, Path]:
 
 
 def ponderer(folder: Path) -> tuple[Path, Path]:
-    """The same of one that comes to no end with it."""
-    return checkpoint(folder, [b"<think>", b" Hmm.", b" Well.", b" Hmm."], "rwkv7-g1j-0.1b-20260831-ctx4096")
+    """The same of one that comes to no end with it, and is not quick about it."""
+    chain = [b"<think>", b" Hmm.", b" Well.", b" Hmm."]
+    return checkpoint(folder, chain, "rwkv7-g1j-0.1b-20260831-ctx4096", layers=40)
 
 
 def worldly(folder: Path) -> Path:
@@ -93,7 +98,7 @@ def in_rwkvcpp(folder: Path, version: str, chain: list[bytes] = _CHAIN) -> Path:
     """Writes the file of rwkv.cpp of the first, in this version of RWKV, with its vocabulary beside it."""
     tokens = [b"", *_tokens(chain)]
     tiny.write_vocab(folder / "scripted-vocab.txt", tokens[1:])
-    return converted_bin(folder, _weights(chain, tokens, len(tokens), version))
+    return converted_bin(folder, _weights(chain, tokens, len(tokens), version, layers))
 
 
 def converted_bin(folder: Path, state: dict[str, torch.Tensor]) -> Path:

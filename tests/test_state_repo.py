@@ -772,8 +772,8 @@ def test_a_lease_is_renewed_by_itself_through_failures_and_given_up_when_it_is_l
     thief = LeaseRecord(boot_id="thief", nonce="other", since="today", expires_s=99)
     hub.commit(REPO, kind="dataset", message="stolen", add={LEASE_FILE: thief.to_bytes()})
     clock.time += 60
-    wait_for(lambda: not runner.state.held)
-    assert "another runner has had the lease since today" in runner.state.trouble
+    wait_for(lambda: bool(runner.state.trouble))
+    assert "another runner has had the lease since today" in runner.state.trouble and not runner.state.held
     runner.state.close(30)
     assert LeaseRecord.from_bytes(hub.read(REPO, LEASE_FILE, kind="dataset")) == thief
 

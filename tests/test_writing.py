@@ -202,7 +202,7 @@ def test_several_texts_stand_between_commas(choice: str, texts: list[str]) -> No
 
 
 def test_the_form_counts_what_is_measured_on() -> None:
-    counts = [estimate_options([], "off", True, "", "fast", text).texts for text in ("bundled", "a.txt,b.txt", "", 5)]
+    counts = [estimate_options({"evaluation": text}).texts for text in ("bundled", "a.txt,b.txt", "", 5)]
     assert counts == [1, 2, 1, 1]
 
 

@@ -85,11 +85,11 @@ def test_a_g1k_goes_from_both_hubs_to_both_and_thinks(
         log, switch = page.locator("#gg-chat-log-a"), page.locator("#gg-chat-think")
         for think, folds in (("On", 1), ("Off", 0)):
             switch.get_by_role("radio", name=think, exact=True).check()
-            page.get_by_role("button", name="Clear", exact=True).last.click()
-            expect(log.locator(".gg-model")).to_have_count(0)
             page.get_by_placeholder("Say something").fill("Hello")
             page.keyboard.press("Enter")
             expect(log.locator(".gg-note")).to_contain_text("t/s", timeout=WORK_MS)
             expect(log.locator(".gg-model .gg-said")).to_have_text(scripted.ANSWER)  # it stops at its ✿
             expect(log.locator(".gg-model details")).to_have_count(folds)
+            page.locator("#gg-chat-clear").click()
+            expect(log.locator(".gg-model")).to_have_count(0)
         page.get_by_role("tab", name="Quantize").click()

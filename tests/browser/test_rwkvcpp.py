@@ -58,7 +58,7 @@ def test_it_replies_again_and_goes_on(
         expect(reply).to_have_count(count, timeout=60_000)
         expect(reply.last.locator(".gg-said")).to_have_text(scripted.REPLY, timeout=60_000)
         expect(log.locator(".gg-note")).to_contain_text("t/s", timeout=60_000)
-    page.get_by_role("button", name="Another reply").click()
+    page.get_by_role("button", name="Another reply").last.click()
     expect(log.locator(".gg-note")).to_contain_text("t/s", timeout=60_000)
     expect(reply).to_have_count(2)
     expect(reply.last.locator(".gg-said")).to_have_text(scripted.REPLY)
