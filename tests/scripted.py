@@ -98,7 +98,7 @@ def in_rwkvcpp(folder: Path, version: str, chain: list[bytes] = _CHAIN) -> Path:
     """Writes the file of rwkv.cpp of the first, in this version of RWKV, with its vocabulary beside it."""
     tokens = [b"", *_tokens(chain)]
     tiny.write_vocab(folder / "scripted-vocab.txt", tokens[1:])
-    return converted_bin(folder, _weights(chain, tokens, len(tokens), version, layers))
+    return converted_bin(folder, _weights(chain, tokens, len(tokens), version))
 
 
 def converted_bin(folder: Path, state: dict[str, torch.Tensor]) -> Path:

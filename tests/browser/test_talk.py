@@ -39,8 +39,9 @@ def chat(page: Page) -> Locator:
 
 
 def say(page: Page, text: str) -> None:
-    page.get_by_placeholder("Say something").fill(text)
-    page.keyboard.press("Enter")
+    box = page.get_by_placeholder("Say something")
+    box.fill(text)
+    box.press("Enter")
 
 
 def test_a_conversation(open_tab: Callable[..., Tab], shoot: Callable[[Tab, str], None]) -> None:
