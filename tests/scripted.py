@@ -38,17 +38,22 @@ BLANK_LINE = 1 + _tokens(_CHAIN).index(b"\n\n")  # its id
 
 
 def checkpoint(
-    folder: Path, chain: list[bytes] = _CHAIN, name: str = "scripted", version: str = "7", layers: int = 1
+    folder: Path,
+    chain: list[bytes] = _CHAIN,
+    name: str = "scripted",
+    version: str = "7",
+    layers: int = 1,
+    sure: float = 1.0,
 ) -> tuple[Path, Path]:
     """Writes the checkpoint and its vocabulary; gives both paths. `version` is as for tiny.weights; more `layers` are
-    slower."""
+    slower, and what is `sure` is said whatever penalties and chance say."""
     tokens = [b"", *_tokens(chain)]
-    source = tiny.save(folder / f"{name}.pth", _weights(chain, tokens, len(tokens), version, layers))
+    source = tiny.save(folder / f"{name}.pth", _weights(chain, tokens, len(tokens), version, layers, sure))
     return source, tiny.write_vocab(folder / "scripted-vocab.txt", tokens[1:])
 
 
 def _weights(
-    chain: list[bytes], tokens: Sequence[bytes], rows: int, version: str = "7", layers: int = 1
+    chain: list[bytes], tokens: Sequence[bytes], rows: int, version: str = "7", layers: int = 1, sure: float = 1.0
 ) -> dict[str, torch.Tensor]:
     width = 64
     state = tiny.weights(version, width=width, layers=layers, vocab=rows)
@@ -61,7 +66,7 @@ def _weights(
     for place, (token, following) in enumerate(zip(chain, chain[1:], strict=False)):
         one = torch.nn.functional.one_hot(torch.tensor(place), width).float()
         state["emb.weight"][tokens.index(token)] = one
-        state["head.weight"][tokens.index(following)] += 50 * one  # whatever penalties say
+        state["head.weight"][tokens.index(following)] += sure * one
     return state
 
 
@@ -76,7 +81,7 @@ def thinker(folder: Path) -> tuple[Path, Path]:
 def ponderer(folder: Path) -> tuple[Path, Path]:
     """The same of one that comes to no end with it, and is not quick about it."""
     chain = [b"<think>", b" Hmm.", b" Well.", b" Hmm."]
-    return checkpoint(folder, chain, "rwkv7-g1j-0.1b-20260831-ctx4096", layers=40)
+    return checkpoint(folder, chain, "rwkv7-g1j-0.1b-20260831-ctx4096", layers=40, sure=50.0)
 
 
 def worldly(folder: Path) -> Path:
