@@ -13,7 +13,7 @@ from ggufy.llama.chat.options import Model
 from ggufy.llama.install import Llama
 from ggufy.models.chat_format import FORMATS, G1H
 from ggufy.models.convert import convert
-from ggufy.service.chat_settings import THINKING, ChatSettings
+from ggufy.service.chat_settings import CHAT, THINKING, ChatSettings
 from ggufy.service.conversations import Chats
 from tests import scripted, tiny
 from tests.conftest import Prompts
@@ -83,7 +83,7 @@ def test_a_stop_ends_a_thought(chats: Callable[..., Chats], tmp_path: Path) -> N
     reply = service.turns("v", "a")[-1]
     assert reply["thought"].startswith("Hmm.") and reply["content"] == ""
     assert len(reply["thought"]) < 20_000
-    prompts_before = service._conversations["v", "a"].before()
+    prompts_before = service._conversation("v", "a", CHAT).before()
     assert prompts_before == []  # a question that was only thought about is not in the next prompt
 
 
