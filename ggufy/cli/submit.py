@@ -15,7 +15,7 @@ from typing import Any
 
 from ggufy.cli.running import pinned
 from ggufy.core.errors import UsageError
-from ggufy.core.job import Job
+from ggufy.core.job import COMPENSATED, Job
 from ggufy.core.words import human_time
 from ggufy.hub.remote_jobs import Flavor, RemoteJob, RemoteJobs, RemoteTask
 from ggufy.jobs.estimate import BaseOptions, EstimateOptions, cost, preview
@@ -151,7 +151,8 @@ def _seconds(source: str, job: Job, settings: Settings, flavor: Flavor) -> float
         return None
     request = job.request
     report = inspect(source, settings, output=request.output)
-    base = BaseOptions(mix=request.mix, output=request.output)
+    compensated = request.rounding == COMPENSATED
+    base = BaseOptions(mix=request.mix, output=request.output, compensated=compensated)
     order = EstimateOptions(
         quant_types=request.quant_types,
         imatrix=request.imatrix != "none",

@@ -15,7 +15,6 @@ from ggufy.net.hub_errors import hub_errors
 from ggufy.net.session import ASK_TRIES, use_timeouts, with_retries
 
 T = TypeVar("T")
-ENDED = frozenset({"COMPLETED", "CANCELED", "ERROR", "DELETED"})
 _MINUTES = {"minute": 1.0, "hour": 1 / 60, "second": 60.0}  # units of a price in a minute
 
 
@@ -94,7 +93,7 @@ class RemoteJobs:
         return RemoteJob(id=made.id, page=made.url)
 
     def stage(self, job_id: str) -> str:
-        """RUNNING, SCHEDULING, or one of ENDED."""
+        """RUNNING or SCHEDULING, or how it ended: COMPLETED, CANCELED, ERROR or DELETED."""
         return str(self._ask(lambda: self._api.inspect_job(job_id=job_id, namespace=self.account())).status.stage)
 
     def lines(self, job_id: str) -> Iterator[str]:
