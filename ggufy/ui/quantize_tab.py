@@ -191,9 +191,10 @@ class QuantizeTab:
         text, base, order = short_text(values["source"]), base_options(values), estimate_options(values)
         for panel, table, cost in self._looked(text, base, order, texts, visitor):
             if not newest():
-                return
+                break
             about = source_parts.about(text, panel) if isinstance(panel, Markup) else panel
             yield [about, table, cost if priced() else gr.skip()]  # what was chosen since has a price of its own
+        yield [gr.skip()] * 3  # when this ends gradio shows the last ones again, maybe over those of a newer look
 
     def _looked(
         self, text: str, base: BaseOptions, order: EstimateOptions, texts: Texts, visitor: Any

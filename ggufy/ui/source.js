@@ -24,17 +24,16 @@ document.addEventListener(
   true,
 );
 
-// Requests may overtake each other on their way, and gradio puts texts into the box without an event: what still
-// speaks of another source when nothing is under way is asked for again, twice at most.
+// Requests and answers may overtake each other on their way, and gradio puts texts into the box without an event: what
+// still speaks of another source is asked for again, and so is what has been under way for long. Each time waits longer.
 let [since, typedThen, again] = [Date.now(), "", 0];
 setInterval(() => {
   const typed = document.querySelector("#gg-source :is(input, textarea)")?.value;
-  if (typed !== typedThen) [since, typedThen, again] = [Date.now(), typed, 0];
-  if (settled() || element.querySelector(".gg-busy")) since = Date.now();
-  else if (again < 2 && Date.now() - since > 2000) {
-    [since, again] = [Date.now(), again + 1];
-    trigger("look");
-  }
+  if (settled() || typed !== typedThen) [since, typedThen, again] = [Date.now(), typed, 0];
+  const patience = (element.querySelector(".gg-busy") ? 15_000 : 2000) * 2 ** Math.min(again, 4);
+  if (Date.now() - since < patience) return;
+  [since, again] = [Date.now(), again + 1];
+  trigger("look");
 }, 300);
 
 const askedBy = (target) => asks[target.closest?.(Object.keys(asks).map((id) => `#${id}`).join())?.id];

@@ -83,6 +83,17 @@ def test_start_waits_for_what_is_looked_at(app: App, open_tab: Callable[..., Tab
     assert len(JobStore(app.out).jobs()) == jobs
 
 
+def test_what_stays_under_way_is_asked_for_again(open_tab: Callable[..., Tab]) -> None:
+    """As when an older answer came after the last one."""
+    tab = open_tab()
+    start, panel = tab.page.get_by_role("button", name="Start"), tab.page.locator("#gg-panel")
+    expect(start).to_be_enabled()
+    panel.locator("[data-about]").evaluate("(part) => { part.innerHTML = '<p class=gg-busy></p>'; }")
+    expect(start).to_be_disabled()
+    expect(panel).to_contain_text("RWKV-7 checkpoint", timeout=90_000)
+    expect(start).to_be_enabled()
+
+
 def test_types_that_need_an_imatrix_go_with_it(open_tab: Callable[..., Tab]) -> None:
     tab = open_tab()
     chosen = tab.page.locator("fieldset output")
