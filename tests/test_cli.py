@@ -61,6 +61,11 @@ def test_a_small_model_with_its_own_vocabulary(ggufy: Ggufy, model: tuple[Path, 
     assert "8.5" in done.out or "9." in done.out
 
 
+def test_the_demo_is_converted_with_its_own_vocabulary(ggufy: Ggufy, tmp_path: Path) -> None:
+    assert ggufy("convert", "demo", tmp_path / "demo.gguf").code == 0
+    assert len(read_head(tmp_path / "demo.gguf").metadata["tokenizer.ggml.tokens"]) == 4096
+
+
 def test_a_gguf_as_source_and_its_outtype(ggufy: Ggufy, model: tuple[Path, Path], tmp_path: Path) -> None:
     base = tmp_path / "mine.bf16.gguf"
     assert ggufy("convert", model[0], base, "--vocab", model[1], "--outtype", "bf16").code == 0

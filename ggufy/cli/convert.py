@@ -26,10 +26,11 @@ def run_convert(args: argparse.Namespace, settings: Settings) -> int:
     from ggufy.sources.adapter import AdapterSearch, pin_adapters  # loads the Hub's client
     from ggufy.sources.adapter_files import opened_adapters
     from ggufy.sources.format import ConvertTask
-    from ggufy.sources.locate import local_file
+    from ggufy.sources.locate import local_file, vocab_with
     from ggufy.sources.registry import format_of_file
 
-    vocab = user_path(args.vocab) if args.vocab else None
+    own = vocab_with(str(args.source), args.vocab)
+    vocab = user_path(own) if own else None
     chosen_with(args.target.parent, "OUT")
     if (path := local_file(str(args.source))) is None:
         raise SourceError("{path} does not exist: give the path of a .pth or .safetensors file.", path=args.source)

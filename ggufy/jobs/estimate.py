@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-from ggufy import demo
 from ggufy.core.catalog import BY_NAME, make_order
 from ggufy.core.errors import SourceError
 from ggufy.core.job import COMPENSATED, DEFAULT_CHUNKS, EVALUATION_CHUNKS, PLAIN, Request
@@ -28,6 +27,7 @@ from ggufy.quantize.recipe import ImatrixFacts
 from ggufy.quantize.search.mixes import RWKV
 from ggufy.quantize.search.target import label, parse_word
 from ggufy.sources.format import Report
+from ggufy.sources.locate import vocab_with
 from ggufy.sources.registry import format_of
 from ggufy.steps import plan
 from ggufy.steps.covariance import most_bytes
@@ -93,7 +93,7 @@ def preview(report: Report, settings: Settings, wish: BaseOptions, *, llama: Lla
         return Preview(report=report)
     with tempfile.TemporaryDirectory(prefix="ggufy-") as folder:
         skeleton, name = Path(folder) / "skeleton.gguf", _name(report)
-        own = wish.vocab or (str(demo.VOCAB) if report.source == "demo" else None)
+        own = vocab_with(report.source, wish.vocab)
         outtype, vocab = output.names.base_type(wish.outtype), Path(own) if own else None
         try:
             foreseen = write_skeleton(report, skeleton, settings, llama=llama, outtype=outtype, vocab=vocab, name=name)

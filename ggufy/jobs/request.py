@@ -41,7 +41,7 @@ from ggufy.sources.adapter import (
 )
 from ggufy.sources.format import BaseHead, Report, SourceFormat
 from ggufy.sources.inspect import look
-from ggufy.sources.locate import is_plain_url, local_file
+from ggufy.sources.locate import is_plain_url, local_file, vocab_with
 from ggufy.sources.registry import format_of, format_of_file
 from ggufy.sources.url import resolve_url
 from ggufy.steps.mmproj import PART_TYPES
@@ -162,7 +162,7 @@ def file_stem(path: str, model_id: str, *, by_stranger: bool) -> str:
 
 def _demo_wish(options: JobOptions) -> JobOptions:
     evaluate = True if options.evaluate is None else options.evaluate
-    return replace(options, source=str(demo.CHECKPOINT), vocab=options.vocab or str(demo.VOCAB), evaluate=evaluate)
+    return replace(options, source=str(demo.CHECKPOINT), vocab=vocab_with("demo", options.vocab), evaluate=evaluate)
 
 
 def _repo_id(options: JobOptions, owner: str, stem: str) -> str:

@@ -18,7 +18,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 from urllib.parse import quote, unquote, urljoin
 
-from ggufy import demo
 from ggufy.core.errors import Cancelled, SourceAway, SourceError, UsageError
 from ggufy.core.hosts import MODELSCOPE
 from ggufy.core.messages import Message
@@ -36,7 +35,7 @@ from ggufy.net.session import QUICK_TIMEOUT, SILENCE_S, Reference
 from ggufy.sources import hub
 from ggufy.sources.addresses import split_address
 from ggufy.sources.format import OpenBeside, Report, SourceFormat, Variant
-from ggufy.sources.locate import is_plain_url, local_file
+from ggufy.sources.locate import is_plain_url, local_file, vocab_with
 from ggufy.sources.patterns import is_wild, matching
 from ggufy.sources.registry import format_of, format_of_file, format_of_name, models_by_config, unnamed_among
 from ggufy.system.settings import Settings
@@ -89,8 +88,7 @@ def _look(
         file, beside = stack.enter_context(_opened(text, settings, found, endpoint=endpoint))
         form = format_of(found["kind"])
         found["noun"] = form.noun
-        own = str(demo.VOCAB) if text == "demo" else None
-        form.describe(file, beside, found, vocab or own)
+        form.describe(file, beside, found, vocab_with(text, vocab))
         form.check_output(found["output"], found)
         if form.rwkv:
             found["chat_format"] = pinned_format(AUTO, (found["path"], found.get("model_id", "")))

@@ -56,6 +56,11 @@ def local_file(text: str, *, hub_only: bool = False) -> Path | None:
     return None
 
 
+def vocab_with(text: str, given: str | None) -> str | None:
+    """The vocabulary file of what was typed: the one that was given, or the demo's own."""
+    return given or (str(demo.VOCAB) if text in ("demo", str(demo.CHECKPOINT)) else None)
+
+
 def _only_model(folder: Path, text: str) -> Path:
     """The one model of a folder that need not be named. Raises SourceError if there is none, or several."""
     try:
