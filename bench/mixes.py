@@ -185,7 +185,7 @@ def _ladder(ours: Bench) -> list[str]:
         shares = [part / stock for part in parts]
         verdict = "reached" if reached(shares, size) else "MISSED"
         cells = "".join(f"{share:>9.3f}x" for share in shares)
-        row = f"  {size:<8} {ours.mixer.stock_size(size):>9} {stock:>10.5f} {cells}"
+        row = f"  {size:<8} {ours.recipe_search.stock_size(size):>9} {stock:>10.5f} {cells}"
         lines.append(f"{row}  {BARS[size]} {verdict} ({took:.0f} s)")
         print(lines[-1], file=sys.stderr, flush=True)
     return [*lines, shortfall(sizes)]
