@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from bench import (
@@ -42,7 +43,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="ggufy-bench-") as name:
         folder = Path(name)
         texts = ensure_texts(settings.cache)
-        for bench in (
+        benches: list[Callable[[], list[str]]] = [
             lambda: conversion.bench(folder, llama),
             lambda: streamed.bench(folder),
             lambda: segments.bench(folder, llama, texts),
@@ -55,7 +56,8 @@ def main() -> None:
             lambda: mixes.bench(folder, llama, settings, texts),
             lambda: rwkvcpp_speed.bench(folder, llama),
             lambda: engine.bench_kills(folder, llama, texts),
-        ):
+        ]
+        for bench in benches:
             print("\n" + "\n".join(bench()), flush=True)
         for lines in engine.bench_files(folder, llama, texts):
             print("\n" + "\n".join(lines), flush=True)

@@ -75,10 +75,10 @@ def _told(times: Times) -> str:
 def _click(page: Running, name: str, times: Times) -> None:
     """A person who cannot decide."""
     for number in range(_ROUNDS):
-        job = _timed(times["start"], lambda number=number: _start(page, f"{name}-{number}"))
+        job = _timed(times["start"], functools.partial(_start, page, f"{name}-{number}"))
         for action in ("pause", "resume", "cancel", "retry"):
             _poll(page, times["polls"], 1.0)
-            _timed(times[action], lambda action=action, job=job: page.tab.act(action, job))
+            _timed(times[action], functools.partial(page.tab.act, action, job))
         _poll(page, times["polls"], COMMIT_S / 2)
         page.tab.act("cancel", job)
 

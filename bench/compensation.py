@@ -131,7 +131,7 @@ def error_table(ours: Compensation, size: str, calibration: Path, test: Path) ->
 def role_table(ours: Compensation, size: str, covariances: CovarianceFile, test: Path) -> list[str]:
     """Lines: KL divergences of plain and compensated files, of each role alone and of all."""
     recipe, head = ours.recipe(size), read_head(ours.base)
-    groups: dict[str, Recipe] = {}
+    groups: dict[str, dict[str, str]] = {}
     for name, role in roles(head.tensors).items():
         kind = recipe.get(name, head.tensors[name].type)
         if kind not in UNQUANTIZED:

@@ -43,7 +43,7 @@ def run(*command: object, env: dict[str, str] | None = None, cwd: Path | None = 
         code, peak, cpu = json.loads(told.read() or "[1, 0, 0]")
     if code:
         sys.stderr.write(done.stderr.decode(errors="replace"))
-        raise subprocess.CalledProcessError(code, list(command))
+        raise subprocess.CalledProcessError(code, [str(part) for part in command])
     return Run(seconds, peak, cpu)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from ggufy.jobs.request import make_job
 from ggufy.jobs.runner import Runner
 from ggufy.llama.install import Llama
 from ggufy.records.run_state import RunState
+from ggufy.system.clock import never
 from ggufy.system.settings import Settings
 from tests.folder_hub import LocalHub, connected
 
@@ -39,12 +40,19 @@ class SlowHub(LocalHub):
         kind: RepoKind,
         message: str,
         add: Mapping[str, Content] | None = None,
-        **options: Callable[..., object] | str | bool | None,
+        delete: Collection[str] = (),
+        parent: str | None = None,
+        progress: Callable[[int], None] | None = None,
+        stopped: Callable[[], bool] = never,
+        urgent: bool = False,
     ) -> str:
-        size = sum(c.stat().st_size if isinstance(c, Path) else len(c) for c in (add or {}).values())
+        size = sum(one.stat().st_size for one in (add or {}).values() if isinstance(one, Path))
         self.sent += size
         time.sleep(size / self.bytes_a_second)
-        return super().commit(repo_id, kind=kind, message=message, add=add, **options)  # type: ignore[arg-type]
+        return super().commit(
+            repo_id, kind=kind, message=message, add=add, delete=delete, parent=parent, progress=progress,
+            stopped=stopped, urgent=urgent,
+        )  # fmt: skip
 
 
 def bench(folder: Path, llama: Llama, settings: Settings) -> list[str]:

@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 from gradio_client import Client
@@ -96,7 +96,7 @@ def _is_poll(response: Response) -> bool:
 def _poll(response: Response) -> tuple[int, float]:
     """(bytes of request and answer, seconds until it had come)."""
     response.finished()
-    sizes = response.request.sizes()
+    sizes = cast(dict[str, int], response.request.sizes())
     return sum(sizes.values()), response.request.timing["responseEnd"] / 1000
 
 
@@ -104,7 +104,7 @@ def _cpu_seconds(process: subprocess.Popen[bytes]) -> float:
     """Of the page and everything that it has started."""
     page = psutil.Process(process.pid)
     times = [one.cpu_times() for one in (page, *page.children(recursive=True))]
-    return sum(one.user + one.system for one in times)
+    return float(sum(one.user + one.system for one in times))
 
 
 def _browser(chromium: BrowserType) -> Browser:

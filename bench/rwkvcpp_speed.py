@@ -16,6 +16,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ggufy.formats.checkpoint import open_checkpoint
@@ -123,7 +124,7 @@ def bench(folder: Path, llama: Llama, *, shape: Shape = Shape(), threads: int = 
     runs: dict[str, Callable[[], float]] = {
         "rwkv 0.8": lambda: _speed(PACKAGE, checkpoint, threads, ""),
         "torch": lambda: _speed(TORCH, checkpoint, threads, ""),
-        **{name: lambda path=path: _speed(OURS, path, threads, str(llama.bin)) for name, path in files.items()},
+        **{name: partial(_speed, OURS, path, threads, str(llama.bin)) for name, path in files.items()},
         "FP32, NumPy": lambda: _speed(OURS, files["FP32"], threads, ""),
     }
     found: dict[str, list[float]] = defaultdict(list)
@@ -161,7 +162,7 @@ def _files(checkpoint: Path, llama: Llama) -> dict[str, Path]:
 def _speed(engine: str, path: Path, threads: int, llama: str) -> float:
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
     environment |= {"RWKV_JIT_ON": "0", "RWKV_CUDA_ON": "0", "RWKV_V7_ON": "0"}
-    command = [sys.executable, "-c", _START + engine + _TIMED, path, str(threads), str(_TOKENS), llama]
+    command = [sys.executable, "-c", _START + engine + _TIMED, str(path), str(threads), str(_TOKENS), llama]
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     return float(done.stdout.split()[-1])
 

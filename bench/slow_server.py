@@ -55,7 +55,7 @@ def handler(path: Path, line: Line) -> type[http.server.BaseHTTPRequestHandler]:
                 for at in range(first, last + 1, _BLOCK):
                     count = min(_BLOCK, last + 1 - at)
                     line.wait(count)
-                    os.sendfile(self.workspace.fileno(), file.fileno(), at, count)
+                    os.sendfile(self.connection.fileno(), file.fileno(), at, count)
 
         def handle(self) -> None:
             with contextlib.suppress(ConnectionError):  # a client that had enough
