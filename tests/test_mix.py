@@ -24,6 +24,7 @@ from ggufy.formats.gguf import UNQUANTIZED, read_head
 from ggufy.llama.install import Llama
 from ggufy.quantize.imatrix import read_imatrix
 from ggufy.quantize.search import analysis, loss, probing, roles, target
+from ggufy.quantize.search.allocate import Allocation
 from ggufy.quantize.search.analysis import LOW_RANK
 from ggufy.quantize.search.mixes import architecture_of
 from ggufy.quantize.search.probing import Measured
@@ -196,13 +197,13 @@ def test_thorough_measures_once(
     assert not mix.stock and mix.kld is not None and mix.stock_kld is not None and mix.kld < mix.stock_kld
     assert measured(tiny_mixer, out) == pytest.approx(mix.kld, abs=2e-6)
     probes = tiny_mixer.divergence.measured
-    assert 20 < probes <= 26 + 1 + 1 + 7  # probes, anchor, stock, candidates
+    assert 20 < probes <= 26 + 1 + 1 + 8  # probes, anchor, stock, candidates and the fast recipe
     again = mixer_of(tiny_mixer.base, tiny_mixer.imatrix_path, tiny_mixer.config.folder)
     same, other = made(again, tmp_path / "b.gguf", size=size, mode=THOROUGH, against="Q4_K_M")
     assert again.divergence.measured == 0 and same == mix
     assert other.read_bytes() == out.read_bytes()
     made(again, tmp_path / "c.gguf", size=size * 9 // 10, mode=THOROUGH)
-    assert again.divergence.measured <= 7  # candidates only
+    assert again.divergence.measured <= 8  # candidates only
     sizes, klds = zip(*again.frontier(THOROUGH), strict=True)
     assert list(sizes) == sorted(set(sizes)) and list(klds) == sorted(set(klds), reverse=True)
     assert again.divergence.measured <= 7
@@ -215,8 +216,13 @@ def test_the_stock_file_wins_where_it_is_better(
     tiny_mixer: RecipeSearch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worst = {name: min(losses, key=lambda kind: -losses[kind]) for name, losses in tiny_mixer.analysis.losses.items()}
-    monkeypatch.setattr(RecipeSearch, "_solved", lambda *words, **named: worst)
     size = tiny_mixer.stock_size("Q5_K_M")
+    fast, _ = made(tiny_mixer, tmp_path / "fast.gguf", size=size, mode=FAST)
+    with monkeypatch.context() as only:  # the probes have misled
+        only.setattr(RecipeSearch, "_solved", lambda *words, **named: worst)
+        mix, _ = made(tiny_mixer, tmp_path / "mix.gguf", size=size, mode=STANDARD, against="Q5_K_M")
+        assert mix.recipe == fast.recipe
+    monkeypatch.setattr(RecipeSearch, "solve", lambda *words, **named: Allocation(recipe=worst, size=0, cost=0.0))
     mix, out = made(tiny_mixer, tmp_path / "stock.gguf", size=size, mode=STANDARD, against="Q5_K_M")
     assert mix.stock == "Q5_K_M" and out.stat().st_size == size
     types = {name: tensor.type for name, tensor in read_head(out).tensors.items()}

@@ -1,7 +1,8 @@
 """Size to order: the best recipe for a number of bytes, and the file.
 
     fast       errors by tensor and type, and the shipped sensitivities; no model is run
-    standard   sensitivities of this model from 10 probes; the stock file wins if it is better on the probe text
+    standard   sensitivities of this model from 10 probes; what `fast` finds, or the stock file, wins if it is better
+               on the probe text
     thorough   26 probes; then recipes around the solution are made and measured, and the sensitivities refitted, twice
 
 Everything that is measured is kept in `<folder>`, under digests of what it follows from: another size needs the
@@ -180,12 +181,12 @@ class RecipeSearch:
         """(groups, their sensitivities, the anchor) from at most `most` probes."""
         groups = self.groups(most)
         recipe, lower = probing.anchor(self.analysis)
-        at = Measured(recipe=recipe, kld=self.divergence(recipe, label="anchor"))
+        at = self._measured(recipe, "anchor")
         probes = {}
         for number, (group, names) in enumerate(groups.items(), start=1):
             one = probing.probe(recipe, lower, names)
             label = f"probe {number} of {len(groups)}: {group}"
-            probes[group] = Measured(recipe=one, kld=self.divergence(one, label=label))
+            probes[group] = self._measured(one, label)
         return groups, probing.sensitivities(self.analysis, groups, at, probes, self.prior()), at
 
     def frontier(self, mode: str, *, most: int = 64) -> list[tuple[int, float]]:
@@ -204,15 +205,16 @@ class RecipeSearch:
 
         Raises UsageError when the budget is too small; what the engine and the measuring raise; Cancelled.
         """
+        fast = self.solve(self._complete(self.prior()), budget, prune=prune).recipe
         if mode == FAST:
-            found = self.solve(self._complete(self.prior()), budget, prune=prune)
-            return FoundRecipe(recipe=found.recipe, mode=mode, predicted=None, sensitivities={})
+            return FoundRecipe(recipe=fast, mode=mode, predicted=None, sensitivities={})
         groups, values, _ = self.probed(PROBES[mode])
         best = Measured(recipe=self._solved(groups, values, budget, prune=prune), kld=math.inf)
         if mode == THOROUGH:
-            best, values = self._refined(groups, values, budget, prune=prune)
+            best, values = self._refined(groups, values, budget, fast, prune=prune)
         elif against:
-            best = Measured(recipe=best.recipe, kld=self.divergence(best.recipe, label="result"))
+            found = [self._measured(recipe, label) for recipe, label in ((best.recipe, "result"), (fast, "fast"))]
+            best = min(found, key=lambda one: one.kld)
         stock_kld = self._stock_kld(against) if against else None
         wins = stock_kld is not None and stock_kld < best.kld
         return FoundRecipe(
@@ -227,10 +229,10 @@ class RecipeSearch:
         )
 
     def _refined(
-        self, groups: dict[str, list[str]], values: dict[str, float], budget: int, *, prune: bool
+        self, groups: dict[str, list[str]], values: dict[str, float], budget: int, fast: Recipe, *, prune: bool
     ) -> tuple[Measured, dict[str, float]]:
-        """Measures recipes around the solution, and lets what they showed change it."""
-        measured: dict[tuple[tuple[str, str], ...], Measured] = {}
+        """Measures recipes around the solution and the fast one, and lets what they showed change it."""
+        measured = {tuple(sorted(fast.items())): self._measured(fast, "fast")}
         current = values
         for number in range(ROUNDS + 1):
             new = False
@@ -239,13 +241,15 @@ class RecipeSearch:
                 recipe = self._solved(groups, tilted, budget, prune=prune)
                 key = tuple(sorted(recipe.items()))
                 if key not in measured:
-                    label = f"candidate {len(measured) + 1}"
-                    measured[key] = Measured(recipe=recipe, kld=self.divergence(recipe, label=label))
+                    measured[key] = self._measured(recipe, f"candidate {len(measured)}")
                     new = True
             current = probing.refit(self.analysis, groups, values, list(measured.values()))
             if not new:
                 break
         return min(measured.values(), key=lambda one: one.kld), current
+
+    def _measured(self, recipe: Recipe, label: str) -> Measured:
+        return Measured(recipe=recipe, kld=self.divergence(recipe, label=label))
 
     def _solved(self, groups: dict[str, list[str]], values: dict[str, float], budget: int, *, prune: bool) -> Recipe:
         return self.solve(self._complete(probing.by_tensor(groups, values)), budget, probed=True, prune=prune).recipe
