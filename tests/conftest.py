@@ -23,6 +23,7 @@ from ggufy.core.catalog import BY_NAME
 from ggufy.llama.install import Llama, ensure
 from ggufy.llama.server_program import server_program
 from ggufy.system import resources
+from ggufy.system.locks import lock
 from ggufy.system.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -102,11 +103,16 @@ def ggufy(ggufy_environment: dict[str, str]) -> Ggufy:
 
 @pytest.fixture(scope="session")
 def demo_run(ggufy: Ggufy, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
-    """The demo, all 29 types, undisturbed: its output folder, and what --json said."""
-    out = tmp_path_factory.mktemp("demo")
-    done = ggufy("quantize", "demo", "--types", "all", "--no-evaluate", "--json", "--out", out)
-    assert done.code == 0, done.err
-    record = json.loads(done.out)
+    """The demo, all 29 types, undisturbed: its output folder, and what --json said. Made once for all workers."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    told = shared / "demo.json"
+    with lock(shared / "demo.lock", 1800):
+        if not told.exists():
+            done = ggufy("quantize", "demo", "--types", "all", "--no-evaluate", "--json", "--out", shared / "demo")
+            assert done.code == 0, done.err
+            told.write_text(done.out, encoding="utf-8")
+    record = json.loads(told.read_text(encoding="utf-8"))
     return Path(record["folder"]), record
 
 
