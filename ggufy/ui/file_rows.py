@@ -38,22 +38,31 @@ class FileMore:
 class FileRow:
     """One finished file."""
 
-    job: str  # id of the newest job that has it
+    job: str = ""  # id of the newest job that has it
     file: str
     link: str
     type: str
     size: str
     bpw: str
-    imatrix: str  # whether it needs one
+    imatrix: str = ""  # whether it needs one
     kld: str  # figures are empty where nothing was measured
-    expected: str  # KLD that the frontier lets expect of a size to order
+    expected: str = ""  # KLD that the frontier lets expect of a size to order
+    ppl: str = ""
     ppl_ratio: str
     same_top: str
+    prompt: str = ""  # speed of reading
     speed: str
-    note: str
+    memory: str = ""
+    note: str = ""
     sha256: str
     key: str = ""  # of what can be opened below it; empty: nothing
     opened: FileMore | None = None
+    tick: str = ""  # what it is compared by; empty: it is no model
+
+
+def tick_of(folder: str, file: str) -> str:
+    """What tells a file of a model from all others, between the page and its browser."""
+    return f"{folder}/{file}"
 
 
 def points(rows: Sequence[Mapping[str, Any]], base: str) -> tuple[Point, ...]:

@@ -20,7 +20,7 @@ from ggufy.publish.kld_plot import Point
 from ggufy.publish.links import repo_page
 from ggufy.service.job_views import JobView
 from ggufy.steps.outputs import output_of
-from ggufy.ui.file_rows import FileRow, file_row, picks, points, repo_address
+from ggufy.ui.file_rows import FileRow, file_row, picks, points, repo_address, tick_of
 from ggufy.ui.i18n import Texts
 from ggufy.ui.job_facts import age, model_facts
 from ggufy.ui.sizes import SizeRow, size_rows, start_at
@@ -162,6 +162,7 @@ def model_card(
         replace(
             file_row(view.job.id, row, texts, repo=repo_address(view.job), frontier=frontier),
             key=f"file {model.folder}/{row['file']}",
+            tick=tick_of(model.folder, row["file"]) if models([row]) else "",
         )
         for row in (rows if "files" in shown else ())
         for view in (model.owners[row["file"]],)
