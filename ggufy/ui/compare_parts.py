@@ -11,7 +11,7 @@ from ggufy.jobs.compared import points
 from ggufy.publish.kld_plot import SERIES, measured
 from ggufy.publish.markup import Markup, el, join
 from ggufy.quantize.search import target
-from ggufy.ui.comparing import MOST, Ticked, address
+from ggufy.ui.comparing import MOST, Found, Ticked, address
 from ggufy.ui.file_rows import FileRow
 from ggufy.ui.i18n import Texts
 from ggufy.ui.job_parts import Piece
@@ -28,8 +28,8 @@ def bar(texts: Texts) -> Piece:
     return "comparing", el("div", *parts, class_="gg-line gg-comparing", data_comparing="")
 
 
-def window(ticked: Sequence[Ticked], found: tuple[list[tuple[str, str, int]], int], texts: Texts) -> list[Piece]:
-    """The pieces of the window while it is open."""
+def window(ticked: Sequence[Ticked], found: Found | None, texts: Texts) -> list[Piece]:
+    """The pieces of the window while it is open; `found`: what the visitor's words have found, if there are any."""
     title = el("h2", texts["compare"])
     box = el(
         "input", type="search", placeholder=texts["compare_search"], aria_label=texts["compare_search"], data_find=""
@@ -37,26 +37,26 @@ def window(ticked: Sequence[Ticked], found: tuple[list[tuple[str, str, int]], in
     bodies = (el("div", data_body=f"{name} {_WINDOW}", class_=f"gg-{name}") for name in ("matches", "compared"))
     head = el("div", title, _press("close", texts["close"]), class_="gg-line gg-compare-head")
     shell = el("dialog", head, box, *bodies, class_="gg-job gg-compare", aria_label=texts["compare"])
-    return [
-        (_WINDOW, shell),
-        (f"matches {_WINDOW}", _matches(*found, texts)),
-        (f"compared {_WINDOW}", _compared(ticked, texts)),
-    ]
+    matches = [(f"matches {_WINDOW}", _matches(found, texts))] if found else []
+    return [(_WINDOW, shell), *matches, (f"compared {_WINDOW}", _compared(ticked, texts))]
 
 
 def _press(what: str, text: str, *, kind: str = "gg-button") -> Markup:
     return el("button", text, type="button", data_compare=what, data_key=f"compare {what}", class_=kind)
 
 
-def _matches(found: Sequence[tuple[str, str, int]], count: int, texts: Texts) -> Markup:
+def _matches(found: Found, texts: Texts) -> Markup:
     """What a search has found, to be ticked."""
+    if not found.first:
+        return el("p", texts["compare_nothing"], class_="gg-quiet")
     rows = (
         el("li", el("label", tick_box(tick, name, texts), name, el("span", human_size(size), class_="gg-quiet")))
-        for tick, name, size in found
+        for tick, name, size in found.first
     )
-    more = el("p", texts["compare_more"].format(count=count - len(found)), class_="gg-quiet")
-    every = _press("all", texts["compare_all"].format(count=len(found)), kind="gg-link") if len(found) > 1 else None
-    return join(every, el("ul", *rows) if found else None, more if count > len(found) else None)
+    shown = len(found.first)
+    more = el("p", texts["compare_more"].format(count=found.count - shown), class_="gg-quiet")
+    every = _press("all", texts["compare_all"].format(count=shown), kind="gg-link")
+    return join(every if shown > 1 else None, el("ul", *rows), more if found.count > shown else None)
 
 
 def _compared(ticked: Sequence[Ticked], texts: Texts) -> Markup:

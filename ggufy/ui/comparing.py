@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from ggufy.core.comparison import ComparedFile, grouped, to_csv
+from ggufy.core.comparison import ComparedFile, Group, grouped, to_csv
 from ggufy.core.errors import UsageError
 from ggufy.jobs.compared import of_model, picture
 from ggufy.jobs.results import models as model_rows
@@ -50,17 +50,25 @@ def ticked_files(services: Services, models: Iterable[Model], ticks: Sequence[st
     return found
 
 
-def search(models: Iterable[Model], words: str) -> tuple[list[tuple[str, str, int]], int]:
-    """Files in whose names all the words are: (tick, file name, bytes) of the first MOST_FOUND, and how many there
-    are. None for no words."""
-    parts = words.casefold().split()
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a search has found."""
+
+    first: list[tuple[str, str, int]]  # tick, file name and bytes of the first MOST_FOUND
+    count: int  # of all
+
+
+def search(models: Iterable[Model], words: str) -> Found | None:
+    """Files in whose names all the words are; None for no words."""
+    if not (parts := words.casefold().split()):
+        return None
     found = [
         (tick_of(model.folder, row["file"]), row["file"], row["size"])
-        for model in (models if parts else ())
+        for model in models
         for row in model_rows(model.rows)
         if all(part in row["file"].casefold() for part in parts)
     ]
-    return found[:MOST_FOUND], len(found)
+    return Found(first=found[:MOST_FOUND], count=len(found))
 
 
 def address(kind: str, ticked: Iterable[Ticked]) -> str:
@@ -71,16 +79,17 @@ def address(kind: str, ticked: Iterable[Ticked]) -> str:
 def routes(services: Services) -> list[Route]:
     """GET /comparison.csv and .png, with a `file=<tick>` for each of the files: as what a visitor may see of them."""
 
-    def groups_of(request: Request) -> list[ComparedFile]:
+    def asked(request: Request) -> list[Group]:
         models = by_model(services.views(visitor_of_route(services, request)))
-        return [one.file for one in ticked_files(services, models, request.query_params.getlist("file"))]
+        ticked = ticked_files(services, models, request.query_params.getlist("file"))
+        return grouped(one.file for one in ticked)
 
     def table(request: Request) -> Response:
-        return _download(to_csv(grouped(groups_of(request))).encode(), "csv", "text/csv; charset=utf-8")
+        return _download(to_csv(asked(request)).encode(), "csv", "text/csv; charset=utf-8")
 
     def plot(request: Request) -> Response:
         try:
-            return _download(picture(grouped(groups_of(request))), "png", "image/png")
+            return _download(picture(asked(request)), "png", "image/png")
         except UsageError as error:
             return PlainTextResponse(f"{error}\n", status_code=404)
 
