@@ -455,7 +455,7 @@ def test_every_route_of_ours(page: Page, visitor: str) -> None:
     assert table.status_code == 200 and MODEL in table.text
     assert (HUSH in table.text) == may("own", visitor, page.place)
     plot = page.http.get("/comparison.png", params=every, headers=headers)
-    assert plot.status_code == 404 and "nothing to draw" in plot.text  # nobody has measured them
+    assert plot.status_code == 404 and "a KLD to draw" in plot.text  # nobody has measured them
 
 
 @pytest.mark.parametrize("visitor", VISITORS)

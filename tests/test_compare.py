@@ -173,7 +173,7 @@ def test_the_picture_has_a_mark_for_every_point(tmp_path: Path) -> None:
         assert pixel == tuple(bytes.fromhex(COLOURS[dot.point.series or 0][1:])), dot
     svg = scatter(points(groups), WORDS)
     assert (svg.count("<circle"), svg.count("<polygon"), svg.count("gg-series-1")) == (3, 3, 4)
-    with pytest.raises(UsageError, match="nothing to draw"):
+    with pytest.raises(UsageError, match="a KLD to draw: measure"):
         picture(grouped([replace(file, figures=()) for file in files(tmp_path)]))
 
 

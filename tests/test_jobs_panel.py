@@ -80,13 +80,19 @@ def services(out: Path) -> Iterator[Services]:
     services.shutdown()
 
 
-@pytest.fixture
-def tab(services: Services) -> Iterator[Tab]:
-    async def built() -> Tab:  # outside of a loop gradio makes its own, and leaves it open
+def in_loop(services: Services) -> Tab:
+    """Outside of a loop gradio makes its own, and leaves it open."""
+
+    async def built() -> Tab:
         with gr.Blocks():
             return Tab(JobsPanel(services))
 
-    yield asyncio.run(built())
+    return asyncio.run(built())
+
+
+@pytest.fixture
+def tab(services: Services) -> Iterator[Tab]:
+    yield in_loop(services)
     _watched.clear()
 
 
@@ -191,6 +197,16 @@ def test_files_of_any_models_are_found_and_compared(tab: Tab, services: Services
     tab.window = {}
     polled(tab)
     assert "compare" not in tab.pieces
+
+
+def test_a_page_without_models_compares_nothing(tmp_path: Path) -> None:
+    home = str(tmp_path)
+    services = Services(Settings.from_env({"GGUFY_OUT": str(tmp_path / "out"), "GGUFY_CACHE": home, "HOME": home}))
+    tab = in_loop(services)
+    tab.window = {"compared": ["x/y.gguf"], "find": "y"}
+    tab.poll()
+    assert list(tab.pieces) == ["nothing"]
+    services.shutdown()
 
 
 def test_what_a_stranger_s_browser_sends_may_be_anything() -> None:

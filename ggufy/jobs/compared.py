@@ -169,7 +169,7 @@ def points(groups: Iterable[Group]) -> list[Point]:
 def picture(groups: Sequence[Group]) -> bytes:
     """The plot as a PNG. Raises UsageError if no file has a KLD to draw."""
     if not measured(drawn := points(groups)):
-        raise UsageError("there is nothing to draw: none of these files has a KLD that was measured.")
+        raise UsageError("none of these files has a KLD to draw: measure them first.")
     words = Words(size="size", kld="KLD", title="")
     return png(drawn, words, [said(group.basis) for group in groups if group.basis])
 

@@ -181,9 +181,9 @@ class JobsPanel:
             pieces.append(model_parts.more(older, PAGE, texts))
         if any(model_rows(model.rows) for model in models):
             pieces.insert(0, compare_parts.bar(texts))
-        if wanted.compared is not None:
-            ticked = ticked_files(self.services, models, wanted.compared)
-            pieces += compare_parts.window(ticked, search(models, wanted.find), texts)
+            if wanted.compared is not None:
+                ticked = ticked_files(self.services, models, wanted.compared)
+                pieces += compare_parts.window(ticked, search(models, wanted.find), texts)
         return [*pieces, self._news(models, texts)] if pieces else [model_parts.nothing(texts, may_work=may)]
 
     def _news(self, models: Sequence[Model], texts: Texts) -> Piece:
