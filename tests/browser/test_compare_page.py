@@ -18,7 +18,7 @@ from tests.browser.pages import App, Tab, make_app
 
 pytestmark = pytest.mark.browser
 EN, ZH = TEXTS["en"], TEXTS["zh"]
-FIRST, SECOND, BARE = "rwkv7-g1k-0.4b", "SmolLM2-135M", "not-measured"
+FIRST, SECOND, BARE = "Large-Model", "Small-Model", "not-measured"
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_files_are_chosen_and_compared_and_taken_along(
     expect(bar).to_contain_text("2 chosen")
     bar.get_by_role("button", name=EN["compare"]).click()
     expect(window.locator("tbody tr")).to_have_count(2)
-    page.get_by_placeholder(EN["compare_search"]).fill("0.4B q")
+    page.get_by_placeholder(EN["compare_search"]).fill("LARGE q")
     expect(window.locator(".gg-matches li")).to_have_count(3)
     window.get_by_role("button", name=EN["compare_all"].format(count=3)).click()
     expect(window.locator("tbody tr")).to_have_count(5)
@@ -101,7 +101,7 @@ def test_by_keyboard_alone(library: App, open_tab: Callable[..., Tab]) -> None:
     expect(window).to_contain_text(EN["compare_none"])
     while not search.evaluate("(box) => box === document.activeElement"):
         page.keyboard.press("Tab")
-    page.keyboard.type("smol q2")
+    page.keyboard.type("small q2")
     found = tick(window.locator(".gg-matches"), f"{SECOND}-Q2_K.gguf")
     expect(window.locator(".gg-matches li")).to_have_count(1)
     page.keyboard.press("Tab")
@@ -109,7 +109,7 @@ def test_by_keyboard_alone(library: App, open_tab: Callable[..., Tab]) -> None:
     page.keyboard.press("Space")
     expect(window.locator("tbody tr")).to_have_count(1)
     expect(found).to_be_focused()  # also when the window was drawn again
-    expect(search).to_have_value("smol q2")
+    expect(search).to_have_value("small q2")
     page.keyboard.press("Escape")
     expect(window).to_have_count(0)
 
