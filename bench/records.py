@@ -81,11 +81,11 @@ def _evaluation(request: Request, quant: str, size: int, kld: float) -> Evaluati
     quality = Quality(**dict.fromkeys(Quality.__dataclass_fields__, 0.125) | figures)
     return Evaluation(
         quant=quant_name(request, quant),
-        quant_sha256=_digest(quant),
+        quant_sha256=_digest(quant_name(request, quant)),
         size=size,
         bpw=4.5,
         base=base_name(request),
-        base_sha256=_digest(request.name),
+        base_sha256=_digest(base_name(request)),
         text="bundled",
         text_sha256=_digest("bundled"),
         llama="0c1e57098",

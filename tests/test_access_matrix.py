@@ -150,7 +150,7 @@ ACTIONS = {  # what the buttons of cards do, and the sizes that they name
 }
 DELETES = ("delete-file", "delete-job", "delete-model")  # for owners only, also where strangers may work
 SETTINGS = {"again": "", "threads": "1", "share": "100"}  # buttons that are about no job
-ROUTES = {"/files/{job}/{name}"}
+ROUTES = {"/files/{job}/{name}", "/comparison.csv", "/comparison.png"}
 # Form fields: what somebody writes there, and what becomes of it when a stranger on an open Space does.
 FILE = "A FILE OF THE SPACE"
 REFUSES, IGNORED, TAKEN = "no file of this machine", "ignored", "taken"
@@ -450,6 +450,12 @@ def test_every_route_of_ours(page: Page, visitor: str) -> None:
                 assert (got.status_code, got.content) == (200, f"GGUF of {job.request.name}".encode())
             else:
                 assert (got.status_code, got.content) == (404, none.content)
+    every = [("file", f"{job.request.folder}/{job.request.name}-Q8_0.gguf") for job in page.store.jobs()]
+    table = page.http.get("/comparison.csv", params=[*every, ("file", "../x"), ("file", "")], headers=headers)
+    assert table.status_code == 200 and MODEL in table.text
+    assert (HUSH in table.text) == may("own", visitor, page.place)
+    plot = page.http.get("/comparison.png", params=every, headers=headers)
+    assert plot.status_code == 404 and "a KLD to draw" in plot.text  # nobody has measured them
 
 
 @pytest.mark.parametrize("visitor", VISITORS)

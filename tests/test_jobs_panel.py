@@ -18,9 +18,12 @@ from ggufy.core.job import Status
 from ggufy.records.store import STATE_REPO, JobStore
 from ggufy.service.service import Services
 from ggufy.system.settings import Settings
+from ggufy.ui.comparing import MOST
+from ggufy.ui.i18n import TEXTS
 from ggufy.ui.jobs_panel import PAGE, UNFOLDED, JobsPanel, WantedView, patch_of
 
 RECORDS = 500
+EN = TEXTS["en"]
 _opens: list[str] = []
 _watched: list[str] = []
 
@@ -41,12 +44,13 @@ class Tab:
         self.shown = ""
         self.opened: dict[str, bool] = {}
         self.count = PAGE
+        self.window: dict[str, Any] = {}  # what it says while files are compared
         self.seen: Any = None
         self.pieces: dict[str, str] = {}
 
     def poll(self) -> int:
         """One look; returns the bytes that go to and fro."""
-        value = {"shown": self.shown, "opened": self.opened, "count": self.count}
+        value = {"shown": self.shown, "opened": self.opened, "count": self.count} | self.window
         request: Any = gr.Request(headers={}, session_hash="tab")
         banner, head, jobs, seen = self.panel.look(json.loads(json.dumps(value)), self.seen, request, None)
         patch = jobs.props["patch"] if isinstance(jobs, gr.HTML) else {}
@@ -76,13 +80,19 @@ def services(out: Path) -> Iterator[Services]:
     services.shutdown()
 
 
-@pytest.fixture
-def tab(services: Services) -> Iterator[Tab]:
-    async def built() -> Tab:  # outside of a loop gradio makes its own, and leaves it open
+def in_loop(services: Services) -> Tab:
+    """Outside of a loop gradio makes its own, and leaves it open."""
+
+    async def built() -> Tab:
         with gr.Blocks():
             return Tab(JobsPanel(services))
 
-    yield asyncio.run(built())
+    return asyncio.run(built())
+
+
+@pytest.fixture
+def tab(services: Services) -> Iterator[Tab]:
+    yield in_loop(services)
     _watched.clear()
 
 
@@ -157,14 +167,58 @@ def test_a_job_that_works_is_shown_however_old(tab: Tab, services: Services, out
     services._views.look_again()
     polled(tab)
     card = f"card {oldest.request.folder}"
-    assert next(iter(tab.pieces)) == card  # above all
+    assert next(key for key in tab.pieces if key.startswith("card ")) == card  # above all
     assert "gg-running" in tab.pieces[card]
     assert "gg-folded" not in tab.pieces[card]
     JobStore(out).save(oldest)
 
 
+def test_files_of_any_models_are_found_and_compared(tab: Tab, services: Services) -> None:
+    """Of all models, also those that are not listed; what is no file is nothing, and an idle tab stays cheap."""
+    polled(tab)
+    assert "comparing" in tab.pieces and "compare" not in tab.pieces
+    first, last = (services.views()[n].job.request for n in (0, -1))
+    tab.window = {"compared": [], "find": f"{last.name.upper()} q4_K"}
+    polled(tab)
+    found = tab.pieces["matches compare"]
+    assert f"{last.name}-Q4_K_M.gguf" in found and first.name not in found and "Q8_0" not in found
+    ticks = [f"{one.folder}/{one.name}-Q4_K_M.gguf" for one in (first, last)]
+    tab.window = {"compared": [*ticks, "../x", f"{first.folder}/nothing.gguf"], "find": ""}
+    polled(tab)
+    table = tab.pieces["compared compare"]
+    assert table.count("<tr>") == 4 and table.count("<h3>") == 2 and EN["apart_base"] in table
+    assert "matches compare" not in tab.pieces
+    assert polled(tab) < 20_000
+    tab.window = {"compared": [], "find": "nothing is called so"}
+    polled(tab)
+    assert EN["compare_nothing"] in tab.pieces["matches compare"]
+    tab.window = {"compared": ["x"] * 10_000, "find": "q" * 10_000}
+    assert len(WantedView.of(tab.window).compared or ()) == MOST and len(WantedView.of(tab.window).find) == 200
+    tab.window = {}
+    polled(tab)
+    assert "compare" not in tab.pieces
+
+
+def test_a_page_without_models_compares_nothing(tmp_path: Path) -> None:
+    home = str(tmp_path)
+    services = Services(Settings.from_env({"GGUFY_OUT": str(tmp_path / "out"), "GGUFY_CACHE": home, "HOME": home}))
+    tab = in_loop(services)
+    tab.window = {"compared": ["x/y.gguf"], "find": "y"}
+    tab.poll()
+    assert list(tab.pieces) == ["nothing"]
+    services.shutdown()
+
+
 def test_what_a_stranger_s_browser_sends_may_be_anything() -> None:
-    for value in (None, 5, "x", [], {"shown": 3, "opened": [1], "count": "many"}, {"count": -5}, {"count": 10**9}):
+    for value in (
+        None,
+        5,
+        "x",
+        [],
+        {"shown": 3, "opened": [1], "count": "many"},
+        {"count": -5},
+        {"compared": 3, "find": []},
+    ):
         wanted = WantedView.of(value)
         assert isinstance(wanted.shown, str)
         assert PAGE <= wanted.count <= 10_000

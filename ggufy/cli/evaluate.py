@@ -13,7 +13,7 @@ from ggufy.core.metrics import Evaluation
 from ggufy.core.words import human_size
 from ggufy.formats.gguf import read_head
 from ggufy.llama.install import Llama
-from ggufy.records.store import STATE_REPO
+from ggufy.records.store import EVALUATIONS, STATE_REPO
 from ggufy.steps.evaluate import EvaluationConfig, evaluate
 from ggufy.steps.evaluation_text import check_text
 from ggufy.steps.same_model import check_models
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace, settings: Settings, get_llama: Callable[[Setti
     line = Line(shown=not args.json, verb="measuring ")
     config = EvaluationConfig(
         text=text,
-        folder=settings.out / STATE_REPO / "evaluations",
+        folder=settings.out / STATE_REPO / EVALUATIONS,
         environment=resources.child_environment(threads=threads, home=settings.home),
         llama=Llama(bin=Path(), source=None, version="", commit=""),
         threads=threads,

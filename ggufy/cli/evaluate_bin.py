@@ -16,7 +16,7 @@ from ggufy.core.metrics import Evaluation
 from ggufy.core.words import human_size
 from ggufy.formats.rwkvcpp import read_head
 from ggufy.llama.tools import CONTEXT, ToolRun
-from ggufy.records.store import STATE_REPO
+from ggufy.records.store import EVALUATIONS, STATE_REPO
 from ggufy.rwkvcpp.measure import MeasureConfig, measure
 from ggufy.steps.evaluation_text import check_text
 from ggufy.system import resources
@@ -58,7 +58,7 @@ def _config(args: argparse.Namespace, settings: Settings) -> MeasureConfig:
     text = evaluation_text(args.text, settings) if args.text else ensure_texts(settings.cache).evaluation
     check_text(text, ())
     threads = resources.tool_threads(args.threads, settings.threads)
-    folder, llama = settings.out / STATE_REPO / "evaluations", bin_files.llama_of(settings)
+    folder, llama = settings.out / STATE_REPO / EVALUATIONS, bin_files.llama_of(settings)
     environment = resources.child_environment(threads=threads, home=settings.home)
     return MeasureConfig(
         text=text,

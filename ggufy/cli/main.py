@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ggufy.cli import chat as chat_command
+from ggufy.cli import compare as compare_command
 from ggufy.cli import complete as complete_command
 from ggufy.cli import completion as completion_command
 from ggufy.cli import convert as convert_command
@@ -236,6 +237,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], int]] = {
     "convert": convert_command.run_convert,
     "upgrade": run_upgrade,
     "evaluate": run_evaluate,
+    "compare": lambda args, settings: compare_command.run(args, _with_options(settings, args)),
     "verify": lambda args, settings: verify_command.run(args, settings, ready_llama),
     "mix": run_mix,
     "gram": run_gram,

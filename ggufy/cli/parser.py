@@ -9,7 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from ggufy import __version__
-from ggufy.cli import bin_files, chat, complete, completion, gram, inspect, lint, mix, ollama, serve, state, verify
+from ggufy.cli import (
+    bin_files,
+    chat,
+    compare,
+    complete,
+    completion,
+    gram,
+    inspect,
+    lint,
+    mix,
+    ollama,
+    serve,
+    state,
+    verify,
+)
 from ggufy.cli.submit_options import add_submit_options
 from ggufy.core.metrics import DEFAULT_CHUNKS as COMMAND_CHUNKS
 from ggufy.jobs.options import BY_NAME, CONVERTING, OPTIONS, Kind, Option
@@ -45,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     upgrade.add_argument("target", metavar="OUT.pth", type=user_path)
     evaluate = commands.add_parser("evaluate", help="measure quants against their base: perplexity, KLD, speed")
     _add_evaluate(evaluate)
+    compare.add_parser(commands)
     verify.add_parser(commands)
     mix.add_parser(commands)
     gram.add_parser(commands)

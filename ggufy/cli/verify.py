@@ -43,7 +43,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace, settings: Settings, get_llama: Callable[[Settings], Llama]) -> int:
     """Prints a line or an object for each quant; 1 if one of them is not what it says."""
-    files = [user_path(quant) for quant in args.quants if not _published(quant)]
+    files = [user_path(quant) for quant in args.quants if not published(quant)]
     for path in (*files, *filter(None, (args.base, args.imatrix, args.covariances))):
         if not path.is_file():
             raise UsageError("{path} is no file: give files of this machine.", path=path)
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace, settings: Settings, get_llama: Callable[[Setti
     return 0 if all(one["holds"] for one in found) else 1
 
 
-def _published(text: str) -> bool:
+def published(text: str) -> bool:
     """Whether it names a repo: what ends as a file, and no repo's, is one of this machine."""
     return is_on_hub(text) and not user_path(text).exists() and (":" in text or not text.endswith(".gguf"))
 
@@ -84,7 +84,7 @@ class _Fetcher:
 
     def each(self, quant: str) -> Iterator[tuple[Path, Evidence]]:
         """Of a file: itself. Raises UsageError if there is no base, and what fetching does."""
-        if _published(quant):
+        if published(quant):
             yield from self._of_repo(quant)
             return
         path = user_path(quant)

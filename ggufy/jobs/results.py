@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,6 +54,28 @@ def results(job: Job, forecast: JobForecast | None, folder: Path) -> list[dict[s
                 row["evaluation"] = asdict(measured[step.product])
         rows.append(row)
     return rows
+
+
+def together(each: Sequence[Sequence[dict[str, Any]]]) -> tuple[tuple[dict[str, Any], ...], dict[str, int]]:
+    """Each file of some jobs of one folder once, from the `results` of each: quants by size; and by name the place of
+    the job that it is of. Of what several jobs know of the same bytes, the first job's counts."""
+    found: dict[str, dict[str, Any]] = {}
+    owners: dict[str, int] = {}
+    after: set[str] = set()  # no quants, but made after them
+    for number, rows in enumerate(each):
+        quants = False
+        for row in rows:
+            known, quants = found.get(row["file"]), quants or "type" in row
+            if known is None:
+                found[row["file"]], owners[row["file"]] = row, number
+                after |= {row["file"]} if quants and "type" not in row else set()
+            elif known["size"] == row["size"] and known.get("sha256") == row.get("sha256", known.get("sha256")):
+                found[row["file"]] = row | known
+
+    def place(row: Mapping[str, Any]) -> tuple[int, int]:
+        return (1, row["size"]) if "type" in row else (2 if row["file"] in after else 0, 0)
+
+    return tuple(sorted(found.values(), key=place)), owners
 
 
 def models(rows: Iterable[Row]) -> list[Row]:

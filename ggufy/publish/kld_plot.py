@@ -1,21 +1,23 @@
-"""Size against KLD as a picture: of the page, and beside the model card. Pure.
+"""Size against KLD as a picture: of the page, beside the model card, and of files of several models. Pure.
 
-SVG of our own, without a script: nothing has to be loaded, and nothing moves. The page colours it with its own style
-sheet. `document` is for an SVG that stands alone: shown by an `<img>` it sees no other style sheet, and it has a light
-background since it cannot know whether the page around it is light or dark.
+`drawn` says what is where, and two hands draw it: SVG here, PNG in plot_png.py. The SVG is our own, without a script:
+nothing has to be loaded, and nothing moves. The page colours it with its own style sheet. `document` is for an SVG
+that stands alone: shown by an `<img>` it sees no other style sheet, and it has a light background since it cannot know
+whether the page around it is light or dark.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ggufy.core.words import human_size
 from ggufy.publish.markup import Markup, el
 
-_WIDTH, _HEIGHT = 560, 250
+WIDTH, HEIGHT = 560, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 16, 12, 40  # margins for the axes
+SERIES = 6  # that have a colour of their own; then they begin again
 _LETTER = 7.2  # width of a name's letters, at most
 _Box = tuple[float, float, float, float]  # left, top, right, bottom
 _STYLE = (
@@ -32,6 +34,7 @@ class Point:
     name: str  # quant type, or the base's type
     size: int  # bytes
     kld: float | None  # nats a token; None: not measured, or the base itself
+    series: int | None = None  # points of one series can be compared; None: there is one, which needs no colour
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,27 +52,108 @@ def measured(points: Sequence[Point]) -> list[Point]:
     return [point for point in points if point.kld is not None and point.kld > 0]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """Joins places: of the grid, or a series' frontier."""
+
+    places: tuple[tuple[float, float], ...]
+    grid: bool = False
+    series: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """A text that begins, ends or has its middle at x, and stands on y."""
+
+    x: float
+    y: float
+    text: str
+    anchor: str = "start"  # or end, or middle
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dot:
+    """A file."""
+
+    x: float
+    y: float
+    good: bool  # on the frontier
+    point: Point
+
+    @property
+    def corners(self) -> tuple[tuple[float, float], ...]:
+        """Of a square, or one that stands on its corner, so that series differ by more than their colours; none of a
+        circle."""
+        r = self.radius
+        match (self.point.series or 0) % 3:
+            case 1:
+                return tuple((self.x + a * r * 0.9, self.y + b * r * 0.9) for a, b in _SQUARE)
+            case 2:
+                return tuple((self.x + a * r * 1.25, self.y + b * r * 1.25) for a, b in _DIAMOND)
+            case _:
+                return ()
+
+    @property
+    def radius(self) -> float:
+        return 5 if self.good else 4
+
+
+Shape = Line | Label | Dot
+_SQUARE = ((-1, -1), (1, -1), (1, 1), (-1, 1))
+_DIAMOND = ((0, -1), (1, 0), (0, 1), (-1, 0))
+
+
 def scatter(points: Sequence[Point], words: Words) -> Markup:
     """The measured points, smallest file first, as an element of a page.
 
     Size to the right, KLD upwards in decades: better is lower left. A file with a smaller KLD than every smaller file
-    is marked and, where there is room, named; a line joins them.
+    of its series is marked and, where there is room, named; a line joins them.
     """
-    return el("svg", *_inside(points, words), class_="gg-plot", **_about(words))
+    return el("svg", *map(_svg, drawn(points, words)), class_="gg-plot", **_about(words))
 
 
 def document(points: Sequence[Point], words: Words) -> str:
     """The same as a file of its own."""
     back = el("rect", width="100%", height="100%", class_="gg-back")
-    size: dict[str, str | int] = {"width": _WIDTH, "height": _HEIGHT, "xmlns": "http://www.w3.org/2000/svg"}
-    return el("svg", el("style", _STYLE), back, *_inside(points, words), **size, **_about(words)) + "\n"
+    size: dict[str, str | int] = {"width": WIDTH, "height": HEIGHT, "xmlns": "http://www.w3.org/2000/svg"}
+    shapes = map(_svg, drawn(points, words))
+    return el("svg", el("style", _STYLE), back, *shapes, **size, **_about(words)) + "\n"
 
 
 def _about(words: Words) -> dict[str, str]:
-    return {"viewBox": f"0 0 {_WIDTH} {_HEIGHT}", "role": "img", "aria_label": words.title}
+    return {"viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img", "aria_label": words.title}
 
 
-def _inside(points: Sequence[Point], words: Words) -> list[Markup]:
+def _svg(shape: Shape) -> Markup:
+    match shape:
+        case Label():
+            return el("text", shape.text, x=f"{shape.x:.1f}", y=f"{shape.y:.1f}", text_anchor=shape.anchor)
+        case Line():
+            path = _path(shape.places)
+            if not shape.grid:
+                return el("polyline", points=path, class_=f"gg-frontier{_series(shape.series)}")
+            (x1, y1), (x2, y2) = shape.places
+            return el("line", x1=f"{x1:g}", x2=f"{x2:g}", y1=f"{y1:.1f}", y2=f"{y2:.1f}", class_="gg-grid")
+        case Dot():
+            kind = f"gg-dot-{'best' if shape.good else 'other'}{_series(shape.point.series)}"
+            point = shape.point
+            title = el("title", f"{point.name}: {human_size(point.size)}, KLD {point.kld:.4f}")
+            if shape.corners:
+                return el("polygon", title, points=_path(shape.corners), class_=kind)
+            return el("circle", title, cx=f"{shape.x:.1f}", cy=f"{shape.y:.1f}", r=int(shape.radius), class_=kind)
+
+
+def _path(places: Iterable[tuple[float, float]]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+
+
+def _series(number: int | None) -> str:
+    return "" if number is None else f" gg-series-{number % SERIES}"
+
+
+def drawn(points: Sequence[Point], words: Words) -> list[Shape]:
+    """What there is to draw of the measured points, of which there must be one, on WIDTH times HEIGHT; what comes
+    later covers what was before."""
     shown = measured(points)
     klds = [point.kld or 0.0 for point in shown]
     low, high = math.floor(math.log10(min(klds))), math.ceil(math.log10(max(klds)) + 1e-9)
@@ -77,59 +161,55 @@ def _inside(points: Sequence[Point], words: Words) -> list[Markup]:
     least = min(point.size for point in shown) * 0.94
 
     def x(size: float) -> float:
-        return _LEFT + (size - least) / (most - least) * (_WIDTH - _LEFT - _RIGHT)
+        return _LEFT + (size - least) / (most - least) * (WIDTH - _LEFT - _RIGHT)
 
     def y(kld: float) -> float:
-        return _TOP + (high - math.log10(kld)) / max(1, high - low) * (_HEIGHT - _TOP - _BOTTOM)
+        return _TOP + (high - math.log10(kld)) / max(1, high - low) * (HEIGHT - _TOP - _BOTTOM)
 
-    lines = []
+    shapes: list[Shape] = []
     for decade in range(low, high + 1):
         at = y(10.0**decade)
-        lines.append(el("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=f"{at:.1f}", y2=f"{at:.1f}", class_="gg-grid"))
-        lines.append(_text(_LEFT - 8, at + 4, f"{10.0**decade:g}", "end"))
+        shapes.append(Line(places=((_LEFT, at), (WIDTH - _RIGHT, at)), grid=True))
+        shapes.append(Label(x=_LEFT - 8, y=at + 4, text=f"{10.0**decade:g}", anchor="end"))
     for part in range(5):
         size = least + (most - least) * part / 4
         anchor = "end" if part == 4 else "middle"
-        lines.append(_text(x(size), _HEIGHT - _BOTTOM + 18, human_size(round(size)), anchor))
-    lines.append(_text(_WIDTH - _RIGHT, _HEIGHT - 6, words.size, "end"))
-    lines.append(_text(_LEFT - 8, _HEIGHT - 6, words.kld, "end"))
-    return [*lines, *_marks([(x(point.size), y(point.kld or 1.0), point) for point in shown])]
+        shapes.append(Label(x=x(size), y=HEIGHT - _BOTTOM + 18, text=human_size(round(size)), anchor=anchor))
+    shapes.append(Label(x=WIDTH - _RIGHT, y=HEIGHT - 6, text=words.size, anchor="end"))
+    shapes.append(Label(x=_LEFT - 8, y=HEIGHT - 6, text=words.kld, anchor="end"))
+    return [*shapes, *_marks([(x(point.size), y(point.kld or 1.0), point) for point in shown])]
 
 
-def _marks(placed: Sequence[tuple[float, float, Point]]) -> list[Markup]:
-    """The frontier, a dot for each point, and the names on the frontier that cover nothing; the others show when the
+def _marks(placed: Sequence[tuple[float, float, Point]]) -> list[Shape]:
+    """The frontiers, a dot for each point, and the names on the frontiers that cover nothing; the others show when the
     mouse is over a dot."""
-    best, frontier = math.inf, []
-    for at_x, at_y, point in placed:
-        if (point.kld or 0.0) < best:
-            best = point.kld or 0.0
-            frontier.append((at_x, at_y, point))
-    path = " ".join(f"{at_x:.1f},{at_y:.1f}" for at_x, at_y, _ in frontier)
-    marks = [el("polyline", points=path, class_="gg-frontier")]
-    for at_x, at_y, point in placed:
-        good = (at_x, at_y, point) in frontier
-        title = el("title", f"{point.name}: {human_size(point.size)}, KLD {point.kld:.4f}")
-        kind = "gg-dot-best" if good else "gg-dot-other"
-        marks.append(el("circle", title, cx=f"{at_x:.1f}", cy=f"{at_y:.1f}", r=5 if good else 4, class_=kind))
-    taken = [(at_x - 5, at_y - 5, at_x + 5, at_y + 5) for at_x, at_y, _ in placed]
-    return marks + [name for at_x, at_y, point in frontier if (name := _name(at_x, at_y, point.name, taken))]
+    lines: list[Shape] = []
+    dots: list[Dot] = []
+    for series in dict.fromkeys(point.series for _, _, point in placed):
+        best = math.inf
+        own: list[Dot] = []
+        for at_x, at_y, point in placed:
+            if point.series == series:
+                own.append(Dot(x=at_x, y=at_y, point=point, good=(point.kld or 0.0) < best))
+                best = min(best, point.kld or 0.0)
+        lines.append(Line(places=tuple((dot.x, dot.y) for dot in own if dot.good), series=series))
+        dots += own
+    taken = [(dot.x - 5, dot.y - 5, dot.x + 5, dot.y + 5) for dot in dots]
+    names = [name for dot in dots if dot.good and (name := _name(dot.x, dot.y, dot.point.name, taken))]
+    return [*lines, *dots, *names]
 
 
-def _name(x: float, y: float, name: str, taken: list[_Box]) -> Markup | None:
+def _name(x: float, y: float, name: str, taken: list[_Box]) -> Label | None:
     """A name below or above its dot, where it covers nothing of `taken`, to which it is added; None if nowhere."""
     width = _LETTER * len(name)
     for left, baseline in ((x - 7 - width, y + 14), (x + 8, y - 7)):
         box = (left, baseline - 10, left + width, baseline + 2)
-        inside = left > _LEFT and left + width < _WIDTH and box[1] > 0 and box[3] < _HEIGHT - _BOTTOM
+        inside = left > _LEFT and left + width < WIDTH and box[1] > 0 and box[3] < HEIGHT - _BOTTOM
         if inside and not any(_overlap(box, other) for other in taken):
             taken.append(box)
-            return _text(left, baseline, name, "start")
+            return Label(x=left, y=baseline, text=name)
     return None
 
 
 def _overlap(one: _Box, other: _Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
-
-
-def _text(x: float, y: float, text: str, anchor: str) -> Markup:
-    return el("text", text, x=f"{x:.1f}", y=f"{y:.1f}", text_anchor=anchor)

@@ -21,6 +21,7 @@ from ggufy.system.files import write_text
 logger = logging.getLogger(__name__)
 STATE_REPO = "ggufy-state"
 JOBS = "jobs"
+EVALUATIONS = "evaluations"  # what the command `evaluate` has measured, beside the jobs
 Stamp = tuple[int, int, int]  # size, time of the last change, inode
 
 

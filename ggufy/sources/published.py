@@ -1,14 +1,17 @@
-"""A repo of quants on a hub: its GGUF files at one commit, brought here one by one."""
+"""A repo of quants on a hub at one commit: its GGUF files, brought here one by one, and texts beside them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ggufy.core.errors import SourceError
 from ggufy.core.source import Source
+from ggufy.net.download import fetch_small
+from ggufy.net.http_get import hub_address
 from ggufy.net.hub_api import repo_files
+from ggufy.net.session import Reference
 from ggufy.sources.hub import download, parse_reference
 from ggufy.system.clock import never
 
@@ -20,6 +23,8 @@ class PublishedRepo:
     name: str
     chosen: str  # the one that was named; empty: all
     files: dict[str, Source]
+    at: Reference  # its commit
+    texts: frozenset[str] = frozenset()  # names of its other files
 
     @classmethod
     def of(cls, text: str, *, token: str | None, stopped: Callable[[], bool] = never) -> PublishedRepo:
@@ -45,7 +50,17 @@ class PublishedRepo:
                 name=wanted.file or "*.gguf",
                 files=", ".join(sorted(files)) or "nothing like it",
             )
-        return cls(name=wanted.name, chosen=wanted.file, files=files)
+        others = frozenset(file.rfilename for file in listing.files) - files.keys()
+        at = replace(wanted, file="", revision=listing.commit)
+        return cls(name=wanted.name, chosen=wanted.file, files=files, at=at, texts=others)
+
+    def read(self, name: str, *, limit: int, token: str | None, stopped: Callable[[], bool] = never) -> str:
+        """A text beside them; empty if there is none. Raises SourceError for one of more than `limit` bytes; and what
+        fetching does."""
+        if name not in self.texts:
+            return ""
+        address = hub_address(replace(self.at, file=name), token=token)
+        return fetch_small(address, limit=limit, stopped=stopped).decode("utf-8", errors="replace")
 
     def fetch(
         self,

@@ -25,7 +25,7 @@ from starlette.routing import Mount, Route
 from ggufy.service.access import check_reach, is_own_host
 from ggufy.service.service import Services
 from ggufy.system.settings import Settings
-from ggufy.ui import parts
+from ggufy.ui import comparing, parts
 from ggufy.ui.api import NAMES, add_api
 from ggufy.ui.chat_tab import ChatTab
 from ggufy.ui.file_rows import FILES_ROUTE
@@ -143,7 +143,7 @@ def make_app(services: Services) -> FastAPI:
     )
     inner = gradio_app(app)
     inner.tokens[key] = "ggufy"
-    inner.router.routes.insert(0, _files_route(services))  # inside, where a visitor's session is known
+    inner.router.routes[:0] = [_files_route(services), *comparing.routes(services)]  # where sessions are known
     app.router.routes.insert(0, _health_route(services))
     # gradio's MCP server calls the page by the name of whoever asked first, and goes on so.
     page.mcp_server_obj._local_url = _own_url(settings, key)

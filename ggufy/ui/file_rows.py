@@ -16,7 +16,6 @@ from ggufy.jobs.results import models
 from ggufy.publish.kld_plot import Point
 from ggufy.publish.links import file_address, repo_page
 from ggufy.quantize.search import target
-from ggufy.service.job_views import JobView
 from ggufy.steps import STEPS
 from ggufy.steps.outputs import output_of_row
 from ggufy.ui.i18n import Texts, advice_key
@@ -39,44 +38,31 @@ class FileMore:
 class FileRow:
     """One finished file."""
 
-    job: str  # id of the newest job that has it
+    job: str = ""  # id of the newest job that has it
     file: str
     link: str
     type: str
     size: str
     bpw: str
-    imatrix: str  # whether it needs one
+    imatrix: str = ""  # whether it needs one
     kld: str  # figures are empty where nothing was measured
-    expected: str  # KLD that the frontier lets expect of a size to order
+    expected: str = ""  # KLD that the frontier lets expect of a size to order
+    ppl: str = ""
     ppl_ratio: str
     same_top: str
+    prompt: str = ""  # speed of reading
     speed: str
-    note: str
+    memory: str = ""
+    note: str = ""
     sha256: str
     key: str = ""  # of what can be opened below it; empty: nothing
     opened: FileMore | None = None
+    tick: str = ""  # what it is compared by; empty: it is no model
 
 
-def together(views: Sequence[JobView]) -> tuple[tuple[dict[str, Any], ...], dict[str, JobView]]:
-    """Each file of some jobs of one folder once: rows as `ggufy.jobs.results.results` makes them, quants by size; and
-    by name the job that it is of. Of what several jobs know of the same bytes, the first job's counts."""
-    found: dict[str, dict[str, Any]] = {}
-    owners: dict[str, JobView] = {}
-    after: set[str] = set()  # no quants, but made after them
-    for view in views:
-        quants = False
-        for row in view.files:
-            known, quants = found.get(row["file"]), quants or "type" in row
-            if known is None:
-                found[row["file"]], owners[row["file"]] = row, view
-                after |= {row["file"]} if quants and "type" not in row else set()
-            elif known["size"] == row["size"] and known.get("sha256") == row.get("sha256", known.get("sha256")):
-                found[row["file"]] = row | known
-
-    def place(row: Mapping[str, Any]) -> tuple[int, int]:
-        return (1, row["size"]) if "type" in row else (2 if row["file"] in after else 0, 0)
-
-    return tuple(sorted(found.values(), key=place)), owners
+def tick_of(folder: str, file: str) -> str:
+    """What tells a file of a model from all others, between the page and its browser."""
+    return f"{folder}/{file}"
 
 
 def points(rows: Sequence[Mapping[str, Any]], base: str) -> tuple[Point, ...]:

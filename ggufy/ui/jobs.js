@@ -9,6 +9,9 @@ const places = new Map(); // job -> where its slider over sizes stands, once the
 let shown = props.value.shown;
 let count = props.value.count;
 let held = null; // the job whose slider is being dragged
+const ticked = new Set(); // files to compare
+let comparing = false; // whether the window is open that compares them
+let find = ""; // what is searched for in it
 
 let ended = null; // id of a job -> how it ended, as far as this tab has heard
 
@@ -110,7 +113,10 @@ const apply = ({ order, html }) => {
   tellNews();
 };
 
-const tell = () => (props.value = { shown, opened: Object.fromEntries(opened), count });
+const tell = () => {
+  const more = comparing ? { compared: [...ticked], find } : {};
+  props.value = { shown, opened: Object.fromEntries(opened), count, ...more };
+};
 const ask = () => {
   tell();
   trigger("look");
@@ -143,7 +149,35 @@ const follow = (list) => {
   else if (inner.top < outer.top) list.scrollTop += inner.top - outer.top;
 };
 
+// The ticks of all cards, how many there are, and the window. It is modal: the browser keeps the focus in it, closes it
+// at Escape, and gives the focus back.
+const settleTicks = () => {
+  const bar = column.querySelector("[data-comparing]");
+  if (!bar) return;
+  const [count, clear] = [bar.querySelector("output"), bar.querySelector("[data-compare=clear]")];
+  for (const box of column.querySelectorAll("[data-tick]")) {
+    box.checked = ticked.has(box.dataset.tick);
+    box.disabled = !box.checked && ticked.size >= Number(count.dataset.most);
+  }
+  const text = ticked.size ? count.dataset.text.replace("{count}", ticked.size) : "";
+  if (count.textContent !== text) count.textContent = text;
+  clear.hidden = !ticked.size;
+  bar.classList.toggle("gg-sticky", ticked.size > 0);
+  const dialog = column.querySelector("dialog");
+  if (dialog && comparing && !dialog.open) dialog.showModal();
+};
+const compare = (what) => {
+  if (what === "clear") ticked.clear();
+  else if (what === "all") {
+    for (const box of column.querySelectorAll(".gg-matches [data-tick]:enabled")) ticked.add(box.dataset.tick);
+  } else if (what === "open") comparing = true;
+  else return column.querySelector("dialog").close();
+  settleTicks();
+  ask();
+};
+
 const settle = () => {
+  settleTicks();
   for (const details of column.querySelectorAll("details[data-details]")) {
     const key = details.dataset.details;
     details.open = opened.has(key) ? opened.get(key) : details.hasAttribute("data-open");
@@ -166,6 +200,7 @@ column.addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (button?.dataset.chat) trigger("talk", { file: button.dataset.chat });
   else if (button?.dataset.copied) copy(button);
+  else if (button?.dataset.compare) compare(button.dataset.compare);
   else if (button?.dataset.action) {
     if (button.dataset.confirm && !window.confirm(button.dataset.confirm)) return;
     const panel = button.closest("[data-sizes]");
@@ -192,7 +227,27 @@ column.addEventListener(
   },
   true,
 );
+column.addEventListener("change", ({ target }) => {
+  if (!target.dataset.tick) return;
+  if (target.checked) ticked.add(target.dataset.tick);
+  else ticked.delete(target.dataset.tick);
+  settleTicks();
+  if (comparing) ask();
+});
+column.addEventListener(
+  "close",
+  () => {
+    comparing = false;
+    find = "";
+    ask();
+  },
+  true,
+);
 column.addEventListener("input", (event) => {
+  if (event.target.dataset.find !== undefined) {
+    find = event.target.value;
+    ask();
+  }
   const panel = event.target.closest("[data-sizes]");
   if (!panel) return;
   places.set(panel.dataset.sizes, event.target.value);

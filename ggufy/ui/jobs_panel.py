@@ -24,11 +24,13 @@ import gradio as gr
 
 from ggufy.core.errors import GgufyError
 from ggufy.core.job import RESTING, Status
+from ggufy.jobs.results import models as model_rows
 from ggufy.service.access import Visitor, is_owner, may_chat, may_work
 from ggufy.service.job_views import JobView
 from ggufy.service.service import Services
-from ggufy.ui import job_parts, model_parts, parts, views
+from ggufy.ui import compare_parts, job_parts, model_parts, parts, views
 from ggufy.ui.commands import commands
+from ggufy.ui.comparing import MOST, search, ticked_files
 from ggufy.ui.file_rows import FileMore, FileRow, repo_address
 from ggufy.ui.i18n import Texts, texts_of
 from ggufy.ui.job_facts import age
@@ -43,6 +45,7 @@ PAGE = 20  # models that are listed, and as many more each time that somebody as
 _NEWS = 10  # jobs whose ends a tab hears of
 UNFOLDED = 5  # the newest of them show more than one line
 _MOST_OPENED = 1000  # what a visitor may have opened or closed
+_LONGEST_FIND = 200  # letters
 _MOST_MADE = 256  # cards that are kept as they were made
 
 
@@ -53,16 +56,21 @@ class WantedView:
     shown: str = ""  # digests of its pieces, in order
     opened: dict[str, bool] | None = None  # by key: what the visitor has opened or closed
     count: int = PAGE  # models
+    compared: tuple[str, ...] | None = None  # ticks of files, if the window that compares them is open
+    find: str = ""  # what is searched for in it
 
     @classmethod
     def of(cls, value: Any) -> Self:
         """From what a browser sent, which may be anything."""
         found = value if isinstance(value, dict) else {}
         opened, count, shown = found.get("opened"), found.get("count"), found.get("shown")
+        ticks, find = found.get("compared"), found.get("find")
         return cls(
             shown=shown if isinstance(shown, str) else "",
             opened=dict(list(opened.items())[:_MOST_OPENED]) if isinstance(opened, dict) else {},
             count=max(PAGE, min(count, 10_000)) if isinstance(count, int) else PAGE,
+            compared=tuple(map(str, ticks[:MOST])) if isinstance(ticks, list) else None,
+            find=find[:_LONGEST_FIND] if isinstance(find, str) else "",
         )
 
     def files_of(self, folder: str) -> list[str]:
@@ -171,6 +179,11 @@ class JobsPanel:
             pieces += self._card(model, place, wanted, texts, visitor, may=may)
         if older:
             pieces.append(model_parts.more(older, PAGE, texts))
+        if any(model_rows(model.rows) for model in models):
+            pieces.insert(0, compare_parts.bar(texts))
+            if wanted.compared is not None:
+                ticked = ticked_files(self.services, models, wanted.compared)
+                pieces += compare_parts.window(ticked, search(models, wanted.find), texts)
         return [*pieces, self._news(models, texts)] if pieces else [model_parts.nothing(texts, may_work=may)]
 
     def _news(self, models: Sequence[Model], texts: Texts) -> Piece:

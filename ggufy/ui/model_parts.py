@@ -161,19 +161,28 @@ def _picks(card: ModelCard, texts: Texts) -> Markup | None:
 def _files(card: ModelCard, texts: Texts) -> Markup:
     expected = any(row.expected for row in card.files)
     figures = _FIGURES if card.measured else ("kld" if expected else "imatrix", "note")
-    columns = ("file", "size", "bpw", *figures)
-    head = el("tr", *(_head(name, texts) for name in columns))
-    lines = (_lines(row, texts, columns) for row in card.files)
-    body = el("tbody", *(line for both in lines for line in both))
     where = [
         el("a", name, href=address, target="_blank", rel="noopener") if address else name
         for name, address in card.where
     ]
     return join(
         _picks(card, texts),
-        el("div", el("table", el("thead", head), body, class_="gg-files"), class_="gg-scroll", tabindex="0"),
+        file_table(card.files, ("file", "size", "bpw", *figures), texts),
         el("p", texts["where"], *(part for one in where for part in (" ", one)), class_="gg-quiet gg-where"),
     )
+
+
+def file_table(rows: Sequence[FileRow], columns: Sequence[str], texts: Texts) -> Markup:
+    """A line for each file: what it is, and the columns, each with a field of that name; the first is `file`."""
+    head = el("tr", *(_head(name, texts) for name in columns))
+    body = el("tbody", *(line for row in rows for line in _lines(row, texts, columns)))
+    return el("div", el("table", el("thead", head), body, class_="gg-files"), class_="gg-scroll", tabindex="0")
+
+
+def tick_box(tick: str, file: str, texts: Texts) -> Markup:
+    """What chooses a file to be compared."""
+    label = texts["compare_file"].format(file=file)
+    return el("input", type="checkbox", data_tick=tick, data_key=f"tick {tick}", aria_label=label, title=label)
 
 
 def _head(name: str, texts: Texts) -> Markup:
@@ -182,7 +191,7 @@ def _head(name: str, texts: Texts) -> Markup:
     )
 
 
-def _file(row: FileRow, texts: Texts, more: Iterable[str]) -> Markup:
+def _file(row: FileRow, texts: Texts, columns: Iterable[str]) -> Markup:
     """One line: what it is with its file below, then the figures; the digest shows when the mouse is on the name."""
     label = texts["download_file"].format(file=row.file)
     told = f"{row.file}\nsha256 {row.sha256}" if row.sha256 else row.file
@@ -198,21 +207,23 @@ def _file(row: FileRow, texts: Texts, more: Iterable[str]) -> Markup:
         data_key=row.key,
         class_="gg-dots",
     )
+    tick = tick_box(row.tick, row.file, texts) if row.tick else None
+    kind = el("span", row.type, title=row.note or None)
     return el(
         "tr",
-        el("th", el("span", row.type, title=row.note), link, dots, scope="row", class_="gg-c-file"),
-        el("td", row.size, class_="gg-c-size gg-numbers"),
-        el("td", row.bpw, class_="gg-c-bpw gg-numbers", data_label=texts["column_bpw"]),
-        *(
-            el("td", *_figure(row, name, texts), class_=f"gg-c-{name} gg-numbers", data_label=texts[f"column_{name}"])
-            for name in more
-        ),
+        el("th", tick, kind, link, dots if row.key else None, scope="row", class_="gg-c-file"),
+        *(_cell(row, name, texts) for name in columns if name != "file"),
     )
+
+
+def _cell(row: FileRow, name: str, texts: Texts) -> Markup:
+    label = None if name == "size" else texts[f"column_{name}"]
+    return el("td", *_figure(row, name, texts), class_=f"gg-c-{name} gg-numbers", data_label=label)
 
 
 def _lines(row: FileRow, texts: Texts, columns: Sequence[str]) -> list[Markup]:
     """A file's line, and one below with what can be done with it if the visitor has opened that."""
-    line = _file(row, texts, columns[3:])
+    line = _file(row, texts, columns)
     if not (more := row.opened):
         return [line]
     talk = el(

@@ -15,12 +15,12 @@ from ggufy.core.job import RESTING, Status
 from ggufy.core.metrics import Pick
 from ggufy.core.plan import base_type
 from ggufy.core.words import human_size
-from ggufy.jobs.results import models
+from ggufy.jobs.results import models, together
 from ggufy.publish.kld_plot import Point
 from ggufy.publish.links import repo_page
 from ggufy.service.job_views import JobView
 from ggufy.steps.outputs import output_of
-from ggufy.ui.file_rows import FileRow, file_row, picks, points, repo_address, together
+from ggufy.ui.file_rows import FileRow, file_row, picks, points, repo_address, tick_of
 from ggufy.ui.i18n import Texts
 from ggufy.ui.job_facts import age, model_facts
 from ggufy.ui.sizes import SizeRow, size_rows, start_at
@@ -76,8 +76,8 @@ def by_model(views: Iterable[JobView]) -> list[Model]:
 
 
 def _model(folder: str, views: tuple[JobView, ...]) -> Model:
-    rows, owners = together(views)
-    return Model(folder=folder, views=views, rows=rows, owners=owners)
+    rows, owners = together([view.files for view in views])
+    return Model(folder=folder, views=views, rows=rows, owners={name: views[at] for name, at in owners.items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +162,7 @@ def model_card(
         replace(
             file_row(view.job.id, row, texts, repo=repo_address(view.job), frontier=frontier),
             key=f"file {model.folder}/{row['file']}",
+            tick=tick_of(model.folder, row["file"]) if models([row]) else "",
         )
         for row in (rows if "files" in shown else ())
         for view in (model.owners[row["file"]],)
