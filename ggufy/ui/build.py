@@ -107,7 +107,7 @@ def serve(services: Services) -> PageServer:
 def make_app(services: Services) -> FastAPI:
     """The page with all its routes, and with what stands before them."""
     settings, page, key = services.settings, build(services), secrets.token_urlsafe()
-    script = (HERE / "language.js").read_text(encoding="utf-8")
+    script = (HERE / "early.js").read_text(encoding="utf-8")
 
     def cookies() -> tuple[list[str], set[str]]:
         names = [f"access-token-{inner.cookie_id}", f"access-token-unsecure-{inner.cookie_id}"]

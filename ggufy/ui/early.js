@@ -1,0 +1,30 @@
+// Runs before gradio: the language and the theme that the visitor has chosen count as the browser's own.
+(() => {
+  const chosen = (what) => document.cookie.match(new RegExp(`(?:^|; )ggufy_${what}=(\\w+)`))?.[1];
+  const language = chosen("language");
+  if (language) {
+    const code = language === "zh" ? "zh-CN" : language; // as gradio calls it
+    Object.defineProperty(navigator, "language", { get: () => code });
+    Object.defineProperty(navigator, "languages", { get: () => [code] });
+  }
+  const root = document.documentElement;
+  const query = "(prefers-color-scheme: dark)"; // as gradio asks, who listens for changes
+  const ask = window.matchMedia.bind(window);
+  const system = ask(query);
+  const answer = new EventTarget();
+  Object.defineProperty(answer, "matches", { get: () => root.dataset.theme === "dark" });
+  window.matchMedia = (asked) => (asked === query ? answer : ask(asked));
+  const settle = () => {
+    root.dataset.theme = chosen("theme") || (system.matches ? "dark" : "light");
+    answer.dispatchEvent(new Event("change"));
+  };
+  system.addEventListener("change", settle);
+  window.addEventListener("ggufy-theme", settle);
+  settle();
+  const style = document.createElement("style"); // gradio's own first one knows only what the system wants
+  style.textContent = `
+    [data-theme="dark"] { color-scheme: dark; }
+    [data-theme="dark"] body { background: var(--bg-dark); color: var(--col-dark); }
+    [data-theme="light"] body { background: var(--bg); color: var(--col); }`;
+  document.head.append(style);
+})();
