@@ -151,7 +151,9 @@ class JobsPanel:
         """Banner, the machine's line and the jobs, as far as this tab does not show them already."""
         texts, visitor, services = texts_of(request), visitor_of(self.services, request, profile), self.services
         may = may_work(visitor, services.settings)
-        banner = parts.banner(services.preparation, texts, may_work=may, notes=self._notes(texts, may=may))
+        tokenless = may and services.settings.space_id and services.settings.hf_token is None
+        notes = [texts["space_no_token"]] if tokenless else []
+        banner = parts.banner(services.preparation, texts, may_work=may, notes=notes)
         single = [banner, job_parts.head(services.machine(), texts, may_work=may)]
         now, before = [_digest(text) for text in single], seen if isinstance(seen, list) else []
         fresh = [text if before[i : i + 1] != now[i : i + 1] else gr.skip() for i, text in enumerate(single)]
@@ -263,16 +265,6 @@ class JobsPanel:
             for view in model.views
         )
         return replace(model, views=found), whole
-
-    def _notes(self, texts: Texts, *, may: bool) -> list[str]:
-        """What a Space's visitor, or its owner, should know."""
-        settings = self.services.settings
-        notes = []
-        if not may:
-            notes.append(f"{texts['space_closed']} {texts['space_sign_in' if settings.login else 'space_no_login']}")
-        if may and settings.space_id and settings.hf_token is None:
-            notes.append(texts["space_no_token"])
-        return notes
 
 
 def patch_of(pieces: Sequence[Piece], shown: str) -> dict[str, Any]:

@@ -46,9 +46,9 @@ def note(text: str) -> Markup:
     return el("p", text, class_="gg-quiet gg-numbers gg-note") if text else Markup("")
 
 
-def title(texts: Texts) -> Markup:
-    """Heading of the form."""
-    return el("h2", texts["new_job"])
+def title(texts: Texts, who: str = "") -> Markup:
+    """Heading of the form, and who may use it."""
+    return join(el("h2", texts["new_job"]), el("p", who, class_="gg-hint gg-who", role="note") if who else None)
 
 
 def message(text: str, kind: str = "bad") -> Markup:

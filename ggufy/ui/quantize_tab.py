@@ -22,7 +22,7 @@ from ggufy.models.chat_format import AUTO, FORMATS
 from ggufy.publish.markup import Markup
 from ggufy.quantize.search.mixes import KINDS, RWKV
 from ggufy.quantize.search.target import MODES, STANDARD
-from ggufy.service.access import may_work
+from ggufy.service.access import is_owner, may_work
 from ggufy.service.service import Services
 from ggufy.ui import parts, source_parts
 from ggufy.ui.form import IMATRIX, base_options, estimate_options, job_options, short_text
@@ -47,6 +47,9 @@ class QuantizeTab:
     def __init__(self, services: Services, i18n: gr.I18n):
         self.services, self.newest, self.priced = services, Newest(), Newest()
         self.title = gr.HTML(parts.title(TEXTS["en"]), **OWN)
+        with gr.Column(visible=False, elem_id="gg-guest") as self.guest:
+            gr.DuplicateButton(i18n("space_duplicate"), elem_id="gg-duplicate")
+            gr.Markdown(i18n("space_duplicate_info"))
         self.source = self._text(i18n, "source", "demo")
         source_js = (HERE / "source.js").read_text(encoding="utf-8")
         self.panel = gr.HTML(
@@ -299,9 +302,13 @@ class QuantizeTab:
             return parts.message(texts["unexpected"])
 
     def greet(self, texts: Texts, visitor: Any) -> list[Any]:
-        """Title and Start as this visitor should see them."""
-        return [parts.title(texts), gr.Button(interactive=may_work(visitor, self.services.settings))]
+        """Title, Start and the way to a Space of one's own, as this visitor should see them."""
+        settings = self.services.settings
+        may, guest = may_work(visitor, settings), not is_owner(visitor, settings)
+        way = texts["space_sign_in" if settings.login else "space_no_login"]
+        who = texts["space_open"] if may else f"{texts['space_closed']} {way}"
+        return [parts.title(texts, who if guest else ""), gr.Button(interactive=may), gr.Column(visible=guest)]
 
     @property
     def greeted(self) -> list[Any]:
-        return [self.title, self.start]
+        return [self.title, self.start, self.guest]
