@@ -202,6 +202,8 @@ def _theme() -> gr.themes.Base:
         body_background_fill_dark="*neutral_950",
         block_background_fill="transparent",
         block_background_fill_dark="transparent",
+        body_text_color_subdued="var(--gg-quiet)",
+        body_text_color_subdued_dark="var(--gg-quiet)",
         block_border_width="0px",
         block_padding="0px",
         block_info_text_size="12.5px",
