@@ -31,6 +31,7 @@
 from __future__ import annotations
 
 import importlib.util
+import ipaddress
 import logging
 import os
 import re
@@ -259,8 +260,16 @@ def modelscope_endpoint() -> str:
 def _mirror(env: Mapping[str, str]) -> str:
     """The host that HF_ENDPOINT names, if it is none that a token is meant for: somebody else's sees what it gets."""
     host = _host(env.get("HF_ENDPOINT", ""))
-    own = host in ("", "huggingface.co", "localhost") or host.endswith(".huggingface.co") or host.startswith("127.")
+    own = host in ("", "huggingface.co") or host.endswith(".huggingface.co") or _is_local(host)
     return "" if own or env.get("GGUFY_TOKEN_TO_MIRROR") == "1" else host
+
+
+def _is_local(host: str) -> bool:
+    """True for a name or address that is this machine's alone."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _host(address: str) -> str:
