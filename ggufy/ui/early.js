@@ -1,6 +1,13 @@
-// Runs before gradio: the language and the theme that the visitor has chosen count as the browser's own.
+// Runs before gradio: the language and the theme that the visitor has chosen count as the browser's own. What is
+// chosen is a cookie; i18n.py reads the language from it.
 (() => {
   const chosen = (what) => document.cookie.match(new RegExp(`(?:^|; )ggufy_${what}=(\\w+)`))?.[1];
+  const choose = (what, value) => {
+    const reach = location.protocol === "https:" ? "SameSite=None; Secure" : "SameSite=Lax";
+    document.cookie = `ggufy_${what}=${value}; path=/; max-age=${value ? 31536000 : 0}; ${reach}`;
+    window.dispatchEvent(new Event(`ggufy-${what}`));
+  };
+  window.ggufy = { chosen, choose };
   const language = chosen("language");
   if (language) {
     const code = language === "zh" ? "zh-CN" : language; // as gradio calls it

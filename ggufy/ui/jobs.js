@@ -21,8 +21,20 @@ const tellNews = () => {
   const fresh = Object.keys(now).filter((job) => ended && ended[job] !== now[job]);
   ended = now;
   if (fresh.length) spoken.textContent = fresh.map((job) => now[job]).join(". ");
-  if (fresh.length && !document.hasFocus()) title = spoken.textContent;
+  if (fresh.length && !document.hasFocus()) {
+    title = spoken.textContent;
+    notify(title);
+  }
   document.title = [title || (piece.dataset.percent && `${piece.dataset.percent} %`), "ggufy"].filter(Boolean).join(" · ");
+};
+// Some browsers let only a service worker notify.
+const notify = (text) => {
+  if (window.ggufy?.chosen("notify") !== "on" || window.Notification?.permission !== "granted") return;
+  try {
+    new Notification("ggufy", { body: text }).onclick = () => window.focus();
+  } catch (error) {
+    console.info(error.message);
+  }
 };
 let title = "";
 window.addEventListener("focus", () => {

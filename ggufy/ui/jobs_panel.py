@@ -24,6 +24,7 @@ import gradio as gr
 
 from ggufy.core.errors import GgufyError
 from ggufy.core.job import RESTING, Status
+from ggufy.jobs.queue import TOLD
 from ggufy.service.access import Visitor, is_owner, may_chat, may_work
 from ggufy.service.job_views import JobView
 from ggufy.service.service import Services
@@ -177,7 +178,7 @@ class JobsPanel:
 
     def _news(self, models: Sequence[Model], texts: Texts) -> Piece:
         """How the last jobs ended, by their ids, and the percentage of the one that runs."""
-        ended = [v for model in models for v in model.views if v.job.status in (Status.DONE, Status.FAILED)]
+        ended = [v for model in models for v in model.views if v.job.status in TOLD]
         last = heapq.nlargest(_NEWS, ended, key=lambda view: view.job.updated)
         told = {v.job.id: f"{v.job.request.name}: {texts[f'status_{v.job.status}']}" for v in last}
         first = models[0].lead

@@ -24,10 +24,20 @@ _PRESETS_OF_OTHERS = ("recommended", "all", "none")
 
 
 def header(texts: Texts, *, login: bool = False, name: str = "") -> Markup:
-    """The page's name; theme and language; on a Space, signing in and out."""
+    """The page's name; notifications, theme and language; on a Space, signing in and out."""
     themes = [el("option", texts[f"theme_{name or 'system'}"], value=name) for name in ("", "light", "dark")]
     theme = el("select", *themes, aria_label=texts["theme"], class_="gg-link")
     other = el("button", texts["other_language"], type="button", data_language=texts["other_code"], class_="gg-link")
+    notify = el(
+        "button",
+        texts["notify"],
+        type="button",
+        hidden=True,
+        title=texts["notify_info"],
+        data_notify="",
+        data_denied=texts["notify_denied"],
+        class_="gg-link",
+    )
     sign = None
     if login:
         way = ("logout", texts["sign_out"].format(name=name)) if name else ("login/huggingface", texts["sign_in"])
@@ -36,7 +46,7 @@ def header(texts: Texts, *, login: bool = False, name: str = "") -> Markup:
         "header",
         el("h1", el("span", "gguf", class_="gg-mark"), "y"),
         el("p", texts["tagline"]),
-        el("span", sign, theme, other, class_="gg-right gg-header-links"),
+        el("span", sign, notify, theme, other, class_="gg-right gg-header-links"),
         class_="gg-header",
     )
 
