@@ -11,7 +11,7 @@ from ggufy.service.chat_settings import LIMITS, THINKING, ChatSettings
 from ggufy.service.conversations import SIDES
 from ggufy.ui import chat_parts
 from ggufy.ui.i18n import TEXTS
-from ggufy.ui.wiring import HERE, OWN
+from ggufy.ui.wiring import OWN, script
 
 Given: TypeAlias = dict[Any, Any]  # field -> what it holds
 NONE = ""
@@ -83,7 +83,6 @@ class ChatFields:
 
     def _logs(self) -> None:
         self.columns, self.logs = [], []
-        script = (HERE / "chat.js").read_text(encoding="utf-8")
         with gr.Row(equal_height=True, elem_id="gg-chat-logs"):
             for side in SIDES:
                 with gr.Column(visible=side == SIDES[0], min_width=300) as column:
@@ -91,7 +90,7 @@ class ChatFields:
                         gr.HTML(
                             log=chat_parts.log([], TEXTS["en"], side=side),
                             html_template=_LOG,
-                            js_on_load=script,
+                            js_on_load=script("chat"),
                             elem_id=f"gg-chat-log-{side}",
                             **OWN,
                         )

@@ -1,5 +1,5 @@
 // Runs before gradio: the language and the theme that the visitor has chosen count as the browser's own. What is
-// chosen is a cookie; i18n.py reads the language from it.
+// chosen is a cookie; i18n.py reads the language from it. `ggufy` is what the other scripts share.
 (() => {
   const chosen = (what) => document.cookie.match(new RegExp(`(?:^|; )ggufy_${what}=(\\w+)`))?.[1];
   const choose = (what, value) => {
@@ -7,7 +7,19 @@
     document.cookie = `ggufy_${what}=${value}; path=/; max-age=${value ? 31536000 : 0}; ${reach}`;
     window.dispatchEvent(new Event(`ggufy-${what}`));
   };
-  window.ggufy = { chosen, choose };
+  // Browsers have a clipboard for pages of https and localhost only; elsewhere there is the old way.
+  const copy = async (text) => {
+    if (navigator.clipboard) return navigator.clipboard.writeText(text);
+    const field = document.createElement("textarea");
+    field.value = text;
+    field.style.cssText = "position: fixed; opacity: 0";
+    document.body.append(field);
+    field.select();
+    const done = document.execCommand("copy");
+    field.remove();
+    if (!done) throw new Error("not allowed");
+  };
+  window.ggufy = { chosen, choose, copy };
   const language = chosen("language");
   if (language) {
     const code = language === "zh" ? "zh-CN" : language; // as gradio calls it

@@ -164,13 +164,10 @@ const settle = () => {
   column.querySelectorAll(".gg-steps").forEach(follow);
 };
 
-// Browsers have a clipboard for pages of https and localhost only; elsewhere there is the old way.
 const copy = async (button) => {
-  const line = button.parentElement.querySelector("code");
-  getSelection().selectAllChildren(line);
-  const old = () => document.execCommand("copy") || Promise.reject(new Error("not allowed"));
+  const text = button.parentElement.querySelector("code").textContent;
   const { copied, failed } = button.dataset;
-  spoken.textContent = await (navigator.clipboard?.writeText(line.textContent) ?? old()).then(() => copied, () => failed);
+  spoken.textContent = await window.ggufy.copy(text).then(() => copied, () => failed);
   button.textContent = spoken.textContent;
 };
 

@@ -37,7 +37,7 @@ from ggufy.ui.job_parts import Piece
 from ggufy.ui.messages import told
 from ggufy.ui.models import SECTIONS, Model, by_model, deletable, kept_where, model_card
 from ggufy.ui.visitors import Profile, visitor_of
-from ggufy.ui.wiring import HERE, OWN, QUIET
+from ggufy.ui.wiring import OWN, QUIET, script
 
 POLL_S = 1.0
 PAGE = 20  # models that are listed, and as many more each time that somebody asks
@@ -82,12 +82,12 @@ class JobsPanel:
         self._made: OrderedDict[tuple[Any, ...], tuple[tuple[JobView, ...], list[Piece]]] = OrderedDict()
         self._grouped: tuple[tuple[JobView, ...], list[Model]] = ((), [])
         self._lock = threading.Lock()
-        self.head = gr.HTML(js_on_load=_script("actions"), elem_id="gg-machine", **OWN)
+        self.head = gr.HTML(js_on_load=script("actions"), elem_id="gg-machine", **OWN)
         self.jobs = gr.HTML(
             {"shown": "", "opened": {}, "count": PAGE},
             patch={},
             html_template='<section class="gg-jobs"></section><p class="gg-spoken" aria-live="polite"></p>',
-            js_on_load=_script("jobs"),
+            js_on_load=script("jobs"),
             elem_id="gg-jobs",
             **OWN,
         )
@@ -95,7 +95,7 @@ class JobsPanel:
 
     @staticmethod
     def banner_above() -> gr.HTML:
-        return gr.HTML(js_on_load=_script("actions"), elem_id="gg-banner", **OWN)
+        return gr.HTML(js_on_load=script("actions"), elem_id="gg-banner", **OWN)
 
     def connect(self, page: gr.Blocks, banner: gr.HTML) -> None:
         self.drawn = [banner, self.head, self.jobs, self.seen]
@@ -288,7 +288,3 @@ def _kinds(view: JobView, opened: Collection[str]) -> set[str]:
 
 def _digest(text: str) -> str:
     return hashlib.blake2s(text.encode(), digest_size=6).hexdigest()
-
-
-def _script(name: str) -> str:
-    return (HERE / f"{name}.js").read_text(encoding="utf-8")

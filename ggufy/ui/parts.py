@@ -6,9 +6,11 @@ drawn again. `data-action` and `data-job` are what a button reports.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 
 from ggufy.core.catalog import SMALL, TUTORIAL, QuantType
+from ggufy.core.errors import GgufyError
 from ggufy.core.metrics import memory_needed
 from ggufy.core.outputs import GGUF, names_of_output
 from ggufy.core.words import human_size
@@ -19,6 +21,7 @@ from ggufy.service.preparation import Preparation
 from ggufy.ui.i18n import Texts, advice_key
 from ggufy.ui.messages import told
 
+logger = logging.getLogger(__name__)
 _PRESETS = ("recommended", "small", "tutorial", "all", "none")
 _PRESETS_OF_OTHERS = ("recommended", "all", "none")
 
@@ -64,6 +67,14 @@ def title(texts: Texts, who: str = "") -> Markup:
 def message(text: str, kind: str = "bad") -> Markup:
     """What came of pressing a button; `kind` is bad, good or busy."""
     return el("p", text, class_=f"gg-message gg-{kind}", role="alert" if kind == "bad" else "status")
+
+
+def failure(error: Exception, texts: Texts, doing: str) -> Markup:
+    """What a visitor sees of an error, one sentence; of one that nobody expected the log has the rest."""
+    if isinstance(error, GgufyError):
+        return message(told(error.message, texts))
+    logger.error("%s", doing, exc_info=error)
+    return message(texts["unexpected"])
 
 
 def banner(state: Preparation, texts: Texts, *, may_work: bool, notes: Iterable[str] = ()) -> Markup:
