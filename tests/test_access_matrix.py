@@ -114,7 +114,7 @@ ENDPOINTS = {
     "FollowPanel.unfollow": Row(right="own", event={"job": "x/y"}, holds="No repo is followed"),
     "ChatTab.look": Row(jobs=True),
     "ChatTab.choose": Row(data={"gg-chat-model-a": MODEL}),
-    "ChatTab.advise": Row(data={"gg-chat-model-a": MODEL, "gg-chat-think": "on"}),
+    "ChatTab.advise": Row(data={"gg-chat-model-a": MODEL, "gg-chat-sampling": "likeliest"}),
     "ChatTab.say": Row(right="chat", data=TALK, holds="llama.cpp is not ready", after="ChatTab.look"),
     "ChatTab.edit": Row(
         right="chat",

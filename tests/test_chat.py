@@ -17,7 +17,7 @@ import pytest
 from ggufy.core.errors import BusyError, ToolError, UsageError
 from ggufy.formats.gguf import read_head
 from ggufy.llama.chat.messages import Follower, clean, encode, encode_conversation
-from ggufy.llama.chat.options import ChatOptions, Model
+from ggufy.llama.chat.options import OTHER_CONTEXT, ChatOptions, Model
 from ggufy.llama.chat.process import ChatProcess, CompletionProcess
 from ggufy.llama.install import Llama
 from ggufy.models.chat_format import WORLD
@@ -283,6 +283,21 @@ def test_a_reply_streams_and_has_speeds(chats: Callable[..., Chats], endless: tu
     reading, writing = service.speeds("v", "a") or (0, 0)
     assert reading > 0 < writing
     assert service.speeds("v", "b") is None
+    used, limit = service.used("v", "a") or (0, 1)
+    assert used >= 300 and limit == 0
+
+
+def test_a_conversation_takes_more_and_more_of_a_context_with_a_limit(
+    chats: Callable[..., Chats], tmp_path: Path
+) -> None:
+    service = chats(models={"demo": chatty.write(tmp_path / "other.gguf")})
+    taken = []
+    for _ in range(2):
+        ask(service, "hello", settings=ChatSettings(length=8))
+        taken.append(service.used("v", "a") or (0, 0))
+    assert 0 < taken[0][0] < taken[1][0]
+    assert {limit for _, limit in taken} == {OTHER_CONTEXT}
+    assert service.used("v", "b") is None
 
 
 def test_stop_in_mid_reply_leaves_the_process(chats: Callable[..., Chats], endless: tuple[str, ...]) -> None:
@@ -504,6 +519,7 @@ def test_text_is_continued(chats: Callable[..., Chats]) -> None:
         assert "[end of text]" not in shown
     assert pids(service) == []
     assert service.speeds("v", "a", "text") is not None
+    assert (service.used("v", "a", "text") or (0, 1))[0] > 5
 
 
 def test_text_can_be_stopped(chats: Callable[..., Chats], endless: tuple[str, ...]) -> None:

@@ -10,6 +10,7 @@ import gradio as gr
 import pytest
 
 from ggufy.core.errors import Cancelled, UsageError
+from ggufy.models.chat_format import FORMATS
 from ggufy.service.access import Visitor
 from ggufy.ui.chat_tab import ChatTab
 from ggufy.ui.i18n import TEXTS
@@ -54,6 +55,8 @@ class Chats:
         self.back.append(kept)
 
     def speeds(self, visitor: str, side: str, mode: str) -> None: ...
+
+    def used(self, visitor: str, side: str, mode: str) -> None: ...
 
     def models(self, visitor: Visitor) -> list[str]:
         return ["a.gguf", "b.gguf"]
@@ -191,7 +194,7 @@ def test_what_no_button_says_is_harmless(tab: ChatTab, told: dict[str, Any]) -> 
 
 
 def test_what_a_browser_has_kept_comes_back(tab: ChatTab) -> None:
-    chosen = ["b.gguf", "lost.gguf", "text", "off", "", "Be brief.", 0.3, 0.5, 0.0, 0.0, 32]
+    chosen = ["b.gguf", "lost.gguf", "text", "off", "", "Be brief.", "own", 0.3, 0.5, 0.0, 0.0, 32]
     given = filled(tab) | {tab.said: {"chat": 1}, tab.chosen: chosen, tab.models[0]: ""}
     shown = tab.look(given, REQUEST, None)
     chats: Any = tab.chats
@@ -295,3 +298,35 @@ def test_a_late_look_does_not_cover_a_newer_price(form: QuantizeTab) -> None:
     (answer, _) = late
     assert "does not exist" in answer[0]
     assert answer[2] == gr.skip()
+
+
+def test_a_sampling_is_numbers_of_the_chat_format(tab: ChatTab) -> None:
+    chats: Any = tab.chats
+    numbers = dict(zip(("temperature", "top_p", "presence", "frequency"), tab.sliders, strict=False))
+
+    def advised(chat: str, **given: str) -> dict[str, float]:
+        chats.format_of = lambda model, visitor: FORMATS.get(chat)
+        chosen = tab.choose(filled(tab, **given), REQUEST, None)
+        told = {name: chosen[slider] for name, slider in numbers.items() if slider in chosen}
+        again = tab.advise(filled(tab, **given), REQUEST, None)
+        assert told == {name: again[slider] for name, slider in numbers.items() if slider in again}
+        return told
+
+    assert advised("world") == {"temperature": 1.0, "top_p": 0.5, "presence": 0.4, "frequency": 0.4}
+    assert advised("g1c") == {"temperature": 1.0, "top_p": 0.28, "presence": 0.0, "frequency": 0.0}
+    assert advised("g1c", think="on") == {"temperature": 0.96, "top_p": 0.76, "presence": 1.0, "frequency": 0.1}
+    assert advised("g1c", sampling="likeliest") == {"temperature": 0, "top_p": 1, "presence": 0, "frequency": 0}
+    assert advised("g1c", sampling="own") == {}
+    assert advised("another's") == {}
+
+
+def test_what_another_version_has_kept_is_left(tab: ChatTab) -> None:
+    kept = [option.value for option in tab.options]
+    place = tab.options.index(tab.sampling)
+    assert tab._kept(kept) == dict(zip(tab.options, kept, strict=True))
+    for other in (
+        kept[:-1],
+        kept[:place] + ["elsewhere"] + kept[place + 1 :],
+        kept[:place] + [[]] + kept[place + 1 :],
+    ):
+        assert tab._kept(other) == {}

@@ -40,6 +40,7 @@ def test_the_hub_and_this_machine_get_the_token(tmp_path: Path, endpoint: str) -
         (MIRROR, "hf-mirror.com"),
         ("https://huggingface.co.example.org/", "huggingface.co.example.org"),
         ("https://nothuggingface.co", "nothuggingface.co"),
+        ("http://127.0.0.1.example.org", "127.0.0.1.example.org"),
         ("http://0.0.0.0:8000", "0.0.0.0"),
         ("https://huggingface.co@example.org", "example.org"),
     ],

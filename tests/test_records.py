@@ -112,6 +112,26 @@ def test_a_run_that_was_never_queued_has_its_say(records: JobRecords) -> None:
     assert records.end(begun, Status.DONE, "run 2").status is Status.DONE
 
 
+def test_a_job_s_time_is_that_of_its_runs(records: JobRecords, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("ggufy.records.records.time.monotonic", lambda: now)
+    first = records.queue(job("a"), "run 1")
+    now = 100.0  # it waited for its turn
+    records.begin(first, "run 1")
+    now = 107.0
+    records.begin(first, "run 1")  # its second try
+    now = 110.0
+    assert records.end(first, Status.FAILED, "run 1", HubError("no")).took_s == 10
+    records.queue(first, "run 2")
+    assert records.end(first, Status.CANCELLED, "run 2").took_s == 10  # it had not begun
+    records.queue(first, "run 3")
+    records.begin(first, "run 3")
+    now = 112.5
+    assert records.end(first, Status.DONE, "run 3").took_s == 12.5
+    theirs = first.evolve(term=9, serial=9, took_s=20.0)
+    assert records.take_over(theirs, unsent=False).took_s == 20
+
+
 def test_an_error_is_of_the_last_run(records: JobRecords) -> None:
     first = records.queue(job("a"), "run 1")
     records.end(first, Status.FAILED, "run 1", HubError("no"))

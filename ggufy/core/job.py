@@ -258,6 +258,7 @@ class Job:
     begun: bool = False  # a run of it has been at work, so that files may be its own
     created: str = ""  # UTC, ISO 8601; for people
     updated: str = ""
+    took_s: float = 0.0  # seconds that its runs took, all together, but for those that were killed
     term: int = 0  # of the lease that it was written under, see hub/lease.py
     serial: int = 0  # how often it was written; of two records, the one with the greater (term, serial) counts
     artifacts: tuple[Artifact, ...] = ()  # products finished so far, in the order of making

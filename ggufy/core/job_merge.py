@@ -15,7 +15,8 @@ def merged(own: Job, theirs: Job, *, unsent: bool) -> Job:
     newer, older = (own, theirs) if own_is_newer else (theirs, own)
     created = min(filter(None, (own.created, theirs.created)), default="")
     begun = newer.begun or older.begun
-    found = newer.evolve(frontier=newer.frontier or older.frontier, created=created, begun=begun)
+    took_s = max(newer.took_s, older.took_s)
+    found = newer.evolve(frontier=newer.frontier or older.frontier, created=created, begun=begun, took_s=took_s)
     known, measured = {a.name for a in newer.artifacts}, {e.quant for e in newer.evaluations}
     for artifact in (a for a in older.artifacts if a.name not in known):
         found = found.with_artifact(artifact)

@@ -23,6 +23,7 @@ from ggufy.records.records import JobRecords
 from ggufy.records.run_state import RunState
 
 logger = logging.getLogger(__name__)
+TOLD = frozenset({Status.DONE, Status.FAILED, Status.PAUSED})  # ends that people want to hear of
 _BUSY_S = 5.0  # between looks at a folder that another process works in
 
 
@@ -39,8 +40,10 @@ class Worker:
         records: JobRecords,
         make_runner: Callable[[], Runner],
         wanted: Callable[[Job], bool] = lambda job: True,
+        ended: Callable[[Job], None] = lambda job: None,
     ):
         self.records = records
+        self._ended = ended  # gets the record of each job whose run came to an end, and returns at once
         self._wanted = wanted  # which unfinished jobs are taken up again
         self._make_runner = make_runner
         self._queue: deque[tuple[Job, RunState]] = deque()
@@ -179,7 +182,7 @@ class Worker:
             logger.info("shut down before llama.cpp was ready")
 
     def _run(self, runner: Runner, job: Job, live: RunState) -> None:
-        again = ""
+        again, ended = "", None
         try:
             ended = runner.run(job, live)
             known = self.records.latest(job.id)
@@ -189,9 +192,11 @@ class Worker:
             logger.info("job %s was interrupted; it resumes at the next start", job.id)
         except Exception as error:  # not even its record could be written; the next job may have more luck
             logger.exception("job %s", job.id)
-            self.records.end(job, Status.FAILED, live.run_id, error)
+            ended = self.records.end(job, Status.FAILED, live.run_id, error)
         finally:
             self._forget(job, live, again)
+        if ended is not None and not again and ended.status in TOLD:
+            self._ended(ended)
 
     def _forget(self, job: Job, live: RunState, waits_for: str) -> None:
         """After a run: the job is queued once more if it waits for something."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable
 from pathlib import PurePath
 
@@ -32,6 +33,7 @@ class JobRecords:
         self.term = 0  # of the lease that records are written under
         self._lock = threading.RLock()
         self._newest: dict[str, str] = {}  # job id -> its newest run
+        self._began: dict[str, float] = {}  # run that is at work -> when it began
         self._unwritten: dict[str, Job] = {}  # newer than the file: the disk was full
 
     # ---- reading
@@ -95,6 +97,7 @@ class JobRecords:
         """Notes that this run is at work. The record of a run that is not the newest any more stays as it is."""
         with self._lock:
             known = self.latest(job.id) or job
+            self._began.setdefault(run_id, time.monotonic())
             if not self.is_newest(job.id, run_id):
                 return known
             return self._kept(known.evolve(request=job.request, status=Status.RUNNING, error="", cause="", begun=True))
@@ -141,7 +144,10 @@ class JobRecords:
         as for Job.ended."""
         with self._lock:
             known = self.latest(job.id) or job
-            return self._kept(known.ended(status, error, folders)) if self.is_newest(job.id, run_id) else known
+            took_s = known.took_s + time.monotonic() - self._began.pop(run_id, time.monotonic())
+            if not self.is_newest(job.id, run_id):
+                return known
+            return self._kept(known.ended(status, error, folders).evolve(took_s=round(took_s, 3)))
 
     # ---- records of other machines
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from ggufy.core.errors import UsageError
 from ggufy.llama.chat.messages import clean
 from ggufy.llama.chat.options import ChatOptions
-from ggufy.models.chat_format import OFF, ON
+from ggufy.models.chat_format import OFF, ON, RwkvFormat
 
 CHAT, TEXT = "chat", "text"
 MODES = (CHAT, TEXT)
@@ -20,6 +20,9 @@ LIMITS: dict[str, tuple[float, float]] = {  # what the page's sliders allow, bot
     "frequency": (0.0, 2.0),
     "length": (1, 4096),
 }
+ADVISED, LIKELIEST, OWN = "advised", "likeliest", "own"
+SAMPLING = (ADVISED, LIKELIEST, OWN)
+PENALTY = 0.4  # of either kind, as the RWKV authors publish it for World models
 MAX_SYSTEM = 4_000  # characters
 
 
@@ -76,6 +79,18 @@ class ChatSettings:
             frequency=self.frequency,
             length=self.length,
         )
+
+
+def sampling(kind: object, chat: RwkvFormat | None, think: object) -> dict[str, float]:
+    """Numbers of ChatSettings, by their names, that one of SAMPLING means for a model that talks so: none for OWN, and
+    none where its makers' advice is not known."""
+    if kind == LIKELIEST:
+        return {"temperature": 0.0, "top_p": 1.0, "presence": 0.0, "frequency": 0.0}
+    if kind != ADVISED or chat is None:
+        return {}
+    advice = chat.sampling[ON if chat.thinks and think != OFF else OFF]
+    penalties = {name: advice.get(f"{name}_penalty", PENALTY) for name in ("presence", "frequency")}
+    return {"temperature": advice["temperature"], "top_p": advice["top_p"], **penalties}
 
 
 def _number(name: str, value: object) -> float:

@@ -22,6 +22,7 @@ class Conversation:
 
     turns: list[Turn] = field(default_factory=list)
     speeds: tuple[float, float] | None = None
+    used: tuple[int, int] | None = None  # tokens of the context, and how many there may be; 0: as many as it likes
     stopped: bool = False  # the reply that is being made is to end
     busy: threading.Lock = field(default_factory=threading.Lock)
 

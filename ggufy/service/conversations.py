@@ -105,6 +105,12 @@ class Chats:
         conversation = self._conversations.get((visitor, side, mode))
         return conversation.speeds if conversation else None
 
+    def used(self, visitor: str, side: str, mode: str = CHAT) -> tuple[int, int] | None:
+        """Tokens of the context after the last reply, and how many there may be (0: as many as the model likes); None
+        while they are not known."""
+        conversation = self._conversations.get((visitor, side, mode))
+        return conversation.used if conversation else None
+
     def kept(self, visitor: str) -> dict[str, dict[str, list[Turn]]]:
         """Mode → side → what was said, for the visitor's browser to keep."""
         return {mode: {side: self.turns(visitor, side, mode) for side in SIDES} for mode in MODES}
@@ -149,7 +155,7 @@ class Chats:
         if not conversation.busy.acquire(blocking=False):
             raise BusyError("the reply before this one is still being made: wait for it, or stop it.")
         try:
-            conversation.stopped, conversation.speeds = False, None
+            conversation.stopped, conversation.speeds, conversation.used = False, None, None
             conversation.ask(text, turn)
             yield
             yield from self._reply(conversation, path, settings, session, lambda: conversation.stopped or stopped())
@@ -205,6 +211,8 @@ class Chats:
                         conversation.put("", "")  # the model chose to say nothing
                         yield
                     conversation.speeds = chat_backend.speeds
+                    if chat_backend.used is not None:
+                        conversation.used = chat_backend.used, chat_backend.model.context
                     conversation.trim()
                 return
             except ProcessExited:  # it had ended since it was last used, and the question never reached it

@@ -36,6 +36,7 @@ from ggufy.service.machine_load import LoadMeter
 from ggufy.service.model_cache import ModelCache
 from ggufy.service.preparation import Preparation, Preparer
 from ggufy.service.strangers import check_count, for_stranger
+from ggufy.service.webhook import Webhook
 from ggufy.sources.format import Report
 from ggufy.sources.inspect import inspect
 from ggufy.sources.locate import models_in
@@ -58,7 +59,12 @@ class Services:
         self.settings = settings
         self.workspace = connect(settings)
         records = self.workspace.records
-        self.worker = Worker(records=records, make_runner=self._make_runner, wanted=self.workspace.ours)
+        self.worker = Worker(
+            records=records,
+            make_runner=self._make_runner,
+            wanted=self.workspace.ours,
+            ended=Webhook(settings.webhook).tell,
+        )
         self._stopping = threading.Event()
         self.limit = resources.thread_limit(settings.threads, settings.cpu_percent)
         self._preparer = Preparer(settings)

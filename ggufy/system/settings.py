@@ -25,12 +25,14 @@
 | GGUFY_PASSWORD     | elsewhere: what the page asks for before it shows anything  |                      |
 | GGUFY_TRUSTED_NETWORK | 1: elsewhere, whoever reaches the page may do everything |                      |
 | GGUFY_API_KEY      | the key that requests to `ggufy serve` have to give         |                      |
+| GGUFY_WEBHOOK      | address that the page tells how jobs end, by a POST of JSON |                      |
 | GGUFY_HOSTS        | elsewhere: more names that the page is reached by: a.b,*.c  | its own              |
 """
 
 from __future__ import annotations
 
 import importlib.util
+import ipaddress
 import logging
 import os
 import re
@@ -49,32 +51,6 @@ from ggufy.system.resources import AUTOMATIC
 from ggufy.system.user_paths import user_path
 
 logger = logging.getLogger(__name__)
-VARIABLES = (
-    "GGUFY_OUT",
-    "GGUFY_CACHE",
-    "GGUFY_LLAMA_DIR",
-    "GGUFY_THREADS",
-    "GGUFY_CPU_PERCENT",
-    "HF_TOKEN",
-    "HF_ENDPOINT",
-    "GGUFY_TOKEN_TO_MIRROR",
-    "MODELSCOPE_API_TOKEN",
-    "MODELSCOPE_ENDPOINT",
-    "GGUFY_HUB",
-    "GGUFY_COMMITS",
-    "GGUFY_LEASE",
-    "GRADIO_SERVER_NAME",
-    "GRADIO_SERVER_PORT",
-    "SPACE_ID",
-    "SYSTEM",
-    "GGUFY_OWNERS",
-    "GGUFY_CHAT",
-    "GGUFY_OPEN",
-    "GGUFY_PASSWORD",
-    "GGUFY_TRUSTED_NETWORK",
-    "GGUFY_API_KEY",
-    "GGUFY_HOSTS",
-)
 HUB_LOCAL, HUB_HF, HUB_MODELSCOPE = "local", "hf", "modelscope"
 HUBS = (HUB_LOCAL, HUB_HF, HUB_MODELSCOPE, f"{HUB_HF},{HUB_MODELSCOPE}")
 # What pip may need to reach its index; nothing else, and never a Hugging Face token, goes to it.
@@ -120,6 +96,7 @@ class Settings:
     chat_for_all: bool = False  # on a Space: visitors may chat
     password: str = field(default="", repr=False)  # elsewhere: of the page
     api_key: str = field(default="", repr=False)  # of the server that `serve` starts
+    webhook: str = field(default="", repr=False)  # address that hears how jobs end; often it is a secret
     trusted_network: bool = False  # elsewhere: whoever reaches the page may use it
     hosts: frozenset[str] = frozenset()  # elsewhere: more names of the page, in small letters; `*.` stands for any
     hub_only: bool = False  # sources are the demo or on a hub: see for_strangers
@@ -169,6 +146,7 @@ class Settings:
             open_to_all=env.get("GGUFY_OPEN") == "1",
             password=env.get("GGUFY_PASSWORD", "").strip(),
             api_key=env.get("GGUFY_API_KEY", "").strip(),
+            webhook=_webhook(env),
             trusted_network=env.get("GGUFY_TRUSTED_NETWORK") == "1",
             hosts=_names(env.get("GGUFY_HOSTS", "").lower()),
         )
@@ -178,6 +156,7 @@ class Settings:
         remember(self.modelscope_token)
         remember(self.password)
         remember(self.api_key)
+        remember(self.webhook)
 
     def for_strangers(self) -> Settings:
         """What their jobs are made and run with, and their sources looked at: without the token, and without files or
@@ -259,8 +238,16 @@ def modelscope_endpoint() -> str:
 def _mirror(env: Mapping[str, str]) -> str:
     """The host that HF_ENDPOINT names, if it is none that a token is meant for: somebody else's sees what it gets."""
     host = _host(env.get("HF_ENDPOINT", ""))
-    own = host in ("", "huggingface.co", "localhost") or host.endswith(".huggingface.co") or host.startswith("127.")
+    own = host in ("", "huggingface.co") or host.endswith(".huggingface.co") or _is_local(host)
     return "" if own or env.get("GGUFY_TOKEN_TO_MIRROR") == "1" else host
+
+
+def _is_local(host: str) -> bool:
+    """True for a name or address that is this machine's alone."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _host(address: str) -> str:
@@ -268,6 +255,15 @@ def _host(address: str) -> str:
         return (urlsplit(address.strip()).hostname or "").rstrip(".")
     except ValueError:  # the client says what is wrong with it
         return ""
+
+
+def _webhook(env: Mapping[str, str]) -> str:
+    """Raises UsageError, which does not quote it, for an address on whose way others could read along."""
+    text = env.get("GGUFY_WEBHOOK", "").strip()
+    scheme, host = text.partition("://")[0].lower(), _host(text)
+    if text and not (host and (scheme == "https" or (scheme == "http" and _is_local(host)))):
+        raise UsageError("GGUFY_WEBHOOK is no https:// address: give one; http:// is for this machine only.")
+    return text
 
 
 def _token(env: Mapping[str, str], variable: str) -> str | None:

@@ -141,13 +141,7 @@ class _Api:
             The job's id and status; while its tool is ending, the status is still running.
         """
 
-        def work() -> dict[str, Any]:
-            visitor = visitor_of(self.services, request, profile)
-            job = self._view(job_id, visitor).job
-            self.services.cancel(job.id, visitor)
-            return _record(self._view(job.id, visitor).job)
-
-        return _told(work)
+        return self._act(self.services.cancel, job_id, visitor_of(self.services, request, profile))
 
     def resume_job(self, request: gr.Request, profile: Profile, job_id: str) -> dict[str, Any]:
         """Goes on with a job that was paused or cancelled, or has failed; its finished files are kept.
@@ -159,13 +153,7 @@ class _Api:
             The job's id and status.
         """
 
-        def work() -> dict[str, Any]:
-            visitor = visitor_of(self.services, request, profile)
-            job = self._view(job_id, visitor).job
-            self.services.retry(job.id, visitor)
-            return _record(self._view(job.id, visitor).job)
-
-        return _told(work)
+        return self._act(self.services.retry, job_id, visitor_of(self.services, request, profile))
 
     def list_results(self, request: gr.Request, profile: Profile, job_id: str) -> list[dict[str, Any]]:
         """Lists the finished files of a job.
@@ -183,6 +171,16 @@ class _Api:
             view = self.services.detailed(view, log=False)
             repo = repo_address(view.job)
             return [dict(row) | {"link": file_link(view.job.id, row["file"], repo=repo)} for row in view.files]
+
+        return _told(work)
+
+    def _act(self, change: Callable[[str, Visitor], None], job_id: str, visitor: Visitor) -> dict[str, Any]:
+        """What becomes of a job."""
+
+        def work() -> dict[str, Any]:
+            job = self._view(job_id, visitor).job
+            change(job.id, visitor)
+            return _record(self._view(job.id, visitor).job)
 
         return _told(work)
 

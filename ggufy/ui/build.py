@@ -37,7 +37,7 @@ from ggufy.ui.jobs_panel import JobsPanel
 from ggufy.ui.quantize_tab import QuantizeTab
 from ggufy.ui.server import PageServer
 from ggufy.ui.visitors import Profile, visitor_of, visitor_of_route
-from ggufy.ui.wiring import HERE, OWN, QUIET
+from ggufy.ui.wiring import HERE, OWN, QUIET, script
 
 logger = logging.getLogger(__name__)
 _QUEUE_S = 0.02  # between two looks of gradio's queue at itself: its own thousand a second take 5 % of a core for ever
@@ -49,8 +49,7 @@ def build(services: Services) -> gr.Blocks:
     """The page, not served yet."""
     i18n = gr.I18n(**_translations())
     with gr.Blocks(title="ggufy", analytics_enabled=False) as page:
-        header_js = (HERE / "header.js").read_text(encoding="utf-8")
-        header = gr.HTML(parts.header(TEXTS["en"]), js_on_load=header_js, elem_id="gg-head", **OWN)
+        header = gr.HTML(parts.header(TEXTS["en"]), js_on_load=script("header"), elem_id="gg-head", **OWN)
         if services.settings.login:
             gr.LoginButton(visible=False)  # with it in the page, gradio serves the sign-in; the header links to it
         banner = JobsPanel.banner_above()
@@ -107,13 +106,12 @@ def serve(services: Services) -> PageServer:
 def make_app(services: Services) -> FastAPI:
     """The page with all its routes, and with what stands before them."""
     settings, page, key = services.settings, build(services), secrets.token_urlsafe()
-    script = (HERE / "language.js").read_text(encoding="utf-8")
 
     def cookies() -> tuple[list[str], set[str]]:
         names = [f"access-token-{inner.cookie_id}", f"access-token-unsecure-{inner.cookie_id}"]
         return names, {*inner.tokens}
 
-    middleware = [Middleware(EarlyScript, script)]
+    middleware = [Middleware(EarlyScript, script("early"))]
     if settings.password and not settings.space_id:
         middleware.insert(0, Middleware(Locked, settings.password, key, cookies))
     if not settings.space_id:
@@ -202,6 +200,8 @@ def _theme() -> gr.themes.Base:
         body_background_fill_dark="*neutral_950",
         block_background_fill="transparent",
         block_background_fill_dark="transparent",
+        body_text_color_subdued="var(--gg-quiet)",
+        body_text_color_subdued_dark="var(--gg-quiet)",
         block_border_width="0px",
         block_padding="0px",
         block_info_text_size="12.5px",

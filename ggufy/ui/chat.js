@@ -40,18 +40,6 @@ turns.addEventListener("scroll", () => {
   follow = turns.scrollTop + turns.clientHeight > turns.scrollHeight - 40;
 });
 
-// Browsers have a clipboard for pages of https and localhost only; elsewhere there is the old way.
-const copy = async (text) => {
-  if (navigator.clipboard) return navigator.clipboard.writeText(text);
-  const field = document.createElement("textarea");
-  field.value = text;
-  field.style.cssText = "position: fixed; opacity: 0";
-  document.body.append(field);
-  field.select();
-  const done = document.execCommand("copy");
-  field.remove();
-  if (!done) throw new Error("not allowed");
-};
 const download = () => {
   const { title, labels, turns: said } = props.log;
   const parts = said.map(({ role, text }) => `## ${role === "user" ? labels.user : labels.model}\n\n${text}\n`);
@@ -85,7 +73,7 @@ const actions = {
   edit,
   async copy(turn, text, pressed) {
     const { copy: label, copied, copy_failed: failed } = props.log.labels;
-    pressed.textContent = await copy(text).then(() => copied, () => failed);
+    pressed.textContent = await window.ggufy.copy(text).then(() => copied, () => failed);
     pressed.focus();
     setTimeout(() => (pressed.textContent = label), 2000);
   },

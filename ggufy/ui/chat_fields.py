@@ -7,11 +7,11 @@ from typing import Any, TypeAlias
 import gradio as gr
 
 from ggufy.models.chat_format import OFF
-from ggufy.service.chat_settings import LIMITS, THINKING, ChatSettings
+from ggufy.service.chat_settings import LIMITS, PENALTY, SAMPLING, THINKING, ChatSettings
 from ggufy.service.conversations import SIDES
 from ggufy.ui import chat_parts
 from ggufy.ui.i18n import TEXTS
-from ggufy.ui.wiring import HERE, OWN
+from ggufy.ui.wiring import OWN, script
 
 Given: TypeAlias = dict[Any, Any]  # field -> what it holds
 NONE = ""
@@ -20,8 +20,8 @@ LENGTH, MOST_TOKENS = 256, 2048  # of a reply: as a visitor finds it, and for on
 SLIDERS = (
     ("temperature", 1.0, 0.05),
     ("top_p", 0.5, 0.05),
-    ("presence", 0.4, 0.05),
-    ("frequency", 0.4, 0.05),
+    ("presence", PENALTY, 0.05),
+    ("frequency", PENALTY, 0.05),
     ("length", LENGTH, 16),
 )
 _LOG = """\
@@ -48,7 +48,7 @@ class ChatFields:
             self._entry(i18n)
             with gr.Accordion(i18n("chat_options"), open=False, elem_id="gg-chat-options"):
                 self._options(i18n)
-        self.options = [*self.models, self.mode, self.think, self.state, self.system, *self.sliders]
+        self.options = [*self.models, self.mode, self.think, self.state, self.system, self.sampling, *self.sliders]
 
     def _models(self, i18n: gr.I18n) -> None:
         with gr.Row(elem_id="gg-chat-models"):
@@ -83,7 +83,6 @@ class ChatFields:
 
     def _logs(self) -> None:
         self.columns, self.logs = [], []
-        script = (HERE / "chat.js").read_text(encoding="utf-8")
         with gr.Row(equal_height=True, elem_id="gg-chat-logs"):
             for side in SIDES:
                 with gr.Column(visible=side == SIDES[0], min_width=300) as column:
@@ -91,7 +90,7 @@ class ChatFields:
                         gr.HTML(
                             log=chat_parts.log([], TEXTS["en"], side=side),
                             html_template=_LOG,
-                            js_on_load=script,
+                            js_on_load=script("chat"),
                             elem_id=f"gg-chat-log-{side}",
                             **OWN,
                         )
@@ -114,6 +113,12 @@ class ChatFields:
 
     def _options(self, i18n: gr.I18n) -> None:
         self.system = gr.Textbox("", label=i18n("chat_system"), lines=2, max_lines=6, elem_id="gg-chat-system")
+        self.sampling = gr.Radio(
+            [(i18n(f"chat_sampling_{kind}"), kind) for kind in SAMPLING],
+            value=SAMPLING[0],
+            label=i18n("chat_sampling"),
+            elem_id="gg-chat-sampling",
+        )
         with gr.Row():
             self.sliders = [
                 gr.Slider(

@@ -25,19 +25,21 @@ def log(
     side: str = "",
     title: str = "",
     speeds: tuple[float, float] | None = None,
+    used: tuple[int, int] | None = None,
     coming: bool = False,
     plain: bool = False,
 ) -> dict[str, Any]:
-    """All turns, oldest first, as HTML and as what was said, and how fast the last reply was. `coming` is whether a
-    reply is being made; `plain` replies are no Markdown."""
-    told = list(turns)
-    speed = ""
+    """All turns, oldest first, as HTML and as what was said, how fast the last reply was, and how much of the context
+    is `used`. `coming` is whether a reply is being made; `plain` replies are no Markdown."""
+    told, notes = list(turns), []
     if speeds:
-        speed = texts["chat_speed"].format(prompt=f"{speeds[0]:.0f}", generation=f"{speeds[1]:.0f}")
+        notes.append(texts["chat_speed"].format(prompt=f"{speeds[0]:.0f}", generation=f"{speeds[1]:.0f}"))
+    if used:
+        notes.append(texts["chat_context" if used[1] else "chat_context_open"].format(used=used[0], limit=used[1]))
     return {
         "side": side,
         "title": title,
-        "note": speed,
+        "note": " · ".join(notes),
         "coming": coming,
         "labels": {label: texts[f"chat_{label}"] for label in _LABELS},
         "turns": [

@@ -16,17 +16,16 @@ from typing import Any
 
 import gradio as gr
 
-from ggufy.core.errors import BusyError, Cancelled, GgufyError, UsageError
-from ggufy.models.chat_format import OFF, ON
+from ggufy.core.errors import BusyError, Cancelled, UsageError
+from ggufy.models.chat_format import OFF, RwkvFormat
 from ggufy.service.access import Visitor, check_chat, may_chat
-from ggufy.service.chat_settings import TEXT
+from ggufy.service.chat_settings import OWN, SAMPLING, TEXT, sampling
 from ggufy.service.conversation import same_question
 from ggufy.service.conversations import SIDES
 from ggufy.service.service import Services
 from ggufy.ui import chat_parts, parts
 from ggufy.ui.chat_fields import LENGTH, MOST_TOKENS, NONE, SLIDERS, ChatFields, Given
 from ggufy.ui.i18n import Texts, texts_of
-from ggufy.ui.messages import told
 from ggufy.ui.turns import Turn, Turns
 from ggufy.ui.visitors import Profile, visitor_of
 from ggufy.ui.wiring import QUIET
@@ -57,13 +56,14 @@ class ChatTab(ChatFields):
 
     def connect(self) -> None:
         asked = {*self.options}
-        shown = [*self.columns, *self.logs, self.hint, self.think, self.state]
+        shown = [*self.columns, *self.logs, self.hint, self.think, self.state, *self.sliders]
         told = [self.message, *self.logs, self.hint, self.said]
         looked = [*dict.fromkeys([*self.options, *shown, self.send])]
         self.tab.select(self.look, {*asked, self.said, self.chosen}, looked, **QUIET)
         gr.on([model.input for model in self.models], self.choose, asked, shown, **QUIET)
         self.mode.input(self.switch, asked, shown, **QUIET)
-        self.think.input(self.advise, [self.models[0], self.think], self.sliders, **QUIET)
+        gr.on([self.think.input, self.sampling.input], self.advise, asked, self.sliders, **QUIET)
+        gr.on([one.input for one in self.sliders[:-1]], None, None, self.sampling, js=f"() => '{OWN}'", **QUIET)
         changes = [option.change for option in self.options]
         gr.on(changes, None, self.options, self.chosen, js="(...chosen) => [chosen]", **QUIET)
         gr.on([self.message.submit, self.send.click], self.say, {*asked, self.message}, told, js=_TAKE, **_STREAM)
@@ -104,7 +104,7 @@ class ChatTab(ChatFields):
             self.settings(kept)
         except UsageError:  # of another version, or written by somebody
             return {}
-        return kept
+        return kept if kept[self.sampling] in SAMPLING else {}
 
     def choose(self, given: Given, request: gr.Request, profile: Profile) -> dict[Any, Any]:
         """Shows one column or two, what is missing, the switch if one of the models thinks, and the first's states."""
@@ -119,7 +119,17 @@ class ChatTab(ChatFields):
             self.hint: parts.note(texts["chat_ready" if first else "chat_empty"]),
             self.think: gr.Radio(value=given[self.think], visible=thinks),
             self.state: picker,
+            **self._sampled(given, visitor),
         }
+
+    def _format(self, given: Given, visitor: Visitor) -> RwkvFormat | None:
+        first = given[self.models[0]]
+        return self.chats.format_of(first, visitor) if isinstance(first, str) else None
+
+    def _sampled(self, given: Given, visitor: Visitor) -> dict[Any, Any]:
+        """The numbers that the choice of sampling means for the first model."""
+        numbers = sampling(given[self.sampling], self._format(given, visitor), given[self.think])
+        return {one: numbers[name] for (name, _, _), one in zip(SLIDERS, self.sliders, strict=True) if name in numbers}
 
     def switch(self, given: Given, request: gr.Request, profile: Profile) -> dict[Any, Any]:
         """Shows the conversation of the other mode; this one's stays as it is, and comes back with its mode."""
@@ -127,15 +137,12 @@ class ChatTab(ChatFields):
         self.chats.stop(str(request.session_hash))
         return self.choose(given, request, profile)
 
-    def advise(self, first: Any, think: Any, request: gr.Request, profile: Profile) -> list[Any]:
-        """Puts the options to what the makers of the first model advise for thinking, or for not thinking."""
+    def advise(self, given: Given, request: gr.Request, profile: Profile) -> dict[Any, Any]:
+        """Puts the options to what the sampling means, and gives thoughts room."""
         visitor = visitor_of(self.services, request, profile)
-        chat = self.chats.format_of(first, visitor) if isinstance(first, str) else None
-        if chat is None or not chat.thinks:
-            return [gr.skip()] * len(SLIDERS)
-        advice = chat.sampling[OFF if think == OFF else ON]
-        numbers = [advice[name] for name in ("temperature", "top_p", "presence_penalty", "frequency_penalty")]
-        return [*numbers, LENGTH if think == OFF else MOST_TOKENS]
+        chat = self._format(given, visitor)
+        length = {self.sliders[-1]: LENGTH if given[self.think] == OFF else MOST_TOKENS}
+        return (length if chat is not None and chat.thinks else {}) | self._sampled(given, visitor)
 
     def say(self, given: Given, request: gr.Request, profile: Profile) -> Iterator[dict[Any, Any]]:
         """Sends the message to the chosen quants in turn, and shows their replies as they come."""
@@ -191,11 +198,8 @@ class ChatTab(ChatFields):
                 hint = ""
             except Cancelled:  # what came until then stays
                 hint = ""
-            except GgufyError as error:
-                hint = parts.message(told(error.message, texts))
-            except Exception:  # one of the three edges: a visitor sees a sentence, the log has the rest
-                logger.exception("a reply could not be made")
-                hint = parts.message(texts["unexpected"])
+            except Exception as error:  # one of the three edges
+                hint = parts.failure(error, texts, "a reply could not be made")
             if turn.left:  # another one is shown by now
                 yield box
             else:
@@ -252,6 +256,7 @@ class ChatTab(ChatFields):
         for side, log, model in zip(SIDES, self.logs, self.models, strict=True):
             turns, speeds = self.chats.turns(session, side, mode), self.chats.speeds(session, side, mode)
             words = {"side": side, "title": str(given[model]), "plain": mode == TEXT}
+            words["used"] = self.chats.used(session, side, mode)
             shown[log] = gr.HTML(log=chat_parts.log(turns, texts, speeds=speeds, coming=coming, **words))
         return shown
 

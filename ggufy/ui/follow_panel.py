@@ -9,7 +9,6 @@ from typing import Any
 
 import gradio as gr
 
-from ggufy.core.errors import GgufyError
 from ggufy.core.words import human_time
 from ggufy.jobs.follow import DEFAULT_EVERY, next_look
 from ggufy.jobs.values import LONGEST
@@ -24,7 +23,7 @@ from ggufy.ui.job_facts import age
 from ggufy.ui.messages import told
 from ggufy.ui.quantize_tab import QuantizeTab
 from ggufy.ui.visitors import Profile, visitor_of
-from ggufy.ui.wiring import HERE, OWN, QUEUED, QUIET
+from ggufy.ui.wiring import OWN, QUEUED, QUIET, script
 
 logger = logging.getLogger(__name__)
 _EVERY = ("30m", DEFAULT_EVERY, "1d")
@@ -37,8 +36,7 @@ class FollowPanel:
         self.services = services
         anybody = services.settings.space_id is None
         with gr.Accordion(i18n("followed"), open=False, visible=anybody, elem_id="gg-follow") as self.box:
-            script = (HERE / "actions.js").read_text(encoding="utf-8")
-            self.list = gr.HTML(js_on_load=script, elem_id="gg-followed", **OWN)
+            self.list = gr.HTML(js_on_load=script("actions"), elem_id="gg-followed", **OWN)
             self.source = gr.Textbox(
                 label=i18n("follow_source"),
                 info=i18n("follow_source_info"),
@@ -102,11 +100,8 @@ class FollowPanel:
         """What `work` says, or what went wrong, and the list."""
         try:
             said = work()
-        except GgufyError as error:
-            said = parts.message(told(error.message, texts))
-        except Exception:  # one of the three edges: a visitor sees a sentence, the log has the rest
-            logger.exception("a repo could not be followed")
-            said = parts.message(texts["unexpected"])
+        except Exception as error:  # one of the three edges
+            said = parts.failure(error, texts, "a repo could not be followed")
         return [said, self._listed(texts, visitor)]
 
     def _listed(self, texts: Texts, visitor: Visitor) -> Markup:

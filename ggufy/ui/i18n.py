@@ -2,7 +2,7 @@
 
 `TEXTS[language][key]`; keys are the same in both, and `{…}` in a text is filled with `str.format`. The browser's
 language decides, unless the visitor has chosen one: the choice is a cookie, which `texts_of` reads for what the server
-writes, and which language.js tells gradio's own components. A language is one file, texts_LANGUAGE.toml, and its name
+writes, and which early.js tells gradio's own components. A language is one file, texts_LANGUAGE.toml, and its name
 in `TEXTS`. What errors say is not here, as they come from everywhere: see messages.py.
 """
 

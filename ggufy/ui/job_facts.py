@@ -7,6 +7,7 @@ from pathlib import PurePath
 
 from ggufy.core.job import RESTING, Job, Request
 from ggufy.core.outputs import GGUF
+from ggufy.core.words import human_time
 from ggufy.core.writing import warn_of_texts
 from ggufy.quantize.search import target
 from ggufy.ui.i18n import Texts
@@ -26,7 +27,7 @@ def model_facts(request: Request, texts: Texts) -> tuple[str, ...]:
 
 
 def job_facts(job: Job, texts: Texts, now: datetime) -> tuple[str, ...]:
-    """Quants, imatrix, age."""
+    """Quants, imatrix, age, and how long it took."""
     request = job.request
     quants = texts["quants"].format(count=len(request.quants))
     if len(request.quants) <= _NAMED:
@@ -35,6 +36,7 @@ def job_facts(job: Job, texts: Texts, now: datetime) -> tuple[str, ...]:
         texts["sizes_only"] if request.analysed and not quants else quants or texts["quants"].format(count=0),
         texts[f"imatrix_{request.imatrix}"],
         age(job.updated if job.status in RESTING else job.created, texts, now),
+        *((texts["took"].format(time=human_time(job.took_s)),) if job.status in RESTING and job.took_s else ()),
     )
 
 

@@ -24,8 +24,20 @@ const tellNews = () => {
   const fresh = Object.keys(now).filter((job) => ended && ended[job] !== now[job]);
   ended = now;
   if (fresh.length) spoken.textContent = fresh.map((job) => now[job]).join(". ");
-  if (fresh.length && !document.hasFocus()) title = spoken.textContent;
+  if (fresh.length && !document.hasFocus()) {
+    title = spoken.textContent;
+    notify(title);
+  }
   document.title = [title || (piece.dataset.percent && `${piece.dataset.percent} %`), "ggufy"].filter(Boolean).join(" · ");
+};
+// Some browsers let only a service worker notify.
+const notify = (text) => {
+  if (window.ggufy?.chosen("notify") !== "on" || window.Notification?.permission !== "granted") return;
+  try {
+    new Notification("ggufy", { body: text }).onclick = () => window.focus();
+  } catch (error) {
+    console.info(error.message);
+  }
 };
 let title = "";
 window.addEventListener("focus", () => {
@@ -186,13 +198,10 @@ const settle = () => {
   column.querySelectorAll(".gg-steps").forEach(follow);
 };
 
-// Browsers have a clipboard for pages of https and localhost only; elsewhere there is the old way.
 const copy = async (button) => {
-  const line = button.parentElement.querySelector("code");
-  getSelection().selectAllChildren(line);
-  const old = () => document.execCommand("copy") || Promise.reject(new Error("not allowed"));
+  const text = button.parentElement.querySelector("code").textContent;
   const { copied, failed } = button.dataset;
-  spoken.textContent = await (navigator.clipboard?.writeText(line.textContent) ?? old()).then(() => copied, () => failed);
+  spoken.textContent = await window.ggufy.copy(text).then(() => copied, () => failed);
   button.textContent = spoken.textContent;
 };
 

@@ -24,6 +24,7 @@ import gradio as gr
 
 from ggufy.core.errors import GgufyError
 from ggufy.core.job import RESTING, Status
+from ggufy.jobs.queue import TOLD
 from ggufy.jobs.results import models as model_rows
 from ggufy.service.access import Visitor, is_owner, may_chat, may_work
 from ggufy.service.job_views import JobView
@@ -38,7 +39,7 @@ from ggufy.ui.job_parts import Piece
 from ggufy.ui.messages import told
 from ggufy.ui.models import SECTIONS, Model, by_model, deletable, kept_where, model_card
 from ggufy.ui.visitors import Profile, visitor_of
-from ggufy.ui.wiring import HERE, OWN, QUIET
+from ggufy.ui.wiring import OWN, QUIET, script
 
 POLL_S = 1.0
 PAGE = 20  # models that are listed, and as many more each time that somebody asks
@@ -89,12 +90,12 @@ class JobsPanel:
         self._made: OrderedDict[tuple[Any, ...], tuple[tuple[JobView, ...], list[Piece]]] = OrderedDict()
         self._grouped: tuple[tuple[JobView, ...], list[Model]] = ((), [])
         self._lock = threading.Lock()
-        self.head = gr.HTML(js_on_load=_script("actions"), elem_id="gg-machine", **OWN)
+        self.head = gr.HTML(js_on_load=script("actions"), elem_id="gg-machine", **OWN)
         self.jobs = gr.HTML(
             {"shown": "", "opened": {}, "count": PAGE},
             patch={},
             html_template='<section class="gg-jobs"></section><p class="gg-spoken" aria-live="polite"></p>',
-            js_on_load=_script("jobs"),
+            js_on_load=script("jobs"),
             elem_id="gg-jobs",
             **OWN,
         )
@@ -102,7 +103,7 @@ class JobsPanel:
 
     @staticmethod
     def banner_above() -> gr.HTML:
-        return gr.HTML(js_on_load=_script("actions"), elem_id="gg-banner", **OWN)
+        return gr.HTML(js_on_load=script("actions"), elem_id="gg-banner", **OWN)
 
     def connect(self, page: gr.Blocks, banner: gr.HTML) -> None:
         self.drawn = [banner, self.head, self.jobs, self.seen]
@@ -159,7 +160,9 @@ class JobsPanel:
         """Banner, the machine's line and the jobs, as far as this tab does not show them already."""
         texts, visitor, services = texts_of(request), visitor_of(self.services, request, profile), self.services
         may = may_work(visitor, services.settings)
-        banner = parts.banner(services.preparation, texts, may_work=may, notes=self._notes(texts, may=may))
+        tokenless = may and services.settings.space_id and services.settings.hf_token is None
+        notes = [texts["space_no_token"]] if tokenless else []
+        banner = parts.banner(services.preparation, texts, may_work=may, notes=notes)
         single = [banner, job_parts.head(services.machine(), texts, may_work=may)]
         now, before = [_digest(text) for text in single], seen if isinstance(seen, list) else []
         fresh = [text if before[i : i + 1] != now[i : i + 1] else gr.skip() for i, text in enumerate(single)]
@@ -188,7 +191,7 @@ class JobsPanel:
 
     def _news(self, models: Sequence[Model], texts: Texts) -> Piece:
         """How the last jobs ended, by their ids, and the percentage of the one that runs."""
-        ended = [v for model in models for v in model.views if v.job.status in (Status.DONE, Status.FAILED)]
+        ended = [v for model in models for v in model.views if v.job.status in TOLD]
         last = heapq.nlargest(_NEWS, ended, key=lambda view: view.job.updated)
         told = {v.job.id: f"{v.job.request.name}: {texts[f'status_{v.job.status}']}" for v in last}
         first = models[0].lead
@@ -277,16 +280,6 @@ class JobsPanel:
         )
         return replace(model, views=found), whole
 
-    def _notes(self, texts: Texts, *, may: bool) -> list[str]:
-        """What a Space's visitor, or its owner, should know."""
-        settings = self.services.settings
-        notes = []
-        if not may:
-            notes.append(f"{texts['space_closed']} {texts['space_sign_in' if settings.login else 'space_no_login']}")
-        if may and settings.space_id and settings.hf_token is None:
-            notes.append(texts["space_no_token"])
-        return notes
-
 
 def patch_of(pieces: Sequence[Piece], shown: str) -> dict[str, Any]:
     """What a tab has to change that shows the pieces with these digests: the order of all, and those that are new;
@@ -308,7 +301,3 @@ def _kinds(view: JobView, opened: Collection[str]) -> set[str]:
 
 def _digest(text: str) -> str:
     return hashlib.blake2s(text.encode(), digest_size=6).hexdigest()
-
-
-def _script(name: str) -> str:
-    return (HERE / f"{name}.js").read_text(encoding="utf-8")

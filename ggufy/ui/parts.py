@@ -6,9 +6,11 @@ drawn again. `data-action` and `data-job` are what a button reports.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 
 from ggufy.core.catalog import SMALL, TUTORIAL, QuantType
+from ggufy.core.errors import GgufyError
 from ggufy.core.metrics import memory_needed
 from ggufy.core.outputs import GGUF, names_of_output
 from ggufy.core.words import human_size
@@ -19,13 +21,26 @@ from ggufy.service.preparation import Preparation
 from ggufy.ui.i18n import Texts, advice_key
 from ggufy.ui.messages import told
 
+logger = logging.getLogger(__name__)
 _PRESETS = ("recommended", "small", "tutorial", "all", "none")
 _PRESETS_OF_OTHERS = ("recommended", "all", "none")
 
 
 def header(texts: Texts, *, login: bool = False, name: str = "") -> Markup:
-    """The page's name; the other language; on a Space, signing in and out."""
+    """The page's name; notifications, theme and language; on a Space, signing in and out."""
+    themes = [el("option", texts[f"theme_{name or 'system'}"], value=name) for name in ("", "light", "dark")]
+    theme = el("select", *themes, aria_label=texts["theme"], class_="gg-link")
     other = el("button", texts["other_language"], type="button", data_language=texts["other_code"], class_="gg-link")
+    notify = el(
+        "button",
+        texts["notify"],
+        type="button",
+        hidden=True,
+        title=texts["notify_info"],
+        data_notify="",
+        data_denied=texts["notify_denied"],
+        class_="gg-link",
+    )
     sign = None
     if login:
         way = ("logout", texts["sign_out"].format(name=name)) if name else ("login/huggingface", texts["sign_in"])
@@ -34,7 +49,7 @@ def header(texts: Texts, *, login: bool = False, name: str = "") -> Markup:
         "header",
         el("h1", el("span", "gguf", class_="gg-mark"), "y"),
         el("p", texts["tagline"]),
-        el("span", sign, other, class_="gg-right gg-header-links"),
+        el("span", sign, notify, theme, other, class_="gg-right gg-header-links"),
         class_="gg-header",
     )
 
@@ -44,14 +59,22 @@ def note(text: str) -> Markup:
     return el("p", text, class_="gg-quiet gg-numbers gg-note") if text else Markup("")
 
 
-def title(texts: Texts) -> Markup:
-    """Heading of the form."""
-    return el("h2", texts["new_job"])
+def title(texts: Texts, who: str = "") -> Markup:
+    """Heading of the form, and who may use it."""
+    return join(el("h2", texts["new_job"]), el("p", who, class_="gg-hint gg-who", role="note") if who else None)
 
 
 def message(text: str, kind: str = "bad") -> Markup:
     """What came of pressing a button; `kind` is bad, good or busy."""
     return el("p", text, class_=f"gg-message gg-{kind}", role="alert" if kind == "bad" else "status")
+
+
+def failure(error: Exception, texts: Texts, doing: str) -> Markup:
+    """What a visitor sees of an error, one sentence; of one that nobody expected the log has the rest."""
+    if isinstance(error, GgufyError):
+        return message(told(error.message, texts))
+    logger.error("%s", doing, exc_info=error)
+    return message(texts["unexpected"])
 
 
 def banner(state: Preparation, texts: Texts, *, may_work: bool, notes: Iterable[str] = ()) -> Markup:

@@ -22,7 +22,7 @@ from ggufy.models.chat_format import AUTO, FORMATS
 from ggufy.publish.markup import Markup
 from ggufy.quantize.search.mixes import KINDS, RWKV
 from ggufy.quantize.search.target import MODES, STANDARD
-from ggufy.service.access import may_work
+from ggufy.service.access import is_owner, may_work
 from ggufy.service.service import Services
 from ggufy.ui import parts, source_parts
 from ggufy.ui.form import IMATRIX, base_options, estimate_options, job_options, short_text
@@ -30,7 +30,7 @@ from ggufy.ui.i18n import TEXTS, Texts, texts_of
 from ggufy.ui.messages import told
 from ggufy.ui.newest import Newest
 from ggufy.ui.visitors import Profile, visitor_of
-from ggufy.ui.wiring import HERE, OWN, QUEUED, QUIET
+from ggufy.ui.wiring import OWN, QUEUED, QUIET, script
 
 logger = logging.getLogger(__name__)
 # The demo is measured unless its visitor says no, other models if they say yes.
@@ -47,11 +47,12 @@ class QuantizeTab:
     def __init__(self, services: Services, i18n: gr.I18n):
         self.services, self.newest, self.priced = services, Newest(), Newest()
         self.title = gr.HTML(parts.title(TEXTS["en"]), **OWN)
+        with gr.Column(visible=False, elem_id="gg-guest") as self.guest:
+            gr.DuplicateButton(i18n("space_duplicate"), elem_id="gg-duplicate")
+            gr.Markdown(i18n("space_duplicate_info"))
         self.source = self._text(i18n, "source", "demo")
-        source_js = (HERE / "source.js").read_text(encoding="utf-8")
-        self.panel = gr.HTML(
-            source_parts.hint(TEXTS["en"]["looking"], "gg-busy"), js_on_load=source_js, elem_id="gg-panel", **OWN
-        )
+        hint = source_parts.hint(TEXTS["en"]["looking"], "gg-busy")
+        self.panel = gr.HTML(hint, js_on_load=script("source"), elem_id="gg-panel", **OWN)
         self.output = gr.Radio(
             [(i18n(f"output_{name}"), name) for name in OUTPUT_NAMES],
             value=GGUF,
@@ -64,7 +65,7 @@ class QuantizeTab:
             [row.name for row in QUANT_TYPES if row.recommended],
             rows=parts.types(TEXTS["en"]),
             html_template="${rows}",  # safe: the rows are ours alone (see markup.py)
-            js_on_load=(HERE / "types.js").read_text(encoding="utf-8"),
+            js_on_load=script("types"),
             elem_id="gg-types",
             **OWN,
         )
@@ -221,11 +222,8 @@ class QuantizeTab:
             rows = parts.types(texts, base.output, *known)
             cost = self._cost(text, base, order, texts, visitor)
             yield [gr.skip(), gr.HTML(rows=rows), cost]
-        except GgufyError as error:
-            yield [parts.message(told(error.message, texts)), gr.skip(), ""]
-        except Exception:  # one of the three edges: a visitor sees a sentence, the log has the rest
-            logger.exception("a source could not be looked at")
-            yield [parts.message(texts["unexpected"]), gr.skip(), ""]
+        except Exception as error:  # one of the three edges
+            yield [parts.failure(error, texts, "a source could not be looked at"), gr.skip(), ""]
 
     def price(self, form: dict[Any, Any], request: gr.Request, profile: Profile) -> Any:
         """The cost of the types that are chosen now."""
@@ -293,16 +291,17 @@ class QuantizeTab:
         """What `work` says, or what went wrong."""
         try:
             return work()
-        except GgufyError as error:
-            return parts.message(told(error.message, texts))
-        except Exception:  # one of the three edges: a visitor sees a sentence, the log has the rest
-            logger.exception("a job could not be started")
-            return parts.message(texts["unexpected"])
+        except Exception as error:  # one of the three edges
+            return parts.failure(error, texts, "a job could not be started")
 
     def greet(self, texts: Texts, visitor: Any) -> list[Any]:
-        """Title and Start as this visitor should see them."""
-        return [parts.title(texts), gr.Button(interactive=may_work(visitor, self.services.settings))]
+        """Title, Start and the way to a Space of one's own, as this visitor should see them."""
+        settings = self.services.settings
+        may, guest = may_work(visitor, settings), not is_owner(visitor, settings)
+        way = texts["space_sign_in" if settings.login else "space_no_login"]
+        who = texts["space_open"] if may else f"{texts['space_closed']} {way}"
+        return [parts.title(texts, who if guest else ""), gr.Button(interactive=may), gr.Column(visible=guest)]
 
     @property
     def greeted(self) -> list[Any]:
-        return [self.title, self.start]
+        return [self.title, self.start, self.guest]

@@ -6,6 +6,13 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+
+
+def script(name: str) -> str:
+    """Of this package, as gradio's js_on_load takes it."""
+    return (HERE / f"{name}.js").read_text(encoding="utf-8")
+
+
 OWN: dict[str, Any] = {"apply_default_css": False, "padding": False}  # page.css does it
 # Nothing is shown while it runs, and nothing is in the API that gradio documents. Whoever looks can still call it, so
 # every handler is for strangers.

@@ -12,10 +12,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from playwright.sync_api import Locator, Page, expect
+
+from bench.records import write_records
+from ggufy.records.store import JobStore
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -90,6 +93,13 @@ def make_app(folder: Path, llama_bin: Path, **more: str) -> App:
         "GRADIO_SERVER_PORT": str(port),
     }
     return App(port, folder / "out", environment | more, folder / "log")
+
+
+def write_results(out: Path, count: int) -> None:
+    """Finished models that every visitor of a Space may see."""
+    for job in write_records(out, count):
+        source = replace(job.request.source, public=True)
+        JobStore(out).put(job.evolve(request=replace(job.request, source=source)))
 
 
 def start(tab: Tab, *types: str, source: str = "demo") -> None:

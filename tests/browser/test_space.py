@@ -16,10 +16,12 @@ import pytest
 from playwright.sync_api import BrowserContext, expect
 
 from ggufy.records.store import JobStore
-from tests.browser.pages import App, Tab, make_app
+from ggufy.ui.i18n import TEXTS
+from tests.browser.pages import DEMO, App, Tab, make_app, write_results
 
 pytestmark = pytest.mark.browser
 SECRET = "not a secret"
+RESULTS = 2
 SIGN_IN = {
     "OAUTH_CLIENT_ID": "id",
     "OAUTH_CLIENT_SECRET": SECRET,
@@ -33,6 +35,7 @@ def space(llama_bin: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """A Space of somebody's, with a sign-in and no llama.cpp where it should be."""
     folder = tmp_path_factory.mktemp("space")
     space = make_app(folder, folder, SPACE_ID="somebody/ggufy", SYSTEM="spaces", **SIGN_IN)
+    write_results(space.out, RESULTS)
     space.start()
     yield space
     assert space.stop() == 0
@@ -96,8 +99,30 @@ def test_visitors_only_look(space: App, open_tab: Callable[..., Tab]) -> None:
     expect(tab.page.get_by_role("button", name="Send")).to_be_disabled()
     assert "Only its owner may start" in call(space, LAST)
     assert "Only its owner may chat" in call(space, "gg-chat-message", {"gg-chat-message": "Hi"})
-    assert JobStore(space.out).jobs() == []
+    assert len(JobStore(space.out).jobs()) == RESULTS
     tab.page.goto("about:blank")
+
+
+@pytest.mark.parametrize(("language", "width"), [("en", 1280), ("zh-CN", 390)])
+def test_visitors_meet_results_and_the_way_to_a_space_of_their_own(
+    language: str, width: int, space: App, open_tab: Callable[..., Tab], shoot: Callable[[Tab, str], None]
+) -> None:
+    texts, page = TEXTS[language[:2]], (tab := open_tab(width, 844, at=space, locale=language)).page
+    expect(page.get_by_role("article")).to_have_count(RESULTS)
+    duplicate = page.get_by_role("button", name=texts["space_duplicate"])
+    expect(duplicate).to_be_visible()
+    expect(page.get_by_text(texts["space_duplicate_info"])).to_be_visible()
+    expect(page.locator("#gg-form").get_by_role("note")).to_contain_text(texts["space_closed"])
+    result, form = page.get_by_role("article").first.bounding_box(), page.locator("#gg-form").bounding_box()
+    assert result is not None and form is not None
+    assert result["x"] + result["width"] < form["x"] or result["y"] + result["height"] < form["y"]
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    shoot(tab, f"visitor-{width}")
+    page.context.route("https://huggingface.co/**", lambda route: route.fulfill(body="there"))
+    with page.expect_popup() as popup:
+        duplicate.click()
+    popup.value.wait_for_url("https://huggingface.co/spaces/somebody/ggufy?duplicate=true")
+    page.goto("about:blank")
 
 
 @pytest.mark.parametrize(("name", "organisations", "may"), [("somebody", [], True), ("else", [], False)])
@@ -114,11 +139,13 @@ def test_only_the_owner_may_start_after_signing_in(
         expect(tab.page.get_by_role("button", name="Start")).to_be_enabled()
         expect(tab.page.get_by_role("button", name="Try again")).to_be_visible()
         expect(tab.page.get_by_text("No token is set")).to_be_visible()
+        expect(tab.page.get_by_role("button", name="Duplicate")).to_have_count(0)
+        expect(tab.page.locator("#gg-form").get_by_role("note")).to_have_count(0)
         tab.page.get_by_role("button", name="Start").click()
         expect(tab.page.locator("#gg-message")).to_contain_text("was added", timeout=60_000)
-        expect(tab.page.get_by_role("article")).to_contain_text("queued")
-        tab.page.get_by_role("button", name="Cancel RWKV").click()
-        expect(tab.page.get_by_role("article")).to_contain_text("cancelled")
+        expect(tab.card(DEMO)).to_contain_text("queued")
+        tab.page.get_by_role("button", name=f"Cancel {DEMO}").click()
+        expect(tab.card(DEMO)).to_contain_text("cancelled")
     else:
         expect(tab.page.get_by_role("button", name="Start")).to_be_disabled()
         assert "Only its owner may start" in call(space, LAST, None, Cookie=f"session={value}")

@@ -61,6 +61,7 @@ def test_a_conversation(open_tab: Callable[..., Tab], shoot: Callable[[Tab, str]
     expect(log.locator(".gg-note")).to_contain_text("t/s", timeout=60_000)
     expect(reply.get_by_role("link")).to_have_attribute("href", "http://evil.example/x.png")
     assert log.locator("img, b, i").count() == 0
+    expect(log.locator(".gg-note")).to_contain_text(re.compile(r"context \d+ tokens"))
     shoot(tab, "markdown")
     with page.expect_download() as download:
         log.get_by_role("button", name="Export").click()

@@ -54,6 +54,7 @@ class ChatBackend(abc.ABC):
         """`extra` is added to its command."""
         self.model, self.options = model, options
         self.speeds: tuple[float, float] | None = None  # tokens a second of the last reply: reading, writing
+        self.used: int | None = None  # tokens of the context after the last reply; None: not known
         self.read_at = time.monotonic()  # when its output was last asked for
         self._threads, self._starter, self._extra = threads, starter, list(extra)
         self._busy = threading.Lock()  # held while a reply is made

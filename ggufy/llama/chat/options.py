@@ -41,6 +41,11 @@ class Model:
     template: str = ""  # another model's chat template, in Jinja
     said: tuple[tuple[str, int], ...] = ()  # keys of its metadata that are to say something else
 
+    @property
+    def context(self) -> int:
+        """Tokens that a conversation may have; 0: as many as it likes."""
+        return 0 if self.chat else OTHER_CONTEXT
+
     @classmethod
     def read(cls, path: Path) -> Model:
         """Raises SourceError for a file that is no GGUF."""
@@ -66,7 +71,7 @@ def chat_command(tool: Path, model: Model, options: ChatOptions, *, threads: int
     RWKV's state let the next question go on from the last one instead of reading everything again.
     """
     command = [str(tool), *_common(model, options, threads), "--reasoning-format", "none"]
-    command += ["-np", "1", "--cache-ram", "0", "-ctxcp", "4"]
+    command += ["-np", "1", "--cache-ram", "0", "-ctxcp", "4", "-lv", "3"]  # the log says how much context is used
     if model.chat:
         command += ["--jinja", "--chat-template-file", str(_written(folder / "template.jinja", _AS_IT_IS))]
         return command + [word for stop in model.chat.stops for word in ("-r", stop)]

@@ -11,6 +11,7 @@ is sent by the thread that reads the reply, and only after the first token.
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import time
@@ -28,7 +29,9 @@ from ggufy.llama.install import Llama
 from ggufy.models.chat_format import OFF
 from ggufy.system import child_process
 
-_RATE = re.compile(r"(prompt eval|eval) time = .*?([\d.]+) tokens per second")
+_RATE = re.compile(r"(prompt eval|eval) time = .*?/ +(\d+) (?:tokens|runs) .*?([\d.]+) tokens per second")
+_USED = re.compile(rb"stop processing: n_tokens = (\d+)")
+_LOG_S = 2.0  # after which the log of a reply is not waited for any more
 _ERROR, _MAX_ERROR = "Error: ", 500  # characters
 _END_OF_TEXT = " [end of text]\n"
 END, STOP, LENGTH = "end of text", "stop", "length"  # why a completion has ended
@@ -68,11 +71,14 @@ class ChatProcess(LlamaProcess):
             [*before, text], chat=self.model.chat, system=self.options.system, think=think
         )
         with self._replying(stopped):
+            self.used = None
             fresh = self._process is None
             if fresh and not self._load():
                 return
+            logged = self._logged()
             self._ask(question)
             yield from self._reply()
+            self.used = self._context_used(logged)
 
     def _command(self, folder: Path, text: str) -> list[str]:
         return chat_command(self._tool, self.model, self.options, threads=self._threads, folder=folder)
@@ -92,6 +98,22 @@ class ChatProcess(LlamaProcess):
                 )
             banner += piece
         return True
+
+    def _logged(self) -> int:
+        """Bytes of its log. It is written at the position of the file, which must stay."""
+        assert self._errors is not None
+        return os.fstat(self._errors.fileno()).st_size
+
+    def _context_used(self, logged: int) -> int | None:
+        """What the log says after so many bytes, where it comes a moment later than the reply."""
+        assert self._errors is not None
+        limit = time.monotonic() + _LOG_S
+        while self.alive and not self._stopped():
+            found = _USED.findall(os.pread(self._errors.fileno(), self._logged() - logged, logged))
+            if found or time.monotonic() > limit:
+                return int(found[-1]) if found else None
+            time.sleep(0.01)
+        return None
 
     def _ask(self, question: bytes) -> None:
         assert self._process is not None and self._process.stdin is not None
@@ -221,9 +243,11 @@ class CompletionProcess(LlamaProcess):
         if self._process.wait() != 0:
             raise ToolError("llama-completion cannot continue the text: {reason}", reason=self._failure())
         self._errors.seek(0)
-        rates = dict(_RATE.findall(self._errors.read().decode("utf-8", errors="replace")))
+        told = _RATE.findall(self._errors.read().decode("utf-8", errors="replace"))
+        rates = {name: float(rate) for name, _, rate in told}
         if "prompt eval" in rates and "eval" in rates:
-            self.speeds = (float(rates["prompt eval"]), float(rates["eval"]))
+            self.speeds = rates["prompt eval"], rates["eval"]
+            self.used = sum(int(count) for _, count, _ in told)
 
 
 class StateChatProcess(CompletionProcess):
