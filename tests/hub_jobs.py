@@ -138,6 +138,7 @@ class Jobs:
         cache = os.environ.get("GGUFY_CACHE", str(Path.home() / ".cache" / "ggufy"))
         environment = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "GGUFY_CACHE": cache, "HF_ENDPOINT": self.base}
         environment |= {"PYTHONPATH": str(ROOT), "HF_HUB_DISABLE_TELEMETRY": "1", "HF_XET_TELEMETRY_ENABLED": "0"}
+        environment |= {"GGUFY_DIE_WITH_PARENT": "1"}
         given = {**job.spec["environment"], **job.spec.get("secrets", {})}
         environment |= {key: value.replace(HOME, str(home)) for key, value in given.items()} | {"HOME": str(home)}
         first, option, _, python, *words = job.spec["command"]

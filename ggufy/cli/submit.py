@@ -79,7 +79,11 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         flavor=flavor.name,
         timeout_s=timeout_s,
         attempts=ATTEMPTS,
-        environment={"GGUFY_OUT": _OUT, "GGUFY_LEASE": str(int(settings.lease_s))},
+        environment={
+            "GGUFY_OUT": _OUT,
+            "GGUFY_LEASE": str(int(settings.lease_s)),
+            "GGUFY_COMMITS": str(settings.commits_an_hour),
+        },
         labels={JOB_LABEL: job.id},
     )
     started: list[RemoteJob] = []

@@ -201,7 +201,7 @@ class Runner:
         """Makes what is wanted and due; True if the card has more to say now."""
         ctx, destination, patience = place.ctx, place.destination, place.patience
         steps, due = place.steps(wanted)
-        live.progress.planned(steps, due)
+        live.progress.planned(tuple(step for step in steps if wanted(step) or step in due), due)
         self._prepare(ctx, steps, due, live, destination, patience)
         for step in due:
             ctx.check_stopped()

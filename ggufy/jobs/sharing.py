@@ -62,13 +62,21 @@ class SharedRunner(Runner):
             if record is not None and can_be_helped(record):
                 self.records.take_over(record, unsent=False)
                 parts = self._parts_of(job, shares, helps=True)
-                workspace = replace(self.workspace, state=None)
-                helper = Runner(
-                    settings=self.settings, llama=self.llama, workspace=workspace, limit=self.limit, parts=parts
-                )
-                ended = helper.run(job, live)
+                ended = self._help(job, live, parts)
                 if parts.all_made or ended.status is not Status.DONE:
                     return ended
+
+    def _help(self, job: Job, live: RunState, parts: SharedParts) -> Job:
+        workspace = replace(self.workspace, state=None)
+        helper = Runner(settings=self.settings, llama=self.llama, workspace=workspace, limit=self.limit, parts=parts)
+        changed, self.records.changed = (
+            self.records.changed,
+            lambda job_id: None,
+        )  # the leader's record goes to the Hub
+        try:
+            return helper.run(job, live)
+        finally:
+            self.records.changed = changed
 
     def _lead(self, job: Job, live: RunState, shares: Shares) -> Job:
         self._parts = self._parts_of(job, shares, helps=False)
