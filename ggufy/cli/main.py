@@ -92,7 +92,7 @@ def run_quantize(args: argparse.Namespace, settings: Settings) -> int:
     llama = ready_llama(settings)
     with connected(settings) as workspace:
         options = workspace.addressed(options)
-        kind = SharedRunner if settings.worker else Runner
+        kind = SharedRunner if settings.worker and workspace.state else Runner
         runner = kind(settings=settings, llama=llama, threads=args.threads, workspace=workspace)
         if several is not None:
             done, refused = run_several(runner, options, several, quiet=args.json)

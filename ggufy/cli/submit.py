@@ -53,16 +53,37 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     job = pinned(options, settings, quiet=True)
     if args.cancel:
         return _cancel(jobs, job)
-    timeout_s = max(1, args.hours) * 3600
     seconds = _seconds(args.source, job, settings, flavor, args.jobs)
-    print(told(job, flavor, seconds, timeout_s, args.jobs), file=sys.stderr)
+    print(told(job, flavor, seconds, _timeout_s(args), args.jobs), file=sys.stderr)
     if not args.yes:
         if not sys.stdin.isatty():
             raise UsageError("nobody can be asked here whether it may start: add --yes.")
         if input("start it? [y/N] ").strip().lower() not in ("y", "yes"):
             return 1
-    task = RemoteTask(
-        space=args.space or f"{jobs.account()}/ggufy",
+    task = _task(args, settings, flavor, job, args.space or f"{jobs.account()}/ggufy")
+    started: list[RemoteJob] = []
+    try:
+        for each in divided(task, args.jobs):
+            started.append(jobs.run(each))
+    finally:  # those that were started run, and cost
+        if started:
+            _tell(started, job, flavor, args)
+    if not args.follow:
+        return 0
+    if args.jobs > 1:
+        return _follow_several(jobs, job, settings)
+    for line in jobs.lines(started[0].id):
+        print(line, file=sys.stderr)
+    return 0 if jobs.stage(started[0].id) == "COMPLETED" else 1
+
+
+def _timeout_s(args: argparse.Namespace) -> int:
+    return max(1, int(args.hours)) * 3600
+
+
+def _task(args: argparse.Namespace, settings: Settings, flavor: Flavor, job: Job, space: str) -> RemoteTask:
+    return RemoteTask(
+        space=space,
         command=[
             "env",
             "-C",
@@ -72,12 +93,12 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
             "ggufy",
             "quantize",
             args.source,
-            *words(values),
+            *words(vars(args)),
             "--hub",
             HUB_HF,
         ],
         flavor=flavor.name,
-        timeout_s=timeout_s,
+        timeout_s=_timeout_s(args),
         attempts=ATTEMPTS,
         environment={
             "GGUFY_OUT": _OUT,
@@ -86,19 +107,6 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         },
         labels={JOB_LABEL: job.id},
     )
-    started: list[RemoteJob] = []
-    try:
-        for each in divided(task, args.jobs):
-            started.append(jobs.run(each))
-    finally:  # those that were started run, and cost
-        _tell(started, job, flavor, args)
-    if not args.follow:
-        return 0
-    if args.jobs > 1:
-        return _follow_several(jobs, job, settings)
-    for line in jobs.lines(started[0].id):
-        print(line, file=sys.stderr)
-    return 0 if jobs.stage(started[0].id) == "COMPLETED" else 1
 
 
 def divided(task: RemoteTask, count: int) -> list[RemoteTask]:
@@ -130,14 +138,13 @@ def _tell(started: list[RemoteJob], job: Job, flavor: Flavor, args: argparse.Nam
     if args.json:
         facts: dict[str, Any] = {"job": job.id, "flavor": flavor.name, "repos": job.request.repos}
         each = [{"id": one.id, "page": one.page} for one in started]
-        facts |= {"jobs": each} if args.jobs > 1 else each[0] if each else {}
+        facts |= {"jobs": each} if args.jobs > 1 else each[0]
         print(json.dumps(facts, indent=2, ensure_ascii=False))
         return
     for one in started:
         print(f"started: {one.page}")
         print(f"what it prints: hf jobs logs {one.id}")
-    if started:
-        print("to end it: the same command with --cancel")
+    print("to end it: the same command with --cancel")
 
 
 def _follow_several(jobs: RemoteJobs, job: Job, settings: Settings) -> int:

@@ -182,17 +182,16 @@ def work_seconds(
         threads=threads,
     )
     steps = plan(request)  # to a folder, and of a source that is here: no transfers
-    quants = dict.fromkeys(request.quant_types, 0.0)
-    once = 0.0
-    for step in steps:
-        if step.quant_type in quants:
-            quants[step.quant_type] += step.seconds(load)
-        else:
-            once += step.seconds(load)
-    busy = [0.0] * machines  # each takes the next quant when it is done with one
-    for seconds in quants.values():
-        heapq.heapreplace(busy, busy[0] + seconds)
-    return once + max(busy)
+    if machines == 1:
+        return sum(step.seconds(load) for step in steps)
+    once = sum(step.seconds(load) for step in steps if step.quant_type not in request.quant_types)
+    busy: list[tuple[float, tuple[str, ...]]] = [(0.0, ())] * machines  # and what each has made, to copy from
+    for quant in request.quant_types:  # goes to the first that is done with the one before
+        seconds, made = busy[0]
+        there = replace(load, quants=sizes.work((*made, quant)))
+        seconds += sum(step.seconds(there) for step in steps if step.quant_type == quant)
+        heapq.heapreplace(busy, (seconds, (*made, quant)))
+    return once + max(seconds for seconds, _ in busy)
 
 
 def _labels(sizes: JobForecast, order: EstimateOptions) -> tuple[str, ...]:

@@ -148,7 +148,8 @@ class Runner:
             finally:
                 destination.close()
             _remove_parts(folder)
-            shutil.rmtree(ctx.work, ignore_errors=True)
+            if not self._parts.helps:  # this runner may lead next
+                shutil.rmtree(ctx.work, ignore_errors=True)
             return self._end(job, Status.DONE, live)
 
     def _destination(self, job: Job, ctx: Context, live: RunState, patience: Patience) -> Destination:

@@ -17,7 +17,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
 
 from ggufy.core.errors import Cancelled, HubError
 from ggufy.core.job import COMPENSATED, Job, Request, Status
@@ -26,12 +25,15 @@ from ggufy.core.plan import Step, base_name, imatrix_name
 from ggufy.hub.remote_jobs import RemoteJobs
 from ggufy.jobs.parts import RunPlace, Wanted, everything
 from ggufy.jobs.runner import Runner
+from ggufy.jobs.workspace import Workspace
+from ggufy.llama.install import Llama
 from ggufy.records.patience import Patience
 from ggufy.records.records import JobRecords
 from ggufy.records.run_state import RunState
 from ggufy.records.shares import Claim, Shares
 from ggufy.steps.analyse import AnalyseStep
 from ggufy.system.clock import sleep
+from ggufy.system.settings import Settings
 
 logger = logging.getLogger(__name__)
 JOB_LABEL, WORKER_LABEL = "ggufy", "ggufy-worker"  # of a Job: the job's id, and its own name among those that share it
@@ -41,9 +43,9 @@ _POLL_S = 15.0  # between looks at what the others do
 class SharedRunner(Runner):
     """Runs jobs together with others."""
 
-    def __init__(self, **places: Any):
-        """As for Runner; the workspace has a state repo, and the settings say which worker this is."""
-        super().__init__(**places)
+    def __init__(self, *, settings: Settings, llama: Llama, threads: int | None, workspace: Workspace):
+        """The workspace has a state repo, and the settings say which worker this is."""
+        super().__init__(settings=settings, llama=llama, threads=threads, workspace=workspace)
         self._poll_s = min(_POLL_S, self.settings.lease_s / 40)
         self._jobs = RemoteJobs(self.settings.hf_token)
 
@@ -156,7 +158,7 @@ class SharedParts:
             nonlocal taken
             taken = ""
             left = self._left(place, claims)
-            chosen = {quant: claim for quant, claim in self._arrived(place, claims, left)}
+            chosen = dict(self._arrived(place, claims, left))
             claims, alive = {**claims, **chosen}, self._alive() if claims else Counter[str]()
             held = {quant for quant, claim in claims.items() if self._holds(quant, claim, begun, alive)}
             if free := [quant for quant in left if quant not in held]:
@@ -189,7 +191,9 @@ class SharedParts:
         _, due = place.steps(everything)
         return [quant for quant in request.quant_types if any(about_any(request, [quant], step) for step in due)]
 
-    def _arrived(self, place: RunPlace, claims: Mapping[str, Claim], left: Collection[str]) -> Iterator[Any]:
+    def _arrived(
+        self, place: RunPlace, claims: Mapping[str, Claim], left: Collection[str]
+    ) -> Iterator[tuple[str, Claim]]:
         """Own quants that nobody knows yet to be made, with what is to be said of them."""
         request = place.ctx.request
         known = self._records.latest(request.job_id)

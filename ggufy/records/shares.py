@@ -20,7 +20,7 @@ from ggufy.core.errors import HubAway, StaleParent
 from ggufy.core.job import Job
 from ggufy.core.job_record import from_json, to_json
 from ggufy.hub.lease import KIND
-from ggufy.hub.protocol import Content, Hub
+from ggufy.hub.protocol import Content, Hub, RemoteFile
 from ggufy.records.commits import backup_path
 from ggufy.records.mirror import parse_record
 from ggufy.records.store import JOBS
@@ -61,7 +61,7 @@ class Shares:
     def __init__(self, hub: Hub, repo_id: str, job_id: str, worker: str):
         self._hub, self._repo_id, self._job_id = hub, repo_id, job_id
         self.key, self.own = f"shares/{job_id}", Claim(worker=worker, run=secrets.token_hex(8))
-        self._read: dict[str, tuple[str | None, Claim]] = {}  # by quant: the file's digest, and what it says
+        self._read: dict[str, tuple[RemoteFile, Claim]] = {}  # by quant: the file, and what it says
 
     def record(self) -> Job | None:
         """The job's record in the state repo."""
@@ -75,8 +75,8 @@ class Shares:
         for path, file in there.items():
             quant = path.removeprefix(start).removesuffix(".json")
             known = self._read.get(quant)
-            if known is None or known[0] != file.git_sha1:
-                known = file.git_sha1, Claim.from_bytes(self._hub.read(self._repo_id, path, kind=KIND))
+            if known is None or known[0] != file:
+                known = file, Claim.from_bytes(self._hub.read(self._repo_id, path, kind=KIND))
             found[quant] = known
         self._read = found
         return {quant: claim for quant, (_, claim) in found.items()}
