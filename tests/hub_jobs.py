@@ -80,6 +80,15 @@ class Jobs:
         task.add_done_callback(self._tasks.discard)
         return JSONResponse(job.info())
 
+    async def list(self, request: Request) -> Response:
+        """Those of the owner in one of the stages, with all the labels."""
+        asked, stages = request.query_params, request.query_params.getlist("stage")
+        labels = dict(label.split("=", 1) for label in asked.getlist("label"))
+        found = [job for job in self.jobs.values() if job.owner == request.path_params["owner"]]
+        found = [job for job in found if job.stage in stages or not stages]
+        found = [job for job in found if labels.items() <= (job.spec.get("labels") or {}).items()]
+        return JSONResponse([job.info() for job in found])
+
     async def inspect(self, request: Request) -> Response:
         return JSONResponse(self.job(request).info())
 
@@ -129,6 +138,7 @@ class Jobs:
         cache = os.environ.get("GGUFY_CACHE", str(Path.home() / ".cache" / "ggufy"))
         environment = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "GGUFY_CACHE": cache, "HF_ENDPOINT": self.base}
         environment |= {"PYTHONPATH": str(ROOT), "HF_HUB_DISABLE_TELEMETRY": "1", "HF_XET_TELEMETRY_ENABLED": "0"}
+        environment |= {"GGUFY_DIE_WITH_PARENT": "1"}
         given = {**job.spec["environment"], **job.spec.get("secrets", {})}
         environment |= {key: value.replace(HOME, str(home)) for key, value in given.items()} | {"HOME": str(home)}
         first, option, _, python, *words = job.spec["command"]

@@ -418,6 +418,7 @@ class Hub:
             ("GET", "/__jobs", self.jobs.tell),
             ("GET", "/api/jobs/hardware", self.jobs.hardware),
             ("POST", "/api/jobs/{owner}", self.mine(self.jobs.run)),
+            ("GET", "/api/jobs/{owner}", self.mine(self.jobs.list)),
             ("GET", "/api/jobs/{owner}/{id}", self.mine(self.jobs.inspect)),
             ("GET", "/api/jobs/{owner}/{id}/logs", self.mine(self.jobs.logs)),
             ("POST", "/api/jobs/{owner}/{id}/cancel", self.mine(self.jobs.cancel)),

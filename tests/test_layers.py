@@ -29,7 +29,7 @@ OWNERS = {
     "httpx2": ("ggufy/hub/", "ggufy/net/"),
     "pickle": (),  # what is pickled is read by ggufy/formats/pickle_machine.py, which runs nothing
 }
-WHO_RUNS = {"ggufy/jobs/queue.py", "ggufy/service/service.py"}
+WHO_RUNS = {"ggufy/jobs/queue.py", "ggufy/jobs/sharing.py", "ggufy/service/service.py"}
 WHO_RUNS |= {f"ggufy/cli/{name}.py" for name in ("main", "running", "several", "watch")}
 
 

@@ -42,7 +42,7 @@ TABLE = {
     "TokenError": P,
     "StorageError": P,
     "RepoMissing": P,
-    "StaleParent": F,
+    "StaleParent": W,
     "LeaseLost": M,
     "BusyError": F,
     "Cancelled": F,  # the runner tells it apart before

@@ -13,14 +13,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from ggufy.core.catalog import BY_NAME, parse_types
 from ggufy.core.job import Status
-from ggufy.jobs.estimate import Cost, EstimateOptions, Preview, cost
+from ggufy.jobs.estimate import Cost, EstimateOptions, Preview, cost, work_seconds
 from ggufy.jobs.options import JobOptions
 from ggufy.jobs.request import make_job
 from ggufy.jobs.runner import Runner
@@ -358,3 +358,18 @@ def test_every_text_to_measure_on_costs_time_and_disk(
     assert three.peak - one.peak == pytest.approx(2 * 16 * 33.4e6, rel=0.01)  # predictions over World's vocabulary
     assert one.seconds - none.seconds < three.seconds - one.seconds < 2 * (one.seconds - none.seconds)  # one speed
     assert three.made == none.made
+
+
+def test_a_job_is_done_sooner_by_several_machines_and_never_cheaper(
+    sizes: dict[str, tuple[int, JobForecast]], tmp_path: Path
+) -> None:
+    """What quants copy from each other on one machine, several make anew; what comes before them is not divided."""
+    source, made = next(iter(sizes.values()))
+    report = Report(source="x", kind="checkpoint", path="x.pth", size=source)
+    order = EstimateOptions(quant_types=parse_types("all"), evaluate=True)
+    found = {count: work_seconds(report, made, order, threads=2, machines=count) for count in (1, 2, 4, 16, 64)}
+    times = list(found.values())
+    assert times == sorted(times, reverse=True) and times[0] > 2 * times[2]
+    assert all(count * seconds >= times[0] for count, seconds in found.items())
+    none = work_seconds(report, made, replace(order, quant_types=()), threads=2)
+    assert none == work_seconds(report, made, replace(order, quant_types=()), threads=2, machines=16) < times[-1]

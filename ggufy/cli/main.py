@@ -85,6 +85,7 @@ def run_quantize(args: argparse.Namespace, settings: Settings) -> int:
         several_sources,
     )  # load the Hub's client, which other commands do without
     from ggufy.jobs.runner import Runner
+    from ggufy.jobs.sharing import SharedRunner
 
     settings = _with_options(settings, args)
     options = read_options(args.source, vars(args), lambda option: option.flag)
@@ -92,7 +93,8 @@ def run_quantize(args: argparse.Namespace, settings: Settings) -> int:
     llama = ready_llama(settings)
     with connected(settings) as workspace:
         options = workspace.addressed(options)
-        runner = Runner(settings=settings, llama=llama, threads=args.threads, workspace=workspace)
+        kind = SharedRunner if settings.worker and workspace.state else Runner
+        runner = kind(settings=settings, llama=llama, threads=args.threads, workspace=workspace)
         if several is not None:
             done, refused = run_several(runner, options, several, quiet=args.json)
             return finish(done, runner, as_json=args.json, several=True, refused=refused)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ggufy.cli.terminal import Line, LiveDisplay, fitted, results_table, stoppable
 from ggufy.core.catalog import BY_NAME
-from ggufy.core.errors import GgufyError
+from ggufy.core.errors import Cancelled, GgufyError
 from ggufy.core.job import Job, Status
 from ggufy.core.writing import list_shares, warn_of_texts
 from ggufy.llama.install import Llama, ensure
@@ -66,7 +66,8 @@ def connected(settings: Settings) -> Iterator[Workspace]:
     wait_s = _LEAVE_S
     try:
         workspace.start()
-        workspace.acquire(say=say_waiting)
+        with contextlib.suppress(Cancelled):  # one of several Jobs has work, whoever leads
+            workspace.acquire(lambda: bool(settings.worker and workspace.owner), say_waiting)
         yield workspace
         wait_s = _SAVE_S
     finally:

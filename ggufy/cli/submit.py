@@ -8,25 +8,34 @@ from __future__ import annotations
 
 import argparse
 import json
+import secrets
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ggufy.cli.running import pinned
+from ggufy.cli.running import pinned, say_waiting
 from ggufy.core.errors import UsageError
-from ggufy.core.job import COMPENSATED, Job
+from ggufy.core.job import COMPENSATED, Job, Status
 from ggufy.core.words import human_time
+from ggufy.hub.huggingface import HuggingFaceHub
 from ggufy.hub.remote_jobs import Flavor, RemoteJob, RemoteJobs, RemoteTask
 from ggufy.jobs.estimate import BaseOptions, EstimateOptions, cost, preview
 from ggufy.jobs.options import OPTIONS, Kind
+from ggufy.jobs.sharing import JOB_LABEL, WORKER_LABEL
 from ggufy.jobs.values import read_options
 from ggufy.llama.install import find
+from ggufy.records.patience import Patience
+from ggufy.records.shares import Shares
+from ggufy.records.store import STATE_REPO
 from ggufy.sources.inspect import inspect
+from ggufy.system.clock import sleep
 from ggufy.system.settings import HUB_HF, Settings
 from ggufy.system.user_paths import user_path
 
 ATTEMPTS = 3
+MOST_JOBS = 16
+_LOOK_S = 15.0
 _HERE, _OUT = "/home/user/app", "/home/user/ggufy-out"  # of the image
 _FILES = ("imatrix", "calibration", "evaluation", "vocab", "lora")  # options that may name files of this machine
 
@@ -36,20 +45,45 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     settings = replace(settings, hub=HUB_HF)
     values = vars(args)
     _check_elsewhere(args.source, values)
+    if not 1 <= args.jobs <= MOST_JOBS:
+        raise UsageError("--jobs is {jobs}: from 1 to {most}.", jobs=args.jobs, most=MOST_JOBS)
     jobs = RemoteJobs(settings.hf_token)
     options = replace(read_options(args.source, values, lambda option: option.flag), owner=jobs.account())
     flavor = chosen(jobs.flavors(), args.flavor)
     job = pinned(options, settings, quiet=True)
-    timeout_s = max(1, args.hours) * 3600
-    seconds = _seconds(args.source, job, settings, flavor)
-    print(told(job, flavor, seconds, timeout_s), file=sys.stderr)
+    if args.cancel:
+        return _cancel(jobs, job)
+    seconds = _seconds(args.source, job, settings, flavor, args.jobs)
+    print(told(job, flavor, seconds, _timeout_s(args), args.jobs), file=sys.stderr)
     if not args.yes:
         if not sys.stdin.isatty():
             raise UsageError("nobody can be asked here whether it may start: add --yes.")
         if input("start it? [y/N] ").strip().lower() not in ("y", "yes"):
             return 1
-    task = RemoteTask(
-        space=args.space or f"{jobs.account()}/ggufy",
+    task = _task(args, settings, flavor, job, args.space or f"{jobs.account()}/ggufy")
+    started: list[RemoteJob] = []
+    try:
+        for each in divided(task, args.jobs):
+            started.append(jobs.run(each))
+    finally:  # those that were started run, and cost
+        if started:
+            _tell(started, job, flavor, args)
+    if not args.follow:
+        return 0
+    if args.jobs > 1:
+        return _follow_several(jobs, job, settings)
+    for line in jobs.lines(started[0].id):
+        print(line, file=sys.stderr)
+    return 0 if jobs.stage(started[0].id) == "COMPLETED" else 1
+
+
+def _timeout_s(args: argparse.Namespace) -> int:
+    return max(1, int(args.hours)) * 3600
+
+
+def _task(args: argparse.Namespace, settings: Settings, flavor: Flavor, job: Job, space: str) -> RemoteTask:
+    return RemoteTask(
+        space=space,
         command=[
             "env",
             "-C",
@@ -59,49 +93,96 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
             "ggufy",
             "quantize",
             args.source,
-            *words(values),
+            *words(vars(args)),
             "--hub",
             HUB_HF,
         ],
         flavor=flavor.name,
-        timeout_s=timeout_s,
+        timeout_s=_timeout_s(args),
         attempts=ATTEMPTS,
-        environment={"GGUFY_OUT": _OUT, "GGUFY_LEASE": str(int(settings.lease_s))},
-        labels={"ggufy": job.id},
+        environment={
+            "GGUFY_OUT": _OUT,
+            "GGUFY_LEASE": str(int(settings.lease_s)),
+            "GGUFY_COMMITS": str(settings.commits_an_hour),
+        },
+        labels={JOB_LABEL: job.id},
     )
-    started = jobs.run(task)
-    return _tell(jobs, started, job, flavor, args)
 
 
-def _tell(jobs: RemoteJobs, started: RemoteJob, job: Job, flavor: Flavor, args: argparse.Namespace) -> int:
+def divided(task: RemoteTask, count: int) -> list[RemoteTask]:
+    """The same for so many Jobs that share its work, each with a name of its own."""
+    if count == 1:
+        return [task]
+    names = [secrets.token_hex(4) for _ in range(count)]
+    return [
+        replace(
+            task,
+            environment={**task.environment, "GGUFY_WORKER": name, "GGUFY_JOBS": str(count)},
+            labels={**task.labels, WORKER_LABEL: name},
+        )
+        for name in names
+    ]
+
+
+def _cancel(jobs: RemoteJobs, job: Job) -> int:
+    alive = jobs.alive({JOB_LABEL: job.id})
+    for job_id in alive:
+        jobs.cancel(job_id)
+        print(f"ended: {job_id}", file=sys.stderr)
+    if not alive:
+        print(f"no Job is at work on {job.id}.", file=sys.stderr)
+    return 0
+
+
+def _tell(started: list[RemoteJob], job: Job, flavor: Flavor, args: argparse.Namespace) -> None:
     if args.json:
-        facts = {
-            "id": started.id,
-            "page": started.page,
-            "job": job.id,
-            "flavor": flavor.name,
-            "repos": job.request.repos,
-        }
+        facts: dict[str, Any] = {"job": job.id, "flavor": flavor.name, "repos": job.request.repos}
+        each = [{"id": one.id, "page": one.page} for one in started]
+        facts |= {"jobs": each} if args.jobs > 1 else each[0]
         print(json.dumps(facts, indent=2, ensure_ascii=False))
-    else:
-        print(f"started: {started.page}")
-        print(f"what it prints: hf jobs logs {started.id}   to end it: hf jobs cancel {started.id}")
-    if not args.follow:
-        return 0
-    for line in jobs.lines(started.id):
-        print(line, file=sys.stderr)
-    return 0 if jobs.stage(started.id) == "COMPLETED" else 1
+        return
+    for one in started:
+        print(f"started: {one.page}")
+        print(f"what it prints: hf jobs logs {one.id}")
+    print("to end it: the same command with --cancel")
 
 
-def told(job: Job, flavor: Flavor, seconds: float | None, timeout_s: int) -> str:
+def _follow_several(jobs: RemoteJobs, job: Job, settings: Settings) -> int:
+    """Tells what the state repo says, until no Job is left."""
+    shares = Shares(HuggingFaceHub(token=settings.hf_token), f"{jobs.account()}/{STATE_REPO}", job.id, "")
+    files, said = {job.request.file_of(quant) for quant in job.request.quants}, ""
+
+    def look() -> tuple[int, str]:
+        alive, claims, record = len(jobs.alive({JOB_LABEL: job.id})), shares.claims(), shares.record()
+        there = {one.name for one in record.artifacts} if record else set[str]()
+        there |= {job.request.file_of(quant) for quant, claim in claims.items() if claim.made}
+        making = [quant for quant in claims if job.request.file_of(quant) not in there]
+        line = f"{len(files & there)} of {len(files)} quants are made, {alive} Jobs at work"
+        return alive, line + (f", on {', '.join(making)}" if making else "")
+
+    patience = Patience(say=say_waiting)
+    while True:
+        alive, line = patience(look)
+        if line != said:
+            print(line, file=sys.stderr)
+        if not alive:
+            break
+        said = line
+        sleep(min(_LOOK_S, settings.lease_s / 40))
+    record = patience(shares.record)
+    return 0 if record and record.status is Status.DONE else 1
+
+
+def told(job: Job, flavor: Flavor, seconds: float | None, timeout_s: int, count: int = 1) -> str:
     """What will run, where, for how long and for how much."""
-    count, repos = len(job.request.quants), ", ".join(job.request.repos)
-    what = f"{job.request.name}: {count} quant{'s' if count > 1 else ''} into {repos}"
+    made, repos, price = len(job.request.quants), ", ".join(job.request.repos), flavor.price * count
+    what = f"{job.request.name}: {made} quant{'s' if made > 1 else ''} into {repos}"
     machine = f"{flavor.name}: {flavor.cpus} CPUs, {flavor.memory}, disk {flavor.disk}, ${flavor.price:.2f} an hour"
-    most = f"${flavor.price * timeout_s / 3600:.2f} at most, when it is ended after {human_time(timeout_s)}"
+    machine = f"{count} times {machine} each" if count > 1 else machine
+    most = f"${price * timeout_s / 3600:.2f} at most, when it is ended after {human_time(timeout_s)}"
     if seconds is None:
         return f"{what}\n{machine}\n{most}; how long it takes is told where llama.cpp is set up (`ggufy setup`)"
-    about = f"about {human_time(seconds)} of work, ${flavor.price * seconds / 3600:.2f}, without start and transfers"
+    about = f"about {human_time(seconds)} of work, ${price * seconds / 3600:.2f}, without start and transfers"
     return f"{what}\n{machine}\n{about}; {most}"
 
 
@@ -145,7 +226,7 @@ def _check_elsewhere(source: str, values: Mapping[str, Any]) -> None:
                 )
 
 
-def _seconds(source: str, job: Job, settings: Settings, flavor: Flavor) -> float | None:
+def _seconds(source: str, job: Job, settings: Settings, flavor: Flavor, count: int) -> float | None:
     """Of the work, roughly; None where llama.cpp is not set up."""
     if (llama := find(settings.cache, settings.llama_dir)) is None:
         return None
@@ -162,6 +243,12 @@ def _seconds(source: str, job: Job, settings: Settings, flavor: Flavor) -> float
         mode=request.mode,
     )
     found = cost(
-        preview(report, settings, base, llama=llama), order, settings, where="", account="", threads=flavor.cpus
+        preview(report, settings, base, llama=llama),
+        order,
+        settings,
+        where="",
+        account="",
+        threads=flavor.cpus,
+        machines=count,
     )
     return None if found is None else found.seconds

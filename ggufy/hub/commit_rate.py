@@ -38,10 +38,11 @@ class CommitBudget:
         window_s: float = 3600.0,
         reserve: int = 30,
         burst: int = 10,
+        part_of_several: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ):
         self.limit, self.window_s, self.reserve, self.burst = limit, window_s, reserve, burst
-        self._clock = clock
+        self._clock, self._part_of_several = clock, part_of_several
         self._made: deque[_Made] = deque()  # oldest first
         self._paused_until = float("-inf")
         self._lock = threading.Lock()
@@ -69,7 +70,10 @@ class CommitBudget:
             self._paused_until = max(self._paused_until, self._clock() + seconds)
 
     def seed(self, ages_s: Iterable[float]) -> None:
-        """Counts commits that others made so many seconds ago, as ordinary ones: they delay files, never a lease."""
+        """Counts commits that others made so many seconds ago, as ordinary ones: they delay files, never a lease. Of
+        several processes that are at work at once, each has a part of the whole, and counts its own alone."""
+        if self._part_of_several:
+            return
         with self._lock:
             now = self._clock()
             old = [_Made(at=now - max(age, 0.0), ours=False) for age in ages_s]

@@ -15,6 +15,7 @@ from ggufy.net.hub_errors import hub_errors
 from ggufy.net.session import ASK_TRIES, use_timeouts, with_retries
 
 T = TypeVar("T")
+ALIVE = ("RUNNING", "SCHEDULING")  # stages of one that has not ended
 _MINUTES = {"minute": 1.0, "hour": 1 / 60, "second": 60.0}  # units of a price in a minute
 
 
@@ -91,6 +92,17 @@ class RemoteJobs:
                 namespace=self.account(),
             )
         return RemoteJob(id=made.id, page=made.url)
+
+    def alive(self, labels: Mapping[str, str]) -> dict[str, Mapping[str, str]]:
+        """Labels of those that have all of these and have not ended, by id."""
+        found = self._ask(
+            lambda: list(self._api.list_jobs(status=list(ALIVE), labels=dict(labels), namespace=self.account()))
+        )
+        return {one.id: one.labels or {} for one in found}
+
+    def cancel(self, job_id: str) -> None:
+        """Ends one; it is told by SIGTERM."""
+        self._ask(lambda: self._api.cancel_job(job_id=job_id, namespace=self.account()))
 
     def stage(self, job_id: str) -> str:
         """RUNNING or SCHEDULING, or how it ended: COMPLETED, CANCELED, ERROR or DELETED."""

@@ -6,6 +6,7 @@ of every quant to the byte. Time comes from the cost model of the ETA, corrected
 
 from __future__ import annotations
 
+import heapq
 import tempfile
 import time
 from collections.abc import Collection
@@ -119,9 +120,17 @@ def _name(report: Report) -> str:
 
 
 def cost(
-    found: Preview, order: EstimateOptions, settings: Settings, *, where: str, account: str, threads: int
+    found: Preview,
+    order: EstimateOptions,
+    settings: Settings,
+    *,
+    where: str,
+    account: str,
+    threads: int,
+    machines: int = 1,
 ) -> Cost | None:
-    """What a job with these types would take; None where sizes are not known."""
+    """What a job with these types would take, its quants divided among so many machines; None where sizes are not
+    known."""
     if found.sizes is None:
         return None
     report, sizes = found.report, found.sizes
@@ -141,13 +150,16 @@ def cost(
         made=base + imatrix + sum(quants),
         peak=peak,
         free=free_bytes(settings.out),
-        seconds=_seconds(report, sizes, order, threads=threads) / cpu_speed(),
+        seconds=work_seconds(report, sizes, order, threads=threads, machines=machines) / cpu_speed(),
         where=where,
         account=account,
     )
 
 
-def _seconds(report: Report, sizes: JobForecast, order: EstimateOptions, *, threads: int) -> float:
+def work_seconds(
+    report: Report, sizes: JobForecast, order: EstimateOptions, *, threads: int, machines: int = 1
+) -> float:
+    """Of the CPU that the cost model was measured on, with so many threads on each machine; without transfers."""
     request = Request(
         name="model",
         source=Source(kind=report.kind, path=report.path, size=report.size, sha256=""),
@@ -169,7 +181,17 @@ def _seconds(report: Report, sizes: JobForecast, order: EstimateOptions, *, thre
         evaluation_chunks=EVALUATION_CHUNKS * order.texts,
         threads=threads,
     )
-    return sum(step.seconds(load) for step in plan(request))  # to a folder, and of a source that is here: no transfers
+    steps = plan(request)  # to a folder, and of a source that is here: no transfers
+    if machines == 1:
+        return sum(step.seconds(load) for step in steps)
+    once = sum(step.seconds(load) for step in steps if step.quant_type not in request.quant_types)
+    busy: list[tuple[float, tuple[str, ...]]] = [(0.0, ())] * machines  # and what each has made, to copy from
+    for quant in request.quant_types:  # goes to the first that is done with the one before
+        seconds, made = busy[0]
+        there = replace(load, quants=sizes.work((*made, quant)))
+        seconds += sum(step.seconds(there) for step in steps if step.quant_type == quant)
+        heapq.heapreplace(busy, (seconds, (*made, quant)))
+    return once + max(seconds for seconds, _ in busy)
 
 
 def _labels(sizes: JobForecast, order: EstimateOptions) -> tuple[str, ...]:

@@ -19,9 +19,9 @@ from pathlib import Path
 from ggufy.core.errors import BusyError, Cancelled, CannotStream, GgufyError, LeaseLost, UsageError
 from ggufy.core.hosts import RepoName
 from ggufy.core.job import FINISHED, RESTING, Job, Status
-from ggufy.core.job_sharing import evaluations_for
 from ggufy.core.messages import Message
-from ggufy.core.plan import LOCK_NAME, Fetch, Products, Step, Upload, Workload, base_name, pending
+from ggufy.core.plan import LOCK_NAME, Fetch, Step, Upload, Workload, base_name
+from ggufy.jobs.parts import Alone, Parts, RunPlace, Wanted
 from ggufy.jobs.workspace import Workspace, hub_option
 from ggufy.llama.install import Llama
 from ggufy.publish.destination import Destination, LocalFolder
@@ -31,7 +31,7 @@ from ggufy.records.records import JobRecords
 from ggufy.records.run_state import RunState, Stop
 from ggufy.records.store import JobStore
 from ggufy.sources.hub import remove_orphans
-from ggufy.steps import Makers, plan
+from ggufy.steps import Makers
 from ggufy.steps.context import Context
 from ggufy.steps.covariance import SEGMENTS
 from ggufy.steps.forecast import check_space
@@ -61,12 +61,13 @@ class Runner:
         limit: resources.ThreadLimit | None = None,
         makers: Makers | None = None,
         clock: Clock = CLOCK,
+        parts: Parts | None = None,
     ):
         self.settings, self.llama = settings, llama
         self.workspace = workspace or Workspace(records=JobRecords(JobStore(settings.out)))
         self.limit = limit or resources.thread_limit(threads or settings.threads, settings.cpu_percent)
         self.records = self.workspace.records
-        self._makers, self._clock = makers or Makers(), clock
+        self._makers, self._clock, self._parts = makers or Makers(), clock, parts or Alone()
         self._folders = (settings.out.absolute(), settings.cache.absolute(), settings.home)  # told to nobody else
 
     def folder(self, job: Job) -> Path:
@@ -93,7 +94,7 @@ class Runner:
                 failure = disk_error(error, self.folder(job)) if isinstance(error, OSError) else None
                 if failure is None:
                     logger.exception("job %s: unexpected error", job.id)
-                return self.records.end(job, Status.FAILED, live.run_id, failure or error, self._folders)
+                return self._end(job, Status.FAILED, live, failure or error)
         raise AssertionError("unreachable")
 
     def _ended(self, job: Job, live: RunState, error: GgufyError) -> Job | None:
@@ -105,7 +106,12 @@ class Runner:
             return None
         logger.info("job %s %s: %s", job.id, status, error)
         told = None if isinstance(error, Cancelled) else error
-        return self.records.end(job, status, live.run_id, told, self._folders)
+        return self._end(job, status, live, told)
+
+    def _end(self, job: Job, status: Status, live: RunState, error: BaseException | None = None) -> Job:
+        if self._parts.helps:
+            return self._latest(job).ended(status, error, self._folders)
+        return self.records.end(job, status, live.run_id, error, self._folders)
 
     def _attempt(self, job: Job, live: RunState, *, moved: bool) -> Job:
         if live.stop():
@@ -128,10 +134,13 @@ class Runner:
             begun = False
             try:
                 destination.start(resumed=known.begun or known.status is Status.RUNNING)
-                self.records.begin(job, live.run_id)
+                if not self._parts.helps:
+                    self.records.begin(job, live.run_id)
                 self.records.share_evaluations(job)
                 begun = True
-                self._streamed_or_downloaded(replace(ctx, safe=destination.safe), live, destination, patience)
+                ctx = replace(ctx, safe=destination.safe)
+                place = RunPlace(ctx=ctx, records=self.records, destination=destination, patience=patience)
+                self._all_parts(place, live)
             except Exception as error:
                 if begun:
                     self._tell(job, live, destination, error)
@@ -139,8 +148,9 @@ class Runner:
             finally:
                 destination.close()
             _remove_parts(folder)
-            shutil.rmtree(ctx.work, ignore_errors=True)
-            return self.records.end(job, Status.DONE, live.run_id)
+            if not self._parts.helps:  # this runner may lead next
+                shutil.rmtree(ctx.work, ignore_errors=True)
+            return self._end(job, Status.DONE, live)
 
     def _destination(self, job: Job, ctx: Context, live: RunState, patience: Patience) -> Destination:
         if not job.request.repo_id:
@@ -153,7 +163,13 @@ class Runner:
                 repo=", ".join(job.request.repos),
                 hub=hub_option(job.request.repos),
             )
-        places = Places(hubs=hubs, state=self.workspace.state, records=self.records, llama_commit=self.llama.commit)
+        places = Places(
+            hubs=hubs,
+            state=self.workspace.state,
+            records=self.records,
+            llama_commit=self.llama.commit,
+            card=not self._parts.helps,
+        )
         return HubRepo(places, job, ctx, live, patience)
 
     def _tell(self, job: Job, live: RunState, destination: Destination, error: Exception) -> None:
@@ -170,26 +186,23 @@ class Runner:
                 file.unlink()
         destination.tell(self._latest(job).ended(status, error, self._folders))
 
-    def _streamed_or_downloaded(
-        self, ctx: Context, live: RunState, destination: Destination, patience: Patience
-    ) -> None:
-        try:
-            self._steps(ctx, live, destination, patience)
-        except CannotStream as error:
-            logger.info("job %s: the source is downloaded first: %s", ctx.request.job_id, error)
-            self._steps(replace(ctx, streams=False), live, destination, patience)
+    def _all_parts(self, place: RunPlace, live: RunState) -> None:
+        measured, parts = False, 0
+        for wanted in self._parts.turns(place):
+            parts += 1
+            try:
+                measured |= self._steps(place, wanted, live)
+            except CannotStream as error:
+                logger.info("job %s: the source is downloaded first: %s", place.ctx.request.job_id, error)
+                place = replace(place, ctx=replace(place.ctx, streams=False))
+                measured |= self._steps(place, wanted, live)
+        place.destination.finish(measured=measured or parts > 1)  # then others may have measured
 
-    def _steps(self, ctx: Context, live: RunState, destination: Destination, patience: Patience) -> None:
-        job = self.records.latest(ctx.request.job_id) or Job(request=ctx.request)
-        products = Products(
-            job=job,
-            here=lambda product: ctx.path(product).exists(),
-            arrived=destination.has,
-            measured=frozenset(figures.quant for figures in evaluations_for(ctx.request, [job])),
-        )
-        steps = plan(ctx.request, streamed=ctx.streams)
-        due = pending(steps, lambda step: step.done(products))
-        live.progress.planned(steps, due)
+    def _steps(self, place: RunPlace, wanted: Wanted, live: RunState) -> bool:
+        """Makes what is wanted and due; True if the card has more to say now."""
+        ctx, destination, patience = place.ctx, place.destination, place.patience
+        steps, due = place.steps(wanted)
+        live.progress.planned(tuple(step for step in steps if wanted(step) or step in due), due)
         self._prepare(ctx, steps, due, live, destination, patience)
         for step in due:
             ctx.check_stopped()
@@ -202,7 +215,7 @@ class Runner:
                 if live.forecast:
                     destination.make_room(step.left_bytes(ctx, live.forecast))
                 self._make(ctx, step, live, destination, patience)
-        destination.finish(measured=any(isinstance(step, LocalStep) and step.on_card for step in due))
+        return any(isinstance(step, LocalStep) and step.on_card for step in due)
 
     def _make(
         self, ctx: Context, step: LocalStep, live: RunState, destination: Destination, patience: Patience

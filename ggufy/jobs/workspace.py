@@ -202,4 +202,8 @@ def _check_endpoint(settings: Settings) -> None:
 
 def _budget(settings: Settings) -> CommitBudget:
     limit = settings.commits_an_hour
-    return CommitBudget(limit=limit, reserve=limit // 2, burst=max(1, limit // 6))
+    reserve = limit // 2
+    if settings.jobs == 1:
+        return CommitBudget(limit=limit, reserve=reserve, burst=max(1, limit // 6))
+    most = max(4, (limit + reserve) // settings.jobs)  # together twice the limit at most: the Hub stops at about that
+    return CommitBudget(limit=reserve + most, reserve=reserve, burst=most, part_of_several=True)

@@ -32,6 +32,9 @@ class Destination(Protocol):
     def has(self, name: str) -> bool:
         """True if this product has arrived."""
 
+    def look_again(self) -> None:
+        """Takes note of what other runners have brought there since. Raises what went wrong with an upload."""
+
     def accept(self, step: Step, artifact: Artifact | None) -> None:
         """Takes what a step has made (`artifact`), or, with an upload step, the file that it names."""
 
@@ -65,6 +68,9 @@ class LocalFolder:
 
     def has(self, name: str) -> bool:
         return (self._folder / name).exists()
+
+    def look_again(self) -> None:
+        pass  # one runner works in a folder
 
     def accept(self, step: Step, artifact: Artifact | None) -> None:
         if artifact:

@@ -72,6 +72,7 @@ class Places:
     state: StateRepo | None  # None: records stay on this machine, and so does unfinished work
     records: JobRecords
     llama_commit: str
+    card: bool = True  # False: another runner writes it
 
 
 class HubRepo:
@@ -92,7 +93,7 @@ class HubRepo:
                 places.hubs[RepoName.of(name).host],
                 name,
                 self._latest,
-                card=partial(self._facts, places.llama_commit),
+                card=partial(self._facts, places.llama_commit) if places.card else None,
                 patience=patience,
                 held_up=partial(places.state.misses, job.id) if places.state is not None else lambda: "",
                 uploaded=self._uploaded,
@@ -106,9 +107,14 @@ class HubRepo:
             repo.start(self._records.all(), self._uploads, resumed=resumed)
         self._adopt()
 
+    def look_again(self) -> None:
+        for repo in self._repos:
+            self._patience(repo.uploader.look_again)
+        self._adopt()
+
     def _adopt(self) -> None:
-        """Notes products that the repos hold and the record does not know: the run before this one was killed when
-        they had just been uploaded."""
+        """Notes products that the repos hold and the record does not know: who made them was killed when they had
+        just been uploaded."""
         known = {artifact.name for artifact in self._latest().artifacts}
         there = {name: self._repos[0].file(name) for name in self._uploads if name not in known and self.has(name)}
         found = [Artifact(name=n, size=f.size, sha256=f.sha256) for n, f in there.items() if f and f.sha256]

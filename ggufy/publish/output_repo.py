@@ -26,14 +26,14 @@ class OutputRepo:
         name: str,
         latest: Callable[[], Job],
         *,
-        card: Callable[[Job, OutputRepo, Mapping[str, int]], tuple[Job, CardFacts]],
+        card: Callable[[Job, OutputRepo, Mapping[str, int]], tuple[Job, CardFacts]] | None,
         patience: Patience,
         held_up: Callable[[], str],
         uploaded: Callable[[list[Artifact]], None],
         fraction: Callable[[Artifact, float], None],
     ):
         """`latest` gives the job's record; `card` the job as a card shows it with what it says besides, for files
-        (name -> bytes) that the repo holds."""
+        (name -> bytes) that the repo holds; None: no card is written."""
         self.hub, self.name, self.repo_id = hub, name, RepoName.of(name).repo_id
         self._latest, self._card, self._patience = latest, card, patience
         self._ending: Job | None = None
@@ -82,6 +82,8 @@ class OutputRepo:
         self.uploader.last_card()
 
     def _pages(self, uploaded: Mapping[str, int]) -> dict[str, str]:
+        if self._card is None:
+            return {}
         job, facts = self._card(self._ending or self._latest(), self, uploaded)
         return pages(job, facts, repo=self.name, readme=None if job.request.keep_card else self._readme())
 

@@ -81,6 +81,16 @@ class Uploader:
         with self._changed:
             return self._remote.get(name)
 
+    def look_again(self) -> None:
+        """Takes note of what others have brought since. Raises what went wrong with a file."""
+        with self._changed:
+            self._raise()
+            before = self._remote
+        remote = self._hub.list_files(self._repo_id, kind="model")
+        with self._changed:
+            if self._remote is before:  # else the thread has looked meanwhile
+                self._remote = remote
+
     def put(self, path: Path, artifact: Artifact) -> None:
         """Queues a file. Raises what went wrong with an earlier one."""
         with self._changed:

@@ -22,6 +22,7 @@ from ggufy.core.errors import (
     QuotaError,
     RepoMissing,
     SourceAway,
+    StaleParent,
     StorageError,
     TokenError,
 )
@@ -43,7 +44,7 @@ class Verdict(Enum):
 
 def verdict(error: GgufyError) -> Verdict:
     """What this error makes of a job."""
-    if isinstance(error, HubAway | QuotaError | SourceAway):
+    if isinstance(error, HubAway | QuotaError | SourceAway | StaleParent):
         return Verdict.WAITS
     if isinstance(error, LeaseLost):
         return Verdict.MOVES

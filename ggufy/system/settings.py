@@ -15,6 +15,8 @@
 | GGUFY_HUB          | where results go: local, hf, modelscope, or hf,modelscope   | local; on a Space hf |
 | GGUFY_COMMITS      | commits to the Hub in an hour, at most                      | 60                   |
 | GGUFY_LEASE        | seconds after which a silent runner's work is taken over    | 600                  |
+| GGUFY_WORKER       | set by `submit`: one name for each Job that shares the work |                      |
+| GGUFY_JOBS         | set by `submit`: how many Jobs share the work               | 1                    |
 | GRADIO_SERVER_NAME | address that the page listens on; 0.0.0.0 for all           | 127.0.0.1            |
 | GRADIO_SERVER_PORT | port of the page                                            | 7860                 |
 | SPACE_ID           | set by Hugging Face on a Space: visitors may only look      |                      |
@@ -83,6 +85,8 @@ class Settings:
     hub: str  # one of HUBS
     commits_an_hour: int
     lease_s: float  # seconds
+    worker: str = ""  # name of this one among Jobs that share the work; empty: it works alone
+    jobs: int = 1  # so many Jobs share the work
     home: Path  # the user's home folder, for children
     pip_environment: Mapping[str, str] = field(repr=False)  # for the one pip call of the set-up
     die_with_parent: bool  # set by the Makefile: stopping `make` stops the work too
@@ -134,6 +138,8 @@ class Settings:
             hub=_choice(env, "GGUFY_HUB", places),
             commits_an_hour=_number(env, "GGUFY_COMMITS") or 60,
             lease_s=float(_number(env, "GGUFY_LEASE") or 600),
+            worker=env.get("GGUFY_WORKER", "").strip(),
+            jobs=_number(env, "GGUFY_JOBS") or 1,
             home=home or kept,
             pip_environment={name: value for name, value in env.items() if name.startswith(_PIP_PREFIXES)},
             die_with_parent=env.get("GGUFY_DIE_WITH_PARENT") == "1",
