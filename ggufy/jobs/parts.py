@@ -46,6 +46,7 @@ class RunPlace:
 class Parts(Protocol):
     """How a job is divided, and what of it this run makes."""
 
+    shared: bool  # others are at work on the job, and a run that has lost the lease goes on as one that helps
     helps: bool  # another runner has the lease, and writes record and card
 
     def turns(self, place: RunPlace) -> Iterator[Wanted]:
@@ -55,7 +56,7 @@ class Parts(Protocol):
 class Alone:
     """One run makes everything."""
 
-    helps = False
+    shared = helps = False
 
     def turns(self, place: RunPlace) -> Iterator[Wanted]:
         yield everything

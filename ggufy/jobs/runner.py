@@ -76,13 +76,16 @@ class Runner:
 
     def run(self, job: Job, live: RunState | None = None) -> Job:
         """Takes the job to its end, however long it has to wait for something, and returns the record that says how it
-        ended. Raises Cancelled when the program is shut down: the next start goes on."""
+        ended. Raises Cancelled when the program is shut down: the next start goes on; LeaseLost for a part of
+        a job that others share."""
         live, moved = live or RunState(), False
         for tries in range(1, _FOREVER):
             try:
                 return self._attempt(job, live, moved=moved)
             except GgufyError as error:
                 if isinstance(error, Cancelled) and not live.stop.by_user:
+                    raise
+                if isinstance(error, LeaseLost) and self._parts.shared:  # others wait for what it has claimed
                     raise
                 if (ended := self._ended(job, live, error)) is not None:
                     return ended
@@ -116,7 +119,10 @@ class Runner:
     def _attempt(self, job: Job, live: RunState, *, moved: bool) -> Job:
         if live.stop():
             raise Cancelled("the job was stopped.")
-        self.workspace.acquire(live.stop, live.progress.waits)
+        if self._parts.shared:
+            self.workspace.check()
+        else:
+            self.workspace.acquire(live.stop, live.progress.waits)
         known = self._latest(job)
         if moved and known.status in RESTING:
             return known  # the other runner has ended it
@@ -200,10 +206,10 @@ class Runner:
 
     def _steps(self, place: RunPlace, wanted: Wanted, live: RunState) -> bool:
         """Makes what is wanted and due; True if the card has more to say now."""
-        ctx, destination, patience = place.ctx, place.destination, place.patience
+        ctx, destination = place.ctx, place.destination
         steps, due = place.steps(wanted)
         live.progress.planned(tuple(step for step in steps if wanted(step) or step in due), due)
-        self._prepare(ctx, steps, due, live, destination, patience)
+        self._prepare(place, steps, due, live)
         for step in due:
             ctx.check_stopped()
             self.workspace.check()
@@ -214,44 +220,36 @@ class Runner:
             elif isinstance(step, LocalStep) and not step.comes_first:
                 if live.forecast:
                     destination.make_room(step.left_bytes(ctx, live.forecast))
-                self._make(ctx, step, live, destination, patience)
+                self._make(place, step, live)
         return any(isinstance(step, LocalStep) and step.on_card for step in due)
 
-    def _make(
-        self, ctx: Context, step: LocalStep, live: RunState, destination: Destination, patience: Patience
-    ) -> None:
+    def _make(self, place: RunPlace, step: LocalStep, live: RunState) -> None:
+        ctx = place.ctx
         logger.info("job %s: %s", ctx.request.job_id, step.label)
         live.progress.started(step)
-        artifact = patience(lambda: self._makers.run(step, ctx))
+        artifact = place.patience(lambda: self._makers.run(step, ctx))
         if artifact:
             ctx.digests[ctx.path(step.product).absolute()] = artifact.sha256
         live.progress.finished(step, artifact)
-        destination.accept(step, artifact)
+        place.destination.accept(step, artifact)
 
-    def _prepare(
-        self,
-        ctx: Context,
-        steps: tuple[Step, ...],
-        due: tuple[Step, ...],
-        live: RunState,
-        destination: Destination,
-        patience: Patience,
-    ) -> None:
+    def _prepare(self, place: RunPlace, steps: tuple[Step, ...], due: tuple[Step, ...], live: RunState) -> None:
         """Brings here what is read first (the source, or the base from the output repo), forecasts every size, and
         refuses what cannot fit."""
+        ctx, destination = place.ctx, place.destination
         base, load = base_name(ctx.request), _load_of_source(ctx)
         live.progress.workload(load)
         local = [step for step in due if isinstance(step, LocalStep)]
         for step in local:
             if step.comes_first:
                 self._makers.check(step, ctx)
-                self._make(ctx, step, live, destination, patience)
+                self._make(place, step, live)
         for transfer in due:
             if isinstance(transfer, Fetch) and transfer.product == base:
                 destination.fetch(transfer)
         if not any(base in step.reads for step in local) and not ctx.path(base).exists():
             return  # nothing is left whose size matters
-        forecast = live.forecast = patience(lambda: self._makers.forecast(ctx, steps[0]))
+        forecast = live.forecast = place.patience(lambda: self._makers.forecast(ctx, steps[0]))
         for step in local:
             if not step.comes_first:
                 self._makers.check(step, ctx)

@@ -7,6 +7,7 @@ Each, the leader too, claims a quant (records/shares.py), makes, uploads and mea
     a helper ends        what it had claimed and not finished is claimed by others as soon as the Hub says that it has
                          ended; the Hub begins it again when it failed, and then it goes on with its own claims
     the leader ends      its lease runs out, a helper gets it and leads, with the files that it has
+    it loses the lease   it goes on as a helper, with its claims
     nothing is left      helpers end when every quant is made; the leader joins what all have found
 """
 
@@ -18,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 
-from ggufy.core.errors import Cancelled, HubError
+from ggufy.core.errors import Cancelled, HubError, LeaseLost
 from ggufy.core.job import COMPENSATED, Job, Request, Status
 from ggufy.core.messages import Message
 from ggufy.core.plan import Step, base_name, imatrix_name
@@ -57,7 +58,10 @@ class SharedRunner(Runner):
         patience = Patience(stopped=live.stop, say=live.progress.waits)
         while True:
             if self._leads_soon(live):
-                return self._lead(job, live, shares)
+                try:
+                    return self._lead(job, live, shares)
+                except LeaseLost as error:
+                    logger.warning("job %s is led by another Job: this one helps: %s", job.id, error)
             record = patience(shares.record)
             if record is not None and record.status is Status.DONE:
                 return record
@@ -71,10 +75,8 @@ class SharedRunner(Runner):
     def _help(self, job: Job, live: RunState, parts: SharedParts) -> Job:
         workspace = replace(self.workspace, state=None)
         helper = Runner(settings=self.settings, llama=self.llama, workspace=workspace, limit=self.limit, parts=parts)
-        changed, self.records.changed = (
-            self.records.changed,
-            lambda job_id: None,
-        )  # the leader's record goes to the Hub
+        changed = self.records.changed
+        self.records.changed = lambda job_id: None  # the leader's record is the one that goes to the Hub
         try:
             return helper.run(job, live)
         finally:
@@ -115,6 +117,8 @@ class SharedRunner(Runner):
 
 class SharedParts:
     """What one run makes of a job that others work on: quants that nobody else has claimed."""
+
+    shared = True
 
     def __init__(
         self,
@@ -167,8 +171,7 @@ class SharedParts:
             self.all_made = not free and all(claims[quant].made for quant in held)
             return chosen
 
-        self._shares.commit(choose)
-        return taken
+        return taken if taken in self._shares.commit(choose) else ""
 
     def _holds(self, quant: str, claim: Claim, begun: Collection[str], alive: Mapping[str, int]) -> bool:
         """True if nobody else may make the quant. Of an own earlier attempt, or a twin, only Jobs beside this one
