@@ -16,10 +16,11 @@ from ggufy.ui.api import NAMES
 CHAT_OPTIONS = tuple(
     f"gg-chat-{name} change"
     for name in (
-        *("frequency", "length", "mode", "model-a", "model-b", "presence", "state", "system"),
+        *("frequency", "length", "mode", "model-a", "model-b", "presence", "sampling", "state", "system"),
         *("temperature", "think", "top_p"),
     )
 )
+CHAT_NUMBERS = tuple(f"gg-chat-{name} input" for name in ("frequency", "presence", "temperature", "top_p"))
 # Handler (js: in the browser only) -> what it follows, one tuple for each time it is connected.
 EXPECTED = {
     "look of jobs": [("page load",), ("timer tick",), ("gg-jobs look",), ("begin then",), ("begin_ticked then",)],
@@ -54,10 +55,10 @@ EXPECTED = {
     "follow": [("gg-follow-add click",)],
     "unfollow": [("gg-followed click",)],
     "<lambda>": [("gg-evaluate change",)],
-    "js": [("gg-imatrix change",), ("gg-source change",), CHAT_OPTIONS],
+    "js": [("gg-imatrix change",), ("gg-source change",), CHAT_OPTIONS, CHAT_NUMBERS],
     "look of chat": [("chat select",)],
     "choose of chat": [("gg-chat-model-a input", "gg-chat-model-b input")],
-    "advise": [("gg-chat-think input",)],
+    "advise": [("gg-chat-sampling input", "gg-chat-think input")],
     "say": [("gg-chat-message submit", "gg-chat-send click")],
     "switch": [("gg-chat-mode input",)],
     "edit": [("gg-chat-log-a edit",), ("gg-chat-log-b edit",)],
