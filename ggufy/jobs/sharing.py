@@ -171,7 +171,8 @@ class SharedParts:
             self.all_made = not free and all(claims[quant].made for quant in held)
             return chosen
 
-        return taken if taken in self._shares.commit(choose) else ""
+        written = self._shares.commit(choose)
+        return taken if taken in written else ""
 
     def _holds(self, quant: str, claim: Claim, begun: Collection[str], alive: Mapping[str, int]) -> bool:
         """True if nobody else may make the quant. Of an own earlier attempt, or a twin, only Jobs beside this one
