@@ -121,6 +121,16 @@ def test_a_message_that_was_not_said_comes_back(tab: ChatTab) -> None:
     assert "not among the finished quants" in answers[-1][tab.hint]
 
 
+def test_who_is_quicker_than_the_list_talks_to_the_first_model(tab: ChatTab) -> None:
+    """What the browser has of the lists then reaches the handler: where gradio refuses it, the message is lost."""
+    later = gr.Dropdown(choices=["a.gguf", "b.gguf"])
+    begun = [model.value for model in tab.models]
+    assert later.preprocess(begun[0]) is None and begun[1] == ""  # which the second list always has
+    given = filled(tab) | dict(zip(tab.models, begun, strict=True))
+    assert "Hello you" not in put_into_the_box(tab, list(tab.say(given, REQUEST, None)))
+    assert tab.services.chats.asked == ["a.gguf"]  # type: ignore[attr-defined]
+
+
 def test_an_edit_that_was_not_said_comes_behind_what_was_typed(tab: ChatTab) -> None:
     chats: Any = tab.chats
     chats.said["a"] = [{"role": "user", "content": "Hello"}]

@@ -55,7 +55,7 @@ class ChatFields:
             self.models = [
                 gr.Dropdown(
                     [(TEXTS["en"]["chat_nobody"], NONE)],
-                    value=NONE,
+                    value=NONE if side != SIDES[0] else None,  # None passes gradio's check, whatever the choices
                     label=i18n(f"chat_model_{side}"),
                     interactive=True,
                     scale=3,

@@ -67,7 +67,7 @@ def state_picker(i18n: gr.I18n) -> gr.Dropdown:
 
 def picked(names: Collection[str], chosen: object, texts: Texts) -> gr.Dropdown:
     """The picker with the states that there are now."""
-    value = chosen if chosen in names else ""
+    value = chosen if isinstance(chosen, str) and chosen in names else ""
     return gr.Dropdown(choices=[(texts["chat_state_none"], ""), *names], value=value, visible=bool(names))
 
 

@@ -218,6 +218,8 @@ class ChatTab(ChatFields):
     ) -> Iterator[str]:
         """The replies in turn, until a stop; yields what is to be said beside them when there is something new."""
         settings = self.settings(given)
+        if not given[self.models[0]]:  # Enter came before the browser had heard of the first choice
+            given = given | {self.models[0]: next(iter(self.chats.models(visitor)), NONE)}
         for side, model in zip(SIDES, (given[model] for model in self.models), strict=True):
             if side not in places or (side != SIDES[0] and not model) or turn.stopped():
                 continue
@@ -255,7 +257,7 @@ class ChatTab(ChatFields):
         mode, shown = given[self.mode], {}
         for side, log, model in zip(SIDES, self.logs, self.models, strict=True):
             turns, speeds = self.chats.turns(session, side, mode), self.chats.speeds(session, side, mode)
-            words = {"side": side, "title": str(given[model]), "plain": mode == TEXT}
+            words = {"side": side, "title": str(given[model] or NONE), "plain": mode == TEXT}
             words["used"] = self.chats.used(session, side, mode)
             shown[log] = gr.HTML(log=chat_parts.log(turns, texts, speeds=speeds, coming=coming, **words))
         return shown

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import APIResponse, Locator, Page, Route, expect
 
 from tests import scripted
 from tests.browser.pages import App, Tab, make_app
@@ -48,6 +48,21 @@ def say(page: Page, text: str) -> None:
             expect(box).to_have_value("", timeout=10_000)
             return
     raise AssertionError("what was typed was never taken")
+
+
+def test_a_message_before_the_list_of_models_is_there(open_tab: Callable[..., Tab]) -> None:
+    """It is not lost, and the first model replies, which the page shows a moment later."""
+    page = open_tab().page
+    held: list[tuple[Route, APIResponse]] = []  # the server has answered, and the browser does not know yet
+    page.route("**/run/predict*", lambda route: held.append((route, route.fetch())))
+    page.get_by_role("tab", name="Chat").click()
+    say(page, "Early")
+    reply = page.locator("#gg-chat-log-a .gg-model .gg-said strong")
+    expect(reply).to_have_text("bold", timeout=60_000)
+    for route, answer in held:
+        route.fulfill(response=answer)
+    page.unroute("**/run/predict*")
+    expect(page.get_by_label("Quant", exact=True)).to_have_value(re.compile("Q8_0"), timeout=60_000)
 
 
 def test_a_conversation(open_tab: Callable[..., Tab], shoot: Callable[[Tab, str], None]) -> None:
