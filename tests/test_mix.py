@@ -166,6 +166,13 @@ def test_below_the_smallest_mix_a_stock_file_is_made(tiny_mixer: RecipeSearch) -
         sized(tiny_mixer, size_of(50_000), FAST)
 
 
+def test_standard_goes_below_the_smallest_mix_of_fast(tiny_mixer: RecipeSearch) -> None:
+    least = tiny_mixer.least(STANDARD)
+    assert least < tiny_mixer.least(FAST)
+    found = tiny_mixer.mix(least, STANDARD, against="Q2_K")
+    assert found.stock or tiny_mixer.analysis.tensor_bytes(found.recipe) <= least
+
+
 def size_of(size: int) -> target.Target:
     found = target.parse(size=f"{size}B")
     assert found is not None

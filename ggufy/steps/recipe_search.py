@@ -1,8 +1,7 @@
 """Size to order: the best recipe for a number of bytes, and the file.
 
     fast       errors by tensor and type, and the shipped sensitivities; no model is run
-    standard   sensitivities of this model from 10 probes; what `fast` finds, or the stock file, wins if it is better
-               on the probe text
+    standard   sensitivities of this model from 10 probes; what `fast` finds, or the stock file, wins if better there
     thorough   26 probes; then recipes around the solution are made and measured, and the sensitivities refitted, twice
 
 Everything that is measured is kept in `<folder>`, under digests of what it follows from: another size needs the
@@ -205,15 +204,14 @@ class RecipeSearch:
 
         Raises UsageError when the budget is too small; what the engine and the measuring raise; Cancelled.
         """
-        fast = self.solve(self._complete(self.prior()), budget, prune=prune).recipe
         if mode == FAST:
-            return FoundRecipe(recipe=fast, mode=mode, predicted=None, sensitivities={})
+            return FoundRecipe(recipe=self._fast(budget, prune), mode=mode, predicted=None, sensitivities={})
         groups, values, _ = self.probed(PROBES[mode])
         best = Measured(recipe=self._solved(groups, values, budget, prune=prune), kld=math.inf)
         if mode == THOROUGH:
-            best, values = self._refined(groups, values, budget, fast, prune=prune)
+            best, values = self._refined(groups, values, budget, prune=prune)
         elif against:
-            found = [self._measured(recipe, label) for recipe, label in ((best.recipe, "result"), (fast, "fast"))]
+            found = [self._measured(best.recipe, "result"), *self._measured_fast(budget, prune)]
             best = min(found, key=lambda one: one.kld)
         stock_kld = self._stock_kld(against) if against else None
         wins = stock_kld is not None and stock_kld < best.kld
@@ -229,10 +227,10 @@ class RecipeSearch:
         )
 
     def _refined(
-        self, groups: dict[str, list[str]], values: dict[str, float], budget: int, fast: Recipe, *, prune: bool
+        self, groups: dict[str, list[str]], values: dict[str, float], budget: int, *, prune: bool
     ) -> tuple[Measured, dict[str, float]]:
         """Measures recipes around the solution and the fast one, and lets what they showed change it."""
-        measured = {tuple(sorted(fast.items())): self._measured(fast, "fast")}
+        measured = {tuple(sorted(one.recipe.items())): one for one in self._measured_fast(budget, prune)}
         current = values
         for number in range(ROUNDS + 1):
             new = False
@@ -241,12 +239,19 @@ class RecipeSearch:
                 recipe = self._solved(groups, tilted, budget, prune=prune)
                 key = tuple(sorted(recipe.items()))
                 if key not in measured:
-                    measured[key] = self._measured(recipe, f"candidate {len(measured)}")
+                    measured[key] = self._measured(recipe, f"candidate {len(measured) + 1}")
                     new = True
             current = probing.refit(self.analysis, groups, values, list(measured.values()))
             if not new:
                 break
         return min(measured.values(), key=lambda one: one.kld), current
+
+    def _fast(self, budget: int, prune: bool) -> Recipe:
+        return self.solve(self._complete(self.prior()), budget, prune=prune).recipe
+
+    def _measured_fast(self, budget: int, prune: bool) -> list[Measured]:
+        """What fast finds; nothing where its choices, which are fewer, do not come down to these bytes."""
+        return [self._measured(self._fast(budget, prune), "fast")] if budget >= self.least(FAST) else []
 
     def _measured(self, recipe: Recipe, label: str) -> Measured:
         return Measured(recipe=recipe, kld=self.divergence(recipe, label=label))
