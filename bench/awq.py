@@ -16,6 +16,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from bench.mixes import FACTS
 from bench.real_base import MODELS, fetched, make_base
 from ggufy.core.catalog import BY_NAME
 from ggufy.formats.covariance import CovarianceFile
@@ -36,7 +37,6 @@ from ggufy.texts.calibration import PinnedTexts, ensure_texts
 
 TYPES = ("Q4_K_M", "Q4_0", "Q2_K")
 CHUNKS = 32
-_FACTS = {"ggufy.target": "0.0000MB", "ggufy.bits_per_weight": "00.00000"}
 
 
 def noisy_base(name: str, folder: Path, cache: Path) -> Path:
@@ -71,7 +71,7 @@ def bench_model(
             order = stock_order(search, kind, folder)
             lines.append(_row(f"{kind}, stock", order, search, file, config))
         for kind in types:
-            mix = search.mix(search.stock_size(kind) - search.head_size(_FACTS), FAST)
+            mix = search.mix(search.stock_size(kind) - search.head_size(FACTS), FAST)
             order = search.order(mix, folder / f"{kind}-mix.gguf", {}, kind)
             lines.append(_row(f"{kind}, fast mix of that size", order, search, file, config))
     search.close()

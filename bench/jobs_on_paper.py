@@ -6,6 +6,7 @@ another is as fast here. The table is in docs/performance.md.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from ggufy.core.words import human_time
@@ -35,7 +36,7 @@ def main() -> None:
     print("|---|---|---|" + "---|" * len(COUNTS))
     for name, (layers, width, ranks) in MODELS.items():
         shapes = shapes_of(layers, width, ranks)
-        size = 2 * sum(_elements(shape) for shape in shapes.values())
+        size = 2 * sum(map(math.prod, shapes.values()))
         report = Report(source=name, kind="checkpoint", path=f"rwkv7-g1-{name}.pth", shapes=shapes, size=size)
         compensated = preview(report, settings, BaseOptions(), llama=llama).sizes
         assert compensated is not None and compensated.gguf is not None
@@ -73,13 +74,6 @@ def shapes_of(layers: int, width: int, ranks: tuple[int, int, int, int]) -> dict
     for name in ("v0", "v1", "v2"):
         del found[f"blocks.0.att.{name}"]
     return found | {f"{name}.{part}": (width,) for name in norms for part in ("weight", "bias")}
-
-
-def _elements(shape: tuple[int, ...]) -> int:
-    total = 1
-    for one in shape:
-        total *= one
-    return total
 
 
 if __name__ == "__main__":

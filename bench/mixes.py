@@ -46,7 +46,7 @@ BARS = {size: 0.45 if size == "IQ3_XXS" else 0.35 for size in LADDER}
 DEFAULT_BAR = 0.7
 SIZE_BAR = 0.005  # what a mix may leave unused of the size that was asked for
 TEST_CHUNKS = 64
-_FACTS = {"ggufy.target": "0.0000MB", "ggufy.bits_per_weight": "00.00000"}
+FACTS = {"ggufy.target": "0.0000MB", "ggufy.bits_per_weight": "00.00000"}
 _EMBEDDING, _HEAD = "token_embd.weight", "output.weight"
 _OVERRIDES = ("Q2_K", "Q3_K", "IQ3_S", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
 _TRIED = 8  # overrides that are measured on the probe text, of those that the sensitivities like best
@@ -71,7 +71,7 @@ class Bench:
 
     @property
     def head_size(self) -> int:
-        return self.recipe_search.head_size(_FACTS)
+        return self.recipe_search.head_size(FACTS)
 
     def budget(self, size: str) -> int:
         """Bytes for the tensors of a mix that is no larger than the stock file."""

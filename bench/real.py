@@ -147,7 +147,7 @@ def bench(name: str, settings: Settings, llama: Llama, *, chunks: int, probe_chu
             all_chunks=True,
         )
 
-    imatrix, covariances = _calibrated(base, config(texts.calibration, "imatrix", IMATRIX_CHUNKS))
+    imatrix, covariances = calibrated(base, config(texts.calibration, "imatrix", IMATRIX_CHUNKS))
     search = RecipeSearch(base=base, imatrix_path=imatrix, config=config(texts.probe, "probe", probe_chunks))
     test = config(texts.evaluation, "test", chunks)
     with CovarianceFile.open(covariances) as file:
@@ -159,12 +159,12 @@ def bench(name: str, settings: Settings, llama: Llama, *, chunks: int, probe_chu
     title = f"**{MODELS[name].name}**, F16 base of {base.stat().st_size:,} bytes, perplexity {ppl:.2f}"
     said = f"{title} ({chunks} chunks of the evaluation text, probes of {probe_chunks})"
     noisy = awq.noisy_base(name, folder, settings.cache)
-    kept = _calibrated(noisy, config(texts.calibration, "imatrix", IMATRIX_CHUNKS))
+    kept = calibrated(noisy, config(texts.calibration, "imatrix", IMATRIX_CHUNKS))
     lines = awq.bench_model(noisy, *kept, folder / "awq", config(texts.evaluation, "awq", chunks), awq.TYPES)
     return [said, "", *table(rows), "", *lines]
 
 
-def _calibrated(base: Path, config: EvaluationConfig) -> tuple[Path, Path]:
+def calibrated(base: Path, config: EvaluationConfig) -> tuple[Path, Path]:
     """(imatrix, covariances) of a base, made as a job makes them, unless they are there."""
     stem = base.stem.removesuffix("-F16")
     imatrix, covariances = (base.with_name(f"{stem}-{kind}.gguf") for kind in ("imatrix", "covariances"))

@@ -22,16 +22,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.measure import run
-from bench.mixes import LADDER
+from bench.mixes import FACTS, LADDER
+from bench.real import calibrated
 from ggufy.core.catalog import BY_NAME
 from ggufy.core.metrics import PROBE_CHUNKS
 from ggufy.formats.covariance import CovarianceFile
-from ggufy.llama import tools
 from ggufy.llama.install import Llama, ensure
 from ggufy.quantize.recipe import Recipe
 from ggufy.quantize.search.mixes import mixed
 from ggufy.quantize.search.target import STANDARD, THOROUGH
-from ggufy.steps.covariance import make_covariances
 from ggufy.steps.evaluate import EvaluationConfig
 from ggufy.steps.recipe_kld import Divergences
 from ggufy.steps.recipe_search import RecipeSearch
@@ -43,7 +42,6 @@ from ggufy.texts.overlap import check_disjoint
 
 TEST_CHUNKS = 32
 LANGUAGE_SIZES = ("Q3_K_M", "Q4_K_M")
-_FACTS = {"ggufy.target": "0.0000MB", "ggufy.bits_per_weight": "00.00000"}
 _EMBEDDING, _PUBLISHED = "token_embd.weight", "Q6_K"  # how many RWKV GGUFs are published: stock but for this
 _ROUNDED = {STANDARD: "standard, compensated", THOROUGH: "thorough, compensated"}
 
@@ -117,7 +115,7 @@ class RoundingBench:
         return mixed(self.plain.head, size, stock=self.plain.stock(size))
 
     def _ordered(self, limit: int, mode: str) -> Recipe:
-        return self.rounded.mix(limit - self.rounded.head_size(_FACTS), mode).recipe
+        return self.rounded.mix(limit - self.rounded.head_size(FACTS), mode).recipe
 
     def _tensors(self, recipe: Recipe) -> int:
         return self.plain.analysis.tensor_bytes(recipe)
@@ -137,7 +135,7 @@ def bench(given: argparse.Namespace, settings: Settings, llama: Llama, folder: P
             keep_logits=True,
         )  # fmt: skip
 
-    imatrix, covariances = _calibrated(base, config(texts.calibration, "calibration", 0))
+    imatrix, covariances = calibrated(base, config(texts.calibration, "calibration", 0))
     probe, test = config(texts.probe, "probe", given.probe_chunks), config(texts.evaluation, "test", given.chunks)
     with CovarianceFile.open(covariances) as file:
         plain = RecipeSearch(base=base, imatrix_path=imatrix, config=probe)
@@ -146,6 +144,8 @@ def bench(given: argparse.Namespace, settings: Settings, llama: Llama, folder: P
         ours = RoundingBench(plain=plain, rounded=rounded, tests=tests, modes=given.modes)
         rows = [ours.row(size) for size in given.sizes]
         languages = ours.languages(apart, [config(text, text.stem, given.chunks) for text in apart])
+        for one in (plain, rounded, *tests):
+            one.close()
     said = (
         f"**{base.stem}**, F16 base of {base.stat().st_size:,} bytes ({given.chunks} chunks of the evaluation text, "
     )
@@ -184,19 +184,6 @@ def _base(source: str, vocab: Path | None, folder: Path) -> Path:
     if not base.exists():
         run(sys.executable, "-m", "ggufy", "convert", source, base, *(["--vocab", vocab] if vocab else []))
     return base
-
-
-def _calibrated(base: Path, config: EvaluationConfig) -> tuple[Path, Path]:
-    """(imatrix, covariances) of all of the calibration text, unless they are there."""
-    imatrix, covariances = (base.with_name(f"{base.stem}-{kind}.gguf") for kind in ("imatrix", "covariances"))
-    config.folder.mkdir(parents=True, exist_ok=True)
-    if not (imatrix.exists() and covariances.exists()):
-        make_covariances(
-            base, config.text, covariances, imatrix, work=config.folder, chunks=config.chunks, llama=config.llama,
-            run=tools.ToolRun(environment=config.environment, cwd=config.folder), threads=config.threads,
-            report=lambda fraction: None,
-        )  # fmt: skip
-    return imatrix, covariances
 
 
 def main() -> None:

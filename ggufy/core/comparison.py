@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from ggufy.core.metrics import Evaluation, Quality, memory_needed, plus_minus
+from ggufy.core.metrics import Evaluation, Quality, TextFigures, memory_needed, plus_minus
 from ggufy.core.words import human_size
 
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would run
@@ -79,20 +79,14 @@ class Group:
 
 def figures_of(evaluation: Evaluation) -> tuple[Figures, ...]:
     """Over each of its texts."""
-    over = [(evaluation.text, evaluation.text_sha256, evaluation.tokens, evaluation.quality)]
-    over += [(one.text, one.text_sha256, one.tokens, one.quality) for one in evaluation.others]
-    return tuple(_figures(_basis(evaluation, text, digest, tokens), quality) for text, digest, tokens, quality in over)
+    return tuple(_figures(basis, quality) for basis, quality in _over(evaluation))
 
 
 def figures_of_base(evaluation: Evaluation) -> tuple[Figures, ...]:
     """What a quant's evaluation says of its base."""
-    over = [(evaluation.text, evaluation.text_sha256, evaluation.tokens, evaluation.quality)]
-    over += [(one.text, one.text_sha256, one.tokens, one.quality) for one in evaluation.others]
     return tuple(
-        of_base(
-            _basis(evaluation, text, digest, tokens), Measure(value=quality.base_ppl, error=quality.base_ppl_error)
-        )
-        for text, digest, tokens, quality in over
+        of_base(basis, Measure(value=quality.base_ppl, error=quality.base_ppl_error))
+        for basis, quality in _over(evaluation)
     )
 
 
@@ -102,9 +96,21 @@ def of_base(basis: Basis, ppl: Measure) -> Figures:
     return Figures(basis=basis, kld=none, ppl=ppl, ppl_ratio=Measure(value=1.0), same_top=whole)
 
 
-def _basis(evaluation: Evaluation, text: str, digest: str, tokens: int) -> Basis:
+def _over(evaluation: Evaluation) -> Iterator[tuple[Basis, Quality]]:
+    """What was found over each of its texts."""
     base = evaluation.base_sha256 or evaluation.base
-    return Basis(base=evaluation.base, base_sha256=base, text=text, text_sha256=digest, tokens=tokens)
+    over: tuple[Evaluation | TextFigures, ...] = (evaluation, *evaluation.others)
+    for one in over:
+        yield (
+            Basis(
+                base=evaluation.base,
+                base_sha256=base,
+                text=one.text,
+                text_sha256=one.text_sha256,
+                tokens=one.tokens,
+            ),
+            one.quality,
+        )
 
 
 def _figures(basis: Basis, quality: Quality) -> Figures:

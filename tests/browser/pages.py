@@ -19,6 +19,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from bench.records import write_records
 from ggufy.records.store import JobStore
+from tests.conftest import Ggufy
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -93,6 +94,12 @@ def make_app(folder: Path, llama_bin: Path, **more: str) -> App:
         "GRADIO_SERVER_PORT": str(port),
     }
     return App(port, folder / "out", environment | more, folder / "log")
+
+
+def make_quant(ggufy: Ggufy, app: App, source: Path, vocab: Path) -> None:
+    """Leaves a Q8_0 of a checkpoint where the page finds it."""
+    done = ggufy("quantize", source, "--vocab", vocab, "--types", "Q8_0", "--imatrix", "none", "--out", app.out)
+    assert done.code == 0, done.err
 
 
 def write_results(out: Path, count: int) -> None:

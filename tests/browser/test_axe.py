@@ -13,7 +13,7 @@ from bench.records import write_records
 from ggufy.llama.install import installed_folder
 from ggufy.system.locks import lock
 from tests import scripted
-from tests.browser.pages import App, Tab, make_app, open_more, unfold, write_results
+from tests.browser.pages import App, Tab, make_app, make_quant, open_more, unfold, write_results
 from tests.conftest import Ggufy
 
 pytestmark = pytest.mark.browser
@@ -26,9 +26,7 @@ def library(llama_bin: Path, ggufy: Ggufy, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("axe")
     app = make_app(folder, llama_bin)
     write_records(app.out, 7)
-    source, vocab = scripted.thinker(folder)
-    done = ggufy("quantize", source, "--vocab", vocab, "--types", "Q8_0", "--imatrix", "none", "--out", app.out)
-    assert done.code == 0, done.err
+    make_quant(ggufy, app, *scripted.thinker(folder))
     app.start()
     yield app
     assert app.stop() == 0

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests import scripted, tiny
-from tests.browser.pages import App, Tab, make_app
+from tests.browser.pages import App, Tab, make_app, make_quant
 from tests.conftest import Ggufy
 from tests.test_state import states_of
 
@@ -20,9 +20,7 @@ pytestmark = pytest.mark.browser
 def talking(llama_bin: Path, ggufy: Ggufy, tmp_path: Path) -> Iterator[App]:
     """A page with one quant."""
     app = make_app(tmp_path, llama_bin)
-    source, vocab = scripted.checkpoint(tmp_path)
-    done = ggufy("quantize", source, "--vocab", vocab, "--types", "Q8_0", "--imatrix", "none", "--out", app.out)
-    assert done.code == 0, done.err
+    make_quant(ggufy, app, *scripted.checkpoint(tmp_path))
     app.start()
     yield app
     assert app.stop() == 0

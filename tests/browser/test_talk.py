@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import APIResponse, Locator, Page, Route, expect
 
 from tests import scripted
-from tests.browser.pages import App, Tab, make_app
+from tests.browser.pages import App, Tab, make_app, make_quant
 from tests.conftest import Ggufy
 
 pytestmark = pytest.mark.browser
@@ -24,9 +24,7 @@ def app(llama_bin: Path, ggufy: Ggufy, tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("talk")
     app = make_app(folder, llama_bin)
     chain = [b"<think>", b"</think>", b"\n", SAID.encode(), "✿".encode(), b" Bot"]
-    source, vocab = scripted.checkpoint(folder, chain, scripted.NAME)
-    done = ggufy("quantize", source, "--vocab", vocab, "--types", "Q8_0", "--imatrix", "none", "--out", app.out)
-    assert done.code == 0, done.err
+    make_quant(ggufy, app, *scripted.checkpoint(folder, chain, scripted.NAME))
     app.start()
     yield app
     assert app.stop() == 0
