@@ -198,14 +198,15 @@ def test_the_best_stock_file_is_the_one_to_beat(
 def test_thorough_measures_once(
     tiny_mixer: RecipeSearch, mixer_of: Callable[..., RecipeSearch], tmp_path: Path
 ) -> None:
-    size = tiny_mixer.stock_size("Q4_K_M")
-    mix, out = made(tiny_mixer, tmp_path / "a.gguf", size=size, mode=THOROUGH, against="Q4_K_M")
+    first = mixer_of(tiny_mixer.base, tiny_mixer.imatrix_path, tmp_path / "work")  # that has measured nothing yet
+    size = first.stock_size("Q4_K_M")
+    mix, out = made(first, tmp_path / "a.gguf", size=size, mode=THOROUGH, against="Q4_K_M")
     assert out.stat().st_size <= size
     assert not mix.stock and mix.kld is not None and mix.stock_kld is not None and mix.kld < mix.stock_kld
-    assert measured(tiny_mixer, out) == pytest.approx(mix.kld, abs=2e-6)
-    probes = tiny_mixer.divergence.measured
+    assert measured(first, out) == pytest.approx(mix.kld, abs=2e-6)
+    probes = first.divergence.measured
     assert 20 < probes <= 26 + 1 + 1 + 8  # probes, anchor, stock, candidates and the fast recipe
-    again = mixer_of(tiny_mixer.base, tiny_mixer.imatrix_path, tiny_mixer.config.folder)
+    again = mixer_of(first.base, first.imatrix_path, first.config.folder)
     same, other = made(again, tmp_path / "b.gguf", size=size, mode=THOROUGH, against="Q4_K_M")
     assert again.divergence.measured == 0 and same == mix
     assert other.read_bytes() == out.read_bytes()
