@@ -16,6 +16,7 @@ from ggufy.core.words import human_size
 from ggufy.publish.markup import Markup, el
 
 WIDTH, HEIGHT = 560, 250
+NARROW = 330  # WIDTH on a phone: text that is not made smaller with the picture
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 16, 12, 40  # margins for the axes
 SERIES = 6  # that have a colour of their own; then they begin again
 _LETTER = 7.2  # width of a name's letters, at most
@@ -103,13 +104,13 @@ _SQUARE = ((-1, -1), (1, -1), (1, 1), (-1, 1))
 _DIAMOND = ((0, -1), (1, 0), (0, 1), (-1, 0))
 
 
-def scatter(points: Sequence[Point], words: Words) -> Markup:
-    """The measured points, smallest file first, as an element of a page.
+def scatter(points: Sequence[Point], words: Words, width: int = WIDTH) -> Markup:
+    """The measured points, smallest file first, as an element of a page that is about `width` pixels wide.
 
     Size to the right, KLD upwards in decades: better is lower left. A file with a smaller KLD than every smaller file
     of its series is marked and, where there is room, named; a line joins them.
     """
-    return el("svg", *map(_svg, drawn(points, words)), class_="gg-plot", **_about(words))
+    return el("svg", *map(_svg, drawn(points, words, width)), class_="gg-plot", **_about(words, width))
 
 
 def document(points: Sequence[Point], words: Words) -> str:
@@ -117,11 +118,11 @@ def document(points: Sequence[Point], words: Words) -> str:
     back = el("rect", width="100%", height="100%", class_="gg-back")
     size: dict[str, str | int] = {"width": WIDTH, "height": HEIGHT, "xmlns": "http://www.w3.org/2000/svg"}
     shapes = map(_svg, drawn(points, words))
-    return el("svg", el("style", _STYLE), back, *shapes, **size, **_about(words)) + "\n"
+    return el("svg", el("style", _STYLE), back, *shapes, **size, **_about(words, WIDTH)) + "\n"
 
 
-def _about(words: Words) -> dict[str, str]:
-    return {"viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img", "aria_label": words.title}
+def _about(words: Words, width: int) -> dict[str, str]:
+    return {"viewBox": f"0 0 {width} {HEIGHT}", "role": "img", "aria_label": words.title}
 
 
 def _svg(shape: Shape) -> Markup:
@@ -151,8 +152,8 @@ def _series(number: int | None) -> str:
     return "" if number is None else f" gg-series-{number % SERIES}"
 
 
-def drawn(points: Sequence[Point], words: Words) -> list[Shape]:
-    """What there is to draw of the measured points, of which there must be one, on WIDTH times HEIGHT; what comes
+def drawn(points: Sequence[Point], words: Words, width: int = WIDTH) -> list[Shape]:
+    """What there is to draw of the measured points, of which there must be one, on `width` times HEIGHT; what comes
     later covers what was before."""
     shown = measured(points)
     klds = [point.kld or 0.0 for point in shown]
@@ -161,7 +162,7 @@ def drawn(points: Sequence[Point], words: Words) -> list[Shape]:
     least = min(point.size for point in shown) * 0.94
 
     def x(size: float) -> float:
-        return _LEFT + (size - least) / (most - least) * (WIDTH - _LEFT - _RIGHT)
+        return _LEFT + (size - least) / (most - least) * (width - _LEFT - _RIGHT)
 
     def y(kld: float) -> float:
         return _TOP + (high - math.log10(kld)) / max(1, high - low) * (HEIGHT - _TOP - _BOTTOM)
@@ -169,18 +170,18 @@ def drawn(points: Sequence[Point], words: Words) -> list[Shape]:
     shapes: list[Shape] = []
     for decade in range(low, high + 1):
         at = y(10.0**decade)
-        shapes.append(Line(places=((_LEFT, at), (WIDTH - _RIGHT, at)), grid=True))
+        shapes.append(Line(places=((_LEFT, at), (width - _RIGHT, at)), grid=True))
         shapes.append(Label(x=_LEFT - 8, y=at + 4, text=f"{10.0**decade:g}", anchor="end"))
     for part in range(5):
         size = least + (most - least) * part / 4
         anchor = "end" if part == 4 else "middle"
         shapes.append(Label(x=x(size), y=HEIGHT - _BOTTOM + 18, text=human_size(round(size)), anchor=anchor))
-    shapes.append(Label(x=WIDTH - _RIGHT, y=HEIGHT - 6, text=words.size, anchor="end"))
+    shapes.append(Label(x=width - _RIGHT, y=HEIGHT - 6, text=words.size, anchor="end"))
     shapes.append(Label(x=_LEFT - 8, y=HEIGHT - 6, text=words.kld, anchor="end"))
-    return [*shapes, *_marks([(x(point.size), y(point.kld or 1.0), point) for point in shown])]
+    return [*shapes, *_marks([(x(point.size), y(point.kld or 1.0), point) for point in shown], width)]
 
 
-def _marks(placed: Sequence[tuple[float, float, Point]]) -> list[Shape]:
+def _marks(placed: Sequence[tuple[float, float, Point]], width: int) -> list[Shape]:
     """The frontiers, a dot for each point, and the names on the frontiers that cover nothing; the others show when the
     mouse is over a dot."""
     lines: list[Shape] = []
@@ -195,19 +196,19 @@ def _marks(placed: Sequence[tuple[float, float, Point]]) -> list[Shape]:
         lines.append(Line(places=tuple((dot.x, dot.y) for dot in own if dot.good), series=series))
         dots += own
     taken = [(dot.x - 5, dot.y - 5, dot.x + 5, dot.y + 5) for dot in dots]
-    names = [name for dot in dots if dot.good and (name := _name(dot.x, dot.y, dot.point.name, taken))]
+    names = [name for dot in dots if dot.good and (name := _name(dot, width, taken))]
     return [*lines, *dots, *names]
 
 
-def _name(x: float, y: float, name: str, taken: list[_Box]) -> Label | None:
+def _name(dot: Dot, right: int, taken: list[_Box]) -> Label | None:
     """A name below or above its dot, where it covers nothing of `taken`, to which it is added; None if nowhere."""
-    width = _LETTER * len(name)
-    for left, baseline in ((x - 7 - width, y + 14), (x + 8, y - 7)):
+    width = _LETTER * len(dot.point.name)
+    for left, baseline in ((dot.x - 7 - width, dot.y + 14), (dot.x + 8, dot.y - 7)):
         box = (left, baseline - 10, left + width, baseline + 2)
-        inside = left > _LEFT and left + width < WIDTH and box[1] > 0 and box[3] < HEIGHT - _BOTTOM
+        inside = left > _LEFT and left + width < right and box[1] > 0 and box[3] < HEIGHT - _BOTTOM
         if inside and not any(_overlap(box, other) for other in taken):
             taken.append(box)
-            return Label(x=left, y=baseline, text=name)
+            return Label(x=left, y=baseline, text=dot.point.name)
     return None
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ggufy.core.words import human_size
-from ggufy.publish.kld_plot import Point, Words, measured, scatter
+from ggufy.publish.kld_plot import NARROW, WIDTH, Point, Words, measured, scatter
 from ggufy.publish.markup import Markup, el
 from ggufy.ui.i18n import Texts
 
 
 def plot(points: Sequence[Point], texts: Texts) -> Markup:
-    """The points, smallest file first."""
+    """The points, smallest file first; the style sheet shows one of the two pictures."""
     if len(measured(points)) < 2:
         return _bars(points)
-    return scatter(points, Words(size=texts["column_size"], kld=texts["column_kld"], title=texts["plot"]))
+    words = Words(size=texts["column_size"], kld=texts["column_kld"], title=texts["plot"])
+    return el("div", *(scatter(points, words, width) for width in (WIDTH, NARROW)), class_="gg-plots")
 
 
 def _bars(points: Sequence[Point]) -> Markup:

@@ -58,7 +58,7 @@ def test_the_demo_from_start_to_a_chat(
     figures = re.compile(r"5\.\d MB\s*5\.\d\d\s*0\.00\d\d\s*1\.00\d\s*9\d\.\d %")  # no speed on a busy machine
     expect(quant).to_contain_text(figures)  # the heads of the files are read in turns
     expect(card.locator(".gg-picks")).to_contain_text("Q4_K_M")
-    expect(card.locator("svg circle")).to_have_count(2)
+    expect(card.locator("svg:visible circle")).to_have_count(2)
     with second.page.expect_download() as download:
         quant.get_by_role("link").click()
     assert download.value.suggested_filename == f"{DEMO}-Q4_K_M.gguf"
