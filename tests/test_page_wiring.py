@@ -21,6 +21,11 @@ CHAT_OPTIONS = tuple(
     )
 )
 CHAT_NUMBERS = tuple(f"gg-chat-{name} input" for name in ("frequency", "presence", "temperature", "top_p"))
+FORM = tuple(
+    f"gg-{name} change"
+    for name in "awq chat-format evaluate evaluation imatrix imatrix-path keep-card lora lora-alpha lora-as-file mix "
+    "mmproj mode mtp name output outtype private repo rounding source targets types vocab".split()
+)
 # Handler (js: in the browser only) -> what it follows, one tuple for each time it is connected.
 EXPECTED = {
     "look of jobs": [("page load",), ("timer tick",), ("gg-jobs look",), ("begin then",), ("begin_ticked then",)],
@@ -28,7 +33,7 @@ EXPECTED = {
     "act": [("gg-banner click", "gg-jobs click", "gg-machine click")],
     "greet": [("page load",)],
     "look of source": [
-        ("page load",),
+        ("js then",),
         ("gg-panel look",),
         ("gg-mix change", "gg-output change", "gg-outtype change", "gg-rounding change"),
         ("choose then",),
@@ -55,7 +60,7 @@ EXPECTED = {
     "follow": [("gg-follow-add click",)],
     "unfollow": [("gg-followed click",)],
     "<lambda>": [("gg-evaluate change",)],
-    "js": [("gg-imatrix change",), ("gg-source change",), CHAT_OPTIONS, CHAT_NUMBERS],
+    "js": [("gg-imatrix change",), ("gg-source change",), ("page load",), FORM, CHAT_OPTIONS, CHAT_NUMBERS],
     "look of chat": [("chat select",)],
     "choose of chat": [("gg-chat-model-a input", "gg-chat-model-b input")],
     "advise": [("gg-chat-sampling input", "gg-chat-think input")],

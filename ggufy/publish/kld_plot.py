@@ -172,9 +172,10 @@ def drawn(points: Sequence[Point], words: Words, width: int = WIDTH) -> list[Sha
         at = y(10.0**decade)
         shapes.append(Line(places=((_LEFT, at), (width - _RIGHT, at)), grid=True))
         shapes.append(Label(x=_LEFT - 8, y=at + 4, text=f"{10.0**decade:g}", anchor="end"))
-    for part in range(5):
-        size = least + (most - least) * part / 4
-        anchor = "end" if part == 4 else "middle"
+    parts = 4 if width > NARROW else 3
+    for part in range(parts + 1):
+        size = least + (most - least) * part / parts
+        anchor = "end" if part == parts else "middle"
         shapes.append(Label(x=x(size), y=HEIGHT - _BOTTOM + 18, text=human_size(round(size)), anchor=anchor))
     shapes.append(Label(x=width - _RIGHT, y=HEIGHT - 6, text=words.size, anchor="end"))
     shapes.append(Label(x=_LEFT - 8, y=HEIGHT - 6, text=words.kld, anchor="end"))

@@ -1,5 +1,6 @@
 // Runs before gradio: the language and the theme that the visitor has chosen count as the browser's own. What is
-// chosen is a cookie; i18n.py reads the language from it. `ggufy` is what the other scripts share.
+// chosen is a cookie; i18n.py reads the language from it. What the form holds outlives a reload of its tab, such as the
+// one after a restart of the server. `ggufy` is what the other scripts share.
 (() => {
   const chosen = (what) => document.cookie.match(new RegExp(`(?:^|; )ggufy_${what}=(\\w+)`))?.[1];
   const choose = (what, value) => {
@@ -19,7 +20,26 @@
     field.remove();
     if (!done) throw new Error("not allowed");
   };
-  window.ggufy = { chosen, choose, copy };
+  const read = () => {
+    try {
+      return JSON.parse(sessionStorage.getItem("ggufy-form")) ?? {};
+    } catch {
+      return {};
+    }
+  };
+  const kept = read(); // as it was when the page was loaded: name of the field -> value
+  let restored = false;
+  const keep = (names, values) => {
+    if (!restored) return; // gradio's fields change when they first appear
+    try {
+      sessionStorage.setItem("ggufy-form", JSON.stringify(Object.fromEntries(names.map((name, i) => [name, values[i]]))));
+    } catch {} // a browser may allow no storage
+  };
+  const restore = (names, values) => {
+    restored = true;
+    return names.map((name, i) => kept[name] ?? values[i]);
+  };
+  window.ggufy = { chosen, choose, copy, kept, keep, restore };
   const language = chosen("language");
   if (language) {
     const code = language === "zh" ? "zh-CN" : language; // as gradio calls it

@@ -27,6 +27,7 @@ from ggufy.service.service import Services
 from ggufy.ui import parts, source_parts
 from ggufy.ui.form import IMATRIX, base_options, estimate_options, job_options, short_text
 from ggufy.ui.i18n import TEXTS, Texts, texts_of
+from ggufy.ui.kept_form import outlive_reloads
 from ggufy.ui.messages import told
 from ggufy.ui.newest import Newest
 from ggufy.ui.visitors import Profile, visitor_of
@@ -159,7 +160,7 @@ class QuantizeTab:
             **several,
         )
         self.output.change(self.choose_output, self.output, self.only_gguf, **QUIET)
-        page.load(self.look, fields, looked, **QUEUED)
+        outlive_reloads(page, self.fields()).then(self.look, fields, looked, **QUEUED)
         self.panel.click(self.choose, [self.source, self.output], [self.source, self.output], **QUIET).then(
             self.look, fields, looked, **QUEUED, **several
         )

@@ -9,7 +9,9 @@ let format = "";
 let unfolded = false;
 let at = ""; // the box that Tab comes to; arrow keys go on from there
 let focused = false;
-const chosen = {}; // format -> what was wanted of it before another one was chosen
+const chosen = {}; // format -> what was wanted of it before another one was chosen, or the page was loaded again
+const { output, types } = window.ggufy.kept;
+if (Array.isArray(types)) chosen[output] = types;
 
 const boxes = () => [...element.querySelectorAll("input[type=checkbox]")];
 const preset = (name) => boxes().filter((box) => name === "all" || box.hasAttribute(`data-${name}`)); // none: no box
@@ -48,9 +50,9 @@ const showChosen = (names) => {
 const show = () => {
   const fieldset = element.querySelector("fieldset");
   const now = fieldset?.dataset.format ?? format;
-  if (format && now !== format) {
-    chosen[format] = wanted;
-    wanted = chosen[now] ?? namesOf(preset("recommended"));
+  if (now !== format) {
+    if (format) chosen[format] = wanted;
+    wanted = chosen[now] ?? (format ? namesOf(preset("recommended")) : wanted);
   }
   format = now;
   const all = boxes();

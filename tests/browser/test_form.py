@@ -179,3 +179,37 @@ def test_sizes_are_those_of_the_files(app: App, open_tab: Callable[..., Tab]) ->
     expect(shown).to_contain_text(re.compile(r"5\.4\sMB\s*5\.84 bpw"), timeout=60_000)
     same = tab.page.locator(".gg-type", has=tab.page.get_by_role("checkbox", name="Q4_K_S", exact=True))
     expect(same).to_contain_text("Same tensors as Q4_K_M")
+
+
+def test_the_form_outlives_a_restart_of_the_server(app: App, open_tab: Callable[..., Tab]) -> None:
+    """And any reload of its tab; another tab begins anew."""
+    tab = open_tab()
+    page, source = tab.page, tab.page.get_by_label("Source")
+    source.fill("/nowhere/kept.pth")
+    page.get_by_label("Sizes to order").fill("5.5MB")
+    page.get_by_role("button", name="Clear", exact=True).first.click()
+    page.get_by_role("checkbox", name="Q6_K", exact=True).check()
+    open_more(tab)
+    page.locator("#gg-name input").fill("大 模型")
+    page.get_by_role("checkbox", name="Measure the quants").check()
+    page.get_by_role("radio", name="f32").check()
+    expect(page.locator("#gg-panel").get_by_role("alert")).to_contain_text("/nowhere/kept.pth")
+
+    def as_it_was() -> None:
+        expect(source).to_have_value("/nowhere/kept.pth", timeout=60_000)
+        expect(page.locator("#gg-panel").get_by_role("alert")).to_contain_text("/nowhere/kept.pth", timeout=60_000)
+        expect(page.get_by_label("Sizes to order")).to_have_value("5.5MB")
+        expect(page.locator("[data-chosen]")).to_have_text("Q6_K")
+        open_more(tab)
+        expect(page.locator("#gg-name input")).to_have_value("大 模型")
+        expect(page.get_by_role("checkbox", name="Measure the quants")).to_be_checked()
+        expect(page.get_by_role("radio", name="f32")).to_be_checked()
+
+    with page.expect_event("load", timeout=120_000):  # gradio loads the page again when the server is back
+        app.stop()
+        app.start()
+    tab.complaints.clear()  # that nobody answered
+    as_it_was()
+    page.reload()
+    as_it_was()
+    assert open_tab().page.get_by_label("Source").input_value() == "demo"

@@ -17,6 +17,7 @@ RUN = """
   document.body.innerHTML = `<div id="part">${inside}</div>`;
   const props = { value };
   let changed;
+  window.ggufy ??= { kept: {}, chosen: () => {} };
   new Function("element", "props", "trigger", "watch", code)(
     document.getElementById("part"), props, () => {}, (name, call) => (changed = call));
   window.props = props;
