@@ -19,11 +19,12 @@ import pytest
 from hub_fixture import ALICE, LocalHub, running_hub
 
 from ggufy.core.errors import GgufyError, UsageError
-from ggufy.core.job import FrontierPoint, Job, Request, Status
+from ggufy.core.job import COMPENSATED, PLAIN, Artifact, FrontierPoint, Job, Request, Status
 from ggufy.core.job_record import from_json, to_json
-from ggufy.core.plan import pending
+from ggufy.core.plan import base_name, imatrix_name, pending
 from ggufy.core.progress import RUNNING
 from ggufy.formats.gguf import read_head
+from ggufy.jobs.estimate import finding_seconds
 from ggufy.jobs.options import JobOptions
 from ggufy.jobs.request import make_job
 from ggufy.jobs.runner import Runner
@@ -367,9 +368,27 @@ def test_the_slider() -> None:
     assert "make-size" not in [found.get("data-action") for _, found in looked.tags]
 
 
+def test_how_long_finding_sizes_takes() -> None:
+    """The analysis, and what has to be made or fetched for it again."""
+    base, imatrix = base_name(REQUEST), imatrix_name(REQUEST)
+    made = (Artifact(name=base, size=400_000_000, sha256=""), Artifact(name=imatrix, size=1_000_000, sha256=""))
+    job = Job(request=replace(REQUEST, rounding=PLAIN), status=Status.DONE, artifacts=made)
+    compensated = replace(job, request=replace(job.request, rounding=COMPENSATED))
+    smaller = replace(job, artifacts=(replace(made[0], size=100_000_000), made[1]))
+    published = replace(job, request=replace(job.request, repo_id="alice/model-GGUF"))
+
+    def seconds(job: Job, here: tuple[str, ...] = (base, imatrix), threads: int = 1) -> float:
+        return finding_seconds(job, here, threads=threads)
+
+    assert seconds(smaller) < seconds(job, threads=2) < seconds(job)
+    assert seconds(job) < seconds(compensated) < 2 * seconds(job), "covariances are collected anew"
+    assert seconds(job) == seconds(published) < seconds(published, here=(imatrix,)) < seconds(published, here=())
+
+
 def test_sizes_can_be_found_once() -> None:
     shown = card_of(view(Status.DONE), texts=TEXTS["zh"])
     assert shown.findable and "find-sizes" in column([shown])
+    assert f"in about {shown.finding_time}. Then" in column([shown])
     assert "find-sizes" not in column([shown], may_work=False)
     done, finding = view(Status.DONE), view(Status.RUNNING)
     finding = replace(finding, job=replace(finding.job, request=replace(finding.job.request, mode="standard")))

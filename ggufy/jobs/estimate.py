@@ -17,10 +17,11 @@ import numpy as np
 
 from ggufy.core.catalog import BY_NAME, make_order
 from ggufy.core.errors import SourceError
-from ggufy.core.job import COMPENSATED, DEFAULT_CHUNKS, EVALUATION_CHUNKS, PLAIN, Request
+from ggufy.core.job import COMPENSATED, DEFAULT_CHUNKS, EVALUATION_CHUNKS, PLAIN, Job, Request
 from ggufy.core.names import model_name
-from ggufy.core.plan import Workload
+from ggufy.core.plan import Step, Upload, Workload, base_name, pending
 from ggufy.core.source import Source
+from ggufy.jobs.orders import ordered
 from ggufy.jobs.skeleton import write_skeleton
 from ggufy.llama.install import Llama
 from ggufy.llama.tools import ToolRun
@@ -41,6 +42,7 @@ from ggufy.system import resources
 from ggufy.system.files import free_bytes
 from ggufy.system.settings import Settings
 
+_BYTES = {"f32": 4, "q8_0": 1}  # a weight of the base, about; 2 of other types
 _REFERENCE_S = 0.000085  # of `cpu_speed`'s work on the CPU that the cost model was measured on
 
 
@@ -192,6 +194,27 @@ def work_seconds(
         seconds += sum(step.seconds(there) for step in steps if step.quant_type == quant)
         heapq.heapreplace(busy, (seconds, (*made, quant)))
     return once + max(seconds for seconds, _ in busy)
+
+
+def finding_seconds(job: Job, here: Collection[str], *, threads: int) -> float:
+    """How long it takes on this machine, roughly, to find what every size is worth of what a finished job was made
+    from. `here` is what is in the job's folder, by name."""
+    request = ordered(job.request)
+    made = {artifact.name: artifact.size for artifact in job.artifacts}
+    base = made.get(base_name(request), request.source.size)
+
+    def done(step: Step) -> bool:
+        return step.file_name in made if isinstance(step, Upload) else step.product in here
+
+    load = Workload(
+        weights=base // _BYTES.get(request.outtype, 2),
+        base_bytes=base,
+        sizes=made,
+        recipes=recipes_measured(request),
+        chunks=DEFAULT_CHUNKS,
+        threads=threads,
+    )
+    return sum(step.seconds(load) for step in pending(plan(request), done)) / cpu_speed()
 
 
 def _labels(sizes: JobForecast, order: EstimateOptions) -> tuple[str, ...]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ggufy.core.errors import UsageError
+from ggufy.core.job import Request
 from ggufy.core.metrics import memory_needed
+from ggufy.core.outputs import GGUF
 from ggufy.core.words import brief, human_size
 from ggufy.jobs.options import JobOptions
 from ggufy.jobs.skeleton import write_skeleton
@@ -68,3 +71,9 @@ def _label(target: sizes.Target, weights: int, base: int) -> str:
             base=human_size(base),
         )
     return sizes.label(target, weights=weights, head=0)
+
+
+def ordered(request: Request, *labels: str, mode: str = sizes.STANDARD) -> Request:
+    """For sizes to order (`labels`) of what a job was made from; without any, for finding what every size is worth.
+    Only GGUFs are made to order."""
+    return replace(request, quant_types=(), output=GGUF, targets=labels, mode=mode)

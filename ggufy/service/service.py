@@ -17,6 +17,7 @@ from ggufy.core.names import model_name, repo_name
 from ggufy.core.outputs import names_of_output
 from ggufy.jobs.estimate import BaseOptions, Cost, EstimateOptions, Preview, cost, preview
 from ggufy.jobs.options import JobOptions
+from ggufy.jobs.orders import ordered
 from ggufy.jobs.queue import Worker
 from ggufy.jobs.request import file_stem, is_query, make_job
 from ggufy.jobs.runner import Runner
@@ -225,19 +226,17 @@ class Services:
         if point is None:
             raise UsageError("this size is not on the list any more: reload the page.")
         label = f"{target.size_word(size)}-{target.nearest(point.bpw)}{target.SUFFIX}"
-        return self._another(job, visitor, targets=(label,), mode=job.request.mode)
+        return self._another(ordered(job.request, label, mode=job.request.mode), visitor)
 
     def find_sizes(self, job_id: str, visitor: Visitor = STRANGER) -> Job:
         """Queues a job that finds what every size is worth, of what a job was made from."""
         check_work(visitor, self.settings)
-        return self._another(self._known(job_id, visitor), visitor, targets=(), mode=target.STANDARD)
+        return self._another(ordered(self._known(job_id, visitor).request), visitor)
 
-    def _another(self, job: Job, visitor: Visitor, *, targets: tuple[str, ...], mode: str) -> Job:
-        """A job with the same base, imatrix and place; only GGUFs are made to order."""
+    def _another(self, wanted: Request, visitor: Visitor) -> Job:
         by_stranger = not is_owner(visitor, self.settings)
         if by_stranger:
             self._check_room()
-        wanted = replace(job.request, quant_types=(), output=GGUF.name, targets=targets, mode=mode)
         return self._queue(replace(wanted, by_stranger=by_stranger))
 
     def _find(self, job_id: str, visitor: Visitor) -> Job | None:

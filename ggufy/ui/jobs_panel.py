@@ -241,7 +241,8 @@ class JobsPanel:
             if opened:
                 model, whole = self._detailed(model, opened, may=may)
                 lines = [views.job_line(v, texts, now=now, ready=ready, shown=_kinds(v, opened)) for v in model.views]
-                card = model_card(model, lines, texts, now=now, shown=opened)
+                threads = self.services.limit()
+                card = model_card(model, lines, texts, now=now, shown=opened, threads=threads)
                 rows = (self._with_more(row, model, texts, visitor) if row.key in files else row for row in card.files)
                 card = replace(card, files=tuple(rows))
         card = deletable(model, card, texts) if own and not folded else card

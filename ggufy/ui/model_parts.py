@@ -17,7 +17,7 @@ from ggufy.ui.job_parts import Piece
 from ggufy.ui.models import ModelCard
 from ggufy.ui.parts import button
 from ggufy.ui.plot import plot
-from ggufy.ui.sizes import panel
+from ggufy.ui.sizes import finder, panel
 from ggufy.ui.views import JobLine
 
 _FIGURES = ("kld", "ppl_ratio", "same_top", "speed")
@@ -82,6 +82,8 @@ def _body(card: ModelCard, name: str, texts: Texts, opened: Collection[str], *, 
         case "plot":
             return _plot(card, texts)
         case "sizes":
+            if card.findable:
+                return finder(card.sizer, card.finding_time, texts)
             return panel(card.id, card.sizer, card.sizes, card.size_at, texts, may_work=may_work)
         case _:
             return join(*(_job(line, texts, opened, may_work=may_work) for line in card.earlier))

@@ -14,7 +14,8 @@ from typing import Any
 from ggufy.core.job import RESTING, Status
 from ggufy.core.metrics import Pick
 from ggufy.core.plan import base_type
-from ggufy.core.words import human_size
+from ggufy.core.words import human_size, human_time
+from ggufy.jobs.estimate import finding_seconds
 from ggufy.jobs.results import models, together
 from ggufy.publish.kld_plot import Point
 from ggufy.publish.links import repo_page
@@ -101,6 +102,7 @@ class ModelCard:
     measured: bool
     sizer: str  # id of the job that sizes are ordered from
     findable: bool  # the section of sizes is a button that finds what there is to choose, not a slider
+    finding_time: str  # how long that takes
     sizes: tuple[SizeRow, ...]  # smallest first
     size_at: int  # place of the one that is shown first
     delete: str = ""  # what is asked before all of it is deleted; empty: it cannot be
@@ -143,8 +145,10 @@ def model_card(
     *,
     now: datetime | None = None,
     shown: Collection[str] = SECTIONS,
+    threads: int = 1,
 ) -> ModelCard:
-    """The card of a model with the `lines` of its jobs; `shown` says which sections are open."""
+    """The card of a model with the `lines` of its jobs; `shown` says which sections are open, `threads` what a job
+    would be given."""
     lead, rows = model.lead, model.rows
     by_urgency = sorted(zip(lines, model.views, strict=True), key=lambda pair: urgency(pair[1].job.status))
     near = [line for line, _ in by_urgency if line is lines[0] or not line.rests]
@@ -185,6 +189,7 @@ def model_card(
         measured=any("evaluation" in row for row in rows),
         sizer=sizer.job.id if sizer else "",
         findable=len(frontier) < 2,
+        finding_time=_finding_time(sizer, threads) if sizer and "sizes" in shown else "",
         sizes=size_rows(frontier) if "sizes" in shown else (),
         size_at=start_at(sizer.job) if sizer and "sizes" in shown else 0,
     )
@@ -196,6 +201,10 @@ def _sizer(model: Model) -> JobView | None:
     known = [view for view in done if len(view.job.frontier) > 1]
     findable = [view for view in done if not view.job.frontier and output_of(view.job.request).to_order]
     return next(iter(known or findable), None)
+
+
+def _finding_time(sizer: JobView, threads: int) -> str:
+    return human_time(finding_seconds(sizer.job, sizer.here, threads=threads))
 
 
 def _being_found(model: Model, sizer: JobView) -> bool:

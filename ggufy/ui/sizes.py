@@ -64,14 +64,18 @@ def sized(word: str) -> str:
     return re.sub(r"(?<=[0-9])(?=[A-Za-z])", " ", word, count=1)
 
 
+def finder(job_id: str, takes: str, texts: Texts) -> Markup:
+    """The button that finds which sizes there are, and how long that takes."""
+    info = texts["find_sizes_info"].format(time=takes)
+    find = button(texts["find_sizes"], "find-sizes", job_id)
+    return el("p", el("span", info, class_="gg-quiet"), find, class_="gg-line gg-find-sizes")
+
+
 def panel(model: str, job_id: str, sizes: Sequence[SizeRow], start: int, texts: Texts, *, may_work: bool) -> Markup:
-    """A slider over the best files for their size, or the button that finds them, which is about a job of the model.
+    """A slider over the best files for their size, and the button that orders one from a job of the model.
 
     jobs.js shows what is chosen: its place, its figures and what the button would make.
     """
-    if not sizes:
-        find = button(texts["find_sizes"], "find-sizes", job_id)
-        return el("p", el("span", texts["find_sizes_info"], class_="gg-quiet"), find, class_="gg-line gg-find-sizes")
     last = len(sizes) - 1
     places = [(100 * i / last, 100 - 100 * row.height) for i, row in enumerate(sizes)]
     path = " ".join(f"{x:.2f},{y:.2f}" for x, y in places)
