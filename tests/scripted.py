@@ -75,7 +75,7 @@ NAME = "rwkv7-g1k-0.1b-20260930-ctx4096"
 
 def thinker(folder: Path) -> tuple[Path, Path]:
     """The same of one that thinks."""
-    return checkpoint(folder, _THINKING, NAME)
+    return checkpoint(folder, _THINKING, NAME, sure=50.0)
 
 
 def ponderer(folder: Path) -> tuple[Path, Path]:
