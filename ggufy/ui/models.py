@@ -102,7 +102,7 @@ class ModelCard:
     measured: bool
     sizer: str  # id of the job that sizes are ordered from
     findable: bool  # the section of sizes is a button that finds what there is to choose, not a slider
-    finding_time: str  # how long that takes
+    finding_time: str  # how long that takes; empty: it is no button
     sizes: tuple[SizeRow, ...]  # smallest first
     size_at: int  # place of the one that is shown first
     delete: str = ""  # what is asked before all of it is deleted; empty: it cannot be
@@ -156,10 +156,11 @@ def model_card(
     base, repos = base_type(lead.job.request), dict.fromkeys(r for v in model.views for r in v.job.request.repos)
     sizer = _sizer(model)
     frontier = sizer.job.frontier if sizer else ()
+    findable = len(frontier) < 2
     there = {
         "files": bool(rows),
         "plot": len(models(rows)) > 2,
-        "sizes": sizer is not None and (len(frontier) > 1 or not _being_found(model, sizer)),
+        "sizes": sizer is not None and not (findable and _being_found(model, sizer)),
         "jobs": bool(earlier),
     }
     files = [
@@ -188,8 +189,8 @@ def model_card(
         picks=picks(rows, base) if "files" in shown else (),
         measured=any("evaluation" in row for row in rows),
         sizer=sizer.job.id if sizer else "",
-        findable=len(frontier) < 2,
-        finding_time=_finding_time(sizer, threads) if sizer and "sizes" in shown else "",
+        findable=findable,
+        finding_time=_finding_time(sizer, threads) if sizer and findable and "sizes" in shown else "",
         sizes=size_rows(frontier) if "sizes" in shown else (),
         size_at=start_at(sizer.job) if sizer and "sizes" in shown else 0,
     )
