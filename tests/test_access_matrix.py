@@ -42,7 +42,7 @@ from ggufy.system.settings import Settings
 from ggufy.ui.api import NAMES, _Api
 from ggufy.ui.build import gradio_app, serve
 from ggufy.ui.jobs_panel import JobsPanel
-from tests.browser.pages import free_port
+from tests.processes import free_port
 
 # gradio leaves sockets and event loops to the garbage collector, and loads itself in ways that Python will not allow.
 pytestmark = [

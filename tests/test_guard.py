@@ -21,7 +21,7 @@ from ggufy.service.service import Services
 from ggufy.system.settings import Settings
 from ggufy.ui.api import NAMES
 from ggufy.ui.build import serve
-from tests.browser.pages import free_port
+from tests.processes import free_port
 from tests.test_service import record
 
 # gradio leaves sockets and event loops to the garbage collector

@@ -26,7 +26,8 @@ from tests import tiny
 from tests.hub_fixture import ALICE, LocalHub, running_hub
 from tests.hub_outage import BUSY, HOW, REFUSES, SILENT
 from tests.page_client import PageClient
-from tests.test_publish import client_of, commits_of, digests, free_port, get, kill, status_of
+from tests.processes import free_port
+from tests.test_publish import client_of, commits_of, digests, get, kill, status_of
 
 pytestmark = pytest.mark.tools
 LEASE_S = 2.0

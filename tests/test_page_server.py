@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
-import socket
 import threading
 import time
 import urllib.request
@@ -15,6 +14,7 @@ from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 
 from ggufy.ui.server import PageServer
+from tests.processes import free_port
 
 
 def test_a_stream_to_an_open_tab_does_not_hold_up_the_end() -> None:
@@ -52,12 +52,6 @@ def test_a_stream_to_an_open_tab_does_not_hold_up_the_end() -> None:
 def _ask(url: str) -> None:
     with contextlib.suppress(OSError, http.client.HTTPException), urllib.request.urlopen(url, timeout=60) as answer:
         answer.read()
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def test_a_loop_that_is_held_up_is_told_as_late() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -27,6 +28,7 @@ from ggufy.llama.install import Llama
 from ggufy.models.chat_format import WORLD, ollama_files
 from ggufy.system.files import sha256
 from tests import chatty, tiny
+from tests.processes import ended, free_port
 
 pytestmark = pytest.mark.tools
 TYPES = "Q8_0,Q6_K,Q4_K_M,Q3_K_M,Q2_K,TQ2_0"
@@ -45,7 +47,7 @@ def command(
     tmp_path: Path,
     hub: LocalHub,
     ggufy_environment: dict[str, str],
-) -> Any:
+) -> Iterator[Any]:
     """Starts `python -m ggufy quantize` of a tiny model, published as alice, with results in a folder of its own."""
     folder = tmp_path / "model"
     folder.mkdir()
@@ -55,6 +57,7 @@ def command(
     arguments = ["quantize", str(checkpoint), "--types", TYPES, "--vocab", str(vocab), "--calibration", str(text)]
     environment = hub.environment(tmp_path) | ggufy_environment
     environment |= {"HOME": str(tmp_path), "HF_TOKEN": ALICE, "GGUFY_COMMITS": "100000", "GGUFY_LEASE": "8"}
+    started: list[subprocess.Popen[str]] = []
 
     def start(
         out: Path, *more: str, source: str = "", resume: bool = False, page: bool = False, **changes: str
@@ -64,7 +67,7 @@ def command(
         if page:
             words = [sys.executable, str(Path(__file__).parent.parent / "app.py")]
             changes["GGUFY_OUT"] = str(out)
-        return subprocess.Popen(
+        process = subprocess.Popen(
             words,
             env=environment | changes,
             stdout=subprocess.PIPE,
@@ -72,8 +75,13 @@ def command(
             text=True,
             start_new_session=True,
         )
+        started.append(process)
+        return process
 
-    return start
+    yield start
+    for process in started:
+        if process.returncode is None:
+            kill(process)
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[dict[str, Any], str]:
@@ -98,19 +106,14 @@ def get(hub: LocalHub, path: str) -> str:
         return str(response.read().decode())
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 def commits_of(hub: LocalHub, repo: str = "alice/tiny-v7-GGUF") -> list[str]:
     return [commit["title"] for commit in json.loads(get(hub, f"/api/models/{repo}/commits/main"))]
 
 
 def kill(process: subprocess.Popen[str]) -> None:
     """The whole process group, tools included."""
-    os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
 
@@ -303,8 +306,7 @@ def test_the_page_goes_on_when_the_runner_that_took_over_is_gone(command: Any, h
     while len(digests(hub)) < 8 and time.monotonic() < deadline:
         assert page.poll() is None, page.communicate()
         time.sleep(0.2)
-    page.terminate()
-    _, err = page.communicate(timeout=30)
+    _, err = ended(page)
     assert "another runner has had the lease" in err
     assert len(digests(hub)) == 8
 
@@ -364,8 +366,7 @@ def test_the_page_takes_its_job_up_on_a_new_disk_with_no_click(command: Any, hub
     while len(digests(hub)) < 8 and time.monotonic() < deadline:
         assert page.poll() is None, page.communicate()
         time.sleep(0.2)
-    page.terminate()
-    page.communicate(timeout=30)
+    ended(page)
     assert len(digests(hub)) == 8
     assert page.returncode == 0
 
@@ -387,8 +388,7 @@ def test_the_card_says_that_a_job_was_stopped(command: Any, hub: LocalHub, tmp_p
         until(lambda: "The job was cancelled." in get(hub, "/alice/tiny-v7-GGUF/resolve/main/README.md"))
         assert len(digests(hub)) < 8
     finally:
-        page.terminate()
-        page.communicate(timeout=30)
+        ended(page)
 
 
 def status_of(client: Client, job: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import signal
 import sys
 import threading
 import unicodedata
@@ -20,6 +19,7 @@ from ggufy.core.outputs import RWKVCPP
 from ggufy.core.progress import Snapshot
 from ggufy.core.words import human_size, human_time
 from ggufy.system.settings import redraws
+from ggufy.system.signals import told_to_end
 
 _BAR = 20  # characters
 _CLEAR_LINE = "\r\x1b[K"
@@ -51,15 +51,11 @@ class Line:
 @contextlib.contextmanager
 def stoppable() -> Iterator[threading.Event]:
     """Ctrl-C and SIGTERM set the event, and the work ends in good order: what was measured stays."""
-    stopped = threading.Event()
-    previous = {s: signal.signal(s, lambda *_: stopped.set()) for s in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield stopped
+        with told_to_end() as stopped:
+            yield stopped
     except Cancelled:
         raise KeyboardInterrupt from None  # main() says how to go on
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def progress_line(snapshot: Snapshot) -> str:

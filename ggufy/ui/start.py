@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 import threading
 import time
@@ -14,6 +13,7 @@ from ggufy.core.errors import GgufyError
 from ggufy.service.service import Services
 from ggufy.system import child_process
 from ggufy.system.settings import Settings, prepare_process
+from ggufy.system.signals import told_to_end
 from ggufy.system.streams import guard
 
 if TYPE_CHECKING:
@@ -36,12 +36,10 @@ def main() -> None:
         sys.exit(f"ggufy: {error}")
     except KeyboardInterrupt:
         sys.exit(1)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    services.start()
-    stop.wait()
-    leave(services, page)
+    with told_to_end() as told:
+        services.start()
+        told.wait()
+        leave(services, page)
 
 
 def leave(services: Services, page: PageServer) -> None:

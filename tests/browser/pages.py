@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from playwright.sync_api import Locator, Page, expect
 from bench.records import write_records
 from ggufy.records.store import JobStore
 from tests.conftest import Ggufy
+from tests.processes import free_port
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -76,12 +76,6 @@ class Tab:
 
     def card(self, name: str) -> Locator:
         return self.page.get_by_role("article", name=name, exact=True)
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 def make_app(folder: Path, llama_bin: Path, **more: str) -> App:
