@@ -1,11 +1,14 @@
-"""Programs that tests start: a port for them, and their end."""
+"""Programs that tests start: a port for them, what they come to in time, and their end."""
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import socket
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -13,6 +16,14 @@ def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Waits for something that must happen; the limit only keeps a broken test from hanging."""
+    deadline = time.monotonic() + 600
+    while not condition():
+        assert time.monotonic() < deadline, f"it never came: {inspect.getsource(condition)}"
+        time.sleep(0.02)
 
 
 def ended(process: subprocess.Popen[str], number: signal.Signals = signal.SIGTERM) -> tuple[str, str]:

@@ -9,24 +9,16 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ggufy.core.errors import BusyError
 from ggufy.system import child_process, locks, resources
+from tests.processes import until
 
 ENV = {"LANG": "C.UTF-8", "PATH": resources.SAFE_PATH}
 REPO = Path(__file__).parent.parent
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    """Waits for something that other processes do; fails the test when it never comes."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.02)
 
 
 def process_is_dead(pid: int) -> bool:
@@ -49,13 +41,13 @@ def test_child_dies_with_its_parent(tmp_path: Path) -> None:
     """)
     parent = subprocess.Popen([sys.executable, "-c", parent_code], cwd=REPO)
     try:
-        wait_until((tmp_path / "pid").exists)
+        until((tmp_path / "pid").exists)
         pid = int((tmp_path / "pid").read_text())
         assert not process_is_dead(pid)
     finally:
         parent.kill()
         parent.wait()
-    wait_until(lambda: process_is_dead(pid))
+    until(lambda: process_is_dead(pid))
 
 
 def test_launcher_leaves_when_the_parent_was_gone_before(tmp_path: Path) -> None:
@@ -109,17 +101,17 @@ def test_lock_is_held_until_the_inheritor_ends(tmp_path: Path) -> None:
 def test_stop_ends_children_of_the_child(tmp_path: Path) -> None:
     script = "trap '' TERM; sleep 1000 & echo $! > pid.part; mv pid.part pid; wait; sleep 1000"
     process = child_process.start(["/bin/sh", "-c", script], cwd=tmp_path, env=ENV)
-    wait_until((tmp_path / "pid").exists)
+    until((tmp_path / "pid").exists)
     child_process.stop(process, grace_s=0.2)
     assert process.returncode == -signal.SIGKILL
-    wait_until(lambda: process_is_dead(int((tmp_path / "pid").read_text())))
+    until(lambda: process_is_dead(int((tmp_path / "pid").read_text())))
     child_process.stop(process)  # again, on one that has ended
 
 
 def test_stop_asks_politely_first(tmp_path: Path) -> None:
     script = "trap 'echo bye > said; exit 3' TERM; touch ready; while :; do sleep 0.05; done"
     process = child_process.start(["/bin/sh", "-c", script], cwd=tmp_path, env=ENV)
-    wait_until((tmp_path / "ready").exists)
+    until((tmp_path / "ready").exists)
     child_process.stop(process, grace_s=60)
     assert (process.returncode, (tmp_path / "said").read_text()) == (3, "bye\n")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -15,18 +14,11 @@ from ggufy.core.errors import Cancelled, DiskError, HubError
 from ggufy.hub.protocol import Hub
 from ggufy.service import model_cache as fetched
 from ggufy.service.model_cache import ModelCache
+from tests.processes import until
 
 pytestmark = pytest.mark.fast
 
 REPO = "alice/m-GGUF"
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Waits for something that must happen; the limit only keeps a broken test from hanging."""
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 class SlowHub:

@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -26,7 +25,7 @@ from tests import tiny
 from tests.hub_fixture import ALICE, LocalHub, running_hub
 from tests.hub_outage import BUSY, HOW, REFUSES, SILENT
 from tests.page_client import PageClient
-from tests.processes import free_port
+from tests.processes import free_port, until
 from tests.test_publish import client_of, commits_of, digests, get, kill, status_of
 
 pytestmark = pytest.mark.tools
@@ -123,13 +122,6 @@ def start(tmp_path: Path, hub: LocalHub, ggufy_environment: dict[str, str]) -> I
     for process in started:
         if process.poll() is None:
             kill(process)
-
-
-def until(what: Callable[[], bool], seconds: float = 120.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(("moment", "how"), PAIRS[:TRIED], ids=lambda word: word.replace(" ", "-"))

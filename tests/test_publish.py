@@ -28,7 +28,7 @@ from ggufy.llama.install import Llama
 from ggufy.models.chat_format import WORLD, ollama_files
 from ggufy.system.files import sha256
 from tests import chatty, tiny
-from tests.processes import ended, free_port
+from tests.processes import ended, free_port, until
 
 pytestmark = pytest.mark.tools
 TYPES = "Q8_0,Q6_K,Q4_K_M,Q3_K_M,Q2_K,TQ2_0"
@@ -233,9 +233,7 @@ def test_two_at_once_take_turns(
 ) -> None:
     """One works, the other waits; the first is killed, the second takes over and finishes."""
     first = command(tmp_path / "a")
-    deadline = time.monotonic() + 60
-    while not hub.log("/api/models/alice/tiny-v7-GGUF/commit") and time.monotonic() < deadline:
-        time.sleep(0.05)
+    until(lambda: hub.log("/api/models/alice/tiny-v7-GGUF/commit"))
     second = command(tmp_path / "b")
     time.sleep(3)
     assert second.poll() is None
@@ -253,9 +251,7 @@ def test_a_base_on_the_hub_is_fetched_and_not_made_again(
 ) -> None:
     """A new disk without the checkpoint: base and imatrix come back from the output repo."""
     process = command(tmp_path / "a")
-    deadline = time.monotonic() + 60
-    while len(digests_or_none(hub)) < 2 and time.monotonic() < deadline:
-        time.sleep(0.02)
+    until(lambda: len(digests_or_none(hub)) >= 2)
     kill(process)
     assert len(digests_or_none(hub)) < 8, "it was faster than the test"
     shutil.rmtree(tmp_path / "a")
@@ -293,19 +289,13 @@ def test_what_was_uploaded_right_before_a_kill_gets_into_the_record(
 def test_the_page_goes_on_when_the_runner_that_took_over_is_gone(command: Any, hub: LocalHub, tmp_path: Path) -> None:
     """The page loses its lease for good; then nobody holds it, and the page ends its job."""
     process = command(tmp_path / "a")
-    deadline = time.monotonic() + 60
-    while len(digests_or_none(hub)) < 1 and time.monotonic() < deadline:
-        time.sleep(0.02)
+    until(lambda: len(digests_or_none(hub)) >= 1)
     kill(process)
     page = command(tmp_path / "b", page=True, GGUFY_HUB="hf", GRADIO_SERVER_PORT=str(free_port()))
-    while len(digests_or_none(hub)) < 3 and time.monotonic() < deadline:
-        time.sleep(0.02)
+    until(lambda: len(digests_or_none(hub)) >= 3)
     other = {"boot_id": "other", "nonce": "1", "expires_s": 6.0, "since": "now", "renewed": "now"}
     hub.put("alice/ggufy-state", "lease.json", json.dumps(other).encode(), type="dataset", lfs=0)
-    deadline = time.monotonic() + 120
-    while len(digests(hub)) < 8 and time.monotonic() < deadline:
-        assert page.poll() is None, page.communicate()
-        time.sleep(0.2)
+    until(lambda: len(digests(hub)) >= 8 or page.poll() is not None)
     _, err = ended(page)
     assert "another runner has had the lease" in err
     assert len(digests(hub)) == 8
@@ -356,16 +346,11 @@ def test_the_token_goes_nowhere(command: Any, hub: LocalHub, llama: Llama, tmp_p
 def test_the_page_takes_its_job_up_on_a_new_disk_with_no_click(command: Any, hub: LocalHub, tmp_path: Path) -> None:
     """What a Space does when it restarts: a container with an empty disk starts app.py, and nobody touches it."""
     process = command(tmp_path / "a")
-    deadline = time.monotonic() + 60
-    while len(digests_or_none(hub)) < 3 and time.monotonic() < deadline:
-        time.sleep(0.02)
+    until(lambda: len(digests_or_none(hub)) >= 3)
     kill(process)
     shutil.rmtree(tmp_path / "a")
     page = command(tmp_path / "b", page=True, GGUFY_HUB="hf", GRADIO_SERVER_PORT=str(free_port()))
-    deadline = time.monotonic() + 120
-    while len(digests(hub)) < 8 and time.monotonic() < deadline:
-        assert page.poll() is None, page.communicate()
-        time.sleep(0.2)
+    until(lambda: len(digests(hub)) >= 8 or page.poll() is not None)
     ended(page)
     assert len(digests(hub)) == 8
     assert page.returncode == 0
@@ -420,13 +405,6 @@ def answers(port: int) -> bool:
             return True
     except OSError:
         return False
-
-
-def until(what: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 def test_while_the_hub_is_away_files_wait(

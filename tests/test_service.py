@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,16 +25,9 @@ from ggufy.service.access import STRANGER, Visitor, check_chat, may_work
 from ggufy.service.service import JobView, Services
 from ggufy.system import resources
 from ggufy.system.settings import Settings
+from tests.processes import until
 
 SOURCE = Source(kind="checkpoint", path="/nowhere/m.pth", size=1, sha256="ab" * 32, public=True)
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    """Waits for something that must happen; the limit only keeps a broken test from hanging."""
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, f"never: {what}"
-        time.sleep(0.02)
 
 
 def settings(tmp_path: Path, **environment: str) -> Settings:
@@ -99,7 +91,7 @@ def test_jobs_wait_for_llama_cpp_and_can_be_cancelled_meanwhile(
 ) -> None:
     job = record(tmp_path, Status.QUEUED)
     services.start()
-    until(lambda: services.preparation.total == 238, "progress of the set-up")
+    until(lambda: services.preparation.total == 238)
     assert (services.preparation.done, services.preparation.ready) == (84, False)
     assert only(services).snapshot is not None
     services.cancel(job.id)
@@ -108,7 +100,7 @@ def test_jobs_wait_for_llama_cpp_and_can_be_cancelled_meanwhile(
     assert only(services).job.status == Status.QUEUED
     services.cancel(job.id)
     installer.answer(Llama(tmp_path, None, "1", "abc"))
-    until(lambda: services.preparation.ready, "llama.cpp is ready")
+    until(lambda: services.preparation.ready)
     assert only(services).job.status == Status.CANCELLED  # nothing of it is still in the queue
 
 
@@ -117,7 +109,7 @@ def test_a_paused_job_waits_until_it_is_resumed(installer: Installer, tmp_path: 
     job = record(tmp_path, Status.QUEUED)
     first = Services(settings(tmp_path))
     first.start()
-    until(lambda: only(first).snapshot is not None, "it is queued")
+    until(lambda: only(first).snapshot is not None)
     first.pause(job.id)
     assert (only(first).job.status, only(first).snapshot) == (Status.PAUSED, None)
     first.shutdown()
@@ -136,27 +128,27 @@ def test_a_failed_set_up_waits_for_another_try(installer: Installer, services: S
     record(tmp_path, Status.QUEUED)
     services.start()
     installer.answer(ToolError("no C++ compiler: install one."))
-    until(lambda: services.preparation.error, "the error is told")
+    until(lambda: services.preparation.error)
     assert services.preparation.error == "no C++ compiler: install one."
     assert only(services).job.status == Status.QUEUED
     services.prepare_again()
-    until(lambda: services.preparation.total and not services.preparation.error, "another try")
+    until(lambda: services.preparation.total and not services.preparation.error)
     installer.answer(RuntimeError("boom"))
-    until(lambda: services.preparation.error, "an error of somebody else's is told too")
+    until(lambda: services.preparation.error)
     assert "RuntimeError: boom" in services.preparation.error
     services.prepare_again()
     installer.answer(Llama(tmp_path, None, "1", "abc"))
-    until(lambda: services.preparation.ready, "llama.cpp is ready")
-    until(lambda: only(services).job.status == Status.FAILED, "the job runs: its source is nowhere")
+    until(lambda: services.preparation.ready)
+    until(lambda: only(services).job.status == Status.FAILED)
     assert "/nowhere/m.pth" in only(services).job.error
 
 
 def test_shutdown_ends_the_set_up_and_keeps_the_job(installer: Installer, services: Services, tmp_path: Path) -> None:
     record(tmp_path, Status.RUNNING)
     services.start()
-    until(lambda: services.preparation.total, "the set-up")
+    until(lambda: services.preparation.total)
     services.shutdown()
-    until(lambda: "ggufy-worker" not in {thread.name for thread in threading.enumerate()}, "the thread ends")
+    until(lambda: "ggufy-worker" not in {thread.name for thread in threading.enumerate()})
     assert only(services).job.status == Status.RUNNING
     with pytest.raises(Cancelled):
         services._preparer._report(1, 2, "")
@@ -177,7 +169,7 @@ def test_a_job_whose_end_cannot_be_written_is_still_told(
     monkeypatch.setattr(JobStore, "save", full)
     services.start()
     installer.answer(Llama(tmp_path, None, "1", "abc"))
-    until(lambda: only(services).job.status == Status.FAILED, "the failure is told")
+    until(lambda: only(services).job.status == Status.FAILED)
     assert "/nowhere/m.pth" in only(services).job.error
 
 
@@ -202,7 +194,7 @@ def test_the_page_is_there_before_the_hub_has_answered(
     page.start()
     assert asked.wait(60)
     answers.set()
-    until(lambda: page.workspace.owner == "alice", "the owner is known")
+    until(lambda: page.workspace.owner == "alice")
     page.shutdown()
 
 
