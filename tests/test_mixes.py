@@ -14,6 +14,7 @@ import pytest
 
 from ggufy import demo
 from ggufy.core.catalog import BY_NAME, QUANT_TYPES
+from ggufy.core.job import STOCK_MIX
 from ggufy.formats.gguf import GgufHead, read_head
 from ggufy.llama.ggml import Ggml
 from ggufy.llama.tools import ToolRun
@@ -23,7 +24,7 @@ from ggufy.models.rwkv7 import RWKV7
 from ggufy.quantize.engine import quantize
 from ggufy.quantize.imatrix import read_imatrix, with_embedding
 from ggufy.quantize.recipe import Recipe, forecast, stock_recipe
-from ggufy.quantize.search import mixes, roles
+from ggufy.quantize.search import roles
 from ggufy.quantize.search.mixes import MIXES, mixed
 from ggufy.quantize.task import QuantizeTask
 from ggufy.system.control import Control
@@ -120,7 +121,7 @@ def test_low_rank_matrices_shrink_and_vectors_stay(model: Model) -> None:
 
 def test_stock_and_other_models_are_left_alone(model: Model) -> None:
     stock = model.stock("Q4_K_M")
-    assert mixed(model.head, "Q4_K_M", stock=stock, mix=mixes.STOCK) == stock
+    assert mixed(model.head, "Q4_K_M", stock=stock, mix=STOCK_MIX) == stock
     other = GgufHead(
         metadata={"general.architecture": "llama"},
         tensors=model.head.tensors,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import inspect
+import subprocess
+import sys
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ggufy.cli.parser import build_parser
+from ggufy.cli.parser import HELP, build_parser
 from ggufy.core.errors import UsageError
 from ggufy.core.job import Request
 from ggufy.jobs.options import BY_NAME, OPTIONS, JobOptions, Kind, Option
@@ -20,6 +24,7 @@ from ggufy.system.settings import Settings
 from ggufy.ui.api import _Api
 from ggufy.ui.form import job_options
 from tests import tiny
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.fast
 NOT_ASKED = {"source", "output", "owner", "copy_owner", "by_stranger"}  # of JobOptions: what no option sets
@@ -157,3 +162,26 @@ def test_what_decides_bytes_makes_another_job(option: Option, tmp_path: Path) ->
     one, two = request(**plain), request(**plain, **{option.name: value})
     assert one != two
     assert (one.inputs() != two.inputs()) == option.bytes
+
+
+@pytest.mark.parametrize("words", [["--help"], ["quantize", "--help"]], ids=" ".join)
+def test_help_loads_no_library(words: list[str]) -> None:
+    """What a command needs besides, it loads itself; nothing of that is needed to say what it takes."""
+    script = "import sys; from ggufy.cli.main import main\ntry: main()\nexcept SystemExit: print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script, *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "usage:" in done.stdout
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert not loaded & {"torch", "numpy", "gguf", "huggingface_hub", "httpx2", "gradio"}
+
+
+@pytest.mark.parametrize("command", HELP)
+def test_one_command_alone_has_the_options_that_it_has_among_all(command: str) -> None:
+    asked, every = (commands_of(build_parser(words)) for words in (["-v", command, "x"], None))
+    assert set(asked) == set(every) == set(HELP)
+    assert asked[command].format_help() == every[command].format_help()
+
+
+def commands_of(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:
+    found = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    assert isinstance(found.choices, dict)
+    return found.choices

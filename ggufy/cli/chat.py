@@ -28,9 +28,8 @@ from ggufy.system.user_paths import user_path
 _HINT = "Ctrl-C ends a reply, Ctrl-D the conversation; a line that ends in a backslash goes on in the next."
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the command to those of the program."""
-    parser = commands.add_parser("chat", help="talk with a model in the terminal")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds those of the command."""
     parser.add_argument("model", metavar="MODEL", type=user_path, help="a .gguf, or a .bin of rwkv.cpp")
     parser.add_argument("--system", default="", metavar="TEXT", help="system prompt (none)")
     modes = max((chat.modes for chat in FORMATS.values()), key=len)

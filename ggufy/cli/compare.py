@@ -27,9 +27,8 @@ _HEADS |= {"prompt": "prompt t/s", "speed": "generation t/s"}
 _APART = {"base": "against other bases", "text": "over other texts", "tokens": "over other numbers of tokens"}
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the command to those of the program."""
-    parser = commands.add_parser("compare", help="set files of any models side by side, by what was measured of them")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds those of the command."""
     what = "a folder of quants, a .gguf or .bin in one, or [ms:]owner/repo[:file.gguf]"
     parser.add_argument("places", metavar="PLACE", nargs="+", help=what)
     parser.add_argument("--csv", type=user_path, metavar="FILE", help="write the table there, with all digits")

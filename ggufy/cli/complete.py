@@ -41,9 +41,8 @@ _LIMITS = {  # both ends included
 }
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the command to those of the program."""
-    parser = commands.add_parser("complete", help="continue a text with a model")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds those of the command."""
     parser.add_argument("model", metavar="MODEL", type=user_path, help="a .gguf, or a .bin of rwkv.cpp")
     text = parser.add_mutually_exclusive_group(required=True)
     text.add_argument("-p", "--prompt", metavar="TEXT", help=r"the text to continue; \n in it is a new line")

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import shtab
 
+from ggufy.cli.parser import build_parser
+from ggufy.system.settings import Settings
 from ggufy.system.user_paths import user_path
 
 SHELLS = ("bash", "zsh", "tcsh")
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the command to those of the program."""
-    parser = commands.add_parser("completion", help="print what a shell needs to complete commands and options")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds those of the command."""
     parser.add_argument("shell", choices=SHELLS, help='bash: eval "$(ggufy completion bash)"')
 
 
-def run(args: argparse.Namespace, build_parser: Callable[[], argparse.ArgumentParser]) -> int:
+def run(args: argparse.Namespace, settings: Settings) -> int:
     """Prints the script, for the installed program."""
     parser = build_parser()
     parser.prog = "ggufy"

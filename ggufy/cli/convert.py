@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ggufy.sources.adapter import AdapterWish
 
 
-def run_convert(args: argparse.Namespace, settings: Settings) -> int:
+def run(args: argparse.Namespace, settings: Settings) -> int:
     from ggufy.sources.adapter import AdapterSearch, pin_adapters  # loads the Hub's client
     from ggufy.sources.adapter_files import opened_adapters
     from ggufy.sources.format import ConvertTask

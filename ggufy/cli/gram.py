@@ -24,9 +24,8 @@ from ggufy.system.settings import Settings
 from ggufy.system.user_paths import user_path
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the command to those of the program."""
-    parser = commands.add_parser("gram", help="collect covariances of a base's inputs, and its imatrix, from a text")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds those of the command."""
     parser.add_argument("base", metavar="BASE.gguf", type=user_path, help="an unquantized .gguf")
     parser.add_argument("--text", type=user_path, help="calibration text (made at set-up)")
     parser.add_argument(

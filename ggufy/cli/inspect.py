@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     from ggufy.sources.format import Report
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the command to those of the program."""
-    parser = commands.add_parser("inspect", help="what a source is, without downloading it")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds those of the command."""
     parser.add_argument(
         "source",
         metavar="SOURCE",
@@ -29,7 +28,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
 
-def run_inspect(args: argparse.Namespace, settings: Settings) -> int:
+def run(args: argparse.Namespace, settings: Settings) -> int:
     from ggufy.sources.inspect import inspect  # loads the Hub's client
 
     report = inspect(args.source, settings, vocab=args.vocab, output=args.format)

@@ -25,9 +25,8 @@ _SAID = {"enable_thinking": False}  # to both
 _ONLY_TEMPLATES = ["--no-warmup", "--no-repack"]  # nothing is computed
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the command to those of the program."""
-    parser = commands.add_parser("lint", help="compare what transformers and llama.cpp make of a chat template")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds those of the command."""
     parser.add_argument("model", metavar="MODEL.gguf", type=user_path)
     parser.add_argument(
         "--template",

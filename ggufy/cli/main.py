@@ -14,21 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from ggufy.cli import chat as chat_command
-from ggufy.cli import compare as compare_command
-from ggufy.cli import complete as complete_command
-from ggufy.cli import completion as completion_command
-from ggufy.cli import convert as convert_command
-from ggufy.cli import gram as gram_command
-from ggufy.cli import inspect as inspect_command
-from ggufy.cli import lint as lint_command
-from ggufy.cli import mix as mix_command
-from ggufy.cli import ollama as ollama_command
-from ggufy.cli import page as page_command
-from ggufy.cli import serve as serve_command
-from ggufy.cli import state as state_command
-from ggufy.cli import verify as verify_command
-from ggufy.cli.parser import build_parser
+from ggufy.cli.parser import build_parser, module_of
 from ggufy.cli.running import connected, finish, pinned, ready_llama, run_job
 from ggufy.cli.terminal import job_lines
 from ggufy.core.errors import GgufyError, UsageError
@@ -50,7 +36,8 @@ from ggufy.system.user_paths import user_path
 def main(arguments: list[str] | None = None) -> int:
     """Parses, runs, and turns our errors into one line and an exit code."""
     try:
-        args = build_parser().parse_args(arguments)
+        words = sys.argv[1:] if arguments is None else arguments
+        args = build_parser(words).parse_args(words)
         logging.basicConfig(
             level=logging.INFO if args.verbose else logging.WARNING, format="%(levelname)s %(message)s"
         )
@@ -156,13 +143,13 @@ def run_evaluate(args: argparse.Namespace, settings: Settings) -> int:
 
 def run_mix(args: argparse.Namespace, settings: Settings) -> int:
     _check_threads(args)
-    print(mix_command.run(args, settings, ready_llama, _base_and_imatrix))
+    print(module_of("mix").run(args, settings, ready_llama, _base_and_imatrix))
     return 0
 
 
 def run_gram(args: argparse.Namespace, settings: Settings) -> int:
     _check_threads(args)
-    print(gram_command.run(args, settings, ready_llama))
+    print(module_of("gram").run(args, settings, ready_llama))
     return 0
 
 
@@ -192,7 +179,7 @@ def _base_and_imatrix(args: argparse.Namespace, settings: Settings, llama: Llama
 
 
 def run_state(args: argparse.Namespace, settings: Settings) -> int:
-    print(state_command.run(args, settings, ready_llama))
+    print(module_of("state").run(args, settings, ready_llama))
     return 0
 
 
@@ -234,29 +221,34 @@ def run_setup(args: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
+def _own(command: str, *more: object) -> Callable[[argparse.Namespace, Settings], int]:
+    """What the command's own module does, loaded when it is asked for."""
+    return lambda args, settings: int(module_of(command).run(args, settings, *more))
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], int]] = {
     "quantize": run_quantize,
-    "convert": convert_command.run_convert,
+    "convert": _own("convert"),
     "upgrade": run_upgrade,
     "evaluate": run_evaluate,
-    "compare": lambda args, settings: compare_command.run(args, _with_options(settings, args)),
-    "verify": lambda args, settings: verify_command.run(args, settings, ready_llama),
+    "compare": lambda args, settings: _own("compare")(args, _with_options(settings, args)),
+    "verify": _own("verify", ready_llama),
     "mix": run_mix,
     "gram": run_gram,
-    "inspect": inspect_command.run_inspect,
+    "inspect": _own("inspect"),
     "state": run_state,
-    "chat": lambda args, settings: chat_command.run(args, settings, ready_llama),
-    "complete": lambda args, settings: complete_command.run(args, settings, ready_llama),
-    "serve": lambda args, settings: serve_command.run(args, settings, ready_llama),
-    "ollama": ollama_command.run,
-    "lint": lambda args, settings: lint_command.run(args, settings, ready_llama),
+    "chat": _own("chat", ready_llama),
+    "complete": _own("complete", ready_llama),
+    "serve": _own("serve", ready_llama),
+    "ollama": _own("ollama"),
+    "lint": _own("lint", ready_llama),
     "status": run_status,
     "resume": run_resume,
     "watch": run_watch,
     "submit": run_submit,
     "doctor": run_doctor,
-    "page": page_command.run,
-    "completion": lambda args, settings: completion_command.run(args, build_parser),
+    "page": _own("page"),
+    "completion": _own("completion"),
     "setup": run_setup,
 }
 

@@ -42,9 +42,8 @@ _CLOSE = 0.005  # a file that is smaller than asked for by more than this part g
 _EMBEDDING_AND_HEAD = ("token_embd.weight", "output.weight")
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the command to those of the program."""
-    parser = commands.add_parser("mix", help="make one GGUF of the size that you ask for, as good as can be")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds those of the command."""
     parser.add_argument("source", metavar="SOURCE", help="an unquantized .gguf, or whatever quantize takes")
     parser.add_argument("--target-size", metavar="SIZE", help="of the file: 1.2GB, 900MiB")
     parser.add_argument("--target-bpw", metavar="BITS", help="bits per weight of all tensors: 3.275")

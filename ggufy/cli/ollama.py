@@ -17,9 +17,8 @@ from ggufy.system.settings import Settings
 from ggufy.system.user_paths import user_path
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the command to those of the program."""
-    parser = commands.add_parser("ollama", help="write a Modelfile beside a GGUF, for Ollama")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds those of the command."""
     parser.add_argument("model", metavar="MODEL.gguf", type=user_path)
 
 

@@ -3,92 +3,106 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ggufy import __version__
-from ggufy.cli import (
-    bin_files,
-    chat,
-    compare,
-    complete,
-    completion,
-    gram,
-    inspect,
-    lint,
-    mix,
-    ollama,
-    serve,
-    state,
-    verify,
-)
 from ggufy.cli.submit_options import add_submit_options
 from ggufy.core.metrics import DEFAULT_CHUNKS as COMMAND_CHUNKS
 from ggufy.jobs.options import BY_NAME, CONVERTING, OPTIONS, Kind, Option
 from ggufy.system.settings import HUBS
 from ggufy.system.user_paths import user_path
 
+HELP = {
+    "quantize": "make quants of a model: GGUF, or files of rwkv.cpp",
+    "convert": "convert one .pth, .safetensors or folder to an unquantized GGUF or file of rwkv.cpp",
+    "upgrade": "write an RWKV-5 with a gate as an RWKV-6 checkpoint",
+    "evaluate": "measure quants against their base: perplexity, KLD, speed",
+    "compare": "set files of any models side by side, by what was measured of them",
+    "verify": "make quants again from their base, and compare tensor by tensor",
+    "mix": "make one GGUF of the size that you ask for, as good as can be",
+    "gram": "collect covariances of a base's inputs, and its imatrix, from a text",
+    "inspect": "what a source is, without downloading it",
+    "watch": "wait for new models of a repo, and make GGUF quants of each",
+    "submit": "quantize on a machine of the Hub, as a Job that is paid by the minute",
+    "state": "make a tuned state a session file that llama.cpp begins with",
+    "chat": "talk with a model in the terminal",
+    "complete": "continue a text with a model",
+    "serve": "answer requests of the OpenAI API with a model",
+    "ollama": "write a Modelfile beside a GGUF, for Ollama",
+    "lint": "compare what transformers and llama.cpp make of a chat template",
+    "status": "list the jobs",
+    "resume": "continue every job that was interrupted",
+    "doctor": "what is installed, threads, memory, disk",
+    "page": "open the page, with the settings of the environment",
+    "completion": "print what a shell needs to complete commands and options",
+    "setup": "build llama.cpp and make the texts, once",
+}
 
-def build_parser() -> argparse.ArgumentParser:
-    """What it parses has the command's name as `command`."""
+
+def build_parser(arguments: Sequence[str] | None = None) -> argparse.ArgumentParser:
+    """What it parses has the command's name as `command`. With `arguments`, only the command that they name has its
+    options: what those need takes most of the time that a short command has."""
     name = "ggufy" if Path(sys.argv[0]).stem == "ggufy" else "python -m ggufy"
     parser = argparse.ArgumentParser(prog=name, description="Turns language models into GGUF quants.")
     parser.add_argument("--version", action="version", version=f"ggufy {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="log what happens")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    named = None if arguments is None else next((word for word in arguments if not word.startswith("-")), "")
+    for command, what in HELP.items():
+        added = commands.add_parser(command, help=what)
+        if named in (None, command):
+            _ADD.get(command, _add_own)(added)
+    return parser
 
-    quantize = commands.add_parser("quantize", help="make quants of a model: GGUF, or files of rwkv.cpp")
-    quantize.add_argument(
+
+def module_of(command: str) -> Any:
+    """The module of this package with the command's name."""
+    return importlib.import_module(f"ggufy.cli.{command}")
+
+
+def _add_own(parser: argparse.ArgumentParser) -> None:
+    module_of(parser.prog.rpartition(" ")[2]).add_options(parser)
+
+
+def _add_quantize(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "source",
         metavar="SOURCE",
         help="demo, a .pth, .safetensors or unquantized .gguf, a folder, [ms:]owner/repo[:file], or a pattern of some",
     )
-    quantize.add_argument("--all", action="store_true", help="all models of the repo, one job each")
-    _add_options(quantize, OPTIONS)
-    _add_run_options(quantize)
-    convert = commands.add_parser(
-        "convert", help="convert one .pth, .safetensors or folder to an unquantized GGUF or file of rwkv.cpp"
-    )
-    convert.add_argument("source", metavar="SRC", type=user_path)
-    convert.add_argument("target", metavar="OUT", type=user_path)
-    _add_options(convert, (BY_NAME[name] for name in CONVERTING))
-    upgrade = commands.add_parser("upgrade", help="write an RWKV-5 with a gate as an RWKV-6 checkpoint")
-    upgrade.add_argument("source", metavar="IN.pth", type=user_path)
-    upgrade.add_argument("target", metavar="OUT.pth", type=user_path)
-    evaluate = commands.add_parser("evaluate", help="measure quants against their base: perplexity, KLD, speed")
-    _add_evaluate(evaluate)
-    compare.add_parser(commands)
-    verify.add_parser(commands)
-    mix.add_parser(commands)
-    gram.add_parser(commands)
-    inspect.add_parser(commands)
-    watch = commands.add_parser("watch", help="wait for new models of a repo, and make GGUF quants of each")
-    _add_watch(watch)
-    submit = commands.add_parser(
-        "submit", help="quantize on a machine of the Hub, as a Job that is paid by the minute"
-    )
-    submit.add_argument("source", metavar="SOURCE", help="demo, or [ms:]owner/repo[:file]")
-    _add_options(submit, OPTIONS)
-    add_submit_options(submit)
-    state.add_parser(commands)
-    chat.add_parser(commands)
-    complete.add_parser(commands)
-    serve.add_parser(commands)
-    ollama.add_parser(commands)
-    lint.add_parser(commands)
-    status = commands.add_parser("status", help="list the jobs")
-    resume = commands.add_parser("resume", help="continue every job that was interrupted")
-    _add_run_options(resume)
-    doctor = commands.add_parser("doctor", help="what is installed, threads, memory, disk")
-    commands.add_parser("page", help="open the page, with the settings of the environment")
-    completion.add_parser(commands)
-    commands.add_parser("setup", help="build llama.cpp and make the texts, once")
-    for one in (evaluate, status, doctor):
-        one.add_argument("--json", action="store_true", help="one JSON object on stdout")
-        one.add_argument("--out", type=user_path, help="folder for results (ggufy-out)")
-    return parser
+    parser.add_argument("--all", action="store_true", help="all models of the repo, one job each")
+    _add_options(parser, OPTIONS)
+    _add_run_options(parser)
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SRC", type=user_path)
+    parser.add_argument("target", metavar="OUT", type=user_path)
+    _add_options(parser, (BY_NAME[name] for name in CONVERTING))
+
+
+def _add_upgrade(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="IN.pth", type=user_path)
+    parser.add_argument("target", metavar="OUT.pth", type=user_path)
+
+
+def _add_submit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SOURCE", help="demo, or [ms:]owner/repo[:file]")
+    _add_options(parser, OPTIONS)
+    add_submit_options(parser)
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--out", type=user_path, help="folder for results (ggufy-out)")
+
+
+def _add_nothing(parser: argparse.ArgumentParser) -> None:
+    """The command has no options."""
 
 
 def _add_options(parser: argparse.ArgumentParser, options: Iterable[Option]) -> None:
@@ -139,7 +153,8 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, metavar="N", help=what)
     what = "of a .bin: first tokens whose loss does not count (0)"
     parser.add_argument("--ignore-first", type=int, metavar="N", help=what)
-    bin_files.add_options(parser)
+    module_of("bin_files").add_options(parser)
+    _add_report(parser)
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -149,3 +164,18 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--hub", choices=HUBS, help="results in folders here, in repos on the Hub, on ModelScope, or on both (local)"
     )
+
+
+_ADD: dict[str, Callable[[argparse.ArgumentParser], None]] = {
+    "quantize": _add_quantize,
+    "convert": _add_convert,
+    "upgrade": _add_upgrade,
+    "evaluate": _add_evaluate,
+    "watch": _add_watch,
+    "submit": _add_submit,
+    "status": _add_report,
+    "resume": _add_run_options,
+    "doctor": _add_report,
+    "page": _add_nothing,
+    "setup": _add_nothing,
+}

@@ -28,9 +28,8 @@ _QUESTION = "Write one sentence about rivers."
 _POLL_S = 0.2
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the command to those of the program."""
-    parser = commands.add_parser("serve", help="answer requests of the OpenAI API with a model")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds those of the command."""
     parser.add_argument("model", metavar="MODEL.gguf", type=user_path)
     known = ServeOptions(threads=1)
     parser.add_argument("--host", default=known.host, metavar="ADDRESS", help="address to listen on (%(default)s)")

@@ -18,9 +18,8 @@ from ggufy.system.settings import Settings
 from ggufy.system.user_paths import user_path
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the command to those of the program."""
-    parser = commands.add_parser("state", help="make a tuned state a session file that llama.cpp begins with")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds those of the command."""
     parser.add_argument("source", metavar="IN", type=user_path, help="a .pth or .st with att.time_state of each block")
     parser.add_argument(
         "model", metavar="MODEL.gguf", type=user_path, help="a GGUF of the model that it was tuned for"

@@ -30,9 +30,8 @@ from ggufy.system.user_paths import user_path
 _BASE = re.compile(r"-(?:F16|BF16|F32)\.gguf$", re.IGNORECASE)
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the command to those of the program."""
-    parser = commands.add_parser("verify", help="make quants again from their base, and compare tensor by tensor")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds those of the command."""
     parser.add_argument("quants", metavar="QUANT", nargs="+", help="a .gguf, or owner/repo[@revision][:file.gguf]")
     parser.add_argument("--base", type=user_path, metavar="FILE", help="the unquantized .gguf (the one beside it)")
     parser.add_argument("--imatrix", type=user_path, metavar="FILE", help="the imatrix (the one beside it)")

@@ -28,6 +28,8 @@ DEFAULT_CHUNKS = 40
 # Of evaluation text: 4 thousand scored tokens. The KLD's standard error is then about 1 to 2 % of it.
 EVALUATION_CHUNKS = 16
 PLAIN, COMPENSATED = "plain", "compensated"  # how the codes of a quant are rounded
+RWKV_MIX, STOCK_MIX = "rwkv", "stock"  # whose recipes name the types of its tensors
+MIX_KINDS = (RWKV_MIX, STOCK_MIX)
 
 
 class Status(StrEnum):

@@ -17,7 +17,7 @@ import numpy as np
 
 from ggufy.core.catalog import BY_NAME, make_order
 from ggufy.core.errors import SourceError
-from ggufy.core.job import COMPENSATED, DEFAULT_CHUNKS, EVALUATION_CHUNKS, PLAIN, Job, Request
+from ggufy.core.job import COMPENSATED, DEFAULT_CHUNKS, EVALUATION_CHUNKS, PLAIN, RWKV_MIX, Job, Request
 from ggufy.core.names import model_name
 from ggufy.core.plan import Step, Upload, Workload, base_name, pending
 from ggufy.core.source import Source
@@ -26,7 +26,6 @@ from ggufy.jobs.skeleton import write_skeleton
 from ggufy.llama.install import Llama
 from ggufy.llama.tools import ToolRun
 from ggufy.quantize.recipe import ImatrixFacts
-from ggufy.quantize.search.mixes import RWKV
 from ggufy.quantize.search.target import label, parse_word
 from ggufy.sources.format import Report
 from ggufy.sources.locate import vocab_with
@@ -60,7 +59,7 @@ class BaseOptions:
 
     outtype: str | None = None
     vocab: str | None = None
-    mix: str = RWKV
+    mix: str = RWKV_MIX
     output: str = GGUF.name
     compensated: bool = True
 

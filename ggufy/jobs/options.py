@@ -11,10 +11,9 @@ from enum import Enum
 from typing import Any
 
 from ggufy.core.catalog import OUTTYPES
-from ggufy.core.job import COMPENSATED, DEFAULT_CHUNKS, EVALUATION_CHUNKS, PLAIN
+from ggufy.core.job import COMPENSATED, DEFAULT_CHUNKS, EVALUATION_CHUNKS, MIX_KINDS, PLAIN, RWKV_MIX
 from ggufy.core.outputs import GGUF, OUTPUT_NAMES
 from ggufy.models.chat_format import AUTO, FORMATS
-from ggufy.quantize.search import mixes
 from ggufy.quantize.search.target import MODES
 
 MTP = ("base", "file", "none")
@@ -41,7 +40,7 @@ class JobOptions:
     name: str | None = None
     chat_format: str = AUTO  # or one of FORMATS; of models other than RWKV none is
     rounding: str = "auto"  # one of ROUNDINGS; which one that is says output_fit.py
-    mix: str = mixes.RWKV  # or mixes.STOCK; other models than RWKV-6 and RWKV-7 always get the latter
+    mix: str = RWKV_MIX  # or STOCK_MIX; other models than RWKV-6 and RWKV-7 always get the latter
     targets: tuple[str, ...] = ()  # sizes to order: 1.2GB, 900MiB, 3.275bpw, mem4GB
     mode: str = ""  # fast, standard or thorough; empty: standard if there are targets
     owner: str = ""  # account that the results go to, `ms:name` on ModelScope; empty: a folder here
@@ -217,7 +216,7 @@ OPTIONS = (
     Option(
         name="mix",
         flag="--mix",
-        choices=mixes.KINDS,
+        choices=MIX_KINDS,
         help="recipes: made for RWKV, or stock as of llama-quantize (%(default)s)",
         page="mix",
         visitors=True,

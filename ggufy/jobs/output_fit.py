@@ -8,13 +8,12 @@ from typing import Any
 
 from ggufy.core.catalog import make_order
 from ggufy.core.errors import UsageError, VocabError
-from ggufy.core.job import COMPENSATED, PLAIN
+from ggufy.core.job import COMPENSATED, PLAIN, STOCK_MIX
 from ggufy.core.outputs import GGUF, RWKVCPP, names_of_output
 from ggufy.core.source import Source
 from ggufy.core.words import brief
 from ggufy.jobs.options import BY_NAME, ROUNDINGS, JobOptions
 from ggufy.models.chat_format import AUTO
-from ggufy.quantize.search import mixes
 from ggufy.rwkvcpp.tokenizer import AUTO as AUTO_TOKENIZER
 from ggufy.rwkvcpp.tokenizer import PILE_NAMES, PILE_ROWS, tokenizer_of
 from ggufy.sources.format import Report
@@ -31,7 +30,7 @@ def fit_output(options: JobOptions) -> JobOptions:
     _check_rwkvcpp(options)
     only_f16 = options.quant_types == ("FP16",)  # nothing would be made of an FP32 file but this
     outtype = options.outtype or ("f16" if only_f16 else None)
-    return replace(options, imatrix="none", mix=mixes.STOCK, outtype=outtype, rounding=PLAIN)
+    return replace(options, imatrix="none", mix=STOCK_MIX, outtype=outtype, rounding=PLAIN)
 
 
 def _fit_awq(options: JobOptions) -> JobOptions:
@@ -70,7 +69,7 @@ def chosen_rounding(options: JobOptions) -> str:
     """PLAIN or COMPENSATED, of options that need not go together."""
     open_to_it = options.output != RWKVCPP and options.imatrix == "auto" and not options.awq
     if open_to_it and options.rounding == ROUNDINGS[0]:
-        return PLAIN if options.mix == mixes.STOCK else COMPENSATED
+        return PLAIN if options.mix == STOCK_MIX else COMPENSATED
     return COMPENSATED if open_to_it and options.rounding == COMPENSATED else PLAIN
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from ggufy import demo
 from ggufy.core.errors import CalibrationError, SourceError, UsageError
 from ggufy.core.hosts import RepoName
-from ggufy.core.job import Job, Request
+from ggufy.core.job import MIX_KINDS, STOCK_MIX, Job, Request
 from ggufy.core.names import is_repo_id, model_name, repo_name, stem_of
 from ggufy.core.outputs import RWKVCPP, names_of_output
 from ggufy.core.source import STREAMED_KINDS, PinnedAdapter, Source, SourceFile
@@ -237,11 +237,11 @@ def _outtype(options: JobOptions, head: BaseHead | None) -> str:
 
 
 def _mix(options: JobOptions, head: GgufHead | None) -> str:
-    if options.mix not in mixes.KINDS:
+    if options.mix not in MIX_KINDS:
         raise UsageError(
-            "unknown mix {mix}: one of {mixes}.", mix=repr(brief(options.mix)), mixes=", ".join(mixes.KINDS)
+            "unknown mix {mix}: one of {mixes}.", mix=repr(brief(options.mix)), mixes=", ".join(MIX_KINDS)
         )
-    return mixes.STOCK if head and not mixes.has_recipes(head) else options.mix
+    return STOCK_MIX if head and not mixes.has_recipes(head) else options.mix
 
 
 def _imatrix_fields(options: JobOptions, settings: Settings, watch: Watch) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ggufy.core.hosts import MODELSCOPE, RepoName
-from ggufy.core.job import Job, Making, Status
+from ggufy.core.job import RWKV_MIX, Job, Making, Status
 from ggufy.core.metrics import comparable
 from ggufy.core.plan import base_name, base_type, quant_name
 from ggufy.core.source import PinnedAdapter, Source
@@ -34,7 +34,6 @@ from ggufy.publish.links import repo_page
 from ggufy.publish.modelscope_card import TASK, license_name
 from ggufy.publish.readme import check_readme, merge_readme, yaml_text
 from ggufy.quantize.search import target
-from ggufy.quantize.search.mixes import RWKV
 from ggufy.sources.registry import format_of
 from ggufy.steps import files_made
 from ggufy.steps.lora import lora_name
@@ -259,7 +258,7 @@ def _how_made(job: Job, facts: CardFacts) -> list[str]:
         lines.append(f"with an imatrix that its user gave (sha256 `{request.imatrix_sha256}`).")
     else:
         lines.append("without an imatrix.")
-    if any(making.mix == RWKV for making in made):
+    if any(making.mix == RWKV_MIX for making in made):
         lines += ["", _RECIPES]
     if any(making.rescaled for making in made):
         lines += ["", _RESCALED]

@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from ggufy import __version__
 from ggufy.core.catalog import make_order
 from ggufy.core.errors import SourceError
-from ggufy.core.job import Job, Making, Request
+from ggufy.core.job import STOCK_MIX, Job, Making, Request
 from ggufy.core.metrics import Evaluation
 from ggufy.core.plan import base_name, quant_name
 from ggufy.formats.gguf import GgufHead, read_head
@@ -20,7 +20,7 @@ from ggufy.models.chat_format import format_called, ollama_files, speaks
 from ggufy.models.ollama import TEMPLATE, family_files, family_in
 from ggufy.models.vocab import WORLD_FILE, WORLD_SHA256
 from ggufy.publish.card import CardFacts
-from ggufy.quantize.search.mixes import STOCK, has_recipes, rescaling
+from ggufy.quantize.search.mixes import has_recipes, rescaling
 from ggufy.sources.registry import format_of
 from ggufy.steps.job_forecast import JobForecast
 from ggufy.steps.making import of_recipe
@@ -156,8 +156,8 @@ def planned(job: Job, known: Collection[str], folder: Path, base: GgufHead | Non
         ordered = quant in request.targets
         found[path.name] = Making(
             bpw=output_of(request).read_types(path)[0] if path.exists() else None,
-            mix="" if ordered else request.mix if ours else STOCK,
-            rescaled=bool(base and request.mix != STOCK and rescaling(base)),
+            mix="" if ordered else request.mix if ours else STOCK_MIX,
+            rescaled=bool(base and request.mix != STOCK_MIX and rescaling(base)),
             mode=request.mode if ordered else "",
         )
     return found

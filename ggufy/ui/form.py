@@ -7,14 +7,13 @@ from typing import Any
 
 from ggufy.core.catalog import OUTTYPES
 from ggufy.core.errors import UsageError
-from ggufy.core.job import COMPENSATED
+from ggufy.core.job import COMPENSATED, MIX_KINDS, RWKV_MIX
 from ggufy.core.outputs import GGUF, OUTPUT_NAMES, RWKVCPP
 from ggufy.jobs.estimate import BaseOptions, EstimateOptions, chosen
 from ggufy.jobs.options import OPTIONS, ROUNDINGS, JobOptions
 from ggufy.jobs.output_fit import chosen_rounding
 from ggufy.jobs.texts import named_texts
 from ggufy.jobs.values import LONGEST, read_options, read_text
-from ggufy.quantize.search.mixes import KINDS, RWKV
 from ggufy.quantize.search.target import MODES, STANDARD, parse_words
 
 _ONLY_GGUF = {"imatrix", "imatrix_path", "mix", "targets", "mode", "chat_format", "awq", "rounding", "mtp", "mmproj"}
@@ -46,7 +45,7 @@ def base_options(values: Mapping[str, Any]) -> BaseOptions:
         source="",
         quant_types=(),
         output=output if output in tuple(OUTPUT_NAMES) else GGUF,
-        mix=mix if mix in KINDS else RWKV,
+        mix=mix if mix in MIX_KINDS else RWKV_MIX,
         imatrix="auto" if values.get("imatrix") in ("bundled", "own") else "none",
         awq=bool(values.get("awq")),
         rounding=rounding if rounding in ROUNDINGS else ROUNDINGS[0],

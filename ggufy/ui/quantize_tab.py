@@ -14,13 +14,13 @@ import gradio as gr
 
 from ggufy.core.catalog import OUTTYPES, QUANT_TYPES
 from ggufy.core.errors import GgufyError
+from ggufy.core.job import MIX_KINDS, RWKV_MIX
 from ggufy.core.outputs import GGUF, OUTPUT_NAMES, RWKVCPP
 from ggufy.jobs.estimate import BaseOptions, EstimateOptions
 from ggufy.jobs.options import MTP, OPTIONS, ROUNDINGS, JobOptions
 from ggufy.jobs.values import LONGEST
 from ggufy.models.chat_format import AUTO, FORMATS
 from ggufy.publish.markup import Markup
-from ggufy.quantize.search.mixes import KINDS, RWKV
 from ggufy.quantize.search.target import MODES, STANDARD
 from ggufy.service.access import is_owner, may_work
 from ggufy.service.service import Services
@@ -108,7 +108,7 @@ class QuantizeTab:
         self.keep_card = self._flag(i18n, "keep_card", visible=published)
         gr.Markdown(i18n("group_experts"), elem_classes="gg-group")
         self.outtype = self._choice(i18n, "outtype", (AUTO, *OUTTYPES), AUTO)
-        self.mix = self._choice(i18n, "mix", KINDS, RWKV)
+        self.mix = self._choice(i18n, "mix", MIX_KINDS, RWKV_MIX)
         self.rounding = self._choice(i18n, "rounding", ROUNDINGS, ROUNDINGS[0])
         self.awq = self._flag(i18n, "awq")
 

@@ -29,15 +29,13 @@ from dataclasses import dataclass
 
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
+from ggufy.core.job import RWKV_MIX, STOCK_MIX
 from ggufy.formats.gguf import UNQUANTIZED, GgufHead, padded, tensor_bytes
 from ggufy.models import registry
 from ggufy.models.architecture import Architecture
 from ggufy.quantize.recipe import Recipe
 from ggufy.quantize.search.allocate import Option, allocate
 from ggufy.quantize.search.roles import Depth, Role, roles, transferred
-
-RWKV, STOCK = "rwkv", "stock"
-KINDS = (RWKV, STOCK)
 
 # Relative error (see loss.py) of 2^18 normal weights, the importances of their columns log-normal (sigma 1).
 LOSSES = {
@@ -110,10 +108,10 @@ def has_recipes(head: GgufHead) -> bool:
     return architecture_of(head) is not None
 
 
-def mixed(head: GgufHead, quant_type: str, *, stock: Recipe, mix: str = RWKV) -> Recipe:
+def mixed(head: GgufHead, quant_type: str, *, stock: Recipe, mix: str = RWKV_MIX) -> Recipe:
     """The recipe of a quant type for the base with this head; `stock` is llama-quantize's, and stays for models of no
     known architecture or if `mix` asks for it. Never larger than the stock file."""
-    if mix == STOCK or not (architecture := architecture_of(head)):
+    if mix == STOCK_MIX or not (architecture := architecture_of(head)):
         return stock
     asked = MIXES[quant_type]
     found = roles(head.tensors)

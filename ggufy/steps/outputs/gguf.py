@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ggufy.core import outputs
 from ggufy.core.catalog import BY_NAME
-from ggufy.core.job import COMPENSATED, PLAIN, Artifact, Making
+from ggufy.core.job import COMPENSATED, PLAIN, RWKV_MIX, Artifact, Making
 from ggufy.core.metrics import Evaluation
 from ggufy.core.outputs import OUTPUT_NAMES
 from ggufy.core.plan import Step
@@ -23,7 +23,7 @@ from ggufy.quantize import engine
 from ggufy.quantize.imatrix import read_imatrix, with_embedding
 from ggufy.quantize.recipe import ImatrixFacts, forecast, same_tensors, stock_recipe
 from ggufy.quantize.search import fallback
-from ggufy.quantize.search.mixes import RWKV, has_recipes, mixed, rescaling
+from ggufy.quantize.search.mixes import has_recipes, mixed, rescaling
 from ggufy.quantize.search.target import of_label
 from ggufy.quantize.task import QuantizeTask, planned_facts
 from ggufy.steps.awq import STAGES, AwqChoice, make_better
@@ -62,7 +62,7 @@ class Gguf(OutputFormat):
         llama: Llama,
         run: tools.ToolRun,
         facts: ImatrixFacts | None,
-        mix: str = RWKV,
+        mix: str = RWKV_MIX,
         compensated: bool = False,
     ) -> JobForecast:
         head, tool = read_head(base), llama.tool("llama-quantize")
@@ -228,7 +228,7 @@ def _of_type(ctx: Context, step: Step) -> QuantizeTask:
     base = ctx.path(step.reads[0])
     imatrix = imatrix_of(ctx, step)
     head = read_head(base)
-    ours = ctx.request.mix == RWKV and has_recipes(head)
+    ours = ctx.request.mix == RWKV_MIX and has_recipes(head)
     stock = stock_recipe(
         ctx.llama.tool("llama-quantize"),
         ctx.tool_run(step),

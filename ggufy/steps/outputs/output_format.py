@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from ggufy.core.catalog import QuantType
-from ggufy.core.job import Artifact
+from ggufy.core.job import RWKV_MIX, Artifact
 from ggufy.core.metrics import Evaluation
 from ggufy.core.outputs import OutputNames
 from ggufy.core.plan import Step
@@ -18,7 +18,6 @@ from ggufy.llama.tools import ToolRun
 from ggufy.models.chat_format import RwkvFormat
 from ggufy.quantize.recipe import ImatrixFacts
 from ggufy.quantize.search import target
-from ggufy.quantize.search.mixes import RWKV
 from ggufy.steps.context import Context
 from ggufy.steps.job_forecast import JobForecast
 
@@ -66,7 +65,7 @@ class OutputFormat(ABC):
         llama: Llama,
         run: ToolRun,
         facts: ImatrixFacts | None,
-        mix: str = RWKV,
+        mix: str = RWKV_MIX,
         compensated: bool = False,
     ) -> JobForecast:
         """What quants of a base (or of its skeleton) will be; `facts` are of the imatrix that they will name."""

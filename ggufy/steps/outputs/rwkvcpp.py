@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ggufy.core.errors import SourceError
-from ggufy.core.job import Artifact, Making
+from ggufy.core.job import STOCK_MIX, Artifact, Making
 from ggufy.core.metrics import Evaluation
 from ggufy.core.outputs import OUTPUT_NAMES, RWKVCPP
 from ggufy.core.plan import Step
@@ -18,7 +18,6 @@ from ggufy.llama import ggml
 from ggufy.llama.tools import CONTEXT
 from ggufy.models.chat_format import RwkvFormat
 from ggufy.quantize.recipe import Forecast
-from ggufy.quantize.search.mixes import STOCK
 from ggufy.rwkvcpp import quantize
 from ggufy.rwkvcpp.measure import MeasureConfig, measure
 from ggufy.rwkvcpp.tokenizer import AUTO
@@ -70,7 +69,7 @@ class Rwkvcpp(OutputFormat):
             identity=ctx.digests.get(base.absolute(), ""),
         )
         bpw, types = self.read_types(target)
-        making = Making(llama=ctx.llama.commit, bpw=bpw, recipe=types[:16], mix=STOCK)
+        making = Making(llama=ctx.llama.commit, bpw=bpw, recipe=types[:16], mix=STOCK_MIX)
         return Artifact(name=target.name, size=target.stat().st_size, sha256=digest, making=making)
 
     def measure(self, ctx: Context, step: Step, order: MeasureOrder) -> Evaluation:
