@@ -25,7 +25,8 @@ from ggufy.service.service import Services
 from ggufy.sources.inspect import inspect
 from tests import tiny
 from tests.hub_fixture import LocalHub, local_hub, no_request_elsewhere  # noqa: F401 - fixtures
-from tests.test_service import settings, until
+from tests.processes import until
+from tests.test_service import settings
 
 NUMBERS = itertools.count()
 USUAL = {"quant_types": ("Q8_0",), "imatrix": "none", "evaluate": False}
@@ -126,7 +127,7 @@ def test_the_page_looks_by_itself(repo: str, hub: LocalHub, services: Services, 
     record = tmp_path / "out" / "ggufy-state" / "followed.json"
     record.write_text(record.read_text().replace('"looked": "20', '"looked": "19'))
     services.following.start()  # as a start of the program does
-    until(services.worker.jobs, "the job is queued")
+    until(services.worker.jobs)
     (job,) = services.worker.jobs()
     assert (job.request.source.path, job.request.quant_types) == ("d.pth", ("Q8_0",))
 
