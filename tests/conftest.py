@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hub_fixture import LocalHub, running_hub
 
 from ggufy.core.catalog import BY_NAME
 from ggufy.llama.install import Llama, ensure
@@ -54,6 +55,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return 0 if "fast" in marks else 3 if "browser" in marks else 2 if "tools" in marks else 1
 
     items.sort(key=turn)
+
+
+@pytest.fixture
+def hub() -> Iterator[LocalHub]:
+    """A Hub with nothing on it."""
+    with running_hub() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

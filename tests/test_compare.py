@@ -5,12 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hub_fixture import ALICE, LocalHub, running_hub
+from hub_fixture import ALICE, LocalHub
 from PIL import Image
 
 from ggufy.core.comparison import CSV_HEAD, ComparedFile, apart, grouped, to_csv
@@ -233,12 +232,6 @@ def test_a_card_of_somebody_else_s_says_no_figures(text: str) -> None:
 
 
 # ---- the command
-
-
-@pytest.fixture
-def hub() -> Iterator[LocalHub]:
-    with running_hub() as running:
-        yield running
 
 
 def quick(ggufy: Ggufy, *words: object, **more: str) -> Finished:

@@ -7,13 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_fixture import ALICE, LocalHub, running_hub
+from hub_fixture import ALICE, LocalHub
 
 from ggufy.cli.terminal import results_table
 from ggufy.core.job import EvaluationText, Job, Status
@@ -327,12 +326,6 @@ def test_a_text_that_was_used_for_calibration_is_refused(ggufy: Ggufy, tmp_path:
     assert (done.code, len(done.err.splitlines())) == (1, 1)
     assert "would flatter the quants" in done.err
     assert not list(out.rglob("*.gguf"))
-
-
-@pytest.fixture
-def hub() -> Iterator[LocalHub]:
-    with running_hub() as running:
-        yield running
 
 
 @pytest.mark.tools

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from tests import tiny
-from tests.hub_fixture import ALICE, LocalHub, running_hub
+from tests.hub_fixture import ALICE, LocalHub
 from tests.hub_outage import BUSY, HOW, REFUSES, SILENT
 from tests.page_client import PageClient
 from tests.processes import free_port, until
@@ -79,13 +79,6 @@ MOMENTS = {
 # The first ones meet every way, and a wait in each of: the start, the fetch, a commit.
 _FIRST = [("a record", REFUSES), ("the account", BUSY), ("the base", SILENT)]
 PAIRS = [*_FIRST, *(pair for pair in itertools.product(MOMENTS, HOW) if pair not in _FIRST)]
-
-
-@pytest.fixture
-def hub() -> Iterator[LocalHub]:
-    """A Hub with nothing on it."""
-    with running_hub() as running:
-        yield running
 
 
 @pytest.fixture

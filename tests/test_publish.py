@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
-from hub_fixture import ALICE, BOB, LocalHub, running_hub
+from hub_fixture import ALICE, BOB, LocalHub
 
 from ggufy.llama.install import Llama
 from ggufy.models.chat_format import WORLD, ollama_files
@@ -33,13 +33,6 @@ from tests.processes import ended, free_port, until
 pytestmark = pytest.mark.tools
 TYPES = "Q8_0,Q6_K,Q4_K_M,Q3_K_M,Q2_K,TQ2_0"
 KILLS = int(os.environ.get("GGUFY_TEST_KILLS", "40"))  # `make soak`: 1,000
-
-
-@pytest.fixture
-def hub() -> Iterator[LocalHub]:
-    """A Hub with nothing on it."""
-    with running_hub() as running:
-        yield running
 
 
 @pytest.fixture

@@ -10,12 +10,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_fixture import ALICE, ALICE_READ, LocalHub, running_hub
+from hub_fixture import ALICE, ALICE_READ, LocalHub
 
 from ggufy.cli.parser import build_parser
 from ggufy.cli.submit import words
@@ -23,12 +22,6 @@ from ggufy.jobs.options import OPTIONS
 from ggufy.jobs.values import read_options
 from ggufy.system.files import sha256
 from tests.conftest import Ggufy
-
-
-@pytest.fixture
-def hub() -> Iterator[LocalHub]:
-    with running_hub() as running:
-        yield running
 
 
 def jobs_of(hub: LocalHub) -> dict[str, Any]:

@@ -14,12 +14,10 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-from hub_fixture import ALICE, LocalHub, running_hub
+from hub_fixture import ALICE, LocalHub
 
 from ggufy.hub.huggingface import HuggingFaceHub
 from ggufy.records.shares import Claim, Shares
@@ -28,12 +26,6 @@ from tests.conftest import Ggufy
 from tests.test_submit import jobs_of, names_of
 
 REPO, STATE = "alice/RWKV-x070-Demo-7M-GGUF", "alice/ggufy-state"
-
-
-@pytest.fixture
-def hub() -> Iterator[LocalHub]:
-    with running_hub() as running:
-        yield running
 
 
 class Submitted:

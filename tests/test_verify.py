@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hub_fixture import ALICE, LocalHub, running_hub
+from hub_fixture import ALICE, LocalHub
 
 from ggufy.cli.verify import beside, quants_among
 from ggufy.core.errors import UsageError
@@ -24,12 +23,6 @@ from tests.conftest import Finished, Ggufy
 pytestmark = pytest.mark.tools
 
 QUANTS = ("Q4_K_M", "IQ3_XXS", "Q2_K", "TQ1_0", "Q8_0")
-
-
-@pytest.fixture
-def hub() -> Iterator[LocalHub]:
-    with running_hub() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
