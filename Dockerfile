@@ -21,8 +21,9 @@ COPY ggufy/llama ggufy/llama
 RUN python -m ggufy.llama.portable /opt/llama.cpp
 
 FROM ${BASE}
+# The font is for Chinese names in pictures.
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends libgomp1 tini \
+    && apt-get install -y --no-install-recommends fonts-wqy-microhei libgomp1 tini \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 1000 user
 WORKDIR /home/user/app

@@ -15,6 +15,7 @@ import yaml
 
 from ggufy.core.errors import UsageError
 from ggufy.llama import build, install
+from ggufy.publish.fonts import FOLDERS
 from ggufy.service.access import STRANGER, Visitor, may_work
 from ggufy.system.settings import Settings
 from tests.miniature import make_mini
@@ -74,6 +75,12 @@ def test_the_environment_is_a_space_s() -> None:
     assert f"python -m ggufy.llama.portable {settings.llama_dir}" in named("RUN", BUILD)
     assert named("ARG", BUILD) == ["BASE=python:3.12-slim"]
     assert all("${BASE}" in text for text in named("FROM", EVERY))  # else the libraries may not fit
+
+
+def test_it_has_a_font_with_chinese_letters() -> None:
+    """From a package that puts it where pictures look for one (test_compare.py draws with it)."""
+    assert any("fonts-wqy-microhei" in text for text in named("RUN"))
+    assert "/usr/share/fonts" in FOLDERS
 
 
 def test_nothing_secret_and_no_registry_is_in_it() -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,26 @@ def test_details_are_sent_when_they_are_opened(tab: Tab, services: Services) -> 
     tab.opened = {f"files {second}": False}
     polled(tab)
     assert {f"files {second}", f"files {folded}"}.isdisjoint(tab.pieces)
+
+
+def test_how_long_finding_sizes_takes_follows_the_threads(tab: Tab, services: Services, out: Path) -> None:
+    """Also on a card on which nothing else changes."""
+    first = services.views()[0].job
+    asked = replace(first.request, name="No-sizes", mode="", source=replace(first.request.source, size=10**9))
+    job = first.evolve(request=asked, frontier=())
+    JobStore(out).put(job)
+    services._views.look_again()
+    tab.opened = {f"card {job.request.folder}": True, f"sizes {job.request.folder}": True}
+    told = []
+    for threads in (1, 4, 1):
+        services.limit.most = 4
+        services.limit.set(threads)
+        polled(tab)
+        told.append(tab.pieces[f"sizes {job.request.folder}"])
+    JobStore(out).remove(job.id)
+    services._views.look_again()
+    assert all("find-sizes" in text for text in told)
+    assert told[0] == told[2] != told[1]
 
 
 def test_every_job_can_be_reached(tab: Tab, services: Services) -> None:

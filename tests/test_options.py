@@ -15,14 +15,14 @@ import pytest
 
 from ggufy.cli.parser import HELP, build_parser
 from ggufy.core.errors import UsageError
-from ggufy.core.job import Request
+from ggufy.core.job import DEFAULT_CHUNKS, EVALUATION_CHUNKS, Request
 from ggufy.jobs.options import BY_NAME, OPTIONS, JobOptions, Kind, Option
 from ggufy.jobs.request import make_job
 from ggufy.jobs.values import read_options
 from ggufy.service.strangers import for_stranger
 from ggufy.system.settings import Settings
 from ggufy.ui.api import _Api
-from ggufy.ui.form import job_options
+from ggufy.ui.form import estimate_options, job_options
 from tests import tiny
 from tests.conftest import ROOT
 
@@ -90,6 +90,14 @@ def test_the_page_asks_for_texts_in_its_own_way() -> None:
         job_options(form | {"imatrix": "own", "imatrix_path": ""})
     with pytest.raises(UsageError, match="check at least one"):
         job_options({"source": "demo", "types": []})
+
+
+def test_the_cost_is_of_the_chunks_that_the_form_says() -> None:
+    asked = estimate_options({"chunks": 0, "evaluation_chunks": 64})
+    assert (asked.chunks, asked.evaluation_chunks) == (0, 64)
+    for nothing in (None, -1, "7", True, [7], 7.5):  # of which Start says what is wrong
+        usual = estimate_options({"chunks": nothing, "evaluation_chunks": nothing})
+        assert (usual.chunks, usual.evaluation_chunks) == (DEFAULT_CHUNKS, EVALUATION_CHUNKS)
 
 
 @pytest.mark.parametrize(

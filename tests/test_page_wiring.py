@@ -23,8 +23,9 @@ CHAT_OPTIONS = tuple(
 CHAT_NUMBERS = tuple(f"gg-chat-{name} input" for name in ("frequency", "presence", "temperature", "top_p"))
 FORM = tuple(
     f"gg-{name} change"
-    for name in "awq chat-format evaluate evaluation imatrix imatrix-path keep-card lora lora-alpha lora-as-file mix "
-    "mmproj mode mtp name output outtype private repo rounding source targets types vocab".split()
+    for name in "awq chat-format chunks evaluate evaluation evaluation-chunks imatrix imatrix-path keep-card lora "
+    "lora-alpha lora-as-file lora-init mix mmproj mode mtp name output outtype private repo rounding "
+    "source targets types vocab".split()
 )
 # Handler (js: in the browser only) -> what it follows, one tuple for each time it is connected.
 EXPECTED = {
@@ -44,8 +45,10 @@ EXPECTED = {
         ("gg-panel price",),
         (
             "gg-awq change",
+            "gg-chunks change",
             "gg-evaluate change",
             "gg-evaluation change",
+            "gg-evaluation-chunks change",
             "gg-imatrix change",
             "gg-mode change",
             "gg-types change",
@@ -59,7 +62,7 @@ EXPECTED = {
     "show": [("gg-follow expand",)],
     "follow": [("gg-follow-add click",)],
     "unfollow": [("gg-followed click",)],
-    "<lambda>": [("gg-evaluate change",)],
+    "choose_evaluate": [("gg-evaluate change",)],
     "js": [("gg-imatrix change",), ("gg-source change",), ("page load",), FORM, CHAT_OPTIONS, CHAT_NUMBERS],
     "look of chat": [("chat select",)],
     "choose of chat": [("gg-chat-model-a input", "gg-chat-model-b input")],

@@ -341,15 +341,15 @@ def test_the_disk_that_models_take(
     assert (downloaded < SPACE) == (name != "14B"), "it is streaming that makes room for a 14B model"
 
 
-def test_every_text_to_measure_on_costs_time_and_disk(
+def test_what_is_read_costs_time_and_what_is_measured_on_disk_too(
     sizes: dict[str, tuple[int, JobForecast]], tmp_path: Path
 ) -> None:
     source, made = next(iter(sizes.values()))
     settings = Settings.from_env({"GGUFY_OUT": str(tmp_path), "HOME": str(tmp_path)})
     report = Report(source="x", kind="checkpoint", path="x.pth", size=source)
 
-    def price(texts: int) -> Cost:
-        order = EstimateOptions(quant_types=("Q4_K_M", "Q8_0"), evaluate=texts > 0, texts=texts)
+    def price(texts: int, **chunks: int) -> Cost:
+        order = EstimateOptions(quant_types=("Q4_K_M", "Q8_0"), evaluate=texts > 0, texts=texts, **chunks)
         found = cost(Preview(report=report, sizes=made), order, settings, where="x", account="", threads=2)
         assert found is not None
         return found
@@ -357,7 +357,10 @@ def test_every_text_to_measure_on_costs_time_and_disk(
     none, one, three = price(0), price(1), price(3)
     assert three.peak - one.peak == pytest.approx(2 * 16 * 33.4e6, rel=0.01)  # predictions over World's vocabulary
     assert one.seconds - none.seconds < three.seconds - one.seconds < 2 * (one.seconds - none.seconds)  # one speed
-    assert three.made == none.made
+    longer, shorter = price(1, evaluation_chunks=48), price(1, chunks=10)
+    assert longer.peak == three.peak and one.seconds < longer.seconds < three.seconds + 1
+    assert shorter.peak == one.peak and shorter.seconds < one.seconds < price(1, chunks=0).seconds
+    assert {three.made, longer.made, shorter.made} == {none.made}
 
 
 def test_a_job_is_done_sooner_by_several_machines_and_never_cheaper(

@@ -237,8 +237,10 @@ def _seconds(source: str, job: Job, settings: Settings, flavor: Flavor, count: i
     order = EstimateOptions(
         quant_types=request.quant_types,
         imatrix=request.imatrix != "none",
+        chunks=request.chunks,
         evaluate=request.evaluate,
         texts=max(1, len(request.evaluation_texts)),
+        evaluation_chunks=request.evaluation_chunks,
         targets=request.targets,
         mode=request.mode,
     )

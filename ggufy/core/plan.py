@@ -28,6 +28,7 @@ LOCK_NAME = ".lock"  # in the output folder; held by the run that works there
 UPLOADED = "repo:"  # before a file name: that file in the output repo
 COVARIANCES = "covariances"  # stands for what is known of the base's inputs: work that stays on this machine
 SOURCE_PRODUCT = "source"  # stands for the downloaded file, which lives in the cache
+WHOLE_TEXT_CHUNKS = 60  # where all of a calibration text is read: as many as the bundled one has, roughly
 LINE_BYTES = 20e6  # a second, of a network that nothing is known of
 
 

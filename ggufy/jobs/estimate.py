@@ -19,7 +19,7 @@ from ggufy.core.catalog import BY_NAME, make_order
 from ggufy.core.errors import SourceError
 from ggufy.core.job import COMPENSATED, DEFAULT_CHUNKS, EVALUATION_CHUNKS, PLAIN, RWKV_MIX, Job, Request
 from ggufy.core.names import model_name
-from ggufy.core.plan import Step, Upload, Workload, base_name, pending
+from ggufy.core.plan import WHOLE_TEXT_CHUNKS, Step, Upload, Workload, base_name, pending
 from ggufy.core.source import Source
 from ggufy.jobs.orders import ordered
 from ggufy.jobs.skeleton import write_skeleton
@@ -70,8 +70,10 @@ class EstimateOptions:
 
     quant_types: tuple[str, ...]
     imatrix: bool = True
+    chunks: int = DEFAULT_CHUNKS  # of calibration text; 0: all
     evaluate: bool = False
     texts: int = 1  # to measure on
+    evaluation_chunks: int = EVALUATION_CHUNKS  # of each of them
     targets: tuple[str, ...] = ()  # sizes to order, as the user wrote them
     mode: str = ""
 
@@ -138,12 +140,12 @@ def cost(
     quants = [sizes.quants[t].size for t in order.quant_types if t in sizes.quants]
     quants += target_sizes(sizes, _labels(sizes, order)).values()
     imatrix = sizes.imatrix_bytes * order.imatrix
-    base = sizes.base_size
+    base, measured = sizes.base_size, order.evaluation_chunks * order.texts
     peak = peak_bytes(
         base=base,
         beside=imatrix + (most_bytes(sizes.gguf) if sizes.compensated and sizes.gguf else 0),
         quants=quants,
-        scratch=predictions_bytes(report.output, sizes, EVALUATION_CHUNKS * order.texts) if order.evaluate else 0,
+        scratch=predictions_bytes(report.output, sizes, measured) if order.evaluate else 0,
         source=report.size if report.remote and not report.streams else 0,
         published=bool(account),
     )
@@ -178,8 +180,8 @@ def work_seconds(
         quants=sizes.work(make_order(set(order.quant_types) & sizes.quants.keys(), OUTPUTS[report.output].types)),
         base_bytes=sizes.base_size,
         recipes=recipes_measured(request),
-        chunks=DEFAULT_CHUNKS,
-        evaluation_chunks=EVALUATION_CHUNKS * order.texts,
+        chunks=order.chunks or WHOLE_TEXT_CHUNKS,
+        evaluation_chunks=order.evaluation_chunks * order.texts,
         threads=threads,
     )
     steps = plan(request)  # to a folder, and of a source that is here: no transfers
@@ -210,7 +212,7 @@ def finding_seconds(job: Job, here: Collection[str], *, threads: int) -> float:
         base_bytes=base,
         sizes=made,
         recipes=recipes_measured(request),
-        chunks=DEFAULT_CHUNKS,
+        chunks=request.chunks or WHOLE_TEXT_CHUNKS,
         threads=threads,
     )
     return sum(step.seconds(load) for step in pending(plan(request), done)) / cpu_speed()

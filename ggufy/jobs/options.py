@@ -185,6 +185,7 @@ OPTIONS = (
         flag="--lora-init",
         metavar="FILE",
         help="what a PiSSA began with (init_pissa.pth beside it)",
+        page="lora_init",
         bytes=True,
     ),
     Option(
@@ -254,6 +255,7 @@ OPTIONS = (
         flag="--chunks",
         kind=Kind.NUMBER,
         help="chunks of 512 tokens to read of it, 0 = all (%(default)s)",
+        page="chunks",
         bytes=True,
     ),
     Option(
@@ -286,6 +288,7 @@ OPTIONS = (
         flag="--evaluation-chunks",
         kind=Kind.NUMBER,
         help="chunks of 512 tokens of it (%(default)s)",
+        page="evaluation_chunks",
     ),
     Option(
         name="repo_id",

@@ -20,7 +20,7 @@ from ggufy.core.errors import BusyError, Cancelled, CannotStream, GgufyError, Le
 from ggufy.core.hosts import RepoName
 from ggufy.core.job import FINISHED, RESTING, Job, Status
 from ggufy.core.messages import Message
-from ggufy.core.plan import LOCK_NAME, Fetch, Step, Upload, Workload, base_name
+from ggufy.core.plan import LOCK_NAME, WHOLE_TEXT_CHUNKS, Fetch, Step, Upload, Workload, base_name
 from ggufy.jobs.parts import Alone, Parts, RunPlace, Wanted
 from ggufy.jobs.workspace import Workspace, hub_option
 from ggufy.llama.install import Llama
@@ -261,7 +261,7 @@ class Runner:
                 quants=forecast.work(ctx.request.quant_types),
                 base_bytes=forecast.base_size,
                 recipes=recipes_measured(ctx.request),
-                chunks=ctx.request.chunks or 60,
+                chunks=ctx.request.chunks or WHOLE_TEXT_CHUNKS,
                 evaluation_chunks=ctx.request.evaluation_chunks * len(ctx.request.evaluation_texts),
                 sizes={s.product: s.size(forecast) for s in steps if isinstance(s, LocalStep) and s.makes_file},
             )

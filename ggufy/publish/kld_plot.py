@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from unicodedata import east_asian_width
 
 from ggufy.core.words import human_size
 from ggufy.publish.markup import Markup, el
@@ -19,7 +20,7 @@ WIDTH, HEIGHT = 560, 250
 NARROW = 330  # WIDTH on a phone: text that is not made smaller with the picture
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 16, 12, 40  # margins for the axes
 SERIES = 6  # that have a colour of their own; then they begin again
-_LETTER = 7.2  # width of a name's letters, at most
+_LETTER, _WIDE_LETTER = 7.2, 11  # width of a name's letters, at most: of Latin ones, and of such as Chinese
 _Box = tuple[float, float, float, float]  # left, top, right, bottom
 _STYLE = (
     "svg { font: 11px system-ui, sans-serif; } text { fill: #52606d; } .gg-back { fill: #ffffff; } "
@@ -203,7 +204,7 @@ def _marks(placed: Sequence[tuple[float, float, Point]], width: int) -> list[Sha
 
 def _name(dot: Dot, right: int, taken: list[_Box]) -> Label | None:
     """A name below or above its dot, where it covers nothing of `taken`, to which it is added; None if nowhere."""
-    width = _LETTER * len(dot.point.name)
+    width = sum(_WIDE_LETTER if east_asian_width(letter) in "WF" else _LETTER for letter in dot.point.name)
     for left, baseline in ((dot.x - 7 - width, dot.y + 14), (dot.x + 8, dot.y - 7)):
         box = (left, baseline - 10, left + width, baseline + 2)
         inside = left > _LEFT and left + width < right and box[1] > 0 and box[3] < HEIGHT - _BOTTOM

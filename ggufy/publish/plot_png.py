@@ -1,13 +1,13 @@
-"""The plot of kld_plot.py as a PNG, with a line below for each series. Drawn by Pillow with the font that it carries,
-so nothing of the machine is needed; letters that this font lacks (Chinese, for one) come out as boxes."""
+"""The plot of kld_plot.py as a PNG, with a line below for each series. Drawn by Pillow; see fonts.py."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from ggufy.publish.fonts import font_for
 from ggufy.publish.kld_plot import HEIGHT, SERIES, WIDTH, Dot, Label, Line, Point, Shape, Words, drawn
 
 SCALE = 2  # pixels of the picture for each unit of the plot
@@ -38,7 +38,6 @@ class _Pen:
         self._size = (width * SCALE, height * SCALE)
         self._image = Image.new("RGB", (width * self._scale, height * self._scale), _BACK)
         self._draw = ImageDraw.Draw(self._image)
-        self._font = ImageFont.load_default(_LETTERS * self._scale)
 
     def draw(self, shape: Shape) -> None:
         match shape:
@@ -48,7 +47,8 @@ class _Pen:
                 self._draw.line(places, fill=colour, width=self._scale)
             case Label():
                 anchor = {"start": "ls", "middle": "ms", "end": "rs"}[shape.anchor]
-                self._draw.text(self._at((shape.x, shape.y)), shape.text, _QUIET, self._font, anchor)
+                font = font_for(shape.text, _LETTERS * self._scale)
+                self._draw.text(self._at((shape.x, shape.y)), shape.text, _QUIET, font, anchor)
             case Dot():
                 colour = _colour(shape.point.series) if shape.good else _pale(_colour(shape.point.series))
                 r = shape.radius

@@ -10,13 +10,14 @@ from ggufy.core.errors import UsageError
 from ggufy.core.job import COMPENSATED, MIX_KINDS, RWKV_MIX
 from ggufy.core.outputs import GGUF, OUTPUT_NAMES, RWKVCPP
 from ggufy.jobs.estimate import BaseOptions, EstimateOptions, chosen
-from ggufy.jobs.options import OPTIONS, ROUNDINGS, JobOptions
+from ggufy.jobs.options import BY_NAME, OPTIONS, ROUNDINGS, JobOptions
 from ggufy.jobs.output_fit import chosen_rounding
 from ggufy.jobs.texts import named_texts
 from ggufy.jobs.values import LONGEST, read_options, read_text
 from ggufy.quantize.search.target import MODES, STANDARD, parse_words
 
-_ONLY_GGUF = {"imatrix", "imatrix_path", "mix", "targets", "mode", "chat_format", "awq", "rounding", "mtp", "mmproj"}
+_ONLY_GGUF = {"imatrix", "imatrix_path", "chunks", "mix", "targets", "mode", "chat_format", "awq", "rounding"}
+_ONLY_GGUF |= {"mtp", "mmproj"}
 IMATRIX = ("bundled", "own", "have", "off")
 
 
@@ -25,14 +26,23 @@ def short_text(value: Any) -> str:
     return value.strip()[:LONGEST] if isinstance(value, str) else ""
 
 
+def _count(values: Mapping[str, Any], name: str) -> int:
+    """A visitor's number of chunks, or the usual one."""
+    value = values.get(name)
+    usual: int = BY_NAME[name].default
+    return value if type(value) is int and value >= 0 else usual
+
+
 def estimate_options(values: Mapping[str, Any]) -> EstimateOptions:
     """What decides the cost, from the fields of the form as `job_options` takes them."""
     types, mode = values.get("types"), values.get("mode")
     return EstimateOptions(
         quant_types=chosen([name for name in types if isinstance(name, str)] if isinstance(types, list) else []),
         imatrix=values.get("imatrix") != "off",
+        chunks=_count(values, "chunks"),
         evaluate=bool(values.get("evaluate")),
         texts=len(named_texts(short_text(values.get("evaluation")))),
+        evaluation_chunks=_count(values, "evaluation_chunks"),
         targets=parse_words(short_text(values.get("targets"))),
         mode=mode if mode in MODES else STANDARD,
     )

@@ -219,6 +219,7 @@ class JobsPanel:
             *files,
             may_chat(visitor, self.services.settings),
             own,
+            threads := self.services.limit(),
         )
         then = age(model.changed, texts, now)
         key = (model.folder, texts["language"], may, ready, place == 0, place < UNFOLDED, then, chosen)
@@ -241,7 +242,6 @@ class JobsPanel:
             if opened:
                 model, whole = self._detailed(model, opened, may=may)
                 lines = [views.job_line(v, texts, now=now, ready=ready, shown=_kinds(v, opened)) for v in model.views]
-                threads = self.services.limit()
                 card = model_card(model, lines, texts, now=now, shown=opened, threads=threads)
                 rows = (self._with_more(row, model, texts, visitor) if row.key in files else row for row in card.files)
                 card = replace(card, files=tuple(rows))

@@ -24,7 +24,7 @@ PAGE = {
     "LORA": "“Adapters”",
     "LORA_ALPHA": "“Alpha of the adapters”",
     "LORA_AS_FILE": "“Adapters as files of their own”",
-    "LORA_INIT": "`lora_init`",
+    "LORA_INIT": "“What a PiSSA began with”",
     "MTP": "“Heads for several tokens”",
     "NAME": "“Name”",
     "NO_IMATRIX": "imatrix off",

@@ -17,7 +17,7 @@ from ggufy.core.errors import GgufyError
 from ggufy.core.job import MIX_KINDS, RWKV_MIX
 from ggufy.core.outputs import GGUF, OUTPUT_NAMES, RWKVCPP
 from ggufy.jobs.estimate import BaseOptions, EstimateOptions
-from ggufy.jobs.options import MTP, OPTIONS, ROUNDINGS, JobOptions
+from ggufy.jobs.options import BY_NAME, MTP, OPTIONS, ROUNDINGS, JobOptions
 from ggufy.jobs.values import LONGEST
 from ggufy.models.chat_format import AUTO, FORMATS
 from ggufy.publish.markup import Markup
@@ -88,8 +88,10 @@ class QuantizeTab:
         gr.Markdown(i18n("group_texts"), elem_classes="gg-group")
         self.imatrix = self._choice(i18n, "imatrix_kind", IMATRIX, IMATRIX[0], "imatrix")
         self.imatrix_path = self._text(i18n, "imatrix_path", visible=False)
+        self.chunks = self._number(i18n, "chunks")
         self.evaluate = self._flag(i18n, "evaluate", value=True)
         self.evaluation = self._text(i18n, "evaluation", "bundled")
+        self.evaluation_chunks = self._number(i18n, "evaluation_chunks")
         gr.Markdown(i18n("group_names"), elem_classes="gg-group")
         self.name = self._text(i18n, "name")
         self.chat_format = self._choice(i18n, "chat_format", (AUTO, *FORMATS), AUTO)
@@ -97,6 +99,7 @@ class QuantizeTab:
         self.vocab = self._text(i18n, "vocab")
         self.lora = self._text(i18n, "lora")
         self.lora_alpha = self._text(i18n, "lora_alpha")
+        self.lora_init = self._text(i18n, "lora_init")
         self.lora_as_file = self._flag(i18n, "lora_as_file")
         # A value that is a key of the page's texts, as `base` is, would come back from the browser translated.
         self.mtp = self._choice(i18n, "mtp", (AUTO, *MTP[1:]), AUTO)
@@ -115,6 +118,10 @@ class QuantizeTab:
     def _flag(self, i18n: gr.I18n, key: str, *, value: bool = False, visible: bool = True) -> gr.Checkbox:
         info, called = i18n(f"{key}_info"), f"gg-{key.replace('_', '-')}"
         return gr.Checkbox(value, label=i18n(key), info=info, visible=visible, elem_id=called)
+
+    def _number(self, i18n: gr.I18n, key: str) -> gr.Number:
+        usual, called = BY_NAME[key].default, f"gg-{key.replace('_', '-')}"
+        return gr.Number(usual, label=i18n(key), info=i18n(f"{key}_info"), precision=0, elem_id=called)
 
     def _choice(self, i18n: gr.I18n, key: str, choices: Sequence[str], value: str, called: str = "") -> gr.Radio:
         """Choices without a text of their own are called by their names."""
@@ -142,8 +149,8 @@ class QuantizeTab:
         """`show` makes an event be followed by a look at the jobs."""
         tell = "(kind) => { document.dispatchEvent(new CustomEvent('ggufy-imatrix', { detail: kind !== 'off' })); }"
         self.imatrix.change(None, self.imatrix, js=tell, api_visibility="private")
-        self.imatrix.change(self.choose_imatrix, self.imatrix, self.imatrix_path, **QUIET)
-        self.evaluate.change(lambda on: gr.Textbox(visible=bool(on)), self.evaluate, self.evaluation, **QUIET)
+        self.imatrix.change(self.choose_imatrix, self.imatrix, [self.imatrix_path, self.chunks], **QUIET)
+        self.evaluate.change(self.choose_evaluate, self.evaluate, [self.evaluation, self.evaluation_chunks], **QUIET)
         self.source.change(
             None, [self.source, self.evaluate], self.evaluate, js=_MEASURE_THE_DEMO, api_visibility="private"
         )
@@ -166,10 +173,9 @@ class QuantizeTab:
         )
         last: dict[str, Any] = QUIET | {"trigger_mode": "always_last"}
         self.panel.price(self.price, fields, self.cost, **last)
-        changes = [
-            one.change for one in (self.types, self.imatrix, self.evaluate, self.mode, self.evaluation, self.awq)
-        ]
-        gr.on(changes, self.price, fields, self.cost, **last)
+        counts = (self.chunks, self.evaluation_chunks)
+        priced = (self.types, self.imatrix, self.evaluate, self.mode, self.evaluation, self.awq, *counts)
+        gr.on([one.change for one in priced], self.price, fields, self.cost, **last)
         pressed = self.start.click(self.check, None, self.message, **QUIET)
         show(pressed.then(self.begin, fields, self.message, **QUEUED))
         show(self.panel.several(self.begin_ticked, fields, self.message, **QUEUED))
@@ -259,8 +265,11 @@ class QuantizeTab:
     def choose_output(self, output: Any) -> list[Any]:
         return [type(one)(visible=output != RWKVCPP) for one in self.only_gguf]
 
-    def choose_imatrix(self, kind: Any) -> Any:
-        return gr.Textbox(visible=kind in ("own", "have"))
+    def choose_imatrix(self, kind: Any) -> list[Any]:
+        return [gr.Textbox(visible=kind in ("own", "have")), gr.Number(visible=kind in ("bundled", "own"))]
+
+    def choose_evaluate(self, on: Any) -> list[Any]:
+        return [gr.Textbox(visible=bool(on)), gr.Number(visible=bool(on))]
 
     def check(self, request: gr.Request) -> str:
         """Says at once that Start was pressed."""

@@ -7,16 +7,18 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import expect
+from playwright.sync_api import Locator, expect
 
 from bench.records import write_records
 from ggufy.llama.install import installed_folder
 from ggufy.system.locks import lock
-from tests import scripted
+from ggufy.ui.i18n import TEXTS
+from tests import measured, scripted
 from tests.browser.pages import App, Tab, make_app, make_quant, open_more, unfold, write_results
 from tests.conftest import Ggufy
 
 pytestmark = pytest.mark.browser
+EN = TEXTS["en"]
 STILL = "* { transition: none !important; animation: none !important; }"  # a colour on its way is no fault
 
 
@@ -26,14 +28,16 @@ def library(llama_bin: Path, ggufy: Ggufy, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("axe")
     app = make_app(folder, llama_bin)
     write_records(app.out, 7)
+    measured.measured_model(app.out, "Large")
+    measured.measured_model(app.out, "Small", factor=1.7, threads=4)
     make_quant(ggufy, app, *scripted.thinker(folder))
     app.start()
     yield app
     assert app.stop() == 0
 
 
-def found(tab: Tab) -> list[str]:
-    """What axe says of the page as it is now, in both themes, on a screen and on a phone."""
+def found(tab: Tab, within: str = "body") -> list[str]:
+    """What axe says of the page as it is now, or of a part of it, in both themes, on a screen and on a phone."""
     faults = set()
     tab.page.add_style_tag(content=STILL)
     for theme in ("light", "dark"):
@@ -41,7 +45,9 @@ def found(tab: Tab) -> list[str]:
         expect(tab.page.locator("body.dark")).to_have_count(int(theme == "dark"))
         for width, height in ((1280, 800), (390, 844)):
             tab.page.set_viewport_size({"width": width, "height": height})
-            for fault in Axe().run(tab.page).response["violations"]:
+            told = Axe().run(tab.page, context=within).response
+            assert told["passes"], "it has looked at nothing"
+            for fault in told["violations"]:
                 if fault["impact"] in ("serious", "critical"):
                     faults |= {
                         f"{theme} {width} {fault['id']}: {node['html'][:200]} {node['failureSummary'][:300]}"
@@ -83,6 +89,39 @@ def test_a_conversation(library: App, open_tab: Callable[..., Tab]) -> None:
     expect(tab.page.get_by_label("System prompt")).to_be_visible()
     log.get_by_role("button", name="Edit").click()
     assert found(tab) == []
+
+
+def test_comparing(library: App, open_tab: Callable[..., Tab]) -> None:
+    """The bar above the cards, and the window: empty, while something is searched for, with tables alone, and with a
+    plot of two and three files that were measured."""
+    tab = open_tab(at=library)
+    window, bar = tab.page.locator("dialog"), tab.page.locator("[data-comparing]")
+    tab.card("Small").locator("summary", has_text=EN["files"]).click()
+    tick(tab.card("Small"), "Small-Q2_K.gguf").check()
+    expect(bar).to_contain_text("1 chosen")
+    assert found(tab) == []
+    bar.get_by_role("button", name=EN["compare_clear"]).click()
+    bar.get_by_role("button", name=EN["compare"]).click()
+    expect(window).to_contain_text(EN["compare_none"])
+    assert found(tab, "dialog") == []
+    search = tab.page.get_by_placeholder(EN["compare_search"])
+    search.fill("nothing is called so")
+    expect(window).to_contain_text(EN["compare_nothing"])
+    assert found(tab, "dialog") == []
+    files = ("Large-F16.gguf", "Large-Q4_K_M.gguf", "Small-Q4_K_M.gguf", "Small-Q2_K.gguf")
+    for count, file in enumerate(files, start=1):
+        search.fill(file)
+        expect(window.locator(".gg-matches li")).to_have_count(1)
+        tick(window.locator(".gg-matches"), file).check()
+        expect(window.locator("tbody tr")).to_have_count(count)
+        assert found(tab, "dialog") == [], f"with {count} files"
+    expect(window.locator(".gg-plot:visible")).to_have_count(1)
+    expect(window.locator("h3")).to_have_count(2)
+    assert found(tab) == []
+
+
+def tick(place: Locator, file: str) -> Locator:
+    return place.get_by_role("checkbox", name=EN["compare_file"].format(file=file), exact=True)
 
 
 def test_setting_up(open_tab: Callable[..., Tab], tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ from playwright.sync_api import Route, expect
 
 from ggufy.core.catalog import QUANT_TYPES
 from ggufy.records.store import JobStore
+from ggufy.ui.i18n import TEXTS
 from tests.browser.pages import WORK_MS, App, Tab, open_more, unfold
 
 pytestmark = pytest.mark.browser
+EN = TEXTS["en"]
 
 
 def test_an_edit_is_one_look(app: App, open_tab: Callable[..., Tab]) -> None:
@@ -114,6 +116,31 @@ def test_types_that_need_an_imatrix_go_with_it(open_tab: Callable[..., Tab]) -> 
     expect(tab.page.get_by_label("Calibration text or imatrix file")).to_be_hidden()
     tab.page.get_by_role("radio", name="own text").check()
     expect(tab.page.get_by_label("Calibration text or imatrix file")).to_be_visible()
+
+
+def test_how_much_is_read_shows_in_the_cost(open_tab: Callable[..., Tab]) -> None:
+    """And is asked for only where something is read."""
+    tab = open_tab()
+    cost = tab.page.locator("#gg-cost")
+    expect(cost).to_contain_text("free", timeout=WORK_MS)
+    open_more(tab)
+    read, measured = (tab.page.get_by_label(name, exact=True) for name in (EN["chunks"], EN["evaluation_chunks"]))
+    expect(read).to_have_value("40")
+    expect(measured).to_have_value("16")
+    for box, many in ((read, "4000"), (measured, "9000")):
+        before = cost.inner_text()
+        box.fill(many)
+        expect(cost).not_to_have_text(before)
+    measured.fill("-1")
+    tab.page.get_by_role("button", name="Start").click()
+    expect(tab.page.locator("#gg-message").get_by_role("alert")).to_contain_text("must be a whole number")
+    tab.page.get_by_role("checkbox", name=EN["evaluate"]).uncheck()
+    expect(measured).to_be_hidden()
+    tab.page.get_by_role("radio", name="none").check()
+    expect(read).to_be_hidden()
+    tab.page.get_by_role("radio", name="bundled text").check()
+    expect(read).to_be_visible()
+    expect(tab.page.get_by_label(EN["lora_init"])).to_have_value("")
 
 
 def test_what_is_chosen_is_seen_with_the_others_folded(open_tab: Callable[..., Tab]) -> None:
