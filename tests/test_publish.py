@@ -78,7 +78,7 @@ def command(
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[dict[str, Any], str]:
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=1800)
     assert process.returncode == code, err
     return (json.loads(out) if out else {}), err
 
