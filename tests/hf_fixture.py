@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from ggufy.llama.converter import ensure_packages, environment
-from ggufy.llama.install import CONVERTER, Llama
+from ggufy.llama.install import Llama
+from ggufy.llama.pin import CONVERTER
 from ggufy.llama.tools import ToolRun
 from ggufy.system import resources
 from ggufy.system.settings import Settings

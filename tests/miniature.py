@@ -16,6 +16,7 @@ import tarfile
 from pathlib import Path
 
 from ggufy.llama import build, install
+from ggufy.llama.pin import PINNED, Pin
 from ggufy.system import files
 
 REPO = Path(__file__).parent.parent
@@ -75,7 +76,7 @@ class Mini:
     """A folder with the miniature's package, its pin, and a cache to build it in."""
 
     root: Path
-    pin: build.Pin
+    pin: Pin
 
     @property
     def cache(self) -> Path:
@@ -121,9 +122,9 @@ class Mini:
     def start(self) -> subprocess.Popen[bytes]:
         """The same in a process of its own."""
         code = (
-            "import json, sys; from pathlib import Path; from ggufy.llama import build, install\n"
+            "import json, sys; from pathlib import Path; from ggufy.llama import install, pin as pins\n"
             "cache, pin, env = json.loads(sys.argv[1])\n"
-            "install.ensure(Path(cache), threads=2, pip_environment=env, pin=build.Pin(**pin))"
+            "install.ensure(Path(cache), threads=2, pip_environment=env, pin=pins.Pin(**pin))"
         )
         pin = dataclasses.asdict(self.pin)
         words = json.dumps([str(self.cache), pin, self.pip_environment])
@@ -144,8 +145,8 @@ def make_mini(root: Path, **changes: str) -> Mini:
             member = tarfile.TarInfo(f"mini-1.0/{name}")
             member.size = len(text.encode())
             archive.addfile(member, io.BytesIO(text.encode()))
-    rpath = [flag for flag in install.PINNED.flags if "RPATH" in flag]
-    pin = build.Pin(
+    rpath = [flag for flag in PINNED.flags if "RPATH" in flag]
+    pin = Pin(
         package="mini",
         version="1.0",
         sha256=files.sha256(package),

@@ -15,7 +15,7 @@ from ggufy import __version__, demo
 from ggufy.cli.parser import build_parser
 from ggufy.core.job_record import from_json
 from ggufy.hub.lease_record import LeaseRecord
-from ggufy.llama.install import PINNED
+from ggufy.llama.pin import PINNED
 from ggufy.system import settings
 from tools import docs, loc
 

@@ -16,7 +16,8 @@ import pytest
 
 from ggufy.core.errors import SourceError, ToolError
 from ggufy.llama.converter import Converter, ensure_packages, environment, read_error
-from ggufy.llama.install import CONVERTER, Llama
+from ggufy.llama.install import Llama
+from ggufy.llama.pin import CONVERTER
 from ggufy.llama.tools import ToolRun
 from ggufy.sources.hf_config import describe_config, known, without_programs
 from ggufy.sources.hf_folder import HuggingFaceModel

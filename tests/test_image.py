@@ -15,6 +15,7 @@ import yaml
 
 from ggufy.core.errors import UsageError
 from ggufy.llama import build, install
+from ggufy.llama.pin import PINNED, PORTABLE
 from ggufy.publish.fonts import FOLDERS
 from ggufy.service.access import STRANGER, Visitor, may_work
 from ggufy.system.settings import Settings
@@ -166,5 +167,5 @@ def test_a_portable_build_is_an_override(tmp_path: Path) -> None:
 
 
 def test_the_portable_pin_is_the_pinned_source_for_every_cpu() -> None:
-    assert (install.PORTABLE.sha256, install.PORTABLE.commit) == (install.PINNED.sha256, install.PINNED.commit)
-    assert {"-DGGML_NATIVE=OFF", "-DGGML_BACKEND_DL=ON", "-DGGML_CPU_ALL_VARIANTS=ON"} <= set(install.PORTABLE.flags)
+    assert (PORTABLE.sha256, PORTABLE.commit) == (PINNED.sha256, PINNED.commit)
+    assert {"-DGGML_NATIVE=OFF", "-DGGML_BACKEND_DL=ON", "-DGGML_CPU_ALL_VARIANTS=ON"} <= set(PORTABLE.flags)

@@ -16,6 +16,7 @@ import pytest
 
 from ggufy.core.errors import BusyError, ToolError
 from ggufy.llama import build, cpu_name, install, toolchain
+from ggufy.llama.pin import PINNED
 from ggufy.system import child_process, locks
 from tests.miniature import COMMIT, TYPES, Mini, make_mini
 
@@ -332,8 +333,8 @@ def test_version_line_of_older_releases(tmp_path: Path) -> None:
     program.write_text("#!/bin/sh\necho 'version: 4567 (0c1e5709)' >&2\n")
     program.chmod(0o755)
     assert install.version_of(tmp_path) == ("4567", "0c1e5709")
-    assert build.same_commit("0c1e5709", install.PINNED.commit)
-    assert not build.same_commit("0c1e5708", install.PINNED.commit)
+    assert build.same_commit("0c1e5709", PINNED.commit)
+    assert not build.same_commit("0c1e5708", PINNED.commit)
 
 
 def test_cpu_name_tells_cpus_apart(tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ from ggufy.jobs.output_fit import fit_output
 from ggufy.jobs.request import make_job
 from ggufy.jobs.runner import Runner
 from ggufy.jobs.values import read_options
-from ggufy.llama.install import PINNED, Llama
+from ggufy.llama.install import Llama
+from ggufy.llama.pin import PINNED
 from ggufy.publish.card_rounding import rounding_lines
 from ggufy.quantize.recipe import core_seconds
 from ggufy.quantize.task import ROUNDING

@@ -23,6 +23,7 @@ from ggufy.core.errors import BusyError, DiskError, ToolError
 from ggufy.core.messages import Message
 from ggufy.core.words import human_size
 from ggufy.llama import tools
+from ggufy.llama.pin import Pin
 from ggufy.llama.toolchain import Toolchain
 from ggufy.system import files, locks
 
@@ -44,26 +45,6 @@ _PIP_NAMES = {
     "REQUESTS_CA_BUNDLE",
     "CURL_CA_BUNDLE",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pin:
-    """Which source is built, how, and what of it stays."""
-
-    package: str
-    version: str
-    sha256: str  # of the source package
-    inside: str  # folder of llama.cpp in it
-    commit: str  # of llama.cpp
-    flags: tuple[str, ...]  # for cmake
-    tools: tuple[str, ...]  # programs, each a target of the same name
-    kept: tuple[str, ...]  # files and folders of the source that are installed too
-    patches: tuple[tuple[str, str, str], ...] = ()  # (file, text that stands in it once, what it is replaced by)
-
-    @property
-    def choices(self) -> tuple[str, ...]:
-        """Everything besides the version that makes one build differ from another."""
-        return (*self.flags, *(word for patch in self.patches for word in patch))
 
 
 def pip_variables(environment: Mapping[str, str]) -> dict[str, str]:

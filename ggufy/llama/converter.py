@@ -23,7 +23,8 @@ from ggufy.core.messages import Message
 from ggufy.core.words import human_size
 from ggufy.llama import converter_child
 from ggufy.llama.build import pip_variables
-from ggufy.llama.install import CONVERTER, LORA_CONVERTER, Llama
+from ggufy.llama.install import Llama
+from ggufy.llama.pin import CONVERTER, LORA_CONVERTER
 from ggufy.llama.tools import ToolRun, failure_reason, run_tool
 from ggufy.system import files
 from ggufy.system.locks import lock

@@ -19,7 +19,7 @@ from pathlib import Path
 from ggufy.core.errors import ToolError
 from ggufy.formats.covariance import CovarianceFacts
 from ggufy.llama import build, tools
-from ggufy.llama.install import PINNED
+from ggufy.llama.pin import PINNED
 from ggufy.system.files import write_text
 from ggufy.system.python_child import finding_ggufy, module_command
 

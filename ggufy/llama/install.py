@@ -17,13 +17,11 @@ such a folder from the same source for any CPU of this machine's kind: what an i
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import platform
 import re
 import subprocess
-import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,71 +31,12 @@ from ggufy.core.messages import Message
 from ggufy.llama import build, tools
 from ggufy.llama.build import Progress, hold_build_lock
 from ggufy.llama.cpu_name import cpu_name
+from ggufy.llama.pin import CONVERTER, NOT_IN_RELEASES, PINNED, PORTABLE, Pin
 from ggufy.llama.toolchain import find_toolchain
 from ggufy.system import child_process, resources
 
 logger = logging.getLogger(__name__)
 
-"""Called with steps done, steps in all (0: not known yet) and what is being done; may raise to stop the build."""
-
-CONVERTER = "convert_hf_to_gguf.py"
-LORA_CONVERTER = "convert_lora_to_gguf.py"
-PINNED = build.Pin(
-    package="llama-cpp-python",
-    version="0.3.36",
-    sha256="832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e",
-    inside="vendor/llama.cpp",
-    commit="0c1e57098",
-    flags=(
-        "-DCMAKE_BUILD_TYPE=Release",
-        "-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON",  # a build RPATH ends in an empty entry: the working folder
-        f"-DCMAKE_INSTALL_RPATH={'@loader_path' if sys.platform == 'darwin' else '$ORIGIN'}",
-        "-DBUILD_SHARED_LIBS=ON",
-        "-DLLAMA_BUILD_TESTS=OFF",
-        "-DLLAMA_BUILD_EXAMPLES=OFF",
-        "-DLLAMA_BUILD_APP=OFF",
-        "-DLLAMA_USE_PREBUILT_UI=OFF",
-        "-DLLAMA_OPENSSL=OFF",
-        "-DLLAMA_BUILD_COMMIT=0c1e57098",
-        "-DLLAMA_BUILD_NUMBER=1",
-        "-DGGML_CCACHE=OFF",
-    ),
-    tools=(
-        "llama-quantize",
-        "llama-imatrix",
-        "llama-perplexity",
-        "llama-completion",
-        "llama-cli",
-        "llama-bench",
-        "llama-gguf-split",
-        "llama-export-lora",
-    ),
-    kept=(
-        "LICENSE",
-        CONVERTER,
-        LORA_CONVERTER,
-        "conversion",
-        "gguf-py",
-        "models/templates/llama-cpp-rwkv-world.jinja",
-    ),
-    patches=(
-        # The tools end without waiting for the thread that prints: on a busy machine the last lines, which are
-        # llama-perplexity's figures, were lost with exit code 0. Here the thread is waited for.
-        (
-            "common/log.cpp",
-            "        log = new common_log;\n",
-            "        log = new common_log;\n        std::atexit([]() { common_log_main()->pause(); });\n",
-        ),
-    ),
-)
-_NOT_IN_RELEASES = {"llama-export-lora"}  # the project's own downloads lack it; only LoRA work needs it
-# One library with ggml's CPU code for each generation of CPUs, from the oldest on; a program loads the best that its
-# CPU can run. llama.cpp builds its own downloads so, and like them without what is not in releases.
-PORTABLE = dataclasses.replace(
-    PINNED,
-    flags=(*PINNED.flags, "-DGGML_NATIVE=OFF", "-DGGML_BACKEND_DL=ON", "-DGGML_CPU_ALL_VARIANTS=ON"),
-    tools=tuple(tool for tool in PINNED.tools if tool not in _NOT_IN_RELEASES),
-)
 _VERSION = re.compile(r"^version: (\S+) \((?:.*commit )?([0-9a-f]{7,40})\)", re.MULTILINE)
 _CANNOT_START = (126, 127)
 
@@ -121,9 +60,7 @@ class Llama:
         return path
 
 
-def find(
-    cache: Path, override: Path | None = None, *, types: Collection[str] = (), pin: build.Pin = PINNED
-) -> Llama | None:
+def find(cache: Path, override: Path | None = None, *, types: Collection[str] = (), pin: Pin = PINNED) -> Llama | None:
     """The llama.cpp to use, or None when it has to be built first. Takes no time worth mentioning.
 
     With `override`, that build: it has every program, they start, and llama-quantize knows all of `types`, or
@@ -143,7 +80,7 @@ def ensure(
     progress: Progress | None = None,
     types: Collection[str] = (),
     path: str | None = None,
-    pin: build.Pin = PINNED,
+    pin: Pin = PINNED,
 ) -> Llama:
     """The llama.cpp to use, built first if need be: some minutes and about 0.4 GB, of which 25 MB stay.
 
@@ -177,7 +114,7 @@ def build_portable(
     threads: int,
     pip_environment: Mapping[str, str],
     progress: Progress | None = None,
-    pin: build.Pin = PORTABLE,
+    pin: Pin = PORTABLE,
 ) -> Llama:
     """Builds a llama.cpp that runs on any CPU of this kind in `folder`, unless it is there, for GGUFY_LLAMA_DIR.
 
@@ -200,7 +137,7 @@ def build_portable(
     return found
 
 
-def installed_folder(cache: Path, pin: build.Pin = PINNED) -> Path:
+def installed_folder(cache: Path, pin: Pin = PINNED) -> Path:
     """Where the build for this CPU is, or would be."""
     return cache / "llama.cpp" / f"{pin.version}-{cpu_name(pin.choices)}"
 
@@ -219,7 +156,7 @@ def version_of(folder: Path) -> tuple[str, str]:
     return match[1], match[2]
 
 
-def _installed(folder: Path, pin: build.Pin) -> Llama | None:
+def _installed(folder: Path, pin: Pin) -> Llama | None:
     """What `pin` made in `folder`; None if it is not there, not whole, or something else."""
     try:
         record = json.loads((folder / build.RECORD).read_text(encoding="utf-8"))
@@ -234,7 +171,7 @@ def _installed(folder: Path, pin: build.Pin) -> Llama | None:
 def _build(
     folder: Path,
     *,
-    pin: build.Pin,
+    pin: Pin,
     cpu: str,
     threads: int,
     environment: Mapping[str, str],
@@ -261,7 +198,7 @@ def _build(
         ).make()
 
 
-def _check_override(folder: Path, *, types: Collection[str], pin: build.Pin) -> Llama:
+def _check_override(folder: Path, *, types: Collection[str], pin: Pin) -> Llama:
     advice = Message("build it as llama.cpp's docs/build.md says, or unset GGUFY_LLAMA_DIR to let ggufy build its own")
     bins = [place for place in (folder, folder / "bin", folder / "build/bin") if (place / "llama-quantize").is_file()]
     if not bins:
@@ -270,7 +207,7 @@ def _check_override(folder: Path, *, types: Collection[str], pin: build.Pin) -> 
         )
     help_text = ""
     for tool in pin.tools:
-        if tool not in _NOT_IN_RELEASES:
+        if tool not in NOT_IN_RELEASES:
             if not (bins[0] / tool).is_file():
                 raise ToolError(
                     "GGUFY_LLAMA_DIR is {folder}, which has no {tool}: {advice}.",

@@ -20,7 +20,8 @@ from ggufy.formats.covariance import CovarianceFacts, CovarianceFile, choose_wid
 from ggufy.formats.gguf import UNQUANTIZED, GgufHead, read_head
 from ggufy.llama import build
 from ggufy.llama.covariances import CovariancePlan, CovarianceTask, collect_covariances
-from ggufy.llama.install import PINNED, Llama
+from ggufy.llama.install import Llama
+from ggufy.llama.pin import PINNED
 from ggufy.llama.tools import ToolRun
 from ggufy.quantize.recipe import stock_recipe
 from ggufy.steps.context import Context
