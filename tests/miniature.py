@@ -114,9 +114,14 @@ class Mini:
         """Spares a test the fetching."""
         build.unpack(self.root / "mini-1.0.tar.gz", self.pin.inside, self.building / "source")
 
-    def ensure(self, progress: build.Progress | None = None) -> install.Llama:
+    def ensure(self, progress: build.Progress | None = None, *, first: bool = False) -> install.Llama:
         return install.ensure(
-            self.cache, threads=2, pip_environment=self.pip_environment, progress=progress, pin=self.pin
+            self.cache,
+            threads=2,
+            pip_environment=self.pip_environment,
+            progress=progress,
+            pin=self.pin,
+            first=first,
         )
 
     def start(self) -> subprocess.Popen[bytes]:
@@ -154,6 +159,7 @@ def make_mini(root: Path, **changes: str) -> Mini:
         commit=COMMIT,
         flags=(*rpath, f"-DNOTES={root / 'notes'}", f"-DGATE={root / 'gate'}"),
         tools=("llama-quantize", "llama-imatrix", "llama-export-lora"),
+        first=("llama-quantize", "llama-imatrix"),
         kept=("LICENSE", "convert_hf_to_gguf.py", "conversion"),
     )
     return Mini(root, pin)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ggufy.core.errors import BusyError, ToolError
+from ggufy.core.errors import BusyError, Cancelled, ToolError
 from ggufy.llama import build, cpu_name, install, toolchain
 from ggufy.llama.pin import PINNED
 from ggufy.system import child_process, locks
@@ -141,6 +141,56 @@ def test_damaged_installation_is_not_found(built: tuple[Mini, install.Llama, obj
     (mini.folder / "version.json").write_text(record)
     (mini.folder / "bin/llama-imatrix").unlink()
     assert install.find(mini.cache, pin=mini.pin) is None
+
+
+def test_what_a_job_begins_with_is_in_place_before_the_rest(mini: Mini, tmp_path: Path) -> None:
+    """Nothing is compiled twice, what is in place is not touched, and a killed check is no hindrance."""
+    mini.gate.touch()
+    llama = mini.ensure(first=True)
+    assert {path.name for path in llama.bin.iterdir() if path.name.startswith("llama-")} == set(mini.pin.first)
+    assert install.version_of(llama.bin) == ("0.5.0-dev", COMMIT)
+    assert install.find(mini.cache, pin=mini.pin) is None
+    assert mini.building.is_dir()
+    before = {path.name: path.stat(follow_symlinks=False).st_ino for path in llama.bin.iterdir()}
+    (mini.building / "objects/hidden").mkdir()
+    seen: list[str] = []
+    assert mini.ensure(lambda done, total, text: seen.append(text)) == llama
+    after = {path.name: path.stat(follow_symlinks=False).st_ino for path in llama.bin.iterdir()}
+    assert after == before | {"llama-export-lora": after["llama-export-lora"]}
+    assert mini.notes() == ["fetched", "first", "second"]
+    assert not [text for text in seen if "libmini" in text or "imatrix" in text]
+    assert not mini.building.exists()
+
+
+def test_the_rest_is_built_beside_a_job(mini: Mini) -> None:
+    mini.gate.touch()
+    mini.ensure(first=True)
+    with locks.lock(mini.folder.with_name(mini.folder.name + ".lock")):
+        llama = install.begin(mini.cache, threads=1, pip_environment={}, pin=mini.pin)
+        assert llama.tool("llama-imatrix").is_file()
+        with pytest.raises(ToolError, match=r"still being built \(0 of 0 steps\): try again"):
+            llama.tool("llama-export-lora")
+        with pytest.raises(Cancelled):
+            llama.tool("llama-export-lora", lambda: True)
+    assert llama.tool("llama-export-lora", lambda: False).is_file()
+    assert install.begin(mini.cache, threads=1, pip_environment={}, pin=mini.pin, progress=never).rest is None
+
+
+def test_a_rest_that_failed_is_tried_again_by_who_needs_it(mini: Mini) -> None:
+    mini.gate.touch()
+    mini.ensure(first=True)
+    kept = mini.building / "source/tool.c"
+    kept.write_text("#error no such luck\n")
+    (mini.root / "mini-1.0.tar.gz").rename(mini.root / "aside")
+    llama = install.begin(mini.cache, threads=1, pip_environment=mini.pip_environment, pin=mini.pin)
+    with pytest.raises(ToolError, match="fetching mini failed"):  # what does not work is thrown away
+        llama.tool("llama-export-lora", lambda: False)
+    (mini.root / "aside").rename(mini.root / "mini-1.0.tar.gz")
+    assert llama.tool("llama-export-lora", lambda: False).is_file()
+
+
+def never(done: int, total: int, text: str) -> None:
+    raise AssertionError(text)
 
 
 def test_killed_build_goes_on_where_it_stopped(mini: Mini) -> None:

@@ -57,7 +57,7 @@ class Installer:
         self.answers.append(answer)
         self.go.release()
 
-    def ensure(self, cache: Path, *, progress: Callable[[int, int, str], None], **_: object) -> Llama:
+    def begin(self, cache: Path, *, progress: Callable[[int, int, str], None], **_: object) -> Llama:
         while not self.go.acquire(timeout=0.02):
             progress(84, 238, "ggml.c")
         answer = self.answers.pop(0)
@@ -70,7 +70,7 @@ class Installer:
 def installer(monkeypatch: pytest.MonkeyPatch) -> Installer:
     """The set-up under the test's control: a real one takes minutes."""
     installer = Installer()
-    monkeypatch.setattr(preparation, "ensure", installer.ensure)
+    monkeypatch.setattr(preparation, "begin", installer.begin)
     return installer
 
 

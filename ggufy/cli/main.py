@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ggufy.cli.parser import build_parser, module_of
-from ggufy.cli.running import connected, finish, pinned, ready_llama, run_job
+from ggufy.cli.running import begun_llama, connected, finish, pinned, ready_llama, run_job
 from ggufy.cli.terminal import job_lines
 from ggufy.core.errors import GgufyError, UsageError
 from ggufy.core.job import Status
@@ -77,7 +77,7 @@ def run_quantize(args: argparse.Namespace, settings: Settings) -> int:
     settings = _with_options(settings, args)
     options = read_options(args.source, vars(args), lambda option: option.flag)
     several = several_sources(options.source, every=args.all, settings=settings)
-    llama = ready_llama(settings)
+    llama = begun_llama(settings)
     with connected(settings) as workspace:
         options = workspace.addressed(options)
         kind = SharedRunner if settings.worker and workspace.state else Runner
@@ -115,7 +115,7 @@ def run_resume(args: argparse.Namespace, settings: Settings) -> int:
         if not waiting:
             print(json.dumps({"jobs": []}) if args.json else "nothing to resume.")
             return 0
-        runner = Runner(settings=settings, llama=ready_llama(settings), threads=args.threads, workspace=workspace)
+        runner = Runner(settings=settings, llama=begun_llama(settings), threads=args.threads, workspace=workspace)
         done = [run_job(runner, job, quiet=args.json) for job in waiting]
     return finish(done, runner, as_json=args.json)
 

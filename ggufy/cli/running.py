@@ -7,7 +7,7 @@ import json
 import math
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from ggufy.core.catalog import BY_NAME
 from ggufy.core.errors import Cancelled, GgufyError
 from ggufy.core.job import Job, Status
 from ggufy.core.writing import list_shares, warn_of_texts
-from ggufy.llama.install import Llama, ensure
+from ggufy.llama.install import Llama, begin, ensure
 from ggufy.system import resources
 from ggufy.system.settings import Settings, redraws
 
@@ -30,7 +30,13 @@ if TYPE_CHECKING:
 _LEAVE_S, _SAVE_S = 2.0, 60.0  # that an end waits for the Hub: after Ctrl-C, and when all is done
 
 
-def ready_llama(settings: Settings) -> Llama:
+def begun_llama(settings: Settings) -> Llama:
+    """For a job: what it begins with is there, the rest is being built."""
+    return ready_llama(settings, begin)
+
+
+def ready_llama(settings: Settings, prepare: Callable[..., Llama] = ensure) -> Llama:
+    """The llama.cpp to use, with its build in sight if it has to be built."""
     shown = 0
 
     def progress(done: int, total: int, text: str) -> None:
@@ -43,7 +49,7 @@ def ready_llama(settings: Settings) -> Llama:
             sys.stderr.write(f"preparing llama.cpp (once): {shown * 10} %\n")
         sys.stderr.flush()
 
-    llama = ensure(
+    llama = prepare(
         settings.cache,
         override=settings.llama_dir,
         threads=max(1, math.floor(resources.allowed_cpus())),

@@ -3,6 +3,9 @@
 Everything happens in `<folder>.building`. What is finished there is kept when a build is interrupted: an unpacked
 source is not fetched again, and ninja compiles only what its own log does not list as done. A kept tree that turns out
 to be broken is thrown away once, and the build starts from nothing.
+
+A build may be asked for some of the programs only. Then `.building` stays beside what is in place, and the build of
+the others adds them there, each as a whole and after the libraries that it needs.
 """
 
 from __future__ import annotations
@@ -66,6 +69,8 @@ class Build:
     """One build of `pin` that ends as `folder`; the caller holds its lock (descriptor `lock`)."""
 
     pin: Pin
+    tools: tuple[str, ...]  # what has to be there in the end, some of the pin's or all
+    adds: bool  # `folder` is in place, and lacks some of them
     folder: Path
     cpu: str  # what it runs on, for the record
     toolchain: Toolchain
@@ -159,15 +164,29 @@ class Build:
             for step in filter(None, map(_STEP.match, lines)):
                 self.report(int(step[1]), int(step[2]), step[3])
 
-        command = [self.toolchain.ninja, "-C", str(self.work / "objects"), "-j", str(self.threads), *self.pin.tools]
+        command = [self.toolchain.ninja, "-C", str(self.work / "objects"), "-j", str(self.threads), *self.tools]
         advice = Message("{AGAIN} to go on from there, with fewer threads if memory ran out")
         self._run(command, advice=advice, what=Message("compiling llama.cpp"), feed=feed)
 
     def _install(self) -> None:
         """Gathers what stays, makes sure that it runs from its new place, and gives it its name."""
-        result, pin = self.work / "result", self.pin
+        result = self.work / "result"
+        self._gather(result)
+        os.sync()  # a name that survives a power cut must not be that of empty files
+        if self.adds:
+            for file in sorted((result / "bin").iterdir(), key=lambda file: file.name in self.pin.tools):
+                if not (self.folder / "bin" / file.name).exists():
+                    file.rename(self.folder / "bin" / file.name)
+        else:
+            shutil.rmtree(self.folder, ignore_errors=True)  # not usable, or nobody would be building
+            result.rename(self.folder)
+        if set(self.tools) == set(self.pin.tools):
+            shutil.rmtree(self.work)
+
+    def _gather(self, result: Path) -> None:
+        pin, compiled = self.pin, self.work / "objects/bin"
         shutil.rmtree(result, ignore_errors=True)
-        shutil.copytree(self.work / "objects/bin", result / "bin", symlinks=True)
+        shutil.copytree(compiled, result / "bin", symlinks=True)
         for name in pin.kept:
             origin, target = self.work / "source" / name, result / "source" / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -175,8 +194,12 @@ class Build:
                 shutil.copytree(origin, target)
             else:
                 shutil.copy2(origin, target)
-        shutil.rmtree(self.work / "objects/bin")  # so that the check cannot find a library there
-        version, commit = self.probe(result / "bin")
+        shutil.rmtree(compiled.with_name("hidden"), ignore_errors=True)  # of a check that was killed
+        hidden = compiled.rename(compiled.with_name("hidden"))  # so that the check cannot find a library there
+        try:
+            version, commit = self.probe(result / "bin")
+        finally:
+            hidden.rename(compiled)
         if not same_commit(commit, pin.commit):
             raise ToolError(
                 "the build calls itself {found} and not {expected}: remove {folder} and try again.",
@@ -194,10 +217,6 @@ class Build:
             "cpu": self.cpu,
         }
         (result / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        os.sync()  # a name that survives a power cut must not be that of empty files
-        shutil.rmtree(self.folder, ignore_errors=True)  # not usable, or nobody would be building
-        result.rename(self.folder)
-        shutil.rmtree(self.work)
 
     def _run(
         self,

@@ -11,6 +11,9 @@ Beside it lie `.lock`, `.log`, and while it is being built `.building`, which is
 was interrupted leaves `.building` behind, and the next one goes on from there. The lock is inherited by the compilers:
 after a kill, the next build waits until the last of them is gone.
 
+A job begins with few of the programs (`Pin.first`). `begin` returns when those are there; the others are built in a
+thread meanwhile, and join them in `bin/`.
+
 Instead of all this, `override` names somebody's own build, which is checked and used as it is. `build_portable` makes
 such a folder from the same source for any CPU of this machine's kind: what an image carries (ggufy.llama.portable).
 """
@@ -22,8 +25,8 @@ import logging
 import platform
 import re
 import subprocess
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ggufy.core.errors import ToolError
@@ -32,6 +35,7 @@ from ggufy.llama import build, tools
 from ggufy.llama.build import Progress, hold_build_lock
 from ggufy.llama.cpu_name import cpu_name
 from ggufy.llama.pin import CONVERTER, NOT_IN_RELEASES, PINNED, PORTABLE, Pin
+from ggufy.llama.rest import Rest
 from ggufy.llama.toolchain import find_toolchain
 from ggufy.system import child_process, resources
 
@@ -49,10 +53,14 @@ class Llama:
     source: Path | None  # the converter and what it needs; None if somebody's own build came without
     version: str  # as the programs print it, "0.5.0-dev"
     commit: str  # short hash of llama.cpp's commit
+    rest: Rest | None = field(default=None, compare=False)  # builds what is not there yet
 
-    def tool(self, name: str) -> Path:
-        """Path of a program, "llama-quantize" for example. Raises ToolError when this build lacks it."""
+    def tool(self, name: str, stopped: Callable[[], bool] | None = None) -> Path:
+        """Path of a program, "llama-quantize" for example. One that is still being built is waited for, as
+        `Rest.wait` says, and raises what that raises. Raises ToolError when this build lacks it."""
         path = self.bin / name
+        if self.rest is not None and not path.is_file():
+            self.rest.wait(stopped)
         if not path.is_file():
             raise ToolError(
                 "{folder} has no {tool}: build that target too, or unset GGUFY_LLAMA_DIR.", folder=self.bin, tool=name
@@ -60,15 +68,23 @@ class Llama:
         return path
 
 
-def find(cache: Path, override: Path | None = None, *, types: Collection[str] = (), pin: Pin = PINNED) -> Llama | None:
-    """The llama.cpp to use, or None when it has to be built first. Takes no time worth mentioning.
+def find(
+    cache: Path,
+    override: Path | None = None,
+    *,
+    types: Collection[str] = (),
+    pin: Pin = PINNED,
+    first: bool = False,
+) -> Llama | None:
+    """The llama.cpp to use, or None when it has to be built first; with `first`, what a job begins with is
+    enough. Takes no time worth mentioning.
 
     With `override`, that build: it has every program, they start, and llama-quantize knows all of `types`, or
     ToolError is raised. Another version than the pinned one is used with a warning in the log.
     """
     if override is not None:
         return _check_override(override.absolute(), types=types, pin=pin)
-    return _installed(installed_folder(cache, pin), pin)
+    return _installed(installed_folder(cache, pin), pin.first if first else pin.tools, pin)
 
 
 def ensure(
@@ -81,14 +97,16 @@ def ensure(
     types: Collection[str] = (),
     path: str | None = None,
     pin: Pin = PINNED,
+    first: bool = False,
 ) -> Llama:
-    """The llama.cpp to use, built first if need be: some minutes and about 0.4 GB, of which 25 MB stay.
+    """The llama.cpp to use, built first if need be: some minutes and about 0.4 GB, of which 25 MB stay. With `first`,
+    only what a job begins with is built.
 
     `pip_environment` is the user's environment; only what pip needs is taken from it (`build.pip_variables`), and only
     pip gets it. `path` says where compilers are looked for, in place of the usual folders. A second caller waits for
     the first. Raises ToolError (no compiler, no cmake, no network, a wrong hash, a failed build), DiskError.
     """
-    if found := find(cache, override, types=types, pin=pin):
+    if found := find(cache, override, types=types, pin=pin, first=first):
         return found
     folder = installed_folder(cache, pin)
     environment = resources.child_environment(threads=threads, home=cache)
@@ -97,15 +115,47 @@ def ensure(
     _build(
         folder,
         pin=pin,
+        tools=pin.first if first else pin.tools,
         cpu=cpu_name(pin.choices),
         threads=threads,
         environment=environment,
         pip_environment=pip_environment,
         report=progress or _silent,
     )
-    found = find(cache, pin=pin)
+    found = find(cache, pin=pin, first=first)
     assert found is not None
     return found
+
+
+def begin(
+    cache: Path,
+    *,
+    threads: int,
+    pip_environment: Mapping[str, str],
+    override: Path | None = None,
+    progress: Progress | None = None,
+    types: Collection[str] = (),
+    pin: Pin = PINNED,
+) -> Llama:
+    """As `ensure`, but returns when what a job begins with is there; `rest` of what it returns builds the others in a
+    thread, unless they are there too."""
+
+    def made(report: Progress | None, *, first: bool) -> Llama:
+        return ensure(
+            cache,
+            threads=threads,
+            pip_environment=pip_environment,
+            override=override,
+            progress=report,
+            types=types,
+            pin=pin,
+            first=first,
+        )
+
+    llama = made(progress, first=True)
+    if override is not None or find(cache, pin=pin):
+        return llama
+    return replace(llama, rest=Rest(lambda report: made(report, first=False)))
 
 
 def build_portable(
@@ -126,13 +176,14 @@ def build_portable(
     _build(
         folder,
         pin=pin,
+        tools=pin.tools,
         cpu=f"{platform.machine()}-any",
         threads=threads,
         environment=resources.child_environment(threads=threads, home=folder.parent),
         pip_environment=pip_environment,
         report=progress or _silent,
     )
-    found = _installed(folder, pin)
+    found = _installed(folder, pin.tools, pin)
     assert found is not None
     return found
 
@@ -156,14 +207,14 @@ def version_of(folder: Path) -> tuple[str, str]:
     return match[1], match[2]
 
 
-def _installed(folder: Path, pin: Pin) -> Llama | None:
-    """What `pin` made in `folder`; None if it is not there, not whole, or something else."""
+def _installed(folder: Path, wanted: Collection[str], pin: Pin) -> Llama | None:
+    """What `pin` made in `folder`; None if it is not there, lacks a wanted program, or is something else."""
     try:
         record = json.loads((folder / build.RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     made = (record.get("sha256"), record.get("choices")) == (pin.sha256, list(pin.choices))
-    if not made or not all((folder / "bin" / tool).is_file() for tool in pin.tools):
+    if not made or not all((folder / "bin" / tool).is_file() for tool in wanted):
         return None
     return Llama(folder / "bin", folder / "source", record["version"], record["commit"])
 
@@ -172,6 +223,7 @@ def _build(
     folder: Path,
     *,
     pin: Pin,
+    tools: tuple[str, ...],
     cpu: str,
     threads: int,
     environment: Mapping[str, str],
@@ -181,11 +233,13 @@ def _build(
     """Makes `folder`, or waits for another process that does."""
     toolchain = find_toolchain(environment)
     with hold_build_lock(folder.with_name(folder.name + ".lock"), report) as lock:
-        if _installed(folder, pin):
+        if _installed(folder, tools, pin):
             return
         logger.info("building llama.cpp %s in %s", pin.commit, folder)
         build.Build(
             pin=pin,
+            tools=tools,
+            adds=_installed(folder, pin.first, pin) is not None,
             folder=folder,
             cpu=cpu,
             toolchain=toolchain,

@@ -22,6 +22,7 @@ class Pin:
     commit: str  # of llama.cpp
     flags: tuple[str, ...]  # for cmake
     tools: tuple[str, ...]  # programs, each a target of the same name
+    first: tuple[str, ...]  # those of them that a job begins with
     kept: tuple[str, ...]  # files and folders of the source that are installed too
     patches: tuple[tuple[str, str, str], ...] = ()  # (file, text that stands in it once, what it is replaced by)
 
@@ -79,6 +80,7 @@ PINNED = Pin(
         "llama-gguf-split",
         "llama-export-lora",
     ),
+    first=("llama-quantize", "llama-imatrix", "llama-perplexity"),
     kept=(
         "LICENSE",
         CONVERTER,

@@ -1,5 +1,6 @@
 """llama.cpp is made ready, and the lease taken, in the worker's thread, before the first job: the page is there at
-once, but a build takes minutes. If it fails, the thread waits until somebody asks for another try."""
+once, but a build takes minutes. If it fails, the thread waits until somebody asks for another try. The programs that
+no job begins with are built beside the first one, and chats say so."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from typing import TypeVar
 
 from ggufy.core.catalog import BY_NAME
 from ggufy.core.errors import Cancelled, GgufyError, UsageError, sentence_of
-from ggufy.llama.install import Llama, ensure
+from ggufy.llama.install import Llama, begin
 from ggufy.system import resources
 from ggufy.system.settings import Settings
 
@@ -50,6 +51,8 @@ class Preparer:
         """Ends what is being prepared."""
         self._stopping.set()
         self._again.set()
+        if self.llama and self.llama.rest:
+            self.llama.rest.close()
 
     def prepare(self, acquire: Callable[[Callable[[], bool], Callable[[str], None]], None]) -> Llama:
         """Returns when llama.cpp and, by `acquire(stopped, say)`, the lease are here. Raises Cancelled."""
@@ -82,7 +85,7 @@ class Preparer:
 
     def _ensure_llama(self) -> Llama:
         self._report(0, 0, "")
-        return ensure(
+        return begin(
             self._settings.cache,
             override=self._settings.llama_dir,
             threads=max(1, math.floor(resources.allowed_cpus())),

@@ -286,9 +286,8 @@ class _Session:
         if known is not None and known.threads == threads and known.throttled is False:
             return stored
         self.config.report(f"{quant.name}, speed", 0.0)
-        command = perplexity.bench_command(
-            self.config.llama.tool("llama-bench"), model=quant.absolute(), threads=threads
-        )
+        tool = self.config.llama.tool("llama-bench", self.config.stopped)  # then nothing is compiled any more
+        command = perplexity.bench_command(tool, model=quant.absolute(), threads=threads)
         wait = CpuWait()
         unthrottled = dataclasses.replace(self.run, limit=None, share=lambda: 1.0, watch=wait.look)
         speed: Speed = perplexity.run_for(command, unthrottled, read=perplexity.parse_bench)
