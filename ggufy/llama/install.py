@@ -168,8 +168,8 @@ def build_portable(
 ) -> Llama:
     """Builds a llama.cpp that runs on any CPU of this kind in `folder`, unless it is there, for GGUFY_LLAMA_DIR.
 
-    It needs what the libraries of the compiler's system are (glibc, libstdc++, libgomp), and may be moved. Takes about
-    three times as long as `ensure`; raises the same errors.
+    It needs what the libraries of the compiler's system are (glibc, libstdc++, libgomp), and may be moved. Takes
+    longer than `ensure`, since ggml is compiled for each generation of CPUs; raises the same errors.
     """
     folder = folder.absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
