@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 
 from ggufy.core.catalog import OUTTYPES, QUANT_TYPES
-from ggufy.core.errors import GgufyError
+from ggufy.core.errors import GgufyError, HubAway, SourceAway
 from ggufy.core.outputs import GGUF, OUTPUT_NAMES, RWKVCPP
 from ggufy.jobs.estimate import BaseOptions, EstimateOptions
 from ggufy.jobs.options import BY_NAME, MTP, OPTIONS, ROUNDINGS, JobOptions
@@ -223,6 +223,8 @@ class QuantizeTab:
                 return
             report = self.services.inspect(text, visitor, vocab=base.vocab, output=base.output)
             yield [source_parts.report(report, texts), gr.skip(), gr.skip()]
+            if report.problem:
+                return
             preview = self.services.look(text, visitor, base)
             sizes = preview.sizes
             known = (sizes.quants, sizes.same_as, sizes.instead) if sizes else ()
@@ -230,7 +232,9 @@ class QuantizeTab:
             cost = self._cost(text, base, order, texts, visitor)
             yield [gr.skip(), gr.HTML(rows=rows), cost]
         except Exception as error:  # one of the three edges
-            yield [parts.failure(error, texts, "a source could not be looked at"), gr.skip(), ""]
+            failure = parts.failure(error, texts, "a source could not be looked at")
+            away = isinstance(error, HubAway | SourceAway)
+            yield [source_parts.asked_again(failure) if away else failure, gr.skip(), ""]
 
     def price(self, form: dict[Any, Any], request: gr.Request, profile: Profile) -> Any:
         """The cost of the types that are chosen now."""

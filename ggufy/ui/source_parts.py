@@ -33,6 +33,11 @@ def about(source: str, panel: Markup) -> Markup:
     return el("div", panel, data_about=source)
 
 
+def asked_again(panel: Markup) -> Markup:
+    """What says that a hub is away: it is asked again by itself, now and then (source.js)."""
+    return el("div", panel, data_again="")
+
+
 def report(found: Report, texts: Texts) -> Markup:
     """What a source is, in one look; why it cannot work; or the files to choose from."""
     if found.problem and not found.path and len(found.variants) > 1:
@@ -43,6 +48,7 @@ def report(found: Report, texts: Texts) -> Markup:
             "div",
             el("p", told(found.problem, texts), class_="gg-message gg-bad", role="alert"),
             button(other, "format", found.instead) if found.instead else None,
+            data_again="" if found.away else None,
         )
     return el(
         "div",
