@@ -306,7 +306,7 @@ def test_a_hub_that_stays_away_ends_in_one_sentence_and_the_bytes_stay(
 ) -> None:
     site.fault("GET /__cdn/", cut=600_000)
     site.fault("GET /__cdn/", status=502, times=hub_session.DOWNLOAD_TRIES)
-    with pytest.raises(SourceError, match="HTTP status 502: run the same command again later, it continues"):
+    with pytest.raises(SourceError, match="HTTP status 502: wait, or try again later; what has arrived stays"):
         hub.download(source, tmp_path / "model.pth", endpoint=site.endpoint)
     whole = 600_000 // BLOCK * BLOCK
     assert (tmp_path / "model.pth.download").stat().st_size == whole and not (tmp_path / "model.pth").exists()

@@ -192,7 +192,7 @@ def test_a_server_that_is_gone_leaves_what_is_whole_for_the_next_run(
 ) -> None:
     model = publish()
     local_hub.fault("GET /__cdn/", status=502, skip=40, times=9999)
-    with pytest.raises(SourceError, match="HTTP status 502: run the same command again later, it continues"):
+    with pytest.raises(SourceError, match="HTTP status 502: wait, or try again later; what has arrived stays"):
         stream(model, tmp_path / "out" / "x.gguf", local_hub)
     assert names(tmp_path / "out") == ["x.gguf.journal.part", "x.gguf.part"]
     local_hub.mend()

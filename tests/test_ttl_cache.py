@@ -17,7 +17,7 @@ class Preview:
 
 def test_what_is_out_of_date_is_dropped_and_not_only_passed_over() -> None:
     now = [0.0]
-    kept: TtlCache[str] = TtlCache(10.0, clock=lambda: now[0])
+    kept: TtlCache[str] = TtlCache(lambda answer: 10.0, clock=lambda: now[0])
     assert kept.get("a", lambda: "first") == kept.get("a", lambda: "second") == "first"
     now[0] = 9.0
     kept.get("b", lambda: "other")
@@ -28,8 +28,20 @@ def test_what_is_out_of_date_is_dropped_and_not_only_passed_over() -> None:
     assert kept.get("a", lambda: "third") == "third"
 
 
+def test_some_answers_are_kept_longer_than_others() -> None:
+    now = [0.0]
+    kept: TtlCache[str] = TtlCache(lambda answer: 600.0 if answer == "good" else 10.0, clock=lambda: now[0])
+    for answer in ("good", "bad"):
+        kept.get(answer, lambda answer=answer: answer)  # type: ignore[misc]
+    now[0] = 9.0
+    assert kept.get("bad", lambda: "other") == "bad"
+    now[0] = 11.0
+    assert kept.get("bad", lambda: "other") == "other"
+    assert kept.get("good", lambda: "other") == "good"
+
+
 def test_entries_are_weighed() -> None:
-    kept: TtlCache[Preview] = TtlCache(10.0, most_bytes=3_000_000)
+    kept: TtlCache[Preview] = TtlCache(lambda answer: 10.0, most_bytes=3_000_000)
     for number in range(10):
         kept.get(number, lambda: Preview(bytes(1_000_000)))
     assert len(kept) == 2
@@ -41,7 +53,7 @@ def test_entries_are_weighed() -> None:
 
 
 def test_an_answer_that_is_nothing_is_an_answer() -> None:
-    kept: TtlCache[str | None] = TtlCache(10.0)
+    kept: TtlCache[str | None] = TtlCache(lambda answer: 10.0)
     answers = iter([None, "asked twice"])
     assert kept.get("a", lambda: next(answers)) is None
     assert kept.get("a", lambda: next(answers)) is None

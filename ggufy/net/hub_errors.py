@@ -232,13 +232,15 @@ def _plain_sentence(error: Exception, host: str) -> str:
     if status := status_of(error):
         if is_transient(status):
             return Message(
-                "{host} answers with HTTP status {status}: {AGAIN} later, it continues.", host=host, status=status
+                "{host} answers with HTTP status {status}: wait, or try again later; what has arrived stays.",
+                host=host,
+                status=status,
             )
         return Message("{host} answers with HTTP status {status}: check the name.", host=host, status=status)
     if isinstance(error, ClientError):
         return client_sentence(error)
     if isinstance(error, json.JSONDecodeError):
-        return Message("the answer of {host} cannot be understood: check the network and {AGAIN}.", host=host)
+        return Message("the answer of {host} cannot be understood: check the network and try again.", host=host)
     if isinstance(error, httpx2.TooManyRedirects):
         return Message("{url} is redirected again and again: give the address of the file itself.", url=host)
     if isinstance(error, (httpx2.InvalidURL, UnicodeEncodeError, *UNSENDABLE)):
@@ -246,7 +248,7 @@ def _plain_sentence(error: Exception, host: str) -> str:
             "{text} is no address that can be fetched ({reason}): check it.", text=host, reason=short(error)
         )
     return Message(
-        "{host} cannot be reached ({reason}): check the network and {AGAIN}, it continues.",
+        "{host} cannot be reached ({reason}): check the network, and wait or try again; what has arrived stays.",
         host=host,
         reason=short(error),
     )

@@ -74,8 +74,8 @@ class Services:
         self.fetched = ModelCache(hub, settings.cache, self._stopping.is_set) if hub else None
         self.chats = Chats(self._preparer.ready_llama, self._models, self.limit, lambda who: is_owner(who, settings))
         self.who = Accounts(settings.hf_token, lambda: self.workspace.owner)  # whose token a caller has shown
-        self._reports: TtlCache[Report] = TtlCache(600.0)
-        self._previews: TtlCache[Preview] = TtlCache(600.0)
+        self._reports: TtlCache[Report] = TtlCache(lambda report: report.lasts_s)
+        self._previews: TtlCache[Preview] = TtlCache(lambda found: found.report.lasts_s)
         self._views = JobViews(self.worker, settings.out)
         self.health = Health(settings, self.worker, self.workspace)
         self.library = Library(settings, self.worker, self._views, self._known)

@@ -37,6 +37,7 @@ class Report:
 
     source: str  # as it was typed
     problem: str = ""  # why it cannot be quantized, and what to do next; empty: it can
+    away: bool = False  # that is because its server cannot be reached: asking again later may help
     output: str = GGUF  # format of the quants that it was looked at for
     instead: str = ""  # another format that quants of it can have, if they cannot have this one
     kind: str = ""  # checkpoint, safetensors, bin or gguf
@@ -75,13 +76,29 @@ class Report:
     companions: Mapping[str, bytes] = field(default_factory=dict, repr=False)  # and small files, to forecast by
 
     @property
+    def lasts_s(self) -> float:
+        """Seconds for which it may be taken for true: a problem may be over soon."""
+        return 10.0 if self.problem else 600.0
+
+    @property
     def remote(self) -> bool:
         """It is not on this machine."""
         return bool(self.received)
 
     def facts(self) -> dict[str, Any]:
         """What people and programs are told."""
-        hidden = ("noun", "files", "stem", "shapes", "own_vocab", "head", "chat_format", "stored", "companions")
+        hidden = (
+            "away",
+            "noun",
+            "files",
+            "stem",
+            "shapes",
+            "own_vocab",
+            "head",
+            "chat_format",
+            "stored",
+            "companions",
+        )
         kept = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in hidden}
         return kept | {"variants": [{"name": v.name, "size": v.size} for v in self.variants]}
 

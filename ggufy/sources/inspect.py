@@ -65,7 +65,7 @@ def inspect(
     try:
         _look(text, settings, found, vocab=vocab, endpoint=endpoint)
     except (SourceError, UsageError) as error:
-        found["problem"] = error.message
+        found |= {"problem": error.message, "away": isinstance(error, SourceAway)}
     # A stranger's file chooses some of these texts, and they may be shown in a terminal.
     tame: dict[str, Any] = {key: _tame(value) if isinstance(value, str) else value for key, value in found.items()}
     return Report(source=text, **tame)

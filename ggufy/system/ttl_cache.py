@@ -10,18 +10,27 @@ from collections.abc import Callable, Hashable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Generic, TypeVar
 
-from cachetools import TTLCache
+from cachetools import TLRUCache
 
 Answer = TypeVar("Answer")
 
 
 class TtlCache(Generic[Answer]):
-    """Answers of at most `most_bytes` together, each for `seconds`. Safe to share between threads, which do not wait
-    for each other."""
+    """Answers of at most `most_bytes` together, each for the seconds that `seconds_of` gives it. Safe to share between
+    threads, which do not wait for each other."""
 
-    def __init__(self, seconds: float, most_bytes: int = 64 << 20, *, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        seconds_of: Callable[[Answer], float],
+        most_bytes: int = 64 << 20,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        def until(key: Hashable, value: tuple[Answer], now: float) -> float:
+            return now + seconds_of(value[0])
+
         self._lock = threading.Lock()
-        self._known: TTLCache[Hashable, tuple[Answer]] = TTLCache(most_bytes, seconds, clock, memory_of)
+        self._known: TLRUCache[Hashable, tuple[Answer]] = TLRUCache(most_bytes, until, clock, memory_of)
 
     def get(self, key: Hashable, make: Callable[[], Answer]) -> Answer:
         """The answer for a key: the one that is kept, or a new one; what `make` raises is not kept."""

@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 
 from ggufy.core.catalog import OUTTYPES, QUANT_TYPES
-from ggufy.core.errors import GgufyError
+from ggufy.core.errors import GgufyError, HubAway, SourceAway
 from ggufy.core.job import MIX_KINDS, RWKV_MIX
 from ggufy.core.outputs import GGUF, OUTPUT_NAMES, RWKVCPP
 from ggufy.jobs.estimate import BaseOptions, EstimateOptions
@@ -40,6 +40,11 @@ _MEASURE_THE_DEMO = """(source, measure) => {
   document.body.dataset.demo = demo;
   return demo === before ? measure : demo === "true";
 }"""
+
+
+def _named(i18n: gr.I18n, key: str, called: str = "") -> dict[str, Any]:
+    """Label, explanation and id of a field, by its key among the texts."""
+    return {"label": i18n(key), "info": i18n(f"{key}_info"), "elem_id": f"gg-{(called or key).replace('_', '-')}"}
 
 
 class QuantizeTab:
@@ -116,12 +121,10 @@ class QuantizeTab:
         self.awq = self._flag(i18n, "awq")
 
     def _flag(self, i18n: gr.I18n, key: str, *, value: bool = False, visible: bool = True) -> gr.Checkbox:
-        info, called = i18n(f"{key}_info"), f"gg-{key.replace('_', '-')}"
-        return gr.Checkbox(value, label=i18n(key), info=info, visible=visible, elem_id=called)
+        return gr.Checkbox(value, visible=visible, **_named(i18n, key))
 
     def _number(self, i18n: gr.I18n, key: str) -> gr.Number:
-        usual, called = BY_NAME[key].default, f"gg-{key.replace('_', '-')}"
-        return gr.Number(usual, label=i18n(key), info=i18n(f"{key}_info"), precision=0, elem_id=called)
+        return gr.Number(BY_NAME[key].default, precision=0, **_named(i18n, key))
 
     def _choice(self, i18n: gr.I18n, key: str, choices: Sequence[str], value: str, called: str = "") -> gr.Radio:
         """Choices without a text of their own are called by their names."""
@@ -129,21 +132,11 @@ class QuantizeTab:
         return gr.Radio(
             [(i18n(text) if text in TEXTS["en"] else choice, choice) for text, choice in texts],
             value=value,
-            label=i18n(key),
-            info=i18n(f"{key}_info"),
-            elem_id=f"gg-{(called or key).replace('_', '-')}",
+            **_named(i18n, key, called),
         )
 
     def _text(self, i18n: gr.I18n, key: str, value: str = "", **more: Any) -> gr.Textbox:
-        return gr.Textbox(
-            value,
-            label=i18n(key),
-            info=i18n(f"{key}_info"),
-            max_lines=1,
-            max_length=LONGEST,
-            elem_id=f"gg-{key.replace('_', '-')}",
-            **more,
-        )
+        return gr.Textbox(value, max_lines=1, max_length=LONGEST, **_named(i18n, key), **more)
 
     def connect(self, page: gr.Blocks, show: Callable[[Any], None]) -> None:
         """`show` makes an event be followed by a look at the jobs."""
@@ -223,6 +216,8 @@ class QuantizeTab:
                 return
             report = self.services.inspect(text, visitor, vocab=base.vocab, output=base.output)
             yield [source_parts.report(report, texts), gr.skip(), gr.skip()]
+            if report.problem:
+                return
             preview = self.services.look(text, visitor, base)
             sizes = preview.sizes
             known = (sizes.quants, sizes.same_as, sizes.instead) if sizes else ()
@@ -230,7 +225,9 @@ class QuantizeTab:
             cost = self._cost(text, base, order, texts, visitor)
             yield [gr.skip(), gr.HTML(rows=rows), cost]
         except Exception as error:  # one of the three edges
-            yield [parts.failure(error, texts, "a source could not be looked at"), gr.skip(), ""]
+            failure = parts.failure(error, texts, "a source could not be looked at")
+            away = isinstance(error, HubAway | SourceAway)
+            yield [source_parts.asked_again(failure) if away else failure, gr.skip(), ""]
 
     def price(self, form: dict[Any, Any], request: gr.Request, profile: Profile) -> Any:
         """The cost of the types that are chosen now."""

@@ -25,12 +25,14 @@ document.addEventListener(
 );
 
 // Requests and answers may overtake each other on their way, and gradio puts texts into the box without an event: what
-// still speaks of another source is asked for again, and so is what has been under way for long. Each time waits longer.
+// still speaks of another source is asked for again, and so is what has been under way for long, or a hub that is away.
+// Each time waits longer.
 let [since, typedThen, again] = [Date.now(), "", 0];
 setInterval(() => {
   const typed = document.querySelector("#gg-source :is(input, textarea)")?.value;
-  if (settled() || typed !== typedThen) [since, typedThen, again] = [Date.now(), typed, 0];
-  const patience = (element.querySelector(".gg-busy") ? 15_000 : 2000) * 2 ** Math.min(again, 4);
+  const done = settled() && !element.querySelector("[data-again]");
+  if (done || typed !== typedThen) [since, typedThen, again] = [Date.now(), typed, 0];
+  const patience = (element.querySelector(".gg-busy, [data-again]") ? 15_000 : 2000) * 2 ** Math.min(again, 4);
   if (Date.now() - since < patience) return;
   [since, again] = [Date.now(), again + 1];
   trigger("look");

@@ -18,7 +18,7 @@ from ggufy.sources.search import Found
 from ggufy.ui.form import short_text
 from ggufy.ui.i18n import Texts
 from ggufy.ui.messages import told
-from ggufy.ui.parts import button
+from ggufy.ui.parts import button, message
 
 MOST_TICKED = 40  # variants that are shown
 
@@ -33,6 +33,11 @@ def about(source: str, panel: Markup) -> Markup:
     return el("div", panel, data_about=source)
 
 
+def asked_again(panel: Markup) -> Markup:
+    """What says that a hub is away: it is asked again by itself, now and then (source.js)."""
+    return el("div", panel, data_again="")
+
+
 def report(found: Report, texts: Texts) -> Markup:
     """What a source is, in one look; why it cannot work; or the files to choose from."""
     if found.problem and not found.path and len(found.variants) > 1:
@@ -41,8 +46,9 @@ def report(found: Report, texts: Texts) -> Markup:
         other = texts["choose_format"].format(format=found.instead)
         return el(
             "div",
-            el("p", told(found.problem, texts), class_="gg-message gg-bad", role="alert"),
+            message(told(found.problem, texts)),
             button(other, "format", found.instead) if found.instead else None,
+            data_again="" if found.away else None,
         )
     return el(
         "div",
@@ -94,11 +100,8 @@ def ticked(event: Any) -> list[str]:
 
 def started(jobs: Sequence[Job], refused: Mapping[str, GgufyError], texts: Texts) -> Markup:
     """What came of starting several."""
-    lines = [el("p", texts["started"].format(count=len(jobs)), class_="gg-message gg-good", role="status")]
-    lines += [
-        el("p", f"{source.rpartition(':')[2]}: {told(error.message, texts)}", class_="gg-message gg-bad", role="alert")
-        for source, error in refused.items()
-    ]
+    lines = [message(texts["started"].format(count=len(jobs)), "good")]
+    lines += [message(f"{src.rpartition(':')[2]}: {told(why.message, texts)}") for src, why in refused.items()]
     return el("div", *(lines if jobs else lines[1:]))
 
 
@@ -136,9 +139,7 @@ def cost(found: Cost, texts: Texts) -> Markup:
     """What Start would do: bytes, disk, time, and where it goes."""
     needed, free = human_size(found.peak), human_size(found.free)
     if found.peak > found.free:
-        return el(
-            "p", texts["cost_too_big"].format(needed=needed, free=free), class_="gg-message gg-bad", role="alert"
-        )
+        return message(texts["cost_too_big"].format(needed=needed, free=free))
     made = "cost_upload" if found.account else "cost_made"
     words = [texts[made].format(size=human_size(found.made)), texts["cost_disk"].format(needed=needed, free=free)]
     words.append(texts["cost_time"].format(time=human_time(found.seconds)))
