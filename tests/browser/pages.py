@@ -105,7 +105,7 @@ def write_results(out: Path, count: int) -> None:
 
 def start(tab: Tab, *types: str, source: str = "demo") -> None:
     """Fills the form as a visitor would, and presses Start."""
-    tab.page.get_by_label("Source").fill(source)
+    tab.page.locator("#gg-source").get_by_role("textbox").fill(source)
     tab.page.get_by_role("button", name="Clear", exact=True).first.click()
     for kind in types:
         tab.page.get_by_role("checkbox", name=kind, exact=True).check()
