@@ -170,8 +170,10 @@ def test_the_rest_is_built_beside_a_job(mini: Mini) -> None:
         assert llama.tool("llama-imatrix").is_file()
         with pytest.raises(ToolError, match=r"still being built \(0 of 0 steps\): try again"):
             llama.tool("llama-export-lora")
+        said: list[str] = []
         with pytest.raises(Cancelled):
-            llama.tool("llama-export-lora", lambda: True)
+            llama.tool("llama-export-lora", lambda: True, said.append)
+        assert said == ["the other programs of llama.cpp are being built, nothing is measured beside that.", ""]
     assert llama.tool("llama-export-lora", lambda: False).is_file()
     assert install.begin(mini.cache, threads=1, pip_environment={}, pin=mini.pin, progress=never).rest is None
 

@@ -91,6 +91,28 @@ def test_the_running_step_is_extrapolated_from_its_own_pace() -> None:
     assert (current.fraction, current.seconds) == (0.5, 60)
 
 
+def test_what_a_job_waits_is_no_time_of_its_steps() -> None:
+    """Neither of one that ran before, nor of one that begins meanwhile."""
+    clock = Clock()
+    progress = Progress(clock)
+    progress.planned(STEPS, STEPS[2:])
+    progress.workload(LOAD)
+    progress.started(STEPS[2])
+    clock.now += 10
+    for reason in ("the Hub", "the Hub", "the disk"):
+        progress.waits(reason)
+        clock.now += 500
+        assert [s.seconds for s in progress.snapshot().steps[2:4]] == [10, 0]
+    progress.started(STEPS[3])
+    clock.now += 500
+    progress.waits("")
+    clock.now += 5
+    assert [s.seconds for s in progress.snapshot().steps[2:4]] == [15, 5]
+    progress.finished(STEPS[2], artifact())
+    clock.now += 100
+    assert progress.snapshot().steps[2].seconds == 15
+
+
 def test_nothing_is_left_at_the_end() -> None:
     progress = Progress(Clock())
     progress.planned(STEPS, ())

@@ -62,6 +62,7 @@ class Progress:
         self._steps: dict[str, StepProgress] = {}
         self._load = Workload()
         self._waiting = ""
+        self._waits_since = 0.0
         self._began = clock()
         self._step_began: dict[str, float] = {}  # by product, of steps that run or ran
         self._real: dict[str, float] = {}  # kind -> seconds measured in finished steps
@@ -80,12 +81,14 @@ class Progress:
             self._load = load
 
     def waits(self, reason: str) -> None:
-        """Says what the job waits for; an empty reason: it goes on."""
+        """Says what the job waits for; an empty reason: it goes on. That time is none of what a step takes."""
         with self._lock:
-            self._waiting = reason
+            self._leave_out_waiting()
+            self._waiting, self._waits_since = reason, self._clock()
 
     def started(self, step: Step) -> None:
-        self._step_began[step.product] = self._clock()
+        with self._lock:
+            self._step_began[step.product] = self._clock()
         self._set(step, state=RUNNING, fraction=0.0)
 
     def fraction(self, step: Step, fraction: float) -> None:
@@ -93,7 +96,9 @@ class Progress:
         self._set(step, fraction=fraction)
 
     def finished(self, step: Step, artifact: Artifact | None) -> None:
-        seconds = self._seconds(step)
+        with self._lock:
+            self._leave_out_waiting()
+            seconds = self._seconds(step)
         self._set(step, state=DONE, fraction=1.0, seconds=seconds, size=artifact.size if artifact else 0)
         with self._lock:
             self._real[step.kind] = self._real.get(step.kind, 0.0) + seconds
@@ -102,6 +107,7 @@ class Progress:
 
     def snapshot(self) -> Snapshot:
         with self._lock:
+            self._leave_out_waiting()
             steps = tuple(self._steps.values())
             now = self._clock()
             steps = tuple(replace(s, seconds=self._seconds(s.step)) if s.state == RUNNING else s for s in steps)
@@ -119,6 +125,15 @@ class Progress:
                 total = progress.seconds / progress.fraction
             return max(0.0, total - progress.seconds)
         return total
+
+    def _leave_out_waiting(self) -> None:
+        """Steps that have begun are taken to have begun later by the time that was waited since this was last called;
+        called with the lock held."""
+        if not self._waiting:
+            return
+        now = self._clock()
+        waited, self._waits_since = now - self._waits_since, now
+        self._step_began = {product: min(now, began + waited) for product, began in self._step_began.items()}
 
     def _seconds(self, step: Step) -> float:
         now = self._clock()

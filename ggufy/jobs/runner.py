@@ -282,6 +282,7 @@ class Runner:
             share=self.limit.share,
             report=live.progress.fraction,
             stopped=live.stop,
+            waits=live.progress.waits,
             keep_open=(descriptor,),
             digests={(folder / a.name).absolute(): a.sha256 for a in self._latest(job).artifacts},
             measured=lambda evaluation: self.records.add_evaluation(job.id, evaluation),

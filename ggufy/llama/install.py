@@ -55,12 +55,17 @@ class Llama:
     commit: str  # short hash of llama.cpp's commit
     rest: Rest | None = field(default=None, compare=False)  # builds what is not there yet
 
-    def tool(self, name: str, stopped: Callable[[], bool] | None = None) -> Path:
+    def tool(
+        self,
+        name: str,
+        stopped: Callable[[], bool] | None = None,
+        say: Callable[[str], None] = lambda reason: None,
+    ) -> Path:
         """Path of a program, "llama-quantize" for example. One that is still being built is waited for, as
         `Rest.wait` says, and raises what that raises. Raises ToolError when this build lacks it."""
         path = self.bin / name
         if self.rest is not None and not path.is_file():
-            self.rest.wait(stopped)
+            self.rest.wait(stopped, say)
         if not path.is_file():
             raise ToolError(
                 "{folder} has no {tool}: build that target too, or unset GGUFY_LLAMA_DIR.", folder=self.bin, tool=name

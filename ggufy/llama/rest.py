@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 
 from ggufy.core.errors import Cancelled, ToolError
+from ggufy.core.messages import Message
 
 logger = logging.getLogger(__name__)
 _LOOK_S = 0.2  # between two questions whether a wait is to end
@@ -25,9 +26,10 @@ class Rest:
         self._lock = threading.Lock()
         self._thread = self._started()
 
-    def wait(self, stopped: Callable[[], bool] | None) -> None:
-        """Returns when it is built; one that failed is tried again. Raises what the build raised, and Cancelled once
-        `stopped`, asked several times a second, says so; without it nobody waits: ToolError."""
+    def wait(self, stopped: Callable[[], bool] | None, say: Callable[[str], None]) -> None:
+        """Returns when it is built; one that failed is tried again. `say` gets what is waited for. Raises what the
+        build raised, and Cancelled once `stopped`, asked several times a second, says so; without it nobody waits:
+        ToolError."""
         with self._lock:
             if self._error is not None and not self._closed.is_set():
                 self._thread = self._started()
@@ -38,12 +40,15 @@ class Rest:
                 done=self.done,
                 total=self.total,
             )
-        if thread.is_alive():
-            logger.info("waiting until all of llama.cpp is built")
-        while thread.is_alive():
-            if stopped and stopped():
-                raise Cancelled("the job was stopped.")
-            thread.join(_LOOK_S)
+        if stopped is not None and thread.is_alive():
+            say(Message("the other programs of llama.cpp are being built, nothing is measured beside that."))
+            try:
+                while thread.is_alive():
+                    if stopped():
+                        raise Cancelled("the job was stopped.")
+                    thread.join(_LOOK_S)
+            finally:
+                say("")
         if self._error is not None:
             raise self._error
 

@@ -48,6 +48,7 @@ class Context:
     share: Callable[[], float] = lambda: 1.0  # part of the time in which it may work
     report: Callable[[Step, float], None]  # fraction of the step that is done
     stopped: Callable[[], bool]  # True: end now
+    waits: Callable[[str], None] = lambda reason: None  # takes what is waited for; empty: nothing any more
     keep_open: tuple[int, ...] = ()  # the folder's lock, inherited by the tools
     safe: BackupStore | None = None  # where unfinished work is kept beyond this machine; None: nowhere
     digests: dict[Path, str] = field(default_factory=dict)  # sha256 of products, where it is known

@@ -66,6 +66,7 @@ class EvaluationConfig:
     share: Callable[[], float] = lambda: 1.0  # part of the time in which they may work
     report: Callable[[str, float], None] = lambda what, fraction: None  # file name, fraction done
     stopped: Callable[[], bool] = lambda: False
+    waits: Callable[[str], None] = lambda reason: None  # what is waited for, empty: nothing more
 
     def digest(self, path: Path) -> str:
         return self.digests.get(path.absolute()) or sha256(path, stopped=self.stopped)
@@ -286,7 +287,8 @@ class _Session:
         if known is not None and known.threads == threads and known.throttled is False:
             return stored
         self.config.report(f"{quant.name}, speed", 0.0)
-        tool = self.config.llama.tool("llama-bench", self.config.stopped)  # then nothing is compiled any more
+        config = self.config
+        tool = config.llama.tool("llama-bench", config.stopped, config.waits)  # then nothing is compiled any more
         command = perplexity.bench_command(tool, model=quant.absolute(), threads=threads)
         wait = CpuWait()
         unthrottled = dataclasses.replace(self.run, limit=None, share=lambda: 1.0, watch=wait.look)

@@ -149,6 +149,7 @@ class Gguf(OutputFormat):
             share=ctx.share,
             report=lambda what, fraction: order.report(fraction),
             stopped=ctx.stopped,
+            waits=ctx.waits,
         )
         return evaluate(base, [quant], config)[0]
 
