@@ -1,4 +1,4 @@
-# make demo   set up what is missing, and make all 29 quants of the bundled checkpoint, with plain codes, which is quickest
+# make demo   set up what is missing, and make all 29 quants of the bundled checkpoint, with plain codes: the quickest
 # make run    open the page on port 7860, which sets up what is missing
 # make test   all tests        make check   ruff, format check, types
 # make bench  the performance claims     make soak    clicks, faults and kills     make clean-venv   start over
