@@ -179,9 +179,9 @@ def test_what_can_be_done_follows_the_status() -> None:
     assert line_of(view(Status.FAILED, error="x")).actions == ("retry",)
     assert line_of(view(Status.CANCELLED)).actions == ("retry",)
     assert line_of(view(Status.PAUSED)).actions == ("resume", "cancel")
-    for ending in ("cancelling", "pausing"):
+    for ending, actions in (("cancelling", ()), ("pausing", ("cancel",))):
         stopping = line_of(replace(running_view(), stopping=ending))
-        assert (stopping.state, stopping.actions) == (ending, ())
+        assert (stopping.state, stopping.actions) == (ending, actions)
     elsewhere = line_of(view(Status.RUNNING, files=FILES[:1]))
     assert (elsewhere.now, elsewhere.actions, elsewhere.steps_sum) == ("another process works on it", (), "1 of 4")
 

@@ -61,6 +61,30 @@ def test_a_job_whose_run_hangs_at_the_end_of_the_program(
     runner.answers.set()
 
 
+def test_a_pause_that_is_cancelled_at_its_last_moment(tmp_path: Path) -> None:
+    records = JobRecords(JobStore(tmp_path))
+    ended = threading.Event()
+
+    class Pauses:
+        def __init__(self) -> None:
+            self.records = records
+
+        def run(self, job: Job, live: RunState) -> Job:
+            records.begin(job, live.run_id)
+            worker.pause(job.id)
+            paused = records.end(job, live.stop.status, live.run_id)
+            assert worker.cancel(job.id)
+            ended.set()
+            return paused
+
+    worker = Worker(records=records, make_runner=lambda: cast(Runner, Pauses()))
+    worker.start()
+    worker.submit(Job(request=REQUEST))
+    assert ended.wait(60)
+    worker.shutdown()
+    assert [job.status for job in records.all()] == [Status.CANCELLED]
+
+
 def test_what_another_runner_has_left_is_taken_up_when_its_record_comes(tmp_path: Path) -> None:
     """Not only at the start: a lease that was lost and taken again in a run brings records along."""
     records = JobRecords(JobStore(tmp_path))

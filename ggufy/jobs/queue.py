@@ -205,6 +205,9 @@ class Worker:
             if self._live.get(job.id) is not live:
                 return  # it was queued again meanwhile
             del self._live[job.id]
+            known = self.records.latest(job.id)
+            if live.stop.cancelled.is_set() and known is not None and known.status is Status.PAUSED:
+                self.records.decide(job.id, Status.CANCELLED)  # it came when the record was written already
             if waits_for and not live.stop.by_user:
                 live.progress.waits(waits_for)
                 self._enqueue(job, live)

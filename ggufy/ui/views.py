@@ -175,4 +175,6 @@ def _actions(view: JobView, state: str) -> tuple[str, ...]:
         return ("retry",)
     if state == Status.PAUSED:
         return ("resume", "cancel")
+    if state == "pausing":  # which takes as long as a call to a slow Hub does
+        return ("cancel",)
     return ("pause", "cancel") if view.snapshot is not None and state not in _ENDING else ()
