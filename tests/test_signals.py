@@ -69,12 +69,20 @@ def test_what_stood_before_is_back() -> None:
     assert threading.active_count() == threads
 
 
+_HELD_UP = """
+import threading
+from ggufy.service.service import Services
+from ggufy.ui.start import program
+Services.start = lambda self: threading.Event().wait()
+program()
+"""
+
+
 @pytest.mark.tools
-def test_the_page_ends(ggufy_environment: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", [[str(REPO / "app.py")], ["-c", _HELD_UP]], ids=["waiting", "held up"])
+def test_the_page_ends(ggufy_environment: dict[str, str], tmp_path: Path, words: list[str]) -> None:
     environment = ggufy_environment | {"GGUFY_OUT": str(tmp_path), "GRADIO_SERVER_PORT": str(free_port())}
-    with subprocess.Popen(
-        [sys.executable, str(REPO / "app.py")], env=environment, stderr=subprocess.PIPE, text=True
-    ) as page:
+    with subprocess.Popen([sys.executable, *words], env=environment, stderr=subprocess.PIPE, text=True) as page:
         assert page.stderr is not None
         assert "the page is at" in page.stderr.readline()
         time.sleep(1)  # until it waits for nothing but a signal

@@ -37,9 +37,14 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(1)
     with told_to_end() as told:
+
+        def leave_then() -> None:
+            told.wait()
+            leave(services, page)
+
+        threading.Thread(target=leave_then, name="ggufy-leaving", daemon=True).start()  # whatever holds this one up
         services.start()
-        told.wait()
-        leave(services, page)
+        threading.Event().wait()
 
 
 def leave(services: Services, page: PageServer) -> None:
