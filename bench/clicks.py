@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from ggufy.system.settings import Settings
 from tests.hub_fixture import ALICE, LocalHub, running_hub
 from tests.hub_outage import SILENT
 from tests.page_client import PageClient
+from tests.processes import free_port
 
 LIMIT_ANSWER_S, LIMIT_CLICK_S, LIMIT_END_S = 0.5, 0.2, 3.0
 COMMIT_S = 8.0
@@ -125,9 +125,7 @@ def _end(page: Running) -> float:
 @contextmanager
 def _page(out: Path, hub: LocalHub, llama: Llama) -> Iterator[Running]:
     out.mkdir(exist_ok=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     environment = hub.environment(out) | {
         "HF_TOKEN": ALICE,
         "GGUFY_HUB": "hf",

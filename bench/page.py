@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from ggufy.llama.install import Llama
 from ggufy.service.chat_settings import ChatSettings
 from ggufy.service.conversations import Chats
 from ggufy.system import resources
+from tests.processes import free_port
 
 LIMIT_ANSWER_S, LIMIT_PROGRESS_S, LIMIT_TOKEN_S, LIMIT_LOAD_S = 1.0, 2.0, 3.0, 2.0
 _ROOT = Path(__file__).parent.parent
@@ -115,9 +115,7 @@ def _browser(chromium: BrowserType) -> Browser:
 
 @contextmanager
 def _page(out: Path, llama: Llama) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     settings = {
         "GGUFY_OUT": str(out),
         "GGUFY_LLAMA_DIR": str(llama.bin),

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ from ggufy.llama.server_program import server_program
 from ggufy.system import resources
 from ggufy.system.locks import lock
 from ggufy.system.settings import Settings
+from tests.processes import free_port
 
 ROOT = Path(__file__).parent.parent
 
@@ -142,9 +142,7 @@ def serve(programs: dict[str, Path], tmp_path: Path) -> Iterator[Callable[[list[
     running: list[subprocess.Popen[bytes]] = []
 
     def start(command: list[str]) -> int:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = int(free.getsockname()[1])
+        port = free_port()
         log = (tmp_path / "server.log").open("wb")
         with log:
             process = subprocess.Popen(

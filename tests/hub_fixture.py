@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,8 @@ from typing import Any
 
 import huggingface_hub.constants
 import pytest
+
+from tests.processes import free_port
 
 SERVER = Path(__file__).parent / "hub_server.py"
 ALICE, ALICE_READ, BOB = "hf_alice", "hf_alice_read", "hf_bob"
@@ -81,9 +82,7 @@ class LocalHub:
 @contextlib.contextmanager
 def running_hub(*options: str) -> Iterator[LocalHub]:
     """Starts the server; ends it with the block, or with this process."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, str(SERVER), "--port", str(port), "--watch-stdin", *options]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
         try:

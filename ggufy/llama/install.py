@@ -20,6 +20,7 @@ such a folder from the same source for any CPU of this machine's kind: what an i
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import platform
@@ -145,22 +146,19 @@ def begin(
     """As `ensure`, but returns when what a job begins with is there; `rest` of what it returns builds the others in a
     thread, unless they are there too."""
 
-    def made(report: Progress | None, *, first: bool) -> Llama:
-        return ensure(
-            cache,
-            threads=threads,
-            pip_environment=pip_environment,
-            override=override,
-            progress=report,
-            types=types,
-            pin=pin,
-            first=first,
-        )
-
-    llama = made(progress, first=True)
+    made = functools.partial(
+        ensure,
+        cache,
+        threads=threads,
+        pip_environment=pip_environment,
+        override=override,
+        types=types,
+        pin=pin,
+    )
+    llama = made(progress=progress, first=True)
     if override is not None or find(cache, pin=pin):
         return llama
-    return replace(llama, rest=Rest(lambda report: made(report, first=False)))
+    return replace(llama, rest=Rest(lambda report: made(progress=report)))
 
 
 def build_portable(
